@@ -1,0 +1,48 @@
+# Everything a newcomer needs: `make run` and `make test`. `make help` lists the rest.
+PYTHON ?= python3
+BIN := .venv/bin
+.DEFAULT_GOAL := help
+
+.PHONY: help setup run test test-long check bench kafka format clean
+
+help: ## List what can be made
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
+
+.venv/.ready: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("Tidings needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; name another with make PYTHON=python3.12") if sys.version_info < (3, 11) else None'
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@echo "Installing into .venv ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+setup: .venv/.ready ## Make .venv with everything in it
+
+run: setup ## Start everything embedded and print the page's address
+	@$(BIN)/tidings demo
+
+test: setup check ## Run every check (the long ones in their short form)
+	@$(BIN)/python -m tests.system
+	@$(BIN)/python -m pytest -q -m "not long"
+
+test-long: setup check ## Run every check in its full form
+	@$(BIN)/python -m tests.system
+	@$(BIN)/python -m pytest -q
+
+check: setup ## Lint, format and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: setup ## Let ruff mend what it can
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: setup ## Run the benchmarks and print their tables
+	@$(BIN)/python -m benchmarks
+
+kafka: setup ## Start a real Kafka broker on loopback for development
+	@$(BIN)/python -m tests.broker
+
+clean: ## Remove what was made here, the data folder excepted
+	rm -rf .venv .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis

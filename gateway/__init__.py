@@ -1,0 +1,1 @@
+"""What the outside talks to: HTTP, WebSocket, webhooks, the page."""

@@ -1,0 +1,58 @@
+"""What can go wrong with a store.
+
+```
+StorageError
+├── StoreUnavailable      a retry helps: locked, full, unreachable
+├── StoreMisconfigured    mend the settings: a bad URL, a missing driver, missing rights
+├── StoreOwned            the store belongs to another log, or to one at all
+├── AlreadyExists         the library's door: `initialize` on a standing id
+├── NotFound              the library's door: no such prediction
+└── InvalidTransition     the library's door: the rules forbid it
+```
+"""
+
+
+class StorageError(Exception):
+    """The store could not do what was asked."""
+
+    #: Whether the same call may succeed later without anybody mending anything.
+    retryable = False
+
+
+class StoreUnavailable(StorageError):
+    """The store cannot answer right now; the same call may succeed later."""
+
+    retryable = True
+
+
+class StoreMisconfigured(StorageError):
+    """The store's URL, driver, schema or rights are wrong; the settings need mending."""
+
+
+class StoreOwned(StorageError):
+    """The store belongs to another log, or to a log where none was expected."""
+
+
+class AlreadyExists(StorageError):
+    """A prediction with this id exists already."""
+
+    def __init__(self, prediction_id: str) -> None:
+        super().__init__(f"prediction {prediction_id!r} exists already; choose another id or update it")
+        self.prediction_id = prediction_id
+
+
+class NotFound(StorageError):
+    """No prediction has this id."""
+
+    def __init__(self, prediction_id: str) -> None:
+        super().__init__(f"prediction {prediction_id!r} not found; initialize it first")
+        self.prediction_id = prediction_id
+
+
+class InvalidTransition(StorageError):
+    """The rules do not let the prediction go from its status to the one asked for."""
+
+    def __init__(self, current: str, wanted: str) -> None:
+        super().__init__(f"Invalid transition from {current} to {wanted}")
+        self.current = current
+        self.wanted = wanted

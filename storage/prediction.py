@@ -1,0 +1,160 @@
+"""The record of a prediction: what is known about it, and its one encoding.
+
+Pure: values in, values out. Times are integer milliseconds since the epoch. On the wire names are camelCase and
+absent fields are left out. JSON that only passes through is `msgspec.Raw`, so numbers and key order come out exactly
+as they came in.
+"""
+
+from enum import StrEnum
+from typing import Any
+
+import msgspec
+from msgspec import Raw, Struct
+
+MAX_ID_BYTES = 256
+
+ABSENT = Raw(b"")
+"""No JSON at all; falsy, and left out of the encoding. (`Raw | None` would refuse every value but null.)"""
+
+
+class Status(StrEnum):
+    """Where a prediction stands."""
+
+    STARTING = "starting"
+    PROCESSING = "processing"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELED = "canceled"
+
+    @property
+    def terminal(self) -> bool:
+        """Whether nothing follows this status."""
+        return self in TERMINAL
+
+
+TERMINAL = frozenset({Status.SUCCEEDED, Status.FAILED, Status.CANCELED})
+
+
+class Transition(Struct, frozen=True, gc=False, omit_defaults=True, rename={"from_": "from"}):
+    """One entry of the audit trail: the step, when it happened, and the event that caused it."""
+
+    from_: Status | None
+    to: Status
+    at: int
+    id: str | None = None
+    source: str | None = None
+    position: str | None = None
+    """`partition:offset` of the event in its log; absent where the library's door was used."""
+
+
+class Source(Struct, frozen=True, gc=False, omit_defaults=True):
+    """The log a record was built from, and per partition the offset of the last event applied."""
+
+    log: str
+    offsets: dict[str, int] = {}
+
+
+class Prediction(Struct, frozen=True, gc=False, omit_defaults=True, rename="camel", kw_only=True):
+    """Everything known about one prediction at one version."""
+
+    prediction_id: str
+    status: Status
+    version: int
+    created_at: int
+    updated_at: int
+    payload: Raw = ABSENT
+    prompt: str | None = None
+    model: str | None = None
+    provider: str | None = None
+    provider_id: str | None = None
+    provider_urls: Raw = ABSENT
+    owner: str | None = None
+    tags: tuple[str, ...] = ()
+    output: Raw = ABSENT
+    image_url: str | None = None
+    image_path: str | None = None
+    assets: Raw = ABSENT
+    error: str | None = None
+    progress: int | float | None = None
+    logs: str | None = None
+    logs_length: int | None = None
+    estimated_time: int | float | None = None
+    generation_time: int | float | None = None
+    cancel_requested_at: int | None = None
+    attempt: str | None = None
+    create_id: str | None = None
+    pending: Status | None = None
+    assets_error: str | None = None
+    transitions: tuple[Transition, ...] = ()
+    report: Raw = ABSENT
+    source: Source | None = None
+
+
+class Tombstone(Struct, frozen=True, gc=False, omit_defaults=True, rename="camel", kw_only=True):
+    """What is left of a deleted prediction, so that late reports do not bring it back."""
+
+    prediction_id: str
+    deleted: bool
+    version: int
+    updated_at: int
+    owner: str | None = None
+    model: str | None = None
+    tags: tuple[str, ...] = ()
+    source: Source | None = None
+
+
+Standing = Prediction | Tombstone
+"""What a store keeps under an id."""
+
+
+_encoder = msgspec.json.Encoder()
+_prediction = msgspec.json.Decoder(Prediction)
+_tombstone = msgspec.json.Decoder(Tombstone)
+
+
+def encode(record: Standing) -> bytes:
+    """The record's one encoding, as the store, the changes topic, the frame and the REST answer carry it."""
+    return _encoder.encode(record)
+
+
+def decode(data: bytes) -> Prediction:
+    """The prediction in these bytes.
+
+    Raises:
+        msgspec.ValidationError: The bytes are JSON of another shape.
+        msgspec.DecodeError: The bytes are not JSON.
+    """
+    return _prediction.decode(data)
+
+
+def decode_tombstone(data: bytes) -> Tombstone:
+    """The tombstone in these bytes; raises as `decode` does."""
+    return _tombstone.decode(data)
+
+
+def to_builtins(record: Standing) -> dict[str, Any]:
+    """The record as plain dictionaries, lists and numbers, named as on the wire."""
+    value: dict[str, Any] = msgspec.json.decode(encode(record))
+    return value
+
+
+def valid_id(prediction_id: str) -> bool:
+    """Whether this may name a prediction: 1 to 256 bytes of UTF-8 without control characters, spaces or commas."""
+    if not prediction_id or "," in prediction_id or not prediction_id.isprintable() or " " in prediction_id:
+        return _odd_but_valid(prediction_id)
+    try:
+        return len(prediction_id) <= 64 or len(prediction_id.encode()) <= MAX_ID_BYTES
+    except UnicodeEncodeError:
+        return False
+
+
+def _odd_but_valid(prediction_id: str) -> bool:
+    """`str.isprintable` also refuses unassigned and format characters, which the contract allows."""
+    if not prediction_id or "," in prediction_id or any(c.isspace() for c in prediction_id):
+        return False
+    if any(ord(c) < 0x20 or 0x7F <= ord(c) <= 0x9F for c in prediction_id):
+        return False
+    try:
+        return len(prediction_id.encode()) <= MAX_ID_BYTES
+    except UnicodeEncodeError:
+        return False

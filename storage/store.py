@@ -1,0 +1,167 @@
+"""The protocol that every store speaks. A wrapper (cache, fallback, split, metrics) is a store too."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
+
+from msgspec import Struct
+
+from storage.prediction import Prediction, Standing, Status, Tombstone, decode, decode_tombstone
+
+
+class Stored(Struct, frozen=True, gc=False):
+    """A record as it rests in a store: its bytes, and what routing and expiry need without decoding them."""
+
+    version: int
+    status: Status | None
+    """None: a tombstone."""
+    encoded: bytes
+    expires_at: int | None = None
+    """Outside reads hide the record from this time on (ms); None: never. `encoded` does not change with it."""
+    owner: str | None = None
+
+    @property
+    def deleted(self) -> bool:
+        """Whether this is a tombstone."""
+        return self.status is None
+
+    def standing(self) -> Standing:
+        """The record or tombstone, decoded."""
+        return decode_tombstone(self.encoded) if self.status is None else decode(self.encoded)
+
+
+class Write(Struct, frozen=True, gc=False):
+    """One compare-and-set: applied only where `expected` is the version that stands (0: nothing there at all)."""
+
+    record: Standing
+    encoded: bytes
+    expected: int
+    expires_at: int | None = None
+    purge_at: int | None = None
+    """The row may be removed from this time on (ms); None: never."""
+
+    @property
+    def stored(self) -> Stored:
+        """What a store holds once this is written."""
+        record = self.record
+        status = None if isinstance(record, Tombstone) else record.status
+        return Stored(record.version, status, self.encoded, self.expires_at, record.owner)
+
+
+class Conflict(Struct, frozen=True, gc=False):
+    """Another version stands than the write expected; nothing was written for it."""
+
+    version: int
+    """The version that stands; 0 where there is nothing, or where the store cannot tell."""
+
+
+class Refused(Struct, frozen=True, gc=False):
+    """The store will never take this write (too large for it, for example); the others of the batch were written."""
+
+    reason: str
+
+
+Outcome = Conflict | Refused | None
+
+
+class Query(Struct, frozen=True, kw_only=True):
+    """What to list: newest first by creation, ties by id. Filters that are None match everything."""
+
+    status: Status | None = None
+    owner: str | None = None
+    model: str | None = None
+    tag: str | None = None
+    owners: tuple[str, ...] | None = None
+    """Any of these owners."""
+    limit: int = 50
+    cursor: str | None = None
+    """From the page before. A cursor is opaque, and stable while records come and go."""
+
+
+class Page(Struct, frozen=True):
+    """A page of a listing, and the cursor of the next one (None: this was the last)."""
+
+    items: list[Stored]
+    cursor: str | None
+
+
+class Capabilities(Struct, frozen=True, kw_only=True):
+    """What a store can do."""
+
+    compare_and_set: bool = True
+    durable: bool = True
+    filters: frozenset[str] = frozenset({"status", "owner", "model", "tag"})
+    """Names of the `Query` filters that it lists by; empty with `lists` False: it cannot list at all."""
+    lists: bool = True
+
+
+class Ownership(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Written into a store by its first opener; whoever opens it later must bring the same."""
+
+    log: str | None
+    """The id of the log that it is built from; None: the library's door writes it."""
+    strict: bool = False
+    record_max: int = 524288
+
+
+class PredictionStore(Protocol):
+    """Where records rest. Methods raise `StoreUnavailable` where a retry helps, other `StorageError`s where not."""
+
+    name: str
+    """The kind of store, as metrics and messages call it: `sqlite`, `postgres`, ..."""
+    capabilities: Capabilities
+
+    async def claim(self, ownership: Ownership) -> Ownership:
+        """Write the ownership if none is there yet; return the one that stands. Atomic over processes."""
+
+    async def positions(self) -> dict[int, int]:
+        """Per partition the highest offset in any record's `source` that was ever written."""
+
+    async def get(self, prediction_id: str) -> Stored | None:
+        """An outside read: deleted and expired records are hidden."""
+
+    async def load(self, prediction_ids: Sequence[str]) -> dict[str, Stored]:
+        """The processor's read, in one round trip: tombstones and expired records included, missing ones left out."""
+
+    async def write(self, writes: Sequence[Write]) -> list[Outcome]:
+        """Apply each compare-and-set in one round trip (ids are distinct); outcomes are in the order of the writes."""
+
+    async def list(self, query: Query) -> Page:
+        """A page of what `get` would show. Raises ValueError for a cursor that is not one of this store's."""
+
+    async def sweep(self, now: int, limit: int) -> int:
+        """Remove at most `limit` rows whose `purge_at` is at or before `now`; return how many went."""
+
+    async def close(self) -> None:
+        """Finish what is under way and let go of connections, threads and files. Idempotent."""
+
+
+def high_water(writes: Iterable[Write]) -> dict[int, int]:
+    """Per partition the highest offset in these records' `source`, for `PredictionStore.positions`."""
+    highest: dict[str, int] = {}
+    for write in writes:
+        source = write.record.source
+        if source is not None:
+            _raise_to(highest, source.offsets)
+    return {int(partition): offset for partition, offset in highest.items()}
+
+
+def _raise_to(highest: dict[str, int], offsets: Mapping[str, int]) -> None:
+    for partition, offset in offsets.items():
+        if offset > highest.get(partition, -1):
+            highest[partition] = offset
+
+
+def hidden(stored: Stored, now: int) -> bool:
+    """Whether outside reads must not see it."""
+    return stored.status is None or (stored.expires_at is not None and stored.expires_at <= now)
+
+
+def matches(query: Query, record: Prediction) -> bool:
+    """Whether the record passes the query's filters (not its cursor)."""
+    return (
+        (query.status is None or record.status == query.status)
+        and (query.owner is None or record.owner == query.owner)
+        and (query.owners is None or record.owner in query.owners)
+        and (query.model is None or record.model == query.model)
+        and (query.tag is None or query.tag in record.tags)
+    )

@@ -1,0 +1,1 @@
+"""How reports become state: events, rules, logs, the processor, replay."""

@@ -1,0 +1,81 @@
+"""An event: what somebody reports about a prediction, in one shape, whoever said it.
+
+Pure. `streams/translation.py` makes events out of log records; `streams/transitions.py` judges them.
+"""
+
+from enum import StrEnum
+from typing import Annotated
+
+from msgspec import Meta, Raw, Struct
+
+from storage.prediction import ABSENT, Status
+
+
+class EventType(StrEnum):
+    """What an event asks for."""
+
+    REPORT = "report"
+    CREATE = "create"
+    CANCEL = "cancel"
+    DELETE = "delete"
+    SUBMIT = "submit"
+    ARCHIVE = "archive"
+    REPAIR = "repair"
+
+
+class Archive(StrEnum):
+    """When a finished prediction's output is archived, as stamped on the event."""
+
+    AFTER = "after"
+    BEFORE = "before"
+    OFF = "off"
+
+
+class Event(Struct, frozen=True, gc=False, omit_defaults=True, rename="camel", kw_only=True):
+    """An event, judged by `decide`. Fields that say nothing are absent (None, an empty tuple, empty `Raw`)."""
+
+    prediction_id: str
+    at: int
+    """When it happened, in ms; never later than the log record's timestamp."""
+    recorded_at: int = 0
+    """The log record's timestamp in ms: what expiry and purging are reckoned from. Not part of the record."""
+    type: EventType = EventType.REPORT
+    id: str | None = None
+    source: str | None = None
+    archive: Archive = Archive.AFTER
+    status: Status | None = None
+    payload: Raw = ABSENT
+    prompt: str | None = None
+    model: str | None = None
+    provider: str | None = None
+    provider_id: str | None = None
+    provider_urls: Raw = ABSENT
+    owner: str | None = None
+    tags: tuple[str, ...] = ()
+    output: Raw = ABSENT
+    image_url: str | None = None
+    image_path: str | None = None
+    assets: Raw = ABSENT
+    error: str | None = None
+    progress: Annotated[float, Meta(ge=0, le=1)] | None = None
+    logs: str | None = None
+    estimated_time: int | float | None = None
+    generation_time: int | float | None = None
+    report: Raw = ABSENT
+    attempt: str | None = None
+    assets_error: str | None = None
+    replace: Raw = ABSENT
+    """`repair`: the record as rebuilt; `null` for a deleted one."""
+    version: int | None = None
+    upto: dict[str, int] | None = None
+    traceparent: bytes | None = None
+    unknown: int = 0
+    """How many fields it had that nobody knows."""
+
+
+class Poison(ValueError):
+    """A record that can never be applied: it goes to the dead letters with its code."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code

@@ -1,0 +1,182 @@
+"""The protocol of an ordered, partitioned, replayable log, and what travels through it."""
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import Literal, Protocol
+
+from msgspec import Struct
+
+Headers = Sequence[tuple[str, bytes]]
+
+
+class Record(Protocol):
+    """A record as read. Structural, so that a client's own record objects pass through without a copy."""
+
+    @property
+    def topic(self) -> str:
+        """The topic's name as the application says it, or as the broker does (with its prefix)."""
+
+    @property
+    def partition(self) -> int:
+        """The partition, from 0."""
+
+    @property
+    def offset(self) -> int:
+        """The position within the partition, from 0, with possible gaps."""
+
+    @property
+    def timestamp(self) -> int:
+        """When it was appended, in ms since the epoch."""
+
+    @property
+    def key(self) -> bytes | None:
+        """What it is partitioned by."""
+
+    @property
+    def value(self) -> bytes | None:
+        """Its content; None or empty is a deletion on a compacted topic."""
+
+    @property
+    def headers(self) -> Headers:
+        """Names and values, in order, names possibly repeated."""
+
+
+class StoredRecord(Struct, frozen=True, gc=False):
+    """A `Record` for logs that have no record objects of their own."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers = ()
+
+
+class NewRecord(Struct, frozen=True, gc=False):
+    """A record to append."""
+
+    key: bytes | None
+    value: bytes | None
+    headers: Headers = ()
+    partition: int | None = None
+    """None: the log chooses by the key."""
+
+
+class Position(Struct, frozen=True, gc=False, order=True):
+    """Where a record lies within a topic."""
+
+    partition: int
+    offset: int
+
+    def __str__(self) -> str:
+        return f"{self.partition}:{self.offset}"
+
+    @classmethod
+    def parse(cls, text: str) -> "Position":
+        """The position in `partition:offset`; raises ValueError where the text is not one."""
+        partition, _, offset = text.partition(":")
+        return cls(int(partition), int(offset))
+
+
+Since = Literal["beginning", "end"] | Mapping[int, int]
+"""Where to start: `beginning` (the first record kept), `end` (only what comes), or per partition the first offset
+to read (partitions left out: from the beginning)."""
+
+
+class LogError(Exception):
+    """The log could not do what was asked; `retryable` says whether the same call may succeed later."""
+
+    retryable = False
+
+
+class LogUnavailable(LogError):
+    """The log cannot answer right now. Of an append the outcome is unknown: a repeat is harmless."""
+
+    retryable = True
+
+
+class LogMisconfigured(LogError):
+    """A topic, a URL or a right is wrong; the settings or the broker need mending."""
+
+
+class RecordTooLarge(LogError):
+    """The log will never take this record."""
+
+
+class Consumer(Protocol):
+    """A member of a group: each partition is read by one member at a time, each record at least once."""
+
+    async def fetch(self, limit: int, wait: float) -> Sequence[Record]:
+        """At most `limit` records of the assigned partitions, in order within each; waits at most `wait` seconds.
+
+        Must be called often even while paused: it is what keeps the membership. Raises `LogUnavailable`.
+        """
+
+    async def commit(self, positions: Mapping[int, int]) -> None:
+        """Remember per partition the *next* offset to read. A member that lost its partitions is told nothing."""
+
+    def assigned(self) -> frozenset[int]:
+        """The partitions that this member has now. Those it lost must not be written for any more."""
+
+    def generation(self) -> int:
+        """Rises at each assignment; records fetched under an older one may belong to another member by now."""
+
+    def pause(self) -> None:
+        """Let `fetch` return nothing, across reassignments too, until `resume`."""
+
+    def resume(self) -> None:
+        """End `pause`."""
+
+    def seek(self, positions: Mapping[int, int]) -> None:
+        """Read these partitions from here on; those not assigned are left out."""
+
+    async def lag(self) -> dict[int, int]:
+        """Per assigned partition the number of records after the one fetched last; may be a moment old."""
+
+    async def close(self) -> None:
+        """Leave the group. Idempotent."""
+
+
+class Log(Protocol):
+    """Topics of records. `topic` is the name without prefix: `predictions.events`."""
+
+    name: str
+    """The kind of log: `sqlite`, `kafka`, `memory`."""
+
+    async def identity(self) -> str:
+        """What tells this log from every other one, for as long as its records are the same."""
+
+    async def append(self, topic: str, records: Sequence[NewRecord]) -> list[Position]:
+        """Append, in order per partition; durable when it returns. Concurrent calls share a commit.
+
+        Raises `LogUnavailable` (after 5 s at most; the outcome is then unknown) and `RecordTooLarge`.
+        """
+
+    def consume(self, topic: str, group: str) -> Consumer:
+        """Join a group; reading starts where the group has committed, or at the beginning."""
+
+    def follow(self, topic: str, since: Since) -> AsyncIterator[Sequence[Record]]:
+        """All partitions without a group, in batches; an empty batch means: caught up for now. Never ends by itself.
+
+        Raises `LogUnavailable` where it cannot go on; the caller follows again from where it was.
+        """
+
+    async def partitions(self, topic: str) -> int:
+        """How many partitions the topic has."""
+
+    async def bounds(self, topic: str) -> dict[int, tuple[int, int]]:
+        """Per partition the first offset that is kept, and the offset that the next record will get."""
+
+    async def offsets_at(self, topic: str, timestamp: int) -> dict[int, int]:
+        """Per partition the first offset whose record is not older than `timestamp` (ms); the end where none is."""
+
+    async def committed(self, topic: str, group: str) -> dict[int, int]:
+        """Per partition the next offset that a group will read; partitions it never committed are left out."""
+
+    async def close(self) -> None:
+        """Finish what is under way and let go. Idempotent."""
+
+
+EVENTS = "predictions.events"
+CHANGES = "predictions.changes"
+DEAD_LETTERS = "predictions.dead-letters"

@@ -1,0 +1,1 @@
+"""Providers: translation and verification, one file each."""
