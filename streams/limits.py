@@ -1,0 +1,25 @@
+"""How large a record may be, the same for every log. Pure."""
+
+from collections.abc import Sequence
+
+from streams.log import NewRecord, RecordTooLarge
+
+HEADROOM = 65_536
+"""Bytes beyond `TIDINGS_MAX_BODY` that a record may take: its key, its headers and the log's own framing."""
+
+
+def measure(records: Sequence[NewRecord], max_body: int) -> int:
+    """The bytes of these records; raises `RecordTooLarge` where one is over the limit."""
+    total = 0
+    limit = max_body + HEADROOM - 1024
+    for record in records:
+        size = len(record.key or b"") + len(record.value or b"")
+        if record.headers:
+            size += sum([len(name) + len(value) + 8 for name, value in record.headers])
+        if size > limit:
+            raise RecordTooLarge(
+                f"a record of {size} bytes: the log takes values of {max_body}; raise TIDINGS_MAX_BODY (on Kafka also "
+                "the topic's max.message.bytes)"
+            )
+        total += size
+    return total

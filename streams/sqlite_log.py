@@ -1,0 +1,362 @@
+"""The embedded log: one SQLite file, one partition, any number of processes that append and read."""
+
+import asyncio
+import functools
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Mapping, Sequence
+from pathlib import Path
+from urllib.parse import SplitResult, unquote
+
+from streams.bell import Bell
+from streams.limits import measure
+from streams.log import (
+    CHANGES,
+    LogError,
+    LogMisconfigured,
+    LogUnavailable,
+    NewRecord,
+    Position,
+    Record,
+    Since,
+    StoredRecord,
+)
+from streams.logs import LogOptions
+from streams.sqlite_file import GroupLock, Translating, connect, make_topic, open_file, stored, table
+from streams.sqlite_writer import Transaction, Writer, end_offset
+
+_APPEND_SECONDS = 5.0
+_BATCH = 500
+"""Records read in one go; about half a millisecond of the event loop's time."""
+_BATCH_BYTES = 1_048_576
+"""Bytes after which a read ends early."""
+_POLL_FASTEST, _POLL_SLOWEST = 0.002, 0.025
+"""Seconds between looks at the file for what other processes wrote: just after a change, and at rest."""
+
+
+class SqliteConsumer:
+    """The one consumer of a group on a `SqliteLog`."""
+
+    def __init__(self, log: "SqliteLog", topic: str, group: str, position: int, lock: GroupLock) -> None:
+        self._log = log
+        self._topic = topic
+        self._group = group
+        self._position = position
+        self._lock = lock
+        self._paused = False
+        self._closed = False
+
+    async def fetch(self, limit: int, wait: float) -> Sequence[Record]:
+        """See `Consumer.fetch`."""
+        deadline = time.monotonic() + wait
+        bell = self._log.bell(self._topic)
+        while True:
+            if self._closed:
+                raise LogUnavailable("this consumer is closed; join the group again")
+            seen = bell.rung
+            records = [] if self._paused else await self._take(limit)
+            left = deadline - time.monotonic()
+            if records or left <= 0:
+                return records
+            await self._log.changed(bell, seen, left)
+
+    async def _take(self, limit: int) -> list[StoredRecord]:
+        """Up to `limit` records, in portions that leave the event loop some air."""
+        records: list[StoredRecord] = []
+        while True:
+            portion, more = self._log.read(self._topic, self._position, min(limit - len(records), _BATCH))
+            if portion:
+                self._position = portion[-1].offset + 1
+                records = records + portion if records else portion
+            if not more or len(records) >= limit:
+                return records
+            position = self._position
+            await asyncio.sleep(0)
+            if self._position != position or self._closed or self._paused:  # somebody sought meanwhile
+                return records
+
+    async def commit(self, positions: Mapping[int, int]) -> None:
+        """See `Consumer.commit`. Not flushed to the disk by itself: the order of writes in the file stands."""
+        if 0 in positions and not self._closed:
+            await self._log.remember(self._topic, self._group, positions[0])
+
+    def assigned(self) -> frozenset[int]:
+        """See `Consumer.assigned`."""
+        return frozenset() if self._closed else frozenset((0,))
+
+    def generation(self) -> int:
+        """See `Consumer.generation`."""
+        return 1
+
+    def pause(self) -> None:
+        """See `Consumer.pause`."""
+        self._paused = True
+
+    def resume(self) -> None:
+        """See `Consumer.resume`."""
+        self._paused = False
+        self._log.bell(self._topic).ring()
+
+    def seek(self, positions: Mapping[int, int]) -> None:
+        """See `Consumer.seek`."""
+        self._position = positions.get(0, self._position)
+        self._log.bell(self._topic).ring()
+
+    async def lag(self) -> dict[int, int]:
+        """See `Consumer.lag`."""
+        (_, end) = (await self._log.bounds(self._topic))[0]
+        return {} if self._closed else {0: max(0, end - self._position)}
+
+    async def close(self) -> None:
+        """See `Consumer.close`."""
+        if not self._closed:
+            self._closed = True
+            self._lock.release()
+            self._log.left(self)
+            self._log.bell(self._topic).ring()
+
+
+class SqliteLog:
+    """A `Log` in an SQLite file; made by `SqliteLog.open`.
+
+    Appends return after an fsync, except those to the changes topic and committed offsets: should a power cut take
+    these, then it takes them from the end of the file, the offsets last, and the processor announces again.
+    """
+
+    name = "sqlite"
+
+    def __init__(self, path: Path, writing: sqlite3.Connection, identity: str, max_body: int) -> None:
+        self._path = path
+        self._identity = f"sqlite:{identity}"
+        self._max_body = max_body
+        self._translating = Translating(path)
+        self._reading = connect(path)
+        self._writer = Writer(writing, path)
+        self._numbers: dict[str, int] = {}
+        self._bells: dict[str, Bell] = {}
+        self._consumers: list[SqliteConsumer] = []
+        self._poll_timer: asyncio.TimerHandle | None = None
+        self._poll_interval = _POLL_FASTEST
+        self._data_version = self._look()
+        self._closed = False
+
+    @classmethod
+    async def open(cls, path: Path, *, max_body: int = 10_485_760, create: bool = True) -> "SqliteLog":
+        """Open the file, making it and its folder where there is none.
+
+        Raises `LogMisconfigured` for a foreign file and `LogUnavailable` where it is locked for too long.
+        """
+        connection, identity = await asyncio.to_thread(functools.partial(open_file, path, create=create))
+        return cls(path, connection, identity, max_body)
+
+    async def identity(self) -> str:
+        """See `Log.identity`."""
+        return self._identity
+
+    async def append(self, topic: str, records: Sequence[NewRecord]) -> list[Position]:
+        """See `Log.append`."""
+        if not records:
+            return []
+        size = measure(records, self._max_body)
+        if any(record.partition for record in records):
+            raise LogError("an SQLite log has partition 0 alone; leave the partition out")
+        number = await self._number(topic)
+        first: int = await self._writer.submit(
+            lambda transaction: transaction.append(number, records),
+            durable=topic != CHANGES,
+            size=size,
+            limit=_APPEND_SECONDS,
+        )
+        self.bell(topic).ring()
+        return [Position(0, offset) for offset in range(first, first + len(records))]
+
+    async def remember(self, topic: str, group: str, offset: int) -> None:
+        """Keep the next offset that a group will read."""
+
+        def write(transaction: Transaction) -> None:
+            transaction.connection.execute("REPLACE INTO positions VALUES (?, ?, ?)", (topic, group, offset))
+
+        await self._writer.submit(write, durable=False, size=0, limit=_APPEND_SECONDS)
+
+    def consume(self, topic: str, group: str) -> SqliteConsumer:
+        """See `Log.consume`. Raises `LogMisconfigured` where the group is being consumed already, by whomever."""
+        if self._closed:
+            raise LogUnavailable(f"the log {self._path} is closed; open it again")
+        lock = GroupLock(self._path, group)
+        consumer = SqliteConsumer(self, topic, group, self._committed(topic, group) or 0, lock)
+        self._consumers.append(consumer)
+        return consumer
+
+    def left(self, consumer: SqliteConsumer) -> None:
+        """A consumer was closed."""
+        self._consumers.remove(consumer)
+
+    async def follow(self, topic: str, since: Since) -> AsyncIterator[Sequence[Record]]:
+        """See `Log.follow`."""
+        if since == "end":
+            position = (await self.bounds(topic))[0][1]
+        else:
+            position = 0 if since == "beginning" else since.get(0, 0)
+        bell = self.bell(topic)
+        while True:
+            seen = bell.rung
+            records, more = self.read(topic, position, _BATCH)
+            if records:
+                position = records[-1].offset + 1
+                yield records
+            if more:
+                await asyncio.sleep(0)
+            else:
+                yield ()
+                await self.changed(bell, seen, None)
+
+    async def partitions(self, topic: str) -> int:  # noqa: ARG002 - the same for each
+        """See `Log.partitions`."""
+        return 1
+
+    async def bounds(self, topic: str) -> dict[int, tuple[int, int]]:
+        """See `Log.bounds`."""
+        number = self._known(topic)
+        if number is None:
+            return {0: (0, 0)}
+        with self._translating:
+            end = end_offset(self._reading, number)
+            (first,) = self._reading.execute(f"SELECT min(offset) FROM {table(number)}").fetchone()  # noqa: S608
+        return {0: (end if first is None else first, end)}
+
+    async def offsets_at(self, topic: str, timestamp: int) -> dict[int, int]:
+        """See `Log.offsets_at`."""
+        end = (await self.bounds(topic))[0][1]
+        number = self._known(topic)
+
+        def find() -> int:
+            connection = connect(self._path)
+            try:
+                statement = f"SELECT offset FROM {table(number or 0)} WHERE timestamp >= ? ORDER BY offset LIMIT 1"  # noqa: S608
+                row = connection.execute(statement, (timestamp,)).fetchone()
+                return int(row[0]) if row else end
+            finally:
+                connection.close()
+
+        if number is None:
+            return {0: 0}
+        with self._translating:
+            return {0: await asyncio.to_thread(find)}
+
+    async def committed(self, topic: str, group: str) -> dict[int, int]:
+        """See `Log.committed`."""
+        offset = self._committed(topic, group)
+        return {} if offset is None else {0: offset}
+
+    def _committed(self, topic: str, group: str) -> int | None:
+        with self._translating:
+            statement = "SELECT next FROM positions WHERE topic = ? AND member = ?"
+            row = self._reading.execute(statement, (topic, group)).fetchone()
+        return int(row[0]) if row else None
+
+    def read(self, topic: str, position: int, limit: int) -> tuple[list[StoredRecord], bool]:
+        """Records from `position` on, and whether there may be more."""
+        number = self._known(topic)
+        if number is None:
+            return [], False
+        records: list[StoredRecord] = []
+        size = 0
+        with self._translating:
+            statement = f"SELECT * FROM {table(number)} WHERE offset >= ? ORDER BY offset LIMIT ?"  # noqa: S608
+            rows = self._reading.execute(statement, (position, limit))
+            for row in rows:
+                records.append(stored(topic, row))
+                size += len(row[4] or b"")
+                if size > _BATCH_BYTES:
+                    rows.close()  # ends the read transaction
+                    return records, True
+        return records, len(records) == limit
+
+    async def changed(self, bell: Bell, seen: int, seconds: float | None) -> None:
+        """Wait until somebody, in whatever process, may have appended; at most `seconds`.
+
+        Raises `LogUnavailable` once the log is closed.
+        """
+        if self._poll_timer is None and not self._closed:
+            self._poll_timer = asyncio.get_running_loop().call_later(self._poll_interval, self._poll)
+        await bell.wait(seen, seconds)
+        if self._closed:
+            raise LogUnavailable(f"the log {self._path} is closed; open it again")
+
+    def bell(self, topic: str) -> Bell:
+        """What is rung when the topic may have grown."""
+        bell = self._bells.get(topic)
+        if bell is None:
+            bell = self._bells[topic] = Bell()
+        return bell
+
+    def _ring(self) -> None:
+        for bell in self._bells.values():
+            bell.ring()
+
+    def _poll(self) -> None:
+        """Look whether another process wrote; goes on for as long as somebody waits."""
+        self._poll_timer = None
+        if self._closed:
+            return
+        try:
+            version = self._look()
+        except sqlite3.Error:  # as locked as can be: the next look will tell
+            version = self._data_version
+        if version != self._data_version:
+            self._data_version = version
+            self._poll_interval = _POLL_FASTEST
+            self._ring()
+        else:
+            self._poll_interval = min(self._poll_interval * 1.1, _POLL_SLOWEST)
+        if any(self._bells.values()):
+            self._poll_timer = asyncio.get_running_loop().call_later(self._poll_interval, self._poll)
+
+    def _look(self) -> int:
+        (version,) = self._reading.execute("PRAGMA data_version").fetchone()
+        return int(version)
+
+    def _known(self, topic: str) -> int | None:
+        """The number of a topic that exists."""
+        number = self._numbers.get(topic)
+        if number is None:
+            with self._translating:
+                row = self._reading.execute("SELECT number FROM topics WHERE name = ?", (topic,)).fetchone()
+            if row is not None:
+                number = self._numbers[topic] = row[0]
+        return number
+
+    async def _number(self, topic: str) -> int:
+        """The number of a topic, which is made where it does not exist."""
+        number = self._numbers.get(topic)
+        if number is None:
+            number = self._numbers[topic] = await self._writer.submit(
+                lambda transaction: make_topic(transaction.connection, topic),
+                durable=True,
+                size=0,
+                limit=_APPEND_SECONDS,
+            )
+        return number
+
+    async def close(self) -> None:
+        """See `Log.close`."""
+        if self._closed:
+            return
+        for consumer in tuple(self._consumers):
+            await consumer.close()
+        await self._writer.close()
+        self._closed = True
+        if self._poll_timer is not None:
+            self._poll_timer.cancel()
+        self._ring()
+        self._reading.close()
+
+
+async def open_sqlite(url: SplitResult, options: LogOptions) -> SqliteLog:
+    """Open `sqlite:///relative/file` or `sqlite:////absolute/file`."""
+    if url.netloc or url.query or not url.path.strip("/"):
+        raise LogMisconfigured(
+            f"log URL {url.geturl()!r} names no file: write sqlite:///data/log.db (relative to the working folder) or "
+            "sqlite:////var/lib/tidings/log.db"
+        )
+    return await SqliteLog.open(Path(unquote(url.path[1:])), max_body=options.max_body, create=options.create)

@@ -1,0 +1,192 @@
+"""The one thread that writes to a log's file: whatever is asked for while it works shares its next transaction."""
+
+import asyncio
+import contextlib
+import queue
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from msgspec import Struct
+
+from streams.log import LogError, LogUnavailable, NewRecord
+from streams.sqlite_file import Row, encode_headers, table, translate
+
+_BATCH_BYTES = 16_777_216
+"""Jobs beyond this many bytes wait for the next transaction."""
+
+_CLOSE_SECONDS = 5.0
+
+_CHUNKS = (256, 64, 16, 4, 1)
+"""Rows per INSERT. Each statement gives up the interpreter's lock once and must wait for it again, which beside a busy
+event loop takes up to 5 ms: so many rows go into one statement, and few lengths keep the statements cached."""
+
+
+class Transaction:
+    """What a job may do within the transaction it shares."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection = connection
+        self.now = time.time_ns() // 1_000_000
+        self._rows: dict[int, list[Row]] = {}
+        self._next: dict[int, int] = {}
+
+    def append(self, topic: int, records: Sequence[NewRecord]) -> int:
+        """Add records to a topic, and return the offset of the first."""
+        first = self._next.get(topic)
+        if first is None:
+            first = end_offset(self.connection, topic)
+        rows = self._rows.setdefault(topic, [])
+        offset = first
+        now = self.now
+        for record in records:
+            rows.append((offset, now, record.key, encode_headers(record.headers), record.value))
+            offset += 1
+        self._next[topic] = offset
+        return first
+
+    def flush(self) -> None:
+        """Write what was appended."""
+        for topic, rows in self._rows.items():
+            start = 0
+            for length in _CHUNKS:
+                if len(rows) - start < length:
+                    continue
+                places = ",".join(["(?,?,?,?,?)"] * length)
+                statement = f"INSERT INTO {table(topic)} VALUES {places}"  # noqa: S608 - a number makes the name
+                while len(rows) - start >= length:
+                    flat = [field for row in rows[start : start + length] for field in row]
+                    self.connection.execute(statement, flat)
+                    start += length
+
+
+def end_offset(connection: sqlite3.Connection, topic: int) -> int:
+    """The offset that the next record of a topic will get; trimmed records' offsets are not used again."""
+    statement = f"SELECT max((SELECT floor FROM topics WHERE number = ?), coalesce((SELECT max(offset) + 1 FROM {table(topic)}), 0))"  # noqa: S608 - a number makes the name
+    row = connection.execute(statement, (topic,)).fetchone()
+    return int(row[0])
+
+
+class Job(Struct, eq=False):
+    """A part of a transaction: what to do, whether it must survive a power cut, and who waits for its result."""
+
+    run: Callable[[Transaction], Any]
+    durable: bool
+    size: int
+    done: asyncio.Future[Any]
+
+
+class Writer:
+    """Owns the writing connection and the thread that uses it.
+
+    Args:
+        connection: to write through; closed by `close`.
+        path: for messages.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+        self._connection = connection
+        self._path = path
+        self._loop = asyncio.get_running_loop()
+        self._batches: queue.SimpleQueue[list[Job] | None] = queue.SimpleQueue()
+        self._waiting: list[Job] = []
+        self._busy = False
+        self._closing = False
+        self._thread = threading.Thread(target=self._work, name=f"log-writer {path.name}", daemon=True)
+        self._thread.start()
+
+    async def submit(self, run: Callable[[Transaction], Any], *, durable: bool, size: int, limit: float) -> Any:
+        """Run a job in the next transaction, and return its result once that is committed.
+
+        Raises `LogUnavailable` after `limit` seconds; the outcome is then unknown.
+        """
+        if self._closing:
+            raise LogUnavailable(f"the log {self._path} is closed; open it again")
+        return await self._enqueue(run, durable=durable, size=size, limit=limit)
+
+    async def _enqueue(self, run: Callable[[Transaction], Any], *, durable: bool, size: int, limit: float) -> Any:
+        job = Job(run, durable, size, self._loop.create_future())
+        self._waiting.append(job)
+        if not self._busy:
+            # The writer starts at the end of this turn of the loop: callers that run in the same turn share it.
+            self._busy = True
+            self._loop.call_soon(self._hand_over)
+        timer = self._loop.call_later(limit, self._give_up, job)
+        try:
+            return await job.done
+        finally:
+            timer.cancel()
+
+    def _give_up(self, job: Job) -> None:
+        if not job.done.done():
+            job.done.set_exception(LogUnavailable(f"{self._path} did not take a write in time; is the disk stuck?"))
+
+    def _hand_over(self) -> None:
+        """Give the writer what has gathered, up to the bound."""
+        size = 0
+        count = 0
+        for job in self._waiting:
+            size += job.size
+            if count and size > _BATCH_BYTES:
+                break
+            count += 1
+        batch, self._waiting = self._waiting[:count], self._waiting[count:]
+        self._batches.put(batch)
+
+    def _work(self) -> None:
+        """The thread: one transaction after the other."""
+        while (batch := self._batches.get()) is not None:
+            results: list[Any] | LogError
+            try:
+                results = self._commit(batch)
+            except sqlite3.Error as error:
+                results = translate(error, self._path)
+            except LogError as error:
+                results = error
+            try:
+                self._loop.call_soon_threadsafe(self._finish, batch, results)
+            except RuntimeError:  # the loop is closed: nobody waits any more
+                return
+
+    def _commit(self, batch: list[Job]) -> list[Any]:
+        connection = self._connection
+        # FULL makes SQLite fsync at the commit; NORMAL leaves it to the next FULL one. The order in the file stands.
+        connection.execute("PRAGMA synchronous = " + ("FULL" if any(job.durable for job in batch) else "NORMAL"))
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            transaction = Transaction(connection)
+            results = [job.run(transaction) for job in batch]
+            transaction.flush()
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+        return results
+
+    def _finish(self, batch: list[Job], results: list[Any] | LogError) -> None:
+        """In the loop: tell those who wait, and go on with what has gathered meanwhile."""
+        for number, job in enumerate(batch):
+            if job.done.done():
+                continue
+            if isinstance(results, LogError):
+                job.done.set_exception(type(results)(*results.args))
+            else:
+                job.done.set_result(results[number])
+        if self._waiting:
+            self._hand_over()
+        else:
+            self._busy = False
+
+    async def close(self) -> None:
+        """Finish what was submitted, end the thread and close the connection. Idempotent."""
+        if not self._closing:
+            self._closing = True
+            with contextlib.suppress(LogUnavailable):  # those who wait for the writes before it have been told
+                await self._enqueue(lambda _: None, durable=False, size=0, limit=_CLOSE_SECONDS)
+            self._batches.put(None)
+        await asyncio.to_thread(self._thread.join, _CLOSE_SECONDS)
+        self._connection.close()
