@@ -1,0 +1,325 @@
+"""Where settings come from: flags, environment and `tidings.toml`, merged into one `Settings`."""
+
+import difflib
+import tomllib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from streams.providers.configuration import BadConfiguration, Configuration
+from streams.providers.registry import known_providers, open_providers
+from tidings import setting_values as values
+from tidings.settings import DERIVED, FLAGS_ONLY, SECRETS, Settings, SettingsError, check, replace
+
+PREFIX = "TIDINGS_"
+FILE = "tidings.toml"
+UNPREFIXED = frozenset({"prediction_storage_provider", "require_strong_consistency", "optimize_for_throughput"})
+"""The original design's names, which carry no prefix."""
+
+NAMES = frozenset(Settings.__struct_fields__) - DERIVED - FLAGS_ONLY
+LISTS = frozenset({"role", "api_keys", "allowed_origins", "trusted_proxies", "assets_allow"})
+TRUTHS = frozenset({"anonymous", "strict", "require_strong_consistency", "optimize_for_throughput"})
+
+CHOICES = {
+    "role": "all, or a comma list of gateway, processor, archiver, reconciler",
+    "archive": "after, before, off",
+    "prediction_storage_provider": "kv, do",
+}
+
+CHECKS: dict[str, Callable[[str], object]] = {
+    "log": values.log_url,
+    "store": values.store_url,
+    "store_fallback": values.store_url,
+    "store_split": values.split_arm,
+    "assets": values.assets_url,
+    "cloudflare_url": values.http_url,
+    "worker_url": values.http_url,
+    "public_url": values.http_url,
+    "jwks_url": values.http_url,
+}
+LIST_CHECKS: dict[str, Callable[[str], str]] = {
+    "allowed_origins": values.origin,
+    "trusted_proxies": values.network,
+    "assets_allow": values.host_port,
+}
+
+
+PROVIDERS = frozenset(
+    {"replicate", "fal", "openai", "gemini", "runpod", "baseten", "elevenlabs", "bfl", "assemblyai", "luma", "standard"}
+)
+"""Names that settings may begin with; others come from entry points or from `[providers.NAME]` in the file."""
+
+PARTS = {"secret": "secrets", "token": "token", "url": "url", "tolerance": "tolerance", "jwks_url": "jwks_url"}
+"""The end of a provider's setting, and the field that it fills."""
+
+
+class Given(Struct, frozen=True):
+    """A value as somebody gave it, and the name under which they did."""
+
+    value: Any
+    origin: str
+
+
+def load(
+    flags: Mapping[str, Any] | None = None,
+    *,
+    environ: Mapping[str, str],
+    config: Path | None = None,
+    folder: Path | None = None,
+) -> Settings:
+    """The settings in force.
+
+    Args:
+        flags: Flags of the command by setting's name; those that are None were not given.
+        environ: The environment. Names with `TIDINGS_TEST_` are for tests, and ignored; so are empty values.
+        config: The file to read; None: `tidings.toml` in `folder` where there is one.
+        folder: The working folder.
+
+    Raises:
+        SettingsError: Something is unknown, wrong or missing.
+    """
+    file = config if config is not None else (folder or Path()) / FILE
+    content = _content(file) if config is not None or file.is_file() else {}
+    tables = _tables(file, content)
+    names = frozenset(_underscored(name) for name in tables) | PROVIDERS
+    given = dict(_from_file(file, content, tables, names)) | dict(_from_environment(environ, names))
+    for name, value in (flags or {}).items():
+        if value is not None:
+            given[name] = Given(value, f"--{name.replace('_', '-')}")
+    given = {name: entry for name, entry in given.items() if entry.value not in ("", [])}
+    settings = _settings(given, tables, names)
+    if "store" not in given:
+        settings = replace(settings, store=_original_store(settings, given))
+    check(settings)
+    _check_providers(settings)
+    return settings
+
+
+def _check_providers(settings: Settings) -> None:
+    known = known_providers()
+    for name, configuration in settings.providers.items():
+        if (configuration.kind or name) not in known:
+            start = f"{_underscored(name)}_"
+            origins = settings.origins.items()
+            origin = next((origin for key, origin in origins if key.startswith(start)), f"providers.{name}")
+            raise SettingsError(f"{origin}: there is no provider {name!r}; there are {', '.join(known)}")
+    try:
+        open_providers(settings.providers)
+    except BadConfiguration as error:
+        raise SettingsError(str(error)) from None
+
+
+def env_name(name: str) -> str:
+    """The environment's name of a setting (or of a provider's part: `replicate_secret`)."""
+    return name.upper() if name in UNPREFIXED else PREFIX + name.upper()
+
+
+def _underscored(name: str) -> str:
+    return name.lower().replace("-", "_")
+
+
+def _from_environment(environ: Mapping[str, str], providers: frozenset[str]) -> Iterator[tuple[str, Given]]:
+    for variable, value in environ.items():
+        if variable.startswith(PREFIX):
+            name = variable[len(PREFIX) :].lower()
+            if not value or name.startswith("test_"):
+                continue
+            if name in UNPREFIXED or variable != variable.upper() or not _known(name, providers):
+                raise SettingsError(_unknown(variable, name, providers, env_name))
+        elif variable.lower() in UNPREFIXED and variable.isupper():
+            name = variable.lower()
+        else:
+            continue
+        yield name, Given(value, variable)
+
+
+def _content(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"--config: {file} cannot be read ({error.strerror or error})") from None
+    except UnicodeDecodeError:
+        raise SettingsError(f"{file}: is not UTF-8; save it as UTF-8 text") from None
+    except tomllib.TOMLDecodeError as error:
+        raise SettingsError(f"{file}: is not TOML: {error}") from None
+
+
+def _tables(file: Path, content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Per provider its table `[providers.NAME]`."""
+    tables = content.get("providers", {})
+    if not isinstance(tables, dict) or not all(isinstance(table, dict) for table in tables.values()):
+        raise SettingsError(f"{file}: providers: takes a table for each provider: [providers.replicate]")
+    return tables
+
+
+def _from_file(
+    file: Path, content: Mapping[str, Any], tables: Mapping[str, Mapping[str, Any]], providers: frozenset[str]
+) -> Iterator[tuple[str, Given]]:
+    for key, value in _flat({name: value for name, value in content.items() if name != "providers"}):
+        name = _underscored(key).removeprefix("tidings_")
+        if not _known(name, providers):
+            raise SettingsError(_unknown(f"{file}: {key}", name, providers, str))
+        yield name, Given(value, f"{file}: {key}")
+    for provider, table in tables.items():
+        for key, value in table.items():
+            name = f"{_underscored(provider)}_{_underscored(key)}"
+            if _underscored(key) in PARTS:
+                yield name, Given(value, f"{file}: providers.{provider}.{key}")
+            elif "kind" not in table:
+                raise SettingsError(_unknown(f"{file}: providers.{provider}.{key}", name, providers, str))
+
+
+def _flat(table: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in table.items():
+        name = f"{before}_{key}" if before else key
+        if isinstance(value, dict):
+            yield from _flat(value, name)
+        else:
+            yield name, value
+
+
+def _known(name: str, providers: frozenset[str]) -> bool:
+    return name in NAMES or _provider_part(name, providers) is not None
+
+
+def _provider_part(name: str, providers: frozenset[str]) -> tuple[str, str] | None:
+    """Provider and part in `replicate_secret`."""
+    for part in sorted(PARTS, key=len, reverse=True):
+        provider = name.removesuffix(f"_{part}")
+        if provider == name or (part == "jwks_url" and provider != "fal"):
+            continue
+        if provider in providers or provider in {_underscored(known) for known in known_providers()}:
+            return provider, part
+    return None
+
+
+def _unknown(origin: str, name: str, providers: Iterable[str], spelled: Callable[[str], str]) -> str:
+    candidates = [*NAMES, *(f"{provider}_{part}" for provider in providers for part in PARTS if part != "jwks_url")]
+    close = difflib.get_close_matches(name, sorted(candidates), n=1, cutoff=0.6)
+    hint = f"did you mean {spelled(close[0])}?" if close else "tidings doctor lists the settings that there are"
+    return f"{origin}: is not a setting; {hint}"
+
+
+def _settings(given: Mapping[str, Given], tables: Mapping[str, Mapping[str, Any]], names: frozenset[str]) -> Settings:
+    """Bring every value into its type, then convert the whole."""
+    plain: dict[str, Any] = {}
+    spelled = {_underscored(provider): provider for provider in [*known_providers(), *tables]}
+    providers: dict[str, dict[str, Any]] = {
+        provider: {"kind": table["kind"], "options": {k: v for k, v in table.items() if k not in {*PARTS, "kind"}}}
+        for provider, table in tables.items()
+        if "kind" in table
+    }
+    for name, entry in given.items():
+        try:
+            if name in NAMES or name in FLAGS_ONLY:
+                plain[name] = _checked(name, entry.value)
+            elif (found := _provider_part(name, names)) is not None:
+                provider, part = spelled.get(found[0], found[0]), found[1]
+                providers.setdefault(provider, {})[PARTS[part]] = _checked_part(part, entry.value)
+        except ValueError as error:
+            raise SettingsError(f"{entry.origin}: {error}") from None
+    plain["providers"] = providers
+    plain["origins"] = {name: entry.origin for name, entry in given.items()}
+    try:
+        return msgspec.convert(plain, Settings, strict=False)
+    except msgspec.ValidationError as error:
+        raise SettingsError(_named(error, plain, providers, given)) from None
+
+
+def _checked(name: str, value: Any) -> Any:
+    if name in LISTS:
+        entries = _entries(value)
+        return values.each(LIST_CHECKS[name], entries) if name in LIST_CHECKS else entries
+    if isinstance(value, str):
+        value = value.strip() if name not in SECRETS else value
+        if name in TRUTHS:
+            return values.truth(value)
+        if name in CHECKS:
+            CHECKS[name](value)
+    return value
+
+
+def _checked_part(part: str, value: Any) -> Any:
+    if part == "secret":
+        return _entries(value)
+    return values.http_url(value) if part.endswith("url") and isinstance(value, str) else value
+
+
+def _entries(value: Any) -> tuple[str, ...]:
+    if isinstance(value, str):
+        return values.words(value)
+    if isinstance(value, list | tuple) and all(isinstance(entry, str) for entry in value):
+        return tuple(value)
+    raise ValueError("takes a list of texts, or one text with commas")
+
+
+def _named(
+    error: msgspec.ValidationError,
+    plain: Mapping[str, Any],
+    providers: Mapping[str, Mapping[str, Any]],
+    given: Mapping[str, Given],
+) -> str:
+    """Which setting it was that did not convert, and why, without repeating a secret."""
+    for name, value in plain.items():
+        if name in DERIVED:
+            continue
+        try:
+            msgspec.convert({name: value}, Settings, strict=False)
+        except msgspec.ValidationError as found:
+            entry = given[name]
+            shown = "the value" if name in SECRETS else repr(entry.value)
+            return f"{entry.origin}: {shown} does not fit; {_reason(name, found)}"
+    for provider, parts in providers.items():
+        for field, value in parts.items():
+            try:
+                msgspec.convert({field: value}, Configuration, strict=False)
+            except msgspec.ValidationError as found:
+                part = next((part for part, filled in PARTS.items() if filled == field), field)
+                source = given.get(f"{_underscored(provider)}_{part}")
+                origin = source.origin if source is not None else f"providers.{provider}.{part}"
+                return f"{origin}: the value does not fit; {_reason(part, found)}"
+    return str(error)
+
+
+def _reason(name: str, error: msgspec.ValidationError) -> str:
+    if name in CHOICES:
+        return f"it is one of {CHOICES[name]}"
+    text = str(error).partition(" - at ")[0].partition(", got ")[0]
+    for word, meaning in (("int", "a whole number"), ("float", "a number"), ("str", "a text")):
+        text = text.replace(f"`{word} | null`", meaning).replace(f"`{word}`", meaning)
+    return text[:1].lower() + text[1:]
+
+
+def _original_store(settings: Settings, given: Mapping[str, Given]) -> str:
+    """The store where `TIDINGS_STORE` is not set, chosen as in the original design.
+
+    The provider where it is named; else `development` is KV; else strong consistency is Durable Objects; else
+    throughput or any other value is KV. Where none of the four is set, the default.
+    """
+    four = ("prediction_storage_provider", "require_strong_consistency", "optimize_for_throughput", "env")
+    asked = next((given[name].origin for name in four if name in given), None)
+    if asked is None:
+        return settings.store
+    kind = settings.prediction_storage_provider
+    if kind is None:
+        strong = settings.env != "development" and settings.require_strong_consistency
+        kind = "do" if strong else "kv"
+    scheme, host = ("https", "")
+    if settings.worker_url is not None:
+        scheme, _, host = settings.worker_url.partition("://")
+    plus = "+http" if scheme == "http" else ""
+    if kind == "do":
+        if not host:
+            raise SettingsError(f"TIDINGS_WORKER_URL: is missing; {asked} chooses Durable Objects, which need it")
+        return f"durable-objects{plus}://{host}"
+    if settings.cloudflare_account and settings.cloudflare_namespace:
+        return f"cloudflare-kv://{settings.cloudflare_account}/{settings.cloudflare_namespace}"
+    if host:
+        return f"cloudflare-kv+worker{plus}://{host}"
+    missing = "TIDINGS_CLOUDFLARE_NAMESPACE" if settings.cloudflare_account else "TIDINGS_CLOUDFLARE_ACCOUNT"
+    raise SettingsError(
+        f"{missing}: is missing; {asked} chooses Cloudflare KV, which needs account and namespace (or TIDINGS_WORKER_URL)"
+    )

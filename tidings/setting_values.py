@@ -1,0 +1,210 @@
+"""What single settings may look like: parsing and checks of one value at a time. Pure.
+
+Every function raises ValueError with the end of a sentence that begins with the setting's name.
+"""
+
+import ipaddress
+from collections.abc import Callable
+from urllib.parse import SplitResult, urlsplit
+
+LOG_SCHEMES = ("sqlite", "kafka", "memory")
+STORE_SCHEMES = (
+    "sqlite",
+    "memory",
+    "postgresql",
+    "postgres",
+    "redis",
+    "rediss",
+    "valkey",
+    "valkeys",
+    "cloudflare-kv",
+    "cloudflare-kv+http",
+    "cloudflare-kv+worker",
+    "cloudflare-kv+worker+http",
+    "durable-objects",
+    "durable-objects+http",
+)
+ASSET_SCHEMES = ("file", "s3", "gs", "az", "memory")
+
+MASK = "********"
+_SECRET_PARAMETERS = ("password", "secret", "token", "key")
+_TRUE = frozenset({"1", "true", "yes", "on"})
+_FALSE = frozenset({"0", "false", "no", "off"})
+
+
+def truth(text: str) -> bool:
+    """The boolean that a word stands for."""
+    word = text.strip().lower()
+    if word in _TRUE:
+        return True
+    if word in _FALSE:
+        return False
+    raise ValueError(f"{text!r} is neither on nor off; say 1 or 0")
+
+
+def words(text: str) -> tuple[str, ...]:
+    """The entries of a comma list, without the empty ones."""
+    return tuple(entry for part in text.split(",") if (entry := part.strip()))
+
+
+def _split(url: str, schemes: tuple[str, ...]) -> SplitResult:
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        raise ValueError(f"{masked_url(url)!r} is not a URL ({error})") from None
+    if not parts.scheme or "://" not in url:
+        raise ValueError(f"{masked_url(url)!r} is not a URL; it begins with one of {_listed(schemes)}")
+    if parts.scheme not in schemes:
+        raise ValueError(f"{parts.scheme!r} in {masked_url(url)!r} is not known here; use one of {_listed(schemes)}")
+    return parts
+
+
+def _listed(schemes: tuple[str, ...]) -> str:
+    return ", ".join(f"{scheme}://" for scheme in schemes)
+
+
+def _port(parts: SplitResult, url: str) -> None:
+    try:
+        _ = parts.port
+    except ValueError:
+        raise ValueError(f"{masked_url(url)!r} has a port that is not a number from 0 to 65535") from None
+
+
+def _sqlite_path(parts: SplitResult, url: str) -> None:
+    if parts.netloc:
+        raise ValueError(f"{url!r} names a host; a file takes three slashes: sqlite:///{parts.netloc}{parts.path}")
+    if len(parts.path) < 2 or parts.path.endswith("/"):
+        raise ValueError(f"{url!r} names no file; say sqlite:///data/name.db")
+
+
+def log_url(url: str) -> str:
+    """The URL of a log, checked."""
+    parts = _split(url, LOG_SCHEMES)
+    if parts.scheme == "sqlite":
+        _sqlite_path(parts, url)
+    elif parts.scheme == "kafka":
+        brokers = words(parts.netloc.rpartition("@")[2])
+        if not brokers:
+            raise ValueError(f"{masked_url(url)!r} names no broker; say kafka://host:9092")
+        for broker in brokers:
+            _broker(broker)
+    return url
+
+
+def _broker(broker: str) -> None:
+    try:
+        parts = urlsplit(f"//{broker}")
+        port = parts.port
+    except ValueError:
+        port = None
+        parts = SplitResult("", "", "", "", "")
+    if not parts.hostname or port is None or port == 0:
+        raise ValueError(f"{broker!r} is not a broker's host:port; say kafka://host:9092,host2:9092")
+
+
+def store_url(url: str) -> str:
+    """The URL of a store, checked."""
+    parts = _split(url, STORE_SCHEMES)
+    if parts.scheme == "sqlite":
+        _sqlite_path(parts, url)
+        return url
+    _port(parts, url)
+    if parts.scheme in {"cloudflare-kv", "cloudflare-kv+http"}:
+        if not parts.netloc or not parts.path.strip("/") or "/" in parts.path.strip("/"):
+            raise ValueError(f"{masked_url(url)!r} lacks a part; say {parts.scheme}://ACCOUNT/NAMESPACE")
+    elif parts.scheme not in {"memory", "postgresql", "postgres"} and not parts.hostname:
+        raise ValueError(f"{masked_url(url)!r} names no host; say {parts.scheme}://host")
+    return url
+
+
+def split_arm(text: str) -> tuple[str, float]:
+    """The URL and the per cent in `URL=10`."""
+    url, equals, share = text.rpartition("=")
+    try:
+        percent = float(share) if equals else -1.0
+    except ValueError:
+        percent = -1.0
+    if not 0 <= percent <= 100:
+        raise ValueError(f"{masked_url(text)!r} does not end with a share; say URL=10 for 10 per cent")
+    return store_url(url), percent
+
+
+def assets_url(url: str) -> str:
+    """The URL of an object storage, checked."""
+    parts = _split(url, ASSET_SCHEMES)
+    if parts.scheme == "file" and (parts.netloc or len(parts.path) < 2):
+        raise ValueError(f"{url!r} names no folder; say file:///data/assets (three slashes)")
+    if parts.scheme in {"s3", "gs", "az"} and not parts.netloc:
+        raise ValueError(f"{url!r} names no bucket; say {parts.scheme}://bucket/prefix")
+    return url
+
+
+def http_url(url: str) -> str:
+    """An http(s) URL, checked, without a slash at its end."""
+    parts = _split(url, ("https", "http"))
+    _port(parts, url)
+    if not parts.hostname:
+        raise ValueError(f"{masked_url(url)!r} names no host")
+    return url.rstrip("/")
+
+
+def origin(text: str) -> str:
+    """A browser's origin (RFC 6454): scheme, host and port alone, in lower case."""
+    url = http_url(text)
+    parts = urlsplit(url)
+    if parts.path or parts.query or parts.fragment or parts.username:
+        raise ValueError(f"{text!r} is more than an origin; say {parts.scheme}://{parts.netloc.rpartition('@')[2]}")
+    return url.lower()
+
+
+def network(text: str) -> str:
+    """An address or a network in CIDR notation, checked."""
+    try:
+        return str(ipaddress.ip_network(text, strict=False))
+    except ValueError:
+        raise ValueError(f"{text!r} is neither an address nor a network; say 10.0.0.0/8") from None
+
+
+def host_port(text: str) -> str:
+    """`host:port`, checked."""
+    host, _, port = text.rpartition(":")
+    if not host or not port.isascii() or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise ValueError(f"{text!r} is not host:port; say 127.0.0.1:9000")
+    return text
+
+
+def each(check: Callable[[str], str], values: tuple[str, ...]) -> tuple[str, ...]:
+    """Every entry of a list, checked."""
+    return tuple(check(value) for value in values)
+
+
+def loopback(host: str) -> bool:
+    """Whether an address to listen on can be reached from this machine alone."""
+    name = host.strip("[]").lower()
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+def masked_url(url: str) -> str:
+    """The URL with its password, and every parameter that sounds like a secret, struck out."""
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        return url
+    rest, question, query = rest.partition("?")
+    authority, slash, path = rest.partition("/")
+    credentials, at, hosts = authority.rpartition("@")
+    if at:
+        authority = f"{credentials.partition(':')[0]}:{MASK}@{hosts}"
+    parameters = [
+        f"{name}={MASK}" if _secret(name) else f"{name}{equals}{value}"
+        for name, equals, value in (parameter.partition("=") for parameter in query.split("&"))
+    ]
+    return f"{scheme}://{authority}{slash}{path}{question}{'&'.join(parameters) if question else ''}"
+
+
+def _secret(name: str) -> bool:
+    return any(word in name.lower() for word in _SECRET_PARAMETERS)

@@ -1,0 +1,185 @@
+"""The settings of the service: one frozen value, read once at the edge; everything below takes arguments.
+
+`setting_sources.load` merges, in this order, the flags of the command, the environment, `tidings.toml` and the defaults. In the file a
+setting has its name from the environment in lower case without `TIDINGS_`, and a table is the beginning of a name:
+`[providers.replicate] secret = "..."` is `TIDINGS_REPLICATE_SECRET`.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec import Meta, Struct
+
+from streams.providers.configuration import Configuration
+from tidings import setting_values as values
+from tidings.setting_values import MASK, masked_url
+
+Role = Literal["gateway", "processor", "archiver", "reconciler"]
+ROLES: frozenset[Role] = frozenset({"gateway", "processor", "archiver", "reconciler"})
+
+Count = Annotated[int, Meta(ge=0)]
+Positive = Annotated[int, Meta(ge=1)]
+Seconds = Annotated[float, Meta(ge=0)]
+
+
+class SettingsError(ValueError):
+    """A setting is unknown, wrong or missing; the message is one line that names it and says what to do."""
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """Everything that can be set, with its default. Times are seconds, sizes bytes, unless said otherwise."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535)] = 8080
+    role: tuple[Literal["all", "gateway", "processor", "archiver", "reconciler"], ...] = ("all",)
+    log: str = "sqlite:///data/log.db"
+    store: str = "sqlite:///data/store.db"
+    cloudflare_token: str | None = None
+    cloudflare_url: str | None = None
+    worker_token: str | None = None
+    store_fallback: str | None = None
+    store_split: str | None = None
+    prediction_storage_provider: Literal["kv", "do"] | None = None
+    require_strong_consistency: bool | None = None
+    optimize_for_throughput: bool | None = None
+    env: str | None = None
+    cloudflare_account: str | None = None
+    cloudflare_namespace: str | None = None
+    worker_url: str | None = None
+    topic_prefix: str = ""
+    partitions: Positive = 12
+    retention: Positive = 604800
+    log_epoch: Count = 0
+    ttl: Seconds = 3600
+    ttl_running: Seconds = 604800
+    cache_ttl: Seconds = 30
+    cache_records: Count = 100000
+    cache_bytes: Count = 134217728
+    providers: dict[str, Configuration] = {}
+    """Per provider what is set for it; those that nothing is set for are left out."""
+    public_url: str | None = None
+    webhook_key: str | None = None
+    jwt_secret: str | None = None
+    jwks_url: str | None = None
+    jwt_audience: str | None = None
+    jwt_issuer: str | None = None
+    api_keys: tuple[str, ...] = ()
+    allowed_origins: tuple[str, ...] = ()
+    trusted_proxies: tuple[str, ...] = ()
+    anonymous: bool = False
+    assets: str = "file:///data/assets"
+    archive: Literal["after", "before", "off"] = "after"
+    assets_ttl: Seconds = 0
+    assets_allow: tuple[str, ...] = ()
+    max_body: Positive = 10485760
+    record_max: Annotated[int, Meta(ge=1024)] = 524288
+    strict: bool = False
+    port_file: Path | None = None
+    """Flag `--port-file`: the chosen port is written there once it is open."""
+    workers: Positive = 1
+    """Flag `--workers`: gateway processes on one port; more than one takes a log that is Kafka."""
+    origins: dict[str, str] = {}
+    """Where each setting that is not at its default was set, by name: a flag, a variable, a key of the file."""
+
+    @property
+    def roles(self) -> frozenset[Role]:
+        """What this process does."""
+        return ROLES if "all" in self.role else frozenset(role for role in self.role if role != "all")
+
+    @property
+    def everything(self) -> bool:
+        """Whether one process does all (no `--role`)."""
+        return "all" in self.role
+
+    @property
+    def authenticates(self) -> bool:
+        """Whether clients have to prove who they are."""
+        return bool(self.jwt_secret or self.jwks_url or self.api_keys)
+
+    @property
+    def data_folder(self) -> Path:
+        """Where this process keeps files of its own: beside the log's file, else the store's, else `data`."""
+        for url in (self.log, self.store):
+            if url.startswith("sqlite://"):
+                return sqlite_path(url).parent
+        return Path("data")
+
+    @property
+    def split_arm(self) -> tuple[str, float] | None:
+        """URL and per cent of the B arm."""
+        return None if self.store_split is None else values.split_arm(self.store_split)
+
+    def shown(self, name: str) -> Any:
+        """A setting as it may be shown: secrets masked, passwords in URLs struck out."""
+        value = getattr(self, name)
+        if name in SECRETS:
+            return MASK if value else value
+        if isinstance(value, str) and "://" in value:
+            return masked_url(value)
+        return value
+
+    def __repr__(self) -> str:
+        return f"Settings({', '.join(f'{name}={self.shown(name)!r}' for name in self.__struct_fields__)})"
+
+    def __rich_repr__(self) -> Any:
+        for name in self.__struct_fields__:
+            yield name, self.shown(name)
+
+
+SECRETS = frozenset({"cloudflare_token", "worker_token", "webhook_key", "jwt_secret", "api_keys"})
+FLAGS_ONLY = frozenset({"port_file", "workers"})
+DERIVED = frozenset({"providers", "origins"})
+
+
+def sqlite_path(url: str) -> Path:
+    """The file of a `sqlite://` URL: three slashes are relative to the working folder, four absolute."""
+    return Path(urlsplit(url).path[1:])
+
+
+def check(settings: Settings) -> None:
+    """Check what settings say together.
+
+    Raises:
+        SettingsError: Two of them contradict each other, or one that another needs is missing.
+    """
+    if "all" in settings.role and len(settings.role) > 1:
+        raise SettingsError("TIDINGS_ROLE: all is every role; name it alone, or leave it out")
+    if not settings.role:
+        raise SettingsError(f"TIDINGS_ROLE: names no role; use all, or some of {', '.join(sorted(ROLES))}")
+    if settings.log.startswith("memory://") and not settings.everything:
+        raise SettingsError(
+            "TIDINGS_LOG: memory:// is seen by one process alone; with --role use sqlite:// or kafka://"
+        )
+    if settings.workers > 1 and not settings.log.startswith("kafka://"):
+        raise SettingsError("--workers: more than one gateway process takes TIDINGS_LOG=kafka://...")
+    both_files = settings.log.startswith("sqlite://") and settings.store.startswith("sqlite://")
+    if both_files and sqlite_path(settings.log) == sqlite_path(settings.store):
+        raise SettingsError(f"TIDINGS_STORE: {settings.store} is the log's file; give the store its own")
+    if settings.store.startswith(("cloudflare-kv://", "cloudflare-kv+http://")) and not settings.cloudflare_token:
+        raise SettingsError("TIDINGS_CLOUDFLARE_TOKEN: is missing; the store cloudflare-kv:// needs an API token")
+
+
+def check_serving(settings: Settings) -> None:
+    """Check what serving needs beyond `check`.
+
+    Raises:
+        SettingsError: Everybody could reach the service without saying who they are, or the key of the webhook URLs,
+            which several processes must share, is not set.
+    """
+    open_to_all = "gateway" in settings.roles and not settings.authenticates and not settings.anonymous
+    if open_to_all and not values.loopback(settings.host):
+        raise SettingsError(
+            f"TIDINGS_HOST: {settings.host} can be reached from other machines and nobody has to say who they are; "
+            "set TIDINGS_JWT_SECRET, TIDINGS_JWKS_URL or TIDINGS_API_KEYS, or TIDINGS_ANONYMOUS=1 to allow it"
+        )
+    if not settings.everything and not settings.webhook_key:
+        raise SettingsError(
+            "TIDINGS_WEBHOOK_KEY: is missing; with --role every process needs the same one: openssl rand -hex 32"
+        )
+
+
+def replace(settings: Settings, **changes: Any) -> Settings:
+    """The settings with some of them changed."""
+    return msgspec.structs.replace(settings, **changes)
