@@ -29,7 +29,9 @@ class Webhook(Struct, frozen=True, gc=False):
 class Provider(Protocol):
     """One provider. Implementations are frozen and hold only their configuration."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """As in the address of its webhooks and in the settings."""
 
     def verify(self, headers: Mapping[str, str], body: bytes, now: float) -> str | None:
         """Prove the webhook on its raw bytes. In the gateway.

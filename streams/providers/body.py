@@ -1,0 +1,125 @@
+"""Reading a provider's body: what every translation does in the same way. Pure."""
+
+import hashlib
+import re
+from typing import NoReturn, TypeVar
+
+import msgspec
+from msgspec import Raw
+
+from storage.prediction import ABSENT, valid_id
+from streams.event import Poison
+from streams.providers.provider import Webhook
+
+MAX_REPORT = 64 * 1024
+"""Bytes below which a body is kept in the record as `report`."""
+
+MAX_DEPTH = 200
+"""Levels of nesting. A limit of our own: the interpreter's depends on how deep the caller stands, and a replay must
+judge a body as the first run did."""
+
+T = TypeVar("T")
+
+_text = msgspec.json.Decoder(str)
+_strings = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_not_brackets = bytes(set(range(256)) - set(b"[]{}"))
+_braces = bytes.maketrans(b"{}", b"[]")
+
+
+def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
+    """The body as this decoder reads it.
+
+    Raises:
+        Poison: `encoding` (not UTF-8), `too-deep`, `not-json`, `wrong-type`.
+    """
+    if body.count(b"[") + body.count(b"{") > MAX_DEPTH:
+        _check_depth(body)
+    if not body.isascii():
+        try:
+            body.decode()
+        except UnicodeDecodeError as error:
+            raise Poison("encoding", f"the body is not UTF-8: byte {error.start} is {body[error.start]:#04x}") from None
+    try:
+        return decoder.decode(body)
+    except msgspec.ValidationError as error:
+        raise Poison("wrong-type", f"the body has a field of the wrong type: {error}") from None
+    except msgspec.DecodeError as error:
+        raise Poison("not-json", f"the body is not JSON: {error}") from None
+    except RecursionError:
+        _too_deep()
+
+
+def peek(decoder: msgspec.json.Decoder[T], body: bytes) -> T | None:
+    """The body as this decoder reads it; None where it does not."""
+    try:
+        return decoder.decode(body)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return None
+
+
+def _check_depth(body: bytes) -> None:
+    """Take the innermost pairs away until nothing is left; each round is one level."""
+    brackets = _strings.sub(b"", body).translate(_braces, _not_brackets)
+    for _ in range(MAX_DEPTH):
+        if not brackets:
+            return
+        shorter = brackets.replace(b"[]", b"")
+        if len(shorter) == len(brackets):
+            return  # unbalanced: the decoder says where
+        brackets = shorter
+    if brackets:
+        _too_deep()
+
+
+def _too_deep() -> NoReturn:
+    raise Poison("too-deep", f"the body is nested over {MAX_DEPTH} levels deep")
+
+
+def identify(webhook: Webhook, own: str | None) -> str:
+    """The prediction's id: the one that the webhook's URL or key named, else the body's own.
+
+    Raises:
+        Poison: `no-id`, `bad-id`.
+    """
+    prediction_id = webhook.prediction_id if webhook.prediction_id is not None else own
+    if not prediction_id:
+        raise Poison("no-id", "neither the webhook's address nor its body names a prediction")
+    if not valid_id(prediction_id):
+        raise Poison(
+            "bad-id", f"{prediction_id[:64]!r} cannot name a prediction: 1 to 256 bytes without spaces or commas"
+        )
+    return prediction_id
+
+
+def delivery_id(webhook: Webhook, request_id: str | None = None) -> str:
+    """The event's id: the delivery's, else the request's, else what the body's bytes hash to."""
+    return webhook.delivery or request_id or f"sha256:{hashlib.sha256(webhook.body).hexdigest()}"
+
+
+def report(body: bytes) -> Raw:
+    """The body itself for the record, where it is small enough."""
+    return Raw(body) if len(body) < MAX_REPORT else ABSENT
+
+
+def given(raw: Raw) -> Raw:
+    """The value, with `null` as absent."""
+    return ABSENT if bytes(raw) == b"null" else raw
+
+
+def text(raw: Raw) -> str | None:
+    """A string as it is, anything else as its JSON; None where it is absent or null."""
+    data = bytes(raw)
+    if not data or data == b"null":
+        return None
+    return _text.decode(data) if data[0] == 0x22 else data.decode()
+
+
+def string(raw: Raw) -> str | None:
+    """The value where it is a string, else None."""
+    data = bytes(raw)
+    return _text.decode(data) if data[:1] == b'"' else None
+
+
+def milliseconds(seconds: float | None) -> int | None:
+    """Whole milliseconds; None where it is no length of time."""
+    return round(seconds * 1000) if seconds is not None and 0 <= seconds < 1e12 else None

@@ -1,0 +1,124 @@
+"""Replicate: the body is the bare prediction, signed by Standard Webhooks.
+
+Pure. Source: Replicate's documentation of webhooks and of the prediction object.
+"""
+
+from collections.abc import Mapping
+
+import msgspec
+from msgspec import Raw, Struct
+
+from storage.prediction import ABSENT, Status
+from streams.event import Event, Poison
+from streams.providers import body as bodies
+from streams.providers.configuration import Configuration
+from streams.providers.output import first_url
+from streams.providers.provider import Webhook
+from streams.providers.standard_webhooks import StandardWebhooks, open_keys
+
+STATUSES = {
+    "starting": Status.STARTING,
+    "processing": Status.PROCESSING,
+    "succeeded": Status.SUCCEEDED,
+    "failed": Status.FAILED,
+    "canceled": Status.CANCELED,
+    "aborted": Status.CANCELED,
+}
+
+
+class _Metrics(Struct, frozen=True, gc=False):
+    predict_time: float | None = None
+
+
+class _Prediction(Struct, frozen=True, gc=False):
+    id: str | None = None
+    status: str | None = None
+    model: str | None = None
+    input: Raw = ABSENT
+    output: Raw = ABSENT
+    error: Raw = ABSENT
+    logs: str | None = None
+    metrics: _Metrics | None = None
+    urls: Raw = ABSENT
+
+
+class _Input(Struct, frozen=True, gc=False):
+    prompt: Raw = ABSENT
+
+
+class _Identity(Struct, frozen=True, gc=False):
+    id: str | None = None
+
+
+_prediction = msgspec.json.Decoder(_Prediction)
+_input = msgspec.json.Decoder(_Input)
+_identity = msgspec.json.Decoder(_Identity)
+
+
+class Replicate(Struct, frozen=True):
+    """Replicate's webhooks."""
+
+    keys: StandardWebhooks
+    name: str = "replicate"
+
+    def verify(self, headers: Mapping[str, str], body: bytes, now: float) -> str:
+        """By Standard Webhooks; the delivery's id is `webhook-id`."""
+        return self.keys.verify(headers, body, now)
+
+    def prediction_id(self, body: bytes) -> str | None:
+        """The prediction's own `id`."""
+        found = bodies.peek(_identity, body)
+        return found.id if found is not None else None
+
+    def translate(self, webhook: Webhook) -> Event:
+        """The prediction as it stood when the webhook was sent: every report says all that those before it said."""
+        return translate(self.name, webhook)
+
+
+def translate(name: str, webhook: Webhook) -> Event:
+    """The event in a prediction of Replicate's shape.
+
+    Raises:
+        Poison: It makes no sense.
+    """
+    body = webhook.body
+    prediction = bodies.decode(_prediction, body)
+    status = STATUSES.get(prediction.status or "")
+    prediction_id = bodies.identify(webhook, prediction.id)
+    if status is None:
+        raise Poison("unknown-status", f"{prediction.status!r} is no status of a prediction at {name}")
+    output = bodies.given(prediction.output)
+    return Event(
+        prediction_id=prediction_id,
+        at=webhook.at,
+        recorded_at=webhook.at,
+        id=bodies.delivery_id(webhook),
+        source=name,
+        archive=webhook.archive,
+        status=status,
+        payload=bodies.given(prediction.input),
+        prompt=_prompt(prediction.input),
+        model=prediction.model,
+        provider=name,
+        provider_id=prediction.id,
+        provider_urls=bodies.given(prediction.urls),
+        output=output,
+        image_url=first_url(output) if output else None,
+        error=bodies.text(prediction.error),
+        logs=prediction.logs,
+        generation_time=bodies.milliseconds(prediction.metrics.predict_time) if prediction.metrics else None,
+        report=bodies.report(body),
+        traceparent=webhook.traceparent,
+    )
+
+
+def _prompt(payload: Raw) -> str | None:
+    if bytes(payload)[:1] != b"{":
+        return None
+    return bodies.string(_input.decode(payload).prompt)
+
+
+def open_provider(name: str, configuration: Configuration) -> Replicate | None:
+    """Replicate as configured; None without a secret. Raises `BadConfiguration` for a bad one."""
+    keys = open_keys(name, configuration)
+    return Replicate(keys, name) if keys is not None else None

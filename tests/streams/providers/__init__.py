@@ -1,0 +1,1 @@
+"""Providers: verification and translation."""
