@@ -5,59 +5,64 @@ on standard error.
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-import typer
-
-from tidings.commands import running
-from tidings.commands.serve import serve
-from tidings.commands.token import token
+from tidings.commands import running, serve, token
 from tidings.settings import SettingsError
 
-app = typer.Typer(
-    name="tidings",
-    help="The state of long-running AI predictions, pushed the moment it changes.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-app.command()(serve)
-app.command()(token)
+COMMANDS: tuple[running.Command, ...] = (serve, token)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a command and end the process with its exit code."""
+    """Run a command and end the process with its exit code.
+
+    Args:
+        arguments: Without the program's name; None: those of the process.
+
+    Raises:
+        SystemExit: Always, unless a defect comes through with its traceback.
+    """
+    parsed = _parser().parse_args(arguments)
     try:
-        result = app(arguments, prog_name="tidings", standalone_mode=False)
+        code = parsed.run(parsed)
     except KeyboardInterrupt:
         sys.exit(running.FAILED)
-    except Exception as error:
-        _end(error)
-    else:
-        sys.exit(result if isinstance(result, int) else running.DONE)
-
-
-def _end(error: Exception) -> None:
-    """End with one line for what can be expected to go wrong; anything else is a defect and keeps its traceback."""
-    if isinstance(error, typer.Abort):
+    except BrokenPipeError:
+        sys.stderr.close()  # whoever read the output has gone; nothing is left to say
         sys.exit(running.FAILED)
-    message = getattr(error, "format_message", None)
-    if callable(message):  # typer's errors of usage; its releases keep their classes in different places
-        text = str(message())
-        if type(error).__name__ == "NoArgsIsHelpError":
-            sys.stdout.write(text + "\n")
-            sys.exit(running.WRONG_USE)
-        running.fail(text or type(error).__name__, running.WRONG_USE)
-    for leaf in running.leaves(error):
-        ending = _expected(leaf)
-        if ending is not None:
-            running.fail(*ending)
-    raise error
+    except Exception as error:
+        for leaf in _leaves(error):
+            ending = _expected(leaf)
+            if ending is not None:
+                running.fail(*ending)
+        raise
+    sys.exit(code or running.DONE)
+
+
+def _parser() -> running.Parser:
+    parser = running.Parser(
+        prog="tidings",
+        description="The state of long-running AI predictions, pushed the moment it changes.",
+        epilog="tidings COMMAND --help says more about a command.",
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=running.Parser)
+    for command in COMMANDS:
+        command.register(commands)
+    return parser
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    """The errors in a group of groups; of another error itself."""
+    if isinstance(error, BaseExceptionGroup):
+        for part in error.exceptions:
+            yield from _leaves(part)
+    else:
+        yield error
 
 
 def _expected(error: BaseException) -> tuple[str, int] | None:
-    """The line and the exit code of an error that is no defect of ours; None: it is one."""
+    """The line and the exit code of what can be expected to go wrong; None: it is a defect."""
     if isinstance(error, running.Failure):
         return str(error), error.code
     if isinstance(error, SettingsError):
@@ -67,8 +72,6 @@ def _expected(error: BaseException) -> tuple[str, int] | None:
 
     if isinstance(error, StoreMisconfigured | LogMisconfigured):
         return str(error), running.WRONG_USE
-    if isinstance(error, StorageError | LogError):
-        return str(error), running.FAILED
-    if isinstance(error, OSError):
+    if isinstance(error, StorageError | LogError | OSError):
         return str(error), running.FAILED
     return None

@@ -1,31 +1,27 @@
-"""What every command shares: reading the settings, running the loop, and ending with one line and the right code."""
+"""What every command shares: its flags, the settings, the loop, and how it ends."""
 
 import asyncio
 import os
 import sys
-from collections.abc import Callable, Coroutine, Iterator
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar
-
-import typer
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
 
 from tidings.settings import Settings
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction
+
+    Commands = _SubParsersAction["Parser"]
+else:
+    Commands = Any
 
 DONE = 0
 FAILED = 1
 WRONG_USE = 2
 
 T = TypeVar("T")
-
-Config = Annotated[
-    Path | None,
-    typer.Option("--config", metavar="FILE", help="Settings file; else tidings.toml in the working folder."),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
-LogUrl = Annotated[str | None, typer.Option("--log", metavar="URL", help="The log: sqlite:///..., kafka://host:9092.")]
-StoreUrl = Annotated[
-    str | None, typer.Option("--store", metavar="URL", help="The store: sqlite:///..., memory://, ...")
-]
 
 
 class Failure(Exception):
@@ -36,20 +32,67 @@ class Failure(Exception):
         self.code = code
 
 
-def settings(config: Path | None = None, **flags: Any) -> Settings:
-    """The settings in force for this command."""
+class Command(Protocol):
+    """What a command's module offers."""
+
+    def register(self, commands: Commands) -> None:
+        """Add the command's parser, with `run` as its default for `run`."""
+
+
+class Parser(ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with code 2."""
+        fail(f"{message}; {self.prog} --help shows what there is", WRONG_USE)
+
+
+def parser(commands: Commands, name: str, run: Callable[[Namespace], int | None], about: str, example: str) -> Parser:
+    """A command's parser. The first line of `about` stands in the list of commands."""
+    first = about.partition("\n")[0]
+    added = commands.add_parser(
+        name,
+        help=first,
+        description=about,
+        epilog=f"example:\n  {example}",
+        formatter_class=RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    added.set_defaults(run=run)
+    return added
+
+
+def add_config(to: ArgumentParser) -> None:
+    """The flag `--config`."""
+    to.add_argument("--config", metavar="FILE", type=Path, help="settings; else tidings.toml in the working folder")
+
+
+def add_json(to: ArgumentParser) -> None:
+    """The flag `--json`."""
+    to.add_argument("--json", dest="as_json", action="store_true", help="print JSON, for programs")
+
+
+def add_places(to: ArgumentParser) -> None:
+    """The flags `--log` and `--store`."""
+    to.add_argument("--log", metavar="URL", help="the log: sqlite:///data/log.db, kafka://host:9092")
+    to.add_argument("--store", metavar="URL", help="the store: sqlite:///data/store.db, memory://")
+
+
+def settings(arguments: Namespace, *names: str) -> Settings:
+    """The settings in force, with those of the command's flags that are settings."""
     from tidings.setting_sources import load
 
-    return load(flags, environ=os.environ, config=config)
+    flags = {name: getattr(arguments, name) for name in names}
+    return load(flags, environ=os.environ, config=arguments.config)
 
 
-def run(main: Coroutine[Any, Any, T]) -> T:
+def run_loop(main: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine on uvloop where there is one."""
-    return asyncio.Runner(loop_factory=loop_factory()).run(main)
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(main)
 
 
-def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """What makes event loops; None: asyncio's own."""
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     try:
         import uvloop
     except ImportError:
@@ -58,7 +101,7 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
 
 
 def say(line: str) -> None:
-    """A line of output."""
+    """A line of output, at once."""
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 
@@ -67,12 +110,3 @@ def fail(message: str, code: int = FAILED) -> NoReturn:
     """One line on standard error, and the end."""
     sys.stderr.write(f"tidings: {' '.join(message.split())}\n")
     raise SystemExit(code)
-
-
-def leaves(error: BaseException) -> Iterator[BaseException]:
-    """The errors in a group of groups; of another error itself."""
-    if isinstance(error, BaseExceptionGroup):
-        for part in error.exceptions:
-            yield from leaves(part)
-    else:
-        yield error

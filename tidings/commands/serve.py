@@ -1,41 +1,38 @@
 """`tidings serve`: the service."""
 
+from argparse import Namespace
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from tidings.commands import running
 
+ABOUT = """Run the service: everything in one process, or the roles named.
 
-def serve(
-    host: Annotated[str | None, typer.Option(help="Address to listen on.")] = None,
-    port: Annotated[str | None, typer.Option(metavar="PORT", help="Port to listen on; 0: any.")] = None,
-    port_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the port there once it is open.")
-    ] = None,
-    role: Annotated[
-        str | None, typer.Option(metavar="ROLES", help="all, or some of gateway,processor,archiver,reconciler.")
-    ] = None,
-    log: running.LogUrl = None,
-    store: running.StoreUrl = None,
-    config: running.Config = None,
-    workers: Annotated[str | None, typer.Option(metavar="N", help="Gateway processes on one port (Kafka).")] = None,
-) -> None:
-    """Run the service: everything in one process, or the roles named.
+Ctrl-C finishes what is under way, tells clients when to come back, and ends."""
 
-    Ctrl-C finishes what is under way, tells clients when to come back, and ends.
 
-    Example: tidings serve --port 8080 --log kafka://localhost:9092 --store sqlite:///data/store.db
-    """
-    settings = running.settings(
-        config, host=host, port=port, port_file=port_file, role=role, log=log, store=store, workers=workers
-    )
-    from tidings import journal, service
+def register(commands: running.Commands) -> None:
+    """Add the command."""
+    example = "tidings serve --port 8080 --log kafka://localhost:9092 --store sqlite:///data/store.db"
+    parser = running.parser(commands, "serve", run, ABOUT, example)
+    parser.add_argument("--host", help="address to listen on")
+    parser.add_argument("--port", help="port to listen on; 0: any")
+    parser.add_argument("--port-file", metavar="FILE", type=Path, help="write the port there once it is open")
+    parser.add_argument("--role", metavar="ROLES", help="all, or some of gateway,processor,archiver,reconciler")
+    running.add_places(parser)
+    running.add_config(parser)
+    parser.add_argument("--workers", metavar="N", help="gateway processes on one port (where the log is Kafka)")
+
+
+def run(arguments: Namespace) -> None:
+    """Serve until told to stop."""
+    names = ("host", "port", "port_file", "role", "log", "store", "workers")
+    settings = running.settings(arguments, *names)
     from tidings.settings import check_serving
-    from tidings.webhook_key import with_webhook_key
 
     check_serving(settings)
+    from tidings import journal, service
+    from tidings.webhook_key import with_webhook_key
+
     settings = with_webhook_key(settings)
     journal.configure()
-    running.run(service.serve(settings))
+    running.run_loop(service.serve(settings))

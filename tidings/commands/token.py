@@ -2,48 +2,47 @@
 
 import json
 import time
-from typing import Annotated
-
-import typer
+from argparse import Namespace
 
 from tidings.commands import running
 
+SCOPES = ("watch:all", "read:all", "write", "admin")
 
-def token(
-    sub: Annotated[str | None, typer.Option(help="The owner that the token speaks for.")] = None,
-    scope: Annotated[
-        str | None, typer.Option(help="Space-separated: watch:all, read:all, write, admin.", metavar="SCOPES")
-    ] = None,
-    predictions: Annotated[
-        str | None, typer.Option(help="Comma list of predictions that it may watch and read.", metavar="IDS")
-    ] = None,
-    ttl: Annotated[int, typer.Option(help="Seconds until it expires.", min=1)] = 3600,
-    config: running.Config = None,
-    as_json: running.AsJson = False,
-) -> None:
-    """Print a token signed with TIDINGS_JWT_SECRET.
 
-    Example: tidings token --sub alice --scope "write" --ttl 600
-    """
-    settings = running.settings(config)
+def register(commands: running.Commands) -> None:
+    """Add the command."""
+    example = 'tidings token --sub alice --scope "write" --ttl 600'
+    parser = running.parser(commands, "token", run, "Print a token signed with TIDINGS_JWT_SECRET.", example)
+    parser.add_argument("--sub", metavar="OWNER", help="the owner that it speaks for")
+    parser.add_argument("--scope", metavar="SCOPES", default="", help=f"space-separated: {', '.join(SCOPES)}")
+    parser.add_argument("--predictions", metavar="IDS", help="comma list of predictions it may watch and read")
+    parser.add_argument("--ttl", metavar="SECONDS", type=int, default=3600, help="until it expires; 3600")
+    running.add_config(parser)
+    running.add_json(parser)
+
+
+def run(arguments: Namespace) -> None:
+    """Print the token."""
+    settings = running.settings(arguments)
     if settings.jwt_secret is None:
         raise running.Failure("TIDINGS_JWT_SECRET: is missing; a token is signed with it", running.WRONG_USE)
-    known = {"watch:all", "read:all", "write", "admin"}
-    if unknown := [word for word in (scope or "").split() if word not in known]:
-        raise running.Failure(f"--scope: {unknown[0]!r} is none of {', '.join(sorted(known))}", running.WRONG_USE)
+    if unknown := [word for word in arguments.scope.split() if word not in SCOPES]:
+        raise running.Failure(f"--scope: {unknown[0]!r} is none of {', '.join(SCOPES)}", running.WRONG_USE)
+    if arguments.ttl < 1:
+        raise running.Failure(f"--ttl: {arguments.ttl} is no time to live; give seconds, 1 or more", running.WRONG_USE)
     import jwt
 
     now = int(time.time())
-    claims: dict[str, object] = {"iat": now, "exp": now + ttl}
-    if sub is not None:
-        claims["sub"] = sub
-    if scope is not None:
-        claims["scope"] = scope
-    if predictions is not None:
-        claims["predictions"] = [name for part in predictions.split(",") if (name := part.strip())]
+    claims: dict[str, object] = {"iat": now, "exp": now + arguments.ttl}
+    if arguments.sub is not None:
+        claims["sub"] = arguments.sub
+    if arguments.scope:
+        claims["scope"] = arguments.scope
+    if arguments.predictions is not None:
+        claims["predictions"] = [name for part in arguments.predictions.split(",") if (name := part.strip())]
     if settings.jwt_audience is not None:
         claims["aud"] = settings.jwt_audience
     if settings.jwt_issuer is not None:
         claims["iss"] = settings.jwt_issuer
     text = jwt.encode(claims, settings.jwt_secret, algorithm="HS256")
-    running.say(json.dumps({"token": text, "claims": claims}) if as_json else text)
+    running.say(json.dumps({"token": text, "claims": claims}) if arguments.as_json else text)
