@@ -50,8 +50,7 @@ def announcement(
         headers.append(("o", record.owner.encode()))
     if record.model is not None:
         headers.append(("m", record.model.encode()))
-    for tag in record.tags:
-        headers.append(("t", tag.encode()))
+    headers.extend(("t", tag.encode()) for tag in record.tags)
     headers.append(("p", b"%d:%d" % (position.partition, position.offset)))
     if expires_at is not None and not deleted:
         headers.append(("x", b"%d" % expires_at))

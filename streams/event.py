@@ -31,18 +31,25 @@ class Archive(StrEnum):
     OFF = "off"
 
 
-class Event(Struct, frozen=True, gc=False, omit_defaults=True, rename="camel", kw_only=True):
+def _wire_name(field: str) -> str:
+    """Names on the wire; what translation alone may set gets one that no sender uses by accident."""
+    if field in {"recorded_at", "archive", "report", "traceparent", "unknown"}:
+        return f"tidings/{field}"
+    head, *rest = field.split("_")
+    return head + "".join(part.capitalize() for part in rest)
+
+
+class Event(
+    Struct, frozen=True, gc=False, omit_defaults=True, rename=_wire_name, forbid_unknown_fields=True, kw_only=True
+):
     """An event, judged by `decide`. Fields that say nothing are absent (None, an empty tuple, empty `Raw`)."""
 
-    prediction_id: str
-    at: int
+    prediction_id: str = ""
+    at: int = 0
     """When it happened, in ms; never later than the log record's timestamp."""
-    recorded_at: int = 0
-    """The log record's timestamp in ms: what expiry and purging are reckoned from. Not part of the record."""
     type: EventType = EventType.REPORT
     id: str | None = None
     source: str | None = None
-    archive: Archive = Archive.AFTER
     status: Status | None = None
     payload: Raw = ABSENT
     prompt: str | None = None
@@ -57,17 +64,28 @@ class Event(Struct, frozen=True, gc=False, omit_defaults=True, rename="camel", k
     image_path: str | None = None
     assets: Raw = ABSENT
     error: str | None = None
-    progress: Annotated[float, Meta(ge=0, le=1)] | None = None
+    progress: Annotated[float, Meta(ge=0, le=1)] | Annotated[int, Meta(ge=0, le=1)] | None = None
     logs: str | None = None
     estimated_time: int | float | None = None
     generation_time: int | float | None = None
-    report: Raw = ABSENT
     attempt: str | None = None
+    """`submit`: the submission's own id."""
     assets_error: str | None = None
+    """`archive`: why the output could not be kept."""
     replace: Raw = ABSENT
-    """`repair`: the record as rebuilt; `null` for a deleted one."""
+    """`repair`: the record as rebuilt; JSON `null` for a deleted one."""
     version: int | None = None
+    """`repair`: the version that the record gets."""
     upto: dict[str, int] | None = None
+    """`repair`: per partition the last offset that the rebuild had read."""
+
+    # Set by translation alone:
+    recorded_at: int = 0
+    """The log record's timestamp in ms: what expiry and purging are reckoned from. Not part of the record."""
+    archive: Archive = Archive.AFTER
+    """The mode in force where the event was appended."""
+    report: Raw = ABSENT
+    """A provider's body as it came."""
     traceparent: bytes | None = None
     unknown: int = 0
     """How many fields it had that nobody knows."""

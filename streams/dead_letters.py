@@ -1,0 +1,34 @@
+"""What can't be applied is kept as it came, with the reason beside it. Pure."""
+
+from streams.log import NewRecord, Record
+
+ERROR, MESSAGE = "tidings-error", "tidings-error-message"
+TOPIC, PARTITION, OFFSET = "tidings-topic", "tidings-partition", "tidings-offset"
+TIMESTAMP, ATTEMPT = "tidings-timestamp", "tidings-attempt"
+OWN_HEADERS = frozenset({ERROR, MESSAGE, TOPIC, PARTITION, OFFSET, TIMESTAMP})
+
+MESSAGE_MAX = 1000
+
+
+def dead_letter(record: Record, code: str, message: str) -> NewRecord:
+    """The record for the dead-letter topic: key, value and headers as they came, and why it lies there."""
+    attempt = attempts(record) + 1
+    headers = [(name, value) for name, value in record.headers if name not in OWN_HEADERS and name != ATTEMPT]
+    headers += [
+        (ERROR, code.encode()),
+        (MESSAGE, message[:MESSAGE_MAX].encode("utf-8", "replace")),
+        (TOPIC, record.topic.encode()),
+        (PARTITION, b"%d" % record.partition),
+        (OFFSET, b"%d" % record.offset),
+        (TIMESTAMP, b"%d" % record.timestamp),
+        (ATTEMPT, b"%d" % attempt),
+    ]
+    return NewRecord(record.key, record.value, headers, record.partition)
+
+
+def attempts(record: Record) -> int:
+    """How often this record was dead-lettered before."""
+    for name, value in record.headers:
+        if name == ATTEMPT and value.isdigit():
+            return int(value)
+    return 0

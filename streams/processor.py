@@ -1,0 +1,423 @@
+"""The processor: from events to state to announcements, effectively once without transactions of the log.
+
+A batch goes through these steps; the numbers stand in the code as well:
+
+1. take a bounded batch
+2. load the current records in one call
+3. fold: translate, decide
+4. write the store by compare-and-set on the version
+5. announce the changes, keep the dead letters, and wait for the log's word
+6. commit the offsets, in the background, one commit in flight
+
+A crash anywhere redelivers: what was applied is a duplicate by its position, is announced again, and subscribers drop
+the version that they have. A consumer that lost its partitions without noticing fails the compare-and-set, reloads,
+and sees the duplicates.
+"""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from time import perf_counter
+from typing import TypeVar
+
+import structlog
+
+from storage.errors import StorageError
+from storage.prediction import Standing, encode
+from storage.store import Conflict, PredictionStore, Refused, Stored, Write
+from streams.changes import announcement
+from streams.dead_letters import dead_letter
+from streams.event import Event, Poison
+from streams.fold import Expiry, Folded, Rules, fold
+from streams.log import CHANGES, DEAD_LETTERS, EVENTS, Consumer, Log, LogError, NewRecord, Position, Record
+from streams.providers.provider import Provider
+from streams.statistics import Statistics
+from streams.translation import translate
+
+T = TypeVar("T")
+
+BATCH, BATCH_BEHIND = 500, 2000
+"""Records taken at once; more while the processor is behind, since folding and fewer commits pay then."""
+
+RETRY_FIRST, RETRY_MOST = 0.05, 1.0
+"""Seconds between attempts at a store or log that is down: it goes on within two seconds of its return."""
+
+_PLENTY = 4
+"""An encoded record is at most this many times its events' bytes larger than before, plus `_MARGIN`: the body itself,
+the fields taken from it, and what is taken out of those once more (prompt, image URL)."""
+_MARGIN = 4096
+
+log_ = structlog.get_logger("tidings.processor")
+
+
+def _nothing(_step: int) -> None:
+    """Nobody wants to see inside."""
+
+
+class Abandoned(Exception):
+    """The batch's partitions went to another member, or the processor stops; whoever has them next reads it again."""
+
+
+class _Entry:
+    """A prediction's part of a batch."""
+
+    __slots__ = ("before", "encoded", "events", "expires_at", "folded", "letters", "records", "size")
+
+    def __init__(self) -> None:
+        self.events: list[tuple[Event, Position]] = []
+        self.records: list[Record] = []
+        self.size = 0
+        self.before: Stored | None = None
+        self.folded: Folded | None = None
+        self.letters: list[tuple[Record, str, str]] = []
+        """Records to keep as dead letters: code and reason. Made anew where the events are judged again."""
+        self.encoded = b""
+        self.expires_at: int | None = None
+
+
+class Processor:
+    """Applies the events of the partitions that its group gives it.
+
+    Args:
+        log: Where events come from, and changes and dead letters go.
+        store: What holds the records; a store with a cache in front reads little.
+        providers: By name; what webhooks are translated by.
+        rules: The log's id and what was fixed when the store was first opened.
+        expiry: When records are hidden and purged.
+        group: The consumer group.
+        reached: Called with the number of each step as it ends, for those who want to see inside.
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        store: PredictionStore,
+        providers: Mapping[str, Provider],
+        rules: Rules,
+        *,
+        expiry: Expiry | None = None,
+        group: str = "tidings-processor",
+        reached: Callable[[int], None] | None = None,
+    ) -> None:
+        self._log = log
+        self._store = store
+        self._providers = providers
+        self._rules = rules
+        self._expiry = expiry or Expiry()
+        self._group = group
+        self._reached = reached or _nothing
+        self._consumer: Consumer | None = None
+        self._generation = -1
+        self._stopping = asyncio.Event()
+        self._done: dict[int, int] = {}
+        self._uncommitted = False
+        self._committer: asyncio.Task[None] | None = None
+        self.statistics = Statistics()
+
+    @property
+    def consumer(self) -> Consumer | None:
+        """The membership, while it runs."""
+        return self._consumer
+
+    def stop(self) -> None:
+        """Finish the batch and leave; `run` returns then."""
+        self._stopping.set()
+
+    async def run(self) -> None:
+        """Process until `stop`. Outages of log and store are waited out; anything else is raised."""
+        consumer = self._consumer = self._log.consume(EVENTS, self._group)
+        limit = BATCH
+        try:
+            while not self._stopping.is_set():
+                try:
+                    batch = await consumer.fetch(limit, 0.5)  # 1
+                except LogError as error:
+                    if not error.retryable:
+                        raise
+                    log_.warning("processor.log_unavailable", error=str(error))
+                    await asyncio.sleep(RETRY_FIRST)
+                    continue
+                self._notice_assignment(consumer)
+                self.statistics.alive()
+                if not batch:
+                    limit = BATCH
+                    continue
+                limit = min(limit * 2, BATCH_BEHIND) if len(batch) >= limit else BATCH
+                try:
+                    await self._process(batch, consumer)
+                except Abandoned:
+                    log_.info("processor.batch_abandoned", records=len(batch))
+        finally:
+            await self._finish(consumer)
+
+    def _notice_assignment(self, consumer: Consumer) -> None:
+        generation = consumer.generation()
+        if generation == self._generation:
+            return
+        # Another member may have written meanwhile: what the cache knows may be old.
+        self._generation = generation
+        self._done.clear()
+        clear = getattr(self._store, "clear", None)
+        if clear is not None:
+            clear()
+        log_.info("processor.assigned", partitions=sorted(consumer.assigned()))
+
+    async def _process(self, batch: Sequence[Record], consumer: Consumer) -> None:
+        statistics = self.statistics
+        self._reached(1)
+        started = perf_counter()
+        entries, letters = self._translate(batch)
+        translated = perf_counter()
+
+        loaded = await self._insist(lambda: self._store.load(list(entries)))  # 2
+        self._reached(2)
+        load_done = perf_counter()
+
+        for prediction_id, entry in entries.items():  # 3
+            entry.before = loaded.get(prediction_id)
+            self._fold(entry)
+        self._reached(3)
+        folded = perf_counter()
+
+        await self._write(entries)  # 4
+        self._reached(4)
+        written = perf_counter()
+
+        letters += [self._letter(*letter) for entry in entries.values() for letter in entry.letters]
+        changes = self._announcements(entries)
+        changes += await self._repeat(entries)
+        await self._announce(changes, letters)  # 5
+        self._reached(5)
+        announced = perf_counter()
+
+        for record in batch:
+            self._done[record.partition] = record.offset + 1
+        self._commit_soon(consumer)  # 6
+        statistics.batch(
+            entries.values(),
+            records=len(batch),
+            seconds=(
+                translated - started,
+                load_done - translated,
+                folded - load_done,
+                written - folded,
+                announced - written,
+            ),
+        )
+
+    def _translate(self, batch: Sequence[Record]) -> tuple[dict[str, _Entry], list[NewRecord]]:
+        entries: dict[str, _Entry] = {}
+        letters: list[NewRecord] = []
+        providers = self._providers
+        for record in batch:
+            try:
+                event = translate(record, providers)
+            except Poison as poison:
+                letters.append(self._letter(record, poison.code, str(poison)))
+                continue
+            entry = entries.get(event.prediction_id)
+            if entry is None:
+                entry = entries[event.prediction_id] = _Entry()
+            entry.events.append((event, Position(record.partition, record.offset)))
+            entry.records.append(record)
+            entry.size += len(record.value or b"")
+            if event.unknown:
+                self.statistics.unknown_fields += event.unknown
+        return entries, letters
+
+    def _letter(self, record: Record, code: str, message: str) -> NewRecord:
+        self.statistics.dead_letters[code] = self.statistics.dead_letters.get(code, 0) + 1
+        log_.warning(
+            "processor.dead_letter", code=code, reason=message[:200], partition=record.partition, offset=record.offset
+        )
+        return dead_letter(record, code, message)
+
+    def _fold(self, entry: _Entry) -> None:
+        before = entry.before
+        largest = (
+            (len(before.encoded) if before is not None else 0) + _PLENTY * entry.size + _MARGIN * len(entry.events)
+        )
+        fits = self._fits if largest > self._rules.record_max else None
+        folded = entry.folded = fold(before.standing() if before is not None else None, entry.events, self._rules, fits)
+        if folded.applied:
+            assert folded.record is not None
+            entry.encoded = encode(folded.record)
+        entry.letters = [(entry.records[index], r.code, r.reason) for index, r in folded.rejected]
+
+    def _fits(self, record: Standing) -> bool:
+        return len(encode(record)) <= self._rules.record_max
+
+    # ---- 4: write ----
+
+    async def _write(self, entries: Mapping[str, _Entry]) -> None:
+        todo = [(i, e) for i, e in entries.items() if e.folded is not None and e.folded.applied]
+        while todo:
+            writes = [self._as_write(entry) for _, entry in todo]
+            outcomes = await self._insist(lambda writes=writes: self._store.write(writes))  # type: ignore[misc]
+            lost = []
+            for (prediction_id, entry), outcome in zip(todo, outcomes, strict=True):
+                if isinstance(outcome, Conflict):
+                    lost.append((prediction_id, entry))
+                elif isinstance(outcome, Refused):
+                    await self._split(prediction_id, entry, outcome)
+            todo = await self._refold(lost) if lost else []
+
+    def _as_write(self, entry: _Entry) -> Write:
+        folded, before = entry.folded, entry.before
+        assert folded is not None
+        assert folded.record is not None
+        entry.expires_at, purge_at = self._expiry.of(folded, before)
+        return Write(
+            folded.record, entry.encoded, before.version if before is not None else 0, entry.expires_at, purge_at
+        )
+
+    async def _refold(self, lost: Sequence[tuple[str, _Entry]]) -> list[tuple[str, _Entry]]:
+        """Somebody else has written: judge the events again by what stands now."""
+        self.statistics.conflicts += len(lost)
+        ids = [prediction_id for prediction_id, _ in lost]
+        fresh = await self._insist(lambda: self._load_fresh(ids))
+        for prediction_id, entry in lost:
+            entry.before = fresh.get(prediction_id)
+            self._fold(entry)
+        return [(i, e) for i, e in lost if e.folded is not None and e.folded.applied]
+
+    async def _split(self, prediction_id: str, entry: _Entry, refused: Refused) -> None:
+        """The store will never take this record: write event by event, and keep those that it refuses."""
+        if len(entry.events) == 1:
+            entry.folded = None
+            entry.letters = [(entry.records[0], "refused", refused.reason)]
+            return
+        written: _Entry | None = None
+        before, letters = entry.before, []
+        for event, record in zip(entry.events, entry.records, strict=True):
+            single = _Entry()
+            single.events, single.records, single.size = [event], [record], len(record.value or b"")
+            single.before = before
+            self._fold(single)
+            await self._write({prediction_id: single})
+            letters += single.letters
+            if single.folded is not None and single.folded.applied:
+                before, written = self._as_write(single).stored, single
+        entry.letters = letters
+        entry.folded = written.folded if written is not None else None
+        if written is not None:
+            entry.encoded, entry.expires_at = written.encoded, written.expires_at
+
+    async def _load_fresh(self, ids: Sequence[str]) -> dict[str, Stored]:
+        fresh = getattr(self._store, "load_fresh", None) or self._store.load
+        result: dict[str, Stored] = await fresh(ids)
+        return result
+
+    # ---- 5: announce ----
+
+    def _announcements(self, entries: Mapping[str, _Entry]) -> list[NewRecord]:
+        changes = []
+        for entry in entries.values():
+            folded = entry.folded
+            if folded is not None and folded.applied and folded.position is not None and folded.record is not None:
+                changes.append(
+                    announcement(
+                        folded.record,
+                        entry.encoded,
+                        position=folded.position,
+                        expires_at=entry.expires_at,
+                        traceparent=folded.traceparent,
+                    )
+                )
+        return changes
+
+    async def _repeat(self, entries: Mapping[str, _Entry]) -> list[NewRecord]:
+        """Records whose events came again: the announcement may be what a crash has swallowed."""
+        again = {
+            i: e for i, e in entries.items() if e.folded is not None and e.folded.duplicates and not e.folded.applied
+        }
+        if not again:
+            return []
+        fresh = await self._insist(lambda: self._load_fresh(list(again)))
+        changes = []
+        for prediction_id, stored in fresh.items():
+            record = stored.standing()
+            partition = again[prediction_id].events[-1][1].partition
+            offsets = record.source.offsets if record.source is not None else {}
+            position = Position(partition, offsets.get(str(partition), again[prediction_id].events[-1][1].offset))
+            changes.append(announcement(record, stored.encoded, position=position, expires_at=stored.expires_at))
+        return changes
+
+    async def _announce(self, changes: list[NewRecord], letters: list[NewRecord]) -> None:
+        if changes:
+            await self._insist(lambda: self._log.append(CHANGES, changes))
+        if letters:
+            await self._insist(lambda: self._log.append(DEAD_LETTERS, letters))
+
+    # ---- 6: commit ----
+
+    def _commit_soon(self, consumer: Consumer) -> None:
+        self._uncommitted = True
+        if self._committer is None or self._committer.done():
+            self._committer = asyncio.create_task(self._commit(consumer))
+
+    async def _commit(self, consumer: Consumer) -> None:
+        while self._uncommitted:
+            self._uncommitted = False
+            assigned = consumer.assigned()
+            positions = {partition: offset for partition, offset in self._done.items() if partition in assigned}
+            try:
+                await consumer.commit(positions)
+            except LogError as error:
+                # Whoever reads from the older offset meets duplicates, which are harmless.
+                log_.warning("processor.commit_failed", error=str(error))
+                return
+            self._reached(6)
+
+    async def _finish(self, consumer: Consumer) -> None:
+        if self._committer is not None:
+            await asyncio.wait([self._committer], timeout=2)
+        if self._uncommitted:
+            await self._commit(consumer)
+        await consumer.close()
+
+    # ---- outages ----
+
+    async def _insist(self, operation: Callable[[], Awaitable[T]]) -> T:
+        """Do it, waiting out outages: paused, but polling, so that the group membership lives on."""
+        delay = RETRY_FIRST
+        paused = False
+        try:
+            while True:
+                try:
+                    return await operation()
+                except (StorageError, LogError) as error:
+                    if not error.retryable:
+                        raise
+                    self._still_ours()
+                    if not paused:
+                        paused = True
+                        assert self._consumer is not None
+                        self._consumer.pause()
+                        self.statistics.pauses += 1
+                        log_.warning("processor.paused", error=str(error))
+                    await self._keep_polling(delay * random.uniform(0.5, 1))  # noqa: S311 - jitter
+                    delay = min(delay * 2, RETRY_MOST)
+        finally:
+            if paused:
+                assert self._consumer is not None
+                self._consumer.resume()
+                log_.info("processor.resumed")
+
+    def _still_ours(self) -> None:
+        assert self._consumer is not None
+        if self._stopping.is_set() or self._consumer.generation() != self._generation:
+            raise Abandoned
+
+    async def _keep_polling(self, seconds: float) -> None:
+        assert self._consumer is not None
+        until = perf_counter() + seconds
+        while (left := until - perf_counter()) > 0 and not self._stopping.is_set():
+            try:
+                await self._consumer.fetch(1, left)
+            except LogError:
+                await asyncio.sleep(left)
+            else:
+                # A paused fetch may return at once.
+                await asyncio.sleep(min(left, 0.01))
+        self.statistics.alive()

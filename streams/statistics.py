@@ -1,0 +1,52 @@
+"""What the processor counts and times. Plain numbers; whoever serves metrics reads them."""
+
+from collections.abc import Iterable, Sequence
+from time import monotonic
+from typing import Protocol
+
+from streams.fold import Folded
+
+STAGES = ("translate", "load", "fold", "write", "announce")
+
+
+class _Counted(Protocol):
+    folded: Folded | None
+
+
+class Statistics:
+    """Counts since the start, and seconds spent by stage."""
+
+    def __init__(self) -> None:
+        self.records = 0
+        self.batches = 0
+        self.applied = 0
+        self.stale = 0
+        self.behind = 0
+        self.duplicates = 0
+        self.conflicts = 0
+        self.pauses = 0
+        self.unknown_fields = 0
+        self.dead_letters: dict[str, int] = {}
+        """By code."""
+        self.seconds = dict.fromkeys(STAGES, 0.0)
+        self.last_alive = monotonic()
+        """When the loop last went round (monotonic seconds), for a watch from outside it."""
+
+    def alive(self) -> None:
+        """The loop went round."""
+        self.last_alive = monotonic()
+
+    def batch(self, entries: Iterable[_Counted], *, records: int, seconds: Sequence[float]) -> None:
+        """A batch is done: its records, and seconds in the order of `STAGES`."""
+        self.records += records
+        self.batches += 1
+        for entry in entries:
+            folded = entry.folded
+            if folded is not None:
+                self.applied += folded.applied
+                self.stale += folded.stale
+                self.behind += folded.behind
+                self.duplicates += folded.duplicates
+        for stage, spent in zip(STAGES, seconds, strict=True):
+            self.seconds[stage] += spent
+        self.last_alive = monotonic()
