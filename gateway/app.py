@@ -1,0 +1,128 @@
+"""The HTTP application: which route is served by what."""
+
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+
+from gateway.access import Door
+from gateway.gateway import Gateway
+from gateway.health import health_handler, metrics_handler, ready_handler, stats_handler
+from gateway.listing import list_handler
+from gateway.pages import page_handler
+from gateway.predictions import read_handler
+from gateway.problems import Handler, Problem, answering
+from gateway.webhooks import webhook_handler
+from gateway.writes import Writes
+
+EXPOSED = "ETag, Location, Retry-After, Tidings-Degraded"
+METHODS = "GET, HEAD, POST, PATCH, DELETE"
+REQUEST_HEADERS = "Authorization, Content-Type, If-None-Match, Idempotency-Key, Last-Event-ID, Prefer"
+
+
+def build_app(gateway: Gateway) -> web.Application:
+    """The whole application.
+
+    Args:
+        gateway: The parts that it works with.
+
+    Returns:
+        An application for `gateway.server.HttpServer` (or any aiohttp runner without an access log, and with
+        `auto_decompress=False`: webhooks are proven on their raw bytes).
+    """
+    app = web.Application()
+    door = Door(gateway)
+    writes = Writes(gateway, door)
+    webhook = webhook_handler(gateway)
+    # The routes with the most traffic come first among those of equal depth.
+    _add(app, "GET", "/api/predictions/{id}", read_handler(gateway, door))
+    _add(app, "PATCH", "/api/predictions/{id}", writes.patch)
+    _add(app, "DELETE", "/api/predictions/{id}", writes.delete)
+    _add(app, "POST", "/api/predictions/{id}/cancel", writes.cancel)
+    _add(app, "GET", "/api/predictions", list_handler(gateway, door))
+    _add(app, "POST", "/api/webhooks/{provider}", webhook)
+    _add(app, "POST", "/api/webhooks/{provider}/{id}", webhook)
+    _add(app, "GET", "/api/stats", stats_handler(gateway, door))
+    page = page_handler(gateway, door)
+    _add(app, "GET", "/", page)
+    _add(app, "GET", "/static/{path:.+}", page)
+    if gateway.websocket is not None:
+        _add(app, "GET", "/api/ws", gateway.websocket)
+    _add_health(app, gateway, door)
+    _finish(app, gateway, door)
+    return app
+
+
+def build_health_app(gateway: Gateway) -> web.Application:
+    """The application of a role that serves no clients: health, readiness and metrics."""
+    app = web.Application()
+    door = Door(gateway)
+    _add_health(app, gateway, door)
+    _finish(app, gateway, door)
+    return app
+
+
+def _add(app: web.Application, method: str, path: str, handler: Handler) -> None:
+    if method == "GET":
+        app.router.add_get(path, answering(handler))
+    else:
+        app.router.add_route(method, path, answering(handler))
+
+
+def _add_health(app: web.Application, gateway: Gateway, door: Door) -> None:
+    _add(app, "GET", "/healthz", health_handler(gateway))
+    _add(app, "GET", "/readyz", ready_handler(gateway))
+    _add(app, "GET", "/metrics", metrics_handler(gateway, door))
+
+
+def _finish(app: web.Application, gateway: Gateway, door: Door) -> None:
+    """Routes for what no route matches, and the headers by which browsers let other origins' pages read answers."""
+    _add(app, "*", "/{path:.*}", _nowhere(app, door))
+    if gateway.allowed_origins:
+        app.on_response_prepare.append(_share(gateway.allowed_origins))
+
+
+def _nowhere(app: web.Application, door: Door) -> Handler:
+    async def nowhere(request: web.Request) -> web.StreamResponse:
+        door.check(request)
+        allowed = await _methods(app, request)
+        if not allowed:
+            raise Problem(
+                404, "no-route", "Not found", "Nothing is served at this address; /openapi.json lists what is."
+            )
+        headers = {"Allow": ", ".join(sorted(allowed | {"OPTIONS"}))}
+        if request.method == "OPTIONS":
+            return web.Response(status=204, headers=headers)
+        raise Problem(
+            405,
+            "method-not-allowed",
+            "Method not allowed",
+            f"{request.method[:20]} is not for this address; use {', '.join(sorted(allowed))}.",
+            headers=headers,
+        )
+
+    return nowhere
+
+
+async def _methods(app: web.Application, request: web.Request) -> set[str]:
+    methods: set[str] = set()
+    for resource in app.router.resources():
+        _, allowed = await resource.resolve(request)
+        methods |= allowed
+    return methods - {"*"}
+
+
+def _share(origins: frozenset[str]) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
+    async def share(request: web.Request, response: web.StreamResponse) -> None:
+        origin = request.headers.get("Origin")
+        if origin is None or origin not in origins:
+            return
+        headers = response.headers
+        headers["Access-Control-Allow-Origin"] = origin
+        headers["Access-Control-Expose-Headers"] = EXPOSED
+        headers.add("Vary", "Origin")
+        if request.method == "OPTIONS":
+            headers["Access-Control-Allow-Methods"] = METHODS
+            headers["Access-Control-Allow-Headers"] = REQUEST_HEADERS
+            headers["Access-Control-Max-Age"] = "7200"
+
+    return share

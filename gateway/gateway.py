@@ -1,0 +1,101 @@
+"""What the HTTP side of a gateway is made of: its collaborators, handed in, and the limits in force."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from aiohttp import web
+from prometheus_client import REGISTRY, CollectorRegistry
+
+from gateway.hub import Hub
+from gateway.limits import AddressLimits, TrustedProxies
+from gateway.permissions import Authenticator
+from storage.prediction import Prediction
+from storage.store import Capabilities, Page, Query, Stored
+from streams.event import Archive
+from streams.log import Log, Position
+from streams.providers.provider import Provider
+
+WRITE_WAIT = 5.0
+"""Seconds that a write waits for the change it caused, and for the log to take it."""
+
+
+class StatusStore(Protocol):
+    """The store behind its cache, as the gateway reads it."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What it lists by."""
+
+    def peek(self, prediction_id: str) -> Stored | None:
+        """What the cache holds and may show right now; None: ask `get`."""
+
+    async def get(self, prediction_id: str) -> Stored | None:
+        """An outside read, from the cache where it is fresh."""
+
+    async def get_fresh(self, prediction_id: str) -> Stored | None:
+        """An outside read that passes the cache by."""
+
+    async def list(self, query: Query) -> Page:
+        """A page of what `get` would show."""
+
+
+class Waiter(Protocol):
+    """The reader of the changes topic, as far as writes need it."""
+
+    async def wait_for(self, prediction_id: str, position: Position, timeout: float) -> object | None:
+        """Wait for a change of this prediction at or past the position; None where it has not come in time."""
+
+
+class Submitter(Protocol):
+    """What hands predictions to providers."""
+
+    def refusal(self, provider: str) -> str | None:
+        """Why nothing can be submitted to this provider, with the remedy; None: it can."""
+
+    async def submit(self, record: Prediction) -> None:
+        """Take charge of a prediction that has just been written down; returns without waiting for the provider."""
+
+
+Check = Callable[[], Awaitable[str | None]]
+"""Whether a part is ready: None, or what is in the way."""
+
+
+def _never() -> bool:
+    return False
+
+
+@dataclass(kw_only=True)
+class Gateway:
+    """The parts that the HTTP routes work with."""
+
+    log: Log
+    store: StatusStore
+    reader: Waiter
+    hub: Hub
+    providers: Mapping[str, Provider] = field(default_factory=dict)
+    authenticator: Authenticator | None = None
+    """None: everything is allowed, with `Host` and `Origin` checked."""
+    submitter: Submitter | None = None
+    webhook_key: bytes | None = None
+    """Key of the tokens in webhook URLs; None: no URL names a prediction."""
+    archive: Archive = Archive.AFTER
+    strict: bool = False
+    allowed_origins: frozenset[str] = frozenset()
+    """Origins of browsers, as they send them (`https://app.example`), beside the gateway's own."""
+    allowed_hosts: frozenset[str] | None = frozenset()
+    """Hosts (without port) by which it may be reached in open mode, beside the loopback ones; None: any."""
+    trusted_proxies: TrustedProxies = field(default_factory=TrustedProxies)
+    limits: AddressLimits = field(default_factory=AddressLimits)
+    max_body: int = 10 * 1024 * 1024
+    version: str = "0"
+    image_sources: tuple[str, ...] = ()
+    """More sources of pictures for the page's Content-Security-Policy."""
+    ready: Mapping[str, Check] = field(default_factory=dict)
+    stats: Mapping[str, Callable[[], object]] = field(default_factory=dict)
+    """Named figures for `/api/stats`; the values are anything that encodes as JSON."""
+    registry: CollectorRegistry = REGISTRY
+    degraded: Callable[[], bool] = _never
+    """Whether reads come from the fallback store at the moment."""
+    websocket: Callable[[web.Request], Awaitable[web.StreamResponse]] | None = None
+    """Serves `/api/ws` on connections that the HTTP server has already."""

@@ -1,0 +1,136 @@
+"""Webhooks: proven on their raw bytes, appended to the log as they came, answered when that is durable.
+
+Nothing of a body is read but the prediction's id. What it says is the processor's to find out, so a mapping that is
+mended later mends the records by a replay.
+"""
+
+import asyncio
+import base64
+import hmac
+import re
+import time
+from collections.abc import Callable
+from hashlib import sha256
+
+import structlog
+from aiohttp import web
+
+from gateway.bodies import read_body
+from gateway.gateway import WRITE_WAIT, Gateway
+from gateway.problems import Handler, Problem, unavailable
+from storage.prediction import valid_id
+from streams.log import EVENTS, LogError, NewRecord, RecordTooLarge
+from streams.providers.provider import BadSignature, Provider
+from streams.translation import ARCHIVE_HEADER, DELIVERY_HEADER, PROVIDER_HEADER, RECEIVED_HEADER, TRACE_HEADER
+
+APPEND_TIME = WRITE_WAIT - 0.5
+"""Seconds for the log to take a webhook, so that the answer is out within 5 s: providers give up after that."""
+
+_ACCEPTED = b'{"success":true}'
+_traceparent = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+_log = structlog.get_logger()
+
+
+def url_token(key: bytes, prediction_id: str) -> str:
+    """The token that proves a webhook URL of ours: HMAC-SHA256 of the prediction's id, in hex."""
+    return hmac.new(key, prediction_id.encode(), sha256).hexdigest()
+
+
+def token_proves(key: bytes, prediction_id: str, token: str) -> bool:
+    """Whether the token is the one of this prediction's URL, in hex or in unpadded base64url; constant in time."""
+    digest = hmac.new(key, prediction_id.encode("utf-8", "surrogateescape"), sha256).digest()
+    given = token.encode("utf-8", "surrogateescape").rstrip(b"=")
+    in_hex = hmac.compare_digest(given, digest.hex().encode())
+    in_base64 = hmac.compare_digest(given, base64.urlsafe_b64encode(digest).rstrip(b"="))
+    return in_hex or in_base64
+
+
+def webhook_handler(gateway: Gateway, clock: Callable[[], float] = time.time) -> Handler:
+    """The handler of both webhook routes.
+
+    Args:
+        gateway: The providers, the log, and the key of URL tokens.
+        clock: Seconds since the epoch.
+    """
+    providers = gateway.providers
+    append = gateway.log.append
+    max_body = gateway.max_body
+    archive = (ARCHIVE_HEADER, gateway.archive.value.encode())
+    named = {name: (PROVIDER_HEADER, name.encode()) for name in providers}
+    headers = {"Content-Type": "application/json", "X-Content-Type-Options": "nosniff"}
+
+    async def receive(request: web.Request) -> web.StreamResponse:
+        match = request.match_info
+        name = match["provider"]
+        provider = providers.get(name)
+        if provider is None:
+            raise _unknown_provider(name)
+        prediction_id = match.get("id")
+        if prediction_id is not None:
+            _check_token(gateway.webhook_key, prediction_id, request.query.get("token"))
+        body = await read_body(request, max_body)
+        now = clock()
+        delivery = _prove(provider, request, body, now)
+        if prediction_id is None:
+            prediction_id = _told_id(provider, body)
+        stamps = [named[name], (RECEIVED_HEADER, b"%d" % (now * 1000)), archive]
+        if delivery:
+            stamps.append((DELIVERY_HEADER, delivery.encode("utf-8", "replace")))
+        trace = request.headers.get(TRACE_HEADER)
+        if trace is not None and _traceparent.fullmatch(trace):
+            stamps.append((TRACE_HEADER, trace.encode()))
+        key = prediction_id.encode() if prediction_id is not None and valid_id(prediction_id) else None
+        try:
+            async with asyncio.timeout(APPEND_TIME):
+                await append(EVENTS, (NewRecord(key, body, stamps),))
+        except RecordTooLarge:
+            raise
+        except (LogError, TimeoutError) as error:
+            _log.warning("webhook.not_taken", provider=name, error=str(error) or type(error).__name__)
+            raise unavailable("Log", "The log has not taken the webhook") from None
+        return web.Response(body=_ACCEPTED, headers=headers)
+
+    return receive
+
+
+def _prove(provider: Provider, request: web.Request, body: bytes, now: float) -> str | None:
+    try:
+        return provider.verify(request.headers, body, now)
+    except BadSignature as refused:
+        reason = str(refused)
+    except Exception as error:  # fail closed: whatever a provider's code trips over is not proven
+        _log.warning("webhook.verification_failed", provider=provider.name, kind=type(error).__name__)
+        reason = "its proof cannot be read"
+    raise Problem(
+        401,
+        "bad-signature",
+        "Bad signature",
+        f"The webhook is not proven: {reason}; check the provider's webhook secret here and there, and both clocks.",
+    )
+
+
+def _told_id(provider: Provider, body: bytes) -> str | None:
+    try:
+        return provider.prediction_id(body)
+    except Exception as error:  # the body is well signed: it is kept, and the processor says what is wrong with it
+        _log.warning("webhook.id_unreadable", provider=provider.name, kind=type(error).__name__)
+        return None
+
+
+def _check_token(key: bytes | None, prediction_id: str, token: str | None) -> None:
+    if key is None or token is None or not token_proves(key, prediction_id, token):
+        raise Problem(
+            401,
+            "bad-token",
+            "Bad token",
+            "The URL names a prediction and its token does not prove it; use the URL that was given to the provider.",
+        )
+
+
+def _unknown_provider(name: str) -> Problem:
+    return Problem(
+        404,
+        "unknown-provider",
+        "Provider not configured",
+        f"No secret is configured for {name[:64]!r}; set TIDINGS_{{PROVIDER}}_SECRET for it.",
+    )
