@@ -1,0 +1,270 @@
+"""The library's door: validated transitions on a store, for programs without a log.
+
+```python
+manager = PredictionStatusManager(await open_store("sqlite:///predictions.db"))
+await manager.initialize("p1", prompt="a cat", model="acme/paint")
+await manager.mark_as_processing("p1")
+await manager.mark_as_succeeded("p1", "https://example.com/cat.png")
+```
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+
+from storage.errors import AlreadyExists, InvalidTransition, NotFound, StorageError, StoreOwned
+from storage.prediction import Prediction, Standing, Status, encode, valid_id
+from storage.store import Conflict, Ownership, Page, PredictionStore, Query, Refused, Stored, Write
+from streams.event import Event, EventType
+from streams.fold import Expiry, Folded
+from streams.transitions import Applied, Decision, Rejected, Stale, decide
+
+_JSON = frozenset({"payload", "provider_urls", "output", "assets"})
+_FIELDS = frozenset(
+    {
+        *_JSON,
+        "prompt",
+        "model",
+        "provider",
+        "provider_id",
+        "owner",
+        "tags",
+        "image_url",
+        "image_path",
+        "error",
+        "progress",
+        "logs",
+        "estimated_time",
+        "generation_time",
+    }
+)
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000
+
+
+class PredictionStatusManager:
+    """Keeps predictions in a store that no log owns; each change is one atomic validated compare-and-set.
+
+    Args:
+        store: An open store.
+        strict: Refuse a status that is reached only by skipping one, instead of implying the steps between.
+        expiry: When records are hidden and purged.
+        clock: Milliseconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        store: PredictionStore,
+        *,
+        strict: bool = False,
+        expiry: Expiry | None = None,
+        clock: Callable[[], int] = _now,
+    ) -> None:
+        self._store = store
+        self._strict = strict
+        self._expiry = expiry or Expiry()
+        self._clock = clock
+        self._claimed = False
+
+    async def initialize(
+        self,
+        prediction_id: str,
+        payload: Any = None,
+        prompt: str | None = None,
+        model: str | None = None,
+        estimated_time: float | None = None,
+        **fields: Any,
+    ) -> Prediction:
+        """Write a new prediction down, `starting`.
+
+        Args:
+            prediction_id: 1 to 256 bytes of UTF-8 without control characters, spaces or commas.
+            payload: What was asked for: anything that JSON can hold.
+            prompt: The prompt.
+            model: The model's name.
+            estimated_time: In ms.
+            **fields: `owner`, `tags`, `provider`, `provider_id`.
+
+        Raises:
+            AlreadyExists: A prediction with this id stands.
+            ValueError: The id or a field is not valid.
+            StoreOwned: The store belongs to a log.
+            StoreUnavailable: The store cannot answer; a retry helps.
+        """
+        event = self._event(
+            prediction_id,
+            EventType.CREATE,
+            None,
+            {"payload": payload, "prompt": prompt, "model": model, "estimated_time": estimated_time, **fields},
+        )
+
+        def admit(current: Standing | None, _decision: Decision) -> None:
+            if isinstance(current, Prediction):
+                raise AlreadyExists(prediction_id)
+
+        return await self._apply(event, admit)
+
+    async def get(self, prediction_id: str) -> Prediction | None:
+        """The prediction; None where there is none, or where it has expired."""
+        stored = await self._store.get(prediction_id)
+        return _prediction(stored) if stored is not None else None
+
+    async def update(self, prediction_id: str, status: Status | str | None = None, **fields: Any) -> Prediction:
+        """Change the status, fields, or both, as a report would.
+
+        Args:
+            prediction_id: An existing prediction.
+            status: The new status; None: fields alone.
+            **fields: `output`, `error`, `progress` (0 to 1), `logs` (the whole log so far), `image_url`, `image_path`,
+                `assets`, `provider_urls`, `tags`, `generation_time` and `estimated_time` (ms), and the set-once ones
+                (`owner`, `provider`, `provider_id`, `model`, `prompt`, `payload`).
+
+        Raises:
+            NotFound: There is no such prediction.
+            InvalidTransition: The rules forbid it: from an end to anything else, or backwards.
+            ValueError: A field is unknown or of a wrong type.
+            StoreOwned: The store belongs to a log.
+            StoreUnavailable: The store cannot answer; a retry helps.
+        """
+        wanted = Status(status) if status is not None else None
+        event = self._event(prediction_id, EventType.REPORT, wanted, fields)
+
+        def admit(current: Standing | None, decision: Decision) -> None:
+            if not isinstance(current, Prediction):
+                raise NotFound(prediction_id)
+            if isinstance(decision, Stale) and decision.behind:
+                raise InvalidTransition(current.status, str(wanted))
+            if isinstance(decision, Rejected):
+                if decision.code in {"contradiction", "strict"}:
+                    raise InvalidTransition(current.status, str(wanted))
+                raise ValueError(decision.reason)
+
+        return await self._apply(event, admit)
+
+    async def mark_as_processing(self, prediction_id: str) -> Prediction:
+        """The provider works on it. Raises as `update` does."""
+        return await self.update(prediction_id, Status.PROCESSING)
+
+    async def mark_as_succeeded(
+        self,
+        prediction_id: str,
+        image_url: str,
+        image_path: str | None = None,
+        generation_time: float | None = None,
+    ) -> Prediction:
+        """It is done: the result's URL, where it is stored, and how long it took in ms. Raises as `update` does."""
+        return await self.update(
+            prediction_id,
+            Status.SUCCEEDED,
+            image_url=image_url,
+            image_path=image_path,
+            generation_time=generation_time,
+        )
+
+    async def mark_as_failed(self, prediction_id: str, error: str) -> Prediction:
+        """It failed, and why. Raises as `update` does."""
+        return await self.update(prediction_id, Status.FAILED, error=error)
+
+    async def mark_as_canceled(self, prediction_id: str) -> Prediction:
+        """It was canceled. Raises as `update` does."""
+        return await self.update(prediction_id, Status.CANCELED)
+
+    async def delete(self, prediction_id: str) -> None:
+        """Leave a tombstone in its place. Raises `NotFound`, `StoreOwned`, `StoreUnavailable`."""
+        event = self._event(prediction_id, EventType.DELETE, None, {})
+
+        def admit(current: Standing | None, _decision: Decision) -> None:
+            if not isinstance(current, Prediction):
+                raise NotFound(prediction_id)
+
+        await self._change(event, admit)
+
+    async def list(self, query: Query | None = None) -> Page:
+        """A page of predictions, newest first. Raises ValueError for a bad cursor or a filter it cannot serve."""
+        return await self._store.list(query or Query())
+
+    # ---- one compare-and-set ----
+
+    async def _apply(self, event: Event, admit: Callable[[Standing | None, Decision], None]) -> Prediction:
+        standing = await self._change(event, admit)
+        assert isinstance(standing, Prediction)
+        return standing
+
+    async def _change(self, event: Event, admit: Callable[[Standing | None, Decision], None]) -> Standing:
+        await self._claim()
+        while True:
+            before = (await self._load(event.prediction_id)).get(event.prediction_id)
+            current = before.standing() if before is not None else None
+            decision = decide(current, event, None, strict=self._strict)
+            admit(current, decision)
+            if not isinstance(decision, Applied):
+                assert current is not None
+                return current
+            record = decision.record
+            stepped = event.recorded_at if decision.step else None
+            expires_at, purge_at = self._expiry.of(
+                Folded(record, recorded_at=event.recorded_at, stepped_at=stepped), before
+            )
+            write = Write(record, encode(record), before.version if before else 0, expires_at, purge_at)
+            [outcome] = await self._store.write([write])
+            if isinstance(outcome, Refused):
+                raise StorageError(f"the store refuses prediction {event.prediction_id!r}: {outcome.reason}")
+            if not isinstance(outcome, Conflict):
+                return record
+            # Somebody else was faster: judge again by what stands now.
+
+    async def _load(self, prediction_id: str) -> dict[str, Stored]:
+        fresh = getattr(self._store, "load_fresh", None) or self._store.load
+        loaded: dict[str, Stored] = await fresh([prediction_id])
+        return loaded
+
+    async def _claim(self) -> None:
+        if self._claimed:
+            return
+        standing = await self._store.claim(Ownership(log=None, strict=self._strict))
+        if standing.log is not None:
+            raise StoreOwned(
+                f"this store belongs to the log {standing.log}: write through that log, or open another store"
+            )
+        if standing.strict != self._strict:
+            raise StoreOwned(f"this store was opened with strict={standing.strict}; open it the same way")
+        self._claimed = True
+
+    def _event(self, prediction_id: str, kind: EventType, status: Status | None, fields: dict[str, Any]) -> Event:
+        if not valid_id(prediction_id):
+            raise ValueError(
+                f"{prediction_id[:80]!r} is no id: 1 to 256 bytes without spaces, commas or control characters"
+            )
+        if unknown := fields.keys() - _FIELDS:
+            raise ValueError(f"unknown field {sorted(unknown)[0]!r}; known are {', '.join(sorted(_FIELDS))}")
+        now = self._clock()
+        given: dict[str, Any] = {
+            name: Raw(msgspec.json.encode(value)) if name in _JSON else value
+            for name, value in fields.items()
+            if value is not None
+        }
+        if isinstance(given.get("tags"), list):
+            given["tags"] = tuple(given["tags"])
+        event = Event(
+            prediction_id=prediction_id, at=now, recorded_at=now, type=kind, status=status, source="library", **given
+        )
+        _check_types(event)
+        return event
+
+
+def _check_types(event: Event) -> None:
+    try:
+        msgspec.json.decode(msgspec.json.encode(event), type=Event)
+    except msgspec.ValidationError as error:
+        raise ValueError(str(error)) from None
+
+
+def _prediction(stored: Stored) -> Prediction:
+    standing = stored.standing()
+    assert isinstance(standing, Prediction)
+    return standing
