@@ -1,8 +1,7 @@
 """Reading a provider's body: what every translation does in the same way. Pure."""
 
 import hashlib
-import re
-from typing import NoReturn, TypeVar
+from typing import TypeVar
 
 import msgspec
 from msgspec import Raw
@@ -14,16 +13,10 @@ from streams.providers.provider import Webhook
 MAX_REPORT = 64 * 1024
 """Bytes below which a body is kept in the record as `report`."""
 
-MAX_DEPTH = 200
-"""Levels of nesting. A limit of our own: the interpreter's depends on how deep the caller stands, and a replay must
-judge a body as the first run did."""
-
 T = TypeVar("T")
 
+_NULL = Raw(b"null")
 _text = msgspec.json.Decoder(str)
-_strings = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
-_not_brackets = bytes(set(range(256)) - set(b"[]{}"))
-_braces = bytes.maketrans(b"{}", b"[]")
 
 
 def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
@@ -32,8 +25,6 @@ def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     Raises:
         Poison: `encoding` (not UTF-8), `too-deep`, `not-json`, `wrong-type`.
     """
-    if body.count(b"[") + body.count(b"{") > MAX_DEPTH:
-        _check_depth(body)
     if not body.isascii():
         try:
             body.decode()
@@ -45,8 +36,8 @@ def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
         raise Poison("wrong-type", f"the body has a field of the wrong type: {error}") from None
     except msgspec.DecodeError as error:
         raise Poison("not-json", f"the body is not JSON: {error}") from None
-    except RecursionError:
-        _too_deep()
+    except RecursionError:  # the record's own limit is lower: met only where a body comes another way
+        raise Poison("too-deep", "the body is nested too deeply to be read") from None
 
 
 def peek(decoder: msgspec.json.Decoder[T], body: bytes) -> T | None:
@@ -55,24 +46,6 @@ def peek(decoder: msgspec.json.Decoder[T], body: bytes) -> T | None:
         return decoder.decode(body)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         return None
-
-
-def _check_depth(body: bytes) -> None:
-    """Take the innermost pairs away until nothing is left; each round is one level."""
-    brackets = _strings.sub(b"", body).translate(_braces, _not_brackets)
-    for _ in range(MAX_DEPTH):
-        if not brackets:
-            return
-        shorter = brackets.replace(b"[]", b"")
-        if len(shorter) == len(brackets):
-            return  # unbalanced: the decoder says where
-        brackets = shorter
-    if brackets:
-        _too_deep()
-
-
-def _too_deep() -> NoReturn:
-    raise Poison("too-deep", f"the body is nested over {MAX_DEPTH} levels deep")
 
 
 def identify(webhook: Webhook, own: str | None) -> str:
@@ -103,7 +76,7 @@ def report(body: bytes) -> Raw:
 
 def given(raw: Raw) -> Raw:
     """The value, with `null` as absent."""
-    return ABSENT if bytes(raw) == b"null" else raw
+    return ABSENT if raw == _NULL else raw
 
 
 def text(raw: Raw) -> str | None:

@@ -6,16 +6,26 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-_url = re.compile(r"https?://[^\s/?#\\][^\s\x00-\x1f\x7f]*", re.IGNORECASE)
-_scheme = re.compile(rb"https?:|\\u", re.IGNORECASE)
+_plain = re.compile(rb'"(https?://[$-.0->@-\[\]-~][!#-\[\]-~]*)"')
+"""The ordinary output: one URL in ASCII, without escapes."""
+_beginning = re.compile(r"https?://[^\s/?#\\]", re.IGNORECASE)
 
 
 def first_url(output: Raw) -> str | None:
     """The first string in the output, in the order of its text, that is an http or https URL as a whole."""
     data = bytes(output)
-    if _scheme.search(data) is None:
+    if (simple := _plain.fullmatch(data)) is not None:
+        return simple[1].decode()
+    if b"http" not in data and b"\\u" not in data and b"http" not in data.lower():
         return None
-    return _first(msgspec.json.decode(data))
+    try:
+        return _first(msgspec.json.decode(data))
+    except (msgspec.DecodeError, RecursionError):  # numbers no float holds, endless nesting: kept, but not looked into
+        return None
+
+
+def _if_url(text: str) -> str | None:
+    return text if _beginning.match(text) and text.isprintable() and " " not in text else None
 
 
 def _first(value: Any) -> str | None:
@@ -24,8 +34,8 @@ def _first(value: Any) -> str | None:
     while waiting:
         value = waiting.pop()
         if isinstance(value, str):
-            if _url.fullmatch(value):
-                return value
+            if url := _if_url(value):
+                return url
         elif isinstance(value, list):
             waiting.extend(reversed(value))
         elif isinstance(value, dict):

@@ -43,7 +43,7 @@ class _Prediction(Struct, frozen=True, gc=False):
 
 
 class _Input(Struct, frozen=True, gc=False):
-    prompt: Raw = ABSENT
+    prompt: str | None = None
 
 
 class _Identity(Struct, frozen=True, gc=False):
@@ -113,9 +113,12 @@ def translate(name: str, webhook: Webhook) -> Event:
 
 
 def _prompt(payload: Raw) -> str | None:
-    if bytes(payload)[:1] != b"{":
+    if not payload:
         return None
-    return bodies.string(_input.decode(payload).prompt)
+    try:
+        return _input.decode(payload).prompt
+    except msgspec.ValidationError:  # an input of another shape, or a prompt that is no text: kept in the payload
+        return None
 
 
 def open_provider(name: str, configuration: Configuration) -> Replicate | None:

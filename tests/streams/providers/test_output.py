@@ -33,11 +33,27 @@ def test_escapes_are_read(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "output", [b"", b"null", b"5", b'"a"', b"[]", b"{}", b'["Hel","lo ","https"]', b'"data:image/png;base64,AA=="']
+    "output",
+    [
+        b"",
+        b"null",
+        b"5",
+        b'"a"',
+        b"[]",
+        b"{}",
+        b'["Hel","lo ","https"]',
+        b'"data:image/png;base64,AA=="',
+        b'[1e999,"http://e.com"]',
+    ],
 )
 def test_no_url(output: bytes) -> None:
     """An output without a URL has no picture."""
     assert first_url(Raw(output)) is None
+
+
+def test_an_endless_nesting_has_no_url() -> None:
+    """What no reader can follow is not looked into."""
+    assert first_url(Raw(b"[" * 100_000 + b'"http://e.com"' + b"]" * 100_000)) is None
 
 
 def test_a_url_as_a_key_is_none() -> None:
