@@ -1,0 +1,159 @@
+"""What a watching client has seen, what it asks for on the next connection, and what is news. Pure."""
+
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+
+import msgspec
+from msgspec import Raw, Struct
+
+from storage.prediction import ABSENT, Prediction, decode
+
+KNOWN_BYTES = 96 * 1024
+"""How much of one message ids and versions may take: well under the 256 KiB that the service takes from a client."""
+REMEMBERED = 100_000
+"""Predictions whose last version is remembered; the longest unseen are forgotten first."""
+
+
+class Deleted(Struct, frozen=True):
+    """A watched prediction is gone."""
+
+    prediction_id: str
+    version: int
+
+
+Update = Prediction | Deleted
+
+
+class Selection(Struct, frozen=True, kw_only=True):
+    """What to watch: predictions by id, or all of an owner, a tag or a model, or everything."""
+
+    predictions: tuple[str, ...] = ()
+    owner: str | None = None
+    tag: str | None = None
+    model: str | None = None
+    all: bool = False
+
+    def check(self) -> None:
+        """Raises ValueError unless exactly one thing is selected."""
+        given = [bool(self.predictions), self.owner is not None, self.tag is not None, self.model is not None, self.all]
+        if sum(given) != 1:
+            raise ValueError("watch exactly one of: prediction ids, owner=, tag=, model=, all=True")
+
+
+class Message(Struct, frozen=True):
+    """A message of the server, of whatever type; fields of other types are absent."""
+
+    type: str
+    ref: int | None = None
+    prediction: Raw = ABSENT
+    prediction_id: str | None = msgspec.field(default=None, name="predictionId")
+    version: int = 0
+    more: bool = False
+    code: str | None = None
+    message: str | None = None
+    retry_after: float | None = msgspec.field(default=None, name="retryAfter")
+
+
+_messages = msgspec.json.Decoder(Message)
+
+
+def parse(text: str | bytes) -> Message:
+    """The server's message.
+
+    Raises:
+        msgspec.DecodeError: It is none.
+    """
+    return _messages.decode(text)
+
+
+class Progress:
+    """What one watch has seen.
+
+    Args:
+        selection: What it watches.
+        known: Versions that the caller has already; nothing at or below them is news.
+        limit: How many of the newest predictions to get at first, where the selection names none.
+        snapshot: Whether to get what stands, or only what changes from now on.
+    """
+
+    def __init__(
+        self, selection: Selection, *, known: Mapping[str, int], limit: int | None = None, snapshot: bool = True
+    ) -> None:
+        self._selection = selection
+        self._limit = limit
+        self._snapshot = snapshot
+        self._seen: OrderedDict[str, tuple[int, bool]] = OrderedDict((k, (v, False)) for k, v in known.items())
+
+    def requests(self) -> Iterator[dict[str, object]]:
+        """The `subscribe` messages for a new connection, each within what the service takes."""
+        named = self._selection.predictions
+        if named:
+            yield from self._named(named)
+            return
+        request: dict[str, object] = {"type": "subscribe", "ref": 1}
+        for kind in ("owner", "tag", "model"):
+            if (value := getattr(self._selection, kind)) is not None:
+                request[kind] = value
+        if self._selection.all:
+            request["all"] = True
+        if self._limit is not None:
+            request["limit"] = self._limit
+        if not self._snapshot and not self._seen:
+            request["snapshot"] = False
+        request["known"] = self._newest_known()
+        yield request
+
+    def _named(self, named: tuple[str, ...]) -> Iterator[dict[str, object]]:
+        chunk: list[str] = []
+        size = ref = 0
+        for prediction_id in dict.fromkeys(named):
+            cost = 2 * len(prediction_id.encode()) + 32
+            if size + cost > KNOWN_BYTES:
+                ref += 1
+                yield self._subscribe(ref, chunk)
+                chunk, size = [], 0
+            chunk.append(prediction_id)
+            size += cost
+        yield self._subscribe(ref + 1, chunk)
+
+    def _subscribe(self, ref: int, chunk: list[str]) -> dict[str, object]:
+        known = {prediction_id: self._seen[prediction_id][0] for prediction_id in chunk if prediction_id in self._seen}
+        request: dict[str, object] = {"type": "subscribe", "ref": ref, "predictions": chunk, "known": known}
+        if not self._snapshot and not known:
+            request["snapshot"] = False
+        return request
+
+    def _newest_known(self) -> dict[str, int]:
+        known: dict[str, int] = {}
+        size = 0
+        for prediction_id, (version, deleted) in reversed(self._seen.items()):
+            size += len(prediction_id.encode()) + 24
+            if size > KNOWN_BYTES:
+                break
+            if not deleted:
+                known[prediction_id] = version
+        return known
+
+    def news(self, message: Message) -> Update | None:
+        """What the message tells that is newer than everything seen of that prediction; None: nothing."""
+        if message.type in {"snapshot", "change"}:
+            record = decode(bytes(message.prediction))
+            return record if self._advance(record.prediction_id, record.version, deleted=False) else None
+        prediction_id = message.prediction_id
+        if prediction_id is None:
+            return None
+        if message.type == "unknown":
+            self._seen.pop(prediction_id, None)
+        elif message.type == "deleted" and self._advance(prediction_id, message.version, deleted=True):
+            return Deleted(prediction_id, message.version)
+        return None
+
+    def _advance(self, prediction_id: str, version: int, *, deleted: bool) -> bool:
+        seen = self._seen.get(prediction_id)
+        if seen is not None and (version < seen[0] or (version == seen[0] and (seen[1] or not deleted))):
+            return False
+        self._seen[prediction_id] = (version, deleted)
+        self._seen.move_to_end(prediction_id)
+        if len(self._seen) > REMEMBERED:
+            self._seen.popitem(last=False)
+        return True

@@ -1,0 +1,62 @@
+"""The client's token: where it comes from, and when it has to be renewed."""
+
+import base64
+import binascii
+import inspect
+from collections.abc import Awaitable, Callable
+
+import msgspec
+from msgspec import Struct
+
+Token = str | Callable[[], str | Awaitable[str]]
+"""A token, or what brings a new one whenever it is asked."""
+
+EARLY = 30.0
+"""Seconds before its expiry that a token is renewed on an open connection; a tenth of its life where that is less."""
+
+
+class _Claims(Struct):
+    exp: float | None = None
+
+
+class TokenSource:
+    """Keeps the token in use and asks for the next one."""
+
+    def __init__(self, token: Token | None) -> None:
+        self._token = token
+        self._current = token if isinstance(token, str) else None
+
+    @property
+    def renewable(self) -> bool:
+        """Whether there is anybody to ask for another token."""
+        return callable(self._token)
+
+    async def current(self) -> str | None:
+        """The token in use; asks for the first one. None: there is none."""
+        if self._current is None and self._token is not None:
+            await self.renew()
+        return self._current
+
+    async def renew(self) -> bool:
+        """Ask for a new token; return whether it is another than before."""
+        if not callable(self._token):
+            return False
+        answer = self._token()
+        token = await answer if inspect.isawaitable(answer) else answer
+        changed = token != self._current
+        self._current = token
+        return changed
+
+
+def renewal_time(token: str, now: float) -> float | None:
+    """When to renew a JWT (seconds since the epoch); None: it does not say when it expires."""
+    parts = token.split(".")
+    if len(parts) != 3:
+        return None
+    try:
+        claims = msgspec.json.decode(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)), type=_Claims)
+    except (binascii.Error, ValueError, msgspec.DecodeError):
+        return None
+    if claims.exp is None:
+        return None
+    return claims.exp - min(EARLY, max(0.0, claims.exp - now) / 10)
