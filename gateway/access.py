@@ -9,7 +9,7 @@ from aiohttp import web
 from gateway.gateway import Gateway
 from gateway.limits import is_loopback
 from gateway.permissions import OPEN, Permissions, TokenRefused
-from gateway.problems import Problem, forbidden
+from gateway.problems import Problem, forbidden, unavailable
 
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
 KNOWN_HOSTS = 256
@@ -71,6 +71,8 @@ class Door:
         try:
             return await authenticator.authenticate(token)
         except TokenRefused as refused:
+            if refused.retryable:
+                raise unavailable("Token keys", refused.reason) from None
             raise _unauthorized("token-refused", f"The token was refused: {refused.reason}; get a new one.") from None
 
     async def admin(self, request: web.Request) -> Permissions:

@@ -20,9 +20,18 @@ API_KEY_SCOPES = frozenset({WATCH_ALL, READ_ALL, WRITE})
 class TokenRefused(Exception):
     """The token proves nothing: malformed, wrongly signed, expired, for another audience or by an unknown key."""
 
+    #: Whether the same token may pass later, without anybody mending anything.
+    retryable = False
+
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+class KeysUnavailable(TokenRefused):
+    """The keys that would prove the token cannot be had at the moment; nothing is known against the token."""
+
+    retryable = True
 
 
 class Permissions(Struct, frozen=True, kw_only=True):
