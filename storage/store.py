@@ -135,6 +135,19 @@ class PredictionStore(Protocol):
         """Finish what is under way and let go of connections, threads and files. Idempotent."""
 
 
+def distinct_ids(writes: Sequence[Write]) -> list[str]:
+    """The ids of a batch's writes, in their order.
+
+    Raises:
+        ValueError: An id comes twice: what the second one expects is then not decided by the store.
+    """
+    ids = [write.record.prediction_id for write in writes]
+    if len(set(ids)) != len(ids):
+        twice = next(one for one in ids if ids.count(one) > 1)
+        raise ValueError(f"a batch writes {twice!r} twice; fold its changes into one write")
+    return ids
+
+
 def high_water(writes: Iterable[Write]) -> dict[int, int]:
     """Per partition the highest offset in these records' `source`, for `PredictionStore.positions`."""
     highest: dict[str, int] = {}

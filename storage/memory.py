@@ -1,0 +1,135 @@
+"""A store in the memory of this process: for tests and for programs whose predictions may die with them."""
+
+from bisect import bisect_left, insort
+from collections.abc import Sequence
+
+from msgspec import Struct
+
+from storage.clock import Clock, now_ms
+from storage.cursor import Place, decode_cursor, encode_cursor
+from storage.errors import StoreMisconfigured
+from storage.prediction import Prediction
+from storage.store import (
+    Capabilities,
+    Conflict,
+    Outcome,
+    Ownership,
+    Page,
+    Query,
+    Stored,
+    Write,
+    distinct_ids,
+    hidden,
+    high_water,
+    matches,
+)
+
+
+class _Row(Struct, frozen=True, gc=False):
+    stored: Stored
+    record: Prediction | None
+    """None: a tombstone."""
+    purge_at: int | None
+
+
+class MemoryStore:
+    """Keeps everything in dictionaries, and its ids in the order of a listing.
+
+    Args:
+        clock: The time now in ms; what expiry is compared with.
+    """
+
+    name = "memory"
+    capabilities = Capabilities(durable=False)
+
+    def __init__(self, *, clock: Clock = now_ms) -> None:
+        self._clock = clock
+        self._rows: dict[str, _Row] = {}
+        self._places: list[Place] = []
+        self._positions: dict[int, int] = {}
+        self._ownership: Ownership | None = None
+
+    @classmethod
+    async def open(cls, url: str, *, clock: Clock = now_ms) -> "MemoryStore":
+        """An empty store; the URL is `memory://`."""
+        if url.partition("://")[2].strip("/"):
+            raise StoreMisconfigured(f"{url!r}: a store in memory has no path; write memory://")
+        return cls(clock=clock)
+
+    async def claim(self, ownership: Ownership) -> Ownership:
+        """Write the ownership if none is there yet; return the one that stands."""
+        if self._ownership is None:
+            self._ownership = ownership
+        return self._ownership
+
+    async def positions(self) -> dict[int, int]:
+        """Per partition the highest offset that was ever written."""
+        return dict(self._positions)
+
+    async def get(self, prediction_id: str) -> Stored | None:
+        """The record, unless it is deleted or expired."""
+        row = self._rows.get(prediction_id)
+        return None if row is None or hidden(row.stored, self._clock()) else row.stored
+
+    async def load(self, prediction_ids: Sequence[str]) -> dict[str, Stored]:
+        """What stands under these ids, tombstones and expired records included."""
+        rows = self._rows
+        return {one: row.stored for one in prediction_ids if (row := rows.get(one)) is not None}
+
+    async def write(self, writes: Sequence[Write]) -> list[Outcome]:
+        """Apply each compare-and-set; raises ValueError where an id comes twice."""
+        ids = distinct_ids(writes)
+        outcomes: list[Outcome] = []
+        written: list[Write] = []
+        for prediction_id, write in zip(ids, writes, strict=True):
+            row = self._rows.get(prediction_id)
+            standing = 0 if row is None else row.stored.version
+            if standing != write.expected:
+                outcomes.append(Conflict(standing))
+                continue
+            self._put(prediction_id, write, row)
+            written.append(write)
+            outcomes.append(None)
+        for partition, offset in high_water(written).items():
+            self._positions[partition] = max(offset, self._positions.get(partition, -1))
+        return outcomes
+
+    async def list(self, query: Query) -> Page:
+        """A page, newest first."""
+        now = self._clock()
+        end = len(self._places) if query.cursor is None else bisect_left(self._places, decode_cursor(query.cursor))
+        items: list[Stored] = []
+        last: Place | None = None
+        for index in range(end - 1, -1, -1):
+            place = self._places[index]
+            row = self._rows[place.prediction_id]
+            if row.record is None or hidden(row.stored, now) or not matches(query, row.record):
+                continue
+            if len(items) == query.limit:
+                return Page(items, encode_cursor(last) if last else None)
+            items.append(row.stored)
+            last = place
+        return Page(items, None)
+
+    async def sweep(self, now: int, limit: int) -> int:
+        """Remove at most `limit` rows whose `purge_at` is at or before `now`."""
+        due = [one for one, row in self._rows.items() if row.purge_at is not None and row.purge_at <= now][:limit]
+        for prediction_id in due:
+            self._unlist(prediction_id, self._rows.pop(prediction_id))
+        return len(due)
+
+    async def close(self) -> None:
+        """Nothing to let go of; what was written stays until the store itself goes."""
+
+    def _put(self, prediction_id: str, write: Write, before: _Row | None) -> None:
+        record = write.record if isinstance(write.record, Prediction) else None
+        old = before.record if before is not None else None
+        if (old and old.created_at) != (record and record.created_at):
+            self._unlist(prediction_id, before)
+            if record is not None:
+                insort(self._places, Place(record.created_at, prediction_id))
+        self._rows[prediction_id] = _Row(write.stored, record, write.purge_at)
+
+    def _unlist(self, prediction_id: str, row: _Row | None) -> None:
+        if row is not None and row.record is not None:
+            del self._places[bisect_left(self._places, Place(row.record.created_at, prediction_id))]

@@ -1,0 +1,260 @@
+"""The one thread that writes to a SQLite store, and its group commit.
+
+Calls that wait while a transaction is on its way to the disk share the next one.
+"""
+
+import asyncio
+import sqlite3
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from itertools import chain, islice
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import Any, TypeVar
+
+import msgspec
+
+from storage.errors import StorageError
+from storage.prediction import Tombstone
+from storage.sqlite_schema import (
+    CHANGE,
+    MOST_ROWS,
+    POSITIONS,
+    ROW,
+    VERSIONS,
+    advance_sql,
+    in_use,
+    insert_sql,
+    open_writer,
+    replace_sql,
+)
+from storage.store import Conflict, Outcome, Write, distinct_ids, high_water
+
+T = TypeVar("T")
+Value = str | int | bytes | None
+
+_MOST_WRITES = 4096
+"""Writes of one transaction; a single call may bring more."""
+
+_to_json = msgspec.json.Encoder().encode
+
+
+class _Job:
+    """A call that waits: either writes, or something to run in a transaction of its own."""
+
+    __slots__ = ("future", "ids", "loop", "run", "writes")
+
+    def __init__(self, writes: Sequence[Write], run: Callable[[sqlite3.Connection], Any] | None) -> None:
+        self.writes = writes
+        self.ids = distinct_ids(writes)
+        self.run = run
+        self.loop = asyncio.get_running_loop()
+        self.future: asyncio.Future[Any] = self.loop.create_future()
+
+
+class SqliteWriter:
+    """Owns the connection that writes.
+
+    Args:
+        path: The file; created with its tables where missing.
+        synchronous: `FULL` (a commit is on the disk) or `NORMAL` (the last ones may be lost with the machine's power).
+
+    Raises:
+        StoreMisconfigured, StoreUnavailable: As `open_writer` does.
+    """
+
+    def __init__(self, path: Path, *, synchronous: str) -> None:
+        self._path = path
+        self._synchronous = synchronous
+        self._connection: sqlite3.Connection | None = open_writer(path, synchronous=synchronous)
+        self._queue: SimpleQueue[_Job | None] = SimpleQueue()
+        self._held: deque[_Job | None] = deque()
+        self._closed = False
+        self._thread = Thread(target=self._work, name=f"sqlite-writer {path.name}", daemon=True)
+        self._thread.start()
+
+    async def write(self, writes: Sequence[Write]) -> list[Outcome]:
+        """Apply the writes in one transaction, possibly together with those of other callers."""
+        outcomes: list[Outcome] = await self._submit(_Job(writes, None))
+        return outcomes
+
+    async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Run `work` in a transaction of its own."""
+        result: T = await self._submit(_Job((), work))
+        return result
+
+    async def close(self) -> None:
+        """Finish what was submitted, then close the connection. Idempotent."""
+        if not self._closed:
+            self._closed = True
+            self._queue.put(None)
+        await asyncio.to_thread(self._thread.join)
+
+    def _submit(self, job: _Job) -> "asyncio.Future[Any]":
+        if self._closed:
+            raise StorageError(f"{self._path}: the store is closed; open it again")
+        self._queue.put(job)
+        return job.future
+
+    # What follows runs in the thread.
+
+    def _work(self) -> None:
+        while (jobs := self._take()) is not None:
+            try:
+                results = self._transact(jobs)
+            except Exception as error:
+                # Whatever it is belongs to the callers; the thread must outlive it.
+                failure = in_use(error, self._path) if isinstance(error, sqlite3.Error) else error
+                self._deliver(jobs, [failure] * len(jobs))
+            else:
+                self._deliver(jobs, results)
+        if self._connection is not None:
+            self._connection.close()
+
+    def _take(self) -> list[_Job] | None:
+        """The next jobs that can share a transaction: writes of different predictions. None: the store closes."""
+        first = self._held.popleft() if self._held else self._queue.get()
+        while True:
+            try:
+                self._held.append(self._queue.get_nowait())
+            except Empty:
+                break
+        if first is None or first.run is not None or not self._held:
+            return None if first is None else [first]
+        jobs, ids = [first], set(first.ids)
+        while self._held and len(ids) < _MOST_WRITES:
+            job = self._held[0]
+            if job is None or job.run is not None or not ids.isdisjoint(job.ids):
+                break
+            ids.update(job.ids)
+            jobs.append(job)
+            self._held.popleft()
+        return jobs
+
+    def _transact(self, jobs: list[_Job]) -> list[Any]:
+        if self._connection is None:
+            self._connection = open_writer(self._path, synchronous=self._synchronous)
+        connection, run = self._connection, jobs[0].run
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            results = [run(connection)] if run is not None else _apply(connection, jobs)
+            connection.execute("COMMIT")
+        except BaseException:
+            self._roll_back(connection)
+            raise
+        return results
+
+    def _roll_back(self, connection: sqlite3.Connection) -> None:
+        """Leave no transaction open, so that the same call can be made again; drop a connection that cannot."""
+        try:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+        except sqlite3.Error:
+            self._connection = None
+            connection.close()
+
+    def _deliver(self, jobs: list[_Job], results: Sequence[Any]) -> None:
+        loop = jobs[0].loop
+        if all(job.loop is loop for job in jobs):
+            _call(loop, jobs, results)
+        else:
+            for job, result in zip(jobs, results, strict=True):
+                _call(job.loop, [job], [result])
+
+
+def _call(loop: asyncio.AbstractEventLoop, jobs: list[_Job], results: Sequence[Any]) -> None:
+    with suppress(RuntimeError):  # the loop of the caller is closed: nobody waits any more
+        loop.call_soon_threadsafe(_resolve, jobs, results)
+
+
+def _resolve(jobs: list[_Job], results: Sequence[Any]) -> None:
+    for job, result in zip(jobs, results, strict=True):
+        if job.future.done():
+            continue  # the caller was cancelled
+        if isinstance(result, Exception):
+            job.future.set_exception(result)
+        else:
+            job.future.set_result(result)
+
+
+def _apply(connection: sqlite3.Connection, jobs: list[_Job]) -> list[list[Outcome]]:
+    """Write optimistically; where the count says that some did not match, start over and leave those out."""
+    writes = jobs[0].writes if len(jobs) == 1 else [write for job in jobs for write in job.writes]
+    conflicts: dict[str, Conflict] = {}
+    if _execute(connection, writes) != len(writes):
+        connection.execute("ROLLBACK")
+        connection.execute("BEGIN IMMEDIATE")
+        conflicts = _conflicts(connection, writes)
+        writes = [write for write in writes if write.record.prediction_id not in conflicts]
+        _execute(connection, writes)
+    if highest := high_water(writes):
+        connection.execute(POSITIONS, (_to_json(highest).decode(),))
+    if not conflicts:
+        return [[None] * len(job.writes) for job in jobs]
+    return [[conflicts.get(one) for one in job.ids] for job in jobs]
+
+
+def _conflicts(connection: sqlite3.Connection, writes: Sequence[Write]) -> dict[str, Conflict]:
+    ids = _to_json([write.record.prediction_id for write in writes]).decode()
+    standing: dict[str, int] = dict(connection.execute(VERSIONS, (ids,)).fetchall())
+    found = ((write, standing.get(write.record.prediction_id, 0)) for write in writes)
+    return {write.record.prediction_id: Conflict(version) for write, version in found if version != write.expected}
+
+
+def _execute(connection: sqlite3.Connection, writes: Sequence[Write]) -> int:
+    """Insert and update; returns how many rows that were."""
+    inserts = [_row(write) for write in writes if write.expected == 0]
+    updates = [(*_row(write), write.expected) for write in writes if write.expected != 0]
+    count = _in_chunks(connection, insert_sql, inserts, ROW)
+    if updates:
+        changed = _in_chunks(connection, advance_sql, updates, CHANGE)
+        if changed != len(updates):
+            changed += _in_chunks(connection, replace_sql, updates, CHANGE)
+        count += changed
+    return count
+
+
+def _in_chunks(
+    connection: sqlite3.Connection, sql: Callable[[int], str], rows: Sequence[tuple[Value, ...]], width: int
+) -> int:
+    """Run the statement for all rows, padded to sizes of powers of two so that few statements are ever prepared."""
+    count = 0
+    remaining = iter(rows)
+    while chunk := list(islice(remaining, MOST_ROWS)):
+        size = 1 << (len(chunk) - 1).bit_length()
+        values = list(chain.from_iterable(chunk))
+        values += [None] * ((size - len(chunk)) * width)
+        count += connection.execute(sql(size), values).rowcount
+    return count
+
+
+def _row(write: Write) -> tuple[Value, ...]:
+    """The values of a row, in the order of the columns."""
+    record = write.record
+    if isinstance(record, Tombstone):
+        return (
+            record.prediction_id,
+            record.version,
+            None,
+            record.owner,
+            None,
+            None,
+            write.expires_at,
+            write.purge_at,
+            None,
+            write.encoded,
+        )
+    return (
+        record.prediction_id,
+        record.version,
+        record.status,
+        record.owner,
+        record.model,
+        record.created_at,
+        write.expires_at,
+        write.purge_at,
+        _to_json(record.tags).decode() if record.tags else None,
+        write.encoded,
+    )

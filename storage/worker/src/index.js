@@ -1,0 +1,71 @@
+// The Worker's door: who may enter, and which route does what. The store in Python is its only intended client,
+// but every route can be used with curl (docs/cloudflare.md).
+import { authorized } from "./authorization.js";
+import { Problem, answer, problem, readJson } from "./http.js";
+import { handleKv } from "./kv.js";
+import { layoutOf } from "./layout.js";
+import { listPage } from "./listing.js";
+import { deleteOne, getOne, putOne } from "./prediction.js";
+import { checkOperations, checkQuery, checkIds } from "./validation.js";
+
+export { Directory } from "./directory.js";
+export { Shard, Single } from "./records.js";
+
+// The version of this contract. A store and a Worker that differ in it do not work together.
+const PROTOCOL = 1;
+
+const MAX_OPERATIONS = 500;
+
+export default {
+  async fetch(request, env) {
+    let body;
+    try {
+      // The body is read before anything is refused: a refusal that leaves it unread can hang the connection.
+      body = await request.text();
+      if (!env.TIDINGS_TOKEN) {
+        throw new Problem(503, "no_token", "the Worker has no token: run `wrangler secret put TIDINGS_TOKEN`");
+      }
+      if (!(await authorized(request, env.TIDINGS_TOKEN))) {
+        throw new Problem(401, "unauthorized", "the bearer token is missing or wrong");
+      }
+      return await route(request, env, body);
+    } catch (error) {
+      return problem(error);
+    }
+  },
+};
+
+async function route(request, env, body) {
+  const url = new URL(request.url);
+  const [, version, collection, ...rest] = url.pathname.split("/");
+  if (version !== "v1") throw new Problem(404, "no_route", `there is no ${url.pathname}; routes begin with /v1/`);
+  if (collection === "kv") return handleKv(request, env, url, rest, body);
+  const layout = layoutOf(env);
+  if (collection === "predictions" && rest.length === 1 && rest[0] !== "") {
+    const id = checkIds([decodeURIComponent(rest[0])])[0];
+    if (request.method === "GET") return getOne(layout, id, Number(url.searchParams.get("now")) || Date.now());
+    if (request.method === "PUT") return putOne(layout, id, request.headers, body);
+    if (request.method === "DELETE") return deleteOne(layout, id, request.headers);
+  }
+  const handler = ROUTES[`${request.method} ${[collection, ...rest].join("/")}`];
+  if (!handler) throw new Problem(404, "no_route", `there is no ${request.method} ${url.pathname}`);
+  return handler(layout, env, url, body);
+}
+
+const ROUTES = {
+  "GET health": async (layout, env) =>
+    answer({ service: "tidings", protocol: PROTOCOL, kv: env.KV !== undefined, ...(await layout.settle()) }),
+  "GET predictions": async (layout, env, url) => answer(await listPage(layout, checkQuery(url.searchParams))),
+  "POST batch": async (layout, env, url, body) =>
+    answer({ results: await layout.write(checkOperations(readJson(body).ops, MAX_OPERATIONS)) }),
+  "POST load": async (layout, env, url, body) => answer(await layout.load(checkIds(readJson(body).ids))),
+  "POST claim": async (layout, env, url, body) => answer({ claim: await layout.claim(body) }),
+  "GET positions": async (layout) => answer({ positions: await layout.positions() }),
+  "POST sweep": async (layout, env, url, body) => {
+    const { now, limit } = readJson(body);
+    if (!Number.isInteger(now) || !Number.isInteger(limit) || limit < 0) {
+      throw new Problem(400, "bad_sweep", "a sweep needs `now` (ms) and `limit`, both integers");
+    }
+    return answer({ removed: await layout.sweep(now, limit) });
+  },
+};

@@ -1,0 +1,57 @@
+// One prediction over plain HTTP, for people with curl. The record's version is its ETag.
+import { answer, Problem, readJson } from "./http.js";
+import { matches } from "./query.js";
+import { checkOperations } from "./validation.js";
+
+export async function getOne(layout, id, now) {
+  const { rows: [row] } = await layout.load([id]);
+  if (row === undefined || !matches({ now }, row)) throw new Problem(404, "not_found", "no such prediction");
+  return new Response(row[8], {
+    headers: { "content-type": "application/json", etag: `"${row[1]}"`, "tidings-record": summary(row) },
+  });
+}
+
+// What routing and expiry need besides the bytes, in ASCII as headers want it.
+function summary([, version, status, , expires, owner]) {
+  return JSON.stringify([version, status, expires, owner])
+    .replace(/[\u007f-\uffff]/g, (unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, "0")}`);
+}
+
+export async function putOne(layout, id, headers, body) {
+  const record = readJson(body);
+  if (record.predictionId !== id) throw new Problem(400, "other_id", "`predictionId` and the address differ");
+  const op = {
+    id, if_version: expectedVersion(headers), version: record.version, status: record.status, doc: body,
+    created_at: record.createdAt, owner: record.owner, model: record.model, tags: record.tags,
+    source: record.source?.offsets,
+  };
+  return written(layout, op);
+}
+
+// A deletion leaves a tombstone at the next version, so that late reports do not bring the prediction back.
+export async function deleteOne(layout, id, headers) {
+  const { rows: [row] } = await layout.load([id]);
+  if (row === undefined || row[2] === null) throw new Problem(404, "not_found", "no such prediction");
+  const current = JSON.parse(row[8]);
+  const { owner, model, tags, source } = current;
+  const version = row[1] + 1;
+  const tombstone = { predictionId: id, deleted: true, version, updatedAt: Date.now(), owner, model, tags, source };
+  const expected = headers.has("if-match") ? expectedVersion(headers) : row[1];
+  return written(layout, { id, if_version: expected, version, doc: JSON.stringify(tombstone), owner, model, tags });
+}
+
+function expectedVersion(headers) {
+  if (headers.get("if-none-match") === "*") return 0;
+  const match = /^"(\d+)"$/.exec(headers.get("if-match") ?? "");
+  if (match === null) throw new Problem(428, "no_condition", 'say `If-None-Match: *` or `If-Match: "version"`');
+  return Number(match[1]);
+}
+
+async function written(layout, op) {
+  const [result] = await layout.write(checkOperations([op], 1));
+  if (result === null) return answer({ version: op.version }, 200, { etag: `"${op.version}"` });
+  if (result.refused) throw new Problem(413, "refused", result.refused);
+  if (result.unavailable) throw Object.assign(new Error(result.unavailable), { retryable: !result.overloaded, ...result });
+  const { rows: [row] } = await layout.load([op.id]);
+  return answer({ version: result.conflict, current: row?.[8] ?? null }, 412);
+}
