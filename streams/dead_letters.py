@@ -7,7 +7,12 @@ TOPIC, PARTITION, OFFSET = "tidings-topic", "tidings-partition", "tidings-offset
 TIMESTAMP, ATTEMPT = "tidings-timestamp", "tidings-attempt"
 OWN_HEADERS = frozenset({ERROR, MESSAGE, TOPIC, PARTITION, OFFSET, TIMESTAMP})
 
+TRUNCATED = "tidings-truncated"
+"""Only on a letter that the topic would not take whole: how many bytes its value had."""
+
 MESSAGE_MAX = 1000
+EVIDENCE = 65_536
+"""Bytes kept of the value of such a letter."""
 
 
 def dead_letter(record: Record, code: str, message: str) -> NewRecord:
@@ -24,6 +29,15 @@ def dead_letter(record: Record, code: str, message: str) -> NewRecord:
         (ATTEMPT, b"%d" % attempt),
     ]
     return NewRecord(record.key, record.value, headers, record.partition)
+
+
+def shortened(letter: NewRecord) -> NewRecord:
+    """The letter with its value cut, where it is long: for a topic with less room than the events have."""
+    value = letter.value or b""
+    if len(value) <= EVIDENCE:
+        return letter
+    headers = [*letter.headers, (TRUNCATED, b"%d" % len(value))]
+    return NewRecord(letter.key, value[:EVIDENCE], headers, letter.partition)
 
 
 def attempts(record: Record) -> int:

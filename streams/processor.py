@@ -23,16 +23,25 @@ from typing import TypeVar
 import structlog
 
 from storage.errors import StorageError
-from storage.prediction import Standing, encode
-from storage.store import Conflict, PredictionStore, Refused, Stored, Write
+from storage.store import Conflict, PredictionStore, Refused, Stored
+from streams.batch import Batch, Entry
 from streams.changes import announcement
-from streams.dead_letters import dead_letter
-from streams.event import Event, Poison
-from streams.fold import Expiry, Folded, Rules, fold
-from streams.log import CHANGES, DEAD_LETTERS, EVENTS, Consumer, Log, LogError, NewRecord, Position, Record
+from streams.dead_letters import dead_letter, shortened
+from streams.fold import Expiry, Rules
+from streams.log import (
+    CHANGES,
+    DEAD_LETTERS,
+    EVENTS,
+    Consumer,
+    Log,
+    LogError,
+    NewRecord,
+    Position,
+    Record,
+    RecordTooLarge,
+)
 from streams.providers.provider import Provider
 from streams.statistics import Statistics
-from streams.translation import translate
 
 T = TypeVar("T")
 
@@ -41,11 +50,6 @@ BATCH, BATCH_BEHIND = 500, 2000
 
 RETRY_FIRST, RETRY_MOST = 0.05, 1.0
 """Seconds between attempts at a store or log that is down: it goes on within two seconds of its return."""
-
-_PLENTY = 4
-"""An encoded record is at most this many times its events' bytes larger than before, plus `_MARGIN`: the body itself,
-the fields taken from it, and what is taken out of those once more (prompt, image URL)."""
-_MARGIN = 4096
 
 log_ = structlog.get_logger("tidings.processor")
 
@@ -56,23 +60,6 @@ def _nothing(_step: int) -> None:
 
 class Abandoned(Exception):
     """The batch's partitions went to another member, or the processor stops; whoever has them next reads it again."""
-
-
-class _Entry:
-    """A prediction's part of a batch."""
-
-    __slots__ = ("before", "encoded", "events", "expires_at", "folded", "letters", "records", "size")
-
-    def __init__(self) -> None:
-        self.events: list[tuple[Event, Position]] = []
-        self.records: list[Record] = []
-        self.size = 0
-        self.before: Stored | None = None
-        self.folded: Folded | None = None
-        self.letters: list[tuple[Record, str, str]] = []
-        """Records to keep as dead letters: code and reason. Made anew where the events are judged again."""
-        self.encoded = b""
-        self.expires_at: int | None = None
 
 
 class Processor:
@@ -141,6 +128,8 @@ class Processor:
                 self.statistics.alive()
                 if not batch:
                     limit = BATCH
+                    if self._uncommitted:
+                        self._commit_soon(consumer)
                     continue
                 limit = min(limit * 2, BATCH_BEHIND) if len(batch) >= limit else BATCH
                 try:
@@ -166,16 +155,15 @@ class Processor:
         statistics = self.statistics
         self._reached(1)
         started = perf_counter()
-        entries, letters = self._translate(batch)
+        grouped = Batch(batch, self._providers)
+        entries = grouped.entries
         translated = perf_counter()
 
         loaded = await self._insist(lambda: self._store.load(list(entries)))  # 2
         self._reached(2)
         load_done = perf_counter()
 
-        for prediction_id, entry in entries.items():  # 3
-            entry.before = loaded.get(prediction_id)
-            self._fold(entry)
+        grouped.fold(loaded, self._rules)  # 3
         self._reached(3)
         folded = perf_counter()
 
@@ -183,6 +171,7 @@ class Processor:
         self._reached(4)
         written = perf_counter()
 
+        letters = [self._letter(*letter) for letter in grouped.poison]
         letters += [self._letter(*letter) for entry in entries.values() for letter in entry.letters]
         changes = self._announcements(entries)
         changes += await self._repeat(entries)
@@ -193,6 +182,7 @@ class Processor:
         for record in batch:
             self._done[record.partition] = record.offset + 1
         self._commit_soon(consumer)  # 6
+        statistics.unknown_fields += grouped.unknown_fields
         statistics.batch(
             entries.values(),
             records=len(batch),
@@ -205,26 +195,6 @@ class Processor:
             ),
         )
 
-    def _translate(self, batch: Sequence[Record]) -> tuple[dict[str, _Entry], list[NewRecord]]:
-        entries: dict[str, _Entry] = {}
-        letters: list[NewRecord] = []
-        providers = self._providers
-        for record in batch:
-            try:
-                event = translate(record, providers)
-            except Poison as poison:
-                letters.append(self._letter(record, poison.code, str(poison)))
-                continue
-            entry = entries.get(event.prediction_id)
-            if entry is None:
-                entry = entries[event.prediction_id] = _Entry()
-            entry.events.append((event, Position(record.partition, record.offset)))
-            entry.records.append(record)
-            entry.size += len(record.value or b"")
-            if event.unknown:
-                self.statistics.unknown_fields += event.unknown
-        return entries, letters
-
     def _letter(self, record: Record, code: str, message: str) -> NewRecord:
         self.statistics.dead_letters[code] = self.statistics.dead_letters.get(code, 0) + 1
         log_.warning(
@@ -232,27 +202,12 @@ class Processor:
         )
         return dead_letter(record, code, message)
 
-    def _fold(self, entry: _Entry) -> None:
-        before = entry.before
-        largest = (
-            (len(before.encoded) if before is not None else 0) + _PLENTY * entry.size + _MARGIN * len(entry.events)
-        )
-        fits = self._fits if largest > self._rules.record_max else None
-        folded = entry.folded = fold(before.standing() if before is not None else None, entry.events, self._rules, fits)
-        if folded.applied:
-            assert folded.record is not None
-            entry.encoded = encode(folded.record)
-        entry.letters = [(entry.records[index], r.code, r.reason) for index, r in folded.rejected]
-
-    def _fits(self, record: Standing) -> bool:
-        return len(encode(record)) <= self._rules.record_max
-
     # ---- 4: write ----
 
-    async def _write(self, entries: Mapping[str, _Entry]) -> None:
-        todo = [(i, e) for i, e in entries.items() if e.folded is not None and e.folded.applied]
+    async def _write(self, entries: Mapping[str, Entry]) -> None:
+        todo = [(i, e) for i, e in entries.items() if e.changed]
         while todo:
-            writes = [self._as_write(entry) for _, entry in todo]
+            writes = [entry.write(self._expiry) for _, entry in todo]
             outcomes = await self._insist(lambda writes=writes: self._store.write(writes))  # type: ignore[misc]
             lost = []
             for (prediction_id, entry), outcome in zip(todo, outcomes, strict=True):
@@ -262,42 +217,31 @@ class Processor:
                     await self._split(prediction_id, entry, outcome)
             todo = await self._refold(lost) if lost else []
 
-    def _as_write(self, entry: _Entry) -> Write:
-        folded, before = entry.folded, entry.before
-        assert folded is not None
-        assert folded.record is not None
-        entry.expires_at, purge_at = self._expiry.of(folded, before)
-        return Write(
-            folded.record, entry.encoded, before.version if before is not None else 0, entry.expires_at, purge_at
-        )
-
-    async def _refold(self, lost: Sequence[tuple[str, _Entry]]) -> list[tuple[str, _Entry]]:
+    async def _refold(self, lost: Sequence[tuple[str, Entry]]) -> list[tuple[str, Entry]]:
         """Somebody else has written: judge the events again by what stands now."""
         self.statistics.conflicts += len(lost)
         ids = [prediction_id for prediction_id, _ in lost]
         fresh = await self._insist(lambda: self._load_fresh(ids))
         for prediction_id, entry in lost:
-            entry.before = fresh.get(prediction_id)
-            self._fold(entry)
-        return [(i, e) for i, e in lost if e.folded is not None and e.folded.applied]
+            entry.fold(fresh.get(prediction_id), self._rules)
+        return [(i, e) for i, e in lost if e.changed]
 
-    async def _split(self, prediction_id: str, entry: _Entry, refused: Refused) -> None:
+    async def _split(self, prediction_id: str, entry: Entry, refused: Refused) -> None:
         """The store will never take this record: write event by event, and keep those that it refuses."""
         if len(entry.events) == 1:
             entry.folded = None
             entry.letters = [(entry.records[0], "refused", refused.reason)]
             return
-        written: _Entry | None = None
+        written: Entry | None = None
         before, letters = entry.before, []
-        for event, record in zip(entry.events, entry.records, strict=True):
-            single = _Entry()
-            single.events, single.records, single.size = [event], [record], len(record.value or b"")
-            single.before = before
-            self._fold(single)
+        for (event, _), record in zip(entry.events, entry.records, strict=True):
+            single = Entry()
+            single.add(event, record)
+            single.fold(before, self._rules)
             await self._write({prediction_id: single})
             letters += single.letters
-            if single.folded is not None and single.folded.applied:
-                before, written = self._as_write(single).stored, single
+            if single.changed:
+                before, written = single.write(self._expiry).stored, single
         entry.letters = letters
         entry.folded = written.folded if written is not None else None
         if written is not None:
@@ -310,11 +254,11 @@ class Processor:
 
     # ---- 5: announce ----
 
-    def _announcements(self, entries: Mapping[str, _Entry]) -> list[NewRecord]:
+    def _announcements(self, entries: Mapping[str, Entry]) -> list[NewRecord]:
         changes = []
         for entry in entries.values():
             folded = entry.folded
-            if folded is not None and folded.applied and folded.position is not None and folded.record is not None:
+            if folded is not None and folded.position is not None and folded.record is not None:
                 changes.append(
                     announcement(
                         folded.record,
@@ -326,11 +270,9 @@ class Processor:
                 )
         return changes
 
-    async def _repeat(self, entries: Mapping[str, _Entry]) -> list[NewRecord]:
+    async def _repeat(self, entries: Mapping[str, Entry]) -> list[NewRecord]:
         """Records whose events came again: the announcement may be what a crash has swallowed."""
-        again = {
-            i: e for i, e in entries.items() if e.folded is not None and e.folded.duplicates and not e.folded.applied
-        }
+        again = {i: e for i, e in entries.items() if e.folded is not None and e.folded.duplicates and not e.changed}
         if not again:
             return []
         fresh = await self._insist(lambda: self._load_fresh(list(again)))
@@ -347,7 +289,11 @@ class Processor:
         if changes:
             await self._insist(lambda: self._log.append(CHANGES, changes))
         if letters:
-            await self._insist(lambda: self._log.append(DEAD_LETTERS, letters))
+            try:
+                await self._insist(lambda: self._log.append(DEAD_LETTERS, letters))
+            except RecordTooLarge:
+                cut = [shortened(letter) for letter in letters]
+                await self._insist(lambda: self._log.append(DEAD_LETTERS, cut))
 
     # ---- 6: commit ----
 
@@ -366,6 +312,7 @@ class Processor:
             except LogError as error:
                 # Whoever reads from the older offset meets duplicates, which are harmless.
                 log_.warning("processor.commit_failed", error=str(error))
+                self._uncommitted = True
                 return
             self._reached(6)
 

@@ -11,6 +11,7 @@ Pure. What can never be applied raises `Poison` with a code:
 | `no-id`, `bad-id`, `id-mismatch` | the prediction cannot be told, or is told twice differently |
 | `bad-cloudevent` | a CloudEvent without what the specification requires |
 | `unknown-provider` | a webhook of a provider that is not configured here |
+| `translation-failed` | the provider's mapping has a fault |
 """
 
 import base64
@@ -330,4 +331,10 @@ def _webhook(record: Record, headers: Mapping[str, bytes], providers: Mapping[st
     webhook = Webhook(
         record.value or b"", key, record.timestamp, delivery, _archive(headers), headers.get(TRACE_HEADER)
     )
-    return provider.translate(webhook)
+    try:
+        return provider.translate(webhook)
+    except Poison:
+        raise
+    except Exception as error:
+        # A fault in one mapping must not stop everybody's partition; once it is mended, a redrive brings this back.
+        raise Poison("translation-failed", f"{name}: {type(error).__name__}: {error}") from error

@@ -1,0 +1,113 @@
+"""A batch of log records on its way to becoming writes: translated, grouped by prediction, folded. Pure."""
+
+from collections.abc import Mapping, Sequence
+
+from storage.prediction import Standing, encode
+from storage.store import Stored, Write
+from streams.event import Event, Poison
+from streams.fold import Expiry, Folded, Rules, fold
+from streams.log import Position, Record
+from streams.providers.provider import Provider
+from streams.translation import translate
+
+_PLENTY, _MARGIN = 4, 4096
+"""An event makes a record larger by at most this many times its own bytes (the body itself, the fields taken from it,
+and what is taken out of those once more: prompt, image URL), and by the margin (ids, times, the audit trail)."""
+
+Letter = tuple[Record, str, str]
+"""A record for the dead letters: code and reason."""
+
+
+class Entry:
+    """A prediction's part of a batch."""
+
+    __slots__ = ("before", "encoded", "events", "expires_at", "folded", "letters", "records", "size")
+
+    def __init__(self) -> None:
+        self.events: list[tuple[Event, Position]] = []
+        self.records: list[Record] = []
+        self.size = 0
+        """Bytes of the records' values."""
+        self.before: Stored | None = None
+        self.folded: Folded | None = None
+        self.letters: list[Letter] = []
+        """Made anew where the events are judged again."""
+        self.encoded = b""
+        self.expires_at: int | None = None
+
+    def add(self, event: Event, record: Record) -> None:
+        """Append an event of this prediction."""
+        self.events.append((event, Position(record.partition, record.offset)))
+        self.records.append(record)
+        self.size += len(record.value or b"")
+
+    @property
+    def changed(self) -> bool:
+        """Whether there is something to write and to announce."""
+        return self.folded is not None and self.folded.applied > 0
+
+    def fold(self, before: Stored | None, rules: Rules) -> None:
+        """Judge the events by what stands."""
+        self.before = before
+        largest = _PLENTY * self.size + _MARGIN * len(self.events)
+        current: Standing | None = None
+        if before is not None:
+            largest += len(before.encoded)
+            current = before.standing()
+
+        def fits(record: Standing) -> bool:
+            return len(encode(record)) <= rules.record_max
+
+        folded = fold(current, self.events, rules, fits if largest > rules.record_max else None)
+        self.folded = folded
+        if folded.applied:
+            assert folded.record is not None
+            self.encoded = encode(folded.record)
+        self.letters = [(self.records[index], r.code, r.reason) for index, r in folded.rejected]
+
+    def write(self, expiry: Expiry) -> Write:
+        """The compare-and-set that makes the folded record stand."""
+        folded, before = self.folded, self.before
+        assert folded is not None
+        assert folded.record is not None
+        self.expires_at, purge_at = expiry.of(folded, before)
+        return Write(
+            folded.record, self.encoded, before.version if before is not None else 0, self.expires_at, purge_at
+        )
+
+
+class Batch:
+    """Records grouped by prediction, in the order of the log.
+
+    Args:
+        records: As fetched.
+        providers: By name; what webhooks are translated by.
+        only: Leave every other prediction out.
+    """
+
+    __slots__ = ("entries", "poison", "unknown_fields")
+
+    def __init__(self, records: Sequence[Record], providers: Mapping[str, Provider], only: str | None = None) -> None:
+        entries: dict[str, Entry] = {}
+        self.entries = entries
+        self.poison: list[Letter] = []
+        self.unknown_fields = 0
+        for record in records:
+            try:
+                event = translate(record, providers)
+            except Poison as poison:
+                self.poison.append((record, poison.code, str(poison)))
+                continue
+            prediction_id = event.prediction_id
+            if only is not None and prediction_id != only:
+                continue
+            entry = entries.get(prediction_id)
+            if entry is None:
+                entry = entries[prediction_id] = Entry()
+            entry.add(event, record)
+            self.unknown_fields += event.unknown
+
+    def fold(self, loaded: Mapping[str, Stored], rules: Rules) -> None:
+        """Judge every prediction's events by what stands."""
+        for prediction_id, entry in self.entries.items():
+            entry.fold(loaded.get(prediction_id), rules)
