@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from storage.factory import open_store as open_store
-    from streams.manager import PredictionStatusManager as PredictionStatusManager
-
     from storage.prediction import Prediction as Prediction
     from storage.prediction import Status as Status
+    from streams.manager import PredictionStatusManager as PredictionStatusManager
     from tidings.client import Client as Client
     from tidings.client import Deleted as Deleted
 

@@ -52,8 +52,9 @@ PROVIDERS = frozenset(
 )
 """Names that settings may begin with; others come from entry points or from `[providers.NAME]` in the file."""
 
-PARTS = {"secret": "secrets", "token": "token", "url": "url", "tolerance": "tolerance", "jwks_url": "jwks_url"}
-"""The end of a provider's setting, and the field that it fills."""
+PARTS = ("jwks_url", "secret", "token", "url", "tolerance")
+"""The end of a provider's setting: the field of its configuration. `fal_jwks_url` also ends with `url`, so that comes
+later."""
 
 
 class Given(Struct, frozen=True):
@@ -187,7 +188,7 @@ def _known(name: str, providers: frozenset[str]) -> bool:
 
 def _provider_part(name: str, providers: frozenset[str]) -> tuple[str, str] | None:
     """Provider and part in `replicate_secret`."""
-    for part in sorted(PARTS, key=len, reverse=True):
+    for part in PARTS:
         provider = name.removesuffix(f"_{part}")
         if provider == name or (part == "jwks_url" and provider != "fal"):
             continue
@@ -218,7 +219,7 @@ def _settings(given: Mapping[str, Given], tables: Mapping[str, Mapping[str, Any]
                 plain[name] = _checked(name, entry.value)
             elif (found := _provider_part(name, names)) is not None:
                 provider, part = spelled.get(found[0], found[0]), found[1]
-                providers.setdefault(provider, {})[PARTS[part]] = _checked_part(part, entry.value)
+                providers.setdefault(provider, {})[part] = _checked_part(part, entry.value)
         except ValueError as error:
             raise SettingsError(f"{entry.origin}: {error}") from None
     plain["providers"] = providers
@@ -273,11 +274,10 @@ def _named(
             shown = "the value" if name in SECRETS else repr(entry.value)
             return f"{entry.origin}: {shown} does not fit; {_reason(name, found)}"
     for provider, parts in providers.items():
-        for field, value in parts.items():
+        for part, value in parts.items():
             try:
-                msgspec.convert({field: value}, Configuration, strict=False)
+                msgspec.convert({part: value}, Configuration, strict=False)
             except msgspec.ValidationError as found:
-                part = next((part for part, filled in PARTS.items() if filled == field), field)
                 source = given.get(f"{_underscored(provider)}_{part}")
                 origin = source.origin if source is not None else f"providers.{provider}.{part}"
                 return f"{origin}: the value does not fit; {_reason(part, found)}"

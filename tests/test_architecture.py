@@ -1,0 +1,167 @@
+"""The shape of the house: floors, purity, no cycles, drivers in their own files, modules of a size that can be read."""
+
+import ast
+import subprocess
+import sys
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FLOORS = ("storage", "streams", "gateway", "tidings")
+
+PURE = (
+    "storage/prediction.py",
+    "streams/event.py",
+    "streams/transitions.py",
+    "streams/translation.py",
+    "streams/changes.py",
+    "streams/providers/*.py",
+    "gateway/hub.py",
+    "gateway/outbox.py",
+    "gateway/protocol.py",
+    "gateway/permissions.py",
+    "tidings/setting_values.py",
+    "tidings/client_progress.py",
+)
+LOADERS = frozenset({"streams/providers/registry.py"})
+"""Under a pure folder, but there to load others by name."""
+
+DOES_IO = frozenset(
+    [
+        "aiohttp",
+        "aiokafka",
+        "asyncio",
+        "asyncpg",
+        "httpx",
+        "logging",
+        "os",
+        "pathlib",
+        "random",
+        "redis",
+        "secrets",
+        "select",
+        "selectors",
+        "signal",
+        "socket",
+        "sqlite3",
+        "ssl",
+        "structlog",
+        "subprocess",
+        "threading",
+        "time",
+        "urllib.request",
+        "uvloop",
+        "websockets",
+    ]
+)
+DRIVERS = ("aiohttp", "aiokafka", "asyncpg", "cryptography", "httpx", "jwt", "redis", "sqlite3", "structlog", "uvloop")
+LONGEST_MODULE = 450
+
+
+def modules() -> dict[str, Path]:
+    """Every module of the packages by its dotted name."""
+    found = {}
+    for floor in FLOORS:
+        for path in sorted((ROOT / floor).rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+MODULES = modules()
+
+
+def imports(path: Path, *, at_import: bool = False) -> set[str]:
+    """The dotted names that a file imports; with `at_import` those alone that run when it is imported itself."""
+    found: set[str] = set()
+    pending: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute here"
+            module = node.module or ""
+            found.update(
+                f"{module}.{alias.name}" if f"{module}.{alias.name}" in MODULES else module for alias in node.names
+            )
+        if at_import and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        if at_import and isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            pending.extend(node.orelse)
+            continue
+        pending.extend(ast.iter_child_nodes(node))
+    return found
+
+
+def pure_files() -> list[Path]:
+    files = [path for pattern in PURE for path in sorted(ROOT.glob(pattern))]
+    return [path for path in files if str(path.relative_to(ROOT)) not in LOADERS]
+
+
+def test_imports_point_down() -> None:
+    """No module imports from a floor above its own."""
+    wrong = []
+    for name, path in MODULES.items():
+        above = FLOORS[FLOORS.index(name.partition(".")[0]) + 1 :]
+        wrong += [f"{name} imports {used}" for used in imports(path) if used.partition(".")[0] in above]
+    assert not wrong
+
+
+@pytest.mark.parametrize("path", pure_files(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_pure_files_do_no_io(path: Path) -> None:
+    """A pure file imports nothing that touches the network, files, the clock, chance or the log."""
+    used = {name for name in imports(path, at_import=True) if name in DOES_IO or name.partition(".")[0] in DOES_IO}
+    assert not used
+
+
+def test_the_pure_files_are_there() -> None:
+    """Each pattern of the pure files meets a file, so that a renamed one does not slip out of the check."""
+    assert [pattern for pattern in PURE if not list(ROOT.glob(pattern))] == []
+
+
+def test_no_cycles() -> None:
+    """The modules can be put in an order in which each imports only those before it."""
+    graph = {name: {used for used in imports(path) if used in MODULES} - {name} for name, path in MODULES.items()}
+    for name in graph:
+        graph[name] -= {package for package in graph[name] if name.startswith(f"{package}.")}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        pytest.fail(f"these import each other: {' <- '.join(error.args[1])}")
+
+
+def test_aiokafka_stays_in_its_files() -> None:
+    """Only files named `kafka_*` know aiokafka."""
+    users = [
+        str(path.relative_to(ROOT))
+        for path in MODULES.values()
+        if any(used.partition(".")[0] == "aiokafka" for used in imports(path))
+    ]
+    assert [user for user in users if not Path(user).name.startswith("kafka_")] == []
+
+
+def test_modules_can_be_read() -> None:
+    """No module is longer than 450 lines."""
+    long = {name: count for name, path in MODULES.items() if (count := path.read_text().count("\n")) > LONGEST_MODULE}
+    assert not long
+
+
+def test_importing_tidings_loads_no_driver() -> None:
+    """`import tidings` loads no driver, and neither does the command line before a command runs."""
+    code = f"import sys, tidings, tidings.cli; print(*[name for name in {DRIVERS!r} if name in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert result.stdout.split() == []
+
+
+def test_the_public_names_are_there() -> None:
+    """Every name that `tidings` promises can be had from it, and nothing else."""
+    import tidings
+
+    for name in tidings.__all__:
+        assert getattr(tidings, name) is not None
+    assert set(tidings.__all__) <= set(dir(tidings))
+    with pytest.raises(AttributeError):
+        _ = tidings.Nothing
