@@ -11,6 +11,7 @@ from gateway.listing import list_handler
 from gateway.pages import page_handler
 from gateway.predictions import read_handler
 from gateway.problems import Handler, Problem, answering
+from gateway.sse import EventStreams
 from gateway.webhooks import webhook_handler
 from gateway.writes import Writes
 
@@ -32,12 +33,16 @@ def build_app(gateway: Gateway) -> web.Application:
     app = web.Application()
     door = Door(gateway)
     writes = Writes(gateway, door)
+    streams = EventStreams(gateway, door)
     webhook = webhook_handler(gateway)
     # The routes with the most traffic come first among those of equal depth.
     _add(app, "GET", "/api/predictions/{id}", read_handler(gateway, door))
     _add(app, "PATCH", "/api/predictions/{id}", writes.patch)
     _add(app, "DELETE", "/api/predictions/{id}", writes.delete)
     _add(app, "POST", "/api/predictions/{id}/cancel", writes.cancel)
+    _add(app, "GET", "/api/predictions/{id}/events", streams.one)
+    _add(app, "GET", "/api/events", streams.many)
+    app.on_shutdown.append(streams.close)
     _add(app, "GET", "/api/predictions", list_handler(gateway, door))
     _add(app, "POST", "/api/webhooks/{provider}", webhook)
     _add(app, "POST", "/api/webhooks/{provider}/{id}", webhook)

@@ -10,6 +10,7 @@ from msgspec import Raw
 
 from gateway.access import Door
 from gateway.gateway import Gateway
+from gateway.long_poll import next_change, wait_preferred
 from gateway.permissions import OPEN, Permissions
 from gateway.problems import Handler, bad_request, not_found
 from storage.prediction import Prediction, valid_id
@@ -46,6 +47,16 @@ def may_read(permissions: Permissions, prediction_id: str, stored: Stored) -> bo
         return False
     record = stored.standing()
     return permissions.may_read(prediction_id, record.owner, record.model, record.tags)
+
+
+def may_watch(permissions: Permissions, prediction_id: str, stored: Stored) -> bool:
+    """Whether the caller may be sent this record; decoded as `may_read` does."""
+    if permissions.may_watch(prediction_id, stored.owner, None, ()):
+        return True
+    if not permissions.needs_record or stored.owner is None:
+        return False
+    record = stored.standing()
+    return permissions.may_watch(prediction_id, record.owner, record.model, record.tags)
 
 
 async def find(gateway: Gateway, prediction_id: str, *, fresh: bool = False) -> Stored:
@@ -104,7 +115,13 @@ def read_handler(gateway: Gateway, door: Door) -> Handler:
             raise not_found()
         known = request.headers.get("If-None-Match")
         if known is not None and known_version(known, stored.version):
-            return not_modified(stored.version)
+            wait = wait_preferred(request.headers.get("Prefer"))
+            if not wait:
+                return not_modified(stored.version)
+            newer = await next_change(gateway, permissions, prediction_id, stored, wait)
+            if newer is None:
+                return not_modified(stored.version)
+            stored = newer
         query = request.rel_url.raw_query_string
         data = stored.encoded if not query else _narrowed(request, stored)
         return answer_with(data, stored.version, degraded=gateway.degraded())

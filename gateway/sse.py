@@ -1,0 +1,288 @@
+"""Server-Sent Events: the streams of one prediction, and of several, over plain HTTP."""
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncIterator, Callable
+
+from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
+
+from gateway.access import Door
+from gateway.event_stream import PING, EventStream, event
+from gateway.gateway import Gateway
+from gateway.permissions import Permissions
+from gateway.predictions import may_watch
+from gateway.problems import Problem, bad_request, forbidden, not_found
+from gateway.protocol import synced_message
+from storage.prediction import TERMINAL, valid_id
+from storage.store import Query, Stored
+from streams.changes import Change
+
+PING_EVERY = 15.0
+"""Seconds between comments, which keep proxies from closing a stream that is silent."""
+NO_PROGRESS = 30.0
+"""Seconds after which a client that took nothing at all is given up."""
+TAKE_BYTES = 65_536
+MAX_STREAMS = 20_000
+MAX_NAMED = 1_000
+DEFAULT_LIMIT = 1_000
+MAX_LIMIT = 10_000
+PAGE = 500
+COME_BACK = 3_000
+"""Milliseconds over which clients are told to spread their return after a shutdown."""
+
+_WIDE = ("owner", "tag", "model", "all")
+_HEADERS = {
+    "Content-Type": "text/event-stream",
+    "Cache-Control": "no-cache, no-transform",
+    "X-Accel-Buffering": "no",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+class EventStreams:
+    """The handlers of the event streams, and the streams that are open.
+
+    Args:
+        gateway: The parts that they work with.
+        door: Who may come in.
+        clock: Seconds since the epoch, for tokens that expire.
+    """
+
+    def __init__(self, gateway: Gateway, door: Door, clock: Callable[[], float] = time.time) -> None:
+        self._gateway = gateway
+        self._door = door
+        self._clock = clock
+        self._open: set[EventStream] = set()
+
+    def __len__(self) -> int:
+        """How many streams are open."""
+        return len(self._open)
+
+    async def close(self, app: web.Application) -> None:  # noqa: ARG002 - a signal's signature
+        """End every stream, with a time to come back."""
+        for stream in self._open:
+            stream.outbox.send(b"retry: %d\n\n" % random.randint(COME_BACK // 3, COME_BACK))  # noqa: S311 - no secret
+            stream.end()
+
+    async def one(self, request: web.Request) -> web.StreamResponse:
+        """`GET /api/predictions/{id}/events`."""
+        permissions = await self._door.caller(request, request.query.get("access_token"))
+        prediction_id = request.match_info["id"]
+        if not valid_id(prediction_id):
+            raise not_found()
+        known = _last_event_id(request)
+        stream = EventStream(permissions, prediction_id)
+        if known:
+            stream.knows(prediction_id, known)
+        stored = await self._gateway.store.get(prediction_id)
+        ended = stored is not None and stored.status in TERMINAL and stored.version <= known
+        if ended and stored is not None and may_watch(permissions, prediction_id, stored):
+            # The end is known there: this answer keeps an EventSource from connecting again and again.
+            return web.Response(status=204, headers={"Cache-Control": "no-cache"})
+        return await self._serve(request, stream, ["prediction:" + prediction_id], [prediction_id], None)
+
+    async def many(self, request: web.Request) -> web.StreamResponse:
+        """`GET /api/events?predictions=a,b&owner=o` (also `tag`, `model`, `all=true`, `limit`)."""
+        permissions = await self._door.caller(request, request.query.get("access_token"))
+        named = list(dict.fromkeys(name for name in request.query.get("predictions", "").split(",") if name))
+        if len(named) > MAX_NAMED:
+            raise bad_request("Too many predictions", f"At most {MAX_NAMED} may be named; watch an owner or a tag.")
+        for name in named:
+            if not valid_id(name):
+                raise bad_request(
+                    "Bad id", f"{name[:64]!r} is no prediction id; ids are 1 to 256 bytes without spaces."
+                )
+        wide = _wide(request, permissions)
+        if not named and wide is None:
+            raise bad_request("Nothing to watch", "Name predictions=a,b or owner, tag, model or all=true.")
+        keys = ["prediction:" + name for name in named]
+        if wide is not None:
+            keys.append("all" if wide[0] == "all" else f"{wide[0]}:{wide[1]}")
+        query = None if wide is None else _query(wide, _limit(request.query.get("limit")))
+        return await self._serve(request, EventStream(permissions), keys, named, query)
+
+    async def _serve(
+        self, request: web.Request, stream: EventStream, keys: list[str], named: list[str], query: Query | None
+    ) -> web.StreamResponse:
+        if len(self._open) >= MAX_STREAMS:
+            raise Problem(
+                503, "too-many-streams", "Too many streams", "Come back in a while.", headers={"Retry-After": "5"}
+            )
+        response = web.StreamResponse(headers=_HEADERS)
+        self._open.add(stream)
+        stream.watch(self._gateway.hub, keys)
+        try:
+            writing = _Writing(request, await response.prepare(request))
+            if request.method != "HEAD":
+                await self._run(stream, writing, named, query)
+            await response.write_eof()
+        except (ConnectionError, _Stuck):
+            request.protocol.force_close()  # nothing can be said any more to a client that is gone, or takes nothing
+        finally:
+            stream.leave(self._gateway.hub)
+            self._open.discard(stream)
+        return response
+
+    async def _run(self, stream: EventStream, writing: "_Writing", named: list[str], query: Query | None) -> None:
+        more = False
+        async for data in self._snapshots(stream, named, query):
+            if data is None:
+                more = True
+            else:
+                await writing.write(data)
+        stream.settle()
+        await writing.write(event(b"synced", synced_message(None, more)))
+        while True:
+            stream.wake.clear()
+            while data := stream.outbox.take(TAKE_BYTES):
+                await writing.write(data)
+            if stream.outbox:
+                await self._read_again(stream)
+            elif stream.finished or not await self._woken(stream, writing):
+                return
+
+    async def _woken(self, stream: EventStream, writing: "_Writing") -> bool:
+        """Wait for news, with comments in between; False when the token has expired."""
+        expires_at = stream.permissions.expires_at
+        while not stream.wake.is_set():
+            wait = PING_EVERY if expires_at is None else min(PING_EVERY, expires_at - self._clock())
+            if wait <= 0:
+                return False
+            try:
+                async with asyncio.timeout(wait):
+                    await stream.wake.wait()
+            except TimeoutError:
+                await writing.write(PING)
+        return True
+
+    async def _snapshots(
+        self, stream: EventStream, named: list[str], query: Query | None
+    ) -> AsyncIterator[bytes | None]:
+        """The snapshot's events; None once where the limit left some out."""
+        store = self._gateway.store
+        for prediction_id in named:
+            stored = await store.get(prediction_id)
+            if stored is not None and stored.version < stream.known(prediction_id):
+                stored = await store.get_fresh(prediction_id)  # the cache is behind what the client knows
+            if stored is None or not may_watch(stream.permissions, prediction_id, stored):
+                yield stream.gone(prediction_id, there=stored is not None)
+            else:
+                yield stream.snapshot(prediction_id, stored)
+        if query is None:
+            return
+        async for stored in self._listed(query):
+            if stored is None:
+                yield None
+                return
+            prediction_id = stored.standing().prediction_id
+            if may_watch(stream.permissions, prediction_id, stored):
+                yield stream.snapshot(prediction_id, stored)
+
+    async def _listed(self, query: Query) -> AsyncIterator[Stored | None]:
+        """At most `query.limit` records; None at last where there are more, or the store cannot list them."""
+        capabilities = self._gateway.store.capabilities
+        filters = [name for name in ("owner", "tag", "model") if getattr(query, name) is not None]
+        if not capabilities.lists or not capabilities.filters.issuperset(filters):
+            yield None
+            return
+        left, cursor = query.limit, None
+        while left > 0:
+            asked = Query(owner=query.owner, tag=query.tag, model=query.model, limit=min(PAGE, left), cursor=cursor)
+            page = await self._gateway.store.list(asked)
+            for stored in page.items:
+                yield stored
+            left -= len(page.items)
+            cursor = page.cursor
+            if cursor is None:
+                return
+        yield None
+
+    async def _read_again(self, stream: EventStream) -> None:
+        """Bytes for what waits as ids and versions alone."""
+        for prediction_id, version in stream.outbox.missing(100).items():
+            stored = await self._gateway.store.get(prediction_id)
+            if stored is not None and stored.version < version:
+                stored = await self._gateway.store.get_fresh(prediction_id)
+            if stored is None:
+                stream.outbox.restore(Change(prediction_id, version, b""))
+            else:
+                stream.outbox.restore(Change(prediction_id, max(version, stored.version), stored.encoded))
+
+
+class _Stuck(Exception):
+    """Nothing got through to the client for too long."""
+
+
+class _Writing:
+    """Writes that give a client up only when nothing at all gets through."""
+
+    def __init__(self, request: web.Request, writer: AbstractStreamWriter | None) -> None:
+        self._request = request
+        self._writer = writer
+
+    async def write(self, data: bytes) -> None:
+        """Write, and wait until the transport takes more; raises `_Stuck` or ConnectionError."""
+        if not data or self._writer is None:
+            return
+        await self._writer.write(data)
+        while True:
+            before = self._left()
+            try:
+                async with asyncio.timeout(NO_PROGRESS):
+                    await self._writer.drain()
+                return
+            except TimeoutError:
+                if self._left() >= before:
+                    raise _Stuck from None
+
+    def _left(self) -> int:
+        transport = self._request.transport
+        if transport is None:
+            raise ConnectionResetError
+        return transport.get_write_buffer_size()
+
+
+def _last_event_id(request: web.Request) -> int:
+    text = request.headers.get("Last-Event-ID", "")
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= 15 else 0
+
+
+def _wide(request: web.Request, permissions: Permissions) -> tuple[str, str] | None:
+    """The one wide subscription that is asked for, and allowed."""
+    asked = [(name, request.query[name]) for name in _WIDE if request.query.get(name)]
+    if len(asked) > 1:
+        raise bad_request("Too much at once", "A stream watches one of owner, tag, model and all; open another.")
+    if not asked:
+        return None
+    kind, name = asked[0]
+    if kind == "all" and name not in {"1", "true"}:
+        raise bad_request("Bad parameter", f"all is {name[:20]!r}; write all=true.")
+    allowed = (
+        (kind == "owner" and permissions.may_watch_owner(name))
+        or (kind == "tag" and permissions.may_watch_tag(name))
+        or (kind == "model" and permissions.may_watch_model(name))
+        or permissions.may_watch_all()
+    )
+    if not allowed:
+        raise forbidden(f"The token does not let you watch this {kind}; it needs a claim for it, or watch:all.")
+    return kind, name
+
+
+def _query(wide: tuple[str, str], limit: int) -> Query:
+    kind, name = wide
+    return Query(
+        owner=name if kind == "owner" else None,
+        tag=name if kind == "tag" else None,
+        model=name if kind == "model" else None,
+        limit=limit,
+    )
+
+
+def _limit(text: str | None) -> int:
+    if text is None:
+        return DEFAULT_LIMIT
+    if not (text.isascii() and text.isdecimal() and len(text) <= 6 and int(text) <= MAX_LIMIT):
+        raise bad_request("Bad limit", f"The limit is {text[:20]!r}; give a number up to {MAX_LIMIT}.")
+    return int(text)
