@@ -1,0 +1,219 @@
+"""The listening socket: looks at a connection's first request and hands it to the WebSocket side or to HTTP.
+
+A connection costs one small object until its first head is whole (with a time limit, so that slow heads cannot hold
+sockets), and none of this afterwards.
+"""
+
+import asyncio
+import socket
+from collections.abc import Callable
+
+from websockets.http11 import Request
+
+from gateway import handshake
+from gateway.handshake import BadHandshake, Refusal
+from gateway.problems import Problem
+from gateway.sessions import Sessions
+from gateway.websocket import Cores, WebSocketConnection
+
+PATH = b"GET /api/ws"
+MAX_HEAD = 16 * 1024
+"""Bytes of a request's head that are waited for; what is longer is HTTP's to refuse."""
+
+SEND_BUFFER = 64 * 1024
+"""`SO_SNDBUF` of the connections: a client that does not read is noticed after 144 KB instead of 3.9 MB."""
+
+BACKLOG = 4096
+
+Admit = Callable[[Request, str], Refusal | None]
+"""Judges a handshake by its headers and the peer's address: None lets it in."""
+
+
+def admit_all(request: Request, peer: str) -> Refusal | None:  # noqa: ARG001 -- the signature of `Admit`
+    """Let everybody in."""
+    return None
+
+
+class Door:
+    """Opens WebSockets: what the front and the HTTP route share.
+
+    Args:
+        sessions: Of this gateway.
+        admit: Judges origin, host and limits of a handshake.
+    """
+
+    def __init__(self, sessions: Sessions, admit: Admit = admit_all) -> None:
+        self.sessions = sessions
+        self._admit = admit
+        self._cores = Cores(sessions.limits.message_bytes)
+
+    def judge(self, request: Request, peer: str) -> handshake.Accepted:
+        """The answer to a handshake that may stand.
+
+        Raises:
+            BadHandshake: It may not.
+        """
+        if self.sessions.refusing:
+            headers = {"Retry-After": "1"}
+            detail = "The service is shutting down; connect again in a moment."
+            raise BadHandshake(Problem(503, "unavailable", "Shutting down", detail, headers=headers))
+        refusal = self._admit(request, peer)
+        if refusal is not None:
+            raise BadHandshake(refusal)
+        return handshake.accept(request)
+
+    def connection(self, on_lost: Callable[[Exception | None], None] | None = None) -> WebSocketConnection:
+        """A connection to give a transport to."""
+        return WebSocketConnection(self.sessions, self._cores, on_lost)
+
+
+class Front(asyncio.Protocol):
+    """One accepted connection, until its first request is known."""
+
+    __slots__ = ("_deadline", "_door", "_head", "_http", "_transport")
+
+    def __init__(self, door: Door, http: Callable[[], asyncio.Protocol]) -> None:
+        self._door = door
+        self._http = http
+        self._head = b""
+        self._transport: asyncio.Transport | None = None
+        self._deadline = 0.0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Wait for the first request's head."""
+        self._transport = transport  # type: ignore[assignment]  # of a TCP connection
+        self._deadline = asyncio.get_running_loop().time() + self._door.sessions.limits.head
+        self._door.sessions.attend(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Decide as soon as the head is whole."""
+        if self._transport is None:
+            return
+        head = self._head = self._head + data if self._head else data
+        end = head.find(b"\r\n\r\n")
+        if end < 0 and len(head) < MAX_HEAD:
+            return
+        self._door.sessions.dismiss(self)
+        if end >= 0 and _wants_websocket(head, end):
+            self._open_websocket(head[: end + 4], head[end + 4 :])
+        else:
+            self._hand_to_http(head)
+
+    def eof_received(self) -> None:
+        """Nothing more comes: the transport closes itself."""
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 -- asyncio's signature
+        """Gone before its first request was known."""
+        self._door.sessions.dismiss(self)
+        self._transport = None
+
+    def visit(self, now: float) -> bool:
+        """From the sweep: give up on a head that does not come."""
+        if self._transport is None:
+            return False
+        if now < self._deadline:
+            return True
+        if self._head:
+            limit = self._door.sessions.limits.head
+            detail = f"The request's head did not arrive within {limit:g} s; send it at once."
+            self._refuse(Problem(408, "timeout", "Request timeout", detail))
+        else:
+            self._transport.abort()
+        return False
+
+    def _hand_to_http(self, data: bytes) -> None:
+        transport, self._transport, self._head = self._transport, None, b""
+        if transport is None:
+            return
+        protocol = self._http()
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
+        protocol.data_received(data)
+
+    def _open_websocket(self, head: bytes, rest: bytes) -> None:
+        transport = self._transport
+        if transport is None:
+            return
+        peer = transport.get_extra_info("peername")
+        try:
+            accepted = self._door.judge(handshake.parse(head), peer[0] if isinstance(peer, tuple) else "")
+        except BadHandshake as error:
+            self._refuse(error.refusal)
+            return
+        self._transport, self._head = None, b""
+        connection = self._door.connection()
+        transport.set_protocol(connection)
+        connection.open(transport, accepted.response, accepted.token, rest)
+
+    def _refuse(self, refusal: Refusal) -> None:
+        transport, self._transport = self._transport, None
+        if transport is not None and not transport.is_closing():
+            transport.write(handshake.refuse(refusal))
+            transport.close()
+
+
+def _wants_websocket(head: bytes, end: int) -> bool:
+    """Whether it is a GET of the WebSocket's path that asks for an upgrade."""
+    return head.startswith(PATH) and head[len(PATH) : len(PATH) + 1] in b" ?" and b"\nupgrade:" in head[:end].lower()
+
+
+class FrontServer:
+    """Listens, and serves WebSockets and HTTP on one socket.
+
+    Args:
+        sessions: Of this gateway; its sweep is started with the server.
+        http: Makes a protocol of the HTTP server for one connection (`HttpServer.connection`).
+        admit: Judges handshakes.
+    """
+
+    def __init__(self, sessions: Sessions, http: Callable[[], asyncio.Protocol], admit: Admit = admit_all) -> None:
+        self.door = Door(sessions, admit)
+        self._http = http
+        self._server: asyncio.Server | None = None
+
+    async def start(self, host: str = "127.0.0.1", port: int = 0, *, reuse_port: bool = False) -> int:
+        """Listen; returns the port (the chosen one where 0 was asked for).
+
+        Raises:
+            OSError: The address cannot be listened on.
+        """
+        return await self.serve(listen(host, port, reuse_port=reuse_port))
+
+    async def serve(self, listening: socket.socket) -> int:
+        """Serve a socket that is bound already; returns its port."""
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+        self.door.sessions.start()
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(lambda: Front(self.door, self._http), sock=listening, backlog=BACKLOG)
+        port: int = listening.getsockname()[1]
+        return port
+
+    async def close(self, retry_after_spread: float = 5.0, limit: float = 3.0) -> None:
+        """Take no more connections, say `bye` to the sessions, and wait until they are gone, `limit` seconds at most.
+
+        Connections of HTTP are the HTTP server's to close.
+        """
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        await self.door.sessions.drain(retry_after_spread, limit)
+
+
+def listen(host: str, port: int, *, reuse_port: bool = False) -> socket.socket:
+    """A bound, non-blocking TCP socket.
+
+    Raises:
+        OSError: The address is taken, or is none of this machine's.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reuse_port:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        listening.bind((host, port))
+        listening.setblocking(False)
+    except OSError:
+        listening.close()
+        raise
+    return listening
