@@ -4,17 +4,25 @@ import asyncio
 import inspect
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar, overload
 
 T = TypeVar("T")
 
 
-async def eventually(condition: Callable[[], T | Awaitable[T]], within: float = 10.0) -> T:
+@overload
+async def eventually(condition: Callable[[], Awaitable[T]], within: float = 10.0) -> T: ...
+
+
+@overload
+async def eventually(condition: Callable[[], T], within: float = 10.0) -> T: ...
+
+
+async def eventually(condition: Callable[[], Any], within: float = 10.0) -> Any:
     """Ask until the condition is true, and return what it said; fail after `within` seconds."""
     end = time.monotonic() + within
     while True:
         answer = condition()
-        value: T = await answer if inspect.isawaitable(answer) else answer
+        value = await answer if inspect.isawaitable(answer) else answer
         if value:
             return value
         assert time.monotonic() < end, f"still not so after {within} s: {condition}"
