@@ -81,7 +81,10 @@ class CachedStore:
 
     @property
     def steady(self) -> bool:
-        """While True entries do not age: a reader of the changes puts every one of them. False: they age from now."""
+        """While True entries do not age: a reader of the changes puts every one of them. False: they age from now.
+
+        Tombstones always age: once the store has purged one, its id starts again at version 1.
+        """
         return self._steady
 
     @steady.setter
@@ -106,11 +109,13 @@ class CachedStore:
         entry = self._entries.get(prediction_id)
         if entry is None:
             return None
-        if not self._steady and self._aged(entry):
-            return None
         stored = entry.stored
         expires_at = stored.expires_at
-        if stored.status is None or (expires_at is not None and expires_at <= self._clock()):
+        if (
+            stored.status is None
+            or not (self._steady or self._fresh(entry))
+            or (expires_at is not None and expires_at <= self._clock())
+        ):
             return None
         entry.used = True
         self.hits += 1
@@ -159,7 +164,7 @@ class CachedStore:
     async def get(self, prediction_id: str) -> Stored | None:
         """The record, from memory where it is fresh. Concurrent misses of one id are one read of the store."""
         entry = self._entries.get(prediction_id)
-        if entry is not None and (self._steady or not self._aged(entry)):
+        if entry is not None and ((self._steady and entry.stored.status is not None) or self._fresh(entry)):
             entry.used = True
             self.hits += 1
             return None if hidden(entry.stored, self._clock()) else entry.stored
@@ -180,12 +185,13 @@ class CachedStore:
     async def load(self, prediction_ids: Sequence[str]) -> dict[str, Stored]:
         """What stands under these ids, tombstones and expired ones included; only what is not in memory is read."""
         entries = self._entries
-        fresh_from = float("-inf") if self._steady or self._timer() < self._fresh_until else self._timer()
+        now = self._timer()
+        all_fresh = self._steady or now < self._fresh_until
         found: dict[str, Stored] = {}
         missing: list[str] = []
         for prediction_id in prediction_ids:
             entry = entries.get(prediction_id)
-            if entry is not None and entry.until > fresh_from:
+            if entry is not None and (now < entry.until or (all_fresh and entry.stored.status is not None)):
                 entry.used = True
                 found[prediction_id] = entry.stored
             else:
@@ -231,6 +237,8 @@ class CachedStore:
             raise
         for write, outcome in zip(writes, outcomes, strict=True):
             if outcome is None:
+                if write.expected == 0:
+                    self._drop(write.record.prediction_id)  # a tombstone that the store has purged
                 self.put(write.record.prediction_id, write.stored)
             elif isinstance(outcome, Conflict):
                 self.invalidate(write.record.prediction_id)
@@ -288,16 +296,16 @@ class CachedStore:
             _drop_first(self._absent, max(1, self._most_records // 64))
         self._absent[prediction_id] = self._timer() + NEGATIVE_TTL
 
-    def _aged(self, entry: _Entry) -> bool:
+    def _fresh(self, entry: _Entry) -> bool:
         now = self._timer()
-        return now >= entry.until and now >= self._fresh_until
+        return now < entry.until or (now < self._fresh_until and entry.stored.status is not None)
 
     def _keep(self, prediction_id: str, stored: Stored) -> None:
         entries = self._entries
         until = self._timer() + self._ttl
         entry = entries.get(prediction_id)
         if entry is not None:
-            if stored.version < entry.stored.version:
+            if stored.version < entry.stored.version and (entry.stored.status is not None or self._fresh(entry)):
                 return
             self._size += len(stored.encoded) - len(entry.stored.encoded)
             entry.stored = stored

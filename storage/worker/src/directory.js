@@ -43,8 +43,8 @@ export class Directory extends DurableObject {
           op.status ?? null, op.created_at ?? null, op.expires_at ?? null, op.purge_at ?? null, op.owner ?? null,
           op.model ?? null, op.tags?.length ? JSON.stringify(op.tags) : null);
         if (op.tags?.length) rememberTags(this.sql, op);
-        rememberPositions(this.sql, op);
       }
+      rememberPositions(this.sql, ops);
     });
     await this.alarms.by(earliestPurge(ops));
   }

@@ -14,8 +14,6 @@ export { Shard, Single } from "./records.js";
 // The version of this contract. A store and a Worker that differ in it do not work together.
 const PROTOCOL = 1;
 
-const MAX_OPERATIONS = 500;
-
 export default {
   async fetch(request, env) {
     let body;
@@ -43,7 +41,7 @@ async function route(request, env, body) {
   const layout = layoutOf(env);
   if (collection === "predictions" && rest.length === 1 && rest[0] !== "") {
     const id = checkIds([decodeURIComponent(rest[0])])[0];
-    if (request.method === "GET") return getOne(layout, id, Number(url.searchParams.get("now")) || Date.now());
+    if (request.method === "GET") return getOne(layout, id);
     if (request.method === "PUT") return putOne(layout, id, request.headers, body);
     if (request.method === "DELETE") return deleteOne(layout, id, request.headers);
   }
@@ -54,10 +52,13 @@ async function route(request, env, body) {
 
 const ROUTES = {
   "GET health": async (layout, env) =>
-    answer({ service: "tidings", protocol: PROTOCOL, kv: env.KV !== undefined, ...(await layout.settle()) }),
+    answer({
+      service: "tidings", protocol: PROTOCOL, kv: env.KV !== undefined, max_operations: layout.maxOperations,
+      ...(await layout.settle()),
+    }),
   "GET predictions": async (layout, env, url) => answer(await listPage(layout, checkQuery(url.searchParams))),
   "POST batch": async (layout, env, url, body) =>
-    answer({ results: await layout.write(checkOperations(readJson(body).ops, MAX_OPERATIONS)) }),
+    answer({ results: await layout.write(checkOperations(readJson(body).ops, layout.maxOperations)) }),
   "POST load": async (layout, env, url, body) => answer(await layout.load(checkIds(readJson(body).ids))),
   "POST claim": async (layout, env, url, body) => answer({ claim: await layout.claim(body) }),
   "GET positions": async (layout) => answer({ positions: await layout.positions() }),

@@ -66,6 +66,8 @@ class Layout {
 
 class Sharded extends Layout {
   name = "sharded";
+  // Each shard commits once for a batch, so larger ones cost less for each record.
+  maxOperations = 2000;
 
   shard(number) {
     return stub(this.env.SHARD, `shard-${number}`);
@@ -105,6 +107,8 @@ class Sharded extends Layout {
 
 class OnePerPrediction extends Layout {
   name = "one-per-prediction";
+  // A Worker may make 1,000 calls for one request: one for each prediction, and two for each directory.
+  maxOperations = 500;
 
   single(id) {
     return stub(this.env.SINGLE, `prediction-${id}`);

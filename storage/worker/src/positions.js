@@ -7,8 +7,14 @@ CREATE TABLE IF NOT EXISTS positions (partition INTEGER PRIMARY KEY, offset INTE
 const RAISE = `INSERT INTO positions VALUES (?, ?)
 ON CONFLICT (partition) DO UPDATE SET offset = excluded.offset WHERE excluded.offset > offset`;
 
-export function rememberPositions(sql, { source }) {
-  for (const partition in source) sql.exec(RAISE, Number(partition), source[partition]);
+export function rememberPositions(sql, ops) {
+  const highest = {};
+  for (const { source } of ops) {
+    for (const partition in source) {
+      if (!(highest[partition] >= source[partition])) highest[partition] = source[partition];
+    }
+  }
+  for (const partition in highest) sql.exec(RAISE, Number(partition), highest[partition]);
 }
 
 export function positionsOf(sql) {

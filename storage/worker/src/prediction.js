@@ -3,18 +3,10 @@ import { answer, Problem, readJson } from "./http.js";
 import { matches } from "./query.js";
 import { checkOperations } from "./validation.js";
 
-export async function getOne(layout, id, now) {
+export async function getOne(layout, id) {
   const { rows: [row] } = await layout.load([id]);
-  if (row === undefined || !matches({ now }, row)) throw new Problem(404, "not_found", "no such prediction");
-  return new Response(row[8], {
-    headers: { "content-type": "application/json", etag: `"${row[1]}"`, "tidings-record": summary(row) },
-  });
-}
-
-// What routing and expiry need besides the bytes, in ASCII as headers want it.
-function summary([, version, status, , expires, owner]) {
-  return JSON.stringify([version, status, expires, owner])
-    .replace(/[\u007f-\uffff]/g, (unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, "0")}`);
+  if (row === undefined || !matches({ now: Date.now() }, row)) throw new Problem(404, "not_found", "no such prediction");
+  return new Response(row[8], { headers: { "content-type": "application/json", etag: `"${row[1]}"` } });
 }
 
 export async function putOne(layout, id, headers, body) {

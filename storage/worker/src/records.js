@@ -39,7 +39,11 @@ export class Shard extends DurableObject {
 
   // Per operation: null (it stands now), or the version that stands instead (0: nothing is there).
   async write(ops) {
-    const outcomes = this.ctx.storage.transactionSync(() => ops.map((op) => this.apply(op)));
+    const outcomes = this.ctx.storage.transactionSync(() => {
+      const results = ops.map((op) => this.apply(op));
+      rememberPositions(this.sql, ops.filter((op, index) => results[index] === null));
+      return results;
+    });
     await this.alarms.by(earliestPurge(ops));
     return outcomes;
   }
@@ -53,7 +57,6 @@ export class Shard extends DurableObject {
       : this.sql.exec(UPDATE, ...rest, op.id, op.if_version);
     if (rowsWritten === 0) return this.standing(op);
     if (tags !== null && this.constructor.indexed) rememberTags(this.sql, op);
-    rememberPositions(this.sql, op);
     return null;
   }
 

@@ -1,0 +1,283 @@
+"""Records in Cloudflare's Durable Objects, by way of the Worker in `storage/worker`, which shows them over HTTP.
+
+Each record lies in one object, which applies its compare-and-sets one after the other in SQLite. An answer that got
+lost is asked for again: a write that finds its own bytes at its own version has succeeded.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from storage.cloudflare_http import ATTEMPTS, CloudflareHttp
+from storage.cloudflare_worker import explainer, health
+from storage.errors import StoreUnavailable
+from storage.prediction import Prediction, Status
+from storage.store import Capabilities, Conflict, Outcome, Ownership, Page, Query, Refused, Stored, Write, hidden
+
+MAX_RECORD = 2_000_000 - 16_384
+"""Bytes of a record. A row of a Durable Object has at most 2 MB (Cloudflare, Durable Objects, Limits)."""
+
+BATCH_BYTES = 16 * 1024 * 1024
+"""Bytes of records in one request: a Worker has 128 MB of memory for all it does at once."""
+
+LOAD_IDS = 1000
+"""Ids in one request for records."""
+
+T = TypeVar("T")
+
+
+class _Operation(Struct, frozen=True, gc=False, omit_defaults=True):
+    """A compare-and-set as the Worker takes it."""
+
+    id: str
+    if_version: int
+    version: int
+    doc: str
+    status: Status | None = None
+    created_at: int | None = None
+    expires_at: int | None = None
+    purge_at: int | None = None
+    owner: str | None = None
+    model: str | None = None
+    tags: tuple[str, ...] = ()
+    source: dict[str, int] = {}
+
+
+class _Row(Struct, frozen=True, gc=False, array_like=True):
+    """A record as the Worker gives it."""
+
+    id: str
+    version: int
+    status: Status | None
+    created_at: int | None
+    expires_at: int | None
+    owner: str | None
+    model: str | None
+    tags: str | None
+    doc: str
+
+    @property
+    def stored(self) -> Stored:
+        return Stored(self.version, self.status, self.doc.encode(), self.expires_at, self.owner)
+
+
+class _Rows(Struct, frozen=True):
+    rows: list[_Row]
+    rest: list[str] = []
+    """Ids that the answer had no room for."""
+    cursor: str | None = None
+
+
+class _Result(Struct, frozen=True, gc=False):
+    """What became of an operation that was not simply applied."""
+
+    conflict: int | None = None
+    refused: str | None = None
+    unavailable: str | None = None
+    overloaded: bool = False
+
+
+class _Results(Struct, frozen=True):
+    results: list[_Result | None]
+
+
+class _Claim(Struct, frozen=True):
+    claim: str
+
+
+class _Positions(Struct, frozen=True):
+    positions: dict[int, int]
+
+
+class _Removed(Struct, frozen=True):
+    removed: int
+
+
+_results = msgspec.json.Decoder(_Results)
+_rows = msgspec.json.Decoder(_Rows)
+
+
+class DurableObjectsStore:
+    """A store on the Worker at `base_url`.
+
+    Args:
+        base_url: `https://...`, as wrangler printed it.
+        token: the Worker's secret `TIDINGS_TOKEN`.
+        timeout: seconds that one call may take, repeats included.
+        clock: milliseconds since the epoch, for what outside reads may still see.
+    """
+
+    name = "durable_objects"
+    capabilities = Capabilities()
+
+    def __init__(
+        self, base_url: str, token: str, *, timeout: float = 10.0, clock: Callable[[], int] | None = None
+    ) -> None:
+        self._http = CloudflareHttp(base_url, token, explainer(base_url), timeout=timeout)
+        self._clock = clock or _now
+        self._batch = 0
+        self._checking = asyncio.Lock()
+
+    async def check(self) -> None:
+        """Make sure that a Worker of this version answers there; done by itself before the first call.
+
+        Raises:
+            StoreMisconfigured: The token, the address, the Worker's version or its layout is wrong.
+            StoreUnavailable: Nobody answers.
+        """
+        async with self._checking:
+            if not self._batch:
+                self._batch = (await health(self._http)).max_operations
+
+    async def claim(self, ownership: Ownership) -> Ownership:
+        """As the protocol says; the object named `facts` holds it."""
+        await self.check()
+        answer = await self._http.call("POST", "/v1/claim", msgspec.json.encode(ownership))
+        return msgspec.json.decode(msgspec.json.decode(answer, type=_Claim).claim, type=Ownership)
+
+    async def positions(self) -> dict[int, int]:
+        """As the protocol says; each object keeps those of its own records."""
+        await self.check()
+        return msgspec.json.decode(await self._http.call("GET", "/v1/positions"), type=_Positions).positions
+
+    async def get(self, prediction_id: str) -> Stored | None:
+        """As the protocol says."""
+        stored = (await self.load((prediction_id,))).get(prediction_id)
+        return None if stored is None or hidden(stored, self._clock()) else stored
+
+    async def load(self, prediction_ids: Sequence[str]) -> dict[str, Stored]:
+        """As the protocol says, in one round trip for up to 1,000 ids and about 16 MiB."""
+        if not self._batch:
+            await self.check()
+        if len(prediction_ids) <= LOAD_IDS:
+            return await self._load(prediction_ids)
+        chunks = [prediction_ids[start : start + LOAD_IDS] for start in range(0, len(prediction_ids), LOAD_IDS)]
+        found: dict[str, Stored] = {}
+        for part in await _all([self._load(chunk) for chunk in chunks]):
+            found.update(part)
+        return found
+
+    async def _load(self, ids: Sequence[str]) -> dict[str, Stored]:
+        found: dict[str, Stored] = {}
+        while ids:
+            answer = _rows.decode(await self._http.call("POST", "/v1/load", msgspec.json.encode({"ids": ids})))
+            for row in answer.rows:
+                found[row.id] = row.stored
+            ids = answer.rest
+        return found
+
+    async def write(self, writes: Sequence[Write]) -> list[Outcome]:
+        """As the protocol says, in one round trip for up to 2,000 writes and 16 MiB (500: one object each).
+
+        Raises:
+            StoreUnavailable: Some may have been written; the same call may be made again.
+        """
+        if not self._batch:
+            await self.check()
+        outcomes: list[Outcome] = [None] * len(writes)
+        chunk: list[tuple[int, _Operation]] = []
+        chunks = [chunk]
+        size = 0
+        for place, write in enumerate(writes):
+            operation = _operation(write)
+            if isinstance(operation, Refused):
+                outcomes[place] = operation
+                continue
+            size += len(write.encoded)
+            if chunk and (size > BATCH_BYTES or len(chunk) == self._batch):
+                chunk = []
+                chunks.append(chunk)
+                size = len(write.encoded)
+            chunk.append((place, operation))
+        await _all([self._write(part, outcomes) for part in chunks if part])
+        return outcomes
+
+    async def _write(self, operations: list[tuple[int, _Operation]], outcomes: list[Outcome]) -> None:
+        for _ in range(ATTEMPTS):
+            body = msgspec.json.encode({"ops": [operation for _, operation in operations]})
+            results = _results.decode(await self._http.call("POST", "/v1/batch", body)).results
+            failed: list[tuple[int, _Operation]] = []
+            for entry, result in zip(operations, results, strict=True):
+                if result is None:
+                    continue
+                if result.unavailable is not None:
+                    failed.append(entry)
+                elif result.refused is not None:
+                    outcomes[entry[0]] = Refused(result.refused)
+                else:
+                    outcomes[entry[0]] = Conflict(result.conflict or 0)
+            if not failed:
+                return
+            last = next(result for result in results if result is not None and result.unavailable is not None)
+            if last.overloaded:
+                break
+            operations = failed
+        raise StoreUnavailable(f"an object of the Worker at {self._http.base_url} failed: {last.unavailable}")
+
+    async def list(self, query: Query) -> Page:
+        """As the protocol says. A page may be shorter than asked for where its records are large."""
+        await self.check()
+        params = {"limit": str(min(query.limit, 1000)), "now": str(self._clock())}
+        for name in ("status", "owner", "model", "tag", "cursor"):
+            if (value := getattr(query, name)) is not None:
+                params[name] = value
+        if query.owners is not None:
+            params["owners"] = msgspec.json.encode(query.owners).decode()
+        answer = _rows.decode(await self._http.call("GET", "/v1/predictions", params=params))
+        return Page([row.stored for row in answer.rows], answer.cursor)
+
+    async def sweep(self, now: int, limit: int) -> int:
+        """As the protocol says. The objects also wake up by themselves to remove what is due."""
+        await self.check()
+        body = msgspec.json.encode({"now": now, "limit": limit})
+        return msgspec.json.decode(await self._http.call("POST", "/v1/sweep", body), type=_Removed).removed
+
+    async def close(self) -> None:
+        """As the protocol says."""
+        await self._http.close()
+
+
+def _operation(write: Write) -> _Operation | Refused:
+    record = write.record
+    if len(write.encoded) > MAX_RECORD:
+        return Refused(f"a record has at most {MAX_RECORD} bytes in a Durable Object, this one {len(write.encoded)}")
+    try:
+        doc = write.encoded.decode()
+    except UnicodeDecodeError as error:
+        return Refused(f"the record is not UTF-8: {error}")
+    source = {} if record.source is None else record.source.offsets
+    alive = isinstance(record, Prediction)
+    return _Operation(
+        record.prediction_id,
+        write.expected,
+        record.version,
+        doc,
+        record.status if isinstance(record, Prediction) else None,
+        record.created_at if isinstance(record, Prediction) else None,
+        write.expires_at if alive else None,
+        write.purge_at,
+        record.owner,
+        record.model,
+        record.tags,
+        source,
+    )
+
+
+async def _all(calls: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """Await them side by side; the first failure ends the others."""
+    if len(calls) == 1:
+        return [await calls[0]]
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(call) for call in calls]
+    except ExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+    return [task.result() for task in tasks]
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000
