@@ -1,0 +1,102 @@
+"""Webhooks on their way: signed at each attempt, retried where they end a prediction, and struck by bad days."""
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import aiohttp
+import structlog
+from msgspec import Struct
+
+from tidings.demo.bad_days import BadDays, Dice
+
+ATTEMPTS = 8
+LIMIT = aiohttp.ClientTimeout(total=10)
+"""Providers give an endpoint 5 to 15 s."""
+
+_log = structlog.get_logger()
+
+Sign = Callable[[bytes, float, bool], dict[str, str]]
+"""Headers for a body at a time in seconds; True: signed with a secret that is not the right one."""
+
+
+class Delivery(Struct, frozen=True):
+    """One webhook to be sent."""
+
+    url: str
+    body: bytes
+    sign: Sign
+    final: bool
+    """It ends its prediction: it is retried."""
+
+
+class Deliveries:
+    """Sends webhooks, each on its own: they do not wait for each other."""
+
+    def __init__(self, dice: Dice, switches: Callable[[], BadDays], first_retry: float) -> None:
+        self._dice = dice
+        self._switches = switches
+        self._first_retry = first_retry
+        self._session: aiohttp.ClientSession | None = None
+        self._under_way: set[asyncio.Task[None]] = set()
+        self.sent = 0
+        """Attempts that got an answer of 2xx."""
+
+    async def start(self) -> None:
+        """Open the connections' pool."""
+        self._session = aiohttp.ClientSession(timeout=LIMIT, connector=aiohttp.TCPConnector(limit=64))
+
+    async def close(self) -> None:
+        """Give up what is under way."""
+        for task in list(self._under_way):
+            task.cancel()
+        await asyncio.gather(*self._under_way, return_exceptions=True)
+        if self._session is not None:
+            await self._session.close()
+
+    def send(self, delivery: Delivery) -> None:
+        """Set out to send it; whatever becomes of it is not the caller's concern."""
+        bad, dice = self._switches(), self._dice
+        if dice.falls(bad.never):
+            _log.info("demo.webhook_dropped", url=_shown(delivery.url))
+            return
+        delay = dice.up_to(bad.late_by) if dice.falls(bad.late) else 0.0
+        if dice.falls(bad.out_of_order):
+            delay += dice.up_to(1.0)
+        self._spawn(self._deliver(delivery, delay))
+        if dice.falls(bad.duplicated):
+            self._spawn(self._deliver(delivery, delay + dice.up_to(1.0)))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+
+    async def _deliver(self, delivery: Delivery, delay: float) -> None:
+        await asyncio.sleep(delay)
+        for attempt in range(ATTEMPTS if delivery.final else 1):
+            if attempt:
+                await asyncio.sleep(self._first_retry * 2 ** (attempt - 1))
+            if await self._attempt(delivery):
+                self.sent += 1
+                return
+        _log.info("demo.webhook_given_up", url=_shown(delivery.url))
+
+    async def _attempt(self, delivery: Delivery) -> bool:
+        assert self._session is not None
+        wrong = self._dice.falls(self._switches().wrong_signature)
+        headers = {"Content-Type": "application/json"} | delivery.sign(delivery.body, time.time(), wrong)
+        try:
+            async with self._session.post(
+                delivery.url, data=delivery.body, headers=headers, allow_redirects=False
+            ) as answer:
+                return 200 <= answer.status < 300
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            _log.debug("demo.webhook_failed", url=_shown(delivery.url), error=type(error).__name__)
+            return False
+
+
+def _shown(url: str) -> str:
+    """The URL without its token."""
+    return url.partition("?")[0]
