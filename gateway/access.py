@@ -2,14 +2,16 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from aiohttp import web
+from websockets.datastructures import MultipleValuesError
+from websockets.http11 import Request
 
 from gateway.gateway import Gateway
 from gateway.limits import is_loopback
 from gateway.permissions import OPEN, Permissions, TokenRefused
-from gateway.problems import Problem, forbidden, unavailable
+from gateway.problems import Problem, bad_request, forbidden, unavailable
 
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
 KNOWN_HOSTS = 256
@@ -42,14 +44,28 @@ class Door:
         Raises:
             Problem: 403 or 429.
         """
-        headers = request.headers
+        self._check(request.headers, request.remote or "")
+
+    def admit(self, request: Request, peer: str) -> Problem | None:
+        """Judge a WebSocket's handshake as `check` judges a request; None lets it in."""
+        try:
+            self._check(request.headers, peer)
+        except (Problem, MultipleValuesError) as refusal:
+            return (
+                refusal
+                if isinstance(refusal, Problem)
+                else bad_request("Malformed request", f"{refusal}; send it once.")
+            )
+        return None
+
+    def _check(self, headers: Mapping[str, str], peer: str) -> None:
         if self._hosts is not None and (host := headers.get("Host")) not in self._known:
             self._check_host(host)
         origin = headers.get("Origin")
         if origin is not None and origin not in self._gateway.allowed_origins:
-            self._check_origin(origin, request)
-        if request.remote != "127.0.0.1" or self._gateway.trusted_proxies:
-            self._check_rate(request)
+            self._check_origin(origin, headers, peer)
+        if peer != "127.0.0.1" or self._gateway.trusted_proxies:
+            self._check_rate(headers, peer)
 
     async def caller(self, request: web.Request, token: str | None = None) -> Permissions:
         """Check the request and tell whose it is.
@@ -93,8 +109,10 @@ class Door:
 
     def client(self, request: web.Request) -> str:
         """The client's address, as trusted proxies tell it."""
-        peer = request.remote or ""
-        return self._gateway.trusted_proxies.client(peer, request.headers.get("X-Forwarded-For"))
+        return self._client(request.headers, request.remote or "")
+
+    def _client(self, headers: Mapping[str, str], peer: str) -> str:
+        return self._gateway.trusted_proxies.client(peer, headers.get("X-Forwarded-For"))
 
     def _hosts_to_check(self) -> frozenset[str] | None:
         # Without authentication a page elsewhere could reach us by a name that it points at this machine (DNS
@@ -118,10 +136,10 @@ class Door:
         if host is not None and len(self._known) < KNOWN_HOSTS:
             self._known.add(host)
 
-    def _check_origin(self, origin: str, request: web.Request) -> None:
-        host = request.headers.get("Host")
-        if self._gateway.trusted_proxies.trusts(request.remote or ""):
-            host = request.headers.get("X-Forwarded-Host", host)
+    def _check_origin(self, origin: str, headers: Mapping[str, str], peer: str) -> None:
+        host = headers.get("Host")
+        if self._gateway.trusted_proxies.trusts(peer):
+            host = headers.get("X-Forwarded-Host", host)
         if host is None or origin.partition("://")[2].lower() != host.lower():
             raise Problem(
                 403,
@@ -130,9 +148,9 @@ class Door:
                 f"Pages of {origin[:100]!r} may not use this service; add the origin to TIDINGS_ALLOWED_ORIGINS.",
             )
 
-    def _check_rate(self, request: web.Request) -> None:
-        address = self.client(request)
-        if is_loopback(address) and address == (request.remote or ""):
+    def _check_rate(self, headers: Mapping[str, str], peer: str) -> None:
+        address = self._client(headers, peer)
+        if is_loopback(address) and address == peer:
             return
         wait = self._gateway.limits.take(address, self._clock())
         if wait:
