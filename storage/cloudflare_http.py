@@ -60,9 +60,21 @@ class CloudflareHttp:
         self._session: aiohttp.ClientSession | None = None
 
     async def call(
-        self, method: str, path: str, body: bytes | None = None, params: Mapping[str, str] | None = None
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        params: Mapping[str, str] | None = None,
+        again: Callable[[], bytes] | None = None,
     ) -> bytes:
         """Make one call that may be repeated without harm; return the body of its success.
+
+        Args:
+            method: of HTTP.
+            path: appended to the base URL, percent-encoded.
+            body: JSON.
+            params: of the query.
+            again: makes the body of a repeat where that one says that it is one.
 
         Raises:
             StoreUnavailable: Nobody answers, not in time, or with a failure that a later try may not meet.
@@ -70,11 +82,18 @@ class CloudflareHttp:
         """
         try:
             async with asyncio.timeout(self._timeout):
-                return await self._repeat(method, path, body, params)
+                return await self._repeat(method, path, body, params, again)
         except TimeoutError:
             raise StoreUnavailable(f"{self.base_url} has not answered {method} {path} in {self._timeout:g} s") from None
 
-    async def _repeat(self, method: str, path: str, body: bytes | None, params: Mapping[str, str] | None) -> bytes:
+    async def _repeat(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None,
+        params: Mapping[str, str] | None,
+        again: Callable[[], bytes] | None,
+    ) -> bytes:
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 answer = await self._once(method, path, body, params)
@@ -88,6 +107,8 @@ class CloudflareHttp:
                 if not isinstance(refusal, StoreUnavailable) or answer.status == 429:
                     raise refusal
                 failure = refusal
+            if again is not None:
+                body = again()
             if attempt < ATTEMPTS:
                 await asyncio.sleep(PAUSE * 2 ** (attempt - 1) * random.uniform(0.5, 1.5))  # noqa: S311 - only jitter
         raise failure

@@ -1,6 +1,7 @@
 """What every client of the Worker in `storage/worker` does first, and how it reads the Worker's refusals."""
 
 from collections.abc import Callable
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Struct
@@ -28,10 +29,6 @@ class _Problem(Struct, frozen=True):
     code: str = ""
 
 
-class BadCursor(StorageError, ValueError):
-    """The cursor is none of this store's; begin the listing anew."""
-
-
 async def health(http: CloudflareHttp) -> Health:
     """What the Worker says of itself.
 
@@ -53,6 +50,30 @@ async def health(http: CloudflareHttp) -> Health:
     return found
 
 
+def worker_url(url: str) -> str:
+    """Where the Worker answers, out of a store's URL: `kind://host[:port][/space]`, or `kind+http://` without TLS.
+
+    Raises:
+        StoreMisconfigured: The URL names no host, or has a user, a query or a fragment.
+    """
+    parts = urlsplit(url)
+    plain = parts.scheme.endswith("+http")
+    if not parts.hostname or parts.username or parts.password or parts.query or parts.fragment:
+        raise StoreMisconfigured(f"{parts.scheme}:// needs the Worker's host and nothing else: {parts.scheme}://HOST")
+    return f"{'http' if plain else 'https'}://{parts.netloc}{parts.path.rstrip('/')}"
+
+
+def required_token(token: str | None) -> str:
+    """The Worker's token.
+
+    Raises:
+        StoreMisconfigured: There is none.
+    """
+    if not token:
+        raise StoreMisconfigured("a Worker wants a token: set TIDINGS_WORKER_TOKEN to its secret TIDINGS_TOKEN")
+    return token
+
+
 def explainer(base_url: str) -> Callable[[Answer], StorageError]:
     """What makes errors of a Worker's answers."""
 
@@ -65,8 +86,6 @@ def explainer(base_url: str) -> Callable[[Answer], StorageError]:
             return StoreMisconfigured(
                 f"the Worker at {base_url} refuses the token: set TIDINGS_WORKER_TOKEN to its secret TIDINGS_TOKEN"
             )
-        if problem.code == "bad_cursor":
-            return BadCursor(problem.error)
         if problem.code in ("no_token", "no_kv", "bad_layout", "other_layout"):
             return StoreMisconfigured(f"the Worker at {base_url} cannot serve: {problem.error}")
         if not problem.code and answer.status < 500 and answer.status != 429:

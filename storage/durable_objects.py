@@ -5,18 +5,32 @@ lost is asked for again: a write that finds its own bytes at its own version has
 """
 
 import asyncio
-import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Struct
 
+from storage.clock import Clock, now_ms
 from storage.cloudflare_http import ATTEMPTS, CloudflareHttp
-from storage.cloudflare_worker import explainer, health
-from storage.errors import StoreUnavailable
+from storage.cloudflare_worker import explainer, health, required_token, worker_url
+from storage.cursor import Place, decode_cursor, encode_cursor
+from storage.errors import StorageError, StoreUnavailable
 from storage.prediction import Prediction, Status
-from storage.store import Capabilities, Conflict, Outcome, Ownership, Page, Query, Refused, Stored, Write, hidden
+from storage.store import (
+    Capabilities,
+    Conflict,
+    Outcome,
+    Ownership,
+    Page,
+    Query,
+    Refused,
+    Stored,
+    Write,
+    distinct_ids,
+    hidden,
+)
 
 MAX_RECORD = 2_000_000 - 16_384
 """Bytes of a record. A row of a Durable Object has at most 2 MB (Cloudflare, Durable Objects, Limits)."""
@@ -31,11 +45,11 @@ T = TypeVar("T")
 
 
 class _Operation(Struct, frozen=True, gc=False, omit_defaults=True):
-    """A compare-and-set as the Worker takes it."""
+    """A compare-and-set as the Worker takes it; 64-bit numbers are text, as numbers of JavaScript have 53 bits."""
 
     id: str
-    if_version: int
-    version: int
+    if_version: str
+    version: str
     doc: str
     status: Status | None = None
     created_at: int | None = None
@@ -44,14 +58,14 @@ class _Operation(Struct, frozen=True, gc=False, omit_defaults=True):
     owner: str | None = None
     model: str | None = None
     tags: tuple[str, ...] = ()
-    source: dict[str, int] = {}
+    source: dict[str, str] = {}
 
 
 class _Row(Struct, frozen=True, gc=False, array_like=True):
     """A record as the Worker gives it."""
 
     id: str
-    version: int
+    version: str
     status: Status | None
     created_at: int | None
     expires_at: int | None
@@ -62,20 +76,21 @@ class _Row(Struct, frozen=True, gc=False, array_like=True):
 
     @property
     def stored(self) -> Stored:
-        return Stored(self.version, self.status, self.doc.encode(), self.expires_at, self.owner)
+        return Stored(int(self.version), self.status, self.doc.encode(), self.expires_at, self.owner)
 
 
 class _Rows(Struct, frozen=True):
     rows: list[_Row]
     rest: list[str] = []
     """Ids that the answer had no room for."""
-    cursor: str | None = None
+    cursor: tuple[int, str] | None = None
+    """Creation time and id of the last record of a page."""
 
 
 class _Result(Struct, frozen=True, gc=False):
     """What became of an operation that was not simply applied."""
 
-    conflict: int | None = None
+    conflict: str | None = None
     refused: str | None = None
     unavailable: str | None = None
     overloaded: bool = False
@@ -90,7 +105,7 @@ class _Claim(Struct, frozen=True):
 
 
 class _Positions(Struct, frozen=True):
-    positions: dict[int, int]
+    positions: dict[int, str]
 
 
 class _Removed(Struct, frozen=True):
@@ -108,41 +123,58 @@ class DurableObjectsStore:
         base_url: `https://...`, as wrangler printed it.
         token: the Worker's secret `TIDINGS_TOKEN`.
         timeout: seconds that one call may take, repeats included.
-        clock: milliseconds since the epoch, for what outside reads may still see.
+        clock: the time now in ms; what expiry is compared with.
     """
 
     name = "durable_objects"
     capabilities = Capabilities()
 
-    def __init__(
-        self, base_url: str, token: str, *, timeout: float = 10.0, clock: Callable[[], int] | None = None
-    ) -> None:
+    def __init__(self, base_url: str, token: str, *, timeout: float = 10.0, clock: Clock = now_ms) -> None:
         self._http = CloudflareHttp(base_url, token, explainer(base_url), timeout=timeout)
-        self._clock = clock or _now
-        self._batch = 0
-        self._checking = asyncio.Lock()
+        self._clock = clock
+        self._batch = 500
 
-    async def check(self) -> None:
-        """Make sure that a Worker of this version answers there; done by itself before the first call.
+    @classmethod
+    async def open(
+        cls,
+        url: str,
+        *,
+        worker_token: str | None = None,
+        timeout: float = 10.0,
+        clock: Clock = now_ms,
+        **_credentials: object,
+    ) -> "DurableObjectsStore":
+        """Make sure that a Worker of this version answers, and open a store on it.
+
+        Args:
+            url: `durable-objects://host`, or `durable-objects+http://host:port` without TLS; a path names a space, so
+                that several stores go by one Worker.
+            worker_token: the Worker's secret `TIDINGS_TOKEN`.
+            timeout: seconds that one call may take, repeats included.
+            clock: The time now in ms; what expiry is compared with.
+            _credentials: of the other stores at Cloudflare; not needed here.
 
         Raises:
             StoreMisconfigured: The token, the address, the Worker's version or its layout is wrong.
             StoreUnavailable: Nobody answers.
         """
-        async with self._checking:
-            if not self._batch:
-                self._batch = (await health(self._http)).max_operations
+        store = cls(worker_url(url), required_token(worker_token), timeout=timeout, clock=clock)
+        try:
+            store._batch = (await health(store._http)).max_operations
+        except StorageError:
+            await store.close()
+            raise
+        return store
 
     async def claim(self, ownership: Ownership) -> Ownership:
         """As the protocol says; the object named `facts` holds it."""
-        await self.check()
         answer = await self._http.call("POST", "/v1/claim", msgspec.json.encode(ownership))
         return msgspec.json.decode(msgspec.json.decode(answer, type=_Claim).claim, type=Ownership)
 
     async def positions(self) -> dict[int, int]:
         """As the protocol says; each object keeps those of its own records."""
-        await self.check()
-        return msgspec.json.decode(await self._http.call("GET", "/v1/positions"), type=_Positions).positions
+        answer = msgspec.json.decode(await self._http.call("GET", "/v1/positions"), type=_Positions)
+        return {partition: int(offset) for partition, offset in answer.positions.items()}
 
     async def get(self, prediction_id: str) -> Stored | None:
         """As the protocol says."""
@@ -151,8 +183,6 @@ class DurableObjectsStore:
 
     async def load(self, prediction_ids: Sequence[str]) -> dict[str, Stored]:
         """As the protocol says, in one round trip for up to 1,000 ids and about 16 MiB."""
-        if not self._batch:
-            await self.check()
         if len(prediction_ids) <= LOAD_IDS:
             return await self._load(prediction_ids)
         chunks = [prediction_ids[start : start + LOAD_IDS] for start in range(0, len(prediction_ids), LOAD_IDS)]
@@ -176,8 +206,7 @@ class DurableObjectsStore:
         Raises:
             StoreUnavailable: Some may have been written; the same call may be made again.
         """
-        if not self._batch:
-            await self.check()
+        distinct_ids(writes)
         outcomes: list[Outcome] = [None] * len(writes)
         chunk: list[tuple[int, _Operation]] = []
         chunks = [chunk]
@@ -197,9 +226,12 @@ class DurableObjectsStore:
         return outcomes
 
     async def _write(self, operations: list[tuple[int, _Operation]], outcomes: list[Outcome]) -> None:
+        repeat = False
         for _ in range(ATTEMPTS):
-            body = msgspec.json.encode({"ops": [operation for _, operation in operations]})
-            results = _results.decode(await self._http.call("POST", "/v1/batch", body)).results
+            ops = [operation for _, operation in operations]
+            body = msgspec.json.encode({"ops": ops, "repeat": repeat})
+            answer = await self._http.call("POST", "/v1/batch", body, again=partial(_repeated, ops))
+            results = _results.decode(answer).results
             failed: list[tuple[int, _Operation]] = []
             for entry, result in zip(operations, results, strict=True):
                 if result is None:
@@ -209,36 +241,41 @@ class DurableObjectsStore:
                 elif result.refused is not None:
                     outcomes[entry[0]] = Refused(result.refused)
                 else:
-                    outcomes[entry[0]] = Conflict(result.conflict or 0)
+                    outcomes[entry[0]] = Conflict(int(result.conflict or 0))
             if not failed:
                 return
             last = next(result for result in results if result is not None and result.unavailable is not None)
             if last.overloaded:
                 break
             operations = failed
+            repeat = True
         raise StoreUnavailable(f"an object of the Worker at {self._http.base_url} failed: {last.unavailable}")
 
     async def list(self, query: Query) -> Page:
         """As the protocol says. A page may be shorter than asked for where its records are large."""
-        await self.check()
         params = {"limit": str(min(query.limit, 1000)), "now": str(self._clock())}
-        for name in ("status", "owner", "model", "tag", "cursor"):
+        for name in ("status", "owner", "model", "tag"):
             if (value := getattr(query, name)) is not None:
                 params[name] = value
+        if query.cursor is not None:
+            params["after"] = msgspec.json.encode(decode_cursor(query.cursor)).decode()
         if query.owners is not None:
             params["owners"] = msgspec.json.encode(query.owners).decode()
         answer = _rows.decode(await self._http.call("GET", "/v1/predictions", params=params))
-        return Page([row.stored for row in answer.rows], answer.cursor)
+        return Page([row.stored for row in answer.rows], answer.cursor and encode_cursor(Place(*answer.cursor)))
 
     async def sweep(self, now: int, limit: int) -> int:
         """As the protocol says. The objects also wake up by themselves to remove what is due."""
-        await self.check()
         body = msgspec.json.encode({"now": now, "limit": limit})
         return msgspec.json.decode(await self._http.call("POST", "/v1/sweep", body), type=_Removed).removed
 
     async def close(self) -> None:
         """As the protocol says."""
         await self._http.close()
+
+
+def _repeated(ops: list[_Operation]) -> bytes:
+    return msgspec.json.encode({"ops": ops, "repeat": True})
 
 
 def _operation(write: Write) -> _Operation | Refused:
@@ -249,21 +286,20 @@ def _operation(write: Write) -> _Operation | Refused:
         doc = write.encoded.decode()
     except UnicodeDecodeError as error:
         return Refused(f"the record is not UTF-8: {error}")
-    source = {} if record.source is None else record.source.offsets
-    alive = isinstance(record, Prediction)
+    offsets = {} if record.source is None else record.source.offsets
     return _Operation(
         record.prediction_id,
-        write.expected,
-        record.version,
+        str(write.expected),
+        str(record.version),
         doc,
         record.status if isinstance(record, Prediction) else None,
         record.created_at if isinstance(record, Prediction) else None,
-        write.expires_at if alive else None,
+        write.expires_at,
         write.purge_at,
         record.owner,
         record.model,
         record.tags,
-        source,
+        {partition: str(offset) for partition, offset in offsets.items()},
     )
 
 
@@ -277,7 +313,3 @@ async def _all(calls: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
     except ExceptionGroup as failures:
         raise failures.exceptions[0] from None
     return [task.result() for task in tasks]
-
-
-def _now() -> int:
-    return time.time_ns() // 1_000_000

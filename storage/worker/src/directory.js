@@ -44,7 +44,6 @@ export class Directory extends DurableObject {
           op.model ?? null, op.tags?.length ? JSON.stringify(op.tags) : null);
         if (op.tags?.length) rememberTags(this.sql, op);
       }
-      rememberPositions(this.sql, ops);
     });
     await this.alarms.by(earliestPurge(ops));
   }
@@ -52,6 +51,7 @@ export class Directory extends DurableObject {
   settle(ops) {
     this.ctx.storage.transactionSync(() => {
       for (const op of ops) this.sql.exec("DELETE FROM entries WHERE id = ? AND version < ?", op.id, op.version);
+      rememberPositions(this.sql, ops);
     });
   }
 

@@ -27,5 +27,5 @@ export function readJson(body) {
   } catch {
     // Refused below, like JSON that is no object.
   }
-  throw new Problem(400, "bad_json", "the body must be a JSON object");
+  throw new Problem(400, "bad_json", "what is sent must be a JSON object or list");
 }

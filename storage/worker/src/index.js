@@ -35,10 +35,14 @@ export default {
 
 async function route(request, env, body) {
   const url = new URL(request.url);
-  const [, version, collection, ...rest] = url.pathname.split("/");
-  if (version !== "v1") throw new Problem(404, "no_route", `there is no ${url.pathname}; routes begin with /v1/`);
+  const segments = url.pathname.slice(1).split("/");
+  // What comes before /v1/ names a space: stores under one Worker that know nothing of each other.
+  const space = segments.slice(0, segments.indexOf("v1")).map((segment) => `${segment}/`).join("");
+  const [version, collection, ...rest] = segments.slice(segments.indexOf("v1"));
+  if (version !== "v1") throw new Problem(404, "no_route", `there is no ${url.pathname}; routes are under /v1/`);
   if (collection === "kv") return handleKv(request, env, url, rest, body);
-  const layout = layoutOf(env);
+  const layout = layoutOf(env, space);
+  await layout.settleOnce();
   if (collection === "predictions" && rest.length === 1 && rest[0] !== "") {
     const id = checkIds([decodeURIComponent(rest[0])])[0];
     if (request.method === "GET") return getOne(layout, id);
@@ -50,6 +54,10 @@ async function route(request, env, body) {
   return handler(layout, env, url, body);
 }
 
+function writeBatch(layout, { ops, repeat }) {
+  return layout.write(checkOperations(ops, layout.maxOperations), repeat === true);
+}
+
 const ROUTES = {
   "GET health": async (layout, env) =>
     answer({
@@ -58,7 +66,7 @@ const ROUTES = {
     }),
   "GET predictions": async (layout, env, url) => answer(await listPage(layout, checkQuery(url.searchParams))),
   "POST batch": async (layout, env, url, body) =>
-    answer({ results: await layout.write(checkOperations(readJson(body).ops, layout.maxOperations)) }),
+    answer({ results: await writeBatch(layout, readJson(body)) }),
   "POST load": async (layout, env, url, body) => answer(await layout.load(checkIds(readJson(body).ids))),
   "POST claim": async (layout, env, url, body) => answer({ claim: await layout.claim(body) }),
   "GET positions": async (layout) => answer({ positions: await layout.positions() }),

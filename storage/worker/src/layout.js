@@ -7,15 +7,16 @@ const ANSWER_BUDGET = 16 * 1024 * 1024;
 // A row of a Durable Object's table has at most 2 MB.
 const MAX_DOC_BYTES = 2_000_000 - 16_384;
 const encoder = new TextEncoder();
+const settledLayouts = new Set();
 
-export function layoutOf(env) {
+export function layoutOf(env, space) {
   const shards = Number(env.SHARDS ?? 64);
   if (!Number.isInteger(shards) || shards < 1 || shards > 1000) {
     throw new Problem(503, "bad_layout", `SHARDS is 1 to 1000, not ${JSON.stringify(env.SHARDS)}`);
   }
   const name = env.LAYOUT ?? "sharded";
-  if (name === "sharded") return new Sharded(env, shards);
-  if (name === "one-per-prediction") return new OnePerPrediction(env, shards);
+  if (name === "sharded") return new Sharded(env, shards, space);
+  if (name === "one-per-prediction") return new OnePerPrediction(env, shards, space);
   throw new Problem(503, "bad_layout", `LAYOUT is sharded or one-per-prediction, not ${JSON.stringify(name)}`);
 }
 
@@ -27,13 +28,18 @@ export function hash(text) {
 }
 
 class Layout {
-  constructor(env, shards) {
+  constructor(env, shards, space) {
     this.env = env;
     this.shards = shards;
+    this.space = space;
+  }
+
+  stub(namespace, name) {
+    return namespace.get(namespace.idFromName(this.space + name));
   }
 
   facts() {
-    return stub(this.env.DIRECTORY, "facts");
+    return this.stub(this.env.DIRECTORY, "facts");
   }
 
   // The layout of the first request holds for good: another one would look for records where they are not.
@@ -47,19 +53,27 @@ class Layout {
     return JSON.parse(standing);
   }
 
+  // Asked for each request, answered from memory but for the first one of an isolate.
+  async settleOnce() {
+    const key = `${this.space}${this.name}/${this.shards}`;
+    if (settledLayouts.has(key)) return;
+    await this.settle();
+    settledLayouts.add(key);
+  }
+
   claim(ownership) {
     return this.facts().establish("claim", ownership);
   }
 
   // Operations whose record can never be stored are refused; the others go on.
-  async write(ops) {
+  async write(ops, repeat = false) {
     const results = new Array(ops.length).fill(null);
     const fitting = [];
     for (const [index, op] of ops.entries()) {
       if (tooLarge(op.doc)) results[index] = { refused: `a record has at most ${MAX_DOC_BYTES} bytes here` };
       else fitting.push({ index, op });
     }
-    await this.writeFitting(fitting, results);
+    await this.writeFitting(fitting, results, repeat);
     return results;
   }
 }
@@ -70,16 +84,16 @@ class Sharded extends Layout {
   maxOperations = 2000;
 
   shard(number) {
-    return stub(this.env.SHARD, `shard-${number}`);
+    return this.stub(this.env.SHARD, `shard-${number}`);
   }
 
   sources() {
     return Array.from({ length: this.shards }, (_, number) => this.shard(number));
   }
 
-  async writeFitting(entries, results) {
+  async writeFitting(entries, results, repeat) {
     await inGroups(entries, ({ op }) => hash(op.id) % this.shards, async (number, group) => {
-      await settled(group, results, () => this.shard(number).write(group.map(({ op }) => op)));
+      await settled(group, results, () => this.shard(number).write(group.map(({ op }) => op), repeat));
     });
   }
 
@@ -111,11 +125,11 @@ class OnePerPrediction extends Layout {
   maxOperations = 500;
 
   single(id) {
-    return stub(this.env.SINGLE, `prediction-${id}`);
+    return this.stub(this.env.SINGLE, `prediction-${id}`);
   }
 
   directory(number) {
-    return stub(this.env.DIRECTORY, `directory-${number}`);
+    return this.stub(this.env.DIRECTORY, `directory-${number}`);
   }
 
   sources() {
@@ -123,14 +137,15 @@ class OnePerPrediction extends Layout {
   }
 
   // 1. announce each record to its directory · 2. write it · 3. forget the entries of what it replaced.
-  async writeFitting(entries, results) {
+  async writeFitting(entries, results, repeat) {
     await inGroups(entries, ({ op }) => hash(op.id) % this.shards, async (number, group) => {
       await settled(group, results, async () => {
         const bare = group.map(({ op: { doc, ...rest } }) => rest);
         await this.directory(number).announce(bare);  // 1
         await Promise.all(group.map((entry) =>  // 2
-          settled([entry], results, () => this.single(entry.op.id).write([entry.op]))));
-        const written = group.filter(({ index }) => results[index] === null).map(({ op }) => ({ id: op.id, version: op.version }));
+          settled([entry], results, () => this.single(entry.op.id).write([entry.op], repeat))));
+        const written = group.filter(({ index }) => results[index] === null)
+          .map(({ op: { id, version, source } }) => ({ id, version, source }));
         if (written.length) await this.directory(number).settle(written);  // 3
         return group.map(({ index }) => results[index]);
       });
@@ -153,10 +168,6 @@ class OnePerPrediction extends Layout {
     await inGroups(ids, (id) => hash(id) % this.shards, (number, group) => this.directory(number).drop(group, now));
     return removed.reduce((sum, count) => sum + count, 0);
   }
-}
-
-function stub(namespace, name) {
-  return namespace.get(namespace.idFromName(name));
 }
 
 function tooLarge(doc) {
@@ -184,7 +195,7 @@ async function settled(group, results, act) {
     const outcomes = await act();
     for (const [place, { index }] of group.entries()) {
       const outcome = outcomes[place];
-      results[index] = typeof outcome === "number" ? { conflict: outcome } : outcome;
+      results[index] = typeof outcome === "string" ? { conflict: outcome } : outcome;
     }
   } catch (error) {
     const failure = { unavailable: String(error.message ?? error), overloaded: error.overloaded === true };
@@ -199,7 +210,7 @@ function joined(parts) {
 function highest(parts) {
   const result = {};
   for (const [partition, offset] of parts.flat()) {
-    if (!(result[partition] >= offset)) result[partition] = offset;
+    if (!(partition in result) || BigInt(offset) > BigInt(result[partition])) result[partition] = offset;
   }
   return result;
 }

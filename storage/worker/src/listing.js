@@ -27,7 +27,7 @@ export async function listPage(layout, query) {
 }
 
 function page(rows, after) {
-  return { rows, cursor: after === null ? null : `${after[0]}.${after[1]}` };
+  return { rows, cursor: after };
 }
 
 // The newest `limit` keys of all sources. Each is first asked for little more than its share; only those whose last

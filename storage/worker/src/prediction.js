@@ -11,11 +11,12 @@ export async function getOne(layout, id) {
 
 export async function putOne(layout, id, headers, body) {
   const record = readJson(body);
+  const offsets = Object.entries(record.source?.offsets ?? {}).map(([partition, offset]) => [partition, String(offset)]);
   if (record.predictionId !== id) throw new Problem(400, "other_id", "`predictionId` and the address differ");
   const op = {
-    id, if_version: expectedVersion(headers), version: record.version, status: record.status, doc: body,
+    id, if_version: expectedVersion(headers), version: String(record.version), status: record.status, doc: body,
     created_at: record.createdAt, owner: record.owner, model: record.model, tags: record.tags,
-    source: record.source?.offsets,
+    source: Object.fromEntries(offsets),
   };
   return written(layout, op);
 }
@@ -26,24 +27,24 @@ export async function deleteOne(layout, id, headers) {
   if (row === undefined || row[2] === null) throw new Problem(404, "not_found", "no such prediction");
   const current = JSON.parse(row[8]);
   const { owner, model, tags, source } = current;
-  const version = row[1] + 1;
-  const tombstone = { predictionId: id, deleted: true, version, updatedAt: Date.now(), owner, model, tags, source };
+  const version = BigInt(row[1]) + 1n;
+  const tombstone = { predictionId: id, deleted: true, version: Number(version), updatedAt: Date.now(), owner, model, tags, source };
   const expected = headers.has("if-match") ? expectedVersion(headers) : row[1];
-  return written(layout, { id, if_version: expected, version, doc: JSON.stringify(tombstone), owner, model, tags });
+  return written(layout, { id, if_version: expected, version: String(version), doc: JSON.stringify(tombstone), owner, model, tags });
 }
 
 function expectedVersion(headers) {
-  if (headers.get("if-none-match") === "*") return 0;
+  if (headers.get("if-none-match") === "*") return "0";
   const match = /^"(\d+)"$/.exec(headers.get("if-match") ?? "");
   if (match === null) throw new Problem(428, "no_condition", 'say `If-None-Match: *` or `If-Match: "version"`');
-  return Number(match[1]);
+  return match[1];
 }
 
 async function written(layout, op) {
   const [result] = await layout.write(checkOperations([op], 1));
-  if (result === null) return answer({ version: op.version }, 200, { etag: `"${op.version}"` });
+  if (result === null) return answer({ version: Number(op.version) }, 200, { etag: `"${op.version}"` });
   if (result.refused) throw new Problem(413, "refused", result.refused);
   if (result.unavailable) throw Object.assign(new Error(result.unavailable), { retryable: !result.overloaded, ...result });
   const { rows: [row] } = await layout.load([op.id]);
-  return answer({ version: result.conflict, current: row?.[8] ?? null }, 412);
+  return answer({ version: Number(result.conflict), current: row?.[8] ?? null }, 412);
 }

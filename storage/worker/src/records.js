@@ -22,7 +22,7 @@ const INSERT = `INSERT INTO records (id, version, status, created_at, expires_at
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING`;
 const UPDATE = `UPDATE records SET version = ?, status = ?, created_at = ?, expires_at = ?, purge_at = ?, owner = ?,
 model = ?, tags = ?, doc = ? WHERE id = ? AND version = ?`;
-const LOAD = `SELECT r.id, r.version, r.status, r.created_at, r.expires_at, r.owner, r.model, r.tags, r.doc
+const LOAD = `SELECT r.id, CAST(r.version AS TEXT), r.status, r.created_at, r.expires_at, r.owner, r.model, r.tags, r.doc
 FROM json_each(?) AS wanted JOIN records AS r ON r.id = wanted.value`;
 
 const DOC = 8;
@@ -37,10 +37,11 @@ export class Shard extends DurableObject {
     this.alarms = new Alarms(ctx.storage, env);
   }
 
-  // Per operation: null (it stands now), or the version that stands instead (0: nothing is there).
-  async write(ops) {
+  // Per operation: null (it stands now), or the version that stands instead ("0": nothing is there).
+  // `repeat`: the same operations were sent before, and their answer was lost.
+  async write(ops, repeat) {
     const outcomes = this.ctx.storage.transactionSync(() => {
-      const results = ops.map((op) => this.apply(op));
+      const results = ops.map((op) => this.apply(op, repeat));
       rememberPositions(this.sql, ops.filter((op, index) => results[index] === null));
       return results;
     });
@@ -48,23 +49,23 @@ export class Shard extends DurableObject {
     return outcomes;
   }
 
-  apply(op) {
+  apply(op, repeat) {
     const tags = op.tags?.length ? JSON.stringify(op.tags) : null;
     const rest = [op.version, op.status ?? null, op.created_at ?? null, op.expires_at ?? null, op.purge_at ?? null,
       op.owner ?? null, op.model ?? null, tags, op.doc];
-    const { rowsWritten } = op.if_version === 0
+    const { rowsWritten } = op.if_version === "0"
       ? this.sql.exec(INSERT, op.id, ...rest)
       : this.sql.exec(UPDATE, ...rest, op.id, op.if_version);
-    if (rowsWritten === 0) return this.standing(op);
+    if (rowsWritten === 0) return this.standing(op, repeat);
     if (tags !== null && this.constructor.indexed) rememberTags(this.sql, op);
     return null;
   }
 
-  // A write whose answer was lost and that is sent again finds its own bytes: it succeeded.
-  standing(op) {
-    const [row] = this.sql.exec("SELECT version, doc FROM records WHERE id = ?", op.id);
-    if (row === undefined) return 0;
-    return row.version === op.version && row.doc === op.doc ? null : row.version;
+  // A repeated write that finds its own bytes at its own version has succeeded before.
+  standing(op, repeat) {
+    const [row] = this.sql.exec("SELECT CAST(version AS TEXT) AS version, doc FROM records WHERE id = ?", op.id);
+    if (row === undefined) return "0";
+    return repeat && row.version === op.version && row.doc === op.doc ? null : row.version;
   }
 
   // Rows up to about `budget` characters, one at least; the ids that did not fit come back for another call.

@@ -1,9 +1,11 @@
 // What a request must look like before any object sees it.
-import { Problem } from "./http.js";
+import { Problem, readJson } from "./http.js";
 
 const MAX_ID_BYTES = 256;
 const MAX_LIMIT = 1000;
 const STATUSES = new Set(["starting", "processing", "succeeded", "failed", "canceled"]);
+// Versions and offsets have 64 bits, which numbers of JavaScript do not: they travel as text.
+const DIGITS = /^(0|[1-9]\d{0,18})$/;
 const encoder = new TextEncoder();
 
 export function checkIds(ids) {
@@ -30,8 +32,9 @@ export function checkOperations(ops, most) {
 
 function checkOperation(op) {
   const wrong = (what) => new Problem(400, "bad_operation", `the operation on ${JSON.stringify(op.id)} ${what}`);
-  if (!Number.isInteger(op.if_version) || op.if_version < 0) throw wrong("needs `if_version`, an integer from 0");
-  if (!Number.isInteger(op.version) || op.version < 1) throw wrong("needs `version`, an integer from 1");
+  if (!DIGITS.test(op.if_version)) throw wrong("needs `if_version`, an integer from 0, as text");
+  if (!DIGITS.test(op.version) || op.version === "0") throw wrong("needs `version`, an integer from 1, as text");
+  if (!Object.values(op.source ?? {}).every((offset) => DIGITS.test(offset))) throw wrong("has a bad `source`");
   if (typeof op.doc !== "string") throw wrong("needs `doc`, the record's JSON as a string");
   if (op.status != null && !STATUSES.has(op.status)) throw wrong(`has an unknown status ${JSON.stringify(op.status)}`);
   if (op.status != null && !Number.isInteger(op.created_at)) throw wrong("needs `created_at` in ms");
@@ -46,25 +49,18 @@ export function checkQuery(params) {
   if (!Number.isInteger(limit) || limit < 1 || limit > MAX_LIMIT) {
     throw new Problem(400, "bad_limit", `\`limit\` is 1 to ${MAX_LIMIT}`);
   }
-  const cursor = params.get("cursor");
+  const after = params.has("after") ? readJson(params.get("after")) : null;
+  if (after !== null && !(Number.isInteger(after[0]) && typeof after[1] === "string")) {
+    throw new Problem(400, "bad_after", "`after` is the creation time and id of the last record: [ms, id]");
+  }
   return {
     status: params.get("status"),
     owner: params.get("owner"),
     model: params.get("model"),
     tag: params.get("tag"),
-    owners: params.has("owners") ? JSON.parse(params.get("owners")) : null,
+    owners: params.has("owners") ? readJson(params.get("owners")) : null,
     now: Number(params.get("now")) || Date.now(),
-    after: cursor === null ? null : readCursor(cursor),
+    after,
     limit,
   };
-}
-
-// A cursor is the creation time and id of the last record of a page.
-export function readCursor(cursor) {
-  const dot = cursor.indexOf(".");
-  const created = Number(cursor.slice(0, dot));
-  if (dot < 1 || !Number.isInteger(created) || dot + 1 === cursor.length) {
-    throw new Problem(400, "bad_cursor", `${JSON.stringify(cursor)} is no cursor of this store`);
-  }
-  return [created, cursor.slice(dot + 1)];
 }
