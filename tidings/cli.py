@@ -7,10 +7,10 @@ on standard error.
 import sys
 from collections.abc import Iterator, Sequence
 
-from tidings.commands import running, serve, token
+from tidings.commands import doctor, running, serve, token, watch
 from tidings.settings import SettingsError
 
-COMMANDS: tuple[running.Command, ...] = (serve, token)
+COMMANDS: tuple[running.Command, ...] = (serve, watch, doctor, token)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

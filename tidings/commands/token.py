@@ -5,6 +5,7 @@ import time
 from argparse import Namespace
 
 from tidings.commands import running
+from tidings.settings import Settings
 
 SCOPES = ("watch:all", "read:all", "write", "admin")
 
@@ -30,19 +31,31 @@ def run(arguments: Namespace) -> None:
         raise running.Failure(f"--scope: {unknown[0]!r} is none of {', '.join(SCOPES)}", running.WRONG_USE)
     if arguments.ttl < 1:
         raise running.Failure(f"--ttl: {arguments.ttl} is no time to live; give seconds, 1 or more", running.WRONG_USE)
-    import jwt
-
-    now = int(time.time())
-    claims: dict[str, object] = {"iat": now, "exp": now + arguments.ttl}
+    claims: dict[str, object] = {}
     if arguments.sub is not None:
         claims["sub"] = arguments.sub
     if arguments.scope:
         claims["scope"] = arguments.scope
     if arguments.predictions is not None:
         claims["predictions"] = [name for part in arguments.predictions.split(",") if (name := part.strip())]
+    text = sign(settings, claims, ttl=arguments.ttl)
+    running.say(json.dumps({"token": text, "claims": claims}) if arguments.as_json else text)
+
+
+def sign(settings: Settings, claims: dict[str, object], *, ttl: int) -> str:
+    """A token with these claims and the times, audience and issuer that the service asks for.
+
+    Args:
+        settings: With a JWT secret.
+        claims: Completed in place.
+        ttl: Seconds until it expires.
+    """
+    import jwt
+
+    now = int(time.time())
+    claims |= {"iat": now, "exp": now + ttl}
     if settings.jwt_audience is not None:
         claims["aud"] = settings.jwt_audience
     if settings.jwt_issuer is not None:
         claims["iss"] = settings.jwt_issuer
-    text = jwt.encode(claims, settings.jwt_secret, algorithm="HS256")
-    running.say(json.dumps({"token": text, "claims": claims}) if arguments.as_json else text)
+    return jwt.encode(claims, settings.jwt_secret or "", algorithm="HS256")

@@ -1,0 +1,214 @@
+"""`tidings doctor`: what is in force, and whether each part works."""
+
+import asyncio
+import json
+import os
+import time
+from argparse import Namespace
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from msgspec import Struct
+
+from tidings.commands import running
+from tidings.settings import DERIVED, FLAGS_ONLY, Settings, SettingsError, check_serving, sqlite_path
+
+WITHIN = 8.0
+"""Seconds that one part may take to answer."""
+SHORT_SECRET = 32
+"""Bytes below which a secret for HS256 is weaker than its hash (RFC 7518, 3.2)."""
+
+
+class Finding(Struct, frozen=True):
+    """What was found out about one part."""
+
+    part: str
+    state: str
+    """`ok`, `warning` or `failed`."""
+    says: str
+    ms: float = 0.0
+
+
+def register(commands: running.Commands) -> None:
+    """Add the command."""
+    about = "Print the settings in force, secrets masked, and try each part."
+    parser = running.parser(commands, "doctor", run, about, "tidings doctor --config tidings.toml")
+    running.add_places(parser)
+    running.add_config(parser)
+    running.add_json(parser)
+
+
+def run(arguments: Namespace) -> int:
+    """Print, try, and tell by the exit code whether all of it works."""
+    settings = running.settings(arguments, "log", "store")
+    rows = list(in_force(settings))
+    findings = running.run_loop(examine(settings))
+    if arguments.as_json:
+        found = [{name: getattr(finding, name) for name in finding.__struct_fields__} for finding in findings]
+        shown = {name: {"value": value, "from": origin} for name, value, origin in rows}
+        running.say(json.dumps({"settings": shown, "parts": found}, default=str))
+    else:
+        width = max(len(name) for name, _, _ in rows)
+        for name, value, origin in rows:
+            running.say(f"{name:<{width}}  {_text(value)}" + (f"  ({origin})" if origin != "default" else ""))
+        running.say("")
+        width = max(len(finding.part) for finding in findings)
+        for finding in findings:
+            running.say(f"{finding.state:<7}  {finding.part:<{width}}  {finding.says}  [{finding.ms:.0f} ms]")
+    return running.FAILED if any(finding.state == "failed" for finding in findings) else running.DONE
+
+
+def in_force(settings: Settings) -> list[tuple[str, Any, str]]:
+    """Name in the environment, value as it may be shown, and where it was set."""
+    from tidings.setting_sources import env_name
+
+    rows = [
+        (env_name(name), settings.shown(name), settings.origins.get(name, "default"))
+        for name in settings.__struct_fields__
+        if name not in DERIVED | FLAGS_ONLY
+    ]
+    for key, origin in settings.origins.items():
+        if key not in settings.__struct_fields__:
+            rows.append((env_name(key), "set", origin))
+    return rows
+
+
+def _text(value: Any) -> str:
+    if value is None or value == ():
+        return "-"
+    return ",".join(str(one) for one in value) if isinstance(value, tuple) else str(value)
+
+
+async def examine(settings: Settings) -> list[Finding]:
+    """Try every part, at the same time."""
+    parts: list[tuple[str, Callable[[Settings], Awaitable[str]]]] = [
+        ("access", _access),
+        ("providers", _providers),
+        ("log", _log),
+        ("store", _store),
+        ("assets", _assets),
+    ]
+    return list(await asyncio.gather(*(_try(name, part, settings) for name, part in parts)))
+
+
+class Warned(Exception):
+    """The part works, but something about it should be looked at."""
+
+
+async def _try(name: str, part: Callable[[Settings], Awaitable[str]], settings: Settings) -> Finding:
+    from storage.errors import StorageError
+    from streams.log import LogError
+    from streams.providers.configuration import BadConfiguration
+
+    start = time.perf_counter()
+    state = "failed"
+    try:
+        async with asyncio.timeout(WITHIN):
+            says = await part(settings)
+        state = "ok"
+    except Warned as warning:
+        state, says = "warning", str(warning)
+    except TimeoutError:
+        says = f"no answer within {WITHIN:.0f} s; is it running, and reachable from here?"
+    except (SettingsError, StorageError, LogError, BadConfiguration, OSError) as error:
+        says = str(error)
+    return Finding(name, state, " ".join(says.split()), (time.perf_counter() - start) * 1000)
+
+
+async def _access(settings: Settings) -> str:
+    check_serving(settings)
+    if settings.jwt_secret is not None and len(settings.jwt_secret.encode()) < SHORT_SECRET:
+        raise Warned(f"TIDINGS_JWT_SECRET has fewer than {SHORT_SECRET} bytes; make a longer one: openssl rand -hex 32")
+    if not settings.authenticates:
+        where = "on loopback alone" if not settings.anonymous else "TIDINGS_ANONYMOUS lets everybody in"
+        return f"nobody has to say who they are: {where}"
+    kinds = {"JWT secret": settings.jwt_secret, "JWKS": settings.jwks_url, "API keys": settings.api_keys}
+    return f"clients are authenticated by {', '.join(name for name, value in kinds.items() if value)}"
+
+
+async def _providers(settings: Settings) -> str:
+    from streams.providers.registry import open_providers
+
+    opened = open_providers(settings.providers)
+    idle = sorted(set(settings.providers) - set(opened))
+    if idle:
+        raise Warned(f"{', '.join(idle)}: set, but without a secret its webhooks are answered with 404")
+    if not opened:
+        raise Warned(
+            "none is configured: every webhook is answered with 404; set TIDINGS_REPLICATE_SECRET, for example"
+        )
+    return f"webhooks are taken from {', '.join(sorted(opened))}"
+
+
+def _new_file(url: str) -> str | None:
+    """What to say of a SQLite file that is not there yet; raises where it could not be made."""
+    path = sqlite_path(url)
+    if path.exists():
+        return None
+    _check_writable(path.parent)
+    return f"{path} will be made at the first start"
+
+
+def _check_writable(folder: Path) -> None:
+    """Raise PermissionError where the folder, or the nearest one above it that is there, cannot be written."""
+    there = folder.absolute()
+    while not there.exists():
+        there = there.parent
+    if not os.access(there, os.W_OK):
+        raise PermissionError(f"{folder}: no right to write in {there}; give it, or choose another folder")
+
+
+async def _log(settings: Settings) -> str:
+    from streams.log import EVENTS
+    from streams.logs import open_log
+
+    if settings.log.startswith("memory://"):
+        return "in memory: gone when the service ends"
+    if settings.log.startswith("sqlite://") and (says := _new_file(settings.log)) is not None:
+        return says
+    log = await open_log(
+        settings.log,
+        topic_prefix=settings.topic_prefix,
+        partitions=settings.partitions,
+        retention=settings.retention,
+        epoch=settings.log_epoch,
+        max_body=settings.max_body,
+        create=False,
+    )
+    try:
+        bounds = await log.bounds(EVENTS)
+        kept = sum(end - first for first, end in bounds.values())
+        return f"{log.name}, {await log.identity()}: {len(bounds)} partitions, {kept} records kept"
+    finally:
+        await log.close()
+
+
+async def _store(settings: Settings) -> str:
+    from storage.factory import open_store
+    from storage.store import Query
+
+    if settings.store.startswith("memory://"):
+        return "in memory: gone when the service ends"
+    if settings.store.startswith("sqlite://") and (says := _new_file(settings.store)) is not None:
+        return says
+    store = await open_store(settings.store)
+    try:
+        positions = await store.positions()
+        if store.capabilities.lists:
+            await store.list(Query(limit=1))
+        return f"{store.name}: answers; records up to {positions or 'nothing yet'}"
+    finally:
+        await store.close()
+
+
+async def _assets(settings: Settings) -> str:
+    parts = urlsplit(settings.assets)
+    if settings.archive == "off":
+        return "archiving is off"
+    if parts.scheme != "file":
+        return f"{parts.scheme}:// is not tried here"
+    folder = Path(parts.path[1:])
+    _check_writable(folder)
+    return f"{folder} can be written"
