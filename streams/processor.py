@@ -45,6 +45,9 @@ from streams.statistics import Statistics
 
 T = TypeVar("T")
 
+GROUP = "tidings-processor"
+"""The consumer group."""
+
 BATCH, BATCH_BEHIND = 500, 2000
 """Records taken at once; more while the processor is behind, since folding and fewer commits pay then."""
 
@@ -83,7 +86,7 @@ class Processor:
         rules: Rules,
         *,
         expiry: Expiry | None = None,
-        group: str = "tidings-processor",
+        group: str = GROUP,
         reached: Callable[[int], None] | None = None,
     ) -> None:
         self._log = log
@@ -100,6 +103,8 @@ class Processor:
         self._uncommitted = False
         self._committer: asyncio.Task[None] | None = None
         self.statistics = Statistics()
+        self.obstacle: str | None = None
+        """What is being waited out at the moment, for readiness."""
 
     @property
     def consumer(self) -> Consumer | None:
@@ -337,6 +342,7 @@ class Processor:
                     if not error.retryable:
                         raise
                     self._still_ours()
+                    self.obstacle = str(error)
                     if not paused:
                         paused = True
                         assert self._consumer is not None
@@ -348,6 +354,7 @@ class Processor:
         finally:
             if paused:
                 assert self._consumer is not None
+                self.obstacle = None
                 self._consumer.resume()
                 log_.info("processor.resumed")
 

@@ -50,3 +50,19 @@ class Statistics:
         for stage, spent in zip(STAGES, seconds, strict=True):
             self.seconds[stage] += spent
         self.last_alive = monotonic()
+
+    def snapshot(self) -> dict[str, object]:
+        """The figures as plain values, named as on the wire."""
+        return {
+            "records": self.records,
+            "batches": self.batches,
+            "applied": self.applied,
+            "stale": self.stale,
+            "behind": self.behind,
+            "duplicates": self.duplicates,
+            "conflicts": self.conflicts,
+            "pauses": self.pauses,
+            "unknownFields": self.unknown_fields,
+            "deadLetters": dict(self.dead_letters),
+            "seconds": {stage: round(spent, 6) for stage, spent in self.seconds.items()},
+        }

@@ -1,0 +1,128 @@
+"""Opening what a process works with, as the settings say: the log, the store, the providers, and that they fit."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+from msgspec import Struct
+
+from storage.errors import StoreOwned
+from storage.factory import open_store
+from storage.store import Ownership, PredictionStore
+from streams.fold import Expiry, Rules
+from streams.log import Log
+from streams.logs import open_log
+from streams.processor import GROUP
+from streams.providers.configuration import BadConfiguration
+from streams.providers.provider import Provider
+from streams.providers.registry import open_providers
+from streams.replay import check_source
+from tidings.settings import Settings, SettingsError, sqlite_path
+
+
+class Parts(Struct, frozen=True):
+    """What is open."""
+
+    log: Log
+    store: PredictionStore
+    providers: Mapping[str, Provider]
+    rules: Rules
+    expiry: Expiry
+    group: str = GROUP
+
+
+def expiry_of(settings: Settings) -> Expiry:
+    """When records are hidden and purged."""
+    return Expiry(int(settings.ttl * 1000), int(settings.ttl_running * 1000), settings.retention * 1000)
+
+
+def providers_of(settings: Settings) -> dict[str, Provider]:
+    """The configured providers.
+
+    Raises:
+        SettingsError: One of them cannot be opened; the message names the setting.
+    """
+    try:
+        return open_providers(settings.providers)
+    except BadConfiguration as error:
+        raise SettingsError(str(error)) from None
+
+
+async def log_of(settings: Settings) -> Log:
+    """The log; the folder of a file is made where it is missing. Raises `LogError`."""
+    if settings.log.startswith("sqlite://"):
+        sqlite_path(settings.log).parent.mkdir(parents=True, exist_ok=True)
+    longest = max(settings.ttl, settings.ttl_running) if settings.ttl and settings.ttl_running else 0
+    return await open_log(
+        settings.log,
+        topic_prefix=settings.topic_prefix,
+        partitions=settings.partitions,
+        retention=settings.retention,
+        changes_retention=int(longest),
+        epoch=settings.log_epoch,
+        max_body=settings.max_body,
+    )
+
+
+async def store_of(settings: Settings, url: str | None = None) -> PredictionStore:
+    """The store of the settings, or the one at another URL with the same credentials. Raises `StorageError`."""
+    chosen = url or settings.store
+    return await open_store(chosen, **_credentials(settings, chosen))
+
+
+def _credentials(settings: Settings, url: str) -> dict[str, Any]:
+    """What a store needs beside its URL, which carries no secret of Cloudflare's."""
+    scheme = url.partition("://")[0]
+    if scheme.startswith(("durable-objects", "cloudflare-kv+worker")):
+        return {"worker_token": settings.worker_token}
+    if scheme.startswith("cloudflare-kv"):
+        options = {"token": settings.cloudflare_token, "base_url": settings.cloudflare_url}
+        return {name: value for name, value in options.items() if value}
+    return {}
+
+
+async def claim(log: Log, store: PredictionStore, settings: Settings) -> Rules:
+    """Make sure that the store belongs to this log, and was opened with the same rules.
+
+    Raises:
+        StoreOwned: It belongs to another log, or to none.
+        SettingsError: What is fixed for a store's life is set otherwise now.
+    """
+    identity = await log.identity()
+    mine = Ownership(log=identity, strict=settings.strict, record_max=settings.record_max)
+    standing = await store.claim(mine)
+    if standing.log != identity:
+        owner = f"the log {standing.log}" if standing.log else "programs that write it without a log"
+        raise StoreOwned(
+            f"the store {settings.shown('store')} belongs to {owner}, not to {identity}; "
+            "name another TIDINGS_STORE and fill it with tidings replay, or the log it belongs to"
+        )
+    if standing.strict != settings.strict:
+        raise SettingsError(
+            f"TIDINGS_STRICT: the store was first opened with {int(standing.strict)}, now it is {int(settings.strict)}; "
+            "set it back, or replay into a new store"
+        )
+    if standing.record_max != settings.record_max:
+        raise SettingsError(
+            f"TIDINGS_RECORD_MAX: the store was first opened with {standing.record_max}, now it is "
+            f"{settings.record_max}; set it back, or replay into a new store"
+        )
+    await check_source(log, store)
+    return Rules(identity, settings.strict, settings.record_max)
+
+
+@asynccontextmanager
+async def parts(settings: Settings) -> AsyncIterator[Parts]:
+    """Everything open, and closed again at the end of the block.
+
+    Raises:
+        SettingsError, StorageError, LogError: With one line that says what to mend.
+    """
+    providers = providers_of(settings)
+    async with AsyncExitStack() as stack:
+        log = await log_of(settings)
+        stack.push_async_callback(log.close)
+        store = await store_of(settings)
+        stack.push_async_callback(store.close)
+        rules = await claim(log, store, settings)
+        yield Parts(log, store, providers, rules, expiry_of(settings))

@@ -1,0 +1,189 @@
+"""The service: the parts of each role put together, started, watched and stopped."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from gateway.app import build_health_app
+from gateway.front import listen
+from gateway.server import HttpServer
+from storage.cached import CachedStore
+from storage.errors import StorageError
+from storage.store import PredictionStore
+from streams.log import Log, LogError
+from streams.processor import Processor
+from tidings.parts import Parts, parts
+from tidings.serving import GatewayRole, bare_gateway
+from tidings.settings import Settings, SettingsError
+
+SWEEP_EVERY = 60.0
+"""Seconds between removals of what is past its time."""
+SWEEP_ROWS = 500
+
+READY_SOON = 3.0
+"""Seconds within which the processor must go round to count as ready; it goes round twice a second when idle."""
+
+log_ = structlog.get_logger("tidings.service")
+
+Ready = Callable[[int], None]
+"""Called with the port once requests are served."""
+
+
+async def serve(settings: Settings, *, ready: Ready | None = None) -> None:
+    """Run the roles of the settings until SIGINT or SIGTERM.
+
+    Args:
+        settings: Checked, with a webhook key.
+        ready: Called with the port once requests are served.
+
+    Raises:
+        SettingsError, StorageError, LogError, OSError: It cannot start, or a part failed for good; one line says why.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    try:
+        async with running(settings) as service:
+            if ready is not None:
+                ready(service.port)
+            await service.until(stop)
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+
+
+class Service:
+    """A running service."""
+
+    def __init__(self, parts_: Parts, cache: CachedStore) -> None:
+        self.parts = parts_
+        self.cache = cache
+        self.port = 0
+        self.processor: Processor | None = None
+        self.gateway: GatewayRole | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        """Run a part for as long as the service runs; `until` raises what it raises."""
+        task = asyncio.create_task(work, name=name)
+        self._tasks.append(task)
+        return task
+
+    async def until(self, stop: asyncio.Event) -> None:
+        """Wait for the word to stop, or for a part that fails, whose error is raised."""
+        stopped = asyncio.create_task(stop.wait())
+        try:
+            done, _ = await asyncio.wait([stopped, *self._tasks], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            stopped.cancel()
+        for task in done:
+            if task is not stopped:
+                task.result()
+        log_.info("service.stopping")
+
+    async def processor_ready(self) -> str | None:
+        """What is in the way of processing; None: nothing."""
+        processor = self.processor
+        assert processor is not None
+        silent = time.monotonic() - processor.statistics.last_alive
+        if silent > READY_SOON:
+            return f"the processor has not gone round for {silent:.0f} s"
+        return processor.obstacle
+
+
+@asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[Service]:
+    """A service that has started; it is stopped in order when the block ends: webhooks first, then the processor."""
+    unknown = sorted(settings.roles & {"archiver", "reconciler"}) if not settings.everything else []
+    if unknown:
+        raise SettingsError(f"TIDINGS_ROLE: {unknown[0]} is not part of this version; use gateway, processor or all")
+    async with AsyncExitStack() as stack:
+        # Taken before anything else is touched: a port in use is the commonest mistake, and must cost nothing.
+        listening = listen(settings.host, settings.port, reuse_port=settings.workers > 1)
+        stack.callback(listening.close)
+        opened = await stack.enter_async_context(parts(settings))
+        cache = CachedStore(
+            opened.store, ttl=settings.cache_ttl, records=settings.cache_records, bytes_=settings.cache_bytes
+        )
+        service = Service(opened, cache)
+        if "processor" in settings.roles:
+            await stack.enter_async_context(_processing(service))
+        if "gateway" in settings.roles:
+            gateway = service.gateway = GatewayRole(settings, opened, cache)
+            if service.processor is not None:
+                gateway.add_check("processor", service.processor_ready)
+                gateway.add_statistics("processor", service.processor.statistics.snapshot)
+            service.port = await stack.enter_async_context(gateway.serving(listening))
+        else:
+            service.port = await stack.enter_async_context(_health_alone(settings, service, listening))
+        if settings.port_file is not None:
+            _write_port(settings.port_file, service.port)
+            stack.callback(settings.port_file.unlink, missing_ok=True)
+        log_.info(
+            "service.started",
+            url=f"http://{settings.host}:{service.port}",
+            roles=sorted(settings.roles & {"gateway", "processor"}),
+            log=settings.shown("log"),
+            store=settings.shown("store"),
+            providers=sorted(opened.providers),
+        )
+        yield service
+
+
+@asynccontextmanager
+async def _processing(service: Service) -> AsyncIterator[None]:
+    opened = service.parts
+    processor = service.processor = Processor(
+        opened.log, service.cache, opened.providers, opened.rules, expiry=opened.expiry, group=opened.group
+    )
+    task = service.start(processor.run(), "processor")
+    sweeper = service.start(_sweep(opened.store, opened.log), "sweeper")
+    try:
+        yield
+    finally:
+        sweeper.cancel()
+        processor.stop()
+        await asyncio.wait([task, sweeper], timeout=4)
+
+
+async def _sweep(store: PredictionStore, log: Log) -> None:
+    trim = getattr(log, "trim", None)
+    while True:
+        await asyncio.sleep(SWEEP_EVERY)
+        now = time.time_ns() // 1_000_000
+        try:
+            while await store.sweep(now, SWEEP_ROWS) == SWEEP_ROWS:
+                pass
+            if trim is not None:
+                await trim(now)
+        except (StorageError, LogError) as error:
+            log_.warning("service.sweep_failed", error=str(error))
+
+
+@asynccontextmanager
+async def _health_alone(settings: Settings, service: Service, listening: Any) -> AsyncIterator[int]:
+    gateway = bare_gateway(settings, service.parts, service.cache)
+    gateway.ready = {"processor": service.processor_ready}
+    http = HttpServer(build_health_app(gateway))
+    await http.start()
+    server = await asyncio.get_running_loop().create_server(http.connection, sock=listening)
+    try:
+        yield listening.getsockname()[1]
+    finally:
+        server.close()
+        await http.close()
+
+
+def _write_port(file: Path, port: int) -> None:
+    """Whole or not at all: whoever waits for the file reads a number."""
+    draft = file.with_name(f".{file.name}.{os.getpid()}")
+    draft.write_text(f"{port}\n")
+    draft.replace(file)

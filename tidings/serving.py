@@ -1,0 +1,141 @@
+"""The gateway role: hub, sessions, changes reader and HTTP behind one listening socket."""
+
+import asyncio
+import gc
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from urllib.parse import urlsplit
+
+from gateway.access import Door
+from gateway.app import build_app
+from gateway.front import FrontServer
+from gateway.gateway import Check, Gateway
+from gateway.hub import Hub
+from gateway.key_set import KeySet, fetch_from
+from gateway.limits import TrustedProxies
+from gateway.permissions import Authenticator
+from gateway.reader import ChangesReader
+from gateway.server import HttpServer
+from gateway.sessions import Sessions
+from gateway.tokens import ApiKeys, Claims, KeySetTokens, SecretTokens, Tokens
+from gateway.websocket_adapter import upgrade_route
+from storage.cached import CachedStore
+from streams.event import Archive
+from tidings.parts import Parts
+from tidings.settings import Settings
+
+
+def authenticator_of(settings: Settings) -> Authenticator | None:
+    """What checks tokens; None: everything is allowed."""
+    claims = Claims(audience=settings.jwt_audience, issuer=settings.jwt_issuer)
+    found: list[ApiKeys | KeySetTokens | SecretTokens] = []
+    if settings.api_keys:
+        found.append(ApiKeys(settings.api_keys))
+    if settings.jwt_secret:
+        found.append(SecretTokens(settings.jwt_secret.encode(), claims))
+    if settings.jwks_url:
+        found.append(KeySetTokens(KeySet(fetch_from(settings.jwks_url)), claims))
+    return Tokens(found) if found else None
+
+
+def bare_gateway(settings: Settings, parts: Parts, cache: CachedStore) -> Gateway:
+    """What the HTTP side works with, without anything that pushes."""
+    hub = Hub()
+    return Gateway(
+        log=parts.log,
+        store=cache,
+        hub=hub,
+        reader=ChangesReader(parts.log, hub, cache),
+        providers=parts.providers,
+        authenticator=authenticator_of(settings),
+        webhook_key=settings.webhook_key.encode() if settings.webhook_key else None,
+        archive=Archive(settings.archive),
+        strict=parts.rules.strict,
+        allowed_origins=frozenset(settings.allowed_origins),
+        allowed_hosts=None if settings.anonymous else _own_hosts(settings),
+        trusted_proxies=TrustedProxies(settings.trusted_proxies),
+        max_body=settings.max_body,
+        version=version("tidings"),
+    )
+
+
+def _own_hosts(settings: Settings) -> frozenset[str]:
+    """The name that the service has for the outside, which pages on it may use too."""
+    named = urlsplit(settings.public_url or "").hostname
+    return frozenset({named}) if named else frozenset()
+
+
+class GatewayRole:
+    """Everything between the listening socket and the log.
+
+    Args:
+        settings: As checked.
+        parts: What is open.
+        cache: In front of the store; shared with a processor in the same process.
+    """
+
+    def __init__(self, settings: Settings, parts: Parts, cache: CachedStore) -> None:
+        gateway = self._gateway = bare_gateway(settings, parts, cache)
+        self.sessions = Sessions(gateway.hub, cache, gateway.authenticator)
+        projection = not parts.store.capabilities.compare_and_set
+        self.reader = ChangesReader(parts.log, gateway.hub, cache, from_beginning=projection, tombstones=projection)
+        gateway.reader = self.reader
+        self._checks: dict[str, Check] = {"changes": self._changes_ready, "store": self._store_ready(cache)}
+        gateway.ready = self._checks
+        self._statistics: dict[str, Callable[[], object]] = {"gateway": self._figures}
+        gateway.stats = self._statistics
+
+    def add_check(self, part: str, check: Check) -> None:
+        """One more part that must be ready."""
+        self._checks[part] = check
+
+    def add_statistics(self, name: str, read: Callable[[], object]) -> None:
+        """One more group of figures for `/api/stats`."""
+        self._statistics[name] = read
+
+    @asynccontextmanager
+    async def serving(self, listening: socket.socket) -> AsyncIterator[int]:
+        """Serve the socket until the block ends; gives the port."""
+        gateway = self._gateway
+
+        def http() -> asyncio.Protocol:
+            return server.connection()
+
+        front = FrontServer(self.sessions, http, Door(gateway).admit)
+        gateway.websocket = upgrade_route(front.door)
+        server = HttpServer(build_app(gateway))
+        await server.start()
+        await self.reader.start()
+        await self.reader.ready()
+        gc.collect()
+        # What is there by now stays: full collections need not look at it again.
+        gc.freeze()
+        try:
+            yield await front.serve(listening)
+        finally:
+            await front.close(limit=1.5)
+            await server.close()
+            await self.reader.close()
+
+    async def _changes_ready(self) -> str | None:
+        return None if self.reader.caught_up else "the reader of the changes is behind"
+
+    def _store_ready(self, cache: CachedStore) -> Check:
+        async def check() -> str | None:
+            await cache.get_fresh("tidings-readiness")
+            return None
+
+        return check
+
+    def _figures(self) -> dict[str, object]:
+        sessions = self.sessions
+        return {
+            "sessions": len(sessions),
+            "opened": sessions.opened,
+            "conflated": sessions.conflated,
+            "closed": {str(code): count for code, count in sessions.closed.items()},
+            "changes": self.reader.changes,
+            "caughtUp": self.reader.caught_up,
+        }
