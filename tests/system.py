@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
+import pytest
 from msgspec import Struct
 
 
@@ -45,6 +46,13 @@ def broker_parts() -> Sequence[Part]:
 def strict() -> bool:
     """Whether a missing part is a failure: in CI."""
     return os.environ.get("CI", "").lower() in ("1", "true")
+
+
+def require(*parts: Part) -> None:
+    """Skip the test that calls this where a part is missing, with the line that says how to get it; fail it in CI."""
+    for part in parts:
+        if not part.here:
+            (pytest.fail if strict() else pytest.skip)(part.advice)
 
 
 def _wanted() -> list[Part]:
