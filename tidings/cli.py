@@ -7,10 +7,10 @@ on standard error.
 import sys
 from collections.abc import Iterator, Sequence
 
-from tidings.commands import doctor, running, serve, token, watch
+from tidings.commands import doctor, replay, running, serve, token, watch
 from tidings.settings import SettingsError
 
-COMMANDS: tuple[running.Command, ...] = (serve, watch, doctor, token)
+COMMANDS: tuple[running.Command, ...] = (serve, replay, watch, doctor, token)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -69,9 +69,10 @@ def _expected(error: BaseException) -> tuple[str, int] | None:
         return str(error), running.WRONG_USE
     from storage.errors import StorageError, StoreMisconfigured
     from streams.log import LogError, LogMisconfigured
+    from streams.replay import StoreInUse
 
     if isinstance(error, StoreMisconfigured | LogMisconfigured):
         return str(error), running.WRONG_USE
-    if isinstance(error, StorageError | LogError | OSError):
+    if isinstance(error, StorageError | LogError | StoreInUse | OSError):
         return str(error), running.FAILED
     return None
