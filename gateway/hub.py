@@ -5,6 +5,7 @@ one batch are joined per set of keys, so that all sinks that match alike share o
 No record is decoded: a change's headers say all that routing needs.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
@@ -78,7 +79,7 @@ class Hub:
     def __init__(self, remembered: int = REMEMBERED, on_error: Callable[[Sink, Exception], None] = _ignore) -> None:
         self._sinks: dict[str, Sink | set[Sink]] = {}
         self._kinds = {"prediction": 0, "owner": 0, "tag": 0, "model": 0, "all": 0}
-        self._sent: dict[str, int] = {}
+        self._sent: OrderedDict[str, int] = OrderedDict()
         self._remembered = remembered
         self._on_error = on_error
         self.deliveries = 0
@@ -184,10 +185,10 @@ class Hub:
 
     def _remember(self, change: Change) -> None:
         sent = self._sent
-        sent.pop(change.prediction_id, None)
         sent[change.prediction_id] = change.version
+        sent.move_to_end(change.prediction_id)
         if len(sent) > self._remembered:
-            del sent[next(iter(sent))]
+            sent.popitem(last=False)
 
     def _match(self, by_key: dict[str, list[Announced]]) -> Iterable[tuple[Sink, str | tuple[str, ...]]]:
         """Each sink once, with the key or keys through which it matches."""

@@ -224,6 +224,11 @@ class Sessions:
 
     # The end
 
+    def resync(self) -> None:
+        """Close every connection with 1012: changes were missed for good, and a new subscription gets what is newest."""
+        for connection in [one for group in self._groups for one in group]:
+            connection.close(Close.RESTART, "changes were missed; subscribe again")
+
     async def drain(self, retry_after_spread: float, limit: float = 3.0) -> None:
         """Say `bye` to everybody, close, and wait until they are gone.
 
