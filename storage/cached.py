@@ -258,9 +258,14 @@ class CachedStore:
         await self.store.close()
 
     async def _fill(self, prediction_id: str) -> Stored | None:
-        fill = self._fills.get(prediction_id)
-        if fill is not None:
-            return await asyncio.shield(fill.result)
+        while (fill := self._fills.get(prediction_id)) is not None:
+            try:
+                return await asyncio.shield(fill.result)
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if not fill.result.cancelled() or (task is not None and task.cancelling()):
+                    raise
+                # The caller that read was cancelled, this one was not: it reads itself.
         fill = _Fill(asyncio.get_running_loop().create_future())
         self._fills[prediction_id] = fill
         try:

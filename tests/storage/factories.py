@@ -9,6 +9,7 @@ from storage.cached import CachedStore
 from storage.factory import open_store
 from storage.memory import MemoryStore
 from storage.store import PredictionStore
+from tests import workerd
 
 
 class Place(NamedTuple):
@@ -50,9 +51,31 @@ async def cached_sqlite(place: Place) -> AsyncIterator[PredictionStore]:
         yield CachedStore(store, records=3)
 
 
+@asynccontextmanager
+async def durable_objects(place: Place) -> AsyncIterator[PredictionStore]:
+    async with _worker_store(place, "sharded") as store:
+        yield store
+
+
+@asynccontextmanager
+async def one_object_each(place: Place) -> AsyncIterator[PredictionStore]:
+    async with _worker_store(place, "one-per-prediction") as store:
+        yield store
+
+
+@asynccontextmanager
+async def _worker_store(place: Place, layout: str) -> AsyncIterator[PredictionStore]:
+    url, token = workerd.shared(layout)
+    store = await open_store(f"durable-objects+{url}/{place.name}", worker_token=token, timeout=60)
+    yield store
+    await store.close()
+
+
 FACTORIES: dict[str, Factory] = {
     "memory": memory,
     "sqlite": sqlite,
     "cached-memory": cached_memory,
     "cached-sqlite": cached_sqlite,
+    "durable-objects": durable_objects,
+    "durable-objects-one-each": one_object_each,
 }

@@ -1,7 +1,8 @@
 // What a request must look like before any object sees it.
 import { Problem, readJson } from "./http.js";
 
-const MAX_ID_BYTES = 256;
+// A prediction id has at most 256 bytes; here it is only kept within reason.
+const MAX_ID_BYTES = 1024;
 const MAX_LIMIT = 1000;
 const STATUSES = new Set(["starting", "processing", "succeeded", "failed", "canceled"]);
 // Versions and offsets have 64 bits, which numbers of JavaScript do not: they travel as text.
