@@ -1,0 +1,99 @@
+"""Reading the dead-letter topic: what lies there, why, and the record to append again.
+
+A letter is named by the position of the record it holds, `partition:offset` in the events topic: a crash may put the
+same record there twice, and it is listed once.
+"""
+
+from collections.abc import AsyncIterator, Callable
+
+from msgspec import Struct
+
+from streams.dead_letters import (
+    ATTEMPT,
+    ERROR,
+    MESSAGE,
+    OFFSET,
+    OWN_HEADERS,
+    PARTITION,
+    TIMESTAMP,
+    TOPIC,
+    TRUNCATED,
+    attempts,
+)
+from streams.log import DEAD_LETTERS, Headers, Log, NewRecord, Position, Record
+
+
+class Letter(Struct, frozen=True, gc=False):
+    """A record that could not be applied."""
+
+    position: Position
+    """Of the record in the topic that it came from."""
+    code: str
+    """Why, in one word."""
+    message: str
+    at: int
+    """When it was dead-lettered, in ms."""
+    timestamp: int
+    """When the record was appended first, in ms."""
+    attempt: int
+    """How often it was dead-lettered, this time included."""
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+    """As they came, without those that say why it lies here."""
+    truncated: int | None = None
+    """How many bytes its value had, where only the beginning was kept."""
+
+
+def read(record: Record) -> Letter | None:
+    """The letter in a record of the topic; None where its headers are not ours."""
+    own = {name: value for name, value in record.headers if name in OWN_HEADERS or name in {ATTEMPT, TRUNCATED}}
+    try:
+        return Letter(
+            position=Position(int(own[PARTITION]), int(own[OFFSET])),
+            code=own[ERROR].decode(),
+            message=own.get(MESSAGE, b"").decode("utf-8", "replace"),
+            at=record.timestamp,
+            timestamp=int(own.get(TIMESTAMP, b"0")),
+            attempt=attempts(record),
+            topic=own.get(TOPIC, b"").decode(),
+            key=record.key,
+            value=record.value,
+            headers=[(name, value) for name, value in record.headers if name not in own],
+            truncated=int(own[TRUNCATED]) if TRUNCATED in own else None,
+        )
+    except (KeyError, ValueError):
+        return None
+
+
+def redriven(letter: Letter) -> NewRecord:
+    """The record as it came, for the events topic; it carries on the count of its attempts.
+
+    Raises:
+        ValueError: Only its beginning was kept.
+    """
+    if letter.truncated is not None:
+        raise ValueError(f"of {letter.position} only {len(letter.value or b'')} of {letter.truncated} bytes were kept")
+    headers = [*letter.headers, (ATTEMPT, b"%d" % letter.attempt)]
+    return NewRecord(letter.key, letter.value, headers, letter.position.partition)
+
+
+async def letters(log: Log, keep: Callable[[Letter], bool] = lambda _: True) -> AsyncIterator[Letter]:
+    """What lies in the topic as of now and passes `keep`, in the order of each partition; each record once."""
+    bounds = await log.bounds(DEAD_LETTERS)
+    left = {partition: end for partition, (first, end) in bounds.items() if end > first}
+    seen: set[tuple[str, Position]] = set()
+    if not left:
+        return
+    async for batch in log.follow(DEAD_LETTERS, "beginning"):
+        for record in batch:
+            if record.offset + 1 >= left.get(record.partition, 0):
+                left.pop(record.partition, None)
+            letter = read(record)
+            if letter is None or (letter.topic, letter.position) in seen or not keep(letter):
+                continue
+            seen.add((letter.topic, letter.position))
+            yield letter
+        if not batch or not left:
+            return
