@@ -72,6 +72,10 @@ class Connection(Visited, Protocol):
     heard: bool
     """Whether anything came since the last ping."""
 
+    @property
+    def reading(self) -> bool:
+        """Whether it listens to the client right now."""
+
     def ping(self) -> None:
         """Send a WebSocket ping."""
 
@@ -202,8 +206,8 @@ class Sessions:
         self._arm()
         self._tick = (self._tick + 1) % GROUPS
         for connection in list(self._groups[self._tick]):
-            if connection.session.backed_up:
-                continue  # what counts for it is whether anything gets through
+            if not connection.reading:
+                continue  # a pong could not be seen; of one that is backed up counts whether anything gets through
             if connection.heard:
                 connection.heard = False
                 connection.ping()

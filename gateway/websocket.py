@@ -128,7 +128,6 @@ class WebSocketConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Read what came, or keep it while the session is behind."""
-        self.heard = True
         if self._closing_since is not None:
             return
         if self._holds or self._backlog:
@@ -163,6 +162,7 @@ class WebSocketConnection(asyncio.Protocol):
     # What came in
 
     def _feed(self, data: bytes) -> None:
+        self.heard = True
         core = self._core
         if core is None:
             core = self._core = self._cores.take()
@@ -229,6 +229,11 @@ class WebSocketConnection(asyncio.Protocol):
             self._sessions.attend(self)
         elif self._spent == cost:
             self._sessions.attend(self)
+
+    @property
+    def reading(self) -> bool:
+        """Whether it listens to the client right now."""
+        return not self._holds
 
     def hold(self) -> None:
         """Read nothing more for now; each hold is undone by one `release`."""
