@@ -35,13 +35,16 @@ log_ = structlog.get_logger("tidings.service")
 Ready = Callable[[int], None]
 """Called with the port once requests are served."""
 
+Reached = Callable[[int], None]
 
-async def serve(settings: Settings, *, ready: Ready | None = None) -> None:
+
+async def serve(settings: Settings, *, ready: Ready | None = None, reached: Reached | None = None) -> None:
     """Run the roles of the settings until SIGINT or SIGTERM.
 
     Args:
         settings: Checked, with a webhook key.
         ready: Called with the port once requests are served.
+        reached: Called with the number of each step of the processor's commit as it ends.
 
     Raises:
         SettingsError, StorageError, LogError, OSError: It cannot start, or a part failed for good; one line says why.
@@ -51,7 +54,7 @@ async def serve(settings: Settings, *, ready: Ready | None = None) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     try:
-        async with running(settings) as service:
+        async with running(settings, reached) as service:
             if ready is not None:
                 ready(service.port)
             await service.until(stop)
@@ -100,7 +103,7 @@ class Service:
 
 
 @asynccontextmanager
-async def running(settings: Settings) -> AsyncIterator[Service]:
+async def running(settings: Settings, reached: Reached | None = None) -> AsyncIterator[Service]:
     """A service that has started; it is stopped in order when the block ends: webhooks first, then the processor."""
     unknown = sorted(settings.roles & {"archiver", "reconciler"}) if not settings.everything else []
     if unknown:
@@ -115,7 +118,7 @@ async def running(settings: Settings) -> AsyncIterator[Service]:
         )
         service = Service(opened, cache)
         if "processor" in settings.roles:
-            await stack.enter_async_context(_processing(service))
+            await stack.enter_async_context(_processing(service, reached))
         if "gateway" in settings.roles:
             gateway = service.gateway = GatewayRole(settings, opened, cache)
             if service.processor is not None:
@@ -139,10 +142,16 @@ async def running(settings: Settings) -> AsyncIterator[Service]:
 
 
 @asynccontextmanager
-async def _processing(service: Service) -> AsyncIterator[None]:
+async def _processing(service: Service, reached: Reached | None) -> AsyncIterator[None]:
     opened = service.parts
     processor = service.processor = Processor(
-        opened.log, service.cache, opened.providers, opened.rules, expiry=opened.expiry, group=opened.group
+        opened.log,
+        service.cache,
+        opened.providers,
+        opened.rules,
+        expiry=opened.expiry,
+        group=opened.group,
+        reached=reached,
     )
     task = service.start(processor.run(), "processor")
     sweeper = service.start(_sweep(opened.store, opened.log), "sweeper")
