@@ -38,8 +38,11 @@ MAX_RECORD = 2_000_000 - 16_384
 BATCH_BYTES = 16 * 1024 * 1024
 """Bytes of records in one request: a Worker has 128 MB of memory for all it does at once."""
 
-LOAD_IDS = 1000
+LOAD_IDS = 500
 """Ids in one request for records."""
+
+AT_ONCE = 4
+"""Requests under way at once for one call: more would wait for each other at the objects, and reach their limits."""
 
 T = TypeVar("T")
 
@@ -182,7 +185,7 @@ class DurableObjectsStore:
         return None if stored is None or hidden(stored, self._clock()) else stored
 
     async def load(self, prediction_ids: Sequence[str]) -> dict[str, Stored]:
-        """As the protocol says, in one round trip for up to 1,000 ids and about 16 MiB."""
+        """As the protocol says, in one round trip for up to 500 ids and about 16 MiB."""
         if len(prediction_ids) <= LOAD_IDS:
             return await self._load(prediction_ids)
         chunks = [prediction_ids[start : start + LOAD_IDS] for start in range(0, len(prediction_ids), LOAD_IDS)]
@@ -201,7 +204,7 @@ class DurableObjectsStore:
         return found
 
     async def write(self, writes: Sequence[Write]) -> list[Outcome]:
-        """As the protocol says, in one round trip for up to 2,000 writes and 16 MiB (500: one object each).
+        """As the protocol says, in one round trip for up to 2,000 writes (one object each: 100) and 16 MiB.
 
         Raises:
             StoreUnavailable: Some may have been written; the same call may be made again.
@@ -304,12 +307,18 @@ def _operation(write: Write) -> _Operation | Refused:
 
 
 async def _all(calls: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-    """Await them side by side; the first failure ends the others."""
+    """Await them side by side, a few at once; the first failure ends the others."""
     if len(calls) == 1:
         return [await calls[0]]
+    few = asyncio.Semaphore(AT_ONCE)
+
+    async def bounded(call: Coroutine[Any, Any, T]) -> T:
+        async with few:
+            return await call
+
     try:
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(call) for call in calls]
+            tasks = [group.create_task(bounded(call)) for call in calls]
     except ExceptionGroup as failures:
         raise failures.exceptions[0] from None
     return [task.result() for task in tasks]

@@ -49,10 +49,9 @@ CREATE TABLE positions (partition INTEGER PRIMARY KEY, "offset" INTEGER NOT NULL
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
 
-ROW = 10
-"""Values of an inserted row: id, version, status, owner, model, created_at, expires_at, purge_at, tags, doc."""
-CHANGE = 11
-"""Values of an updated row: those, and the version that must stand."""
+COLUMNS = 11
+"""Values of a row in a statement: id, version, status, owner, model, created_at, expires_at, purge_at, tags, doc, and
+the version that must stand."""
 MOST_ROWS = 512
 """Rows of one statement. A statement of many rows is one step in C without the interpreter's lock: a statement per row
 would ask for that lock 500 times, at up to 5 ms each beside a busy event loop."""
@@ -76,8 +75,8 @@ DELETE FROM predictions WHERE rowid IN
 @lru_cache
 def insert_sql(rows: int) -> str:
     """Inserts this many rows where nothing stands; rows whose id is NULL are padding."""
-    marks = ",".join(["(" + ",".join("?" * ROW) + ")"] * rows)
-    columns = ", ".join(f"column{number}" for number in range(1, ROW + 1))
+    marks = ",".join(["(" + ",".join("?" * COLUMNS) + ")"] * rows)
+    columns = ", ".join(f"column{number}" for number in range(1, COLUMNS))
     return (
         "INSERT INTO predictions (id, version, status, owner, model, created_at, expires_at, purge_at, tags, doc)"
         f" SELECT {columns} FROM (VALUES {marks}) WHERE column1 IS NOT NULL ON CONFLICT DO NOTHING"
@@ -87,7 +86,7 @@ def insert_sql(rows: int) -> str:
 @lru_cache
 def advance_sql(rows: int) -> str:
     """Updates rows whose listing columns stay as they are; so only the indexes on status and purging are touched."""
-    marks = ",".join(["(" + ",".join("?" * CHANGE) + ")"] * rows)
+    marks = ",".join(["(" + ",".join("?" * COLUMNS) + ")"] * rows)
     return (
         "UPDATE predictions AS p SET version = w.column2, status = w.column3, expires_at = w.column7,"
         f" purge_at = w.column8, doc = w.column10 FROM (VALUES {marks}) AS w"
@@ -99,7 +98,7 @@ def advance_sql(rows: int) -> str:
 @lru_cache
 def replace_sql(rows: int) -> str:
     """Updates whole rows. After `advance_sql` on the same values it reaches only what that left: the version moved."""
-    marks = ",".join(["(" + ",".join("?" * CHANGE) + ")"] * rows)
+    marks = ",".join(["(" + ",".join("?" * COLUMNS) + ")"] * rows)
     return (
         "UPDATE predictions AS p SET version = w.column2, status = w.column3, owner = w.column4, model = w.column5,"
         " created_at = w.column6, expires_at = w.column7, purge_at = w.column8, tags = w.column9, doc = w.column10"

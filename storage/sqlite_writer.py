@@ -8,7 +8,7 @@ import sqlite3
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
@@ -19,10 +19,9 @@ import msgspec
 from storage.errors import StorageError
 from storage.prediction import Tombstone
 from storage.sqlite_schema import (
-    CHANGE,
+    COLUMNS,
     MOST_ROWS,
     POSITIONS,
-    ROW,
     VERSIONS,
     advance_sql,
     in_use,
@@ -205,27 +204,25 @@ def _conflicts(connection: sqlite3.Connection, writes: Sequence[Write]) -> dict[
 
 def _execute(connection: sqlite3.Connection, writes: Sequence[Write]) -> int:
     """Insert and update; returns how many rows that were."""
-    inserts = [_row(write) for write in writes if write.expected == 0]
-    updates = [(*_row(write), write.expected) for write in writes if write.expected != 0]
-    count = _in_chunks(connection, insert_sql, inserts, ROW)
+    inserts = [write for write in writes if write.expected == 0]
+    updates = writes if not inserts else [write for write in writes if write.expected != 0]
+    count = _in_chunks(connection, insert_sql, inserts)
     if updates:
-        changed = _in_chunks(connection, advance_sql, updates, CHANGE)
+        changed = _in_chunks(connection, advance_sql, updates)
         if changed != len(updates):
-            changed += _in_chunks(connection, replace_sql, updates, CHANGE)
+            changed += _in_chunks(connection, replace_sql, updates)
         count += changed
     return count
 
 
-def _in_chunks(
-    connection: sqlite3.Connection, sql: Callable[[int], str], rows: Sequence[tuple[Value, ...]], width: int
-) -> int:
+def _in_chunks(connection: sqlite3.Connection, sql: Callable[[int], str], writes: Sequence[Write]) -> int:
     """Run the statement for all rows, padded to sizes of powers of two so that few statements are ever prepared."""
     count = 0
-    remaining = iter(rows)
-    while chunk := list(islice(remaining, MOST_ROWS)):
+    for start in range(0, len(writes), MOST_ROWS):
+        chunk = writes[start : start + MOST_ROWS]
         size = 1 << (len(chunk) - 1).bit_length()
-        values = list(chain.from_iterable(chunk))
-        values += [None] * ((size - len(chunk)) * width)
+        values = list(chain.from_iterable(map(_row, chunk)))
+        values += [None] * ((size - len(chunk)) * COLUMNS)
         count += connection.execute(sql(size), values).rowcount
     return count
 
@@ -245,6 +242,7 @@ def _row(write: Write) -> tuple[Value, ...]:
             write.purge_at,
             None,
             write.encoded,
+            write.expected,
         )
     return (
         record.prediction_id,
@@ -257,4 +255,5 @@ def _row(write: Write) -> tuple[Value, ...]:
         write.purge_at,
         _to_json(record.tags).decode() if record.tags else None,
         write.encoded,
+        write.expected,
     )

@@ -40,7 +40,7 @@ async function route(request, env, body) {
   const space = segments.slice(0, segments.indexOf("v1")).map((segment) => `${segment}/`).join("");
   const [version, collection, ...rest] = segments.slice(segments.indexOf("v1"));
   if (version !== "v1") throw new Problem(404, "no_route", `there is no ${url.pathname}; routes are under /v1/`);
-  if (collection === "kv") return handleKv(request, env, url, rest, body);
+  if (collection === "kv") return handleKv(request, env, url, rest, body, space);
   const layout = layoutOf(env, space);
   await layout.settleOnce();
   if (collection === "predictions" && rest.length === 1 && rest[0] !== "") {

@@ -8,35 +8,36 @@ const MAX_READ = 100;
 // Calls under way at once: a Worker may have six connections open.
 const AT_ONCE = 6;
 
-export async function handleKv(request, env, url, path, body) {
+export async function handleKv(request, env, url, path, body, space) {
   if (!env.KV) throw new Problem(503, "no_kv", "the Worker has no KV namespace: bind one as KV in wrangler.jsonc");
   const handler = ROUTES[`${request.method} ${path.join("/")}`];
   if (!handler) throw new Problem(404, "no_route", `there is no ${request.method} ${url.pathname}`);
-  return answer({ success: true, errors: [], messages: [], ...(await handler(env.KV, url.searchParams, body)) });
+  return answer({ success: true, errors: [], messages: [], ...(await handler(env.KV, url.searchParams, body, space)) });
 }
 
 const ROUTES = {
-  "GET keys": async (kv, params) => {
+  "GET keys": async (kv, params, body, space) => {
     const { keys, list_complete: complete, cursor } = await kv.list({
-      prefix: params.get("prefix") ?? undefined,
+      prefix: space + (params.get("prefix") ?? ""),
       cursor: params.get("cursor") || undefined,
       limit: Number(params.get("limit") ?? 1000),
     });
+    for (const key of keys) key.name = key.name.slice(space.length);
     return { result: keys, result_info: { count: keys.length, cursor: complete ? "" : cursor } };
   },
-  "POST bulk/get": async (kv, params, body) => {
+  "POST bulk/get": async (kv, params, body, space) => {
     const { keys, withMetadata } = readJson(body);
-    limited(keys, MAX_READ);
-    const found = keys.length === 0 ? new Map() : await (withMetadata ? kv.getWithMetadata(keys) : kv.get(keys));
-    return { result: { values: Object.fromEntries(found) } };
+    const names = limited(keys, MAX_READ).map((key) => space + key);
+    const found = names.length === 0 ? new Map() : await (withMetadata ? kv.getWithMetadata(names) : kv.get(names));
+    return { result: { values: Object.fromEntries(keys.map((key) => [key, found.get(space + key)])) } };
   },
-  "PUT bulk": async (kv, params, body) => {
+  "PUT bulk": async (kv, params, body, space) => {
     const pairs = limited(readJson(body), MAX_PAIRS);
     return each(pairs, ({ key, value, expiration, expiration_ttl: expirationTtl, metadata }) =>
-      kv.put(key, value, { expiration, expirationTtl, metadata }), ({ key }) => key);
+      kv.put(space + key, value, { expiration, expirationTtl, metadata }), ({ key }) => key);
   },
-  "POST bulk/delete": async (kv, params, body) =>
-    each(limited(readJson(body), MAX_PAIRS), (key) => kv.delete(key), (key) => key),
+  "POST bulk/delete": async (kv, params, body, space) =>
+    each(limited(readJson(body), MAX_PAIRS), (key) => kv.delete(space + key), (key) => key),
 };
 
 function limited(list, most) {
