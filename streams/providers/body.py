@@ -1,13 +1,15 @@
 """Reading a provider's body: what every translation does in the same way. Pure."""
 
 import hashlib
-from typing import TypeVar
+from collections.abc import Mapping
+from typing import TypedDict, TypeVar, Unpack
 
 import msgspec
-from msgspec import Raw
+from msgspec import Raw, Struct
 
-from storage.prediction import ABSENT, valid_id
-from streams.event import Poison
+from storage.prediction import ABSENT, Status, valid_id
+from streams.event import Event, Poison
+from streams.providers.output import first_url
 from streams.providers.provider import Webhook
 
 MAX_REPORT = 64 * 1024
@@ -15,6 +17,28 @@ MAX_REPORT = 64 * 1024
 
 T = TypeVar("T")
 
+
+class Said(TypedDict, total=False):
+    """Fields of an event that a provider's body fills."""
+
+    status: Status | None
+    payload: Raw
+    prompt: str | None
+    model: str | None
+    provider_urls: Raw
+    output: Raw
+    image_url: str | None
+    error: str | None
+    progress: float | None
+    logs: str | None
+    generation_time: int | float | None
+
+
+class _Input(Struct, frozen=True, gc=False):
+    prompt: str | None = None
+
+
+_input = msgspec.json.Decoder(_Input)
 _NULL = Raw(b"null")
 _text = msgspec.json.Decoder(str)
 
@@ -96,3 +120,55 @@ def string(raw: Raw) -> str | None:
 def milliseconds(seconds: float | None) -> int | None:
     """Whole milliseconds; None where it is no length of time."""
     return round(seconds * 1000) if seconds is not None and 0 <= seconds < 1e12 else None
+
+
+def event(
+    webhook: Webhook, provider: str, own: str | None, *, request_id: str | None = None, **said: Unpack[Said]
+) -> Event:
+    """The event of a webhook: what all have in common, and what this one said.
+
+    Args:
+        webhook: As it came.
+        provider: The provider's name.
+        own: Its id of the prediction, which counts where the webhook's address names none.
+        request_id: Its id of the delivery, where the body has one.
+        said: The fields that it reported.
+
+    Raises:
+        Poison: `no-id`, `bad-id`.
+    """
+    output = said.get("output", ABSENT)
+    if output and "image_url" not in said:
+        said["image_url"] = first_url(output)
+    return Event(
+        prediction_id=identify(webhook, own),
+        at=webhook.at,
+        recorded_at=webhook.at,
+        id=delivery_id(webhook, request_id),
+        source=provider,
+        archive=webhook.archive,
+        provider=provider,
+        provider_id=own or None,
+        report=report(webhook.body),
+        traceparent=webhook.traceparent,
+        **said,
+    )
+
+
+def status(table: Mapping[str, Status], word: str | None, provider: str) -> Status:
+    """The status that the provider's word stands for. Raises `Poison` (`unknown-status`)."""
+    found = table.get(word) if word is not None else None
+    if found is None:
+        shown = "no status" if word is None else repr(word[:40])
+        raise Poison("unknown-status", f"{shown} says nothing about a prediction of {provider}")
+    return found
+
+
+def prompt(payload: Raw) -> str | None:
+    """`prompt` of an input, where it is text."""
+    if not payload:
+        return None
+    try:
+        return _input.decode(payload).prompt
+    except msgspec.ValidationError:  # an input of another shape, or a prompt that is no text: kept in the payload
+        return None

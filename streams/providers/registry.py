@@ -20,6 +20,16 @@ GROUP = "tidings.providers"
 PROVIDERS: Mapping[str, str] = {
     "standard": "streams.providers.standard:open_provider",
     "replicate": "streams.providers.replicate:open_provider",
+    "fal": "streams.providers.fal:open_provider",
+    "openai": "streams.providers.openai:open_provider",
+    "gemini": "streams.providers.gemini:open_provider",
+    "runpod": "streams.providers.runpod:open_provider",
+    "baseten": "streams.providers.baseten:open_provider",
+    "elevenlabs": "streams.providers.elevenlabs:open_provider",
+    "bfl": "streams.providers.bfl:open_provider",
+    "assemblyai": "streams.providers.assemblyai:open_provider",
+    "luma": "streams.providers.luma:open_provider",
+    "generic": "streams.providers.generic:open_provider",
 }
 """Dotted paths: a provider's module is loaded when its settings are there."""
 

@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from storage.prediction import ABSENT, Status
-from streams.event import Event, Poison
+from streams.event import Event
 from streams.providers import body as bodies
 from streams.providers.configuration import Configuration
 from streams.providers.output import first_url
@@ -42,16 +42,11 @@ class _Prediction(Struct, frozen=True, gc=False):
     urls: Raw = ABSENT
 
 
-class _Input(Struct, frozen=True, gc=False):
-    prompt: str | None = None
-
-
 class _Identity(Struct, frozen=True, gc=False):
     id: str | None = None
 
 
 _prediction = msgspec.json.Decoder(_Prediction)
-_input = msgspec.json.Decoder(_Input)
 _identity = msgspec.json.Decoder(_Identity)
 
 
@@ -83,10 +78,8 @@ def translate(name: str, webhook: Webhook) -> Event:
     """
     body = webhook.body
     prediction = bodies.decode(_prediction, body)
-    status = STATUSES.get(prediction.status or "")
     prediction_id = bodies.identify(webhook, prediction.id)
-    if status is None:
-        raise Poison("unknown-status", f"{prediction.status!r} is no status of a prediction at {name}")
+    status = bodies.status(STATUSES, prediction.status, name)
     output = bodies.given(prediction.output)
     return Event(
         prediction_id=prediction_id,
@@ -97,7 +90,7 @@ def translate(name: str, webhook: Webhook) -> Event:
         archive=webhook.archive,
         status=status,
         payload=bodies.given(prediction.input),
-        prompt=_prompt(prediction.input),
+        prompt=bodies.prompt(prediction.input),
         model=prediction.model,
         provider=name,
         provider_id=prediction.id,
@@ -110,15 +103,6 @@ def translate(name: str, webhook: Webhook) -> Event:
         report=bodies.report(body),
         traceparent=webhook.traceparent,
     )
-
-
-def _prompt(payload: Raw) -> str | None:
-    if not payload:
-        return None
-    try:
-        return _input.decode(payload).prompt
-    except msgspec.ValidationError:  # an input of another shape, or a prompt that is no text: kept in the payload
-        return None
 
 
 def open_provider(name: str, configuration: Configuration) -> Replicate | None:

@@ -19,7 +19,7 @@ def test_only_what_can_be_proven_is_opened() -> None:
 
 def test_an_unknown_provider_is_named() -> None:
     """A name that nobody knows stops the start with the names that are known."""
-    with pytest.raises(BadConfiguration, match=r"'replicat'.*replicate, standard"):
+    with pytest.raises(BadConfiguration, match=r"'replicat'.*replicate"):
         open_providers({"replicat": Configuration(secret=(SECRET,))})
 
 

@@ -1,0 +1,92 @@
+"""ElevenLabs: HMAC over time and body in hex; a conversation's transcript, its audio, or why it never began.
+
+Pure. Source: ElevenLabs' documentation of webhooks and of post-call webhooks.
+"""
+
+from collections.abc import Mapping
+
+import msgspec
+from msgspec import Raw, Struct
+
+from storage.prediction import ABSENT, Status
+from streams.event import Event
+from streams.providers import body as bodies
+from streams.providers.configuration import Configuration
+from streams.providers.provider import Webhook
+from streams.providers.signatures import check_hex_hmac, open_secrets, required
+from streams.providers.standard_webhooks import check_timestamp, header_bytes
+
+TOLERANCE = 1800.0
+"""Seconds: what ElevenLabs' own clients allow."""
+
+STATUSES = {
+    "post_call_transcription": Status.SUCCEEDED,
+    "post_call_audio": Status.SUCCEEDED,
+    "call_initiation_failure": Status.FAILED,
+    "speech_to_text_transcription": Status.SUCCEEDED,
+}
+
+
+class _Data(Struct, frozen=True, gc=False):
+    conversation_id: str | None = None
+    request_id: str | None = None
+    agent_id: str | None = None
+    failure_reason: str | None = None
+
+
+class _Event(Struct, frozen=True, gc=False):
+    type: str | None = None
+    data: Raw = ABSENT
+
+
+_event = msgspec.json.Decoder(_Event)
+_data = msgspec.json.Decoder(_Data)
+
+
+class ElevenLabs(Struct, frozen=True):
+    """ElevenLabs' webhooks."""
+
+    secrets: tuple[bytes, ...]
+    tolerance: float = TOLERANCE
+    name: str = "elevenlabs"
+
+    def __repr__(self) -> str:
+        """Show no secret."""
+        return f"ElevenLabs({len(self.secrets)} secrets)"
+
+    def verify(self, headers: Mapping[str, str], body: bytes, now: float) -> None:
+        """By `t=` and `v0=` of `elevenlabs-signature`; deliveries have no id."""
+        parts = header_bytes(required(headers, "elevenlabs-signature")).split(b",")
+        times = [part[2:] for part in parts if part.startswith(b"t=")]
+        timestamp = times[0].decode("latin-1") if len(times) == 1 else ""
+        check_timestamp(timestamp, now, self.tolerance)
+        signed = b".".join((timestamp.encode("ascii"), body))
+        check_hex_hmac(self.secrets, signed, [part[3:] for part in parts if part.startswith(b"v0=")])
+
+    def prediction_id(self, body: bytes) -> str | None:
+        """`data.conversation_id`."""
+        found = bodies.peek(_event, body)
+        data = bodies.peek(_data, bytes(found.data)) if found is not None else None
+        return (data.conversation_id or data.request_id) if data is not None else None
+
+    def translate(self, webhook: Webhook) -> Event:
+        """The conversation as it ended; its data is the output."""
+        found = bodies.decode(_event, webhook.body)
+        status = bodies.status(STATUSES, found.type, self.name)
+        data = bodies.decode(_data, bytes(found.data) or b"{}")
+        return bodies.event(
+            webhook,
+            self.name,
+            data.conversation_id or data.request_id,
+            status=status,
+            model=data.agent_id,
+            output=bodies.given(found.data) if status is Status.SUCCEEDED else ABSENT,
+            error=(data.failure_reason or found.type) if status is Status.FAILED else None,
+        )
+
+
+def open_provider(name: str, configuration: Configuration) -> ElevenLabs | None:
+    """ElevenLabs as configured; the key is the secret's text. None without a secret. Raises `BadConfiguration`."""
+    secrets = open_secrets(name, configuration)
+    tolerance = configuration.tolerance_or(TOLERANCE, name)
+    return ElevenLabs(secrets, tolerance, name) if secrets else None

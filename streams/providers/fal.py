@@ -1,0 +1,142 @@
+"""fal: Ed25519 over four lines, keys from a JWKS; the webhook tells the end alone.
+
+Pure. Source: fal's documentation of webhooks ("Verifying webhook signatures") and of the queue API, whose status
+answers are understood too.
+"""
+
+import hashlib
+from collections.abc import Mapping
+
+import msgspec
+from cryptography.exceptions import InvalidSignature
+from msgspec import Raw, Struct
+
+from storage.prediction import ABSENT, Status
+from streams.event import Event
+from streams.providers import body as bodies
+from streams.providers.configuration import BadConfiguration, Configuration, setting
+from streams.providers.key_set import KeySet
+from streams.providers.provider import BadSignature, Webhook
+from streams.providers.signatures import required
+from streams.providers.standard_webhooks import TOLERANCE, check_timestamp, header_bytes
+
+STATUSES = {
+    "OK": Status.SUCCEEDED,
+    "ERROR": Status.FAILED,
+    "IN_QUEUE": Status.STARTING,
+    "IN_PROGRESS": Status.PROCESSING,
+    "COMPLETED": Status.SUCCEEDED,
+}
+
+
+class _Line(Struct, frozen=True, gc=False):
+    message: str = ""
+
+
+class _Metrics(Struct, frozen=True, gc=False):
+    inference_time: float | None = None
+
+
+class _Request(Struct, frozen=True, gc=False):
+    request_id: str | None = None
+    gateway_request_id: str | None = None
+    status: str | None = None
+    payload: Raw = ABSENT
+    payload_error: Raw = ABSENT
+    error: Raw = ABSENT
+    error_type: str | None = None
+    logs: tuple[_Line, ...] | None = None
+    metrics: _Metrics | None = None
+
+
+class _Identity(Struct, frozen=True, gc=False):
+    request_id: str | None = None
+
+
+_request = msgspec.json.Decoder(_Request)
+_identity = msgspec.json.Decoder(_Identity)
+
+
+class Fal(Struct, frozen=True):
+    """fal's webhooks."""
+
+    key_set: KeySet
+    tolerance: float = TOLERANCE
+    name: str = "fal"
+
+    def verify(self, headers: Mapping[str, str], body: bytes, now: float) -> str:
+        """By Ed25519 over request, user, time and the body's hash; the delivery's id is the request's."""
+        request_id = required(headers, "x-fal-webhook-request-id")
+        user = required(headers, "x-fal-webhook-user-id")
+        timestamp = required(headers, "x-fal-webhook-timestamp")
+        signature = _hex(required(headers, "x-fal-webhook-signature"))
+        check_timestamp(timestamp, now, self.tolerance)
+        digest = hashlib.sha256(body).hexdigest().encode()
+        message = b"\n".join((header_bytes(request_id), header_bytes(user), timestamp.encode(), digest))
+        for key in self.key_set.ed25519():
+            try:
+                key.verify(signature, message)
+            except InvalidSignature:
+                continue
+            return request_id
+        self.key_set.missed()
+        raise BadSignature("no key of fal's proves the signature")
+
+    def prediction_id(self, body: bytes) -> str | None:
+        """`request_id`, which stays the same over retries."""
+        found = bodies.peek(_identity, body)
+        return found.request_id if found is not None else None
+
+    def thin(self, body: bytes) -> str | None:
+        """The request's id, where it succeeded and its result is left to be fetched."""
+        found = bodies.peek(_request, body)
+        if found is None or found.status not in ("OK", "COMPLETED") or bodies.given(found.payload):
+            return None
+        return found.request_id if bodies.text(found.error) is None else None
+
+    def translate(self, webhook: Webhook) -> Event:
+        """How the request ended. A success whose result was too large for the webhook says so without an output."""
+        request = bodies.decode(_request, webhook.body)
+        status = bodies.status(STATUSES, request.status, self.name)
+        error = bodies.text(request.error) or bodies.text(request.payload_error)
+        failed = status is Status.FAILED or (request.status == "COMPLETED" and bodies.text(request.error) is not None)
+        output = bodies.given(request.payload)
+        if failed:
+            error = _with_detail(error or request.error_type or "failed", output)
+        seconds = request.metrics.inference_time if request.metrics else None
+        return bodies.event(
+            webhook,
+            self.name,
+            request.request_id,
+            request_id=request.request_id,
+            status=Status.FAILED if failed else status,
+            output=ABSENT if failed else output,
+            error=error if failed else None,
+            logs="".join(f"{line.message}\n" for line in request.logs) if request.logs else None,
+            generation_time=bodies.milliseconds(seconds),
+        )
+
+
+def _with_detail(error: str, payload: Raw) -> str:
+    """The error, with what the payload of a failure says beyond it (such as which field was missing)."""
+    return f"{error}: {bytes(payload).decode()}" if payload else error
+
+
+def _hex(text: str) -> bytes:
+    """Hex in small letters alone: one signature has one spelling."""
+    try:
+        raw = bytes.fromhex(text)
+    except ValueError:
+        raise BadSignature("the signature is not hex") from None
+    if raw.hex() != text:
+        raise BadSignature("the signature is not plain hex in small letters")
+    return raw
+
+
+def open_provider(name: str, configuration: Configuration) -> Fal | None:
+    """Open fal as configured; None without the URL of its keys. Raises `BadConfiguration`."""
+    if not configuration.jwks_url:
+        if configuration.secret:
+            raise BadConfiguration(f"{setting(name, 'SECRET')} proves nothing: set {setting(name, 'JWKS_URL')}")
+        return None
+    return Fal(KeySet(configuration.jwks_url), configuration.tolerance_or(TOLERANCE, name), name)

@@ -1,0 +1,147 @@
+"""Gemini: thin events, proven by Standard Webhooks (static) or by a JWT of Google's (dynamic).
+
+Pure. Source: the Gemini API's documentation of webhooks. A dynamic webhook carries the event as an RS256 JWT in
+`webhook-signature`; the JWT does not cover the body, so the body counts only where it says what the JWT says.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jwt
+import msgspec
+from msgspec import Raw, Struct
+
+from storage.prediction import ABSENT, Status
+from streams.event import Event
+from streams.providers import body as bodies
+from streams.providers.configuration import BadConfiguration, Configuration, setting
+from streams.providers.key_set import KeySet
+from streams.providers.provider import BadSignature, Webhook
+from streams.providers.signatures import required
+from streams.providers.standard_webhooks import TOLERANCE, StandardWebhooks, check_timestamp, open_keys
+
+STATUSES = {
+    "succeeded": Status.SUCCEEDED,
+    "completed": Status.SUCCEEDED,
+    "generated": Status.SUCCEEDED,
+    "failed": Status.FAILED,
+    "expired": Status.FAILED,
+    "cancelled": Status.CANCELED,
+    "requires_action": Status.PROCESSING,
+}
+
+
+class _Data(Struct, frozen=True, gc=False):
+    id: str | None = None
+    name: str | None = None
+    error_code: Raw = ABSENT
+    error_message: str | None = None
+
+
+class _Event(Struct, frozen=True, gc=False):
+    type: str | None = None
+    data: _Data | None = None
+
+
+_event = msgspec.json.Decoder(_Event)
+
+
+class Gemini(Struct, frozen=True):
+    """Gemini's webhooks; one of both proofs suffices, and the header's form tells which it is."""
+
+    keys: StandardWebhooks | None
+    key_set: KeySet | None
+    audience: str | None
+    tolerance: float = TOLERANCE
+    name: str = "gemini"
+
+    def verify(self, headers: Mapping[str, str], body: bytes, now: float) -> str:
+        """By a `v1` signature, or by a JWT; the delivery's id is `webhook-id`."""
+        signature = required(headers, "webhook-signature")
+        if "," in signature:
+            if self.keys is None:
+                raise BadSignature("a static webhook, and no secret is configured for those")
+            return self.keys.verify(headers, body, now)
+        if self.key_set is None:
+            raise BadSignature("a dynamic webhook, and no keys are configured for those")
+        check_timestamp(required(headers, "webhook-timestamp"), now, self.tolerance)
+        claims = self._claims(signature, now)
+        if not _says_the_same(claims, body):
+            raise BadSignature("the body says something else than its signed token")
+        return required(headers, "webhook-id")
+
+    def prediction_id(self, body: bytes) -> str | None:
+        """`data.id`."""
+        found = bodies.peek(_event, body)
+        return _own_id(found) if found is not None else None
+
+    def thin(self, body: bytes) -> str | None:
+        """The id of the batch, interaction or video that is to be fetched."""
+        return self.prediction_id(body)
+
+    def translate(self, webhook: Webhook) -> Event:
+        """How it failed or that it was canceled; a success waits for its result."""
+        found = bodies.decode(_event, webhook.body)
+        word = (found.type or "").rpartition(".")[2]
+        status = bodies.status(STATUSES, word, self.name)
+        data = found.data or _Data()
+        error = data.error_message or bodies.text(data.error_code)
+        return bodies.event(
+            webhook,
+            self.name,
+            _own_id(found),
+            status=None if status is Status.SUCCEEDED else status,
+            error=(error or (word if word == "expired" else None)) if status is Status.FAILED else None,
+        )
+
+    def _claims(self, token: str, now: float) -> dict[str, Any]:
+        assert self.key_set is not None
+        try:
+            header = jwt.get_unverified_header(token)
+        except (jwt.PyJWTError, ValueError, RecursionError):
+            raise BadSignature("webhook-signature is neither a list of signatures nor a JWT") from None
+        if header.get("alg") != "RS256":
+            raise BadSignature("the token is not signed by RS256")
+        key = self.key_set.rsa(header.get("kid"))
+        if key is None:
+            self.key_set.missed()
+            raise BadSignature("the token's key is none of Google's")
+        unchecked = {"verify_exp": False, "verify_nbf": False, "verify_iat": False}
+        try:
+            claims: dict[str, Any] = jwt.decode(token, key, ["RS256"], options=unchecked, audience=self.audience)  # type: ignore[arg-type]
+        except (jwt.PyJWTError, ValueError, RecursionError):
+            raise BadSignature("the token is not signed by its key, or for another audience") from None
+        expiry = claims.get("exp")  # against the caller's clock, not the machine's
+        if expiry is not None and not (isinstance(expiry, int | float) and now <= expiry + self.tolerance):
+            raise BadSignature("the token has expired")
+        return claims
+
+
+def _says_the_same(claims: Mapping[str, Any], body: bytes) -> bool:
+    try:
+        said = msgspec.json.decode(body)
+    except (msgspec.DecodeError, RecursionError):
+        return False
+    if not isinstance(said, dict) or "type" not in said or "data" not in said:
+        return False
+    return all(name in claims and claims[name] == value for name, value in said.items())
+
+
+def _own_id(found: _Event) -> str | None:
+    return (found.data.id or found.data.name) if found.data is not None else None
+
+
+def open_provider(name: str, configuration: Configuration) -> Gemini | None:
+    """Gemini as configured; None with neither a secret nor the URL of Google's keys.
+
+    Raises:
+        BadConfiguration: A bad secret, or keys without an audience: any other customer of Google's could sign then.
+    """
+    keys = open_keys(name, configuration)
+    audience = configuration.options.get("audience")
+    if configuration.jwks_url and not isinstance(audience, str):
+        raise BadConfiguration(f"{setting(name, 'JWKS_URL')} needs `audience` in the table [{name}] of tidings.toml")
+    if keys is None and not configuration.jwks_url:
+        return None
+    key_set = KeySet(configuration.jwks_url) if configuration.jwks_url else None
+    return Gemini(keys, key_set, audience, configuration.tolerance_or(TOLERANCE, name), name)
