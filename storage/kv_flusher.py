@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 import structlog
 
 from storage.cloudflare_http import TooManyRequests
-from storage.errors import StorageError, StoreUnavailable
+from storage.errors import StorageError, StoreMisconfigured, StoreUnavailable
 from storage.kv_namespace import KvNamespace, Pair
 
 LONGEST_PAUSE = 30.0
@@ -58,6 +58,7 @@ class KvFlusher:
         self._free_at: dict[str, float] = {}
         self._more = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
+        self._flying: asyncio.Future[list[None]] | None = None
         self._failures = 0
 
     @property
@@ -71,6 +72,12 @@ class KvFlusher:
         self._more.set()
         if self._queue and (self._task is None or self._task.done()):
             self._task = asyncio.get_running_loop().create_task(self._run(), name="kv-flusher")
+
+    def discard(self, key: str) -> None:
+        """Do not write this key after all."""
+        self._queue.pop(key, None)
+        for ticket in self._tickets.pop(key, ()):
+            ticket.one_went()
 
     async def add_and_wait(self, keys: Iterable[str], timeout: float) -> None:
         """Let these keys be written, and return when KV has taken them all.
@@ -95,16 +102,18 @@ class KvFlusher:
     async def drain(self, timeout: float) -> None:
         """Return when all that is queued now has gone; raises as `add_and_wait`."""
         await self.add_and_wait(list(self._queue), timeout)
-        if self._task is not None and not self._queue:
-            async with asyncio.timeout(timeout):
-                await asyncio.shield(self._task)
+        flying = self._flying
+        if flying is not None:
+            await asyncio.wait([flying], timeout=timeout)
+            if not flying.done():
+                raise StoreUnavailable(f"Cloudflare KV has not answered in {timeout:g} s")
 
     async def close(self, timeout: float) -> None:
         """Write what is queued, as long as that takes no longer than this, and stop. Idempotent."""
         try:
             if self._queue or (self._task is not None and not self._task.done()):
                 await self.drain(timeout)
-        except (StorageError, TimeoutError) as error:
+        except StorageError as error:
             _log.warning("kv.left_unwritten", keys=len(self._queue), error=str(error))
         if self._task is not None:
             self._task.cancel()
@@ -115,7 +124,9 @@ class KvFlusher:
         while self._queue:
             due, wait = self._due()
             if due:
-                await asyncio.gather(*(self._send(chunk) for chunk in due))
+                self._flying = asyncio.gather(*(self._send(chunk) for chunk in due))
+                await self._flying
+                self._flying = None
                 if self._failures:
                     await asyncio.sleep(min(LONGEST_PAUSE, 0.25 * 2**self._failures))
                 continue
@@ -175,7 +186,7 @@ class KvFlusher:
         self, chunk: list[tuple[str, Pair | None]], tickets: dict[str, list[_Ticket]], error: StorageError
     ) -> None:
         keys = [key for key, _ in chunk]
-        if not error.retryable and not self._never(error):
+        if not error.retryable and not isinstance(error, StoreMisconfigured):
             self._again(keys, tickets, queue=False)
             if len(chunk) > 1:
                 # Something in it is never taken: halves find it, and the others go.
@@ -191,12 +202,6 @@ class KvFlusher:
         self._again(keys, tickets)
         if isinstance(error, TooManyRequests) and error.after:
             await asyncio.sleep(error.after)
-
-    def _never(self, error: StorageError) -> bool:
-        """Whether nothing at all can be written: the settings are wrong, or became so."""
-        from storage.errors import StoreMisconfigured
-
-        return isinstance(error, StoreMisconfigured)
 
     def _again(self, keys: Iterable[str], tickets: dict[str, list[_Ticket]], *, queue: bool = True) -> None:
         for key in keys:

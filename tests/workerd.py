@@ -4,6 +4,7 @@
 process to kill. Without node and npm these tests are skipped with one line, and fail where CI is set.
 """
 
+import atexit
 import os
 import shutil
 import signal
@@ -15,12 +16,12 @@ import urllib.request
 from pathlib import Path
 
 from tests.broker import free_port
+from tests.system import Part, require
 
 VERSION = "1.20261117.1"
 CACHE = Path(__file__).parent.parent / ".cache" / "workerd"
 SOURCE = Path(__file__).parent.parent / "storage" / "worker" / "src"
 TOKEN = "a-token-for-tests"
-MISSING = "node and npm are missing: Durable Objects and the Worker of Cloudflare KV are not tested; to test them: apt-get install nodejs npm"
 
 # The compatibility date is the one in wrangler.jsonc.
 _CONFIGURATION = """using Workerd = import "/workerd/workerd.capnp";
@@ -44,13 +45,17 @@ const worker :Workerd.Worker = (
 """
 
 
+NODE = Part("Node.js with npm", ("npm",), "npm", "Durable Objects and the Worker for Cloudflare KV are")
+
+
 class WorkerdFailed(Exception):
     """workerd did not come up; the message ends with what it wrote."""
 
 
-def available() -> bool:
-    """Whether workerd is here or can be fetched."""
-    return _binary().exists() or (shutil.which("node") is not None and shutil.which("npm") is not None)
+def needed() -> None:
+    """Skip the test that calls this where workerd is neither here nor to be fetched; fail it in CI."""
+    if not _binary().exists():
+        require(NODE)
 
 
 def _binary() -> Path:
@@ -193,3 +198,24 @@ class Workerd:
         """Kill it and remove its data. Idempotent."""
         self.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+_shared: dict[str, Workerd] = {}
+
+
+def shared(layout: str = "sharded", kv_port: int | None = None) -> tuple[str, str]:
+    """The URL and token of a Worker for all tests of this run, which keep apart by spaces; started when first asked for.
+
+    It has 8 shards, as each test makes its own: a batch would mostly measure the making of 64. With `kv_port` it has
+    a KV namespace, which lies there.
+    """
+    if kv_port is None and (url := os.environ.get("TIDINGS_TEST_WORKER")):
+        return url, os.environ.get("TIDINGS_TEST_WORKER_TOKEN", TOKEN)
+    needed()
+    name = f"{layout} {kv_port}"
+    if name not in _shared:
+        worker = Workerd(layout=layout, shards=8, kv_port=kv_port)
+        atexit.register(worker.close)
+        worker.start()
+        _shared[name] = worker
+    return _shared[name].url, TOKEN

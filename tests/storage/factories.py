@@ -9,7 +9,7 @@ from storage.cached import CachedStore
 from storage.factory import open_store
 from storage.memory import MemoryStore
 from storage.store import PredictionStore
-from tests import workerd
+from tests import cloudflare_emulator, workerd
 
 
 class Place(NamedTuple):
@@ -71,6 +71,29 @@ async def _worker_store(place: Place, layout: str) -> AsyncIterator[PredictionSt
     await store.close()
 
 
+@asynccontextmanager
+async def kv(place: Place) -> AsyncIterator[PredictionStore]:
+    emulator = cloudflare_emulator.shared()
+    emulator.namespace(place.name)
+    store = await open_store(
+        f"cloudflare-kv://{cloudflare_emulator.ACCOUNT}/{place.name}",
+        token=cloudflare_emulator.TOKEN,
+        base_url=emulator.url,
+        write_interval=0.01,
+        requests=1_000_000,
+    )
+    yield store
+    await store.close()
+
+
+@asynccontextmanager
+async def kv_worker(place: Place) -> AsyncIterator[PredictionStore]:
+    url, token = workerd.shared(kv_port=cloudflare_emulator.shared().binding_port)
+    store = await open_store(f"cloudflare-kv+worker+{url}/{place.name}", worker_token=token, write_interval=0.01)
+    yield store
+    await store.close()
+
+
 FACTORIES: dict[str, Factory] = {
     "memory": memory,
     "sqlite": sqlite,
@@ -78,4 +101,6 @@ FACTORIES: dict[str, Factory] = {
     "cached-sqlite": cached_sqlite,
     "durable-objects": durable_objects,
     "durable-objects-one-each": one_object_each,
+    "kv": kv,
+    "kv-worker": kv_worker,
 }
