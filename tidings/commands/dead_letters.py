@@ -112,32 +112,32 @@ def run_redrive(arguments: Namespace) -> int:
     if arguments.rate is not None and not arguments.rate > 0:
         raise running.Failure(f"--rate: {arguments.rate:g} is no rate; give records a second", running.WRONG_USE)
     wanted = _wanted(arguments)
-    counted = {"redriven": 0, "skipped": 0}
+    found: set[str] = set()
+    skipped = 0
 
     async def redrive(log: "Log") -> None:
         from streams.letters import letters, redriven
 
-        records: list[NewRecord] = []
+        nonlocal skipped
         async for letter in letters(log, lambda one: wanted(one) and (not chosen or str(one.position) in chosen)):
+            found.add(str(letter.position))
             try:
                 records.append(redriven(letter))
-                chosen.discard(str(letter.position))
             except ValueError as error:
-                counted["skipped"] += 1
+                skipped += 1
                 sys.stderr.write(f"tidings: left out: {error}\n")
         if not arguments.dry_run:
             await _append(log, records, arguments.rate, quiet=arguments.as_json)
-        counted["redriven"] = len(records)
 
-    named = bool(chosen)
+    records: list[NewRecord] = []
     running.run_loop(_with_log(running.settings(arguments), redrive))
     if arguments.as_json:
-        running.say(json.dumps({**counted, "dryRun": arguments.dry_run}))
+        running.say(json.dumps({"redriven": len(records), "skipped": skipped, "dryRun": arguments.dry_run}))
     else:
         done = "would be redriven" if arguments.dry_run else "redriven"
-        running.say(f"{counted['redriven']:,} {done}, {counted['skipped']:,} left out")
-    if named and chosen:
-        raise running.Failure(f"no dead letter holds the event at {min(chosen)}; tidings dead-letters list names them")
+        running.say(f"{len(records):,} {done}, {skipped:,} left out")
+    if missing := chosen - found:
+        raise running.Failure(f"no dead letter holds the event at {min(missing)}; tidings dead-letters list names them")
     return running.DONE
 
 

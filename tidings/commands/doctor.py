@@ -156,6 +156,8 @@ def _check_writable(folder: Path) -> None:
     there = folder.absolute()
     while not there.exists():
         there = there.parent
+    if not there.is_dir():
+        raise NotADirectoryError(f"{folder}: {there} is no folder; choose another place")
     if not os.access(there, os.W_OK):
         raise PermissionError(f"{folder}: no right to write in {there}; give it, or choose another folder")
 

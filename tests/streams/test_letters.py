@@ -1,0 +1,66 @@
+"""Reading dead letters back, and making the record that is tried again."""
+
+import pytest
+
+from streams.dead_letters import ATTEMPT, EVIDENCE, dead_letter, shortened
+from streams.letters import letters, read, redriven
+from streams.log import DEAD_LETTERS, EVENTS, NewRecord, Position, StoredRecord
+from streams.memory_log import MemoryLog
+
+HEADERS = [("tidings-provider", b"replicate"), ("x", b"1"), ("x", b"2")]
+
+
+def stored(new: NewRecord, offset: int = 0) -> StoredRecord:
+    return StoredRecord(DEAD_LETTERS, new.partition or 0, offset, 77, new.key, new.value, new.headers)
+
+
+def poison(offset: int, value: bytes = b"\xff") -> StoredRecord:
+    return StoredRecord(EVENTS, 3, offset, 55, b"p1", value, HEADERS)
+
+
+def test_a_letter_says_everything() -> None:
+    """What is read back is the record as it came, and why it lies there."""
+    letter = read(stored(dead_letter(poison(9), "not-json", "no JSON")))
+    assert letter is not None
+    assert (letter.position, letter.code, letter.message, letter.attempt) == (Position(3, 9), "not-json", "no JSON", 1)
+    assert (letter.topic, letter.timestamp, letter.at) == (EVENTS, 55, 77)
+    assert (letter.key, letter.value, list(letter.headers)) == (b"p1", b"\xff", HEADERS)
+
+
+def test_a_redriven_record_is_the_one_that_came() -> None:
+    """Key, value, headers and partition are as they were; only the count of attempts is carried on."""
+    first = read(stored(dead_letter(poison(9), "not-json", "no JSON")))
+    assert first is not None
+    again = redriven(first)
+    assert (again.key, again.value, again.partition) == (b"p1", b"\xff", 3)
+    assert list(again.headers) == [*HEADERS, (ATTEMPT, b"1")]
+    back = StoredRecord(EVENTS, 3, 12, 60, again.key, again.value, again.headers)
+    second = read(stored(dead_letter(back, "not-json", "still no JSON")))
+    assert second is not None
+    assert (second.attempt, second.position, list(second.headers)) == (2, Position(3, 12), HEADERS)
+
+
+def test_half_a_record_is_not_redriven() -> None:
+    """A record of which only the beginning was kept cannot be tried again."""
+    letter = read(stored(shortened(dead_letter(poison(9, b"x" * (EVIDENCE + 1)), "too-large", "too large"))))
+    assert letter is not None
+    with pytest.raises(ValueError, match=r"3:9 only 65536 of 65537 bytes"):
+        redriven(letter)
+
+
+def test_foreign_records_are_passed_over() -> None:
+    """A record without our headers, or with nonsense in them, is no letter."""
+    assert read(poison(1)) is None
+    odd = dead_letter(poison(1), "c", "m")
+    broken = [(name, b"x" if name == "tidings-offset" else value) for name, value in odd.headers]
+    assert read(StoredRecord(DEAD_LETTERS, 0, 0, 0, None, b"", broken)) is None
+
+
+async def test_each_record_is_listed_once() -> None:
+    """A record that a crash put there twice is listed once; an empty topic lists nothing."""
+    log = MemoryLog(partitions=4)
+    assert [letter async for letter in letters(log)] == []
+    twice = dead_letter(poison(9), "not-json", "no JSON")
+    await log.append(DEAD_LETTERS, [twice, twice, dead_letter(poison(10), "bad-id", "no id")])
+    assert [str(letter.position) async for letter in letters(log)] == ["3:9", "3:10"]
+    assert [letter.code async for letter in letters(log, lambda one: one.code == "bad-id")] == ["bad-id"]
