@@ -4,6 +4,7 @@ Pure. Source: the Gemini API's documentation of webhooks. A dynamic webhook carr
 `webhook-signature`; the JWT does not cover the body, so the body counts only where it says what the JWT says.
 """
 
+from base64 import urlsafe_b64encode
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +16,7 @@ from storage.prediction import ABSENT, Status
 from streams.event import Event
 from streams.providers import body as bodies
 from streams.providers.configuration import BadConfiguration, Configuration, setting
-from streams.providers.key_set import KeySet
+from streams.providers.key_set import KeySet, base64url
 from streams.providers.provider import BadSignature, Webhook
 from streams.providers.signatures import required
 from streams.providers.standard_webhooks import TOLERANCE, StandardWebhooks, check_timestamp, open_keys
@@ -111,10 +112,26 @@ class Gemini(Struct, frozen=True):
             claims: dict[str, Any] = jwt.decode(token, key, ["RS256"], options=unchecked, audience=self.audience)  # type: ignore[arg-type]
         except (jwt.PyJWTError, ValueError, RecursionError):
             raise BadSignature("the token is not signed by its key, or for another audience") from None
-        expiry = claims.get("exp")  # against the caller's clock, not the machine's
-        if expiry is not None and not (isinstance(expiry, int | float) and now <= expiry + self.tolerance):
-            raise BadSignature("the token has expired")
+        if not _one_spelling(token):
+            raise BadSignature("the token's signature is not spelled as base64url has it")
+        self._check_times(claims, now)
         return claims
+
+    def _check_times(self, claims: Mapping[str, Any], now: float) -> None:
+        """Against the caller's clock, not the machine's; the timestamp's header is not covered by the token."""
+        expiry, issued = claims.get("exp"), claims.get("iat")
+        if isinstance(expiry, int | float):
+            fresh = now <= expiry + self.tolerance
+        else:
+            fresh = isinstance(issued, int | float) and abs(now - issued) <= self.tolerance
+        if not fresh:
+            raise BadSignature("the token has expired, or tells no time")
+
+
+def _one_spelling(token: str) -> bool:
+    """The last letter of a signature in base64url has bits to spare, which decoders overlook."""
+    signature = token.rpartition(".")[2]
+    return urlsafe_b64encode(base64url(signature)).rstrip(b"=").decode() == signature
 
 
 def _says_the_same(claims: Mapping[str, Any], body: bytes) -> bool:

@@ -1,0 +1,166 @@
+"""OpenAI, Gemini and AssemblyAI: webhooks that name a result and do not bring it."""
+
+import base64
+import json
+from typing import Any
+
+import jwt
+import pytest
+
+from storage.prediction import Status
+from streams.event import Event, Poison
+from streams.providers.assemblyai import AssemblyAI
+from streams.providers.configuration import BadConfiguration, Configuration
+from streams.providers.gemini import Gemini
+from streams.providers.openai import OpenAI
+from streams.providers.provider import BadSignature
+from streams.providers.registry import open_provider, open_providers
+from tests.streams.providers.bodies import NOW, SECRET, signed, webhook
+from tests.streams.providers.proofs import ASSEMBLYAI, GEMINI, JWKS, OPENAI, prove_gemini_dynamic, rsa_key, token
+
+
+def translated(name: str, body: Any) -> Event:
+    provider = open_provider(name, Configuration(secret=(SECRET,)))
+    assert provider is not None
+    return provider.translate(webhook(body if isinstance(body, bytes) else json.dumps(body).encode()))
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "error"),
+    [
+        ("response.completed", None, None),
+        ("batch.completed", None, None),
+        ("response.failed", Status.FAILED, None),
+        ("response.incomplete", Status.FAILED, "incomplete"),
+        ("batch.expired", Status.FAILED, "expired"),
+        ("response.cancelled", Status.CANCELED, None),
+    ],
+)
+def test_openai_events(kind: str, status: Status | None, error: str | None) -> None:
+    """A success waits for its result; other ends are told at once, with the kind of failure where it is the reason."""
+    event = translated("openai", json.loads(OPENAI) | {"type": kind})
+    assert (event.prediction_id, event.status, event.error) == ("resp_abc123", status, error)
+
+
+def test_an_openai_response_as_fetched() -> None:
+    """The fetched response brings status, model, output and error."""
+    body = {
+        "id": "resp_abc123",
+        "object": "response",
+        "status": "completed",
+        "model": "gpt-5",
+        "input": "hi",
+        "output": [1],
+    }
+    event = translated("openai", body)
+    assert (event.status, event.model, event.prompt, bytes(event.output)) == (Status.SUCCEEDED, "gpt-5", "hi", b"[1]")
+    cut = translated("openai", body | {"status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}})
+    assert (cut.status, cut.error) == (Status.FAILED, 'incomplete: {"reason": "max_output_tokens"}')
+
+
+def test_openai_is_thin_where_it_is_an_event() -> None:
+    """An event names what to fetch; a fetched response needs nothing more."""
+    provider = open_provider("openai", Configuration(secret=(SECRET,)))
+    assert isinstance(provider, OpenAI)
+    assert provider.thin(OPENAI) == "resp_abc123"
+    assert provider.thin(b'{"id":"resp_1","status":"completed"}') is None
+    assert provider.thin(b"[" * 10_000) is None
+
+
+def test_an_openai_secret_without_prefix_is_the_key_itself() -> None:
+    """A secret without `whsec_` is not decoded."""
+    provider = open_providers({"openai": Configuration(secret=("just some text!",))})["openai"]
+    assert provider.verify(signed(OPENAI, key=b"just some text!"), OPENAI, NOW)
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "error"),
+    [
+        ("batch.succeeded", None, None),
+        ("interaction.completed", None, None),
+        ("video.generated", None, None),
+        ("batch.failed", Status.FAILED, "bad input"),
+        ("batch.expired", Status.FAILED, "bad input"),
+        ("interaction.cancelled", Status.CANCELED, None),
+        ("interaction.requires_action", Status.PROCESSING, None),
+    ],
+)
+def test_gemini_events(kind: str, status: Status | None, error: str | None) -> None:
+    """A success waits for its result; other ends are told at once with their reason."""
+    event = translated("gemini", json.loads(GEMINI) | {"type": kind})
+    assert (event.prediction_id, event.status, event.error) == ("batch_123456", status, error)
+
+
+def gemini() -> Gemini:
+    provider = open_provider("gemini", Configuration(jwks_url="https://e.com/jwks", options={"audience": "tidings"}))
+    assert isinstance(provider, Gemini)
+    assert provider.key_set is not None
+    provider.key_set.load(JWKS, NOW)
+    return provider
+
+
+def none_token() -> str:
+    header, claims = (
+        base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode()
+        for part in ({"alg": "none", "kid": "g1"}, json.loads(GEMINI) | {"aud": "tidings", "exp": NOW + 60})
+    )
+    return f"{header}.{claims}."
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        token(GEMINI, aud="another"),
+        token(GEMINI, exp=NOW - 301),
+        token(GEMINI, exp="soon"),
+        token(GEMINI, type="batch.succeeded"),
+        token(GEMINI, data={"id": "another"}),
+        none_token(),
+        jwt.encode(json.loads(GEMINI) | {"aud": "tidings", "exp": NOW + 60}, b"x" * 32, "HS256", headers={"kid": "g1"}),
+        jwt.encode(json.loads(GEMINI) | {"aud": "tidings", "exp": NOW + 60}, rsa_key(), "RS256", headers={"kid": "g2"}),
+        jwt.encode(json.loads(GEMINI) | {"aud": "tidings"}, rsa_key(), "RS256", headers={"kid": "g1"}),
+        "a.b.c",
+        "....",
+    ],
+)
+def test_a_gemini_token_that_does_not_prove_the_body(wrong: str) -> None:
+    """Another audience, time, content, key or algorithm than the body's own proves nothing."""
+    with pytest.raises(BadSignature):
+        gemini().verify(prove_gemini_dynamic(GEMINI) | {"webhook-signature": wrong}, GEMINI, NOW)
+
+
+def test_gemini_keys_need_an_audience() -> None:
+    """Google signs for all its customers, so keys without an audience are refused at the start."""
+    with pytest.raises(BadConfiguration, match="audience"):
+        open_providers({"gemini": Configuration(jwks_url="https://e.com/jwks")})
+
+
+def test_assemblyai() -> None:
+    """A webhook's success waits for its text; a failure does not wait; the fetched transcript brings both."""
+    event = translated("assemblyai", ASSEMBLYAI)
+    assert (event.prediction_id, event.status) == ("5552493-16d8-42d8-8feb-c2a16b56f6e8", None)
+    assert translated("assemblyai", {"transcript_id": "t", "status": "error"}).status is Status.FAILED
+    fetched = translated("assemblyai", {"id": "t", "status": "completed", "text": "hello"})
+    assert (fetched.status, bytes(fetched.output)) == (Status.SUCCEEDED, b'"hello"')
+    broken = translated("assemblyai", {"id": "t", "status": "error", "error": "no speech"})
+    assert (broken.status, broken.error) == (Status.FAILED, "no speech")
+
+
+def test_assemblyai_takes_a_header_of_choice() -> None:
+    """The header's name can be set, and must be one."""
+    provider = open_provider("assemblyai", Configuration(secret=("word",), options={"header": "X-Mine"}))
+    assert isinstance(provider, AssemblyAI)
+    provider.verify({"x-mine": "word"}, ASSEMBLYAI, NOW)
+    with pytest.raises(BadSignature):
+        provider.verify({"x-tidings-secret": "word"}, ASSEMBLYAI, NOW)
+    for odd in ("", "a b", "ü", 5):
+        with pytest.raises(BadConfiguration, match="header"):
+            open_provider("assemblyai", Configuration(secret=("word",), options={"header": odd}))
+
+
+@pytest.mark.parametrize("name", ["openai", "gemini", "assemblyai"])
+def test_a_kind_that_nobody_knows_is_poison(name: str) -> None:
+    """An event about something else goes to the dead letters."""
+    with pytest.raises(Poison) as caught:
+        translated(name, {"type": "invoice.paid", "status": "paid", "data": {"id": "x"}, "transcript_id": "x"})
+    assert caught.value.code == "unknown-status"
