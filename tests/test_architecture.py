@@ -73,8 +73,12 @@ def modules() -> dict[str, Path]:
 MODULES = modules()
 
 
-def imports(path: Path, *, at_import: bool = False) -> set[str]:
-    """The dotted names that a file imports; with `at_import` those alone that run when it is imported itself."""
+def imports(path: Path, *, at_import: bool = False, for_types: bool = True) -> set[str]:
+    """The dotted names that a file imports.
+
+    With `at_import` those alone that run when it is imported itself; without `for_types` not those that only serve
+    annotations.
+    """
     found: set[str] = set()
     pending: list[ast.AST] = [ast.parse(path.read_text(encoding="utf-8"))]
     while pending:
@@ -89,7 +93,7 @@ def imports(path: Path, *, at_import: bool = False) -> set[str]:
             )
         if at_import and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
             continue
-        if at_import and isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+        if (at_import or not for_types) and isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
             pending.extend(node.orelse)
             continue
         pending.extend(ast.iter_child_nodes(node))
@@ -123,8 +127,11 @@ def test_the_pure_files_are_there() -> None:
 
 
 def test_no_cycles() -> None:
-    """The modules can be put in an order in which each imports only those before it."""
-    graph = {name: {used for used in imports(path) if used in MODULES} - {name} for name, path in MODULES.items()}
+    """The modules can be put in an order in which each imports only those before it, late imports included."""
+    graph = {
+        name: {used for used in imports(path, for_types=False) if used in MODULES} - {name}
+        for name, path in MODULES.items()
+    }
     for name in graph:
         graph[name] -= {package for package in graph[name] if name.startswith(f"{package}.")}
     try:

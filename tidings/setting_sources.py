@@ -1,7 +1,6 @@
 """Where settings come from: flags, environment and `tidings.toml`, merged into one `Settings`."""
 
 import difflib
-import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from msgspec import Struct
 from streams.providers.configuration import BadConfiguration, Configuration
 from streams.providers.registry import known_providers, open_providers
 from tidings import setting_values as values
+from tidings.setting_file import EMPTY, PARTS, STRICT, ProviderTable, SettingsFile, read, underscored
 from tidings.settings import DERIVED, FLAGS_ONLY, SECRETS, Settings, SettingsError, check, replace
 
 PREFIX = "TIDINGS_"
@@ -47,14 +47,11 @@ LIST_CHECKS: dict[str, Callable[[str], str]] = {
 }
 
 
-PROVIDERS = frozenset(
-    {"replicate", "fal", "openai", "gemini", "runpod", "baseten", "elevenlabs", "bfl", "assemblyai", "luma", "standard"}
-)
+PROVIDERS = STRICT | {"generic"}
 """Names that settings may begin with; others come from entry points or from `[providers.NAME]` in the file."""
 
-PARTS = ("jwks_url", "secret", "token", "url", "tolerance")
-"""The end of a provider's setting: the field of its configuration. `fal_jwks_url` also ends with `url`, so that comes
-later."""
+WITH_KEYS = frozenset({"fal", "gemini"})
+"""Of those the ones that take a JWKS URL."""
 
 
 class Given(Struct, frozen=True):
@@ -83,15 +80,14 @@ def load(
         SettingsError: Something is unknown, wrong or missing.
     """
     file = config if config is not None else (folder or Path()) / FILE
-    content = _content(file) if config is not None or file.is_file() else {}
-    tables = _tables(file, content)
-    names = frozenset(_underscored(name) for name in tables) | PROVIDERS
-    given = dict(_from_file(file, content, tables, names)) | dict(_from_environment(environ, names))
+    content = read(file, PROVIDERS) if config is not None or file.is_file() else EMPTY
+    names = frozenset(underscored(name) for name in content.providers) | PROVIDERS
+    given = dict(_from_file(file, content, names)) | dict(_from_environment(environ, names))
     for name, value in (flags or {}).items():
         if value is not None:
             given[name] = Given(value, f"--{name.replace('_', '-')}")
     given = {name: entry for name, entry in given.items() if entry.value not in ("", [])}
-    settings = _settings(given, tables, names)
+    settings = _settings(given, content.providers, names)
     if "store" not in given:
         settings = replace(settings, store=_original_store(settings, given))
     check(settings)
@@ -102,11 +98,12 @@ def load(
 def _check_providers(settings: Settings) -> None:
     known = known_providers()
     for name, configuration in settings.providers.items():
-        if (configuration.kind or name) not in known:
-            start = f"{_underscored(name)}_"
+        kind = configuration.kind or name
+        if kind not in known:
+            start = f"{underscored(name)}_"
             origins = settings.origins.items()
             origin = next((origin for key, origin in origins if key.startswith(start)), f"providers.{name}")
-            raise SettingsError(f"{origin}: there is no provider {name!r}; there are {', '.join(known)}")
+            raise SettingsError(f"{origin}: there is no provider {kind!r}; there are {', '.join(known)}")
     try:
         open_providers(settings.providers)
     except BadConfiguration as error:
@@ -116,10 +113,6 @@ def _check_providers(settings: Settings) -> None:
 def env_name(name: str) -> str:
     """The environment's name of a setting (or of a provider's part: `replicate_secret`)."""
     return name.upper() if name in UNPREFIXED else PREFIX + name.upper()
-
-
-def _underscored(name: str) -> str:
-    return name.lower().replace("-", "_")
 
 
 def _from_environment(environ: Mapping[str, str], providers: frozenset[str]) -> Iterator[tuple[str, Given]]:
@@ -137,49 +130,17 @@ def _from_environment(environ: Mapping[str, str], providers: frozenset[str]) -> 
         yield name, Given(value, variable)
 
 
-def _content(file: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SettingsError(f"--config: {file} cannot be read ({error.strerror or error})") from None
-    except UnicodeDecodeError:
-        raise SettingsError(f"{file}: is not UTF-8; save it as UTF-8 text") from None
-    except tomllib.TOMLDecodeError as error:
-        raise SettingsError(f"{file}: is not TOML: {error}") from None
-
-
-def _tables(file: Path, content: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Per provider its table `[providers.NAME]`."""
-    tables = content.get("providers", {})
-    if not isinstance(tables, dict) or not all(isinstance(table, dict) for table in tables.values()):
-        raise SettingsError(f"{file}: providers: takes a table for each provider: [providers.replicate]")
-    return tables
-
-
-def _from_file(
-    file: Path, content: Mapping[str, Any], tables: Mapping[str, Mapping[str, Any]], providers: frozenset[str]
-) -> Iterator[tuple[str, Given]]:
-    for key, value in _flat({name: value for name, value in content.items() if name != "providers"}):
-        name = _underscored(key).removeprefix("tidings_")
+def _from_file(file: Path, content: SettingsFile, providers: frozenset[str]) -> Iterator[tuple[str, Given]]:
+    for key, value in content.plain.items():
+        name = underscored(key).removeprefix("tidings_")
         if not _known(name, providers):
             raise SettingsError(_unknown(f"{file}: {key}", name, providers, str))
         yield name, Given(value, f"{file}: {key}")
-    for provider, table in tables.items():
-        for key, value in table.items():
-            name = f"{_underscored(provider)}_{_underscored(key)}"
-            if _underscored(key) in PARTS:
-                yield name, Given(value, f"{file}: providers.{provider}.{key}")
-            elif "kind" not in table:
-                raise SettingsError(_unknown(f"{file}: providers.{provider}.{key}", name, providers, str))
-
-
-def _flat(table: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in table.items():
-        name = f"{before}_{key}" if before else key
-        if isinstance(value, dict):
-            yield from _flat(value, name)
-        else:
-            yield name, value
+    for provider, table in content.providers.items():
+        if table.kind is not None:
+            yield f"{underscored(provider)}_kind", Given(table.kind, f"{file}: {table.label}.kind")
+        for part, value in table.settings.items():
+            yield f"{underscored(provider)}_{part}", Given(value, f"{file}: {table.label}.{part}")
 
 
 def _known(name: str, providers: frozenset[str]) -> bool:
@@ -190,9 +151,9 @@ def _provider_part(name: str, providers: frozenset[str]) -> tuple[str, str] | No
     """Provider and part in `replicate_secret`."""
     for part in PARTS:
         provider = name.removesuffix(f"_{part}")
-        if provider == name or (part == "jwks_url" and provider != "fal"):
+        if provider == name or (part == "jwks_url" and provider in PROVIDERS - WITH_KEYS):
             continue
-        if provider in providers or provider in {_underscored(known) for known in known_providers()}:
+        if provider in providers or provider in {underscored(known) for known in known_providers()}:
             return provider, part
     return None
 
@@ -204,14 +165,12 @@ def _unknown(origin: str, name: str, providers: Iterable[str], spelled: Callable
     return f"{origin}: is not a setting; {hint}"
 
 
-def _settings(given: Mapping[str, Given], tables: Mapping[str, Mapping[str, Any]], names: frozenset[str]) -> Settings:
+def _settings(given: Mapping[str, Given], tables: Mapping[str, ProviderTable], names: frozenset[str]) -> Settings:
     """Bring every value into its type, then convert the whole."""
     plain: dict[str, Any] = {}
-    spelled = {_underscored(provider): provider for provider in [*known_providers(), *tables]}
+    spelled = {underscored(provider): provider for provider in [*known_providers(), *tables]}
     providers: dict[str, dict[str, Any]] = {
-        provider: {"kind": table["kind"], "options": {k: v for k, v in table.items() if k not in {*PARTS, "kind"}}}
-        for provider, table in tables.items()
-        if "kind" in table
+        provider: {"kind": table.kind, "options": table.options} for provider, table in tables.items()
     }
     for name, entry in given.items():
         try:
@@ -278,7 +237,7 @@ def _named(
             try:
                 msgspec.convert({part: value}, Configuration, strict=False)
             except msgspec.ValidationError as found:
-                source = given.get(f"{_underscored(provider)}_{part}")
+                source = given.get(f"{underscored(provider)}_{part}")
                 origin = source.origin if source is not None else f"providers.{provider}.{part}"
                 return f"{origin}: the value does not fit; {_reason(part, found)}"
     return str(error)

@@ -117,6 +117,19 @@ def test_lists_and_provider_names() -> None:
     assert (len(replicate.secret), replicate.token, replicate.url) == (2, "r8", "http://127.0.0.1:9")
 
 
+def test_providers_that_the_file_describes(tmp_path: Path) -> None:
+    """A table may describe a sender of one's own; its secret may come from the environment under its name."""
+    (tmp_path / "tidings.toml").write_text(
+        '[providers.my-shop]\nkind = "generic"\nproof = "sha256"\n[providers.my-shop.fields]\nid = "order.id"\n'
+        '[assemblyai]\nheader = "x-mine"\nsecret = "s"\n'
+    )
+    settings = load(environ={"TIDINGS_MY_SHOP_SECRET": "quiet"}, folder=tmp_path)
+    mine = settings.providers["my-shop"]
+    assert (mine.kind, mine.secret) == ("generic", ("quiet",))
+    assert mine.options == {"proof": "sha256", "fields": {"id": "order.id"}}
+    assert settings.providers["assemblyai"].options == {"header": "x-mine"}
+
+
 def test_test_names_and_empty_values_are_ignored() -> None:
     """`TIDINGS_TEST_*` is for tests, an empty variable is as good as none, and so are other programs' variables."""
     environ = {"TIDINGS_TEST_KAFKA": "x", "TIDINGS_PORT": "", "TIDINGS_NONSENSE": "", "PORT": "1", "tidings_port": "1"}
@@ -204,7 +217,10 @@ def test_file_faults_are_named(tmp_path: Path) -> None:
         ("port = = 1", "is not TOML"),
         ("prot = 1", "prot: is not a setting; did you mean port?"),
         ("[jwt]\nsecrt = 'x'", "jwt_secrt: is not a setting; did you mean jwt_secret?"),
-        ("[providers.replicate]\nsecrt = 'x'", "did you mean replicate_secret?"),
+        ("[providers.replicate]\nsecrt = 'x'", "providers.replicate.secrt: is not a setting; a provider has"),
+        ("[replicate]\nsecret = 'x'\n[providers.replicate]\nsecret = 'x'", "keep one of them"),
+        ("[providers.replicate]\nkind = 1", "takes the name of a provider"),
+        ("[providers.mine]\nkind = 'nobody'", "mine.kind: there is no provider 'nobody'"),
         ("[providers.nobody]\nsecret = 'x'", "there is no provider 'nobody'"),
         ("port = [1]", "port: [1] does not fit"),
         ("role = [1]", "takes a list of texts"),
