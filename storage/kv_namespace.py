@@ -105,15 +105,16 @@ class TokenBucket:
     A bucket of capacity c that refills at r lets c + r x window through, and that is the limit.
     """
 
-    def __init__(self, limit: int, window: float) -> None:
+    def __init__(self, limit: int, window: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._capacity = max(1.0, limit / 6)
         self._rate = max(limit - self._capacity, 1.0) / window
         self._tokens = self._capacity
-        self._at = time.monotonic()
+        self._at = clock()
 
     def wait(self) -> float:
         """Take a token; return how many seconds it is too early for it."""
-        now = time.monotonic()
+        now = self._clock()
         self._tokens = min(self._capacity, self._tokens + (now - self._at) * self._rate) - 1
         self._at = now
         return max(0.0, -self._tokens / self._rate)
