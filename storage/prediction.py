@@ -26,10 +26,17 @@ class Status(StrEnum):
     FAILED = "failed"
     CANCELED = "canceled"
 
-    @property
-    def terminal(self) -> bool:
-        """Whether nothing follows this status."""
-        return self in TERMINAL
+    terminal: bool
+    """Whether nothing follows this status."""
+    rank: int
+    """How far along it is: 0 starting, 1 processing, 2 terminal."""
+
+    def __init__(self, value: str) -> None:
+        self.rank = {"starting": 0, "processing": 1}.get(value, 2)
+        self.terminal = self.rank == 2
+
+    # The hash of a plain string: an enumeration's own is computed in Python, at every look-up.
+    __hash__ = str.__hash__
 
 
 TERMINAL = frozenset({Status.SUCCEEDED, Status.FAILED, Status.CANCELED})

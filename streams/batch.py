@@ -1,6 +1,6 @@
 """A batch of log records on its way to becoming writes: translated, grouped by prediction, folded. Pure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from storage.prediction import Standing, encode
 from storage.store import Stored, Write
@@ -54,16 +54,13 @@ class Entry:
         if before is not None:
             largest += len(before.encoded)
             current = before.standing()
-
-        def fits(record: Standing) -> bool:
-            return len(encode(record)) <= rules.record_max
-
-        folded = fold(current, self.events, rules, fits if largest > rules.record_max else None)
+        folded = fold(current, self.events, rules, None if largest <= rules.record_max else _fitting(rules))
         self.folded = folded
         if folded.applied:
             assert folded.record is not None
             self.encoded = encode(folded.record)
-        self.letters = [(self.records[index], r.code, r.reason) for index, r in folded.rejected]
+        if folded.rejected or self.letters:
+            self.letters = [(self.records[index], r.code, r.reason) for index, r in folded.rejected]
 
     def write(self, expiry: Expiry) -> Write:
         """The compare-and-set that makes the folded record stand."""
@@ -74,6 +71,13 @@ class Entry:
         return Write(
             folded.record, self.encoded, before.version if before is not None else 0, self.expires_at, purge_at
         )
+
+
+def _fitting(rules: Rules) -> Callable[[Standing], bool]:
+    def fits(record: Standing) -> bool:
+        return len(encode(record)) <= rules.record_max
+
+    return fits
 
 
 class Batch:

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from storage.prediction import Standing, Tombstone
+from storage.prediction import Standing, Status, Tombstone
 from streams.log import NewRecord, Position, Record
+
+_STATUS_HEADERS = {status: ("s", status.encode()) for status in Status}
 
 
 class Change(Struct, frozen=True, gc=False):
@@ -43,51 +45,55 @@ def announcement(
 ) -> NewRecord:
     """The record to append to the changes topic, at the partition number of its event."""
     headers: list[tuple[str, bytes]] = [("v", b"%d" % record.version)]
+    add = headers.append
     deleted = isinstance(record, Tombstone)
     if not isinstance(record, Tombstone):
-        headers.append(("s", record.status.encode()))
+        add(_STATUS_HEADERS[record.status])
     if record.owner is not None:
-        headers.append(("o", record.owner.encode()))
+        add(("o", record.owner.encode()))
     if record.model is not None:
-        headers.append(("m", record.model.encode()))
-    headers.extend(("t", tag.encode()) for tag in record.tags)
-    headers.append(("p", b"%d:%d" % (position.partition, position.offset)))
+        add(("m", record.model.encode()))
+    if record.tags:
+        headers.extend(("t", tag.encode()) for tag in record.tags)
+    add(("p", b"%d:%d" % (position.partition, position.offset)))
     if expires_at is not None and not deleted:
-        headers.append(("x", b"%d" % expires_at))
+        add(("x", b"%d" % expires_at))
     if traceparent is not None:
-        headers.append(("traceparent", traceparent))
+        add(("traceparent", traceparent))
     return NewRecord(record.prediction_id.encode(), b"" if deleted else encoded, headers, position.partition)
 
 
 def parse(record: Record) -> Change | None:
     """The change in a record of the topic; None where it is none of ours (no key, no version)."""
-    if record.key is None:
+    key = record.key
+    if key is None:
         return None
     version = 0
-    tags: list[str] = []
-    one: dict[str, str] = {}
+    status = owner = model = position = expires_at = traceparent = None
+    tags: tuple[str, ...] = ()
     try:
-        for name, value in record.headers:
+        for name, value in record.headers:  # every gateway does this for every change
             if name == "v":
                 version = int(value)
+            elif name == "s":
+                status = value.decode()
+            elif name == "o":
+                owner = value.decode()
+            elif name == "p":
+                partition, _, offset = value.partition(b":")
+                position = Position(int(partition), int(offset))
+            elif name == "m":
+                model = value.decode()
             elif name == "t":
-                tags.append(value.decode())
-            else:
-                one[name] = value.decode()
+                tags = (*tags, value.decode())
+            elif name == "x":
+                expires_at = int(value)
+            elif name == "traceparent":
+                traceparent = value.decode()
         if not version:
             return None
-        return Change(
-            record.key.decode(),
-            version,
-            record.value or b"",
-            one.get("s"),
-            one.get("o"),
-            one.get("m"),
-            tuple(tags),
-            Position.parse(one["p"]) if "p" in one else None,
-            int(one["x"]) if "x" in one else None,
-            one.get("traceparent"),
-        )
+        text = record.value or b""
+        return Change(key.decode(), version, text, status, owner, model, tags, position, expires_at, traceparent)
     except ValueError:
         return None
 

@@ -63,7 +63,7 @@ class Folded(Struct, gc=False):
     stepped_at: int | None = None
     """When the last event that changed the status was appended."""
     traceparent: bytes | None = None
-    rejected: list[tuple[int, Rejected]] = []
+    rejected: tuple[tuple[int, Rejected], ...] = ()
     """Indexes into the events, and why."""
 
 
@@ -89,7 +89,7 @@ def fold(
             case Applied():
                 if fits is not None and not fits(decision.record):
                     reason = f"the record would exceed {rules.record_max} bytes; raise TIDINGS_RECORD_MAX or send less"
-                    folded.rejected = [*folded.rejected, (index, Rejected("record-too-large", reason))]
+                    folded.rejected = (*folded.rejected, (index, Rejected("record-too-large", reason)))
                     continue
                 folded.record = decision.record
                 folded.applied += 1
@@ -105,5 +105,5 @@ def fold(
                 folded.stale += 1
                 folded.behind += decision.behind
             case Rejected():
-                folded.rejected = [*folded.rejected, (index, decision)]
+                folded.rejected = (*folded.rejected, (index, decision))
     return folded

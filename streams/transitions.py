@@ -21,8 +21,10 @@ from streams.event import Archive, Event, EventType
 from streams.log import Position
 from streams.merging import advance, fill, merge, set_once
 
-_STARTING, _PROCESSING = Status.STARTING, Status.PROCESSING
-_RANK = {_STARTING: 0, _PROCESSING: 1, Status.SUCCEEDED: 2, Status.FAILED: 2, Status.CANCELED: 2}
+# Looking a member up on its class costs as much as a comparison; these are used for every event.
+_STARTING, _PROCESSING, _SUCCEEDED = Status.STARTING, Status.PROCESSING, Status.SUCCEEDED
+_REPORT, _CREATE = EventType.REPORT, EventType.CREATE
+_BEFORE = Archive.BEFORE
 
 _STEPS: dict[tuple[Status | None, Status], tuple[Status, ...]] = {
     (None, _STARTING): (_STARTING,),
@@ -91,9 +93,9 @@ def decide(
     """
     if current is not None and _seen(current, event, position, log):
         return _DUPLICATE
+    if event.type is _REPORT or event.type is _CREATE:
+        return _report(current, event, position, log, strict)
     match event.type:
-        case EventType.REPORT | EventType.CREATE:
-            return _report(current, event, position, log, strict)
         case EventType.CANCEL:
             return _cancel(current, event, position, log)
         case EventType.SUBMIT:
@@ -114,7 +116,7 @@ def _seen(current: Standing, event: Event, position: Position | None, log: str |
         if offset is not None and position.offset <= offset:
             return True
     return (
-        event.type is EventType.CREATE
+        event.type is _CREATE
         and event.id is not None
         and isinstance(current, Prediction)
         and current.create_id == event.id
@@ -130,7 +132,7 @@ def _report(
     if current is None:
         return _begin(None, event, position, log, strict)
     if isinstance(current, Tombstone):
-        if event.type is not EventType.CREATE:
+        if event.type is not _CREATE:
             return _STALE
         if event.owner is not None and current.owner is not None and event.owner != current.owner:
             return Rejected("owner", f"the deleted prediction belonged to another owner than {event.owner!r}")
@@ -139,7 +141,7 @@ def _report(
         return contradiction
 
     changes: dict[str, Any] = {}
-    first_create = event.type is EventType.CREATE
+    first_create = event.type is _CREATE
     if first_create and current.create_id is not None:
         return _STALE
     set_once(current, event, changes, override=first_create)
@@ -152,7 +154,7 @@ def _report(
         return _same_status(current, changes, event, position, log)
     if judged.terminal and wanted.terminal:
         return Rejected("contradiction", f"Invalid transition from {judged} to {wanted}")
-    if _RANK[wanted] < _RANK[judged]:
+    if wanted.rank < judged.rank:
         if first_create:
             fill(current, event, changes)
         return _applied(current, changes, event, position, log) if changes else _BEHIND
@@ -205,7 +207,7 @@ def _begin(grave: Tombstone | None, event: Event, position: Position | None, log
     )
     set_once(blank, event, changes, override=True)
     advance(blank, event, changes)
-    if event.type is EventType.CREATE:
+    if event.type is _CREATE:
         changes["create_id"] = _create_id(event, position)
     return _stepped(blank, wanted, changes, event, position, log, new=True)
 
@@ -344,9 +346,7 @@ def _source(old: Source | None, position: Position | None, log: str | None) -> S
     if position is None or log is None:
         return old
     partition = str(position.partition)
-    if old is None or old.log != log:
-        return Source(log, {partition: position.offset})
-    if len(old.offsets) == 1 and partition in old.offsets:
+    if old is None or old.log != log or (len(old.offsets) == 1 and partition in old.offsets):
         return Source(log, {partition: position.offset})
     return Source(log, {**old.offsets, partition: position.offset})
 
@@ -359,7 +359,7 @@ def _applied(
         changes["updated_at"] = event.at
     if position is not None:
         changes["source"] = _source(current.source, position, log)
-    return Applied(replace(current, **changes), step=False)
+    return Applied(replace(current, **changes), False)
 
 
 def _stepped(
@@ -374,20 +374,22 @@ def _stepped(
 ) -> Applied:
     """Walk to the status, each step an entry of its own in the audit trail."""
     before = current.status
-    if wanted is Status.SUCCEEDED and event.archive is Archive.BEFORE and current.pending is None:
+    if wanted is _SUCCEEDED and event.archive is _BEFORE and current.pending is None:
         # Archive mode `before`: the success is applied when its files are stored.
         changes["pending"] = wanted
         wanted = _PROCESSING
-    where = str(position) if position is not None else None
-    if new or before is not wanted:
-        trail = list(current.transitions)
+    step = new or before is not wanted
+    if step:
+        where = str(position) if position is not None else None
         last = None if new else before
+        steps = []
         for status in _STEPS.get((last, wanted), (wanted,)):
-            trail.append(Transition(last, status, event.at, event.id, event.source, where))
+            steps.append(Transition(last, status, event.at, event.id, event.source, where))
             last = status
-        changes["transitions"] = tuple(trail)
+        changes["transitions"] = (*current.transitions, *steps)
         changes["status"] = wanted
     changes["version"] = current.version + 1
-    changes["updated_at"] = max(current.updated_at, event.at)
+    if event.at > current.updated_at:
+        changes["updated_at"] = event.at
     changes["source"] = _source(current.source, position, log)
-    return Applied(replace(current, **changes), step=new or before is not wanted)
+    return Applied(replace(current, **changes), step)
