@@ -8,16 +8,10 @@ from typing import Any
 
 import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
-from aiokafka.errors import (
-    AuthenticationFailedError,
-    CommitFailedError,
-    GroupAuthorizationFailedError,
-    IllegalStateError,
-    KafkaError,
-    TopicAuthorizationFailedError,
-)
+from aiokafka.errors import CommitFailedError, IllegalStateError
 
-from streams.log import LogMisconfigured, LogUnavailable, Record
+from streams.kafka_calls import bounded, stop
+from streams.log import LogError, LogMisconfigured, LogUnavailable, Record
 
 _log = structlog.get_logger("tidings.log.kafka")
 
@@ -27,13 +21,11 @@ _REBALANCE_SECONDS = 10
 """How long members may take to let go of their partitions."""
 _START_SECONDS = 30.0
 _COMMIT_SECONDS = 5.0
-_STOP_SECONDS = 5.0
 _WATCH_SECONDS = 1.0
 _STUCK_SECONDS = 3.0
 """Silence of a consumer whose partitions have grown meanwhile, after which it is replaced."""
 _UNASSIGNED_SECONDS = 20.0
 """Longer than any rebalance takes."""
-_FORBIDDEN = (AuthenticationFailedError, GroupAuthorizationFailedError, TopicAuthorizationFailedError)
 
 FETCHING = {
     "enable_auto_commit": False,
@@ -109,16 +101,13 @@ class KafkaConsumer:
         consumer = self._consumer
         if consumer is None:
             return ()
-        try:
-            # The client's own limit does not count while the group rebalances.
-            async with asyncio.timeout(wait + 0.05):
-                fetched = await consumer.getmany(timeout_ms=int(wait * 1000), max_records=limit)
-        except TimeoutError:
-            return ()
-        except _FORBIDDEN as error:
-            raise LogMisconfigured(f"no right to read {self._topic} as {self._group}: {error}; grant it") from error
-        except KafkaError as error:
-            raise LogUnavailable(f"Kafka cannot be read right now: {str(error) or type(error).__name__}") from error
+        async with bounded(None, f"{self._topic} cannot be read as {self._group}"):
+            try:
+                # The client's own limit does not count while the group rebalances.
+                async with asyncio.timeout(wait + 0.05):
+                    fetched = await consumer.getmany(timeout_ms=int(wait * 1000), max_records=limit)
+            except TimeoutError:
+                return ()
         if not fetched:
             self._empty_fetches += 1
             return ()
@@ -153,24 +142,21 @@ class KafkaConsumer:
         consumer = self._consumer
         if consumer is None or not offsets:
             return
-        try:
-            async with asyncio.timeout(limit):
+        async with bounded(limit, f"Kafka did not take offsets of {self._group}"):
+            try:
                 await consumer.commit(offsets)
-        except (CommitFailedError, IllegalStateError) as error:
-            # The group went on without us: the new owner reads these records again.
-            _log.info("log.commit.lost", group=self._group, error=type(error).__name__)
-        except (KafkaError, TimeoutError) as error:
-            raise LogUnavailable(f"Kafka did not take offsets of {self._group}: {str(error) or 'no answer'}") from error
+            except (CommitFailedError, IllegalStateError) as error:
+                # The group went on without us: the new owner reads these records again.
+                _log.info("log.commit.lost", group=self._group, error=type(error).__name__)
 
     async def revoked(self, consumer: AIOKafkaConsumer) -> None:
         """The partitions are about to be taken: commit what is done, then let go."""
         if consumer is not self._consumer and self._consumer is not None:
             return
         try:
-            async with asyncio.timeout(2):
-                async with self._committing:
-                    await self._commit_newest(2)
-        except (LogUnavailable, TimeoutError):
+            async with bounded(2, "committing before the rebalance"), self._committing:
+                await self._commit_newest(2)
+        except LogError:
             _log.info("log.commit.lost", group=self._group, error="no answer before the rebalance")
         self._assigned = frozenset()
         self._settled = False
@@ -241,11 +227,8 @@ class KafkaConsumer:
 
     async def _position(self, consumer: AIOKafkaConsumer, partition: int) -> int:
         """The next offset to be fetched."""
-        try:
-            async with asyncio.timeout(_COMMIT_SECONDS):
-                return int(await consumer.position(TopicPartition(self._topic, partition)))
-        except (KafkaError, TimeoutError) as error:
-            raise LogUnavailable(f"the position in {self._topic} is not known yet") from error
+        async with bounded(_COMMIT_SECONDS, f"the position in {self._topic} is not known yet"):
+            return int(await consumer.position(TopicPartition(self._topic, partition)))
 
     async def _supervise(self) -> None:
         """Join the group, and join it anew whenever the client is stuck."""
@@ -263,7 +246,7 @@ class KafkaConsumer:
             )
             try:
                 consumer.subscribe([self._topic], listener=_Listener(self, consumer))
-                async with asyncio.timeout(_START_SECONDS):
+                async with bounded(_START_SECONDS, f"group {self._group} cannot be joined"):
                     await consumer.start()
                 self._consumer = consumer
                 self._moved_at = time.monotonic()
@@ -271,12 +254,12 @@ class KafkaConsumer:
                 backoff = 0.2
                 await self._watch(consumer)
                 _log.warning("log.consumer.stuck", group=self._group, topic=self._topic)
-            except _FORBIDDEN as error:
-                self._failure = LogMisconfigured(f"no right to join group {self._group}: {error}; grant it")
+            except LogMisconfigured as error:
+                self._failure = error
                 self._ready.set()
                 return
-            except (KafkaError, OSError, TimeoutError) as error:
-                _log.warning("log.consumer.failed", group=self._group, error=str(error) or type(error).__name__)
+            except LogUnavailable as error:
+                _log.warning("log.consumer.failed", error=str(error))
                 await asyncio.sleep(backoff)
                 backoff = min(backoff * 2, 2.0)
             finally:
@@ -284,7 +267,7 @@ class KafkaConsumer:
                 self._assigned = frozenset()
                 self._settled = False
                 self._ready.clear()
-                await _stop(consumer)
+                await stop(consumer)
 
     async def _watch(self, consumer: AIOKafkaConsumer) -> None:
         """Return once the consumer is stuck: it gets nothing although there is more, or no partitions at all."""
@@ -326,10 +309,3 @@ class KafkaConsumer:
             self._supervisor.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._supervisor
-
-
-async def _stop(consumer: AIOKafkaConsumer) -> None:
-    """Leave the group and disconnect, in bounded time."""
-    with contextlib.suppress(KafkaError, OSError, TimeoutError):
-        async with asyncio.timeout(_STOP_SECONDS):
-            await consumer.stop()

@@ -7,8 +7,8 @@ from typing import Any
 
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
-from aiokafka.errors import KafkaError
 
+from streams.kafka_calls import bounded, stop
 from streams.kafka_consumer import FETCHING
 from streams.log import LogUnavailable, Record, Since
 
@@ -48,44 +48,35 @@ class KafkaOffsets:
         reader = AIOKafkaConsumer(**self._arguments, **FETCHING, group_id=group)
         result: dict[int, int] = {}
         try:
-            async with asyncio.timeout(_ASK_SECONDS * 2):
+            async with bounded(_ASK_SECONDS * 2, f"Kafka does not say what {group} committed"):
                 await reader.start()
                 for partition in partitions:
                     reader.assign([partition])
                     offset = await reader.committed(partition)
                     if offset is not None:
                         result[partition.partition] = int(offset)
-        except (KafkaError, OSError, TimeoutError) as error:
-            raise LogUnavailable(f"Kafka does not say what {group} committed: {_text(error)}") from error
         finally:
-            await _stop(reader)
+            await stop(reader)
         return result
 
     async def _ask(self, question: str, argument: Any) -> dict[TopicPartition, Any]:
         async with self._lock:
             try:
-                async with asyncio.timeout(_ASK_SECONDS):
+                async with bounded(_ASK_SECONDS, "Kafka does not answer"):
                     if self._client is None:
-                        client = AIOKafkaConsumer(**self._arguments, request_timeout_ms=int(_ASK_SECONDS * 1000))
-                        try:
-                            await client.start()
-                        except BaseException:
-                            await _stop(client)
-                            raise
-                        self._client = client
+                        self._client = AIOKafkaConsumer(**self._arguments, request_timeout_ms=int(_ASK_SECONDS * 1000))
+                        await self._client.start()
                     answer: dict[TopicPartition, Any] = await getattr(self._client, question)(argument)
                     return answer
-            except (KafkaError, OSError, TimeoutError) as error:
-                client, self._client = self._client, None
-                if client is not None:
-                    await _stop(client)
-                raise LogUnavailable(f"Kafka does not answer: {_text(error)}") from error
+            except BaseException:
+                await self.close()
+                raise
 
     async def close(self) -> None:
         """Disconnect."""
         client, self._client = self._client, None
         if client is not None:
-            await _stop(client)
+            await stop(client)
 
 
 class Follower:
@@ -112,23 +103,20 @@ class Follower:
                 async for batch in self._read_until_stuck(reader):
                     yield batch
             finally:
-                await _stop(reader)
+                await stop(reader)
             _log.warning("log.follower.stuck", topic=self._partitions[0].topic)
 
     async def _connect(self) -> AIOKafkaConsumer:
         """A client that reads on from where we are."""
         reader = AIOKafkaConsumer(**self._arguments, **FETCHING, group_id=None)
         try:
-            async with asyncio.timeout(_ASK_SECONDS):
+            async with bounded(_ASK_SECONDS, "Kafka cannot be read right now"):
                 await reader.start()
-            reader.assign(list(self._partitions))
-            for partition in self._partitions:
-                reader.seek(partition, self._positions[partition.partition])
-        except (KafkaError, OSError, TimeoutError) as error:
-            await _stop(reader)
-            raise LogUnavailable(f"Kafka cannot be read right now: {_text(error)}") from error
+                reader.assign(list(self._partitions))
+                for partition in self._partitions:
+                    reader.seek(partition, self._positions[partition.partition])
         except BaseException:
-            await _stop(reader)
+            await stop(reader)
             raise
         return reader
 
@@ -160,22 +148,21 @@ class Follower:
 
     async def _fetch(self, reader: AIOKafkaConsumer) -> Mapping[TopicPartition, Sequence[Any]]:
         wait = _IDLE_SECONDS if self._caught_up else 0.1
-        try:
-            async with asyncio.timeout(wait + 1):
-                fetched: Mapping[TopicPartition, Sequence[Any]] = await reader.getmany(
-                    timeout_ms=int(wait * 1000), max_records=_BATCH
-                )
-                return fetched
-        except TimeoutError:
-            return {}
-        except KafkaError as error:
-            raise LogUnavailable(f"Kafka cannot be read right now: {_text(error)}") from error
+        async with bounded(None, "Kafka cannot be read right now"):
+            try:
+                async with asyncio.timeout(wait + 1):
+                    fetched: Mapping[TopicPartition, Sequence[Any]] = await reader.getmany(
+                        timeout_ms=int(wait * 1000), max_records=_BATCH
+                    )
+                    return fetched
+            except TimeoutError:
+                return {}
 
     async def _own_positions(self, reader: AIOKafkaConsumer) -> dict[int, int]:
         """Where the client is; beyond the last record where what followed was compacted away."""
         positions: dict[int, int] = {}
-        with contextlib.suppress(TimeoutError, KafkaError):
-            async with asyncio.timeout(1):
+        with contextlib.suppress(LogUnavailable):
+            async with bounded(1, "no position"):
                 for partition in self._partitions:
                     positions[partition.partition] = await reader.position(partition)
         return positions
@@ -185,15 +172,5 @@ class Follower:
             self._positions[number] = max(self._positions[number], position)
 
 
-async def _stop(client: AIOKafkaConsumer) -> None:
-    with contextlib.suppress(KafkaError, OSError, TimeoutError):
-        async with asyncio.timeout(_ASK_SECONDS):
-            await client.stop()
-
-
 def _by_number(offsets: Mapping[TopicPartition, int]) -> dict[int, int]:
     return {partition.partition: offset for partition, offset in offsets.items()}
-
-
-def _text(error: BaseException) -> str:
-    return str(error) or type(error).__name__

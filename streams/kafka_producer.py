@@ -17,6 +17,7 @@ from aiokafka.errors import (
 )
 from msgspec import Struct
 
+from streams.kafka_calls import STOP_SECONDS, bounded, stop
 from streams.log import LogError, LogMisconfigured, LogUnavailable, NewRecord, RecordTooLarge
 
 _log = structlog.get_logger("tidings.log.kafka")
@@ -94,6 +95,7 @@ class KafkaAppender:
         self._starting = asyncio.Lock()
         self._lanes: dict[int, _Lane] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._failing = False
         self._closed = False
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
@@ -103,7 +105,7 @@ class KafkaAppender:
 
     async def start(self) -> None:
         """Connect; raises `LogUnavailable` where no broker answers."""
-        async with asyncio.timeout(APPEND_SECONDS * 2):
+        async with bounded(APPEND_SECONDS * 2, "the producer cannot start"):
             await self._current()
 
     async def append(self, topic: str, parts: dict[int, list[NewRecord]], size: int) -> dict[int, list[int]]:
@@ -164,7 +166,7 @@ class KafkaAppender:
     async def _send_round(self, jobs: list[_Job]) -> None:
         producer: AIOKafkaProducer | None = None
         try:
-            async with asyncio.timeout(APPEND_SECONDS):
+            async with bounded(APPEND_SECONDS, "Kafka did not take an append"):
                 producer = await self._current()
                 for batch in await _hand_over(producer, jobs):
                     try:
@@ -172,9 +174,9 @@ class KafkaAppender:
                     except KafkaError as error:
                         self._replace(producer, error)
                         _fail([part.job for part in batch.parts], _failure(error))
-        except (KafkaError, TimeoutError, OSError, LogError) as error:
+        except LogError as error:
             self._replace(producer, error)
-            _fail(jobs, _failure(error))
+            _fail(jobs, error)
 
     async def _current(self) -> AIOKafkaProducer:
         """The producer in use, made where there is none."""
@@ -196,11 +198,16 @@ class KafkaAppender:
                     self._spawn(abandon(producer))
                     raise
                 self._producer = producer
+                if self._failing:
+                    self._failing = False
+                    _log.info("log.producer.replaced")
             return self._producer
 
     def _replace(self, producer: AIOKafkaProducer | None, error: BaseException) -> None:
         """Let the next round make a new producer."""
-        _log.warning("log.producer.replaced", error=repr(error))
+        if not self._failing:
+            self._failing = True
+            _log.warning("log.producer.failed", error=str(error) or type(error).__name__)
         if producer is not None and self._producer is producer:
             self._producer = None
             self._spawn(abandon(producer))
@@ -272,10 +279,8 @@ def _give_up(jobs: list[_Job]) -> None:
     _fail(jobs, LogUnavailable("Kafka did not acknowledge an append within 5 s"))
 
 
-def _failure(error: BaseException) -> LogError:
-    """What an error of the client means to the one who appends."""
-    if isinstance(error, LogError):
-        return error
+def _failure(error: KafkaError) -> LogError:
+    """What the failure of a batch means to those who appended."""
     if isinstance(error, (MessageSizeTooLargeError, RecordListTooLargeError)):
         return RecordTooLarge("the topic takes no record this large; raise its max.message.bytes")
     if isinstance(error, TopicAuthorizationFailedError):
@@ -290,8 +295,7 @@ async def abandon(producer: AIOKafkaProducer) -> None:
     sender: asyncio.Task[None] | None = producer._sender.sender_task  # noqa: SLF001 - it has no door for this
     if sender is not None:
         sender.cancel()
-    with contextlib.suppress(KafkaError, TimeoutError, OSError):
-        async with asyncio.timeout(_REQUEST_SECONDS):
+    with contextlib.suppress(LogError):
+        async with bounded(STOP_SECONDS, "disconnecting"):
             await producer.client.close()
-        async with asyncio.timeout(_REQUEST_SECONDS):
-            await producer.stop()
+    await stop(producer)

@@ -1,15 +1,16 @@
 """The topics on a Kafka cluster: made where they are missing, never altered, checked where they exist."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+from aiokafka.errors import TopicAlreadyExistsError, for_code
 from msgspec import Struct
 
+from streams.kafka_calls import STOP_SECONDS, bounded
 from streams.limits import HEADROOM
 from streams.log import CHANGES, DEAD_LETTERS, EVENTS, LogMisconfigured, LogUnavailable
 from streams.logs import LogOptions
@@ -66,20 +67,18 @@ async def prepare(arguments: dict[str, Any], options: LogOptions) -> Cluster:
         return Cluster(cluster_id, partitions)
 
 
-@asynccontextmanager
+@contextlib.asynccontextmanager
 async def _admin(arguments: dict[str, Any]) -> AsyncIterator[AIOKafkaAdminClient]:
     admin = AIOKafkaAdminClient(**arguments, request_timeout_ms=10_000)
     servers = ",".join(arguments["bootstrap_servers"])
     try:
-        async with asyncio.timeout(15):
+        async with bounded(9, f"Kafka at {servers} does not answer (is it running, is the address right?)"):
             await admin.start()
             yield admin
-    except (KafkaError, OSError, TimeoutError) as error:
-        raise LogUnavailable(
-            f"Kafka at {servers} does not answer ({str(error) or type(error).__name__}); is it running, is the address right?"
-        ) from error
     finally:
-        await admin.close()
+        with contextlib.suppress(LogUnavailable):
+            async with bounded(STOP_SECONDS, "disconnecting"):
+                await admin.close()
 
 
 async def _partition_counts(admin: AIOKafkaAdminClient, names: list[str]) -> dict[str, int]:
