@@ -15,6 +15,7 @@ from storage.prediction import ABSENT, Status
 from streams.event import Event
 from streams.providers import body as bodies
 from streams.providers.configuration import BadConfiguration, Configuration, setting
+from streams.providers.fal_api import URL, FalApi
 from streams.providers.key_set import KeySet
 from streams.providers.provider import BadSignature, Webhook
 from streams.providers.signatures import required
@@ -27,6 +28,9 @@ STATUSES = {
     "IN_PROGRESS": Status.PROCESSING,
     "COMPLETED": Status.SUCCEEDED,
 }
+
+CANCELED = "client_cancelled"
+"""The `error_type` of a request that its sender canceled."""
 
 
 class _Line(Struct, frozen=True, gc=False):
@@ -63,6 +67,8 @@ class Fal(Struct, frozen=True):
     key_set: KeySet
     tolerance: float = TOLERANCE
     name: str = "fal"
+    api: FalApi | None = None
+    """For submitting; None without a token."""
 
     def verify(self, headers: Mapping[str, str], body: bytes, now: float) -> str:
         """By Ed25519 over request, user, time and the body's hash; the delivery's id is the request's."""
@@ -101,6 +107,8 @@ class Fal(Struct, frozen=True):
         error = bodies.text(request.error) or bodies.text(request.payload_error)
         failed = status is Status.FAILED or (request.status == "COMPLETED" and bodies.text(request.error) is not None)
         output = bodies.given(request.payload)
+        if request.error_type == CANCELED:
+            status, failed = Status.CANCELED, False
         if failed:
             error = _with_detail(error or request.error_type or "failed", output)
         seconds = request.metrics.inference_time if request.metrics else None
@@ -110,7 +118,7 @@ class Fal(Struct, frozen=True):
             request.request_id,
             request_id=request.request_id,
             status=Status.FAILED if failed else status,
-            output=ABSENT if failed else output,
+            output=ABSENT if failed or status is Status.CANCELED else output,
             error=error if failed else None,
             logs="".join(f"{line.message}\n" for line in request.logs) if request.logs else None,
             generation_time=bodies.milliseconds(seconds),
@@ -139,4 +147,5 @@ def open_provider(name: str, configuration: Configuration) -> Fal | None:
         if configuration.secret:
             raise BadConfiguration(f"{setting(name, 'SECRET')} proves nothing: set {setting(name, 'JWKS_URL')}")
         return None
-    return Fal(KeySet(configuration.jwks_url), configuration.tolerance_or(TOLERANCE, name), name)
+    api = FalApi(configuration.token, (configuration.url or URL).rstrip("/")) if configuration.token else None
+    return Fal(KeySet(configuration.jwks_url), configuration.tolerance_or(TOLERANCE, name), name, api)

@@ -14,6 +14,7 @@ from streams.providers import body as bodies
 from streams.providers.configuration import Configuration
 from streams.providers.output import first_url
 from streams.providers.provider import Webhook
+from streams.providers.replicate_api import URL, ReplicateApi
 from streams.providers.standard_webhooks import StandardWebhooks, open_keys
 
 STATUSES = {
@@ -55,6 +56,8 @@ class Replicate(Struct, frozen=True):
 
     keys: StandardWebhooks
     name: str = "replicate"
+    api: ReplicateApi | None = None
+    """For submitting; None without a token."""
 
     def verify(self, headers: Mapping[str, str], body: bytes, now: float) -> str:
         """By Standard Webhooks; the delivery's id is `webhook-id`."""
@@ -108,4 +111,7 @@ def translate(name: str, webhook: Webhook) -> Event:
 def open_provider(name: str, configuration: Configuration) -> Replicate | None:
     """Replicate as configured; None without a secret. Raises `BadConfiguration` for a bad one."""
     keys = open_keys(name, configuration)
-    return Replicate(keys, name) if keys is not None else None
+    if keys is None:
+        return None
+    api = ReplicateApi(configuration.token, (configuration.url or URL).rstrip("/")) if configuration.token else None
+    return Replicate(keys, name, api)

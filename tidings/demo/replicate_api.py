@@ -11,7 +11,7 @@ import secrets
 import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 from aiohttp import web
@@ -20,39 +20,11 @@ from msgspec import Raw, Struct
 from tidings.demo.answers import Handler, answer, problem
 from tidings.demo.deliveries import Delivery
 from tidings.demo.jobs import Job, News
+from tidings.demo.workshop import Workshop
 
 PAGE = 100
 _EVENTS = frozenset(news.value for news in News)
 _DURATION = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s?)?")
-
-
-class Workshop(Protocol):
-    """What runs the predictions."""
-
-    @property
-    def url(self) -> str:
-        """Where the stand-in listens."""
-
-    @property
-    def token(self) -> str:
-        """What callers must show."""
-
-    @property
-    def secret(self) -> str:
-        """What webhooks are signed with: `whsec_...`."""
-
-    @property
-    def jobs(self) -> dict[str, Job]:
-        """All predictions by id, oldest first."""
-
-    def begin(self, job_model: str, payload: Raw, deadline: float | None = None) -> Job:
-        """Start a prediction."""
-
-    def send(self, delivery: Delivery) -> None:
-        """Send a webhook."""
-
-    def gone(self, job: Job) -> bool:
-        """Whether the outputs of this prediction have been deleted."""
 
 
 class _Create(Struct, frozen=True):

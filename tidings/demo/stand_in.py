@@ -14,6 +14,7 @@ from tidings.demo import jobs as work
 from tidings.demo.answers import answer, problem, struck
 from tidings.demo.bad_days import BadDays, Dice
 from tidings.demo.deliveries import Deliveries, Delivery
+from tidings.demo.fal_api import FalApi
 from tidings.demo.jobs import Job, News
 from tidings.demo.picture import draw
 from tidings.demo.replicate_api import ReplicateApi
@@ -55,7 +56,7 @@ class StandIn:
         self._duration, self._steps, self._outputs_live = duration, steps, outputs_live
         self._dice = Dice(seed)
         self._deliveries = Deliveries(self._dice, lambda: self.bad_days, first_retry)
-        self._replicate = ReplicateApi(self)
+        self._apis = (ReplicateApi(self), FalApi(self))
         self._running: set[asyncio.Task[None]] = set()
         self._runner: web.AppRunner | None = None
 
@@ -66,7 +67,7 @@ class StandIn:
             OSError: The port is taken.
         """
         app = web.Application(client_max_size=64 * 1024 * 1024)
-        for method, path, handler in self._replicate.routes():
+        for method, path, handler in (route for api in self._apis for route in api.routes()):
             app.router.add_route(method, path, struck(handler, self._dice, lambda: self.bad_days))
         app.router.add_get("/files/{id}/{name}", self._file)
         app.router.add_get("/bad-days", self._show_bad_days)
@@ -100,6 +101,9 @@ class StandIn:
             "TIDINGS_REPLICATE_SECRET": self.secret,
             "TIDINGS_REPLICATE_TOKEN": self.token,
             "TIDINGS_REPLICATE_URL": self.url,
+            "TIDINGS_FAL_TOKEN": self.token,
+            "TIDINGS_FAL_URL": f"{self.url}/fal",
+            "TIDINGS_FAL_JWKS_URL": f"{self.url}/fal/.well-known/jwks.json",
             "TIDINGS_ASSETS_ALLOW": self.url.removeprefix("http://"),
         }
 
@@ -136,14 +140,16 @@ class StandIn:
         return job.finished is not None and time.time() >= job.finished + self._outputs_live
 
     def _tell(self, job: Job, news: News) -> None:
-        self._replicate.tell(job, news)
+        for api in self._apis:
+            api.tell(job, news)
 
     def _forget_oldest(self) -> None:
         if len(self.jobs) >= MAX_JOBS:
             oldest = next((id_ for id_, job in self.jobs.items() if job.terminal), None)
             if oldest is not None:
                 del self.jobs[oldest]
-                self._replicate.forget(oldest)
+                for api in self._apis:
+                    api.forget(oldest)
 
     async def _file(self, request: web.Request) -> web.StreamResponse:
         job = self.jobs.get(request.match_info["id"])
