@@ -12,6 +12,7 @@ from gateway.limits import AddressLimits, TrustedProxies
 from gateway.permissions import Authenticator
 from storage.prediction import Prediction
 from storage.store import Capabilities, Page, Query, Stored
+from streams.changes import Change
 from streams.event import Archive
 from streams.log import Log, Position
 from streams.providers.provider import Provider
@@ -43,8 +44,11 @@ class StatusStore(Protocol):
 class Waiter(Protocol):
     """The reader of the changes topic, as far as writes need it."""
 
-    async def wait_for(self, prediction_id: str, position: Position, timeout: float) -> object | None:
+    async def wait_for(self, prediction_id: str, position: Position, timeout: float) -> Change | None:
         """Wait for a change of this prediction at or past the position; None where it has not come in time."""
+
+    async def wait_for_version(self, prediction_id: str, beyond: int, timeout: float) -> Change | None:
+        """Wait for a change with a version above `beyond`; None where it has not come in time."""
 
 
 class Submitter(Protocol):

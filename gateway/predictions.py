@@ -9,6 +9,7 @@ from aiohttp import web
 from msgspec import Raw
 
 from gateway.access import Door
+from gateway.answers import answer
 from gateway.gateway import Gateway
 from gateway.long_poll import next_change, wait_preferred
 from gateway.permissions import OPEN, Permissions
@@ -24,6 +25,11 @@ DEGRADED = "Tidings-Degraded"
 _HEAD = b'{"success":true,"data":'
 _fields = msgspec.json.Decoder(dict[str, Raw])
 _encoder = msgspec.json.Encoder()
+
+
+_HEADERS = (
+    b'Content-Type: application/json\r\nETag: "%d"\r\nCache-Control: no-cache\r\nX-Content-Type-Options: nosniff\r\n'
+)
 
 
 def answer_with(data: bytes, version: int, *, status: int = 200, degraded: bool = False) -> web.Response:
@@ -124,7 +130,9 @@ def read_handler(gateway: Gateway, door: Door) -> Handler:
             stored = newer
         query = request.rel_url.raw_query_string
         data = stored.encoded if not query else _narrowed(request, stored)
-        return answer_with(data, stored.version, degraded=gateway.degraded())
+        if gateway.degraded():
+            return answer_with(data, stored.version, degraded=True)
+        return answer(request, _HEADERS % stored.version, b'{"success":true,"data":%b}' % data)
 
     return read
 

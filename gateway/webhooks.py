@@ -4,7 +4,6 @@ Nothing of a body is read but the prediction's id. What it says is the processor
 mended later mends the records by a replay.
 """
 
-import asyncio
 import base64
 import hmac
 import re
@@ -15,6 +14,8 @@ from hashlib import sha256
 import structlog
 from aiohttp import web
 
+from gateway.answers import answer
+from gateway.appending import Appender
 from gateway.bodies import read_body
 from gateway.gateway import WRITE_WAIT, Gateway
 from gateway.problems import Handler, Problem, unavailable
@@ -26,6 +27,7 @@ from streams.translation import ARCHIVE_HEADER, DELIVERY_HEADER, PROVIDER_HEADER
 APPEND_TIME = WRITE_WAIT - 0.5
 """Seconds for the log to take a webhook, so that the answer is out within 5 s: providers give up after that."""
 
+_HEADERS = b"Content-Type: application/json\r\nX-Content-Type-Options: nosniff\r\n"
 _ACCEPTED = b'{"success":true}'
 _traceparent = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _log = structlog.get_logger()
@@ -53,11 +55,10 @@ def webhook_handler(gateway: Gateway, clock: Callable[[], float] = time.time) ->
         clock: Seconds since the epoch.
     """
     providers = gateway.providers
-    append = gateway.log.append
+    appender = Appender(gateway.log, EVENTS, APPEND_TIME)
     max_body = gateway.max_body
     archive = (ARCHIVE_HEADER, gateway.archive.value.encode())
     named = {name: (PROVIDER_HEADER, name.encode()) for name in providers}
-    headers = {"Content-Type": "application/json", "X-Content-Type-Options": "nosniff"}
 
     async def receive(request: web.Request) -> web.StreamResponse:
         match = request.match_info
@@ -81,14 +82,13 @@ def webhook_handler(gateway: Gateway, clock: Callable[[], float] = time.time) ->
             stamps.append((TRACE_HEADER, trace.encode()))
         key = prediction_id.encode() if prediction_id is not None and valid_id(prediction_id) else None
         try:
-            async with asyncio.timeout(APPEND_TIME):
-                await append(EVENTS, (NewRecord(key, body, stamps),))
+            await appender.append(NewRecord(key, body, stamps))
         except RecordTooLarge:
             raise
-        except (LogError, TimeoutError) as error:
-            _log.warning("webhook.not_taken", provider=name, error=str(error) or type(error).__name__)
+        except LogError as error:
+            _log.warning("webhook.not_taken", provider=name, error=str(error))
             raise unavailable("Log", "The log has not taken the webhook") from None
-        return web.Response(body=_ACCEPTED, headers=headers)
+        return answer(request, _HEADERS, _ACCEPTED)
 
     return receive
 

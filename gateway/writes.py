@@ -16,6 +16,7 @@ from msgspec import Raw
 from gateway.access import Door
 from gateway.bodies import read_body
 from gateway.gateway import WRITE_WAIT, Gateway
+from gateway.long_poll import announced
 from gateway.permissions import Permissions
 from gateway.predictions import answer_with, find, may_read
 from gateway.problems import Problem, bad_request, forbidden, not_found, unprocessable
@@ -170,14 +171,14 @@ class Writes:
         """Append the event and wait for its change.
 
         Returns:
-            What stands afterwards; None where the change has not come in time, or left nothing that may be seen.
+            What stands afterwards; None where the change has not come in time.
+
+        Raises:
+            Problem: 404 where the prediction is gone by then.
         """
         position = await draft.append(request.headers.get(TRACE_HEADER))
         change = await self._gateway.reader.wait_for(draft.prediction_id, position, WRITE_WAIT)
-        if change is None:
-            return None
-        stored = await self._gateway.store.get(draft.prediction_id)
-        return None if stored is None or stored.deleted else stored
+        return None if change is None else announced(change)
 
     def _would_apply(self, stored: Stored, event: Event) -> bool:
         """Whether the event says something new; raises a 409 where the rules forbid it."""

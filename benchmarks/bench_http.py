@@ -1,0 +1,226 @@
+"""The HTTP side beside a bare aiohttp handler that answers the same bytes: CPU of the server's process.
+
+Two tables: a signed 1 KB webhook with its append, beside a handler that reads the body and computes one HMAC; a status
+read out of the cache, beside a handler that answers the same body. 64 kept-alive connections from a second process,
+rounds interleaved, medians of the CPU time per request (user and system).
+
+    python -m benchmarks.bench_http [--rounds 5] [--requests 20000] [--log memory|sqlite]
+"""
+
+import argparse
+import asyncio
+import base64
+import hashlib
+import hmac
+import multiprocessing
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from functools import partial
+from multiprocessing.connection import Connection as Pipe
+from pathlib import Path
+from typing import cast
+
+import uvloop
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+
+from gateway.app import build_app
+from gateway.gateway import Gateway
+from gateway.hub import Hub
+from gateway.reader import ChangesReader
+from gateway.server import HttpServer
+from storage.cached import CachedStore
+from storage.memory import MemoryStore
+from storage.prediction import Prediction, Status, encode
+from storage.store import Write
+from streams.log import Log
+from streams.logs import open_log
+from streams.providers.configuration import Configuration
+from streams.providers.registry import open_providers
+
+CONNECTIONS = 64
+SECRET = base64.b64encode(bytes(range(32))).decode()
+BODY = b'{"id":"p%07d","status":"processing","input":{"prompt":"a jersey"},"logs":"' + b"x" * 900 + b'"}'
+
+
+async def store_with(record: Prediction) -> CachedStore:
+    store = CachedStore(MemoryStore())
+    await store.write([Write(record, encode(record), 0)])
+    return store
+
+
+def webhook_request(path: str, number: int) -> bytes:
+    body = BODY % number
+    identifier, stamp = f"msg_{number}", str(int(time.time()))
+    signed = f"{identifier}.{stamp}.".encode() + body
+    signature = base64.b64encode(hmac.digest(base64.b64decode(SECRET), signed, "sha256")).decode()
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+        f"webhook-id: {identifier}\r\nwebhook-timestamp: {stamp}\r\nwebhook-signature: v1,{signature}\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+def read_request(path: str, number: int) -> bytes:  # noqa: ARG001 - as `webhook_request`
+    return f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: */*\r\n\r\n".encode()
+
+
+MAKERS = {"webhook": webhook_request, "read": read_request}
+
+
+class Caller(asyncio.Protocol):
+    """One kept-alive connection: the next request when the answer to the last is whole."""
+
+    def __init__(self, requests: "list[bytes]", done: asyncio.Future[None]) -> None:
+        self._requests = requests
+        self._done = done
+        self._left = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)  # uvloop has a class of its own
+        self._next()
+
+    def data_received(self, data: bytes) -> None:
+        data = self._left + data
+        head, separator, body = data.partition(b"\r\n\r\n")
+        length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0]) if separator else 1
+        if len(body) < length:
+            self._left = data
+            return
+        self._left = b""
+        assert head.startswith(b"HTTP/1.1 200"), head
+        self._next()
+
+    def _next(self) -> None:
+        if self._requests:
+            self._transport.write(self._requests.pop())
+        else:
+            self._transport.close()
+            if not self._done.done():
+                self._done.set_result(None)
+
+
+async def call(port: int, kind: str, path: str, count: int) -> float:
+    """Seconds for all of them."""
+    loop = asyncio.get_running_loop()
+    requests = [MAKERS[kind](path, number) for number in range(count)]
+    done = [loop.create_future() for _ in range(CONNECTIONS)]
+    started = time.perf_counter()
+    for future in done:
+        await loop.create_connection(partial(Caller, requests, future), "127.0.0.1", port)
+    await asyncio.gather(*done)
+    return time.perf_counter() - started
+
+
+def load(pipe: Pipe) -> None:
+    """The second process: does what it is told until it is told nothing."""
+    while (job := pipe.recv()) is not None:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            pipe.send(runner.run(call(*job)))
+
+
+def bare_app(answer: bytes) -> web.Application:
+    """What a person would write: read, one HMAC, answer."""
+    key = base64.b64decode(SECRET)
+
+    async def receive(request: web.Request) -> web.Response:
+        body = await request.read()
+        signed = f"{request.headers['webhook-id']}.{request.headers['webhook-timestamp']}.".encode() + body
+        expected = base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest())
+        if not hmac.compare_digest(request.headers["webhook-signature"].encode(), b"v1," + expected):
+            raise web.HTTPUnauthorized
+        return web.Response(body=b'{"success":true}', content_type="application/json")
+
+    async def read(request: web.Request) -> web.Response:  # noqa: ARG001
+        return web.Response(body=answer, content_type="application/json")
+
+    app = web.Application()
+    app.router.add_post("/api/webhooks/{provider}", receive)
+    app.router.add_get("/api/predictions/{id}", read)
+    return app
+
+
+async def serve(app: web.Application) -> tuple[HttpServer, int]:
+    server = HttpServer(app)
+    await server.start()
+    listening = await asyncio.get_running_loop().create_server(server.connection, "127.0.0.1", 0)
+    return server, listening.sockets[0].getsockname()[1]
+
+
+def cpu() -> float:
+    times = os.times()
+    return times.user + times.system
+
+
+async def measure(pipe: Pipe, port: int, kind: str, path: str, count: int) -> tuple[float, float]:
+    """CPU microseconds a request, and requests a second."""
+    before = cpu()
+    pipe.send((port, kind, path, count))
+    elapsed = await asyncio.to_thread(pipe.recv)
+    return (cpu() - before) / count * 1e6, count / elapsed
+
+
+async def run(pipe: Pipe, log: Log, rounds: int, count: int) -> None:
+    record = Prediction(
+        prediction_id="p1", status=Status.PROCESSING, version=3, created_at=1, updated_at=2, logs="x" * 300
+    )
+    store, hub = await store_with(record), Hub()
+    providers = open_providers({"standard": Configuration(secret=(f"whsec_{SECRET}",))})
+    reader = ChangesReader(log, hub, store)
+    gateway = Gateway(log=log, store=store, reader=reader, hub=hub, providers=providers, registry=CollectorRegistry())
+    answer = b'{"success":true,"data":' + encode(record) + b"}"
+    _, ours = await serve(build_app(gateway))
+    _, bare = await serve(bare_app(answer))
+    jobs = {"webhook": "/api/webhooks/standard", "read": "/api/predictions/p1"}
+    for kind, path in jobs.items():
+        figures: dict[str, list[tuple[float, float]]] = {"bare": [], "ours": []}
+        for turn in range(rounds + 1):
+            for name, port in (("bare", bare), ("ours", ours)):
+                figure = await measure(pipe, port, kind, path, count)
+                if turn:
+                    figures[name].append(figure)
+        table(kind, figures)
+
+
+def table(kind: str, figures: dict[str, list[tuple[float, float]]]) -> None:
+    def median(values: Sequence[float]) -> float:
+        return statistics.median(values)
+
+    print(f"\n{kind}, {CONNECTIONS} connections")
+    print(f"{'':8}{'CPU µs':>10}{'requests/s':>14}")
+    middle = {name: median([one[0] for one in some]) for name, some in figures.items()}
+    for name, some in figures.items():
+        print(f"{name:8}{middle[name]:>10.1f}{median([one[1] for one in some]):>14.0f}")
+    print(f"ours {middle['ours']:.1f} µs; bare / ours {middle['bare'] / middle['ours']:.2f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--requests", type=int, default=20_000)
+    parser.add_argument("--log", choices=["memory", "sqlite"], default="sqlite")
+    options = parser.parse_args()
+    near, far = multiprocessing.get_context("spawn").Pipe()
+    process = multiprocessing.get_context("spawn").Process(target=load, args=(far,), daemon=True)
+    process.start()
+
+    async def whole() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            url = "memory://" if options.log == "memory" else f"sqlite:///{Path(folder) / 'log.db'}"
+            log = await open_log(url)
+            try:
+                await run(near, log, options.rounds, options.requests)
+            finally:
+                await log.close()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(whole())
+    near.send(None)
+    process.join()
+
+
+if __name__ == "__main__":
+    main()
