@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 
 from gateway.access import Door
+from gateway.creating import create_handler
 from gateway.gateway import Gateway
 from gateway.health import health_handler, metrics_handler, ready_handler, stats_handler
 from gateway.listing import list_handler
@@ -44,6 +45,7 @@ def build_app(gateway: Gateway) -> web.Application:
     _add(app, "GET", "/api/events", streams.many)
     app.on_shutdown.append(streams.close)
     _add(app, "GET", "/api/predictions", list_handler(gateway, door))
+    _add(app, "POST", "/api/predictions", create_handler(gateway, door, writes))
     _add(app, "POST", "/api/webhooks/{provider}", webhook)
     _add(app, "POST", "/api/webhooks/{provider}/{id}", webhook)
     _add(app, "GET", "/api/stats", stats_handler(gateway, door))
