@@ -9,7 +9,7 @@ from storage.cached import CachedStore
 from storage.factory import open_store
 from storage.memory import MemoryStore
 from storage.store import PredictionStore
-from tests import cloudflare_emulator, workerd
+from tests import cloudflare_emulator, servers, workerd
 
 
 class Place(NamedTuple):
@@ -94,11 +94,19 @@ async def kv_worker(place: Place) -> AsyncIterator[PredictionStore]:
     await store.close()
 
 
+@asynccontextmanager
+async def postgres(place: Place) -> AsyncIterator[PredictionStore]:
+    store = await open_store(f"{servers.postgres()}?schema={place.name}&timeout=60&pool=4")
+    yield store
+    await store.close()
+
+
 FACTORIES: dict[str, Factory] = {
     "memory": memory,
     "sqlite": sqlite,
     "cached-memory": cached_memory,
     "cached-sqlite": cached_sqlite,
+    "postgres": postgres,
     "durable-objects": durable_objects,
     "durable-objects-one-each": one_object_each,
     "kv": kv,
