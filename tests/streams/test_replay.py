@@ -1,0 +1,232 @@
+"""Replay: a rebuilt store has the same bytes, and a comparison finds what differs."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+
+from storage.memory import MemoryStore
+from storage.prediction import Prediction, encode
+from storage.sqlite import SqliteStore
+from storage.store import Ownership, PredictionStore, Query, Write
+from streams.fold import Expiry, Rules
+from streams.log import EVENTS, Log, LogError
+from streams.logs import open_log
+from streams.memory_log import MemoryLog
+from streams.processor import GROUP
+from streams.replay import Rebuild, StoreInUse, Verification, check_source, span, verify
+from tests.streams.pipeline import Pipeline, pipeline
+
+
+@pytest.fixture(params=["memory", "sqlite", pytest.param("kafka", marks=pytest.mark.kafka)])
+async def log(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Log]:
+    """A log of each kind, with several partitions where it can have them."""
+    match request.param:
+        case "memory":
+            opened: Log = MemoryLog(partitions=3)
+        case "sqlite":
+            opened = await open_log(f"sqlite:///{tmp_path}/log.db")
+        case _:
+            url: str = request.getfixturevalue("kafka_url")
+            prefix: str = request.getfixturevalue("topic_prefix")
+            opened = await open_log(url, topic_prefix=prefix, partitions=3)
+    yield opened
+    await opened.close()
+
+
+async def some_history(running: Pipeline) -> None:
+    """Finished, failed, deleted, re-created, contradicted and poisonous things."""
+    for number in range(30):
+        key = f"p{number}"
+        await running.send({"status": "starting", "type": "create", "id": f"c{number}", "owner": "o"}, key=key)
+        await running.send(
+            {"status": "processing", "logs": "x" * number}, {"status": "succeeded", "output": [number]}, key=key
+        )
+        if number % 3 == 0:
+            await running.send({"status": "failed"}, b"nonsense", key=key)
+        if number % 5 == 0:
+            await running.send({"type": "delete"}, {"status": "succeeded"}, key=key)
+        if number % 10 == 0:
+            await running.send({"type": "create", "id": f"again{number}"}, key=key)
+    await running.settled()
+
+
+async def everything(store: PredictionStore) -> dict[str, bytes]:
+    """Per id the bytes in a store, deletions included."""
+    return {i: stored.encoded for i, stored in (await store.load([f"p{n}" for n in range(40)])).items()}
+
+
+async def rebuilt(log: Log, store: PredictionStore, **how: object) -> Rebuild:
+    """Rebuild a store from the whole log."""
+    rebuild = Rebuild(log, store, {}, Rules(await log.identity()), **how)  # type: ignore[arg-type]
+    await rebuild.require_empty()
+    await rebuild.run(await span(log))
+    return rebuild
+
+
+async def compared(log: Log, live: PredictionStore) -> Verification:
+    """Verify a live store."""
+    scratch = MemoryStore()
+    rebuild = await rebuilt(log, scratch)
+    return await verify(rebuild, scratch, live, log, group=GROUP)
+
+
+async def test_a_rebuilt_store_has_the_same_bytes(log: Log, tmp_path: Path) -> None:
+    """Replay into an empty store gives every record and tombstone byte for byte, and announces nothing."""
+    live = MemoryStore()
+    async with pipeline(log, live) as running:
+        await some_history(running)
+        announced = len(await running.changes())
+        letters = len(await running.letters())
+        store = await SqliteStore.open(f"sqlite:///{tmp_path}/rebuilt.db")
+        rebuild = await rebuilt(log, store)
+        assert await everything(store) == await everything(live)
+        assert rebuild.progress.read == rebuild.progress.total
+        assert rebuild.progress.poison == 10
+        assert (len(await running.changes()), len(await running.letters())) == (announced, letters)
+        original, copy = await live.list(Query(limit=100)), await store.list(Query(limit=100))
+        assert [s.expires_at for s in copy.items] == [s.expires_at for s in original.items]
+        await store.close()
+
+
+async def test_a_store_in_use_is_not_poured_into(log: Log) -> None:
+    """A rebuild into a store that holds anything is refused, and says what to do instead."""
+    live = MemoryStore()
+    async with pipeline(log, live) as running:
+        await running.send({"status": "processing"})
+        await running.settled()
+    with pytest.raises(StoreInUse, match="--verify"):
+        await rebuilt(log, live)
+
+
+async def test_an_interrupted_rebuild_goes_on(log: Log) -> None:
+    """A rebuild that was stopped anywhere is resumed where it was, and ends in the same bytes."""
+    live = MemoryStore()
+    async with pipeline(log, live) as running:
+        await some_history(running)
+    whole = await span(log)
+    store = MemoryStore()
+    half = {
+        p: first + (end - first) // 2 for (p, end), first in zip(whole.end.items(), whole.start.values(), strict=True)
+    }
+    first = Rebuild(log, store, {}, Rules(await log.identity()))
+    await first.run(await span(log))
+    partly = MemoryStore()
+    interrupted = Rebuild(log, partly, {}, Rules(await log.identity()))
+    await interrupted.run(type(whole)(whole.start, half))
+    resumed = Rebuild(log, partly, {}, Rules(await log.identity()))
+    await resumed.run(await span(log, await resumed.resume_point()))
+    assert await everything(partly) == await everything(store) == await everything(live)
+
+
+async def test_one_prediction_alone_can_be_rebuilt(log: Log) -> None:
+    """`only` leaves every other prediction out."""
+    async with pipeline(log, MemoryStore()) as running:
+        await some_history(running)
+    store = MemoryStore()
+    await rebuilt(log, store, only="p7")
+    assert set(await everything(store)) == {"p7"}
+
+
+async def test_a_verification_of_an_untouched_store_finds_nothing(log: Log) -> None:
+    """The store that the processor wrote is what the log says."""
+    live = MemoryStore()
+    async with pipeline(log, live) as running:
+        await some_history(running)
+        result = await compared(log, live)
+        assert result.differences == []
+        # p0, p10 and p20 came back after their deletion; p5, p15 and p25 are gone on both sides and are not listed.
+        assert result.equal == result.compared == 27
+
+
+async def test_a_verification_finds_planted_differences(log: Log) -> None:
+    """Another byte, a record too few and a record too many are each found and named by kind."""
+    live = MemoryStore()
+    async with pipeline(log, live) as running:
+        await some_history(running)
+    standing = (await live.load(["p7"]))["p7"].standing()
+    assert isinstance(standing, Prediction)
+    wrong = replace(standing, version=4, prompt="planted")
+    stranger = replace(standing, prediction_id="stranger", version=1)
+    live = await _without(live, "p8")
+    await live.write([Write(wrong, encode(wrong), standing.version), Write(stranger, encode(stranger), 0)])
+    result = await compared(log, live)
+    assert {(d.prediction_id, d.kind) for d in result.faults} == {
+        ("p7", "different"),
+        ("p8", "missing"),
+        ("stranger", "extra"),
+    }
+
+
+async def _without(store: MemoryStore, gone: str) -> MemoryStore:
+    copy = MemoryStore()
+    loaded = await store.load([f"p{n}" for n in range(40)])
+    await copy.write(
+        [
+            Write(s.standing(), s.encoded, 0, s.expires_at)
+            for prediction_id, s in loaded.items()
+            if prediction_id != gone
+        ]
+    )
+    return copy
+
+
+async def test_a_verification_while_the_processor_works_finds_nothing(log: Log) -> None:
+    """Records that move while they are compared are followed, and events that wait are no differences."""
+    live = MemoryStore()
+    async with pipeline(log, live) as running:
+        await some_history(running)
+
+        async def busy() -> None:
+            for number in range(200):
+                await running.send({"status": "processing", "logs": "y" * number}, key=f"q{number % 7}")
+
+        load = asyncio.create_task(busy())
+        for _ in range(5):
+            result = await compared(log, live)
+            assert result.faults == []
+        await load
+        await running.settled()
+
+
+async def test_hidden_records_are_left_out(log: Log) -> None:
+    """An expired record is no difference, whatever has become of it."""
+    live = MemoryStore()
+    async with pipeline(log, live, expiry=Expiry(ttl=1)) as running:
+        await running.send({"status": "succeeded"})
+        await running.settled()
+    scratch = MemoryStore()
+    rebuild = Rebuild(log, scratch, {}, Rules(await log.identity()), expiry=Expiry(ttl=1))
+    await rebuild.run(await span(log))
+    result = await verify(rebuild, scratch, MemoryStore(), log, group=GROUP, clock=lambda: 2**43)
+    assert result.faults == []
+
+
+async def test_a_recreated_topic_is_noticed() -> None:
+    """A log that ends below what the store has seen of it stops the start, with what to do."""
+    live = MemoryStore()
+    async with pipeline(MemoryLog(), live) as running:
+        await running.send({"status": "starting"}, {"status": "processing"})
+        await running.settled()
+    with pytest.raises(LogError, match="TIDINGS_LOG_EPOCH"):
+        await check_source(MemoryLog(), live)
+
+
+async def test_a_store_says_whose_it_is() -> None:
+    """The first opener's word stands: a later one reads it and cannot change it."""
+    store = MemoryStore()
+    first = await store.claim(Ownership(log="one"))
+    assert await store.claim(Ownership(log="two", strict=True)) == first
+
+
+async def test_a_span_ends_at_a_time(log: Log) -> None:
+    """`until` leaves out what came later."""
+    async with pipeline(log, MemoryStore()) as running:
+        await running.send({"status": "starting"})
+        await running.settled()
+        whole = await span(log)
+        nothing = await span(log, until=1_000_000_000_000)
+        assert (whole.total, nothing.total) == (1, 0)
+        assert (await log.bounds(EVENTS)).keys() == whole.end.keys()
