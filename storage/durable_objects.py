@@ -145,7 +145,6 @@ class DurableObjectsStore:
         worker_token: str | None = None,
         timeout: float = 10.0,
         clock: Clock = now_ms,
-        **_credentials: object,
     ) -> "DurableObjectsStore":
         """Make sure that a Worker of this version answers, and open a store on it.
 
@@ -155,7 +154,6 @@ class DurableObjectsStore:
             worker_token: the Worker's secret `TIDINGS_TOKEN`.
             timeout: seconds that one call may take, repeats included.
             clock: The time now in ms; what expiry is compared with.
-            _credentials: of the other stores at Cloudflare; not needed here.
 
         Raises:
             StoreMisconfigured: The token, the address, the Worker's version or its layout is wrong.

@@ -6,6 +6,7 @@ process to kill. Without node and npm these tests are skipped with one line, and
 
 import atexit
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -23,7 +24,6 @@ CACHE = Path(__file__).parent.parent / ".cache" / "workerd"
 SOURCE = Path(__file__).parent.parent / "storage" / "worker" / "src"
 TOKEN = "a-token-for-tests"
 
-# The compatibility date is the one in wrangler.jsonc.
 _CONFIGURATION = """using Workerd = import "/workerd/workerd.capnp";
 const config :Workerd.Config = (
   services = [(name = "main", worker = .worker), (name = "disk", disk = (path = "{disk}", writable = true)){kv}],
@@ -31,7 +31,7 @@ const config :Workerd.Config = (
 );
 const worker :Workerd.Worker = (
   modules = [{modules}],
-  compatibilityDate = "2026-01-01",
+  compatibilityDate = "{date}",
   durableObjectNamespaces = [
     (className = "Shard", uniqueKey = "shard", enableSql = true),
     (className = "Single", uniqueKey = "single", enableSql = true),
@@ -155,7 +155,11 @@ class Workerd:
         if self._kv_port is not None:
             kv = f', (name = "kv", external = (address = "127.0.0.1:{self._kv_port}", http = ()))'
             bindings += ',\n    (name = "KV", kvNamespace = "kv")'
+        # What is tested is what is deployed: the date of the runtime's behaviour comes from wrangler's file.
+        dated = re.search(r'"compatibility_date": "([\d-]+)"', (SOURCE.parent / "wrangler.jsonc").read_text())
+        assert dated is not None
         return _CONFIGURATION.format(
+            date=dated[1],
             disk=self.folder / "data",
             port=self.port,
             modules=", ".join(f'(name = "{name}", esModule = embed "{name}")' for name in names),
