@@ -27,3 +27,8 @@ async def eventually(condition: Callable[[], Any], within: float = 10.0) -> Any:
             return value
         assert time.monotonic() < end, f"still not so after {within} s: {condition}"
         await asyncio.sleep(0.01)
+
+
+async def lasting(seconds: float) -> None:
+    """Let an outage last: its length is the test's subject, and nothing is waited for."""
+    await asyncio.sleep(seconds)
