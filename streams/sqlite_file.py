@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import re
 import sqlite3
 import time
 import uuid
@@ -27,7 +28,7 @@ Row = tuple[int, int, bytes | None, bytes | None, bytes | None]
 _SCHEMA = f"""
 CREATE TABLE log (id TEXT NOT NULL, created_at INTEGER NOT NULL);
 CREATE TABLE topics (number INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, floor INTEGER NOT NULL DEFAULT 0,
-    cleaned INTEGER NOT NULL DEFAULT 0);
+    cleaned INTEGER NOT NULL DEFAULT 0, kept INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE positions (topic TEXT NOT NULL, member TEXT NOT NULL, next INTEGER NOT NULL,
     PRIMARY KEY (topic, member)) WITHOUT ROWID;
 PRAGMA application_id = {APPLICATION_ID};
@@ -169,7 +170,7 @@ class GroupLock:
     """Lets one consumer of a group work on a file; the kernel releases it when the process ends, however it ends."""
 
     def __init__(self, path: Path, group: str) -> None:
-        side = path.with_name(f"{path.name}.{group}.lock")
+        side = path.with_name(f"{path.name}.{re.sub(r'[^A-Za-z0-9_.-]', '_', group)}.lock")
         self._descriptor = os.open(side, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

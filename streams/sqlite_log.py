@@ -4,14 +4,18 @@ import asyncio
 import functools
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from urllib.parse import SplitResult, unquote
+
+import structlog
 
 from streams.bell import Bell
 from streams.limits import measure
 from streams.log import (
     CHANGES,
+    DEAD_LETTERS,
+    EVENTS,
     LogError,
     LogMisconfigured,
     LogUnavailable,
@@ -22,98 +26,19 @@ from streams.log import (
     StoredRecord,
 )
 from streams.logs import LogOptions
+from streams.sqlite_consumer import BATCH, SqliteConsumer
 from streams.sqlite_file import GroupLock, Translating, connect, make_topic, open_file, stored, table
+from streams.sqlite_retention import Retention
 from streams.sqlite_writer import Transaction, Writer, end_offset
 
+_log = structlog.get_logger("tidings.log.sqlite")
+
 _APPEND_SECONDS = 5.0
-_BATCH = 500
-"""Records read in one go; about half a millisecond of the event loop's time."""
+_TRIM_SECONDS = 60.0
 _BATCH_BYTES = 1_048_576
 """Bytes after which a read ends early."""
 _POLL_FASTEST, _POLL_SLOWEST = 0.002, 0.025
 """Seconds between looks at the file for what other processes wrote: just after a change, and at rest."""
-
-
-class SqliteConsumer:
-    """The one consumer of a group on a `SqliteLog`."""
-
-    def __init__(self, log: "SqliteLog", topic: str, group: str, position: int, lock: GroupLock) -> None:
-        self._log = log
-        self._topic = topic
-        self._group = group
-        self._position = position
-        self._lock = lock
-        self._paused = False
-        self._closed = False
-
-    async def fetch(self, limit: int, wait: float) -> Sequence[Record]:
-        """See `Consumer.fetch`."""
-        deadline = time.monotonic() + wait
-        bell = self._log.bell(self._topic)
-        while True:
-            if self._closed:
-                raise LogUnavailable("this consumer is closed; join the group again")
-            seen = bell.rung
-            records = [] if self._paused else await self._take(limit)
-            left = deadline - time.monotonic()
-            if records or left <= 0:
-                return records
-            await self._log.changed(bell, seen, left)
-
-    async def _take(self, limit: int) -> list[StoredRecord]:
-        """Up to `limit` records, in portions that leave the event loop some air."""
-        records: list[StoredRecord] = []
-        while True:
-            portion, more = self._log.read(self._topic, self._position, min(limit - len(records), _BATCH))
-            if portion:
-                self._position = portion[-1].offset + 1
-                records = records + portion if records else portion
-            if not more or len(records) >= limit:
-                return records
-            position = self._position
-            await asyncio.sleep(0)
-            if self._position != position or self._closed or self._paused:  # somebody sought meanwhile
-                return records
-
-    async def commit(self, positions: Mapping[int, int]) -> None:
-        """See `Consumer.commit`. Not flushed to the disk by itself: the order of writes in the file stands."""
-        if 0 in positions and not self._closed:
-            await self._log.remember(self._topic, self._group, positions[0])
-
-    def assigned(self) -> frozenset[int]:
-        """See `Consumer.assigned`."""
-        return frozenset() if self._closed else frozenset((0,))
-
-    def generation(self) -> int:
-        """See `Consumer.generation`."""
-        return 1
-
-    def pause(self) -> None:
-        """See `Consumer.pause`."""
-        self._paused = True
-
-    def resume(self) -> None:
-        """See `Consumer.resume`."""
-        self._paused = False
-        self._log.bell(self._topic).ring()
-
-    def seek(self, positions: Mapping[int, int]) -> None:
-        """See `Consumer.seek`."""
-        self._position = positions.get(0, self._position)
-        self._log.bell(self._topic).ring()
-
-    async def lag(self) -> dict[int, int]:
-        """See `Consumer.lag`."""
-        (_, end) = (await self._log.bounds(self._topic))[0]
-        return {} if self._closed else {0: max(0, end - self._position)}
-
-    async def close(self) -> None:
-        """See `Consumer.close`."""
-        if not self._closed:
-            self._closed = True
-            self._lock.release()
-            self._log.left(self)
-            self._log.bell(self._topic).ring()
 
 
 class SqliteLog:
@@ -125,29 +50,31 @@ class SqliteLog:
 
     name = "sqlite"
 
-    def __init__(self, path: Path, writing: sqlite3.Connection, identity: str, max_body: int) -> None:
+    def __init__(self, path: Path, writing: sqlite3.Connection, identity: str, options: LogOptions) -> None:
         self._path = path
         self._identity = f"sqlite:{identity}"
-        self._max_body = max_body
+        self._max_body = options.max_body
+        self._options = options
         self._translating = Translating(path)
         self._reading = connect(path)
         self._writer = Writer(writing, path)
         self._numbers: dict[str, int] = {}
         self._bells: dict[str, Bell] = {}
         self._consumers: list[SqliteConsumer] = []
+        self._maintenance: asyncio.Task[None] | None = None
         self._poll_timer: asyncio.TimerHandle | None = None
         self._poll_interval = _POLL_FASTEST
         self._data_version = self._look()
         self._closed = False
 
     @classmethod
-    async def open(cls, path: Path, *, max_body: int = 10_485_760, create: bool = True) -> "SqliteLog":
+    async def open(cls, path: Path, options: LogOptions) -> "SqliteLog":
         """Open the file, making it and its folder where there is none.
 
         Raises `LogMisconfigured` for a foreign file and `LogUnavailable` where it is locked for too long.
         """
-        connection, identity = await asyncio.to_thread(functools.partial(open_file, path, create=create))
-        return cls(path, connection, identity, max_body)
+        connection, identity = await asyncio.to_thread(functools.partial(open_file, path, create=options.create))
+        return cls(path, connection, identity, options)
 
     async def identity(self) -> str:
         """See `Log.identity`."""
@@ -182,10 +109,37 @@ class SqliteLog:
         """See `Log.consume`. Raises `LogMisconfigured` where the group is being consumed already, by whomever."""
         if self._closed:
             raise LogUnavailable(f"the log {self._path} is closed; open it again")
-        lock = GroupLock(self._path, group)
+        lock = GroupLock(self._path, f"{group}.{topic}")
         consumer = SqliteConsumer(self, topic, group, self._committed(topic, group) or 0, lock)
         self._consumers.append(consumer)
+        if self._maintenance is None:
+            self._maintenance = asyncio.get_running_loop().create_task(self._maintain())
         return consumer
+
+    async def _maintain(self) -> None:
+        """Trim once a minute: whoever consumes does it, as long as it lives."""
+        while True:
+            await asyncio.sleep(_TRIM_SECONDS)
+            try:
+                if removed := await self.trim(time.time_ns() // 1_000_000):
+                    _log.info("log.trimmed", file=str(self._path), records=removed)
+            except LogError as error:
+                _log.warning("log.trim.failed", file=str(self._path), error=str(error))
+
+    async def trim(self, now: int) -> int:
+        """Remove what is older (in ms) than its topic is kept, and changes that newer ones replaced; how many.
+
+        In small transactions, so that appends hardly wait. Raises `LogUnavailable`.
+        """
+        retention = Retention(self._path, self._writer, self._options)
+        removed = 0
+        for topic in (EVENTS, CHANGES, DEAD_LETTERS):
+            if (number := self._known(topic)) is not None:
+                removed += await retention.trim(topic, number, now)
+        if (number := self._known(CHANGES)) is not None:
+            with self._translating:
+                removed += await retention.compact(number, now)
+        return removed
 
     def left(self, consumer: SqliteConsumer) -> None:
         """A consumer was closed."""
@@ -200,7 +154,7 @@ class SqliteLog:
         bell = self.bell(topic)
         while True:
             seen = bell.rung
-            records, more = self.read(topic, position, _BATCH)
+            records, more = self.read(topic, position, BATCH)
             if records:
                 position = records[-1].offset + 1
                 yield records
@@ -344,6 +298,9 @@ class SqliteLog:
             return
         for consumer in tuple(self._consumers):
             await consumer.close()
+        if self._maintenance is not None:
+            self._maintenance.cancel()
+            await asyncio.wait([self._maintenance])
         await self._writer.close()
         self._closed = True
         if self._poll_timer is not None:
@@ -359,4 +316,4 @@ async def open_sqlite(url: SplitResult, options: LogOptions) -> SqliteLog:
             f"log URL {url.geturl()!r} names no file: write sqlite:///data/log.db (relative to the working folder) or "
             "sqlite:////var/lib/tidings/log.db"
         )
-    return await SqliteLog.open(Path(unquote(url.path[1:])), max_body=options.max_body, create=options.create)
+    return await SqliteLog.open(Path(unquote(url.path[1:])), options)

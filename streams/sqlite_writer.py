@@ -13,12 +13,20 @@ from typing import Any
 from msgspec import Struct
 
 from streams.log import LogError, LogUnavailable, NewRecord
-from streams.sqlite_file import Row, encode_headers, table, translate
+from streams.sqlite_file import Row, connect, encode_headers, table, translate
 
 _BATCH_BYTES = 16_777_216
 """Jobs beyond this many bytes wait for the next transaction."""
 
 _CLOSE_SECONDS = 5.0
+
+_PAGE = 4096
+_CHECKPOINT_BYTES = 4_194_304
+"""What is written between two copies of the write-ahead log into the database. They are made beside the writer, on a
+connection of their own: within it, appends would wait 30 ms for them."""
+_LONGEST_WAL_PAGES = 16_384
+"""64 MiB; beyond that the writer itself makes a copy, for only when nothing is written meanwhile can the file start
+anew from its beginning."""
 
 _CHUNKS = (256, 64, 16, 4, 1)
 """Rows per INSERT. Each statement gives up the interpreter's lock once and must wait for it again, which beside a busy
@@ -95,6 +103,10 @@ class Writer:
         self._waiting: list[Job] = []
         self._busy = False
         self._closing = False
+        self._unchecked = 0
+        self._checkpoint_now = False
+        self._checkpointing: asyncio.Future[int] | None = None
+        connection.execute("PRAGMA wal_autocheckpoint = 0")
         self._thread = threading.Thread(target=self._work, name=f"log-writer {path.name}", daemon=True)
         self._thread.start()
 
@@ -165,6 +177,9 @@ class Writer:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
+        if self._checkpoint_now:
+            self._checkpoint_now = False
+            connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
         return results
 
     def _finish(self, batch: list[Job], results: list[Any] | LogError) -> None:
@@ -180,6 +195,17 @@ class Writer:
             self._hand_over()
         else:
             self._busy = False
+        self._unchecked += sum(job.size for job in batch) + _PAGE * len(batch)
+        if self._unchecked > _CHECKPOINT_BYTES and self._checkpointing is None and not self._closing:
+            self._unchecked = 0
+            self._checkpointing = self._loop.run_in_executor(None, _checkpoint, self._path)
+            self._checkpointing.add_done_callback(self._checkpointed)
+
+    def _checkpointed(self, pages: asyncio.Future[int]) -> None:
+        """Where the write-ahead log grows although it is copied, let the writer copy it with nobody writing."""
+        self._checkpointing = None
+        if not pages.cancelled() and pages.exception() is None and pages.result() > _LONGEST_WAL_PAGES:
+            self._checkpoint_now = True
 
     async def close(self) -> None:
         """Finish what was submitted, end the thread and close the connection. Idempotent."""
@@ -188,5 +214,17 @@ class Writer:
             with contextlib.suppress(LogUnavailable):  # those who wait for the writes before it have been told
                 await self._enqueue(lambda _: None, durable=False, size=0, limit=_CLOSE_SECONDS)
             self._batches.put(None)
+        if self._checkpointing is not None:
+            await asyncio.wait([self._checkpointing])
         await asyncio.to_thread(self._thread.join, _CLOSE_SECONDS)
         self._connection.close()
+
+
+def _checkpoint(path: Path) -> int:
+    """Copy what is in the write-ahead log into the database; the pages that the former holds."""
+    connection = connect(path)
+    try:
+        _, pages, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        return int(pages)
+    finally:
+        connection.close()
