@@ -6,12 +6,10 @@ sockets), and none of this afterwards.
 
 import asyncio
 import socket
-from collections.abc import Callable
-
-from websockets.http11 import Request
+from collections.abc import Callable, Mapping
 
 from gateway import handshake
-from gateway.handshake import BadHandshake, Refusal
+from gateway.handshake import BadHandshake, Head, Refusal
 from gateway.problems import Problem
 from gateway.sessions import Sessions
 from gateway.websocket import Cores, WebSocketConnection
@@ -25,11 +23,11 @@ SEND_BUFFER = 64 * 1024
 
 BACKLOG = 4096
 
-Admit = Callable[[Request, str], Refusal | None]
-"""Judges a handshake by its headers and the peer's address: None lets it in."""
+Admit = Callable[[Mapping[str, str], str], Refusal | None]
+"""Judges a handshake by its headers (names in lower case) and the peer's address: None lets it in."""
 
 
-def admit_all(request: Request, peer: str) -> Refusal | None:  # noqa: ARG001 -- the signature of `Admit`
+def admit_all(headers: Mapping[str, str], peer: str) -> Refusal | None:  # noqa: ARG001 -- the signature of `Admit`
     """Let everybody in."""
     return None
 
@@ -47,7 +45,7 @@ class Door:
         self._admit = admit
         self._cores = Cores(sessions.limits.message_bytes)
 
-    def judge(self, request: Request, peer: str) -> handshake.Accepted:
+    def judge(self, head: Head, peer: str) -> bytes:
         """The answer to a handshake that may stand.
 
         Raises:
@@ -57,10 +55,10 @@ class Door:
             headers = {"Retry-After": "1"}
             detail = "The service is shutting down; connect again in a moment."
             raise BadHandshake(Problem(503, "unavailable", "Shutting down", detail, headers=headers))
-        refusal = self._admit(request, peer)
+        refusal = self._admit(head.headers, peer)
         if refusal is not None:
             raise BadHandshake(refusal)
-        return handshake.accept(request)
+        return handshake.accept(head)
 
     def connection(self, on_lost: Callable[[Exception | None], None] | None = None) -> WebSocketConnection:
         """A connection to give a transport to."""
@@ -130,20 +128,21 @@ class Front(asyncio.Protocol):
         protocol.connection_made(transport)
         protocol.data_received(data)
 
-    def _open_websocket(self, head: bytes, rest: bytes) -> None:
+    def _open_websocket(self, data: bytes, rest: bytes) -> None:
         transport = self._transport
         if transport is None:
             return
         peer = transport.get_extra_info("peername")
         try:
-            accepted = self._door.judge(handshake.parse(head), peer[0] if isinstance(peer, tuple) else "")
+            head = handshake.parse(data)
+            response = self._door.judge(head, peer[0] if isinstance(peer, tuple) else "")
         except BadHandshake as error:
             self._refuse(error.refusal)
             return
         self._transport, self._head = None, b""
         connection = self._door.connection()
         transport.set_protocol(connection)
-        connection.open(transport, accepted.response, accepted.token, rest)
+        connection.open(transport, response, head.token, rest)
 
     def _refuse(self, refusal: Refusal) -> None:
         transport, self._transport = self._transport, None

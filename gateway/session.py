@@ -39,6 +39,12 @@ class Output(Protocol):
     def close(self, code: int, reason: str = "") -> None:
         """Close the connection with this code; the session hears `closed` at once."""
 
+    def cork(self) -> bool:
+        """Collect what is written until `uncork`; False where that is done already."""
+
+    def uncork(self) -> None:
+        """Write what was collected, at once."""
+
     def hold(self) -> None:
         """Read nothing more for now."""
 
@@ -93,16 +99,22 @@ class Session:
 
     # The connection's life
 
-    def start(self, token: str | None) -> None:
+    def start(self, token: str | None) -> bool:
         """Begin, after the handshake.
 
         Args:
             token: From a header; None: the client has to send one first, where any is needed.
+
+        Returns:
+            Whether the token is being checked: the output is uncorked after that.
         """
         if self._sessions.authenticator is None:
             self._welcome(OPEN)
-        elif token is not None:
-            self._authenticate(token)
+            return False
+        if token is None:
+            return False
+        self._authenticate(token)
+        return True
 
     def fail(self) -> None:
         """Something of ours went wrong in this session: let the client come back to a new one."""
@@ -173,21 +185,27 @@ class Session:
         try:
             permissions = await authenticator.authenticate(token)
         except TokenRefused as error:
-            self._output.close(Close.TOKEN_REFUSED, error.reason)
+            # Where the keys cannot be had nothing is known against the token: come back with it.
+            self._output.close(Close.RESTART if error.retryable else Close.TOKEN_REFUSED, error.reason)
             return
+        except Exception:
+            self.fail()
+            raise
         if not self._open:
             return
+        self._output.cork()
         if self.authenticated:
             self._narrow(permissions)
         else:
             self._welcome(permissions)
-        self._output.release()
         waiting, self._inbox = self._inbox or (), None
         for position, data in enumerate(waiting):
             if self._inbox is not None:
                 self._inbox.extend(waiting[position:])
-                return
+                break
             self.receive(data)
+        self._output.uncork()
+        self._output.release()
 
     def _welcome(self, permissions: Permissions) -> None:
         self._use(permissions)

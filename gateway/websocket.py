@@ -116,11 +116,11 @@ class WebSocketConnection(asyncio.Protocol):
         self._transport = transport
         self._group = self._sessions.add(self)
         self._corked = [response]
-        self.session.start(token)
+        if not self.session.start(token):
+            self.uncork()  # else what is sent once the token is checked goes out with it, in one write
         if not self.session.authenticated:
             self._opened = asyncio.get_running_loop().time()
             self._sessions.attend(self)
-        self._uncork()
         if rest:
             self.data_received(rest)
 
@@ -166,7 +166,7 @@ class WebSocketConnection(asyncio.Protocol):
         core = self._core
         if core is None:
             core = self._core = self._cores.take()
-        self._corked = []
+        corked = self.cork()
         for start in range(0, len(data), FEED_BYTES):
             core.receive_data(data[start : start + FEED_BYTES] if len(data) > FEED_BYTES else data)
             self._take(core)
@@ -178,7 +178,8 @@ class WebSocketConnection(asyncio.Protocol):
         if between_frames(core):
             self._core = None
             self._cores.give_back(core)
-        self._uncork()
+        if corked:
+            self.uncork()
 
     def _take(self, core: Core) -> None:
         spent = 0
@@ -263,7 +264,15 @@ class WebSocketConnection(asyncio.Protocol):
         if transport is not None and self._closing_since is None and not transport.is_closing():
             transport.write(data)
 
-    def _uncork(self) -> None:
+    def cork(self) -> bool:
+        """Collect what is written from now on; False where that is done already."""
+        if self._corked is not None:
+            return False
+        self._corked = []
+        return True
+
+    def uncork(self) -> None:
+        """Write what was collected, at once."""
         corked, self._corked = self._corked, None
         if corked:
             self.write(corked[0] if len(corked) == 1 else b"".join(corked))
@@ -287,7 +296,7 @@ class WebSocketConnection(asyncio.Protocol):
         if self._closing_since is not None or self._transport is None:
             return
         close = Frame(Opcode.CLOSE, CloseFrame(code, reason).serialize()).serialize(mask=False)
-        self._uncork()
+        self.uncork()
         self.write(farewell + close)
         self._finish()
 
@@ -295,7 +304,7 @@ class WebSocketConnection(asyncio.Protocol):
         """The core has closed: it answered the client's close frame, or found a violation."""
         if core.close_rcvd is None and core.close_sent is not None:
             self._sessions.count_close(core.close_sent.code)
-        self._uncork()
+        self.uncork()
         self._finish()
 
     def _finish(self) -> None:

@@ -12,6 +12,7 @@ from multidict import CIMultiDictProxy
 from websockets.datastructures import Headers
 from websockets.http11 import Request
 
+from gateway import handshake
 from gateway.front import Door
 from gateway.handshake import BadHandshake
 from gateway.problems import CONTENT_TYPE
@@ -48,7 +49,8 @@ def upgrade_route(door: Door) -> Callable[[web.Request], Awaitable[web.StreamRes
     async def upgrade(request: web.Request) -> web.StreamResponse:
         """Take the connection over, and come back when it is gone."""
         try:
-            accepted = door.judge(_request(request), request.remote or "")
+            head = handshake.from_request(_request(request))
+            response = door.judge(head, request.remote or "")
         except BadHandshake as error:
             return _refusal(error)
         http, transport = request.protocol, request.transport
@@ -67,7 +69,7 @@ def upgrade_route(door: Door) -> Callable[[web.Request], Awaitable[web.StreamRes
         connection = door.connection(on_lost)
         transport.set_protocol(connection)
         transport.resume_reading()
-        connection.open(transport, accepted.response, accepted.token, tail.data)
+        connection.open(transport, response, head.token, tail.data)
         await lost
         return _Done()
 

@@ -478,7 +478,7 @@ async def test_bye_spreads_the_return() -> None:
 
 async def test_a_refused_handshake_is_an_http_answer() -> None:
     """What the application does not admit is refused with its problem."""
-    async with pushing(admit=lambda request, peer: forbidden("not from there")) as push:
+    async with pushing(admit=lambda headers, peer: forbidden("not from there")) as push:
         with pytest.raises(InvalidStatus) as caught:
             async with push.client():
                 pass
