@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import OutOfOrderSequenceNumber
+from aiokafka.errors import CommitFailedError, OutOfOrderSequenceNumber
 
+from streams.kafka_calls import bounded
+from streams.kafka_consumer import KafkaConsumer
 from streams.kafka_log import KafkaLog
 from streams.log import (
     CHANGES,
@@ -298,3 +300,68 @@ async def test_a_failing_broker(own_broker: Broker, how: str) -> None:
     finally:
         own_broker.thaw()
         await log.close()
+
+
+async def test_a_stuck_consumer_is_replaced(kafka_url: str, topic_prefix: str) -> None:
+    """A consumer and a follower whose client stopped fetching without a word are replaced, and miss nothing."""
+    log = await open_log(kafka_url, topic_prefix=topic_prefix, partitions=2)
+    traffic = Traffic(log)
+    try:
+        await traffic.flowing(within=30)
+        for task in asyncio.all_tasks():
+            if "Fetcher._fetch_requests_routine" in repr(task.get_coro()):
+                task.cancel()
+        await traffic.flowing(within=40)
+        await traffic.settle()
+        assert traffic.consumer.generation() > 1
+    finally:
+        await log.close()
+
+
+async def test_committing_what_was_lost(kafka_url: str, topic_prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A commit that the group refuses, or for partitions of others, raises nothing; one without an answer does."""
+    log = await open_log(kafka_url, topic_prefix=topic_prefix, partitions=1)
+    try:
+        consumer = log.consume(EVENTS, "group")
+        assert isinstance(consumer, KafkaConsumer)
+        await eventually(consumer.assigned)
+        await consumer.commit({17: 1})
+
+        async def refused(*_: object) -> None:
+            raise CommitFailedError
+
+        async def silent(*_: object) -> None:
+            await asyncio.Event().wait()
+
+        monkeypatch.setattr(consumer._consumer, "commit", refused)
+        await consumer.commit({0: 1})
+        monkeypatch.setattr(consumer._consumer, "commit", silent)
+        monkeypatch.setattr("streams.kafka_consumer._COMMIT_SECONDS", 0.1)
+        with pytest.raises(LogUnavailable, match="did not take offsets"):
+            await consumer.commit({0: 1})
+        monkeypatch.undo()
+        assert await log.committed(EVENTS, "group") == {}
+    finally:
+        await log.close()
+
+
+async def test_a_cancellation_that_nobody_asked_for() -> None:
+    """A future that the client cancelled is an outage; a real cancellation goes through."""
+    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    future.cancel()
+    with pytest.raises(LogUnavailable, match="reading: the connection broke"):
+        async with bounded(5, "reading"):
+            await future
+
+    async def wait() -> None:
+        async with bounded(5, "reading"):
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(wait())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    with pytest.raises(LogUnavailable, match="no answer in time"):
+        async with bounded(0.01, "reading"):
+            await asyncio.Event().wait()
