@@ -415,7 +415,7 @@ class LikeTheModel:
             assert await store.load(ids) == await model.load(ids)
             for one in ids:
                 assert await store.get(one) == await model.get(one)
-            for query in ({"owner": prefix}, {"owner": prefix, "tag": "t"}, {"owner": prefix, "status": "failed"}):
+            for query in ({"owner": prefix}, {"owner": prefix, "tag": "t"}, {"owner": prefix, "status": Status.FAILED}):
                 if store.capabilities.filters >= query.keys():
                     assert await everything(store, query, 2) == await everything(model, query, 2)
 

@@ -101,12 +101,29 @@ async def postgres(place: Place) -> AsyncIterator[PredictionStore]:
     await store.close()
 
 
+@asynccontextmanager
+async def valkey(place: Place) -> AsyncIterator[PredictionStore]:
+    store = await open_store(f"{servers.valkey()}?prefix={place.name}&timeout=60")
+    yield store
+    await store.close()
+
+
+@asynccontextmanager
+async def valkey_cluster(place: Place) -> AsyncIterator[PredictionStore]:
+    """A server in cluster mode: it refuses a script whose keys lie in several slots."""
+    store = await open_store(f"{servers.valkey_cluster()}?prefix={place.name}&timeout=60&shards=7")
+    yield store
+    await store.close()
+
+
 FACTORIES: dict[str, Factory] = {
     "memory": memory,
     "sqlite": sqlite,
     "cached-memory": cached_memory,
     "cached-sqlite": cached_sqlite,
     "postgres": postgres,
+    "valkey": valkey,
+    "valkey-cluster": valkey_cluster,
     "durable-objects": durable_objects,
     "durable-objects-one-each": one_object_each,
     "kv": kv,
