@@ -2,14 +2,14 @@
 
 Pure. An example:
 
-    [acme]
+    [providers.acme]
     kind = "generic"
     secret = "..."
     proof = "sha256"                 # or "standard", "address"
     header = "x-acme-signature"      # for sha256: `sha256=<hex>` or the bare hex
-    [acme.statuses]
+    [providers.acme.statuses]
     done = "succeeded"
-    [acme.fields]
+    [providers.acme.fields]
     id = "job.id"
     status = "job.state"
     output = "job.results[0].url"
@@ -157,10 +157,10 @@ def open_provider(name: str, configuration: Configuration) -> Generic | None:
     try:
         options = msgspec.convert(table, _Options)
     except msgspec.ValidationError as error:
-        raise BadConfiguration(f"the table [{name}] of tidings.toml: {error}") from None
+        raise BadConfiguration(f"the table [providers.{name}] of tidings.toml: {error}") from None
     for field, path in options.fields.items():
         if not _path.fullmatch(path):
-            raise BadConfiguration(f"`{field}` in [{name}.fields] is no path such as job.results[0].url")
+            raise BadConfiguration(f"`{field}` in [providers.{name}.fields] is no path such as job.results[0].url")
     fields = {field: _parse(path) for field, path in ({"id": "id", "status": "status"} | options.fields).items()}
     statuses = {status.value: status for status in Status} | options.statuses
     keys = open_keys(name, configuration) if options.proof == "standard" else None

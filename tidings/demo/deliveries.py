@@ -12,8 +12,8 @@ from msgspec import Struct
 from tidings.demo.bad_days import BadDays, Dice
 
 ATTEMPTS = 8
-LIMIT = aiohttp.ClientTimeout(total=10)
-"""Providers give an endpoint 5 to 15 s."""
+LIMIT = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=10)
+"""Providers give an endpoint 5 to 15 s; the wait for a free connection here is not the endpoint's fault."""
 
 _log = structlog.get_logger()
 
@@ -59,7 +59,7 @@ class Deliveries:
         """Set out to send it; whatever becomes of it is not the caller's concern."""
         bad, dice = self._switches(), self._dice
         if dice.falls(bad.never):
-            _log.info("demo.webhook_dropped", url=_shown(delivery.url))
+            _log.debug("demo.webhook_dropped", url=_shown(delivery.url))
             return
         delay = dice.up_to(bad.late_by) if dice.falls(bad.late) else 0.0
         if dice.falls(bad.out_of_order):
@@ -81,7 +81,8 @@ class Deliveries:
             if await self._attempt(delivery):
                 self.sent += 1
                 return
-        _log.info("demo.webhook_given_up", url=_shown(delivery.url))
+        if delivery.final:
+            _log.warning("demo.webhook_given_up", url=_shown(delivery.url), attempts=ATTEMPTS)
 
     async def _attempt(self, delivery: Delivery) -> bool:
         assert self._session is not None
