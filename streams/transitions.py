@@ -10,7 +10,8 @@ succeeded, failed, canceled: terminal
 bytes whenever they are replayed.
 """
 
-from typing import Any, Literal, assert_never
+from collections.abc import Callable
+from typing import Any, Literal
 
 import msgspec
 from msgspec import Raw, Struct
@@ -95,18 +96,7 @@ def decide(
         return _DUPLICATE
     if event.type is _REPORT or event.type is _CREATE:
         return _report(current, event, position, log, strict)
-    match event.type:
-        case EventType.CANCEL:
-            return _cancel(current, event, position, log)
-        case EventType.SUBMIT:
-            return _submit(current, event, position, log)
-        case EventType.ARCHIVE:
-            return _archive(current, event, position, log)
-        case EventType.DELETE:
-            return _delete(current, event, position, log)
-        case EventType.REPAIR:
-            return _repair(current, event, position, log)
-    assert_never(event.type)
+    return _REQUESTS[event.type](current, event, position, log)
 
 
 def _seen(current: Standing, event: Event, position: Position | None, log: str | None) -> bool:
@@ -393,3 +383,13 @@ def _stepped(
         changes["updated_at"] = event.at
     changes["source"] = _source(current.source, position, log)
     return Applied(replace(current, **changes), step)
+
+
+_REQUESTS: dict[EventType, Callable[[Standing | None, Event, Position | None, str | None], Decision]] = {
+    EventType.CANCEL: _cancel,
+    EventType.SUBMIT: _submit,
+    EventType.ARCHIVE: _archive,
+    EventType.DELETE: _delete,
+    EventType.REPAIR: _repair,
+}
+"""What judges the types other than report and create."""
