@@ -96,10 +96,7 @@ def _order(request: web.Request, permissions: Permissions, fields: dict[str, Raw
         raise unprocessable("Bad id", "predictionId has 1 to 256 bytes without spaces, commas and control characters.")
     key = _key(request, owner)
     fields["type"] = Raw(b'"create"')
-    if key is None:
-        create_id = f"create-{uuid.uuid4().hex}"
-    else:
-        create_id = f"create-{key}-{_fingerprint(fields)}"
+    create_id = f"create-{uuid.uuid4().hex}" if key is None else f"create-{key}-{_fingerprint(fields)}"
     fields["id"] = Raw(msgspec.json.encode(create_id))
     return Order(
         prediction_id=wanted or key or uuid.uuid4().hex,
