@@ -7,10 +7,10 @@ import binascii
 from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey, RSAPublicNumbers
 from msgspec import Struct
 
+from streams.providers import ed25519
 from streams.providers.provider import BadSignature, Provider
 
 MAX_AGE = 24 * 3600.0
@@ -18,7 +18,7 @@ MAX_AGE = 24 * 3600.0
 
 MIN_RSA_BITS = 2048
 
-PublicKey = Ed25519PublicKey | RSAPublicKey
+PublicKey = ed25519.PublicKey | RSAPublicKey
 
 
 class KeysUnavailable(BadSignature):
@@ -69,9 +69,9 @@ class KeySet:
         self._keys = tuple(found)
         self.fetched_at = now
 
-    def ed25519(self) -> list[Ed25519PublicKey]:
+    def ed25519(self) -> list[ed25519.PublicKey]:
         """The Ed25519 keys. Raises `KeysUnavailable` where nothing was fetched yet."""
-        return [key for _, key in self._all() if isinstance(key, Ed25519PublicKey)]
+        return [key for _, key in self._all() if isinstance(key, ed25519.PublicKey)]
 
     def rsa(self, kid: str | None) -> RSAPublicKey | None:
         """The RSA key of this id, or the only one where none is named. Raises `KeysUnavailable`."""
@@ -103,7 +103,7 @@ def _public(key: _Key) -> PublicKey | None:
         return None
     try:
         if key.kty == "OKP" and key.crv == "Ed25519" and key.x is not None:
-            return Ed25519PublicKey.from_public_bytes(base64url(key.x))
+            return ed25519.PublicKey(base64url(key.x))
         if key.kty == "RSA" and key.n is not None and key.e is not None:
             n, e = int.from_bytes(base64url(key.n)), int.from_bytes(base64url(key.e))
             return RSAPublicNumbers(e, n).public_key() if n.bit_length() >= MIN_RSA_BITS else None

@@ -9,11 +9,10 @@ import hmac
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from msgspec import Struct
 
 from streams.providers.configuration import BadConfiguration, Configuration, setting
+from streams.providers.ed25519 import PublicKey
 from streams.providers.provider import BadSignature
 
 TOLERANCE = 300.0
@@ -33,7 +32,7 @@ class StandardWebhooks(Struct, frozen=True):
 
     secrets: tuple[bytes, ...]
     """For `v1`."""
-    public_keys: tuple[Ed25519PublicKey, ...] = ()
+    public_keys: tuple[PublicKey, ...] = ()
     """For `v1a`."""
     tolerance: float = TOLERANCE
 
@@ -85,15 +84,7 @@ class StandardWebhooks(Struct, frozen=True):
 
     def _signed_by_public_key(self, signature: bytes, signed: bytes) -> bool:
         raw = _strict_base64(signature)
-        if raw is None:
-            return False
-        for key in self.public_keys:
-            try:
-                key.verify(raw, signed)
-            except InvalidSignature:
-                continue
-            return True
-        return False
+        return raw is not None and any(key.proves(raw, signed) for key in self.public_keys)
 
 
 def sign(secret: bytes, signed: bytes) -> bytes:
@@ -137,7 +128,7 @@ def open_keys(provider: str, configuration: Configuration, *, plain: bool = Fals
         BadConfiguration: A secret is empty or cannot be decoded.
     """
     secrets: list[bytes] = []
-    public_keys: list[Ed25519PublicKey] = []
+    public_keys: list[PublicKey] = []
     for text in configuration.secret:
         if text.startswith(_PUBLIC):
             public_keys.append(_public_key(provider, text))
@@ -161,10 +152,10 @@ def _secret(provider: str, text: str, plain: bool) -> bytes:
     return secret
 
 
-def _public_key(provider: str, text: str) -> Ed25519PublicKey:
+def _public_key(provider: str, text: str) -> PublicKey:
     raw = _base64(text.removeprefix(_PUBLIC))
     try:
-        return Ed25519PublicKey.from_public_bytes(raw or b"")
+        return PublicKey(raw or b"")
     except ValueError:
         name = setting(provider, "SECRET")
         raise BadConfiguration(f"{name} has a `whpk_` key that is not 32 bytes in base64; copy it again") from None
