@@ -208,12 +208,18 @@ def _answers(port: int) -> bool:
 
 def main() -> None:
     """Run a broker until Ctrl-C."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     broker = Broker()
     try:
         print(f"Starting Kafka {VERSION} ...", flush=True)  # noqa: T201 - for a developer's terminal
         broker.start()
         print(f"kafka://{broker.bootstrap}   (Ctrl-C stops it; its data is in {broker.folder})", flush=True)  # noqa: T201
-        signal.sigwait({signal.SIGINT, signal.SIGTERM})
+        while broker.running:
+            time.sleep(0.5)
+        sys.exit(f"the broker ended; see {broker.folder / 'output.txt'}")
+    except KeyboardInterrupt:
+        print("Stopping.")  # noqa: T201
     except BrokerFailed as error:
         sys.exit(str(error))
     finally:
