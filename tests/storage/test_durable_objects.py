@@ -273,7 +273,7 @@ async def test_wrong_token(place: str) -> None:
     async with aiohttp.ClientSession() as http:
         for method, path in (("GET", "health"), ("POST", "batch"), ("GET", "predictions/p"), ("PUT", "kv/bulk")):
             async with http.request(
-                method, f"{place}/v1/{path}", data=b"x" * 100_000 if method != "GET" else None
+                method, f"{place}/v1/{path}", data=b"x" * 10_000_000 if method != "GET" else None
             ) as answer:
                 assert answer.status == 401
 

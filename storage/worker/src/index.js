@@ -16,22 +16,25 @@ const PROTOCOL = 1;
 
 export default {
   async fetch(request, env) {
-    let body;
     try {
-      // The body is read before anything is refused: a refusal that leaves it unread can hang the connection.
-      body = await request.text();
-      if (!env.TIDINGS_TOKEN) {
-        throw new Problem(503, "no_token", "the Worker has no token: run `wrangler secret put TIDINGS_TOKEN`");
-      }
-      if (!(await authorized(request, env.TIDINGS_TOKEN))) {
-        throw new Problem(401, "unauthorized", "the bearer token is missing or wrong");
-      }
-      return await route(request, env, body);
+      await admit(request, env);
+      return await route(request, env, await request.text());
     } catch (error) {
+      // A refusal that leaves the body unread can hang the connection; it is read, but not kept.
+      if (request.body && !request.bodyUsed) await request.body.pipeTo(new WritableStream());
       return problem(error);
     }
   },
 };
+
+async function admit(request, env) {
+  if (!env.TIDINGS_TOKEN) {
+    throw new Problem(503, "no_token", "the Worker has no token: run `wrangler secret put TIDINGS_TOKEN`");
+  }
+  if (!(await authorized(request, env.TIDINGS_TOKEN))) {
+    throw new Problem(401, "unauthorized", "the bearer token is missing or wrong");
+  }
+}
 
 async function route(request, env, body) {
   const url = new URL(request.url);
@@ -44,7 +47,7 @@ async function route(request, env, body) {
   const layout = layoutOf(env, space);
   await layout.settleOnce();
   if (collection === "predictions" && rest.length === 1 && rest[0] !== "") {
-    const id = checkIds([decodeURIComponent(rest[0])])[0];
+    const id = checkIds([decoded(rest[0])])[0];
     if (request.method === "GET") return getOne(layout, id);
     if (request.method === "PUT") return putOne(layout, id, request.headers, body);
     if (request.method === "DELETE") return deleteOne(layout, id, request.headers);
@@ -52,6 +55,14 @@ async function route(request, env, body) {
   const handler = ROUTES[`${request.method} ${[collection, ...rest].join("/")}`];
   if (!handler) throw new Problem(404, "no_route", `there is no ${request.method} ${url.pathname}`);
   return handler(layout, env, url, body);
+}
+
+function decoded(segment) {
+  try {
+    return decodeURIComponent(segment);
+  } catch {
+    throw new Problem(400, "bad_id", `${segment} is not percent-encoded UTF-8`);
+  }
 }
 
 function writeBatch(layout, { ops, repeat }) {

@@ -35,7 +35,8 @@ class Layout {
   }
 
   stub(namespace, name) {
-    return namespace.get(namespace.idFromName(this.space + name));
+    // The path of a URL has no blank, so no name of one space is a name of another.
+    return namespace.get(namespace.idFromName(`${this.space} ${name}`));
   }
 
   facts() {

@@ -33,14 +33,16 @@ function page(rows, after) {
 // The newest `limit` keys of all sources. Each is first asked for little more than its share; only those whose last
 // key still lies within the result are asked again.
 async function newestKeys(sources, query, limit) {
-  let asked = sources.map((source) => ({ source, keys: [], size: Math.min(limit, 4 + 2 * Math.ceil(limit / sources.length)) }));
+  const share = Math.min(limit, 4 + 2 * Math.ceil(limit / sources.length));
+  let asked = sources.map((source) => ({ source, keys: [], size: share }));
   const answers = asked;
   for (;;) {
     await Promise.all(asked.map(async (entry) => {
       entry.keys = await entry.source.keys(query, entry.size);
     }));
     const merged = answers.flatMap(({ keys }) => keys).sort(newestFirst);
-    const result = merged.filter((key, index) => index === 0 || newestFirst(merged[index - 1], key) !== 0).slice(0, limit);
+    const distinct = merged.filter((key, index) => index === 0 || newestFirst(merged[index - 1], key) !== 0);
+    const result = distinct.slice(0, limit);
     const last = result.length < limit ? null : result[limit - 1];
     asked = answers.filter(({ keys, size }) => keys.length === size
       && (last === null || newestFirst(keys[size - 1], last) < 0));

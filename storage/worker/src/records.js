@@ -22,8 +22,8 @@ const INSERT = `INSERT INTO records (id, version, status, created_at, expires_at
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING`;
 const UPDATE = `UPDATE records SET version = ?, status = ?, created_at = ?, expires_at = ?, purge_at = ?, owner = ?,
 model = ?, tags = ?, doc = ? WHERE id = ? AND version = ?`;
-const LOAD = `SELECT r.id, CAST(r.version AS TEXT), r.status, r.created_at, r.expires_at, r.owner, r.model, r.tags, r.doc
-FROM json_each(?) AS wanted JOIN records AS r ON r.id = wanted.value`;
+const LOAD = `SELECT r.id, CAST(r.version AS TEXT), r.status, r.created_at, r.expires_at, r.owner, r.model, r.tags,
+r.doc FROM json_each(?) AS wanted JOIN records AS r ON r.id = wanted.value`;
 
 const DOC = 8;
 
@@ -100,9 +100,9 @@ export class Shard extends DurableObject {
     return this.ctx.storage.transactionSync(() => {
       const ids = this.sql.exec("SELECT id FROM records WHERE purge_at <= ? ORDER BY purge_at LIMIT ?", now, limit)
         .raw().toArray().flat();
-      const list = JSON.stringify(ids);
-      this.sql.exec("DELETE FROM records WHERE id IN (SELECT value FROM json_each(?))", list);
-      if (this.constructor.indexed) this.sql.exec("DELETE FROM tags WHERE id IN (SELECT value FROM json_each(?))", list);
+      for (const table of this.constructor.indexed ? ["records", "tags"] : ["records"]) {
+        this.sql.exec(`DELETE FROM ${table} WHERE id IN (SELECT value FROM json_each(?))`, JSON.stringify(ids));
+      }
       return ids.length;
     });
   }
