@@ -10,6 +10,7 @@ async with Client("http://127.0.0.1:8080") as client:
 import asyncio
 import uuid
 from collections.abc import Mapping
+from http import HTTPStatus
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote, urlsplit
@@ -204,7 +205,9 @@ class Client:
                 asked for again without a second prediction.
 
         Raises:
-            Conflicting: The id is taken, or the key was used for something else.
+            Conflicting: The id is taken.
+            Refused: The service cannot submit to this provider, or the key was used for something else.
+            Unreachable: It was written down but not applied in time; `get` finds it later.
         """
         given = {
             "provider": provider,
@@ -218,7 +221,11 @@ class Client:
         }
         body = {name: value for name, value in given.items() if value is not None}
         headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
-        return self._one(await self._request("POST", "/api/predictions", body=body, headers=headers))
+        answer = await self._request("POST", "/api/predictions", body=body, headers=headers)
+        if answer.status_code == HTTPStatus.ACCEPTED:
+            where = answer.headers.get("Location", "unknown")
+            raise Unreachable(f"the prediction is written down, but not applied yet; read {where} later", status=202)
+        return self._one(answer)
 
     async def patch(self, prediction_id: str, **fields: Any) -> Prediction:
         """Report fields of a prediction (`status="processing"`, `image_url=...`); return the record that they made.

@@ -6,7 +6,7 @@ ClientError
 ├── Unauthorized      the token is missing, refused or expired: bring another
 ├── Forbidden         the token does not allow it
 ├── NotFound          no such prediction, or none that this client may see
-├── Conflicting       the rules forbid the change, or the id or key is in use
+├── Conflicting       the rules forbid the change, or the id is in use
 └── Refused           anything else that the service would not do
 ```
 """
@@ -45,7 +45,7 @@ class NotFound(ClientError):
 
 
 class Conflicting(ClientError):
-    """The rules forbid the change, or the id or the idempotency key is in use."""
+    """The rules forbid the change, or the id is in use."""
 
 
 class Refused(ClientError):
@@ -59,7 +59,6 @@ def from_status(status: int, code: str | None, message: str) -> ClientError:
         403: Forbidden,
         404: NotFound,
         409: Conflicting,
-        422: Conflicting,
         429: Unreachable,
         502: Unreachable,
         503: Unreachable,

@@ -387,6 +387,7 @@ async def test_requests_are_repeated_where_that_is_harmless(service: ScriptedSer
     """A busy service is asked again with the same idempotency key; a 401 once more with a new token."""
     busy = {"error": "busy", "code": "unavailable"}
     service.answers = [
+        answer({"success": True, "data": {"predictionId": "x"}}, 202, Location="/api/predictions/x"),
         answer(busy, 503, **{"Retry-After": "0"}),
         answer({"success": True, "data": record("p", 1)}, 201),
         answer({"error": "expired"}, 401),
@@ -396,6 +397,9 @@ async def test_requests_are_repeated_where_that_is_harmless(service: ScriptedSer
     ]
     tokens = iter(["one", "two", "two", "two"])
     async with Client(service.url, lambda: next(tokens)) as client:
+        with pytest.raises(Unreachable, match="read /api/predictions/x later"):
+            await client.create(provider="r", model="m")
+        service.requests.clear()
         await client.create(provider="r", model="m")
         assert service.requests[0][2]["idempotency-key"] == service.requests[1][2]["idempotency-key"]
         await client.get("p")

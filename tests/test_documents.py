@@ -1,0 +1,126 @@
+"""What the papers say holds: their code runs, their settings exist, their links lead somewhere."""
+
+import asyncio
+import re
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from streams.log import EVENTS, NewRecord
+from streams.logs import open_log
+from tests.tidings_process import environment, serving
+from tidings.setting_sources import env_name, load
+from tidings.settings import DERIVED, FLAGS_ONLY, Settings
+
+ROOT = Path(__file__).parent.parent
+PAPERS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+SETTING = re.compile(r"(?<![A-Z_`{])TIDINGS_[A-Z_]+[A-Z](?![A-Z_*{}])")
+
+
+def blocks(paper: Path, language: str) -> list[str]:
+    """The code of a language in a paper."""
+    return re.findall(rf"^```{language}\n(.*?)^```", paper.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+def python(name: str, marker: str) -> str:
+    """The one Python block of a paper that contains the marker."""
+    (found,) = [code for code in blocks(ROOT / name, "python") if marker in code]
+    return found
+
+
+async def run(code: str, folder: Path, **replaced: str) -> str:
+    """Run a block as a program of its own; returns what it prints."""
+    for old, new in replaced.items():
+        assert old in {"http", "kafka"}
+        code = code.replace({"http": "http://127.0.0.1:8080", "kafka": "localhost:9092"}[old], new)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-c",
+        code,
+        cwd=folder,
+        env=environment({"PYTHONPATH": str(ROOT)}),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    out, err = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == 0, err.decode()
+    return out.decode()
+
+
+async def report(folder: Path, prediction_id: str, body: bytes) -> None:
+    log = await open_log(f"sqlite:///{folder}/data/log.db")
+    try:
+        await log.append(EVENTS, [NewRecord(prediction_id.encode(), body)])
+    finally:
+        await log.close()
+
+
+@pytest.mark.parametrize(("paper", "marker"), [("README.md", "client.finished"), ("docs/python.md", "client.watch")])
+async def test_the_clients_code_runs(tmp_path: Path, paper: str, marker: str) -> None:
+    """The Python of the papers that watches a prediction prints its end."""
+    async with serving(tmp_path) as service:
+        running = asyncio.create_task(run(python(paper, marker), tmp_path, http=service.url))
+        await report(tmp_path, "p1", b'{"status": "succeeded", "imageUrl": "https://example.com/cat.png"}')
+        assert "succeeded https://example.com/cat.png" in await running
+
+
+async def test_the_librarys_code_runs(tmp_path: Path) -> None:
+    """The README's program without a log prints the steps of its prediction."""
+    printed = await run(python("README.md", "PredictionStatusManager"), tmp_path)
+    assert "succeeded" in printed
+    assert printed.count("Status.") == 3
+
+
+async def test_the_tokens_code_runs(tmp_path: Path) -> None:
+    """The token function of the page on the client makes a token that can be read."""
+    code = python("docs/python.md", "fresh_token")
+    printed = await run(code + "\nprint(fresh_token().count('.'))\n", tmp_path)
+    assert printed == "2\n"
+
+
+@pytest.mark.kafka
+async def test_the_producers_code_runs(tmp_path: Path, kafka_address: str, topic_prefix: str) -> None:
+    """What the README's producer sends to Kafka is taken for the reports that they are."""
+    settings = {"TIDINGS_LOG": f"kafka://{kafka_address}", "TIDINGS_TOPIC_PREFIX": topic_prefix}
+    async with serving(tmp_path, settings) as service:
+        code = python("README.md", "AIOKafkaProducer").replace('"predictions.', f'"{topic_prefix}predictions.')
+        await run(code, tmp_path, kafka=kafka_address)
+        printed = await run(python("README.md", "client.finished"), tmp_path, http=service.url)
+        assert printed == "succeeded https://example.com/cat.png\n"
+
+
+def test_the_settings_file_is_right(tmp_path: Path) -> None:
+    """The example of a settings file is taken."""
+    (example,) = blocks(ROOT / "docs" / "operations.md", "toml")
+    assert tomllib.loads(example)
+    (tmp_path / "tidings.toml").write_text(example)
+    settings = load(environ={}, folder=tmp_path)
+    assert settings.providers["my-shop"].kind == "generic"
+
+
+def test_every_setting_is_described() -> None:
+    """The page on operating names every setting with its default, and no other."""
+    text = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    names = {env_name(name) for name in set(Settings.__struct_fields__) - DERIVED - FLAGS_ONLY}
+    assert [name for name in sorted(names) if f"`{name}`" not in text] == []
+    for default in (Settings().log, Settings().store, Settings().assets, str(Settings().cache_bytes)):
+        assert f"`{default}`" in text
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/python.md", "docs/operations.md"])
+def test_papers_name_settings_that_exist(name: str) -> None:
+    """Settings that a paper for users of the service names are settings."""
+    text = (ROOT / name).read_text(encoding="utf-8")
+    names = {env_name(name) for name in Settings.__struct_fields__}
+    parts = re.compile(r"TIDINGS_[A-Z]+_(SECRET|TOKEN|URL|TOLERANCE|JWKS_URL)")
+    assert [name for name in SETTING.findall(text) if name not in names and not parts.fullmatch(name)] == []
+
+
+@pytest.mark.parametrize("paper", PAPERS, ids=lambda paper: paper.name)
+def test_links_lead_somewhere(paper: Path) -> None:
+    """Files that a paper links to are there."""
+    text = paper.read_text(encoding="utf-8")
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
+        assert (paper.parent / target).exists(), target
