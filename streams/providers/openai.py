@@ -13,6 +13,7 @@ from storage.prediction import ABSENT, Status
 from streams.event import Event
 from streams.providers import body as bodies
 from streams.providers.configuration import Configuration
+from streams.providers.openai_api import URL, OpenAIApi
 from streams.providers.provider import Webhook
 from streams.providers.standard_webhooks import StandardWebhooks, open_keys
 
@@ -62,6 +63,8 @@ class OpenAI(Struct, frozen=True):
 
     keys: StandardWebhooks
     name: str = "openai"
+    api: OpenAIApi | None = None
+    """For submitting; None without a token."""
 
     def verify(self, headers: Mapping[str, str], body: bytes, now: float) -> str:
         """By Standard Webhooks; the delivery's id is `webhook-id`."""
@@ -118,4 +121,5 @@ def _error(found: _Event) -> str | None:
 def open_provider(name: str, configuration: Configuration) -> OpenAI | None:
     """OpenAI as configured; a secret without `whsec_` is the key's bytes themselves. None without a secret."""
     keys = open_keys(name, configuration, plain=True)
-    return OpenAI(keys, name) if keys is not None else None
+    api = OpenAIApi(configuration.token, (configuration.url or URL).rstrip("/")) if configuration.token else None
+    return OpenAI(keys, name, api) if keys is not None else None

@@ -13,6 +13,7 @@ from streams.event import Event
 from streams.providers import body as bodies
 from streams.providers.configuration import Configuration
 from streams.providers.provider import BadSignature, Webhook
+from streams.providers.runpod_api import URL, RunPodApi
 from streams.providers.signatures import check_word, open_secrets
 
 STATUSES = {
@@ -48,6 +49,8 @@ class RunPod(Struct, frozen=True):
 
     secrets: tuple[bytes, ...]
     name: str = "runpod"
+    api: RunPodApi | None = None
+    """For submitting; None without a token."""
 
     def __repr__(self) -> str:
         """Show no secret."""
@@ -93,4 +96,5 @@ def open_provider(name: str, configuration: Configuration) -> RunPod | None:
         BadConfiguration: A secret is empty.
     """
     secrets = open_secrets(name, configuration)
-    return RunPod(secrets, name) if secrets or configuration.token else None
+    api = RunPodApi(configuration.token, (configuration.url or URL).rstrip("/")) if configuration.token else None
+    return RunPod(secrets, name, api) if secrets or api else None
