@@ -53,9 +53,10 @@ class Door:
         return None
 
     def _check(self, headers: Mapping[str, str], peer: str) -> None:
-        if self._hosts is not None and (host := headers.get("Host")) not in self._known:
+        # Names in lower case: aiohttp's mapping does not mind, and a handshake's is a plain dictionary of such.
+        if self._hosts is not None and (host := headers.get("host")) not in self._known:
             self._check_host(host)
-        origin = headers.get("Origin")
+        origin = headers.get("origin")
         if origin is not None and origin not in self._gateway.allowed_origins:
             self._check_origin(origin, headers, peer)
         if peer != "127.0.0.1" or self._gateway.trusted_proxies:
@@ -106,7 +107,7 @@ class Door:
         return self._client(request.headers, request.remote or "")
 
     def _client(self, headers: Mapping[str, str], peer: str) -> str:
-        return self._gateway.trusted_proxies.client(peer, headers.get("X-Forwarded-For"))
+        return self._gateway.trusted_proxies.client(peer, headers.get("x-forwarded-for"))
 
     def _hosts_to_check(self) -> frozenset[str] | None:
         # Without authentication a page elsewhere could reach us by a name that it points at this machine (DNS
@@ -131,9 +132,9 @@ class Door:
             self._known.add(host)
 
     def _check_origin(self, origin: str, headers: Mapping[str, str], peer: str) -> None:
-        host = headers.get("Host")
+        host = headers.get("host")
         if self._gateway.trusted_proxies.trusts(peer):
-            host = headers.get("X-Forwarded-Host", host)
+            host = headers.get("x-forwarded-host", host)
         if host is None or origin.partition("://")[2].lower() != host.lower():
             raise Problem(
                 403,

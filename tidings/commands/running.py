@@ -87,9 +87,21 @@ def settings(arguments: Namespace, *names: str) -> Settings:
 
 
 def run_loop(main: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine on uvloop where there is one."""
+    """Run a coroutine on uvloop where there is one; what is logged goes to standard error, never among the output."""
+    _log_quietly()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(main)
+
+
+def _log_quietly() -> None:
+    import logging
+
+    import structlog
+
+    from tidings import journal
+
+    if not structlog.is_configured():
+        journal.configure(level=logging.WARNING)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
