@@ -1,0 +1,126 @@
+"""The operator: rebuilds, compares and mends beside the running service, and is told in one line what does not fit."""
+
+import sqlite3
+from pathlib import Path
+
+import aiohttp
+
+from tests.conditions import eventually
+from tests.main_job import webhooks
+from tests.main_job.webhooks import get, reaches, signed, watching
+from tests.tidings.command import tidings
+from tests.tidings_process import TidingsProcess, serving
+
+
+async def some_predictions(service: TidingsProcess, count: int) -> None:
+    """Post webhooks of predictions that start, succeed, or are deleted."""
+    async with aiohttp.ClientSession() as session:
+        for number in range(count):
+            for body in (webhooks.start(f"p{number}"), webhooks.report(f"p{number}")):
+                async with session.post(
+                    f"{service.url}/api/webhooks/replicate", data=body, headers=signed(body)
+                ) as response:
+                    assert response.status == 200
+        for number in range(count):
+            await reaches(session, service.url, f"p{number}", "succeeded")
+        async with session.delete(f"{service.url}/api/predictions/p0") as response:
+            assert response.status == 204
+
+
+def documents(file: Path) -> dict[str, bytes]:
+    """Per id the bytes in a SQLite store."""
+    connection = sqlite3.connect(file)
+    try:
+        return dict(connection.execute("SELECT id, doc FROM predictions"))
+    finally:
+        connection.close()
+
+
+async def test_a_rebuilt_database_has_the_same_bytes(
+    service: TidingsProcess, tmp_path: Path, settings: dict[str, str]
+) -> None:
+    """`tidings replay --into` beside the running service gives every byte, and refuses a store in use."""
+    await some_predictions(service, 12)
+    done = await tidings(tmp_path, "replay", "--into", "sqlite:///rebuilt.db", "--json", settings=settings)
+    assert done.code == 0, done.err
+    summary = done.json
+    assert summary["read"] == 25
+    assert documents(tmp_path / "rebuilt.db") == documents(tmp_path / "data" / "store.db")
+    again = await tidings(tmp_path, "replay", "--into", "sqlite:///rebuilt.db", settings=settings)
+    assert again.code == 1
+    assert "holds records already" in again.err
+    assert again.line
+    resumed = await tidings(tmp_path, "replay", "--into", "sqlite:///rebuilt.db", "--resume", settings=settings)
+    assert resumed.code == 0, resumed.err
+    assert documents(tmp_path / "rebuilt.db") == documents(tmp_path / "data" / "store.db")
+
+
+async def test_a_planted_difference_is_found_and_mended(
+    service: TidingsProcess, tmp_path: Path, settings: dict[str, str]
+) -> None:
+    """`--verify` exits 1 and names it; `--repair` mends it by a change with a higher version that a client sees."""
+    await some_predictions(service, 5)
+    clean = await tidings(tmp_path, "replay", "--verify", "--json", settings=settings)
+    assert (clean.code, clean.json["faults"]) == (0, 0), clean.out
+    store = sqlite3.connect(tmp_path / "data" / "store.db", timeout=10)
+    with store:
+        store.execute("UPDATE predictions SET doc = replace(doc, 'a jersey', 'a forgery') WHERE id = 'p3'")
+    store.close()
+    found = await tidings(tmp_path, "replay", "--verify", settings=settings)
+    assert found.code == 1
+    assert "different: p3" in found.out
+    async with (
+        watching(service.ws_url, predictions=["p3"], known={"p3": 2}) as watcher,
+        aiohttp.ClientSession() as http,
+    ):
+        mended = await tidings(tmp_path, "replay", "--repair", settings=settings)
+        assert mended.code == 0, mended.err
+        pushed = await watcher.until("change")
+        assert (pushed["prediction"]["version"], pushed["prediction"]["prompt"]) == (3, "a jersey")
+        record = await get(http, service.url, "p3")
+        assert record == pushed["prediction"]
+    after = await tidings(tmp_path, "replay", "--verify", "--json", settings=settings)
+    assert (after.code, after.json["faults"]) == (0, 0), after.out
+
+
+async def test_a_store_of_another_log_stops_the_start(tmp_path: Path, settings: dict[str, str]) -> None:
+    """A store that was filled from one log is not written from another: one line says what to do."""
+    async with serving(tmp_path, settings) as service:
+        await some_predictions(service, 1)
+    other = {**settings, "TIDINGS_LOG": "sqlite:///other.db"}
+    refused = TidingsProcess(tmp_path, other)
+    await refused.launch()
+    assert await refused.ended() == 1
+    [line] = [line for line in refused.output.splitlines() if line.startswith("tidings:")]
+    assert "belongs to" in line
+    assert "tidings replay" in line
+    assert "Traceback" not in refused.output
+
+
+async def test_a_recreated_log_stops_the_start(tmp_path: Path) -> None:
+    """A log that ends below what the store has seen of it is another one: the start stops with one line."""
+    async with serving(tmp_path, {"TIDINGS_REPLICATE_SECRET": webhooks.SECRET}) as service:
+        await some_predictions(service, 3)
+    for part in ("log.db", "log.db-wal", "log.db-shm"):
+        (tmp_path / "data" / part).unlink(missing_ok=True)
+    refused = TidingsProcess(tmp_path)
+    await refused.launch()
+    assert await refused.ended() == 1
+    assert len([line for line in refused.output.splitlines() if line.startswith("tidings:")]) == 1
+
+
+async def test_two_processors_of_one_embedded_log_are_refused(tmp_path: Path) -> None:
+    """The processor's role on a SQLite log is guarded: the second process says so and ends, the first goes on."""
+    async with serving(tmp_path) as first:
+        second = TidingsProcess(tmp_path)
+        await second.launch()
+        assert await second.ended() in {1, 2}
+        assert "Traceback" not in second.output
+        assert "tidings:" in second.output
+        async with aiohttp.ClientSession() as session:
+
+            async def ready() -> bool:
+                async with session.get(f"{first.url}/readyz") as response:
+                    return response.status == 200
+
+            await eventually(ready)
