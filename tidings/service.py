@@ -17,7 +17,6 @@ from gateway.server import HttpServer
 from storage.cached import CachedStore
 from storage.errors import StorageError
 from storage.store import PredictionStore
-from streams.log import Log, LogError
 from streams.processor import Processor
 from tidings.parts import Parts, parts
 from tidings.serving import GatewayRole, bare_gateway
@@ -154,7 +153,7 @@ async def _processing(service: Service, reached: Reached | None) -> AsyncIterato
         reached=reached,
     )
     task = service.start(processor.run(), "processor")
-    sweeper = service.start(_sweep(opened.store, opened.log), "sweeper")
+    sweeper = service.start(_sweep(opened.store), "sweeper")
     try:
         yield
     finally:
@@ -163,17 +162,14 @@ async def _processing(service: Service, reached: Reached | None) -> AsyncIterato
         await asyncio.wait([task, sweeper], timeout=4)
 
 
-async def _sweep(store: PredictionStore, log: Log) -> None:
-    trim = getattr(log, "trim", None)
+async def _sweep(store: PredictionStore) -> None:
     while True:
         await asyncio.sleep(SWEEP_EVERY)
         now = time.time_ns() // 1_000_000
         try:
             while await store.sweep(now, SWEEP_ROWS) == SWEEP_ROWS:
                 pass
-            if trim is not None:
-                await trim(now)
-        except (StorageError, LogError) as error:
+        except StorageError as error:
             log_.warning("service.sweep_failed", error=str(error))
 
 
