@@ -1,9 +1,7 @@
-"""One client's session: what it may see, what it watches, and what it still has to get.
+"""One client's session: its messages, the changes it gets, and what waits while its transport takes nothing.
 
 Independent of the transport, which is an `Output`. A session that only listens and keeps up takes the short way in
-`deliver`: one write of bytes that it shares with all who match alike. Anything that has to be looked at change by
-change (a snapshot under way, a version that is known already, a right that hangs on the record, a transport that
-takes nothing) puts it on the long way until it is settled.
+`deliver`: one write of bytes that it shares with all who match alike.
 """
 
 import asyncio
@@ -15,16 +13,15 @@ from gateway.hub import Delivery
 from gateway.outbox import Outbox
 from gateway.permissions import NOBODY, OPEN, Permissions, TokenRefused
 from gateway.protocol import Auth, Close, Ping, Subscribe, Unsubscribe, change_frame, frame
+from gateway.watcher import Watcher
 from storage.errors import StorageError
 from storage.prediction import valid_id
-from streams.changes import Change
 
 if TYPE_CHECKING:
     from gateway.sessions import Sessions
 
 TAKE_BYTES = 65_536
 """Bytes per write while a backlog drains: one fill of the kernel's buffer."""
-
 
 REFILL_PAUSE = 1.0
 """Seconds between attempts to read what a session has to get from a store that does not answer."""
@@ -46,19 +43,17 @@ class Output(Protocol):
         """Write what was collected, at once."""
 
     def hold(self) -> None:
-        """Read nothing more for now."""
+        """Read nothing more for now; each hold is undone by one `release`."""
 
     def release(self) -> None:
-        """Undo `hold`."""
+        """Undo one `hold`."""
 
 
-class Session:
-    """One client. All methods run on the event loop's thread and return without waiting."""
+class Session(Watcher):
+    """One client. All methods run on the event loop's thread."""
 
     __slots__ = (
-        "_checked",
         "_drained",
-        "_floors",
         "_inbox",
         "_open",
         "_outbox",
@@ -67,35 +62,24 @@ class Session:
         "_plain",
         "_refilling",
         "_sessions",
-        "_syncing",
-        "_unproven",
         "expires_at",
-        "keys",
-        "permissions",
     )
 
     def __init__(self, sessions: "Sessions", output: Output) -> None:
+        super().__init__(sessions.hub)
         self._sessions = sessions
         self._output = output
         self._open = True
-        self.permissions: Permissions = NOBODY
         self.expires_at = math.inf
         """Seconds since the epoch at which the token ends."""
-        self.keys: dict[str, None] | None = None
-        """What it watches, as the hub's keys."""
         self._plain = True
-        self._checked = False
-        """Each change must be asked about: it watches a tag or a model that also nobody's records may carry."""
-        self._floors: dict[str, int] | None = None
-        """Versions that the client has or was sent while the hub has not announced them yet."""
-        self._unproven: set[str] | None = None
-        """Watched predictions of which it is not known yet whether the client may see them."""
-        self._syncing = 0
+        """Settled, and nothing waits: a batch is written as it is."""
         self._outbox: Outbox | None = None
         self._paused = False
         self._refilling = False
         self._drained: asyncio.Future[None] | None = None
         self._inbox: list[bytes] | None = None
+        """Messages that came while a token is checked."""
 
     # The connection's life
 
@@ -122,14 +106,11 @@ class Session:
 
     def closed(self) -> None:
         """The connection is gone or going: let go of everything."""
-        if not self._open:
-            return
-        self._open = False
-        for key in self.keys or ():
-            self._sessions.hub.unsubscribe(key, self)
-        self.keys = None
-        self._outbox = self._inbox = None
-        self._wake()
+        if self._open:
+            self._open = False
+            self.leave(self)
+            self._outbox = self._inbox = None
+            self._wake()
 
     @property
     def open(self) -> bool:
@@ -176,26 +157,16 @@ class Session:
             return
         self._inbox = []
         self._output.hold()
-        self._sessions.spawn(self._await_permissions(token))
+        self._sessions.spawn(self._check(token))
 
-    async def _await_permissions(self, token: str) -> None:
-        authenticator = self._sessions.authenticator
-        if authenticator is None:
-            return
-        try:
-            permissions = await authenticator.authenticate(token)
-        except TokenRefused as error:
-            # Where the keys cannot be had nothing is known against the token: come back with it.
-            self._output.close(Close.RESTART if error.retryable else Close.TOKEN_REFUSED, error.reason)
-            return
-        except Exception:
-            self.fail()
-            raise
-        if not self._open:
+    async def _check(self, token: str) -> None:
+        """Check a token, then go on with what came meanwhile."""
+        permissions = await self._permissions(token)
+        if permissions is None or not self._open:
             return
         self._output.cork()
         if self.authenticated:
-            self._narrow(permissions)
+            self._renew(permissions)
         else:
             self._welcome(permissions)
         waiting, self._inbox = self._inbox or (), None
@@ -207,29 +178,33 @@ class Session:
         self._output.uncork()
         self._output.release()
 
+    async def _permissions(self, token: str) -> Permissions | None:
+        authenticator = self._sessions.authenticator
+        if authenticator is None:
+            return OPEN
+        try:
+            return await authenticator.authenticate(token)
+        except TokenRefused as error:
+            # Where the keys cannot be had nothing is known against the token: come back with it.
+            self._output.close(Close.RESTART if error.retryable else Close.TOKEN_REFUSED, error.reason)
+        except Exception:
+            self.fail()
+            raise
+        return None
+
+    def _use(self, permissions: Permissions) -> None:
+        self.expires_at = math.inf if permissions.expires_at is None else permissions.expires_at
+
     def _welcome(self, permissions: Permissions) -> None:
+        self.permissions = permissions
         self._use(permissions)
         self.reply(protocol.welcome_message(self._sessions.name(), self._sessions.limits.heartbeat_ms))
 
-    def _use(self, permissions: Permissions) -> None:
-        self.permissions = permissions
-        self.expires_at = math.inf if permissions.expires_at is None else permissions.expires_at
-
-    def _narrow(self, permissions: Permissions) -> None:
-        """Go on under another token: end what it does not cover, and ask again about every named prediction."""
+    def _renew(self, permissions: Permissions) -> None:
         self._use(permissions)
-        for key in list(self.keys or ()):
-            kind, _, name = key.partition(":")
-            if kind == "prediction":
-                self._distrust(name)
-            elif not self._may(key):
-                self._drop(key)
-                self.reply(protocol.error_message(None, "forbidden", f"the new token does not cover {key}"))
-        self._check_wide()
-        self._prune_outbox()
-        self._settle()
-
-    # What it watches
+        for key in self.narrow(permissions, self):
+            self.reply(protocol.error_message(None, "forbidden", f"the new token does not cover {key}"))
+        self._prune()
 
     def _subscribe(self, message: Subscribe) -> int:
         """Take a subscription; returns what it costs beyond the message itself."""
@@ -239,164 +214,58 @@ class Session:
                 self.reply(protocol.error_message(message.ref, "invalid", text))
                 return 0
         keys = protocol.keys(message)
-        if message.predictions is None and not self._may(keys[0]):
+        if message.predictions is None and not self.may(keys[0]):
             self.reply(protocol.error_message(message.ref, "forbidden", f"the token does not let you watch {keys[0]}"))
             return 0
-        if not self._room(len(keys), len(message.known)):
+        limit = self._sessions.limits.subscriptions
+        if self.count + len(keys) > limit or self.floors + len(message.known) > 2 * limit:
+            self._output.close(Close.TOO_MANY, f"more than {limit} subscriptions; watch an owner or a tag instead")
             return 0
-        if self.keys is None:
-            self.keys = {}
-        for key in keys:
-            if key not in self.keys:
-                self.keys[key] = None
-                self._sessions.hub.subscribe(key, self)
-        for prediction_id in message.predictions or ():
-            self._distrust(prediction_id)
-        for prediction_id, version in message.known.items():
-            self.has(prediction_id, version)
-        self._check_wide()
-        self._settle()
+        self.watch(keys, message.known, self)
         self.reply(protocol.subscribed_message(message.ref))
         self._sessions.sync(self, message)
         return (len(keys) + len(message.known)) // 50
 
-    def _room(self, keys: int, known: int) -> bool:
-        limit = self._sessions.limits.subscriptions
-        if len(self.keys or ()) + keys <= limit and len(self._floors or ()) + known <= 2 * limit:
-            return True
-        self._output.close(Close.TOO_MANY, f"more than {limit} subscriptions; watch an owner or a tag instead")
-        return False
-
     def _unsubscribe(self, message: Unsubscribe) -> None:
-        for key in protocol.keys(message):
-            self._drop(key)
-        self._prune_outbox()
-        self._check_wide()
-        self._settle()
+        self.drop(protocol.keys(message), self)
+        self._prune()
         self.reply(protocol.unsubscribed_message(message.ref))
-
-    def _drop(self, key: str) -> None:
-        if self.keys is None or key not in self.keys:
-            return
-        del self.keys[key]
-        self._sessions.hub.unsubscribe(key, self)
-        if self._unproven is not None:
-            self._unproven.discard(key.partition(":")[2])
-
-    def _may(self, key: str) -> bool:
-        """Whether the token lets the client watch by this owner, tag, model or everything."""
-        kind, _, name = key.partition(":")
-        permissions = self.permissions
-        if kind == "owner":
-            return permissions.may_watch_owner(name)
-        if kind == "tag":
-            return permissions.may_watch_tag(name)
-        if kind == "model":
-            return permissions.may_watch_model(name)
-        return permissions.may_watch_all()
-
-    def _check_wide(self) -> None:
-        self._checked = not self.permissions.may_watch_all() and any(
-            key.startswith(("tag:", "model:")) for key in self.keys or ()
-        )
-
-    def _distrust(self, prediction_id: str) -> None:
-        """Ask about this prediction at its next change, unless the token covers it whoever owns it."""
-        if not self.permissions.may_watch(prediction_id, None, None, ()):
-            if self._unproven is None:
-                self._unproven = set()
-            self._unproven.add(prediction_id)
 
     # What it gets
 
     def deliver(self, delivery: Delivery) -> None:
         """Take the changes of one batch, from the hub."""
-        if self._plain and not (delivery.deletes and self._unproven_after_deletion()):
+        if self._plain and not (delivery.deletes and not self.permissions.may_watch_all()):
             self._output.write(delivery.joined(change_frame))
             return
-        items = [item for item in delivery.items if self._admit(item.change)]
+        items = [item for item in delivery.items if self.admits(item.change)]
         outbox = self._outbox
         if outbox is not None:
             for item in items:
                 outbox.put(item)
         elif items:
             self._output.write(b"".join([item.rendered(change_frame) for item in items]))
-        self._settle()
+        self.settle()
 
-    def _unproven_after_deletion(self) -> bool:
-        return not self.permissions.may_watch_all()
+    def settle(self) -> None:
+        """See `Watcher.settle`."""
+        super().settle()
+        self._plain = self.settled and self._outbox is None
 
-    def _admit(self, change: Change) -> bool:
-        """Whether the client gets this change: it is news to it, and it may see it."""
-        prediction_id = change.prediction_id
-        floors = self._floors
-        if floors is not None and change.version <= floors.get(prediction_id, 0):
-            return False
-        if not self._sees(change):
-            return False
-        if self._syncing:
-            self.has(prediction_id, change.version)
-        elif floors is not None:
-            floors.pop(prediction_id, None)
-        if change.deleted and self.keys is not None and "prediction:" + prediction_id in self.keys:
-            self._distrust(prediction_id)
-        return True
-
-    def _sees(self, change: Change) -> bool:
-        unproven = self._unproven
-        asked = unproven is not None and change.prediction_id in unproven
-        if not asked and not self._checked:
-            return True
-        if not self.permissions.may_watch(change.prediction_id, change.owner, change.model, change.tags):
-            return False
-        if asked and unproven is not None:
-            unproven.discard(change.prediction_id)
-        return True
-
-    def has(self, prediction_id: str, version: int) -> bool:
-        """Remember that the client has this version; False where it has it, or a newer one, already."""
-        if self._floors is None:
-            self._floors = {}
-        if self._floors.get(prediction_id, 0) >= version:
-            return False
-        self._floors[prediction_id] = version
-        return True
-
-    def version(self, prediction_id: str) -> int:
-        """The version up to which nothing more is sent, as far as it must be remembered for this client alone."""
-        return 0 if self._floors is None else self._floors.get(prediction_id, 0)
-
-    def proven(self, prediction_id: str) -> None:
-        """The client may see this prediction, by its record."""
-        if self._unproven is not None:
-            self._unproven.discard(prediction_id)
-
-    def syncing(self, begun: bool) -> None:
-        """A snapshot begins or ends; while one runs, the versions that go out are remembered."""
-        limit = self._sessions.limits.snapshots
-        if begun and self._syncing == limit:
+    def begin_sync(self) -> int:
+        """See `Watcher.begin_sync`; with too many at once nothing more is read."""
+        self._plain = False
+        running = super().begin_sync()
+        if running == self._sessions.limits.snapshots:
             self._output.hold()
-        self._syncing += 1 if begun else -1
-        if not begun and self._syncing == limit:
+        return running
+
+    def end_sync(self) -> int:
+        """See `Watcher.end_sync`."""
+        running = super().end_sync()
+        if running == self._sessions.limits.snapshots - 1:
             self._output.release()
-        self.settle_floors()
-
-    def settle_floors(self) -> None:
-        """Forget the versions that the hub itself will not announce again."""
-        floors = self._floors
-        if not self._syncing and floors is not None:
-            version = self._sessions.hub.version
-            for prediction_id in [one for one, floor in floors.items() if version(one) >= floor]:
-                del floors[prediction_id]
-        self._settle()
-
-    def _settle(self) -> None:
-        """Take the short way again where nothing needs the long one."""
-        if not self._floors:
-            self._floors = None
-        if not self._unproven:
-            self._unproven = None
-        self._plain = not (self._syncing or self._checked or self._floors or self._unproven or self._outbox is not None)
+        return running
 
     def reply(self, payload: bytes) -> None:
         """Send one message."""
@@ -434,7 +303,7 @@ class Session:
             else:
                 self._sessions.conflated += outbox.conflated
                 self._outbox = outbox = None
-                self._settle()
+                self.settle()
                 self._output.release()
                 self._wake()
 
@@ -466,23 +335,7 @@ class Session:
             self._drained.set_result(None)
             self._drained = None
 
-    def _prune_outbox(self) -> None:
+    def _prune(self) -> None:
+        """Let nothing wait that is not watched, or may not be seen any more."""
         if self._outbox is not None:
-            self._outbox.keep(self.covers, self._covers_id)
-
-    def covers(self, change: Change) -> bool:
-        """Whether a change that waits is still watched, and may still be seen."""
-        keys = self.keys or {}
-        watched = (
-            "all" in keys
-            or "prediction:" + change.prediction_id in keys
-            or (change.owner is not None and "owner:" + change.owner in keys)
-            or (change.model is not None and "model:" + change.model in keys)
-            or any("tag:" + tag in keys for tag in change.tags)
-        )
-        return watched and self.permissions.may_watch(change.prediction_id, change.owner, change.model, change.tags)
-
-    def _covers_id(self, prediction_id: str) -> bool:
-        """As `covers`, where only the id is left; in doubt the record decides when it is read."""
-        keys = self.keys or {}
-        return "prediction:" + prediction_id in keys or any(not key.startswith("prediction:") for key in keys)
+            self._outbox.keep(self.covers, self.covers_id)

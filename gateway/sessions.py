@@ -158,11 +158,11 @@ class Sessions:
         """Send a subscription's snapshots, at once where they are at hand."""
         frames = None if session.backed_up else self.snapshots.at_hand(session, message)
         if frames is None:
-            session.syncing(begun=True)
+            session.begin_sync()
             self.spawn(self.snapshots.sync(session, message))
         else:
             session.send(frames)
-            session.settle_floors()
+            session.forget_announced()
 
     # The registry
 

@@ -130,7 +130,7 @@ class Snapshots:
             text = "the store does not answer; the subscription stands, subscribe again for the snapshots"
             session.reply(protocol.error_message(message.ref, "unavailable", text))
         finally:
-            session.syncing(begun=False)
+            session.end_sync()
 
     async def refill(self, outbox: Outbox, session: Session) -> None:
         """Read some of the predictions of which a backed-up session kept only ids and versions."""

@@ -336,7 +336,9 @@ class WebSocketConnection(asyncio.Protocol):
                 return False
             return True
         waiting = self._earn(limits.frames_per_second * limits.heartbeat / 100)
-        if not self.session.authenticated:
+        if self.session.authenticated:
+            self._opened = 0.0
+        else:
             waiting = True
             if now - self._opened > limits.authentication:
                 self.close(Close.NOT_AUTHENTICATED, f"no token came within {limits.authentication:g} s")
