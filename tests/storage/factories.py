@@ -5,9 +5,14 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from prometheus_client import CollectorRegistry
+
 from storage.cached import CachedStore
 from storage.factory import open_store
+from storage.fallback import FallbackStore
 from storage.memory import MemoryStore
+from storage.observed import ObservedStore
+from storage.split import SplitStore
 from storage.store import PredictionStore
 from tests import cloudflare_emulator, servers, workerd
 
@@ -116,11 +121,35 @@ async def valkey_cluster(place: Place) -> AsyncIterator[PredictionStore]:
     await store.close()
 
 
+@asynccontextmanager
+async def split(place: Place) -> AsyncIterator[PredictionStore]:
+    a = await open_store(f"sqlite:///{place.folder}/a.db")
+    b = await open_store(f"sqlite:///{place.folder}/b.db")
+    store = SplitStore(a, b, 40)
+    yield store
+    await store.close()
+
+
+@asynccontextmanager
+async def fallback(place: Place) -> AsyncIterator[PredictionStore]:
+    async with sqlite(place) as store:
+        yield FallbackStore(store, MemoryStore())
+
+
+@asynccontextmanager
+async def observed(place: Place) -> AsyncIterator[PredictionStore]:
+    async with sqlite(place) as store:
+        yield ObservedStore(store, registry=CollectorRegistry())
+
+
 FACTORIES: dict[str, Factory] = {
     "memory": memory,
     "sqlite": sqlite,
     "cached-memory": cached_memory,
     "cached-sqlite": cached_sqlite,
+    "split": split,
+    "fallback": fallback,
+    "observed": observed,
     "postgres": postgres,
     "valkey": valkey,
     "valkey-cluster": valkey_cluster,
