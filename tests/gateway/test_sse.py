@@ -1,0 +1,262 @@
+"""Server-Sent Events over a real port."""
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import jwt
+import pytest
+
+import gateway.sse
+from gateway.event_stream import event
+from gateway.tokens import Claims, SecretTokens
+from storage.prediction import Tombstone
+from tests.conditions import eventually
+from tests.gateway.small_service import SmallService, prediction, small_service
+
+SECRET = b"a secret of more than thirty-two bytes"
+
+
+@contextlib.asynccontextmanager
+async def serving(**settings: Any) -> AsyncIterator[tuple[SmallService, httpx.AsyncClient]]:
+    async with small_service(**settings) as service, httpx.AsyncClient(base_url=service.url, timeout=20) as client:
+        yield service, client
+
+
+def token(**claims: Any) -> str:
+    return jwt.encode({"exp": time.time() + 60, **claims}, SECRET, algorithm="HS256")
+
+
+class Stream:
+    """Reads the events of one answer."""
+
+    def __init__(self, answer: httpx.Response) -> None:
+        self.answer = answer
+        self._lines = answer.aiter_lines()
+
+    async def next(self) -> tuple[str, str | None, Any]:
+        """The next event: name, id, data."""
+        name, identifier, data = "", None, []
+        async with asyncio.timeout(15):
+            async for line in self._lines:
+                field, _, value = line.partition(": ")
+                if field == "event":
+                    name = value
+                elif field == "id":
+                    identifier = value
+                elif field == "data":
+                    data.append(value)
+                elif not line and data:
+                    return name, identifier, json.loads("\n".join(data))
+        return "end", None, None
+
+    async def all(self) -> list[str]:
+        """The names of all events that are left."""
+        names = []
+        while (name := (await self.next())[0]) != "end":
+            names.append(name)
+        return names
+
+
+@contextlib.asynccontextmanager
+async def stream(client: httpx.AsyncClient, path: str, **headers: str) -> AsyncIterator[Stream]:
+    async with client.stream("GET", path, headers=headers) as answer:
+        assert answer.status_code == 200, await answer.aread()
+        yield Stream(answer)
+
+
+async def test_one_predictions_stream_ends_after_its_end() -> None:
+    """Snapshot, synced, each change with its version as the id, and after a terminal state nothing."""
+    async with serving() as (service, client):
+        await service.put(prediction("p1"))
+        async with stream(client, "/api/predictions/p1/events") as events:
+            assert events.answer.headers["content-type"] == "text/event-stream"
+            name, identifier, data = await events.next()
+            assert (name, identifier, data["type"]) == ("snapshot", "2", "snapshot")
+            assert await events.next() == ("synced", None, {"type": "synced", "more": False})
+            await client.patch("/api/predictions/p1", json={"progress": 0.5})
+            name, identifier, data = await events.next()
+            assert (name, identifier, data["prediction"]["progress"]) == ("change", "3", 0.5)
+            await client.patch("/api/predictions/p1", json={"status": "succeeded"})
+            name, identifier, data = await events.next()
+            assert (name, identifier, data["prediction"]["status"]) == ("change", "4", "succeeded")
+            assert await events.all() == []
+
+
+async def test_last_event_id_is_what_the_client_knows() -> None:
+    """A known version is not sent again; an older one gets a snapshot; the end, once known, is a 204 for good."""
+    async with serving() as (service, client):
+        await service.put(prediction("p1"))
+        async with stream(client, "/api/predictions/p1/events", **{"Last-Event-ID": "2"}) as events:
+            assert (await events.next())[0] == "synced"
+        async with stream(client, "/api/predictions/p1/events", **{"Last-Event-ID": "1"}) as events:
+            assert (await events.next())[0] == "snapshot"
+        await client.patch("/api/predictions/p1", json={"status": "failed", "error": "no"})
+        async with stream(client, "/api/predictions/p1/events", **{"Last-Event-ID": "2"}) as events:
+            assert await events.all() == ["snapshot", "synced"]
+        answer = await client.get("/api/predictions/p1/events", headers={"Last-Event-ID": "3"})
+        assert answer.status_code == 204
+
+
+async def test_an_unknown_prediction_is_waited_for() -> None:
+    """The stream of what does not exist yet says so, and begins with its first change."""
+    async with serving() as (service, client), stream(client, "/api/predictions/p1/events") as events:
+        assert (await events.next())[2] == {"type": "unknown", "predictionId": "p1"}
+        assert (await events.next())[0] == "synced"
+        await service.put(prediction("p1"))
+        assert (await events.next())[2]["prediction"]["predictionId"] == "p1"
+
+
+async def test_a_deletion_is_told_and_ends_the_stream() -> None:
+    """A client hears of a deletion, live or when it comes back knowing an older version."""
+    async with serving() as (service, client):
+        await service.put(prediction("p1"))
+        async with stream(client, "/api/predictions/p1/events", **{"Last-Event-ID": "2"}) as events:
+            await events.next()
+            await client.delete("/api/predictions/p1")
+            assert await events.next() == ("deleted", "3", {"type": "deleted", "predictionId": "p1", "version": 3})
+            assert await events.all() == []
+        async with stream(client, "/api/predictions/p1/events", **{"Last-Event-ID": "2"}) as events:
+            assert (await events.next())[0] == "deleted"
+
+
+async def test_several_predictions_and_an_owner_on_one_stream() -> None:
+    """Named ones and all of an owner come on one stream, each change once."""
+    async with serving() as (service, client):
+        await service.put(prediction("a", owner="ann"))
+        await service.put(prediction("b", owner="bob"))
+        async with stream(client, "/api/events?predictions=b,c&owner=ann") as events:
+            seen = [await events.next() for _ in range(4)]
+            assert [name for name, _, _ in seen] == ["snapshot", "unknown", "snapshot", "synced"]
+            assert seen[0][1] is None
+            await service.put(prediction("b", owner="bob", version=3))
+            await service.put(prediction("z", owner="zoe"))
+            await service.put(prediction("d", owner="ann"))
+            changes = [(await events.next())[2]["prediction"]["predictionId"] for _ in range(2)]
+            assert changes == ["b", "d"]
+
+
+async def test_a_limit_that_cuts_is_said() -> None:
+    """`synced` says `more` when the snapshot was cut."""
+    async with serving() as (service, client):
+        for number in range(5):
+            await service.put(prediction(f"p{number}"))
+        async with stream(client, "/api/events?all=true&limit=3") as events:
+            assert [(await events.next())[0] for _ in range(3)] == ["snapshot"] * 3
+            assert (await events.next())[2] == {"type": "synced", "more": True}
+
+
+@pytest.mark.parametrize("query", ["", "?all=maybe", "?owner=a&tag=b", "?predictions=a%20b", "?all=true&limit=x"])
+async def test_a_bad_stream_is_a_400(query: str) -> None:
+    """What cannot be watched is refused with a remedy."""
+    async with serving() as (_, client):
+        answer = await client.get(f"/api/events{query}")
+    assert answer.status_code == 400
+    assert answer.json()["detail"]
+
+
+async def test_a_stranger_sees_nothing() -> None:
+    """What one may not watch is unknown, stays silent when it changes, and says nothing of its end."""
+    async with serving(authenticator=SecretTokens(SECRET, Claims())) as (service, client):
+        await service.put(prediction("p1", owner="ann", prompt="secret"))
+        await service.put(prediction("p2", owner="bob"))
+        path = f"/api/events?predictions=p1,p2&access_token={token(sub='bob')}"
+        async with stream(client, path) as events:
+            assert [(await events.next())[0] for _ in range(3)] == ["unknown", "snapshot", "synced"]
+            await service.put(prediction("p1", owner="ann", version=3))
+            await service.put(prediction("p2", owner="bob", version=3))
+            assert (await events.next())[2]["prediction"]["predictionId"] == "p2"
+        await service.put(prediction("p1", owner="ann", version=4, status="failed"))
+        headers = {"Last-Event-ID": "9", "Authorization": f"Bearer {token(sub='bob')}"}
+        async with stream(client, "/api/predictions/p1/events", **headers) as events:
+            assert (await events.next())[0] == "unknown"
+        for query in ("owner=ann", "tag=t", "model=m", "all=true"):
+            answer = await client.get(f"/api/events?{query}&access_token={token(sub='bob')}")
+            assert answer.status_code == 403, query
+        assert (await client.get("/api/events?owner=bob")).status_code == 401
+
+
+async def test_a_stream_ends_when_its_token_does() -> None:
+    """At the token's expiry the stream is over, whatever it watches."""
+    async with serving(authenticator=SecretTokens(SECRET, Claims())) as (service, client):
+        await service.put(prediction("p1", owner="ann"))
+        path = f"/api/predictions/p1/events?access_token={token(sub='ann', exp=time.time() + 1.5)}"
+        async with stream(client, path) as events:
+            assert await events.all() == ["snapshot", "synced"]
+
+
+async def test_a_silent_stream_is_kept_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Comments go out while nothing happens."""
+    monkeypatch.setattr(gateway.sse, "PING_EVERY", 0.05)
+    async with serving() as (service, _):
+        await service.put(prediction("p1"))
+        reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+        writer.write(b"GET /api/predictions/p1/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        async with asyncio.timeout(15):
+            for _ in range(2):
+                await reader.readuntil(b"\r\n:\n\n\r\n")
+        writer.close()
+
+
+async def test_a_client_that_leaves_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub keeps nothing of a stream whose client has gone."""
+    monkeypatch.setattr(gateway.sse, "PING_EVERY", 0.05)
+    async with serving() as (service, client):
+        async with stream(client, "/api/predictions/p1/events") as events:
+            await events.next()
+            assert service.hub.watched("prediction:p1") == 1
+        await eventually(lambda: service.hub.watched("prediction:p1") == 0)
+
+
+async def test_a_slow_reader_gets_the_newest() -> None:
+    """A client that does not read for a while finds the newest of each prediction, the last state included."""
+    async with serving() as (service, _):
+        reader, writer = await asyncio.open_connection("127.0.0.1", service.port, limit=1024)
+        writer.write(b"GET /api/events?all=true HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await reader.readuntil(b"synced")
+        for version in range(2, 60):
+            for number in range(5):
+                await service.put(prediction(f"p{number}", version=version, logs="x" * 60_000))
+        for number in range(5):
+            await service.put(Tombstone(prediction_id=f"p{number}", deleted=True, version=99, updated_at=1))
+        read = 0
+        tail = b""
+        async with asyncio.timeout(30):
+            while not all(b'"p%d","version":99' % number in tail for number in range(5)):
+                data = await reader.read(65536)
+                assert data
+                read += len(data)
+                tail = (tail + data)[-200_000:]
+        writer.close()
+    assert read < 58 * 5 * 60_000
+
+
+async def test_line_breaks_in_a_record_stay_inside_the_data() -> None:
+    """A payload that came with line breaks between its tokens cannot end an event, and comes out the same JSON."""
+    raw = event(b"change", b'{"a":\r\n\r\n1,\n"b":"x"}')
+    lines = raw.decode().split("\n")
+    data = "\n".join(line.removeprefix("data: ") for line in lines if line.startswith("data: "))
+    assert json.loads(data) == {"a": 1, "b": "x"}
+    assert raw.count(b"\n\n") == 1
+    assert b"\r" not in raw
+
+
+async def test_streams_end_with_the_service() -> None:
+    """At a shutdown clients are told when to come back, and the stream ends."""
+    async with contextlib.AsyncExitStack() as stack:
+        client = await stack.enter_async_context(httpx.AsyncClient(timeout=20))
+        running = contextlib.AsyncExitStack()
+        service = await running.enter_async_context(small_service())
+        answer = await stack.enter_async_context(client.stream("GET", service.url + "/api/predictions/p1/events"))
+        lines = answer.aiter_lines()
+        async for line in lines:
+            if line.startswith("event: synced"):
+                break
+        closing = asyncio.create_task(running.aclose())
+        rest = [line async for line in lines]
+        await closing
+    assert any(line.startswith("retry: ") for line in rest)
