@@ -105,9 +105,9 @@ def given(raw: Raw) -> Raw:
 
 def text(raw: Raw) -> str | None:
     """A string as it is, anything else as its JSON; None where it is absent or null."""
-    data = bytes(raw)
-    if not data or data == b"null":
+    if not raw or raw == _NULL:
         return None
+    data = bytes(raw)
     return _text.decode(data) if data[0] == 0x22 else data.decode()
 
 
