@@ -26,6 +26,9 @@ SPARE_CORES = 16
 
 PING = b"\x89\x00"
 
+EMPTY_PONG = b"\x8a\x80"
+"""How the usual answer to `PING` begins: four bytes of mask follow, and nothing else."""
+
 _logger = logging.getLogger("tidings.websocket")
 
 
@@ -130,7 +133,9 @@ class WebSocketConnection(asyncio.Protocol):
         """Read what came, or keep it while the session is behind."""
         if self._closing_since is not None:
             return
-        if self._holds or self._backlog:
+        if self._core is None and len(data) == 6 and data.startswith(EMPTY_PONG) and not self._holds:
+            self.heard = True  # most of what idle connections ever send
+        elif self._holds or self._backlog:
             self._backlog += data
         else:
             self._feed(data)

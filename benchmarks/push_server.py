@@ -1,0 +1,173 @@
+"""A gateway's push side in a process of its own, told by lines on its standard input what to measure.
+
+Answers each command with one line of JSON. Its clients are in the process that started it.
+"""
+
+import asyncio
+import gc
+import json
+import os
+import resource
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import uvloop
+
+from gateway.front import FrontServer
+from gateway.hub import Hub
+from gateway.protocol import change_frame
+from gateway.reader import ChangesReader
+from gateway.sessions import SessionLimits, Sessions
+from gateway.tokens import Claims, SecretTokens
+from gateway.websocket import WebSocketConnection
+from storage.cached import CachedStore
+from storage.memory import MemoryStore
+from storage.prediction import Prediction, Status, encode
+from storage.store import Write
+from streams.changes import announcement, parse
+from streams.log import CHANGES, NewRecord, Position, StoredRecord
+from streams.memory_log import MemoryLog
+
+RECORD_BYTES = 400
+
+
+def cpu() -> float:
+    """CPU seconds of this process so far."""
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return usage.ru_utime + usage.ru_stime
+
+
+def rss() -> int:
+    """Resident bytes of this process."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def record(prediction_id: str, version: int) -> Prediction:
+    """A record whose change message is 400 bytes."""
+    bare = Prediction(
+        prediction_id=prediction_id, status=Status.PROCESSING, version=version, created_at=10**12, updated_at=10**12,
+        owner="someone", logs="",
+    )  # fmt: skip
+    fill = RECORD_BYTES - 31 - len(encode(bare))
+    return Prediction(**{name: getattr(bare, name) for name in bare.__struct_fields__} | {"logs": "x" * fill})
+
+
+class Bench:
+    """The gateway and what is measured on it."""
+
+    def __init__(self) -> None:
+        self.log = MemoryLog()
+        self.memory = MemoryStore()
+        self.store = CachedStore(self.memory)
+        self.hub = Hub()
+        authenticator = SecretTokens(sys.argv[1].encode(), Claims()) if len(sys.argv) > 1 else None
+        self.sessions = Sessions(self.hub, self.store, authenticator, SessionLimits())
+        self.reader = ChangesReader(self.log, self.hub, self.store)
+        self.front = FrontServer(self.sessions, self._no_http)
+        self.versions = 0
+        self.stall = 0.0
+        self.probe: asyncio.Task[None] | None = None
+
+    def _no_http(self) -> asyncio.Protocol:
+        raise ValueError("the benchmark's clients speak WebSocket only")
+
+    def connections(self) -> list[WebSocketConnection]:
+        groups = self.sessions._groups  # noqa: SLF001 -- the bare loop needs the same transports
+        return [one for group in groups for one in group if isinstance(one, WebSocketConnection)]
+
+    def announcements(self, count: int, names: Callable[[int], str]) -> list[NewRecord]:
+        """Changes as the topic has them, each of another version than any before."""
+        made = []
+        for number in range(count):
+            self.versions += 1
+            one = record(names(number), self.versions)
+            made.append(announcement(one, encode(one), position=Position(0, self.versions)))
+        return made
+
+    async def start(self, count: int = 0) -> dict[str, Any]:
+        """Start; with records to be subscribed to."""
+        if count:
+            records = [record(f"own-{number:06}", 1) for number in range(count)]
+            await self.memory.write([Write(one, encode(one), 0) for one in records])
+            await self.store.load([one.prediction_id for one in records])
+        await self.reader.start()
+        await self.reader.ready()
+        port = await self.front.start()
+        gc.collect()
+        gc.freeze()
+        return {"port": port}
+
+    async def measure(self) -> dict[str, Any]:
+        """Where things stand."""
+        stall, self.stall = self.stall, 0.0
+        return {"cpu": cpu(), "rss": rss(), "sessions": len(self.sessions), "stall": stall}
+
+    async def watch_stalls(self) -> dict[str, Any]:
+        """From now on remember the longest time that the loop did not turn."""
+        self.probe = asyncio.create_task(self._probe())
+        return {}
+
+    async def _probe(self) -> None:
+        while True:
+            before = time.perf_counter()
+            await asyncio.sleep(0.005)
+            self.stall = max(self.stall, time.perf_counter() - before - 0.005)
+
+    async def paced(self, bare: bool, rounds: int, every: float, burst: int, distinct: bool) -> dict[str, Any]:
+        """Announce `burst` changes in one batch, `rounds` times; or write the same bytes in a bare loop."""
+        spent = 0.0
+        sizes = 0
+        for _ in range(rounds):
+            new = self.announcements(burst, lambda number: f"burst-{number:04}" if distinct else "the-one")
+            data = b"".join([_frame(one) for one in new]) if bare else b""
+            await asyncio.sleep(every)
+            begun = cpu()
+            if bare:
+                transports = [one._transport for one in self.connections()]  # noqa: SLF001 -- for the bare loop
+                for transport in transports:
+                    if transport is not None:
+                        transport.write(data)
+            else:
+                target = self.hub.deliveries + burst * len(self.sessions)
+                await self.log.append(CHANGES, new)
+                while self.hub.deliveries < target:  # noqa: ASYNC110 -- an event would be measured too
+                    await asyncio.sleep(0)
+            spent += cpu() - begun
+            sizes += len(data)
+        return {"cpu": spent, "backed_up": sum(one.session.backed_up for one in self.connections())}
+
+    async def unwatched(self, count: int) -> dict[str, Any]:
+        """Announce changes that nobody watches."""
+        new = self.announcements(count, lambda number: f"nobody-{number % 1000:04}")
+        records = [
+            StoredRecord(CHANGES, 0, number, 0, one.key, one.value, one.headers) for number, one in enumerate(new)
+        ]
+        gc.collect()
+        begun = cpu()
+        for start in range(0, count, 500):
+            await self.reader._take(records[start : start + 500])  # noqa: SLF001 -- without the log's cost
+        return {"cpu": cpu() - begun}
+
+
+def _frame(new: NewRecord) -> bytes:
+    change = parse(StoredRecord(CHANGES, 0, 0, 0, new.key, new.value, new.headers))
+    return b"" if change is None else change_frame(change)
+
+
+async def serve() -> None:
+    """Answer commands until the input ends."""
+    bench = Bench()
+    loop = asyncio.get_running_loop()
+    lines = asyncio.StreamReader()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
+    while line := await lines.readline():
+        name, arguments = json.loads(line)
+        command: Callable[..., Awaitable[dict[str, Any]]] = getattr(bench, name)
+        print(json.dumps(await command(**arguments)), flush=True)
+
+
+if __name__ == "__main__":
+    uvloop.run(serve())
