@@ -3,12 +3,15 @@
 import asyncio
 import random
 from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 import aiohttp
+import msgspec
 from msgspec import Struct
-from yarl import URL
 
 from storage.errors import StorageError, StoreUnavailable
+
+T = TypeVar("T")
 
 ATTEMPTS = 3
 """Tries of one call. A connection that the server has closed meanwhile fails at once, so repeats cost little."""
@@ -121,7 +124,7 @@ class CloudflareHttp:
                 timeout=aiohttp.ClientTimeout(total=None),
                 auto_decompress=True,
             )
-        url = URL(f"{self.base_url}{path}")
+        url = f"{self.base_url}{path}"
         async with self._session.request(method, url, data=body, params=params, allow_redirects=False) as response:
             return Answer(response.status, await response.read(), _seconds(response.headers.get("retry-after")))
 
@@ -130,6 +133,18 @@ class CloudflareHttp:
         session, self._session = self._session, None
         if session is not None:
             await session.close()
+
+
+def parse(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
+    """The answer in these bytes.
+
+    Raises:
+        StoreUnavailable: They are something else: what stands between answered in the server's place.
+    """
+    try:
+        return decoder.decode(body)
+    except msgspec.DecodeError as error:
+        raise StoreUnavailable(f"an answer of another shape than Cloudflare's, maybe a proxy's: {error}") from None
 
 
 def _seconds(text: str | None) -> float | None:

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from storage.clock import Clock, now_ms
-from storage.cloudflare_http import ATTEMPTS, CloudflareHttp
+from storage.cloudflare_http import ATTEMPTS, CloudflareHttp, parse
 from storage.cloudflare_worker import explainer, health, required_token, worker_url
 from storage.cursor import Place, decode_cursor, encode_cursor
 from storage.errors import StorageError, StoreUnavailable
@@ -117,6 +117,10 @@ class _Removed(Struct, frozen=True):
 
 _results = msgspec.json.Decoder(_Results)
 _rows = msgspec.json.Decoder(_Rows)
+_claim = msgspec.json.Decoder(_Claim)
+_positions = msgspec.json.Decoder(_Positions)
+_removed = msgspec.json.Decoder(_Removed)
+_ownership = msgspec.json.Decoder(Ownership)
 
 
 class DurableObjectsStore:
@@ -170,11 +174,11 @@ class DurableObjectsStore:
     async def claim(self, ownership: Ownership) -> Ownership:
         """As the protocol says; the object named `facts` holds it."""
         answer = await self._http.call("POST", "/v1/claim", msgspec.json.encode(ownership))
-        return msgspec.json.decode(msgspec.json.decode(answer, type=_Claim).claim, type=Ownership)
+        return parse(_ownership, parse(_claim, answer).claim.encode())
 
     async def positions(self) -> dict[int, int]:
         """As the protocol says; each object keeps those of its own records."""
-        answer = msgspec.json.decode(await self._http.call("GET", "/v1/positions"), type=_Positions)
+        answer = parse(_positions, await self._http.call("GET", "/v1/positions"))
         return {partition: int(offset) for partition, offset in answer.positions.items()}
 
     async def get(self, prediction_id: str) -> Stored | None:
@@ -195,7 +199,7 @@ class DurableObjectsStore:
     async def _load(self, ids: Sequence[str]) -> dict[str, Stored]:
         found: dict[str, Stored] = {}
         while ids:
-            answer = _rows.decode(await self._http.call("POST", "/v1/load", msgspec.json.encode({"ids": ids})))
+            answer = parse(_rows, await self._http.call("POST", "/v1/load", msgspec.json.encode({"ids": ids})))
             for row in answer.rows:
                 found[row.id] = row.stored
             ids = answer.rest
@@ -232,7 +236,7 @@ class DurableObjectsStore:
             ops = [operation for _, operation in operations]
             body = msgspec.json.encode({"ops": ops, "repeat": repeat})
             answer = await self._http.call("POST", "/v1/batch", body, again=partial(_repeated, ops))
-            results = _results.decode(answer).results
+            results = parse(_results, answer).results
             failed: list[tuple[int, _Operation]] = []
             for entry, result in zip(operations, results, strict=True):
                 if result is None:
@@ -262,13 +266,13 @@ class DurableObjectsStore:
             params["after"] = msgspec.json.encode(decode_cursor(query.cursor)).decode()
         if query.owners is not None:
             params["owners"] = msgspec.json.encode(query.owners).decode()
-        answer = _rows.decode(await self._http.call("GET", "/v1/predictions", params=params))
+        answer = parse(_rows, await self._http.call("GET", "/v1/predictions", params=params))
         return Page([row.stored for row in answer.rows], answer.cursor and encode_cursor(Place(*answer.cursor)))
 
     async def sweep(self, now: int, limit: int) -> int:
         """As the protocol says. The objects also wake up by themselves to remove what is due."""
         body = msgspec.json.encode({"now": now, "limit": limit})
-        return msgspec.json.decode(await self._http.call("POST", "/v1/sweep", body), type=_Removed).removed
+        return parse(_removed, await self._http.call("POST", "/v1/sweep", body)).removed
 
     async def close(self) -> None:
         """As the protocol says."""

@@ -11,7 +11,7 @@ from urllib.parse import quote
 import msgspec
 from msgspec import Struct
 
-from storage.cloudflare_http import Answer, CloudflareHttp, TooManyRequests
+from storage.cloudflare_http import Answer, CloudflareHttp, TooManyRequests, parse
 from storage.cloudflare_worker import explainer, health
 from storage.errors import StorageError, StoreMisconfigured, StoreUnavailable
 
@@ -97,6 +97,11 @@ class _Error(Struct, frozen=True):
 
 class _Errors(Struct, frozen=True):
     errors: list[_Error] = []
+
+
+_read = msgspec.json.Decoder(_Read)
+_bulk = msgspec.json.Decoder(_Bulk)
+_keys = msgspec.json.Decoder(_Keys)
 
 
 class TokenBucket:
@@ -192,7 +197,7 @@ class KvNamespace:
         found: dict[str, Value] = {}
         for start in range(0, len(keys), KEYS_A_READ):
             body = msgspec.json.encode({"keys": keys[start : start + KEYS_A_READ], "withMetadata": True})
-            answer = msgspec.json.decode(await self._call("POST", "/bulk/get", body), type=_Read)
+            answer = parse(_read, await self._call("POST", "/bulk/get", body))
             found.update((key, value) for key, value in answer.result.values.items() if value is not None)
         return found
 
@@ -207,7 +212,7 @@ class KvNamespace:
     async def keys(self, prefix: str, cursor: str) -> tuple[list[Key], str]:
         """A page of at most 1,000 keys in the order of their bytes, and the cursor of the next (empty: the last)."""
         params = {"prefix": prefix, "limit": "1000"} | ({"cursor": cursor} if cursor else {})
-        answer = msgspec.json.decode(await self._call("GET", "/keys", params=params), type=_Keys)
+        answer = parse(_keys, await self._call("GET", "/keys", params=params))
         return answer.result, answer.result_info.cursor
 
     async def close(self) -> None:
@@ -239,7 +244,7 @@ class KvNamespace:
 
 
 def _unsuccessful(answer: bytes) -> list[str]:
-    result = msgspec.json.decode(answer, type=_Bulk).result
+    result = parse(_bulk, answer).result
     return [] if result is None else result.unsuccessful_keys
 
 

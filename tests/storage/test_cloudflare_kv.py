@@ -21,6 +21,7 @@ from storage.store import Conflict, Ownership, Query, Refused, Write
 from tests import workerd
 from tests.cloudflare_emulator import ACCOUNT, TOKEN, CloudflareEmulator
 from tests.conditions import eventually
+from tests.faulty_proxy import FaultyProxy
 from tests.storage.samples import HOUR, creation, fresh, prediction, writing
 from tests.workerd import Workerd
 
@@ -319,6 +320,31 @@ async def test_worker_at_kv_limits(emulator: CloudflareEmulator) -> None:
         await other.close()
     finally:
         worker.close()
+
+
+async def test_bad_network(emulator: CloudflareEmulator) -> None:
+    """Answers lost or cut, half-open connections: no call hangs, nothing acknowledged is missing, and it goes on."""
+    port = int(emulator.url.split(":")[2].split("/")[0])
+    async with FaultyProxy(port) as proxy:
+        url = emulator.url.replace(f":{port}", f":{proxy.port}")
+        async with opened(emulator, base_url=url, timeout=5.0) as store:
+            one, two = fresh(), fresh()
+            proxy.lose_answers = 1
+            assert await store.write([creation(one)]) == [None]
+            assert in_kv(emulator, one)
+            proxy.cut_answers = 2
+            found = await store.load([one, fresh()])
+            assert found[one].version == 1
+            proxy.freeze()
+            async with asyncio.timeout(12):
+                with pytest.raises(StoreUnavailable):
+                    await store.get(two)
+                with pytest.raises(StoreUnavailable, match="stays queued"):
+                    await store.write([writing(prediction(one, 2), 1)])
+            proxy.thaw()
+            await eventually(lambda: '"version":2' in str(in_kv(emulator, one)), within=60)
+            assert await store.write([creation(two)]) == [None]
+            assert in_kv(emulator, two)
 
 
 async def test_claimed_once(emulator: CloudflareEmulator) -> None:
