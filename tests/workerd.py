@@ -17,7 +17,7 @@ import urllib.request
 from pathlib import Path
 
 from tests.broker import free_port
-from tests.system import Part, require
+from tests.system import NODE, require
 
 VERSION = "1.20261117.1"
 CACHE = Path(__file__).parent.parent / ".cache" / "workerd"
@@ -43,9 +43,6 @@ const worker :Workerd.Worker = (
     (name = "DIRECTORY", durableObjectNamespace = "Directory"){bindings}],
 );
 """
-
-
-NODE = Part("Node.js with npm", ("npm",), "npm", "Durable Objects and the Worker for Cloudflare KV are")
 
 
 class WorkerdFailed(Exception):
