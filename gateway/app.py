@@ -6,6 +6,7 @@ from aiohttp import web
 
 from gateway.access import Door
 from gateway.creating import create_handler
+from gateway.dead_letters import DeadLetters
 from gateway.gateway import Gateway
 from gateway.health import health_handler, metrics_handler, ready_handler, stats_handler
 from gateway.listing import list_handler
@@ -48,6 +49,9 @@ def build_app(gateway: Gateway) -> web.Application:
     _add(app, "POST", "/api/predictions", create_handler(gateway, door, writes))
     _add(app, "POST", "/api/webhooks/{provider}", webhook)
     _add(app, "POST", "/api/webhooks/{provider}/{id}", webhook)
+    dead_letters = DeadLetters(gateway, door)
+    _add(app, "GET", "/api/dead-letters", dead_letters.list)
+    _add(app, "POST", "/api/dead-letters/redrive", dead_letters.redrive)
     _add(app, "GET", "/api/stats", stats_handler(gateway, door))
     page = page_handler(gateway, door)
     _add(app, "GET", "/", page)

@@ -40,6 +40,22 @@ async def read_body(request: web.Request, limit: int) -> bytes:
         raise bad_request("Malformed body", f"The body cannot be read ({error}); check its framing.") from None
 
 
+async def read_json(request: web.Request, limit: int) -> bytes:
+    """The bytes of a body that says it is JSON.
+
+    Raises:
+        Problem: 415 where it says something else, and as `read_body` does.
+    """
+    if request.content_type not in {"application/json", "application/octet-stream"}:
+        # A page elsewhere can send forms and plain text without asking first, JSON it cannot.
+        raise Problem(
+            415, "not-json", "Unsupported media type", "Send JSON, with the header Content-Type: application/json."
+        )
+    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise Problem(415, "encoded", "Unsupported content encoding", "Send the body as it is, without compression.")
+    return await read_body(request, limit)
+
+
 async def _read_slowly(request: web.Request, limit: int) -> bytes:
     chunks: list[bytes] = []
     size = 0

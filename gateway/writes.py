@@ -14,7 +14,7 @@ from aiohttp import web
 from msgspec import Raw
 
 from gateway.access import Door
-from gateway.bodies import read_body
+from gateway.bodies import read_json
 from gateway.gateway import WRITE_WAIT, Gateway
 from gateway.long_poll import announced
 from gateway.permissions import Permissions
@@ -224,14 +224,7 @@ async def read_object(request: web.Request, limit: int) -> dict[str, Raw]:
     Raises:
         Problem: 415, 400 or 413.
     """
-    if request.content_type not in {"application/json", "application/octet-stream"}:
-        # A page elsewhere can send forms and plain text without asking first, JSON it cannot.
-        raise Problem(
-            415, "not-json", "Unsupported media type", "Send JSON, with the header Content-Type: application/json."
-        )
-    if request.headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise Problem(415, "encoded", "Unsupported content encoding", "Send the body as it is, without compression.")
-    body = await read_body(request, limit)
+    body = await read_json(request, limit)
     try:
         return _object.decode(body)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:

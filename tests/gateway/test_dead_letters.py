@@ -1,0 +1,85 @@
+"""Dead letters over a real port."""
+
+import contextlib
+import time
+from collections.abc import AsyncIterator
+
+import httpx
+import jwt
+import pytest
+
+from gateway.tokens import Claims, SecretTokens
+from streams.log import DEAD_LETTERS, EVENTS, NewRecord
+from tests.conditions import eventually
+from tests.gateway.small_service import SmallService, small_service
+
+SECRET = b"a secret of more than thirty-two bytes"
+
+
+@contextlib.asynccontextmanager
+async def with_letters() -> AsyncIterator[tuple[SmallService, httpx.AsyncClient]]:
+    """A service with three dead letters."""
+    async with small_service() as service, httpx.AsyncClient(base_url=service.url, timeout=20) as client:
+        bad = [NewRecord(b"a", b"not json"), NewRecord(b"b", b"\xff"), NewRecord(b"c", b"still not json")]
+        await service.log.append(EVENTS, bad)
+
+        async def there() -> bool:
+            return len(await service.records(DEAD_LETTERS)) == 3
+
+        await eventually(there)
+        yield service, client
+
+
+async def test_letters_are_listed_with_their_reason() -> None:
+    """Newest first with reason, position and evidence, and counted by reason; a filter narrows the list alone."""
+    async with with_letters() as (_, client):
+        answer = (await client.get("/api/dead-letters")).json()
+        assert answer["count"] == 3
+        assert answer["reasons"] == {"not-json": 2, "encoding": 1}
+        letters = {letter["predictionId"]: letter for letter in answer["data"]}
+        assert letters["a"]["value"] == "not json"
+        assert (letters["a"]["reason"], letters["a"]["position"], letters["a"]["attempt"]) == ("not-json", "0:0", 1)
+        assert letters["b"]["value"] == "\ufffd"
+        narrowed = (await client.get("/api/dead-letters?reason=encoding&limit=1")).json()
+        assert [letter["predictionId"] for letter in narrowed["data"]] == ["b"]
+        assert narrowed["count"] == 3
+        assert (await client.get("/api/dead-letters?limit=0")).status_code == 400
+
+
+async def test_letters_are_redriven() -> None:
+    """What is chosen is appended to the events as it came, and counts its attempts."""
+    async with with_letters() as (service, client):
+        answer = await client.post("/api/dead-letters/redrive", json={"positions": ["0:0", "9:9"]})
+        assert answer.json() == {"success": True, "data": {"redriven": 1, "skipped": 0}}
+        again = (await service.records())[3]
+        assert (again.key, again.value) == (b"a", b"not json")
+
+        async def twice() -> bool:
+            letters = (await client.get("/api/dead-letters?prediction=a")).json()["data"]
+            return sorted(letter["attempt"] for letter in letters) == [1, 2]
+
+        await eventually(twice)
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"positions":[]}', b'{"everything":true}', b'{"all":"yes"}'])
+async def test_a_redrive_needs_a_choice(body: bytes) -> None:
+    """Nothing is redriven by accident."""
+    async with with_letters() as (service, client):
+        answer = await client.post(
+            "/api/dead-letters/redrive", content=body, headers={"Content-Type": "application/json"}
+        )
+        assert answer.status_code == 422
+        assert len(await service.records()) == 3
+
+
+async def test_letters_are_for_admins() -> None:
+    """Whoever may read and write everything does not see what could not be applied."""
+    authenticator = SecretTokens(SECRET, Claims())
+    async with (
+        small_service(authenticator=authenticator) as service,
+        httpx.AsyncClient(base_url=service.url, timeout=20) as client,
+    ):
+        claims = {"exp": time.time() + 60, "scope": "read:all watch:all write"}
+        headers = {"Authorization": f"Bearer {jwt.encode(claims, SECRET, algorithm='HS256')}"}
+        assert (await client.get("/api/dead-letters", headers=headers)).status_code == 403
+        assert (await client.post("/api/dead-letters/redrive", json={"all": True}, headers=headers)).status_code == 403
