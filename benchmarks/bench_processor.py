@@ -1,7 +1,7 @@
 """The processor on a real broker: events from Kafka, decided, into SQLite (synchronous FULL), announced to Kafka.
 
-300,000 events of 100,000 predictions on 4 partitions; the three events of one prediction lie 100,000 records apart, so
-that none of them fold. Beside it, in the same run, what one would write by hand: `getmany`, a dictionary of statuses,
+300,000 events of 100,000 predictions on 4 partitions; the three events of one prediction lie 20,000 records apart (5,000
+in their partition, batches have 2,000 at most), so that none of them fold. Beside it, in the same run, what one would write by hand: `getmany`, a dictionary of statuses,
 one SQLite transaction a batch, and gathered sends. Then the same topic while behind (batches grow, folding counts).
 
     python -m benchmarks.bench_processor [--events 300000] [--rounds 3]
@@ -25,14 +25,23 @@ from typing import Any
 import uvloop
 
 PARTITIONS = 4
+APART = 20_000
 STATUSES = ("starting", "processing", "succeeded")
 
 
 def event(number: int, status: str) -> bytes:
     """An event of about 215 bytes."""
-    fields: dict[str, Any] = {"predictionId": f"prediction-{number:08d}", "status": status, "id": f"evt-{number}-{status}"}
+    fields: dict[str, Any] = {
+        "predictionId": f"prediction-{number:08d}",
+        "status": status,
+        "id": f"evt-{number}-{status}",
+    }
     if status == "starting":
-        fields |= {"prompt": "a lighthouse in a storm, oil on canvas", "model": "acme/paint-1", "owner": f"owner-{number % 100}"}
+        fields |= {
+            "prompt": "a lighthouse in a storm, oil on canvas",
+            "model": "acme/paint-1",
+            "owner": f"owner-{number % 100}",
+        }
     elif status == "processing":
         fields |= {"progress": 0.5, "logs": "Using seed: 7710683\nGenerating image 1 of 1\n 50% |#####     |"}
     else:
@@ -47,8 +56,9 @@ async def fill(url: str, prefix: str, events: int, *, together: bool) -> None:
 
     log = await open_log(url, topic_prefix=prefix, partitions=PARTITIONS)
     count = events // 3
+    block = 1 if together else APART
     order = (
-        ((n, s) for n in range(count) for s in STATUSES) if together else ((n, s) for s in STATUSES for n in range(count))
+        (n, s) for first in range(0, count, block) for s in STATUSES for n in range(first, min(first + block, count))
     )
     chunk: list[NewRecord] = []
     for number, status in order:
@@ -68,11 +78,13 @@ async def ours(url: str, prefix: str, folder: Path, events: int) -> dict[str, An
     from streams.fold import Rules
     from streams.logs import open_log
     from streams.processor import Processor
+    from tidings import collector
 
     log = await open_log(url, topic_prefix=prefix, partitions=PARTITIONS)
     store = await SqliteStore.open(f"sqlite:///{folder}/store.db")
     cache = CachedStore(store, records=40_000, bytes_=48 * 1024 * 1024)
     processor = Processor(log, cache, {}, Rules(await log.identity()))
+    collector.settle()
     running = asyncio.create_task(processor.run())
     while not processor.statistics.records:
         await asyncio.sleep(0.001)

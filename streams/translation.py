@@ -26,6 +26,7 @@ from msgspec.structs import force_setattr
 from storage.prediction import ABSENT, Status, valid_id
 from streams.event import Archive, Event, EventType, Poison
 from streams.log import Record
+from streams.nesting import nested_over
 from streams.providers.provider import Provider, Webhook
 
 PROVIDER_HEADER = "tidings-provider"
@@ -41,6 +42,7 @@ readable in one place and poison in another."""
 EARLIEST = 10**12
 """In ms: September 2001. A smaller time was given in seconds."""
 
+_REPORT = EventType.REPORT
 _TYPES = frozenset(kind.value for kind in EventType)
 _STATUSES = frozenset(status.value for status in Status)
 _event = msgspec.json.Decoder(Event)
@@ -84,48 +86,26 @@ def _check_text(value: bytes) -> None:
             value.decode()
         except UnicodeDecodeError as error:
             raise Poison("encoding", f"byte {error.start} is not UTF-8; send JSON in UTF-8") from None
-    if value.count(b"[") + value.count(b"{") > MAX_DEPTH and _depth(value) > MAX_DEPTH:
+    if len(value) > 2 * MAX_DEPTH and nested_over(value, MAX_DEPTH):
         raise Poison("too-deep", f"nested over {MAX_DEPTH} levels; flatten it")
-
-
-def _depth(value: bytes) -> int:
-    depth = deepest = 0
-    in_string = escaped = False
-    for byte in value:
-        if in_string:
-            if escaped:
-                escaped = False
-            elif byte == 0x5C:
-                escaped = True
-            elif byte == 0x22:
-                in_string = False
-        elif byte == 0x22:
-            in_string = True
-        elif byte in (0x5B, 0x7B):
-            depth += 1
-            deepest = max(deepest, depth)
-        elif byte in (0x5D, 0x7D):
-            depth -= 1
-    return deepest
 
 
 def _complete(event: Event, record: Record, headers: Mapping[str, bytes]) -> Event:
     """Settle id, time and stamps. The event was made a moment ago and nobody else holds it, so it is set in place."""
     timestamp = record.timestamp
     _settle_id(event, record.key)
-    at = event.at
-    if at == 0:
-        at = timestamp
+    at = event.at or timestamp
     if at < EARLIEST:
         raise Poison("bad-time", f"at {at} is before 2001; give milliseconds since the epoch")
-    force_setattr(event, "at", min(at, timestamp) if timestamp >= EARLIEST else at)
-    force_setattr(event, "recorded_at", timestamp if timestamp >= EARLIEST else at)
-    force_setattr(event, "traceparent", headers.get(TRACE_HEADER) if headers else None)
-    if PROVIDER_HEADER not in headers:
-        force_setattr(event, "report", ABSENT)
-        force_setattr(event, "archive", _archive(headers) if headers else Archive.AFTER)
-        if event.type is not EventType.REPORT:
-            _check_type(event)
+    if timestamp < EARLIEST:  # a producer that sets none
+        timestamp = at
+    force_setattr(event, "at", at if at < timestamp else timestamp)
+    force_setattr(event, "recorded_at", timestamp)
+    if headers and PROVIDER_HEADER not in headers:
+        force_setattr(event, "traceparent", headers.get(TRACE_HEADER))
+        force_setattr(event, "archive", _archive(headers))
+    if event.type is not _REPORT:
+        _check_type(event)
     return event
 
 
@@ -174,20 +154,25 @@ def _archive(headers: Mapping[str, bytes]) -> Archive:
 
 def _decode(value: bytes) -> Event:
     try:
-        event = _event.decode(value)
+        event = _decode_leniently(value) if b"tidings/" in value else _event.decode(value)
     except msgspec.ValidationError:
         event = _decode_leniently(value)
     except (msgspec.DecodeError, RecursionError) as error:
         raise Poison("not-json", f"{error}; an event is a JSON object") from None
-    else:
-        force_setattr(event, "unknown", 0)
-    if event.payload or event.output or event.provider_urls or event.assets:
-        _settle_json(event)
+    if b"null" in value:
+        _drop_nulls(event)
+    if event.provider_urls and bytes(event.provider_urls)[:1] != b"{":
+        raise Poison("wrong-type", "Expected `object` - at `$.providerUrls`")
+    if event.assets and bytes(event.assets)[:1] != b"[":
+        raise Poison("wrong-type", "Expected `array` - at `$.assets`")
     return event
 
 
 def _decode_leniently(value: bytes) -> Event:
-    """What the quick way refused: unknown fields are counted and left out, `null` means absent."""
+    """What the quick way refuses: `null` means absent, and unknown fields are counted and left out.
+
+    Among the unknown are the names of what translation alone may set.
+    """
     try:
         fields = _object.decode(value)
     except (msgspec.DecodeError, RecursionError):
@@ -211,15 +196,11 @@ def _refusal(error: msgspec.ValidationError) -> Poison:
     return Poison("wrong-type", text)
 
 
-def _settle_json(event: Event) -> None:
+def _drop_nulls(event: Event) -> None:
     for name in ("payload", "output", "provider_urls", "assets"):
         raw: Raw = getattr(event, name)
         if raw and bytes(raw) == b"null":
             force_setattr(event, name, ABSENT)
-    if event.provider_urls and bytes(event.provider_urls)[:1] != b"{":
-        raise Poison("wrong-type", "Expected `object` - at `$.providerUrls`")
-    if event.assets and bytes(event.assets)[:1] != b"[":
-        raise Poison("wrong-type", "Expected `array` - at `$.assets`")
 
 
 # ---- CloudEvents 1.0 ----

@@ -18,6 +18,7 @@ from storage.cached import CachedStore
 from storage.errors import StorageError
 from storage.store import PredictionStore
 from streams.processor import Processor
+from tidings import collector
 from tidings.parts import Parts, parts
 from tidings.serving import GatewayRole, bare_gateway
 from tidings.settings import Settings, SettingsError
@@ -129,6 +130,7 @@ async def running(settings: Settings, reached: Reached | None = None) -> AsyncIt
         if settings.port_file is not None:
             _write_port(settings.port_file, service.port)
             stack.callback(settings.port_file.unlink, missing_ok=True)
+        collector.settle()
         log_.info(
             "service.started",
             url=f"http://{settings.host}:{service.port}",

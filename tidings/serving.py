@@ -1,7 +1,6 @@
 """The gateway role: hub, sessions, changes reader and HTTP behind one listening socket."""
 
 import asyncio
-import gc
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -58,6 +57,7 @@ def bare_gateway(settings: Settings, parts: Parts, cache: CachedStore) -> Gatewa
         trusted_proxies=TrustedProxies(settings.trusted_proxies),
         max_body=settings.max_body,
         version=version("tidings"),
+        image_sources=tuple(f"http://{place}" for place in settings.assets_allow),
     )
 
 
@@ -109,9 +109,6 @@ class GatewayRole:
         await server.start()
         await self.reader.start()
         await self.reader.ready()
-        gc.collect()
-        # What is there by now stays: full collections need not look at it again.
-        gc.freeze()
         try:
             yield await front.serve(listening)
         finally:
