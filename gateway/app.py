@@ -10,6 +10,7 @@ from gateway.dead_letters import DeadLetters
 from gateway.gateway import Gateway
 from gateway.health import health_handler, metrics_handler, ready_handler, stats_handler
 from gateway.listing import list_handler
+from gateway.openapi import specification_handlers
 from gateway.pages import page_handler
 from gateway.predictions import read_handler
 from gateway.problems import Handler, Problem, answering
@@ -53,6 +54,8 @@ def build_app(gateway: Gateway) -> web.Application:
     _add(app, "GET", "/api/dead-letters", dead_letters.list)
     _add(app, "POST", "/api/dead-letters/redrive", dead_letters.redrive)
     _add(app, "GET", "/api/stats", stats_handler(gateway, door))
+    for path, specification in specification_handlers(gateway, door).items():
+        _add(app, "GET", path, specification)
     page = page_handler(gateway, door)
     _add(app, "GET", "/", page)
     _add(app, "GET", "/static/{path:.+}", page)

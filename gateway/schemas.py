@@ -1,0 +1,126 @@
+"""JSON Schemas of what goes over the wire, made from the structs that the code itself reads and writes."""
+
+from typing import Any
+
+import msgspec
+from msgspec import Raw, Struct
+
+from gateway.creating import CREATE_FIELDS
+from gateway.dead_letters import Redrive
+from gateway.protocol import Auth, Ping, Subscribe, Unsubscribe
+from gateway.writes import EVENT_FIELDS
+from storage.prediction import Prediction
+from streams.event import Event
+
+Schema = dict[str, Any]
+
+REFERENCE = "#/components/schemas/{name}"
+
+EXAMPLE: Schema = {
+    "predictionId": "vcscvthbaxrm80cq9xqtcbaw4m",
+    "status": "processing",
+    "version": 2,
+    "createdAt": 1764000000000,
+    "updatedAt": 1764000004000,
+    "prompt": "a jersey",
+    "provider": "replicate",
+    "progress": 0.5,
+    "transitions": [
+        {"from": None, "to": "starting", "at": 1764000000000, "position": "0:17"},
+        {"from": "starting", "to": "processing", "at": 1764000004000, "position": "0:18"},
+    ],
+}
+"""A record on its way."""
+
+
+def reference(name: str) -> Schema:
+    """A reference to a component."""
+    return {"$ref": REFERENCE.format(name=name)}
+
+
+def components() -> dict[str, Schema]:
+    """Every named schema."""
+    create = _like(Event, "NewPrediction", CREATE_FIELDS, required=frozenset({"provider", "model"}))
+    structs: list[Any] = [
+        _like(Prediction, "Prediction"),
+        _like(Event, "Changes", EVENT_FIELDS),
+        create,
+        Redrive,
+        Auth,
+        Subscribe,
+        Unsubscribe,
+        Ping,
+    ]
+    _, schemas = msgspec.json.schema_components(structs, ref_template=REFERENCE)
+    found: dict[str, Schema] = {name: _without_defaults(schema) for name, schema in schemas.items()}
+    found["Prediction"]["examples"] = [EXAMPLE]
+    return found | _hand_made()
+
+
+def _like(struct: type[Struct], name: str, only: frozenset[str] | None = None, required: Any = None) -> Any:
+    """The struct as its JSON is: fields by their names on the wire, and JSON that passes through as anything."""
+    fields: list[Any] = []
+    for field in msgspec.structs.fields(struct):
+        if only is not None and field.encode_name not in only:
+            continue
+        kind = Any if field.type is Raw else field.type
+        needed = field.encode_name in required if required is not None else field.required
+        wire = _identifier(field.encode_name)
+        fields.append((wire, kind) if needed else (wire, kind, None))
+    rename = {_identifier(field.encode_name): field.encode_name for field in msgspec.structs.fields(struct)}
+    return msgspec.defstruct(name, fields, kw_only=True, rename=rename)
+
+
+def _identifier(name: str) -> str:
+    return name.replace("/", "_")
+
+
+def _without_defaults(schema: Any) -> Any:
+    """A member that is left out is absent: there is no default that would stand for it."""
+    if isinstance(schema, dict):
+        return {name: _without_defaults(value) for name, value in schema.items() if name != "default"}
+    if isinstance(schema, list):
+        return [_without_defaults(value) for value in schema]
+    return schema
+
+
+def _object(required: dict[str, Schema], optional: dict[str, Schema] | None = None) -> Schema:
+    return {"type": "object", "properties": {**required, **(optional or {})}, "required": list(required)}
+
+
+def _hand_made() -> dict[str, Schema]:
+    yes: Schema = {"const": True}
+    text: Schema = {"type": "string"}
+    number: Schema = {"type": "integer"}
+    record = reference("Prediction")
+    gone: Schema = {"predictionId": text}
+
+    def message(name: str, **members: Schema) -> Schema:
+        return _object({"type": {"const": name}, **members}, {"ref": {"type": ["integer", "string"]}})
+
+    return {
+        "Problem": _object(dict.fromkeys(("type", "title", "detail", "code", "error"), text) | {"status": number}),
+        "Accepted": _object({"success": yes}),
+        # `fields` may leave any member out, so nothing of the record is required here.
+        "PredictionAnswer": _object({"success": yes, "data": {"type": "object"}}),
+        "WholePrediction": _object({"success": yes, "data": record}),
+        "PredictionList": _object(
+            {"success": yes, "data": {"type": "array", "items": record}, "cursor": {"type": ["string", "null"]}}
+        ),
+        "Figures": _object({"success": yes, "data": {"type": "object"}}),
+        "DeadLetterList": _object(
+            {"success": yes, "data": {"type": "array", "items": {"type": "object"}}, "count": number}
+        ),
+        "Health": _object({"status": text}),
+        "Change": message("change", prediction=record),
+        "Snapshot": message("snapshot", prediction=record),
+        "Deleted": message("deleted", **gone, version=number),
+        "Unknown": message("unknown", **gone),
+        "Synced": message("synced", more={"type": "boolean"}),
+        "Welcome": message("welcome", session=text, heartbeat=number),
+        "Subscribed": message("subscribed"),
+        "Unsubscribed": message("unsubscribed"),
+        "Pong": message("pong"),
+        "Error": message("error", code=text, message=text),
+        "Bye": message("bye", retryAfter=number),
+    }
