@@ -16,6 +16,7 @@ from pathlib import Path
 import msgspec
 import uvloop
 
+from storage.clock import now_ms
 from storage.prediction import Prediction, Status, Transition, encode
 from storage.sqlite import SqliteStore
 from storage.sqlite_schema import GET, LOAD, open_reader, open_writer
@@ -23,6 +24,7 @@ from storage.store import Write
 
 BATCH = 500
 ROUNDS = 40
+START = now_ms()
 STATUSES = (Status.STARTING, Status.PROCESSING, Status.SUCCEEDED)
 INSERT = "INSERT INTO predictions VALUES (?,?,?,?,?,?,?,?,?,?) ON CONFLICT DO NOTHING"
 UPDATE = (
@@ -31,7 +33,7 @@ UPDATE = (
 
 
 def write(number: int, version: int) -> Write:
-    at = 1_764_000_000_000 + number
+    at = START + number
     record = Prediction(
         prediction_id=f"prediction-{number:012d}",
         status=STATUSES[version - 1],

@@ -3,6 +3,7 @@
 import asyncio
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
@@ -12,6 +13,7 @@ import msgspec
 from storage.clock import Clock, now_ms
 from storage.cursor import Place, decode_cursor, encode_cursor
 from storage.errors import StorageError, StoreMisconfigured, StoreUnavailable
+from storage.postgres_pool import Connections
 from storage.postgres_schema import Statements, prepare
 from storage.prediction import Status, Tombstone
 from storage.store import (
@@ -30,7 +32,7 @@ from storage.store import (
 
 T = TypeVar("T")
 if TYPE_CHECKING:
-    Connection = asyncpg.pool.PoolConnectionProxy[asyncpg.Record]
+    Connection = asyncpg.Connection[asyncpg.Record]
 
 TIMEOUT = 5.0
 """Seconds for one call, connecting included."""
@@ -60,9 +62,9 @@ class PostgresStore:
     name = "postgres"
     capabilities = Capabilities()
 
-    def __init__(self, address: _Address, pool: "asyncpg.Pool[asyncpg.Record]", *, clock: Clock) -> None:
+    def __init__(self, address: _Address, *, clock: Clock) -> None:
         self._address = address
-        self._pool = pool
+        self._connections = Connections(partial(_connect, address), address.pool)
         self._statements = Statements(address.schema)
         self._clock = clock
 
@@ -80,18 +82,11 @@ class PostgresStore:
             StoreMisconfigured: A wrong URL, password or database, missing rights, or tables of another format.
             StoreUnavailable: It cannot be reached.
         """
-        address = _parse(url)
-        pool = _make_pool(address)
-        store = cls(address, pool, clock=clock)
+        store = cls(_parse(url), clock=clock)
         try:
-            async with asyncio.timeout(2 * address.timeout):
-                await pool
-                async with pool.acquire() as connection:
-                    await prepare(connection, store._statements)
-        except BaseException as error:
-            pool.terminate()
-            if (meant := _meaning(error, address.shown)) is not None:
-                raise meant from error
+            await store._run(partial(prepare, statements=store._statements))
+        except BaseException:
+            await store.close()
             raise
         return store
 
@@ -160,11 +155,7 @@ class PostgresStore:
 
     async def close(self) -> None:
         """Close the connections. Idempotent."""
-        try:
-            async with asyncio.timeout(self._address.timeout):
-                await self._pool.close()
-        except (TimeoutError, asyncpg.InterfaceError, OSError):
-            self._pool.terminate()
+        await self._connections.close(self._address.timeout)
 
     async def _write(self, writes: Sequence[Write]) -> Sequence[str]:
         """The ids that were written."""
@@ -184,17 +175,10 @@ class PostgresStore:
         raise AssertionError("the last attempt returns or raises")
 
     async def _run(self, work: "Callable[[Connection], Awaitable[T]]") -> T:
-        """Do `work` on a connection, within the time limit; a connection that failed it is not used again."""
+        """Do `work` on a connection, within the time limit."""
         try:
             async with asyncio.timeout(self._address.timeout):
-                connection = await self._pool.acquire()
-                try:
-                    return await work(connection)
-                except (asyncio.CancelledError, TimeoutError, OSError):
-                    connection.terminate()
-                    raise
-                finally:
-                    await self._pool.release(connection)
+                return await self._connections.run(work)
         except Exception as error:
             if (meant := _meaning(error, self._address.shown)) is not None:
                 raise meant from error
@@ -220,7 +204,7 @@ def _parse(url: str) -> _Address:
     return _Address(dsn, shown, schema, pool, cache, timeout)
 
 
-def _make_pool(address: _Address) -> "asyncpg.Pool[asyncpg.Record]":
+async def _connect(address: _Address) -> "Connection":
     milliseconds = str(int(address.timeout * 1000))
     # Every statement reaches its rows by an index; without statistics, as in a new table, the planner may not see it.
     settings = {
@@ -234,22 +218,15 @@ def _make_pool(address: _Address) -> "asyncpg.Pool[asyncpg.Record]":
         "jit": "off",
     }
     try:
-        return asyncpg.create_pool(
+        return await asyncpg.connect(
             address.dsn,
-            min_size=1,
-            max_size=address.pool,
-            max_inactive_connection_lifetime=60,
             timeout=address.timeout,
             statement_cache_size=address.statement_cache_size,
+            # A pooler in between refuses settings that it does not know.
             server_settings=settings if address.statement_cache_size else {"application_name": "tidings"},
-            reset=_keep,
         )
-    except (ValueError, ssl.SSLError, asyncpg.ClientConfigurationError, asyncpg.InterfaceError) as error:
+    except (ValueError, ssl.SSLError) as error:
         raise StoreMisconfigured(f"{address.shown}: {error}; mend the URL") from error
-
-
-async def _keep(connection: Any) -> None:
-    """Nothing to reset between two uses: no call leaves a session's state behind. It would be a round trip."""
 
 
 def _meaning(error: BaseException, shown: str) -> StorageError | None:

@@ -91,7 +91,7 @@ def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-async def prepare(connection: "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]", statements: Statements) -> None:
+async def prepare(connection: "asyncpg.Connection[asyncpg.Record]", statements: Statements) -> None:
     """Make the tables where they are missing; one process does, others wait for it.
 
     Raises:

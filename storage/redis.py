@@ -17,7 +17,7 @@ from storage.clock import Clock, now_ms
 from storage.errors import StorageError, StoreMisconfigured, StoreUnavailable
 from storage.prediction import Status, Tombstone
 from storage.redis_listing import Call, Listing
-from storage.redis_scripts import FORMAT, LIST, LOAD, SWEEP, WRITE
+from storage.redis_scripts import FORMAT, GRACE, LIST, LOAD, SWEEP, WRITE
 from storage.store import (
     Capabilities,
     Conflict,
@@ -159,7 +159,7 @@ class RedisStore:
         shards: dict[int, list[Write]] = {}
         for one, write in zip(ids, writes, strict=True):
             shards.setdefault(self._shard(one), []).append(write)
-        calls = [(shard, (), _arguments(some)) for shard, some in shards.items()]
+        calls = [(shard, (), _arguments(some, self._clock())) for shard, some in shards.items()]
         conflicts: dict[str, Conflict] = {}
         for missed in await self._scripts(_WRITE, calls, durable=True):
             for one, standing in zip(missed[::2], missed[1::2], strict=True):
@@ -333,10 +333,10 @@ def _stored(row: Fields) -> Stored | None:
     return Stored(int(version), _STATUS[status], encoded, int(expires_at) if expires_at else None, _facts(facts)[0])
 
 
-def _arguments(writes: Sequence[Write]) -> Answers:
+def _arguments(writes: Sequence[Write], now: int) -> Answers:
     """The script's arguments for the writes of one shard."""
     positions = high_water(writes)
-    arguments: list[Any] = [len(positions)]
+    arguments: list[Any] = [now, GRACE, len(positions)]
     for position in positions.items():
         arguments += position
     for write in writes:

@@ -20,7 +20,7 @@ FIELDS = 9
 """Arguments of a write: id, expected, version, status, expiry, purge, facts, created_at, record."""
 
 GRACE = 86_400_000
-"""ms that a key outlives its time of purging where nothing sweeps; then it goes, and listings forget it."""
+"""ms that a key outlives its time of purging (or, where that is past, its last write) if nothing sweeps."""
 
 WRITE = """
 local prefix = KEYS[1]
@@ -37,8 +37,8 @@ local function move(facts, id, add)
 end
 local missed = {}
 local applied = 0
-local positions = tonumber(ARGV[1])
-local first = 2 + 2 * positions
+local clock, grace, positions = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local first = 4 + 2 * positions
 for at = first, #ARGV, 9 do
   local id, expected, version, status = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
   local purge, facts, created = ARGV[at + 5], ARGV[at + 6], ARGV[at + 7]
@@ -61,7 +61,7 @@ for at = first, #ARGV, 9 do
     end
     if purge ~= '' then
       redis.call('ZADD', prefix .. ':purge', purge, id)
-      redis.call('PEXPIREAT', key, string.format('%.0f', tonumber(purge) + 86400000))
+      redis.call('PEXPIREAT', key, string.format('%.0f', math.max(tonumber(purge), clock) + grace))
     elseif old[1] then
       redis.call('ZREM', prefix .. ':purge', id)
       redis.call('PERSIST', key)
@@ -69,7 +69,7 @@ for at = first, #ARGV, 9 do
   end
 end
 if applied > 0 then
-  for at = 2, first - 2, 2 do
+  for at = 4, first - 2, 2 do
     local partition, offset = ARGV[at], ARGV[at + 1]
     local kept = redis.call('HGET', prefix .. ':positions', partition)
     if not kept or #offset > #kept or (#offset == #kept and offset > kept) then
@@ -79,7 +79,7 @@ if applied > 0 then
 end
 return missed
 """
-"""KEYS: the shard's prefix. ARGV: how many positions; partition and offset of each; `FIELDS` of each write.
+"""KEYS: the shard's prefix. ARGV: now, `GRACE`, how many positions; partition and offset of each; `FIELDS` of each write.
 Returns id and standing version of each write that did not match."""
 
 LOAD = """

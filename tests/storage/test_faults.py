@@ -141,18 +141,19 @@ async def test_killed_under_load(kind: str, own: Server) -> None:
             version += 1
             written[one] = version
 
-    ids = [fresh() for _ in range(8)]
-    tasks = [asyncio.create_task(load(one)) for one in ids]
-    await eventually(lambda: len(written) == 8 and min(written.values()) > 5, 60)
-    standing: dict[str, int] = {}
-    failed_before = 0
-    for _ in range(2):
+    async def harm() -> None:
         await asyncio.to_thread(own.kill)
-        failed_before = failures
-        await eventually(lambda: failures > failed_before, 60)
+        before = failures
+        await eventually(lambda: failures > before, 60)
         await asyncio.to_thread(own.start)
         standing = dict(written)
         await eventually(lambda: all(written[one] > standing[one] for one in ids), 60)
+
+    ids = [fresh() for _ in range(8)]
+    tasks = [asyncio.create_task(load(one)) for one in ids]
+    await eventually(lambda: len(written) == 8 and min(written.values()) > 5, 60)
+    await harm()
+    await harm()
     stop.set()
     await asyncio.gather(*tasks)
     found = await store.load(ids)
