@@ -17,7 +17,7 @@ from storage.store import Conflict, Outcome, Ownership, Page, PredictionStore, Q
 NEGATIVE_TTL = 2.0
 """Seconds for which the store is not asked again for an id that it does not have."""
 
-_OVERHEAD = 350
+_OVERHEAD = 300
 """Bytes an entry takes beside its encoding and its id (measured: `benchmarks/bench_cache.py`)."""
 
 
