@@ -21,7 +21,9 @@ from gateway.gateway import WRITE_WAIT, Gateway
 from gateway.problems import Handler, Problem, unavailable
 from storage.prediction import valid_id
 from streams.log import EVENTS, LogError, NewRecord, RecordTooLarge
+from streams.providers.key_set import KeysUnavailable
 from streams.providers.provider import BadSignature, Provider
+from streams.providers.signatures import ProvenByAddress
 from streams.translation import ARCHIVE_HEADER, DELIVERY_HEADER, PROVIDER_HEADER, RECEIVED_HEADER, TRACE_HEADER
 
 APPEND_TIME = WRITE_WAIT - 0.5
@@ -95,7 +97,13 @@ def webhook_handler(gateway: Gateway, clock: Callable[[], float] = time.time) ->
 
 def _prove(provider: Provider, request: web.Request, body: bytes, now: float) -> str | None:
     try:
+        if isinstance(provider, ProvenByAddress):
+            # Where the address names a prediction, its token was found to be right before.
+            provider.verify_address(request.query.get("token"), proven="id" in request.match_info)
+            return None
         return provider.verify(request.headers, body, now)
+    except KeysUnavailable as refused:
+        raise unavailable("Provider's keys", str(refused)) from None
     except BadSignature as refused:
         reason = str(refused)
     except Exception as error:  # fail closed: whatever a provider's code trips over is not proven

@@ -17,7 +17,9 @@ from gateway.server import HttpServer
 from storage.cached import CachedStore
 from storage.errors import StorageError
 from storage.store import PredictionStore
+from streams.key_refresh import KeyRefresh
 from streams.processor import Processor
+from streams.providers.key_set import key_sets
 from tidings import collector
 from tidings.parts import Parts, parts
 from tidings.serving import GatewayRole, bare_gateway
@@ -120,6 +122,9 @@ async def running(settings: Settings, reached: Reached | None = None) -> AsyncIt
         if "processor" in settings.roles:
             await stack.enter_async_context(_processing(service, reached))
         if "gateway" in settings.roles:
+            if kept := key_sets(opened.providers):
+                refresh = service.start(KeyRefresh(kept).run(), "provider-keys")
+                stack.callback(refresh.cancel)
             gateway = service.gateway = GatewayRole(settings, opened, cache)
             if service.processor is not None:
                 gateway.add_check("processor", service.processor_ready)
