@@ -14,7 +14,10 @@ import pytest
 import gateway.sse
 from gateway.event_stream import event
 from gateway.tokens import Claims, SecretTokens
-from storage.prediction import Tombstone
+from storage.prediction import Tombstone, encode
+from storage.store import Write
+from streams.changes import announcement
+from streams.log import CHANGES, Position
 from tests.conditions import eventually
 from tests.gateway.small_service import SmallService, prediction, small_service
 
@@ -100,6 +103,20 @@ async def test_last_event_id_is_what_the_client_knows() -> None:
             assert await events.all() == ["snapshot", "synced"]
         answer = await client.get("/api/predictions/p1/events", headers={"Last-Event-ID": "3"})
         assert answer.status_code == 204
+
+
+async def test_what_the_snapshot_showed_is_not_repeated() -> None:
+    """A change that is announced after its record was read for the snapshot is no news; the next one is."""
+    async with serving() as (service, client):
+        written = prediction("p1", version=3)
+        await service.store.store.write([Write(written, encode(written), 0)])
+        async with stream(client, "/api/events?predictions=p1") as events:
+            assert (await events.next())[2]["prediction"]["version"] == 3
+            assert (await events.next())[0] == "synced"
+            late = announcement(written, encode(written), position=Position(0, 0))
+            await service.log.append(CHANGES, [late])
+            await service.put(prediction("p1", version=4))
+            assert (await events.next())[2]["prediction"]["version"] == 4
 
 
 async def test_an_unknown_prediction_is_waited_for() -> None:

@@ -17,10 +17,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from gateway.webhooks import token_proves, url_token
-from streams.event import Archive
+from streams.event import Archive, Event, Poison
 from streams.log import DEAD_LETTERS, EVENTS, LogUnavailable, NewRecord, Position
 from streams.memory_log import MemoryLog
 from streams.providers.configuration import Configuration
+from streams.providers.provider import Webhook
 from streams.providers.registry import open_providers
 from tests.conditions import eventually
 from tests.gateway.serving_thread import ServingThread
@@ -235,6 +236,36 @@ async def test_a_log_that_hangs_is_a_503_within_five_seconds() -> None:
         log.hanging.set()
     assert {status for status, _ in answers} == {503}
     assert max(seconds for _, seconds in answers) < 5.0
+
+
+class Clumsy:
+    """A provider whose code trips."""
+
+    name = "clumsy"
+
+    def __init__(self, *, verifies: bool) -> None:
+        self._verifies = verifies
+
+    def verify(self, headers: Mapping[str, str], body: bytes, now: float) -> str | None:
+        if not self._verifies:
+            raise KeyError("x-signature")
+        return "caf\udce9"
+
+    def prediction_id(self, body: bytes) -> str | None:
+        raise TypeError("no object")
+
+    def translate(self, webhook: Webhook) -> Event:
+        raise Poison("not-json", "nothing to see")
+
+
+async def test_a_provider_that_trips_proves_nothing_and_loses_nothing() -> None:
+    """An error while verifying is a 401; one while looking for the id leaves the proven body in the log."""
+    async with serving(providers={"bad": Clumsy(verifies=False), "good": Clumsy(verifies=True)}) as (service, client):
+        assert (await client.post("/api/webhooks/bad", content=b"{}")).status_code == 401
+        assert (await client.post("/api/webhooks/good", content=b"{}")).status_code == 200
+        (record,) = await service.records()
+    assert (record.key, record.value) == (None, b"{}")
+    assert dict(record.headers)["tidings-delivery"] == b"caf?"
 
 
 async def test_a_webhook_may_come_under_any_host() -> None:
