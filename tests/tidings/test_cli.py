@@ -21,7 +21,7 @@ from tests.tidings.command import tidings
 from tests.tidings_process import TidingsProcess, serving
 from tidings.client import Client
 
-COMMANDS = ("serve", "demo", "replay", "watch", "doctor", "token")
+COMMANDS = ("serve", "demo", "replay", "watch", "doctor", "token", "openapi", "asyncapi")
 LETTERS = ("list", "show", "redrive", "export")
 SECRET = "a-secret-of-more-than-thirty-two-bytes"
 
@@ -306,3 +306,9 @@ async def test_demo_moves_at_once(tmp_path: Path) -> None:
     finally:
         demo.signal(signal.SIGINT)
         assert await demo.ended() == 0
+
+
+async def test_specifications_are_printed(tmp_path: Path) -> None:
+    """`openapi` and `asyncapi` print their documents."""
+    assert (await tidings(tmp_path, "openapi")).json["openapi"] == "3.1.0"
+    assert (await tidings(tmp_path, "asyncapi", "--json")).json["asyncapi"] == "3.0.0"
