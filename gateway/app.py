@@ -14,7 +14,6 @@ from gateway.openapi import specification_handlers
 from gateway.pages import page_handler
 from gateway.predictions import read_handler
 from gateway.problems import Handler, Problem, answering
-from gateway.specification import asyncapi, document_handler, openapi
 from gateway.sse import EventStreams
 from gateway.webhooks import webhook_handler
 from gateway.writes import Writes
@@ -57,8 +56,6 @@ def build_app(gateway: Gateway) -> web.Application:
     _add(app, "GET", "/api/stats", stats_handler(gateway, door))
     for path, specification in specification_handlers(gateway, door).items():
         _add(app, "GET", path, specification)
-    _add(app, "GET", "/openapi.json", document_handler(openapi(gateway.version), door))
-    _add(app, "GET", "/asyncapi.json", document_handler(asyncapi(gateway.version), door))
     page = page_handler(gateway, door)
     _add(app, "GET", "/", page)
     _add(app, "GET", "/static/{path:.+}", page)

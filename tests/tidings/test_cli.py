@@ -10,6 +10,7 @@ from pathlib import Path
 import jwt
 import msgspec
 import pytest
+from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from storage.prediction import Prediction, decode, encode
 from storage.sqlite import SqliteStore
@@ -309,6 +310,6 @@ async def test_demo_moves_at_once(tmp_path: Path) -> None:
 
 
 async def test_specifications_are_printed(tmp_path: Path) -> None:
-    """`openapi` and `asyncapi` print their documents."""
-    assert (await tidings(tmp_path, "openapi")).json["openapi"] == "3.1.0"
-    assert (await tidings(tmp_path, "asyncapi", "--json")).json["asyncapi"] == "3.0.0"
+    """`openapi` prints a valid document of OpenAPI 3.1, `asyncapi` one of AsyncAPI 3.0."""
+    OpenAPIV31SpecValidator((await tidings(tmp_path, "openapi")).json).validate()
+    assert (await tidings(tmp_path, "asyncapi", "--json")).json["asyncapi"].startswith("3.")

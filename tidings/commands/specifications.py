@@ -17,14 +17,14 @@ def register(commands: running.Commands) -> None:
 
 def run_openapi(arguments: Namespace) -> None:
     """`openapi`."""
-    from gateway.specification import openapi
+    from gateway.openapi import openapi
 
     _print(openapi(version("tidings")), arguments.as_json)
 
 
 def run_asyncapi(arguments: Namespace) -> None:
     """`asyncapi`."""
-    from gateway.specification import asyncapi
+    from gateway.openapi import asyncapi
 
     _print(asyncapi(version("tidings")), arguments.as_json)
 
