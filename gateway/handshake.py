@@ -25,6 +25,8 @@ _USUAL = re.compile(
 )
 """A head without anything odd: no folded lines, no control characters, names that are tokens (RFC 9110, 5)."""
 
+_USUAL_CONNECTION = frozenset({"upgrade", "keep-alive, upgrade"})
+
 _ACCEPTED = (
     b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: %b\r\n"
 )
@@ -58,7 +60,8 @@ class Head(Struct, frozen=True):
     headers: dict[str, str]
     """Names in lower case; values of a repeated one joined with commas (RFC 9110, 5.3)."""
     request: Request | None = None
-    """As the library has it, where the head is unusual."""
+    """As the library has it, where the head is unusual or was parsed by somebody else."""
+    raw: bytes = b""
 
     @property
     def token(self) -> str | None:
@@ -83,7 +86,7 @@ def parse(head: bytes) -> Head:
         name = name.lower()
         value = value.strip()
         headers[name] = f"{headers[name]}, {value}" if name in headers else value
-    return Head(headers)
+    return Head(headers, raw=head)
 
 
 def from_request(request: Request) -> Head:
@@ -117,10 +120,10 @@ def accept(head: Head) -> bytes:
     usual = (
         head.request is None
         and headers.get("upgrade", "").lower() == "websocket"
-        and "upgrade" in [option.strip() for option in headers.get("connection", "").lower().split(",")]
+        and headers.get("connection", "").lower() in _USUAL_CONNECTION
         and headers.get("sec-websocket-version") == "13"
         and _is_key(key)
-        and (offered is None or SUBPROTOCOL in [one.strip() for one in offered.split(",")])
+        and offered in {None, SUBPROTOCOL}
     )
     if usual:
         return (_WITHOUT if offered is None else _WITH_SUBPROTOCOL) % accept_key(key).encode()
@@ -136,12 +139,7 @@ def _is_key(key: str) -> bool:
 
 
 def _accept_unusual(head: Head) -> bytes:
-    request = head.request
-    if request is None:
-        headers = Headers()
-        for name, value in head.headers.items():
-            headers[name] = value
-        request = Request("/api/ws", headers)
+    request = head.request or _parse_unusual(head.raw)
     offers = "Sec-WebSocket-Protocol" in request.headers
     core = ServerProtocol(subprotocols=[SUBPROTOCOL] if offers else None, logger=_logger)  # type: ignore[list-item]
     response = core.accept(request)

@@ -203,8 +203,8 @@ class Snapshots:
         if not known:
             return frame(protocol.unknown_message(prediction_id)) if message.predictions is not None else b""
         version = max(known, stored.version if stored is not None else 0)
-        if version > known and not session.has(prediction_id, version):
-            return b""
+        if stored is not None and stored.deleted and not session.has(prediction_id, version):
+            return b""  # the client knows of the deletion, or was told meanwhile
         return frame(protocol.deleted_message(prediction_id, version))
 
     def _snapshot(self, session: Session, prediction_id: str, stored: Stored) -> bytes:
