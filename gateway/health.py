@@ -78,13 +78,20 @@ def metrics_handler(gateway: Gateway, door: Door) -> Handler:
     return metrics
 
 
+def submits(gateway: Gateway) -> list[str]:
+    """The providers that predictions can be started at."""
+    submitter = gateway.submitter
+    return [] if submitter is None else [name for name in gateway.providers if submitter.refusal(name) is None]
+
+
 def stats_handler(gateway: Gateway, door: Door) -> Handler:
     """`GET /api/stats`: the figures that the page's operator part shows."""
 
     async def stats(request: web.Request) -> web.StreamResponse:
         await door.admin(request)
         figures = {name: read() for name, read in gateway.stats.items()}
-        body = msgspec.json.encode({"success": True, "data": {"version": gateway.version, **figures}})
+        about = {"version": gateway.version, "submits": submits(gateway)}
+        body = msgspec.json.encode({"success": True, "data": {**about, **figures}})
         return web.Response(body=body, headers=_NOT_CACHED, content_type="application/json")
 
     return stats

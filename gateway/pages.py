@@ -14,7 +14,7 @@ from gateway.problems import Handler, Problem
 
 INDEX = "index.html"
 
-_TYPES = {".js": "text/javascript; charset=utf-8", ".mjs": "text/javascript; charset=utf-8"}
+_TYPES = {".js": "text/javascript; charset=utf-8", ".ts": "text/plain; charset=utf-8"}
 _HIDDEN = (".py", ".pyc")
 
 

@@ -1,0 +1,120 @@
+/** The gallery: one card per prediction, kept in place while it changes. */
+
+import { byId, element, setText, show } from "./dom.js";
+import { duration, statusName } from "./format.js";
+import { ended, outputText, pictures, progress, title, until } from "./record.js";
+
+const EXCERPT = 420;
+
+class Card {
+  constructor(id) {
+    this.frame = element("div", { class: "frame" });
+    this.bar = element("i");
+    this.track = element("div", { class: "track", role: "progressbar", "aria-label": "Progress", hidden: true }, this.bar);
+    this.title = element("span", { class: "prompt" });
+    this.status = element("span", { class: "status" });
+    this.spent = element("span", { class: "spent" });
+    this.by = element("span", { class: "by" });
+    this.link = element(
+      "a",
+      { href: `#${encodeURIComponent(id)}` },
+      this.frame,
+      this.track,
+      this.title,
+      element("span", { class: "meta" }, this.status, this.spent, this.by),
+    );
+    this.node = element("li", { class: "card" }, this.link);
+    this.shown = "";
+  }
+
+  update(record, now) {
+    this.record = record;
+    this.node.dataset.status = record.status;
+    this.#show(record);
+    const share = ended(record) ? null : progress(record);
+    show(this.track, !ended(record));
+    this.track.classList.toggle("unknown", share === null);
+    if (share === null) this.track.removeAttribute("aria-valuenow");
+    else this.track.setAttribute("aria-valuenow", Math.round(share * 100));
+    this.bar.style.width = share === null ? "" : `${share * 100}%`;
+    setText(this.title, title(record));
+    setText(this.status, record.cancelRequestedAt && !ended(record) ? "Canceling" : statusName(record.status));
+    setText(this.by, [record.owner, record.model?.split("/").at(-1)].filter(Boolean).join(" · "));
+    this.by.title = [record.owner, record.model].filter(Boolean).join(" · ");
+    this.tick(now);
+  }
+
+  tick(now) {
+    setText(this.spent, duration(until(this.record, now) - this.record.createdAt));
+  }
+
+  /** Its picture, else its text, else what went wrong. A picture stays until the next one has come. */
+  #show(record) {
+    const [picture] = pictures(record);
+    const text = picture ? "" : (record.error ?? outputText(record)).slice(0, EXCERPT);
+    const key = picture ?? `${record.status}:${text}`;
+    if (key === this.shown) return;
+    this.shown = key;
+    if (!picture) {
+      const kind = record.error ? "wrong" : "excerpt";
+      this.frame.replaceChildren(text ? element("p", { class: kind }, text) : element("p", { class: "nothing", "aria-hidden": true }));
+      return;
+    }
+    const present = this.frame.querySelector("img");
+    if (present) present.src = picture;
+    else this.frame.replaceChildren(image(picture, this.frame));
+  }
+}
+
+/** A picture from elsewhere: no referrer, and its address as text where it cannot be shown. */
+export function image(address, frame, alt = "") {
+  const node = element("img", { referrerpolicy: "no-referrer", decoding: "async", alt });
+  node.addEventListener("error", () => frame.contains(node) && frame.replaceChildren(element("p", { class: "excerpt" }, node.src)));
+  node.src = address;
+  return node;
+}
+
+export class Gallery {
+  #list = byId("gallery");
+  #cards = new Map();
+  #order = [];
+
+  /** Show these records in this order; only the `dirty` ones and the new ones are looked at. */
+  render(records, dirty, selected, now) {
+    const wanted = new Set(records.map((record) => record.predictionId));
+    for (const [id, card] of this.#cards) {
+      if (wanted.has(id)) continue;
+      card.node.remove();
+      this.#cards.delete(id);
+    }
+    let place = this.#list.firstElementChild;
+    for (const record of records) {
+      const id = record.predictionId;
+      let card = this.#cards.get(id);
+      if (!card) this.#cards.set(id, (card = new Card(id)));
+      if (!card.record || dirty.has(id)) card.update(record, now);
+      if (card.node === place) place = place.nextElementSibling;
+      else this.#list.insertBefore(card.node, place);
+      if (id === selected) card.link.setAttribute("aria-current", "true");
+      else card.link.removeAttribute("aria-current");
+    }
+    this.#order = records.map((record) => record.predictionId);
+  }
+
+  /** Let the times of those that run go on. */
+  tick(now) {
+    for (const card of this.#cards.values()) if (!ended(card.record)) card.tick(now);
+  }
+
+  /** The id beside this one, `step` places on; the first one where it is not shown. */
+  beside(id, step) {
+    const at = this.#order.indexOf(id);
+    return at < 0 ? this.#order[0] : this.#order[Math.min(this.#order.length - 1, Math.max(0, at + step))];
+  }
+
+  focus(id) {
+    const link = this.#cards.get(id)?.link;
+    link?.focus({ preventScroll: true });
+    link?.scrollIntoView({ block: "nearest" });
+  }
+}

@@ -1,0 +1,124 @@
+/** The health of the service: figures from /api/stats as small charts, and the parts that /readyz names. */
+
+import { byId, drawing, element, setText, show } from "./dom.js";
+import { figure } from "./format.js";
+import { send } from "./service.js";
+
+const EVERY = 2000;
+const SAMPLES = 90;
+const WIDTH = 90;
+const HEIGHT = 22;
+
+const sum = (counts) => Object.values(counts ?? {}).reduce((total, count) => total + count, 0);
+const rate = (now, before, seconds) => Math.max(0, now - before) / seconds;
+
+/** What is shown: a name, what it means, and its figure out of two readings `seconds` apart (null: not there). */
+const TILES = [
+  ["Events", "a second, read from the log", (now, last, s) => now.processor && rate(now.processor.records, last.processor.records, s)],
+  ["Changes", "a second, announced to clients", (now, last, s) => rate(now.gateway.changes, last.gateway.changes, s)],
+  ["Lag", "events that wait in the log", (now) => now.processor?.lag ?? null],
+  ["Batch", "ms from fetched to announced", (now, last) => now.processor && batchTime(now.processor, last.processor)],
+  ["Sessions", "open connections of clients", (now) => now.gateway.sessions],
+  ["Conflated", "a second, replaced by newer ones for slow clients", (now, last, s) => rate(now.gateway.conflated, last.gateway.conflated, s)],
+  ["Dead letters", "since the start", (now) => now.processor && sum(now.processor.deadLetters)],
+];
+
+function batchTime(now, last) {
+  const batches = now.batches - last.batches;
+  return batches > 0 ? ((sum(now.seconds) - sum(last.seconds)) / batches) * 1000 : undefined;
+}
+
+class Tile {
+  #values = [];
+  #line = drawing("path", { class: "line", "vector-effect": "non-scaling-stroke" });
+  #area = drawing("path", { class: "area" });
+
+  constructor([name, meaning, read]) {
+    this.name = name;
+    this.meaning = meaning;
+    this.read = read;
+    this.value = element("dd", {}, "–");
+    this.chart = drawing("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img" }, this.#area, this.#line);
+    this.node = element("div", { title: `${name}: ${meaning}`, hidden: true }, element("dt", {}, name), this.value, element("dd", { class: "chart" }, this.chart));
+  }
+
+  /** One more value; undefined: the same as before; null: there is none. */
+  add(value) {
+    show(this.node, value != null || this.#values.length > 0);
+    if (value === null) return;
+    this.#values.push(value ?? this.#values.at(-1) ?? 0);
+    if (this.#values.length > SAMPLES) this.#values.shift();
+    const newest = this.#values.at(-1);
+    setText(this.value, figure(newest));
+    this.#draw(Math.max(...this.#values, 1));
+    this.chart.setAttribute("aria-label", `${this.name}, ${this.meaning}: now ${figure(newest)}, at most ${figure(Math.max(...this.#values))} in the last ${Math.round((this.#values.length * EVERY) / 1000)} s`);
+    this.node.classList.toggle("wrong", this.name === "Dead letters" && newest > 0);
+  }
+
+  #draw(top) {
+    const start = WIDTH - this.#values.length + 1;
+    const points = this.#values.map((value, at) => `${start + at} ${(HEIGHT - 1.5 - (value / top) * (HEIGHT - 3)).toFixed(2)}`);
+    if (points.length < 2) return;
+    this.#line.setAttribute("d", `M${points.join("L")}`);
+    this.#area.setAttribute("d", `M${start} ${HEIGHT}L${points.join("L")}L${WIDTH} ${HEIGHT}Z`);
+  }
+}
+
+export class Health {
+  #tiles = TILES.map((tile) => new Tile(tile));
+  #last = null;
+  #at = 0;
+  #round = 0;
+  #on = false;
+
+  constructor() {
+    byId("tiles").append(...this.#tiles.map((tile) => tile.node));
+  }
+
+  /** Take the first reading, and go on from there. */
+  start(figures) {
+    show(byId("health"), true);
+    this.#read(figures);
+    this.#on = true;
+    setInterval(() => this.#poll(), EVERY);
+    this.#askParts();
+  }
+
+  /** Stop asking while the service is away, so that nothing is asked in vain. */
+  set reachable(reachable) {
+    this.#on = reachable;
+    byId("health").classList.toggle("stale", !reachable);
+  }
+
+  async #poll() {
+    if (!this.#on || document.hidden) return;
+    try {
+      const response = await send("api/stats");
+      if (response.ok) this.#read((await response.json()).data);
+      if (++this.#round % 3 === 0) await this.#askParts();
+    } catch {
+      // The connection's own state says that the service is away.
+    }
+  }
+
+  #read(figures) {
+    const now = performance.now();
+    const last = this.#last ?? figures;
+    const seconds = Math.max(0.1, (now - this.#at) / 1000);
+    const restarted = figures.gateway.changes < last.gateway.changes || figures.processor?.records < last.processor?.records;
+    const base = restarted ? figures : last;
+    for (const tile of this.#tiles) tile.add(tile.read(figures, base, seconds) ?? (figures.processor || tile.name === "Lag" ? undefined : null));
+    this.#last = figures;
+    this.#at = now;
+  }
+
+  async #askParts() {
+    const response = await send("readyz");
+    const answer = await response.json();
+    const obstacles = answer.notReady ?? {};
+    const names = answer.parts ?? Object.keys(obstacles);
+    byId("parts").replaceChildren(
+      ...names.map((name) => element("li", { class: obstacles[name] ? "wrong" : "right", title: obstacles[name] ?? "ready" }, name, obstacles[name] && element("span", { class: "unseen" }, `: ${obstacles[name]}`))),
+    );
+  }
+}

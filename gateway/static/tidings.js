@@ -1,0 +1,519 @@
+/**
+ * The browser client of Tidings: an ES module without dependencies. tidings.d.ts says what each part takes.
+ *
+ *     const tidings = new Tidings("https://tidings.example", { token: () => fetchToken() });
+ *     tidings.watch("p1", (record) => show(record));
+ *     for await (const record of tidings.watch({ owner: "ada" })) show(record);
+ *     const record = await tidings.finished("p1");
+ */
+
+const TERMINAL = ["succeeded", "failed", "canceled"];
+const KINDS = ["predictions", "owner", "tag", "model", "all"];
+const FIRST_DELAY = 500;
+const LONGEST_DELAY = 30_000;
+const ANSWER_WITHIN = 15_000;
+const SILENT_STREAM = 40_000; // a stream has a comment every 15 s
+const SOCKET_AGAIN = 300_000; // how long a stream stands in before the WebSocket is tried again
+const LINGER = 5_000; // how long an unused connection waits for the next watch
+const RENEW_EARLY = 30_000;
+const REMEMBERED = 5_000;
+const PIECE = 300; // ids per message: the longest ones stay below the 256 KiB that one may have
+const QUERY = 4_000; // characters of names in a stream's address
+
+export class TidingsError extends Error {
+  constructor(message, code) {
+    super(message);
+    this.name = "TidingsError";
+    this.code = code;
+  }
+}
+
+class Watch {
+  #waiting = new Map();
+  #wake;
+  #over;
+  #error;
+  #close;
+  synced = new Promise((resolve) => (this.settle = resolve));
+  closed = new Promise((resolve, reject) => (this.#close = (error) => (error ? reject(error) : resolve())));
+
+  constructor(keys, callback, leave) {
+    this.keys = keys;
+    this.callback = callback;
+    this.leave = leave;
+    this.closed.catch(() => {}); // whoever does not ask need not hear of it
+  }
+
+  close(error) {
+    if (this.#over) return;
+    this.#over = true;
+    this.#error = error;
+    this.leave(this);
+    this.#close(error);
+    this.settle();
+    this.#wake?.();
+  }
+
+  push(record) {
+    if (this.#over) return;
+    if (this.callback) {
+      try {
+        this.callback(record);
+      } catch (error) {
+        reportError(error);
+      }
+    } else {
+      this.#waiting.set(record.predictionId, record);
+      this.#wake?.();
+    }
+  }
+
+  async *[Symbol.asyncIterator]() {
+    try {
+      for (;;) {
+        for (const [id, record] of this.#waiting) {
+          this.#waiting.delete(id);
+          yield record;
+        }
+        if (this.#error) throw this.#error;
+        if (this.#over) return;
+        await new Promise((resolve) => (this.#wake = resolve));
+      }
+    } finally {
+      this.close();
+    }
+  }
+}
+
+export class Tidings extends EventTarget {
+  #base;
+  #token;
+  #current; // the token in use
+  #renewAt = Infinity;
+  #renewal;
+  #pauseAfter;
+  #transport;
+  #records = new Map(); // the newest of each prediction, the longest unchanged first
+  #remembered = REMEMBERED;
+  #topics = new Map(); // what is watched, by key
+  #fresh = new Set(); // topics that are not subscribed yet
+  #asked = new Map(); // topics by the ref of their subscription
+  #ref = 0;
+  #attempt;
+  #timer;
+  #hiding;
+  #failures = 0;
+  #refusals = 0;
+  #blocked = 0; // attempts in a row that did not get through
+  #worked; // a WebSocket did
+  #listening = new AbortController();
+
+  state = "idle";
+  transport;
+  retryAt;
+
+  constructor(url = location.origin, { token, pauseAfter = 30_000, transport } = {}) {
+    super();
+    this.#base = new URL(url, globalThis.location?.href).href.replace(/\/+$/, "");
+    this.#token = token;
+    this.#pauseAfter = pauseAfter;
+    this.#transport = transport;
+    const { signal } = this.#listening;
+    globalThis.document?.addEventListener("visibilitychange", () => this.#look(), { signal });
+    globalThis.addEventListener?.("online", () => this.#look(), { signal });
+  }
+
+  watch(what, callback) {
+    const { limit = 1000, known = {}, ...named } = typeof what === "string" ? { predictions: [what] } : what;
+    const [[kind, name] = [], ...more] = Object.entries(named).filter(([, name]) => name);
+    if (!KINDS.includes(kind) || more.length) {
+      throw new TypeError(`watch takes an id or exactly one of ${KINDS.join(", ")}`);
+    }
+    if (this.state === "closed") throw new TidingsError("this client is closed; make a new one", "closed");
+    const names = kind === "predictions" ? [...new Set(name)] : [name];
+    const watch = new Watch(names.map((name) => `${kind}:${name}`), callback, (watch) => this.#leave(watch));
+    this.#remembered = Math.max(this.#remembered, 2 * limit);
+    for (const [predictionId, version] of Object.entries(known)) {
+      if (!(this.#records.get(predictionId)?.version >= version)) this.#records.set(predictionId, { predictionId, version, bare: true });
+    }
+    for (const name of names) {
+      const key = `${kind}:${name}`;
+      if (!this.#topics.has(key)) {
+        const topic = { key, kind, name, limit, watches: new Set() };
+        this.#topics.set(key, topic);
+        this.#fresh.add(topic);
+      }
+      this.#topics.get(key).watches.add(watch);
+    }
+    queueMicrotask(() => this.#begin(watch));
+    return watch;
+  }
+
+  async finished(id, { signal } = {}) {
+    signal?.throwIfAborted();
+    const watch = this.watch(id);
+    signal?.addEventListener("abort", () => watch.close(signal.reason));
+    for await (const record of watch) {
+      if (record.deleted) throw new TidingsError(`${id} was deleted`, "deleted");
+      if (TERMINAL.includes(record.status)) return record;
+    }
+    throw new TidingsError("the client was closed", "closed");
+  }
+
+  connect() {
+    if (!this.#attempt && this.#topics.size) this.#open();
+  }
+
+  close() {
+    this.#listening.abort();
+    clearTimeout(this.#hiding);
+    for (const watch of this.#watches()) watch.close();
+    this.#drop("closed");
+  }
+
+  // Watches and what they are told
+
+  #watches(topics = [...this.#topics.values()]) {
+    return new Set(topics.flatMap((topic) => [...topic.watches]));
+  }
+
+  #begin(watch) {
+    for (const record of [...this.#records.values()]) {
+      if (record.status && keysOf(record).some((key) => watch.keys.includes(key))) watch.push(record);
+    }
+    this.#settle();
+    if (this.#attempt) this.#subscribe();
+    else if (this.state === "idle") this.connect();
+  }
+
+  #leave(watch) {
+    const left = [];
+    for (const key of watch.keys) {
+      const topic = this.#topics.get(key);
+      topic.watches.delete(watch);
+      if (topic.watches.size) continue;
+      this.#topics.delete(key);
+      if (!this.#fresh.delete(topic)) left.push(topic);
+    }
+    this.#say("unsubscribe", left);
+    if (!this.#topics.size) {
+      clearTimeout(this.#timer);
+      this.#timer = setTimeout(() => this.#drop("idle"), LINGER);
+    }
+  }
+
+  #settle() {
+    for (const watch of this.#watches()) {
+      if (watch.keys.every((key) => this.#topics.get(key)?.synced)) watch.settle();
+    }
+  }
+
+  #take(record) {
+    const last = this.#records.get(record.predictionId);
+    if (!(last?.version >= record.version)) this.#tell(record, keysOf(record));
+  }
+
+  #gone(predictionId, version) {
+    const last = this.#records.get(predictionId);
+    if (last?.deleted || last?.version > version) return;
+    const keys = last?.status ? keysOf(last) : [`predictions:${predictionId}`, ...this.#topics.keys()].filter((key) => !key.startsWith("predictions:") || key.slice(12) === predictionId);
+    this.#tell({ predictionId, version, deleted: true }, keys);
+  }
+
+  #tell(record, keys) {
+    const id = record.predictionId;
+    this.#records.delete(id);
+    this.#records.set(id, record);
+    for (const oldest of this.#records.keys()) {
+      if (this.#records.size <= this.#remembered) break;
+      if (!this.#topics.has(`predictions:${oldest}`)) this.#records.delete(oldest);
+    }
+    for (const watch of this.#watches(keys.flatMap((key) => this.#topics.get(key) ?? []))) watch.push(record);
+  }
+
+  // The connection
+
+  async #open() {
+    clearTimeout(this.#timer);
+    const attempt = (this.#attempt = { say() {}, close() {} });
+    this.#become("connecting");
+    try {
+      if (typeof this.#token !== "function") this.#current = this.#token;
+      else if (!this.#current || Date.now() >= this.#renewAt) this.#current = await this.#token();
+    } catch (error) {
+      return this.#ended(attempt, 1006, `no token: ${error.message}`);
+    }
+    if (attempt !== this.#attempt) return;
+    this.#fresh = new Set(this.#topics.values());
+    this.#asked.clear();
+    this.#heard(attempt, ANSWER_WITHIN, true);
+    // Few networks block WebSockets, and many services restart: the two ways are tried in turn.
+    const streams = this.#blocked % 2 && this.#blocked > (this.#worked ? 2 : 0);
+    attempt.kind = this.#transport ?? (streams ? "sse" : "websocket");
+    if (attempt.kind === "sse") this.#stream(attempt);
+    else this.#socket(attempt);
+  }
+
+  #socket(attempt) {
+    const socket = new WebSocket(`${this.#base.replace("http", "ws")}/api/ws`, "tidings.v1");
+    attempt.say = (message) => socket.readyState === 1 && socket.send(JSON.stringify(message));
+    attempt.close = () => socket.close(1000);
+    socket.onopen = () => this.#current && attempt.say({ type: "auth", token: this.#current });
+    socket.onmessage = ({ data }) => {
+      if (attempt !== this.#attempt) return;
+      const message = JSON.parse(data);
+      this.#receive(attempt, message, this.#asked.get(message.ref));
+      this.#heard(attempt, attempt.heartbeat);
+    };
+    socket.onclose = ({ code, reason }) => this.#ended(attempt, code, reason);
+  }
+
+  async #stream(attempt) {
+    const abort = new AbortController();
+    attempt.close = () => abort.abort();
+    const streams = [];
+    let names = Infinity;
+    for (const topic of this.#topics.values()) {
+      const name = encodeURIComponent(topic.name);
+      if (topic.kind !== "predictions") {
+        streams.push({ query: `limit=${topic.limit}&${topic.kind}=${name}`, topics: [topic] });
+        names = Infinity;
+      } else if ((names += name.length) > QUERY) {
+        streams.push({ query: `predictions=${name}`, topics: [topic] });
+        names = name.length;
+      } else {
+        const last = streams.at(-1);
+        last.query += `,${name}`;
+        last.topics.push(topic);
+      }
+    }
+    try {
+      await Promise.race(streams.map(({ query, topics }) => this.#read(attempt, abort.signal, query, topics)));
+      this.#ended(attempt, 1006, "the stream ended");
+    } catch (error) {
+      this.#ended(attempt, error.code, error.message, error.after);
+    }
+  }
+
+  async #read(attempt, signal, query, topics) {
+    const headers = this.#current ? { Authorization: `Bearer ${this.#current}` } : {};
+    const response = await fetch(`${this.#base}/api/events?${query}`, { headers, signal, cache: "no-store" });
+    if (!response.ok) {
+      const { status } = response;
+      const problem = await response.json().catch(() => ({}));
+      const error = new TidingsError(problem.detail ?? `HTTP ${status}`, status === 401 ? 4102 : 1006);
+      if (status === 429 || status > 499) throw Object.assign(error, { after: response.headers.get("Retry-After") * 1000 || undefined });
+      if (status === 401) throw error;
+      return this.#refuse(problem.code, error.message, topics);
+    }
+    for (const topic of topics) {
+      this.#fresh.delete(topic);
+      topic.seen = new Set();
+    }
+    this.#welcome(attempt);
+    attempt.again ??= setTimeout(() => {
+      if (this.#transport) return;
+      this.#blocked++;
+      this.#drop();
+      this.#open();
+    }, SOCKET_AGAIN);
+    const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+    for (let text = ""; ; ) {
+      this.#heard(attempt, SILENT_STREAM, true);
+      const { done, value } = await reader.read();
+      if (done || attempt !== this.#attempt) return;
+      const events = (text + value).split("\n\n");
+      text = events.pop();
+      for (const event of events) {
+        const data = event.replace(/^(?!data:).*$/gm, "").replace(/^data:/gm, "");
+        attempt.after = /^retry: *(\d+)/m.exec(event)?.[1];
+        if (data.trim()) this.#receive(attempt, JSON.parse(data), topics);
+      }
+    }
+  }
+
+  #receive(attempt, message, topics = []) {
+    const record = message.prediction;
+    const id = message.predictionId ?? record?.predictionId;
+    for (const topic of topics) topic.seen?.add(id);
+    switch (message.type) {
+      case "welcome":
+        attempt.heartbeat = message.heartbeat;
+        this.#worked = true;
+        this.#blocked = 0;
+        this.#welcome(attempt);
+        return this.#subscribe();
+      case "deleted":
+        return this.#gone(id, message.version);
+      case "unknown":
+        return this.#records.has(id) && this.#gone(id, this.#records.get(id).version);
+      case "synced":
+        this.#failures = 0;
+        return this.#synced(topics, message.more);
+      case "bye":
+        return (attempt.after = message.retryAfter);
+      case "error":
+        return message.ref == null ? this.#again(this.#topics.values()) : this.#refuse(message.code, message.message, topics);
+    }
+    if (record) this.#take(record);
+  }
+
+  #welcome(attempt) {
+    attempt.welcomed = true;
+    this.#refusals = 0;
+    this.#renew();
+    this.#become("open", attempt.kind);
+  }
+
+  #synced(topics, more) {
+    for (const topic of topics) {
+      topic.synced = true;
+      // A stream is not told what is known: what a whole snapshot of it leaves out is gone.
+      for (const [id, record] of topic.seen && !more ? [...this.#records] : []) {
+        if (record.status && keysOf(record).includes(topic.key) && !topic.seen.has(id)) this.#gone(id, record.version);
+      }
+      delete topic.seen;
+    }
+    this.#settle();
+  }
+
+  #refuse(code, message, topics) {
+    if (code === "unsupported") this.#synced(topics); // it stands, without what there was before
+    else if (code === "unavailable") setTimeout(() => this.#again(topics), LINGER * Math.random());
+    else this.#fail(new TidingsError(message, code), topics);
+  }
+
+  #again(topics) {
+    for (const topic of topics) if (this.#topics.get(topic.key) === topic) this.#fresh.add(topic);
+    this.#subscribe();
+  }
+
+  #subscribe() {
+    if (!this.#attempt?.welcomed || !this.#fresh.size) return;
+    const topics = [...this.#fresh];
+    this.#fresh.clear();
+    if (this.#attempt.kind === "websocket") return this.#say("subscribe", topics);
+    this.#drop(); // a stream cannot be added to
+    this.#open();
+  }
+
+  #say(type, topics) {
+    const named = topics.filter(({ kind }) => kind === "predictions");
+    for (let at = 0; at < named.length; at += PIECE) {
+      const some = named.slice(at, at + PIECE);
+      const names = some.map(({ name }) => name);
+      this.#ask(type, some, { predictions: names }, names.map((name) => this.#records.get(name)));
+    }
+    for (const topic of topics) {
+      if (named.includes(topic)) continue;
+      const known = [...this.#records.values()].filter((record) => record.bare || keysOf(record).includes(topic.key));
+      if (type !== "subscribe") known.length = 0;
+      // The last message asks for what is new besides.
+      while (known.length > PIECE) this.#ask(type, [], { [topic.kind]: topic.name, limit: 0 }, known.splice(0, PIECE));
+      this.#ask(type, [topic], { [topic.kind]: topic.name, limit: topic.limit }, known);
+    }
+  }
+
+  #ask(type, topics, request, records) {
+    const known = {};
+    for (const record of records) if (record && !record.deleted) known[record.predictionId] = record.version;
+    this.#asked.set(++this.#ref, topics);
+    this.#attempt?.say({ type, ref: this.#ref, ...request, known });
+  }
+
+  // Silence, ends and returns
+
+  #heard(attempt, wait, last) {
+    clearTimeout(attempt.watchdog);
+    if (attempt !== this.#attempt) return;
+    attempt.watchdog = setTimeout(() => {
+      if (last) return this.#ended(attempt, 1006, "nothing was heard");
+      attempt.say({ type: "ping" });
+      this.#heard(attempt, ANSWER_WITHIN, true);
+    }, wait);
+  }
+
+  #drop(state) {
+    const attempt = this.#attempt;
+    this.#attempt = undefined;
+    for (const timer of [this.#timer, this.#renewal, attempt?.watchdog, attempt?.again]) clearTimeout(timer);
+    attempt?.close();
+    for (const topic of this.#topics.values()) topic.synced = false;
+    if (state) this.#become(state);
+  }
+
+  #ended(attempt, code = 1006, reason = "", after = attempt.after) {
+    if (attempt !== this.#attempt) return;
+    this.#drop();
+    let wait = after ?? Math.random() * Math.min(LONGEST_DELAY, FIRST_DELAY * 2 ** this.#failures);
+    if (code === 4101 || code === 4102) {
+      this.#current = undefined;
+      if (typeof this.#token !== "function" || ++this.#refusals > 3) {
+        return this.#fail(new TidingsError(reason || "the service asks for a token", "unauthorized"));
+      }
+      if (this.#refusals < 2) wait = 0;
+    } else if (code === 1009 || (code > 4099 && code < 4200)) {
+      return this.#fail(new TidingsError(reason || `closed with ${code}`, code));
+    } else if (after == null) this.#failures++;
+    if (!attempt.welcomed && code === 1006) this.#blocked++;
+    if (!this.#topics.size) return this.#become("idle");
+    this.#become("waiting", undefined, Date.now() + +wait);
+    this.#timer = setTimeout(() => this.#open(), wait);
+  }
+
+  #fail(error, topics = [...this.#topics.values()]) {
+    for (const watch of this.#watches(topics)) watch.close(error);
+    if (!this.#attempt) this.#become("idle");
+    this.dispatchEvent(new CustomEvent("error", { detail: error }));
+  }
+
+  #renew() {
+    clearTimeout(this.#renewal);
+    const expiry = expiryOf(this.#current);
+    this.#renewAt = expiry - Math.min(RENEW_EARLY, (expiry - Date.now()) / 10);
+    if (typeof this.#token !== "function" || expiry === Infinity) return;
+    this.#renewal = setTimeout(async () => {
+      const attempt = this.#attempt;
+      let token;
+      try {
+        if (Date.now() >= this.#renewAt) token = await this.#token();
+      } catch {
+        return; // the service says when it is too late
+      }
+      if (attempt !== this.#attempt || token === this.#current) return;
+      if (token) attempt.say({ type: "auth", token: (this.#current = token) });
+      this.#renew();
+    }, Math.min(2e9, this.#renewAt - Date.now()));
+  }
+
+  /** The page was hidden or shown, or the network is back. */
+  #look() {
+    clearTimeout(this.#hiding);
+    if (globalThis.document?.hidden) {
+      this.#hiding = setTimeout(() => this.#topics.size && this.#drop("paused"), Math.min(2e9, this.#pauseAfter));
+    } else if (!this.#attempt) this.connect();
+    else if (this.#attempt.heartbeat) this.#heard(this.#attempt, 0); // does it still stand?
+  }
+
+  #become(state, transport, retryAt) {
+    if (this.state === "closed") return;
+    Object.assign(this, { state, transport, retryAt });
+    this.dispatchEvent(new CustomEvent("state", { detail: { state, transport, retryAt } }));
+  }
+}
+
+function keysOf({ predictionId, owner, model, tags = [] }) {
+  const keys = ["all:true", `predictions:${predictionId}`, ...tags.map((tag) => `tag:${tag}`)];
+  if (owner) keys.push(`owner:${owner}`);
+  if (model) keys.push(`model:${model}`);
+  return keys;
+}
+
+/** When a JWT ends, in ms; Infinity where it does not say. */
+function expiryOf(token) {
+  try {
+    return JSON.parse(atob(token.split(".")[1].replace(/-/g, "+").replace(/_/g, "/"))).exp * 1000 || Infinity;
+  } catch {
+    return Infinity;
+  }
+}
