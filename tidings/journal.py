@@ -41,6 +41,7 @@ def configure(*, json: bool | None = None, level: int = logging.INFO) -> None:
         cache_logger_on_first_use=False,
     )
     handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(_worth_a_line)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],
@@ -50,6 +51,11 @@ def configure(*, json: bool | None = None, level: int = logging.INFO) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(max(level, logging.WARNING))
+
+
+def _worth_a_line(record: logging.LogRecord) -> bool:
+    """Leave out aiokafka's line at each refused connection: the failure reaches the caller, who says it once."""
+    return not (record.name.startswith("aiokafka") and str(record.msg).startswith("Unable connect"))
 
 
 def _tracebacks() -> Processor:

@@ -139,6 +139,8 @@ async def test_what_is_not_there_is_one_line(tmp_path: Path) -> None:
     """A service that nobody runs, or a log that cannot be opened, ends with 1 within its time."""
     watching = await tidings(tmp_path, "watch", "p1", "--url", "http://127.0.0.1:9", within=30)
     assert (watching.code, "http://127.0.0.1:9 cannot be reached" in watching.line) == (1, True)
+    nobody = await tidings(tmp_path, "replay", settings={"TIDINGS_LOG": "kafka://127.0.0.1:1"}, within=30)
+    assert (nobody.code, "Kafka at 127.0.0.1:1 does not answer" in nobody.line) == (1, True)
     (tmp_path / "file").write_text("")
     ended = await tidings(tmp_path, "serve", "--port", "0", "--log", "sqlite:///file/log.db")
     assert ended.code in {1, 2}
