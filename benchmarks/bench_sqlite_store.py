@@ -12,10 +12,12 @@ import time
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import uvloop
 
+from storage import sqlite_writer
 from storage.clock import now_ms
 from storage.prediction import Prediction, Status, Transition, encode
 from storage.sqlite import SqliteStore
@@ -81,6 +83,13 @@ def bare(connection: sqlite3.Connection, writes: Sequence[Write]) -> None:
     connection.execute("COMMIT")
 
 
+def same(connection: sqlite3.Connection, prepared: Any) -> None:
+    """The store's own statements, their values made ready outside the clock."""
+    connection.execute("BEGIN IMMEDIATE")
+    assert prepared.execute(connection)
+    connection.execute("COMMIT")
+
+
 async def busy(stop: asyncio.Event) -> None:
     """A loop with something to do all the time: a millisecond of Python at a turn, as a processor's other stages."""
     while not stop.is_set():
@@ -95,6 +104,7 @@ async def measure(folder: Path) -> dict[str, list[float]]:
     store = await SqliteStore.open(f"sqlite:///{folder}/store.db")
     loaded = await SqliteStore.open(f"sqlite:///{folder}/busy.db")
     connection = open_writer(folder / "bare.db", synchronous="FULL")
+    twin = open_writer(folder / "twin.db", synchronous="FULL")
     reader = open_reader(folder / "bare.db")
     for number in range(ROUNDS):
         kind = ("created", "moved on", "moved on")
@@ -104,8 +114,13 @@ async def measure(folder: Path) -> dict[str, list[float]]:
             await store.write(writes)
             middle = time.perf_counter()
             bare(connection, writes)
+            end = time.perf_counter()
+            prepared = sqlite_writer._Prepared(writes)
+            begin = time.perf_counter()
+            same(twin, prepared)
+            figures[f"same, {kind[version - 1]}"].append(time.perf_counter() - begin)
             figures[f"store, {kind[version - 1]}"].append(middle - start)
-            figures[f"bare, {kind[version - 1]}"].append(time.perf_counter() - middle)
+            figures[f"bare, {kind[version - 1]}"].append(end - middle)
             if number < 10:
                 stop = asyncio.Event()
                 task = asyncio.create_task(busy(stop))
@@ -120,6 +135,7 @@ async def measure(folder: Path) -> dict[str, list[float]]:
     await store.close()
     await loaded.close()
     connection.close()
+    twin.close()
     reader.close()
     return figures
 
@@ -151,7 +167,12 @@ def main() -> None:
     per = {name: statistics.median(values) / BATCH * 1e6 for name, values in figures.items()}
     print(f"{'SQLite store, FULL, batches of 500':<44}{'figure':>16}{'ratio to bare':>16}")
     for what in ("created", "moved on"):
-        for side, label in (("store", "store"), ("busy", "store, the loop busy"), ("bare", "bare, a statement each")):
+        for side, label in (
+            ("store", "store"),
+            ("busy", "store, the loop busy"),
+            ("same", "bare, the same statements"),
+            ("bare", "bare, a statement each"),
+        ):
             name = f"{what}: {label}"
             rate, ratio = 1e6 / per[f"{side}, {what}"], per[f"bare, {what}"] / per[f"{side}, {what}"]
             print(f"{name:<44}{rate:>14,.0f}/s{ratio:>16.2f}")

@@ -8,7 +8,6 @@ import sqlite3
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from itertools import chain
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
@@ -17,11 +16,13 @@ from typing import Any, TypeVar
 import msgspec
 
 from storage.errors import StorageError
+from storage.interpreter import impatience
 from storage.prediction import Tombstone
 from storage.sqlite_schema import (
     COLUMNS,
     MOST_ROWS,
     POSITIONS,
+    TAGS,
     VERSIONS,
     advance_sql,
     in_use,
@@ -40,14 +41,59 @@ _MOST_WRITES = 4096
 _to_json = msgspec.json.Encoder().encode
 
 
+class _Prepared:
+    """The values to bind for some writes."""
+
+    __slots__ = ("inserts", "positions", "size", "tagged", "updates")
+
+    def __init__(self, writes: Sequence[Write]) -> None:
+        self.size = len(writes)
+        self.inserts: list[Value] = []
+        self.updates: list[Value] = []
+        self.tagged: list[str] = []
+        self.positions = high_water(writes)
+        for write in writes:
+            if write.expected:
+                self.updates += _row(write)
+            else:
+                self.inserts += (row := _row(write))
+                if row[8] is not None:
+                    self.tagged.append(write.record.prediction_id)
+
+    def add(self, other: "_Prepared") -> None:
+        """Take in another's, of other predictions."""
+        self.size += other.size
+        self.inserts += other.inserts
+        self.updates += other.updates
+        self.tagged += other.tagged
+        for partition, offset in other.positions.items():
+            self.positions[partition] = max(offset, self.positions.get(partition, offset))
+
+    def execute(self, connection: sqlite3.Connection) -> bool:
+        """Insert and update; whether all of them matched."""
+        inserted = _in_chunks(connection, insert_sql, self.inserts)
+        if self.tagged:
+            connection.execute(TAGS, (_to_json(self.tagged).decode(),))
+        updated, wanted = 0, self.size - len(self.inserts) // COLUMNS
+        if wanted:
+            updated = _in_chunks(connection, advance_sql, self.updates)
+            if updated != wanted:
+                updated += _in_chunks(connection, replace_sql, self.updates)
+        if self.positions:
+            connection.execute(POSITIONS, (_to_json(self.positions).decode(),))
+        return inserted + updated == self.size
+
+
 class _Job:
     """A call that waits: either writes, or something to run in a transaction of its own."""
 
-    __slots__ = ("future", "ids", "loop", "run", "writes")
+    __slots__ = ("future", "ids", "loop", "prepared", "run", "writes")
 
     def __init__(self, writes: Sequence[Write], run: Callable[[sqlite3.Connection], Any] | None) -> None:
         self.writes = writes
         self.ids = distinct_ids(writes)
+        # In the caller's thread: in the other one it would have to fight for the interpreter's lock.
+        self.prepared = _Prepared(writes)
         self.run = run
         self.loop = asyncio.get_running_loop()
         self.future: asyncio.Future[Any] = self.loop.create_future()
@@ -94,6 +140,7 @@ class SqliteWriter:
     def _submit(self, job: _Job) -> "asyncio.Future[Any]":
         if self._closed:
             raise StorageError(f"{self._path}: the store is closed; open it again")
+        impatience.begin()
         self._queue.put(job)
         return job.future
 
@@ -109,6 +156,9 @@ class SqliteWriter:
                 self._deliver(jobs, [failure] * len(jobs))
             else:
                 self._deliver(jobs, results)
+            finally:
+                for _ in jobs:
+                    impatience.end()
         if self._connection is not None:
             self._connection.close()
 
@@ -180,18 +230,17 @@ def _resolve(jobs: list[_Job], results: Sequence[Any]) -> None:
 
 def _apply(connection: sqlite3.Connection, jobs: list[_Job]) -> list[list[Outcome]]:
     """Write optimistically; where the count says that some did not match, start over and leave those out."""
-    writes = jobs[0].writes if len(jobs) == 1 else [write for job in jobs for write in job.writes]
-    conflicts: dict[str, Conflict] = {}
-    if _execute(connection, writes) != len(writes):
-        connection.execute("ROLLBACK")
-        connection.execute("BEGIN IMMEDIATE")
-        conflicts = _conflicts(connection, writes)
-        writes = [write for write in writes if write.record.prediction_id not in conflicts]
-        _execute(connection, writes)
-    if highest := high_water(writes):
-        connection.execute(POSITIONS, (_to_json(highest).decode(),))
-    if not conflicts:
+    prepared = jobs[0].prepared if len(jobs) == 1 else _Prepared(())
+    if len(jobs) > 1:
+        for job in jobs:
+            prepared.add(job.prepared)
+    if prepared.execute(connection):
         return [[None] * len(job.writes) for job in jobs]
+    connection.execute("ROLLBACK")
+    connection.execute("BEGIN IMMEDIATE")
+    writes = [write for job in jobs for write in job.writes]
+    conflicts = _conflicts(connection, writes)
+    _Prepared([write for write in writes if write.record.prediction_id not in conflicts]).execute(connection)
     return [[conflicts.get(one) for one in job.ids] for job in jobs]
 
 
@@ -202,28 +251,15 @@ def _conflicts(connection: sqlite3.Connection, writes: Sequence[Write]) -> dict[
     return {write.record.prediction_id: Conflict(version) for write, version in found if version != write.expected}
 
 
-def _execute(connection: sqlite3.Connection, writes: Sequence[Write]) -> int:
-    """Insert and update; returns how many rows that were."""
-    inserts = [write for write in writes if write.expected == 0]
-    updates = writes if not inserts else [write for write in writes if write.expected != 0]
-    count = _in_chunks(connection, insert_sql, inserts)
-    if updates:
-        changed = _in_chunks(connection, advance_sql, updates)
-        if changed != len(updates):
-            changed += _in_chunks(connection, replace_sql, updates)
-        count += changed
-    return count
-
-
-def _in_chunks(connection: sqlite3.Connection, sql: Callable[[int], str], writes: Sequence[Write]) -> int:
+def _in_chunks(connection: sqlite3.Connection, sql: Callable[[int], str], values: list[Value]) -> int:
     """Run the statement for all rows, padded to sizes of powers of two so that few statements are ever prepared."""
     count = 0
-    for start in range(0, len(writes), MOST_ROWS):
-        chunk = writes[start : start + MOST_ROWS]
-        size = 1 << (len(chunk) - 1).bit_length()
-        values = list(chain.from_iterable(map(_row, chunk)))
-        values += [None] * ((size - len(chunk)) * COLUMNS)
-        count += connection.execute(sql(size), values).rowcount
+    for start in range(0, len(values), MOST_ROWS * COLUMNS):
+        chunk = values[start : start + MOST_ROWS * COLUMNS]
+        rows = len(chunk) // COLUMNS
+        size = 1 << (rows - 1).bit_length()
+        chunk += [None] * ((size - rows) * COLUMNS)
+        count += connection.execute(sql(size), chunk).rowcount
     return count
 
 

@@ -1,0 +1,40 @@
+"""Asking for the interpreter's lock more often while a thread has something to hand over.
+
+A thread that comes back from C waits for the lock up to the switch interval, 5 ms by default, whenever the event loop
+is busy; a transaction comes back about ten times.
+"""
+
+import sys
+from threading import Lock
+
+INTERVAL = 0.0002
+"""Seconds: a busy loop then gives the lock away 25 times sooner."""
+
+
+class Impatience:
+    """Shortens the switch interval from the first `begin` to the last `end` of all threads that use it."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._users = 0
+        self._before = 0.0
+
+    def begin(self) -> None:
+        """Something is to be handed over."""
+        with self._lock:
+            self._users += 1
+            if self._users == 1:
+                self._before = sys.getswitchinterval()
+                if self._before > INTERVAL:
+                    sys.setswitchinterval(INTERVAL)
+
+    def end(self) -> None:
+        """It was."""
+        with self._lock:
+            self._users -= 1
+            if self._users == 0:
+                sys.setswitchinterval(self._before)
+
+
+impatience = Impatience()
+"""Of the whole process, because the interval is."""
