@@ -14,7 +14,7 @@ from storage.clock import Clock, now_ms
 from storage.cursor import Place, decode_cursor, encode_cursor
 from storage.errors import StorageError, StoreMisconfigured, StoreUnavailable
 from storage.postgres_pool import Connections
-from storage.postgres_schema import Statements, prepare
+from storage.postgres_schema import FORMAT, Statements, prepare
 from storage.prediction import Status, Tombstone
 from storage.store import (
     Capabilities,
@@ -156,6 +156,31 @@ class PostgresStore:
     async def close(self) -> None:
         """Close the connections. Idempotent."""
         await self._connections.close(self._address.timeout)
+
+    async def facts(self) -> dict[str, str]:
+        """What an operator wants to know: the server, its durability, the skew of its clock (ms), a round trip (ms)."""
+
+        async def work(connection: "Connection") -> dict[str, str]:
+            start = self._clock()
+            row = await connection.fetchrow(
+                "SELECT current_setting('server_version') AS version, current_setting('fsync') AS fsync,"
+                " current_setting('synchronous_commit') AS commit, pg_is_in_recovery() AS replica,"
+                " (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS clock"
+            )
+            end = self._clock()
+            owner = await connection.fetchval(self._statements.claimed)
+            assert row is not None
+            return {
+                "server": f"PostgreSQL {row['version']}",
+                "durability": f"fsync {row['fsync']}, synchronous_commit {row['commit']}",
+                "read-only": "yes, a replica: name the primary" if row["replica"] else "no",
+                "clock skew (ms)": str(row["clock"] - (start + end) // 2),
+                "round trip (ms)": str(end - start),
+                "schema": f"{self._statements.table}, format {FORMAT}",
+                "ownership": owner or "none yet",
+            }
+
+        return await self._run(work)
 
     async def _write(self, writes: Sequence[Write]) -> Sequence[str]:
         """The ids that were written."""

@@ -192,6 +192,27 @@ class RedisStore:
         """Close the connections. Idempotent."""
         await self._redis.aclose()
 
+    async def facts(self) -> dict[str, str]:
+        """What an operator wants to know: the server, its durability, the skew of its clock (ms), a round trip (ms)."""
+        start = self._clock()
+        seconds, microseconds = await self._one("TIME")
+        end = self._clock()
+        information = await self._one("INFO")
+        owner = await self._one("HGET", self._meta, "ownership")
+        name = "Valkey" if "valkey_version" in information else "Redis"
+        sync = "on" if information.get("aof_enabled") else "off"
+        return {
+            "server": f"{name} {information.get('valkey_version', information['redis_version'])}",
+            "durability": f"append-only file {sync}, "
+            + ("writes wait for the disk" if self._address.durable else "a crash may lose the last second"),
+            "read-only": "yes, a replica: name the primary" if information.get("role") != "master" else "no",
+            "maxmemory-policy": str(information.get("maxmemory_policy")),
+            "clock skew (ms)": str(int(seconds) * 1000 + int(microseconds) // 1000 - (start + end) // 2),
+            "round trip (ms)": str(end - start),
+            "keys": f"{self._address.prefix}, {self._address.shards} shards, format {FORMAT}",
+            "ownership": owner.decode() if owner else "none yet",
+        }
+
     async def _check(self) -> None:
         address = self._address
         information = await self._one("INFO")

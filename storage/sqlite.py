@@ -18,7 +18,7 @@ from storage.clock import Clock, now_ms
 from storage.cursor import Place, decode_cursor, encode_cursor
 from storage.errors import StorageError, StoreMisconfigured
 from storage.prediction import Status
-from storage.sqlite_schema import GET, LOAD, SWEEP, in_use, open_reader
+from storage.sqlite_schema import FORMAT, GET, LOAD, SWEEP, in_use, open_reader
 from storage.sqlite_writer import SqliteWriter
 from storage.store import Capabilities, Outcome, Ownership, Page, Query, Stored, Write
 
@@ -126,6 +126,25 @@ class SqliteStore:
                 connection.close()
         self._reader = self._lister = None
         await self._writer.close()
+
+    async def facts(self) -> dict[str, str]:
+        """What an operator wants to know: the file, its size, its durability and whose it is."""
+
+        def work(connection: sqlite3.Connection) -> tuple[int, int, str | None]:
+            mode = connection.execute("PRAGMA synchronous").fetchone()[0]
+            pages, size = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size"))
+            row = connection.execute("SELECT value FROM meta WHERE key = 'ownership'").fetchone()
+            return mode, pages * size, row[0] if row else None
+
+        mode, size, owner = await self._writer.run(work)
+        return {
+            "server": f"SQLite {sqlite3.sqlite_version}",
+            "file": f"{self.path}, {size / 1_048_576:.1f} MiB, format {FORMAT}",
+            "durability": "every commit is on the disk"
+            if mode >= 2
+            else "the machine's power may take the last commits",
+            "ownership": owner or "none yet",
+        }
 
     def _read(self, sql: str, values: tuple[Any, ...]) -> Rows:
         if self._reader is None:

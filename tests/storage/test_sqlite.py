@@ -14,7 +14,7 @@ from storage.factory import open_store
 from storage.prediction import Source, Status
 from storage.sqlite import SqliteStore, _listing
 from storage.sqlite_schema import FORMAT
-from storage.store import Conflict, Query
+from storage.store import Conflict, Ownership, Query
 from tests.storage.samples import creation, fresh, prediction, writing
 
 
@@ -284,4 +284,16 @@ async def test_swept_files_stay_small(tmp_path: Path) -> None:
     pages = [await turn() for _ in range(8)]
     assert pages[-1] <= pages[1]
     assert await store._writer.run(lambda connection: connection.execute("SELECT * FROM tags").fetchall()) == []
+    await store.close()
+
+
+async def test_facts(tmp_path: Path) -> None:
+    """An operator reads from the store itself where it is, how durable, and whose it is."""
+    store = await opened(tmp_path / "s.db", "?synchronous=normal")
+    assert (await store.facts())["ownership"] == "none yet"
+    await store.claim(Ownership(log="log-7"))
+    facts = await store.facts()
+    assert "log-7" in facts["ownership"]
+    assert "power" in facts["durability"]
+    assert "s.db" in facts["file"]
     await store.close()
