@@ -3,18 +3,22 @@
 import asyncio
 import random
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 
+import structlog
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
 from gateway.access import Door
 from gateway.event_stream import PING, EventStream, event
 from gateway.gateway import Gateway
-from gateway.permissions import Permissions
+from gateway.limits import is_loopback
 from gateway.predictions import may_watch
-from gateway.problems import Problem, bad_request, forbidden, not_found
+from gateway.problems import Problem, not_found
 from gateway.protocol import synced_message
+from gateway.sse_request import Watched, last_event_id, watched
+from storage.errors import StorageError
 from storage.prediction import TERMINAL, valid_id
 from storage.store import Query, Stored
 from streams.changes import Change
@@ -25,14 +29,14 @@ NO_PROGRESS = 30.0
 """Seconds after which a client that took nothing at all is given up."""
 TAKE_BYTES = 65_536
 MAX_STREAMS = 20_000
-MAX_NAMED = 1_000
-DEFAULT_LIMIT = 1_000
-MAX_LIMIT = 10_000
+STREAMS_PER_ADDRESS = 200
+"""At once; the loopback range has no such limit."""
 PAGE = 500
 COME_BACK = 3_000
 """Milliseconds over which clients are told to spread their return after a shutdown."""
 
-_WIDE = ("owner", "tag", "model", "all")
+_log = structlog.get_logger()
+
 _HEADERS = {
     "Content-Type": "text/event-stream",
     "Cache-Control": "no-cache, no-transform",
@@ -55,6 +59,7 @@ class EventStreams:
         self._door = door
         self._clock = clock
         self._open: set[EventStream] = set()
+        self._addresses: Counter[str] = Counter()
 
     def __len__(self) -> int:
         """How many streams are open."""
@@ -72,7 +77,7 @@ class EventStreams:
         prediction_id = request.match_info["id"]
         if not valid_id(prediction_id):
             raise not_found()
-        known = _last_event_id(request)
+        known = last_event_id(request)
         stream = EventStream(permissions, prediction_id)
         if known:
             stream.knows(prediction_id, known)
@@ -81,53 +86,56 @@ class EventStreams:
         if ended and stored is not None and may_watch(permissions, prediction_id, stored):
             # The end is known there: this answer keeps an EventSource from connecting again and again.
             return web.Response(status=204, headers={"Cache-Control": "no-cache"})
-        return await self._serve(request, stream, ["prediction:" + prediction_id], [prediction_id], None)
+        return await self._serve(request, stream, Watched([prediction_id], ["prediction:" + prediction_id], None))
 
     async def many(self, request: web.Request) -> web.StreamResponse:
         """`GET /api/events?predictions=a,b&owner=o` (also `tag`, `model`, `all=true`, `limit`)."""
         permissions = await self._door.caller(request, request.query.get("access_token"))
-        named = list(dict.fromkeys(name for name in request.query.get("predictions", "").split(",") if name))
-        if len(named) > MAX_NAMED:
-            raise bad_request("Too many predictions", f"At most {MAX_NAMED} may be named; watch an owner or a tag.")
-        for name in named:
-            if not valid_id(name):
-                raise bad_request(
-                    "Bad id", f"{name[:64]!r} is no prediction id; ids are 1 to 256 bytes without spaces."
-                )
-        wide = _wide(request, permissions)
-        if not named and wide is None:
-            raise bad_request("Nothing to watch", "Name predictions=a,b or owner, tag, model or all=true.")
-        keys = ["prediction:" + name for name in named]
-        if wide is not None:
-            keys.append("all" if wide[0] == "all" else f"{wide[0]}:{wide[1]}")
-        query = None if wide is None else _query(wide, _limit(request.query.get("limit")))
-        return await self._serve(request, EventStream(permissions), keys, named, query)
+        return await self._serve(request, EventStream(permissions), watched(request, permissions))
 
-    async def _serve(
-        self, request: web.Request, stream: EventStream, keys: list[str], named: list[str], query: Query | None
-    ) -> web.StreamResponse:
+    async def _serve(self, request: web.Request, stream: EventStream, wanted: Watched) -> web.StreamResponse:
+        address = self._door.client(request)
+        self._admit(address)
+        response = web.StreamResponse(headers=_HEADERS)
+        self._open.add(stream)
+        self._addresses[address] += 1
+        stream.watch(self._gateway.hub, wanted.keys)
+        try:
+            writing = _Writing(request, await response.prepare(request))
+            if request.method != "HEAD":
+                await self._run(stream, writing, wanted)
+            await response.write_eof()
+        except (ConnectionError, _Stuck):
+            request.protocol.force_close()  # nothing can be said any more to a client that is gone, or takes nothing
+        except StorageError as error:
+            # The answer has begun: its end, and not another one, tells the client to come back.
+            _log.warning("sse.store_failed", error=str(error))
+            request.protocol.force_close()
+        finally:
+            stream.leave(self._gateway.hub)
+            self._open.discard(stream)
+            self._addresses[address] -= 1
+            if not self._addresses[address]:
+                del self._addresses[address]
+        return response
+
+    def _admit(self, address: str) -> None:
         if len(self._open) >= MAX_STREAMS:
             raise Problem(
                 503, "too-many-streams", "Too many streams", "Come back in a while.", headers={"Retry-After": "5"}
             )
-        response = web.StreamResponse(headers=_HEADERS)
-        self._open.add(stream)
-        stream.watch(self._gateway.hub, keys)
-        try:
-            writing = _Writing(request, await response.prepare(request))
-            if request.method != "HEAD":
-                await self._run(stream, writing, named, query)
-            await response.write_eof()
-        except (ConnectionError, _Stuck):
-            request.protocol.force_close()  # nothing can be said any more to a client that is gone, or takes nothing
-        finally:
-            stream.leave(self._gateway.hub)
-            self._open.discard(stream)
-        return response
+        if self._addresses[address] >= STREAMS_PER_ADDRESS and not is_loopback(address):
+            raise Problem(
+                429,
+                "too-many-streams",
+                "Too many streams",
+                f"One address may have {STREAMS_PER_ADDRESS} streams; watch several predictions on one.",
+                headers={"Retry-After": "5"},
+            )
 
-    async def _run(self, stream: EventStream, writing: "_Writing", named: list[str], query: Query | None) -> None:
+    async def _run(self, stream: EventStream, writing: "_Writing", wanted: Watched) -> None:
         more = False
-        async for data in self._snapshots(stream, named, query):
+        async for data in self._snapshots(stream, wanted.named, wanted.query):
             if data is None:
                 more = True
             else:
@@ -242,47 +250,3 @@ class _Writing:
         if transport is None:
             raise ConnectionResetError
         return transport.get_write_buffer_size()
-
-
-def _last_event_id(request: web.Request) -> int:
-    text = request.headers.get("Last-Event-ID", "")
-    return int(text) if text.isascii() and text.isdecimal() and len(text) <= 15 else 0
-
-
-def _wide(request: web.Request, permissions: Permissions) -> tuple[str, str] | None:
-    """The one wide subscription that is asked for, and allowed."""
-    asked = [(name, request.query[name]) for name in _WIDE if request.query.get(name)]
-    if len(asked) > 1:
-        raise bad_request("Too much at once", "A stream watches one of owner, tag, model and all; open another.")
-    if not asked:
-        return None
-    kind, name = asked[0]
-    if kind == "all" and name not in {"1", "true"}:
-        raise bad_request("Bad parameter", f"all is {name[:20]!r}; write all=true.")
-    allowed = (
-        (kind == "owner" and permissions.may_watch_owner(name))
-        or (kind == "tag" and permissions.may_watch_tag(name))
-        or (kind == "model" and permissions.may_watch_model(name))
-        or permissions.may_watch_all()
-    )
-    if not allowed:
-        raise forbidden(f"The token does not let you watch this {kind}; it needs a claim for it, or watch:all.")
-    return kind, name
-
-
-def _query(wide: tuple[str, str], limit: int) -> Query:
-    kind, name = wide
-    return Query(
-        owner=name if kind == "owner" else None,
-        tag=name if kind == "tag" else None,
-        model=name if kind == "model" else None,
-        limit=limit,
-    )
-
-
-def _limit(text: str | None) -> int:
-    if text is None:
-        return DEFAULT_LIMIT
-    if not (text.isascii() and text.isdecimal() and len(text) <= 6 and int(text) <= MAX_LIMIT):
-        raise bad_request("Bad limit", f"The limit is {text[:20]!r}; give a number up to {MAX_LIMIT}.")
-    return int(text)

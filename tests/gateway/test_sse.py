@@ -13,7 +13,9 @@ import pytest
 
 import gateway.sse
 from gateway.event_stream import event
+from gateway.limits import TrustedProxies
 from gateway.tokens import Claims, SecretTokens
+from storage.errors import StoreUnavailable
 from storage.prediction import Tombstone, encode
 from storage.store import Write
 from streams.changes import announcement
@@ -250,6 +252,38 @@ async def test_a_slow_reader_gets_the_newest() -> None:
                 tail = (tail + data)[-200_000:]
         writer.close()
     assert read < 58 * 5 * 60_000
+
+
+async def test_a_store_that_fails_under_way_ends_the_stream() -> None:
+    """The answer has begun by then: it is cut, so that the client comes back, and no second answer is mixed in."""
+    async with serving() as (service, client):
+
+        async def refuse(*_: object) -> None:
+            raise StoreUnavailable("locked")
+
+        service.store.store.list = refuse  # type: ignore[method-assign, assignment]
+        received = b""
+        async with client.stream("GET", "/api/events?all=true") as answer:
+            with contextlib.suppress(httpx.RemoteProtocolError):
+                async for data in answer.aiter_raw():
+                    received += data
+        assert b"HTTP/1.1" not in received
+        await eventually(lambda: service.hub.watched("all") == 0)
+
+
+async def test_one_address_has_so_many_streams(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond its number an address gets a 429, and may open another when one has ended."""
+    monkeypatch.setattr(gateway.sse, "STREAMS_PER_ADDRESS", 1)
+    monkeypatch.setattr(gateway.sse, "PING_EVERY", 0.05)
+    headers = {"X-Forwarded-For": "203.0.113.7"}
+    async with serving(trusted_proxies=TrustedProxies(["127.0.0.0/8"])) as (_, client):
+        async with stream(client, "/api/events?all=true", **headers):
+            assert (await client.get("/api/events?all=true", headers=headers)).status_code == 429
+
+        async def again() -> bool:
+            return (await client.head("/api/events?all=true", headers=headers)).status_code == 200
+
+        await eventually(again)
 
 
 async def test_line_breaks_in_a_record_stay_inside_the_data() -> None:
