@@ -7,6 +7,9 @@ sockets), and none of this afterwards.
 import asyncio
 import socket
 from collections.abc import Callable, Mapping
+from http import HTTPStatus
+
+from msgspec import Struct
 
 from gateway import handshake
 from gateway.handshake import BadHandshake, Head, Refusal
@@ -23,13 +26,27 @@ SEND_BUFFER = 64 * 1024
 
 BACKLOG = 4096
 
-Admit = Callable[[Mapping[str, str], str], Refusal | None]
-"""Judges a handshake by its headers (names in lower case) and the peer's address: None lets it in."""
+Leave = Callable[[], None]
+
+Admit = Callable[[Mapping[str, str], str], Refusal | Leave | None]
+"""Judges a handshake by its headers (names in lower case) and the peer's address.
+
+None lets it in; so does a callable, which is called once when the connection is gone. A refusal with 429 is told to the
+client by the close code 4104, which a browser's script can see; any other is the answer to the handshake.
+"""
 
 
-def admit_all(headers: Mapping[str, str], peer: str) -> Refusal | None:  # noqa: ARG001 -- the signature of `Admit`
+class Judged(Struct, frozen=True):
+    """A handshake that may stand: its answer, and how the connection goes on."""
+
+    response: bytes
+    leave: Leave | None = None
+    too_many: str = ""
+    """Why it is closed with 4104 at once."""
+
+
+def admit_all(headers: Mapping[str, str], peer: str) -> None:
     """Let everybody in."""
-    return None
 
 
 class Door:
@@ -45,7 +62,7 @@ class Door:
         self._admit = admit
         self._cores = Cores(sessions.limits.message_bytes)
 
-    def judge(self, head: Head, peer: str) -> bytes:
+    def judge(self, head: Head, peer: str) -> Judged:
         """The answer to a handshake that may stand.
 
         Raises:
@@ -55,14 +72,39 @@ class Door:
             headers = {"Retry-After": "1"}
             detail = "The service is shutting down; connect again in a moment."
             raise BadHandshake(Problem(503, "unavailable", "Shutting down", detail, headers=headers))
-        refusal = self._admit(head.headers, peer)
-        if refusal is not None:
-            raise BadHandshake(refusal)
-        return handshake.accept(head)
+        admitted = self._admit(head.headers, peer)
+        if admitted is None:
+            return Judged(handshake.accept(head))
+        if callable(admitted):
+            try:
+                return Judged(handshake.accept(head), leave=admitted)
+            except BadHandshake:
+                admitted()
+                raise
+        if admitted.status == HTTPStatus.TOO_MANY_REQUESTS:
+            return Judged(handshake.accept(head), too_many="too many connections; open fewer, or wait")
+        raise BadHandshake(admitted)
 
-    def connection(self, on_lost: Callable[[Exception | None], None] | None = None) -> WebSocketConnection:
-        """A connection to give a transport to."""
-        return WebSocketConnection(self.sessions, self._cores, on_lost)
+    def open(
+        self,
+        transport: asyncio.Transport,
+        judged: Judged,
+        token: str | None,
+        rest: bytes,
+        on_lost: Callable[[Exception | None], None] | None = None,
+    ) -> None:
+        """Give the transport to a connection of its own.
+
+        Args:
+            transport: Of an HTTP connection whose last request was the handshake.
+            judged: What `judge` said.
+            token: From the handshake's headers.
+            rest: Bytes that came behind the handshake.
+            on_lost: Called when the connection is gone.
+        """
+        connection = WebSocketConnection(self.sessions, self._cores, on_lost, judged.leave)
+        transport.set_protocol(connection)
+        connection.open(transport, judged.response, token, rest, judged.too_many)
 
 
 class Front(asyncio.Protocol):
@@ -119,6 +161,11 @@ class Front(asyncio.Protocol):
             self._transport.abort()
         return False
 
+    def abort(self) -> None:
+        """Cut the connection."""
+        if self._transport is not None:
+            self._transport.abort()
+
     def _hand_to_http(self, data: bytes) -> None:
         transport, self._transport, self._head = self._transport, None, b""
         if transport is None:
@@ -135,14 +182,12 @@ class Front(asyncio.Protocol):
         peer = transport.get_extra_info("peername")
         try:
             head = handshake.parse(data)
-            response = self._door.judge(head, peer[0] if isinstance(peer, tuple) else "")
+            judged = self._door.judge(head, peer[0] if isinstance(peer, tuple) else "")
         except BadHandshake as error:
             self._refuse(error.refusal)
             return
         self._transport, self._head = None, b""
-        connection = self._door.connection()
-        transport.set_protocol(connection)
-        connection.open(transport, response, head.token, rest)
+        self._door.open(transport, judged, head.token, rest)
 
     def _refuse(self, refusal: Refusal) -> None:
         transport, self._transport = self._transport, None

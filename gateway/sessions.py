@@ -64,6 +64,9 @@ class Visited(Protocol):
     def visit(self, now: float) -> bool:
         """Look at what is due at `now` (the loop's clock); False: no more visits are needed."""
 
+    def abort(self) -> None:
+        """Cut the connection."""
+
 
 class Connection(Visited, Protocol):
     """A connection as the registry knows it."""
@@ -81,9 +84,6 @@ class Connection(Visited, Protocol):
 
     def close(self, code: int, reason: str = "") -> None:
         """Close with this code."""
-
-    def abort(self) -> None:
-        """Cut the connection."""
 
     def say_bye(self, farewell: bytes, code: int) -> None:
         """Send these frames and close with the code."""
@@ -255,6 +255,8 @@ class Sessions:
                     await self._gone.wait()
         for connection in [one for group in self._groups for one in group]:
             connection.abort()
+        for visited in list(self._attention):
+            visited.abort()
         await self._finish(max(0.1, deadline - loop.time()))
 
     async def _finish(self, limit: float) -> None:

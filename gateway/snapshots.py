@@ -129,6 +129,9 @@ class Snapshots:
         except StorageError:
             text = "the store does not answer; the subscription stands, subscribe again for the snapshots"
             session.reply(protocol.error_message(message.ref, "unavailable", text))
+        except Exception:
+            session.fail()
+            raise
         finally:
             session.end_sync()
 

@@ -62,6 +62,7 @@ class WebSocketConnection(asyncio.Protocol):
         sessions: What all sessions share.
         cores: Shared too.
         on_lost: Called with the reason when the connection is gone, for whoever had the transport before.
+        leave: Called then too, for whoever admitted it.
     """
 
     __slots__ = (
@@ -72,6 +73,7 @@ class WebSocketConnection(asyncio.Protocol):
         "_corked",
         "_group",
         "_holds",
+        "_leave",
         "_on_lost",
         "_opened",
         "_parts",
@@ -84,11 +86,16 @@ class WebSocketConnection(asyncio.Protocol):
     )
 
     def __init__(
-        self, sessions: Sessions, cores: Cores, on_lost: Callable[[Exception | None], None] | None = None
+        self,
+        sessions: Sessions,
+        cores: Cores,
+        on_lost: Callable[[Exception | None], None] | None = None,
+        leave: Callable[[], None] | None = None,
     ) -> None:
         self._sessions = sessions
         self._cores = cores
         self._on_lost = on_lost
+        self._leave = leave
         self._transport: asyncio.Transport | None = None
         self._core: Core | None = None
         self._parts: list[bytes | bytearray | memoryview] | None = None
@@ -107,7 +114,9 @@ class WebSocketConnection(asyncio.Protocol):
         self.heard = True
         self.session = Session(sessions, self)
 
-    def open(self, transport: asyncio.Transport, response: bytes, token: str | None, rest: bytes) -> None:
+    def open(
+        self, transport: asyncio.Transport, response: bytes, token: str | None, rest: bytes, too_many: str = ""
+    ) -> None:
         """Take over a transport after the handshake.
 
         Args:
@@ -115,10 +124,14 @@ class WebSocketConnection(asyncio.Protocol):
             response: The answer to the handshake, not yet written.
             token: From the handshake's headers.
             rest: Bytes that came behind the handshake.
+            too_many: Why it is one too many: it is closed with 4104 at once.
         """
         self._transport = transport
         self._group = self._sessions.add(self)
         self._corked = [response]
+        if too_many:
+            self.close(Close.TOO_MANY, too_many)
+            return
         if not self.session.start(token):
             self.uncork()  # else what is sent once the token is checked goes out with it, in one write
         if not self.session.authenticated:
@@ -149,9 +162,11 @@ class WebSocketConnection(asyncio.Protocol):
         self._sessions.remove(self, self._group)
         self._transport = None
         self._core = self._parts = None
-        if self._on_lost is not None:
-            self._on_lost(exc)
-            self._on_lost = None
+        on_lost, leave, self._on_lost, self._leave = self._on_lost, self._leave, None, None
+        if on_lost is not None:
+            on_lost(exc)
+        if leave is not None:
+            leave()
 
     def pause_writing(self) -> None:
         """The transport's buffer is full."""

@@ -50,7 +50,7 @@ def upgrade_route(door: Door) -> Callable[[web.Request], Awaitable[web.StreamRes
         """Take the connection over, and come back when it is gone."""
         try:
             head = handshake.from_request(_request(request))
-            response = door.judge(head, request.remote or "")
+            judged = door.judge(head, request.remote or "")
         except BadHandshake as error:
             return _refusal(error)
         http, transport = request.protocol, request.transport
@@ -66,10 +66,8 @@ def upgrade_route(door: Door) -> Callable[[web.Request], Awaitable[web.StreamRes
         tail = _Tail()
         http.keep_alive(False)
         http.set_parser(tail)  # type: ignore[arg-type]  # all that it asks of a parser is there
-        connection = door.connection(on_lost)
-        transport.set_protocol(connection)
         transport.resume_reading()
-        connection.open(transport, response, head.token, tail.data)
+        door.open(transport, judged, head.token, tail.data, on_lost)
         await lost
         return _Done()
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import time
+from collections.abc import Callable, Mapping
 
 import msgspec
 import pytest
@@ -11,7 +12,7 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from gateway.permissions import Permissions
-from gateway.problems import forbidden
+from gateway.problems import Problem, forbidden
 from gateway.sessions import SessionLimits
 from storage.prediction import Status
 from tests.conditions import eventually
@@ -484,6 +485,25 @@ async def test_a_refused_handshake_is_an_http_answer() -> None:
                 pass
         assert caught.value.response.status_code == 403
         assert json.loads(caught.value.response.body)["detail"] == "not from there"
+
+
+async def test_one_too_many_is_closed_with_4104() -> None:
+    """A limit on connections is told by a close code; whoever admitted a connection hears when it is gone."""
+    inside: list[str] = []
+
+    def admit(headers: Mapping[str, str], peer: str) -> Callable[[], None] | Problem:
+        if inside:
+            return Problem(429, "too-many", "Too many", "Open fewer connections.")
+        inside.append(peer)
+        return inside.clear
+
+    async with pushing(admit=admit) as push:
+        async with push.client() as first:
+            await hear(first)
+            async with push.client() as second:
+                assert (await closed(second))[0] == 4104
+            assert inside == ["127.0.0.1"]
+        await eventually(lambda: not inside)
 
 
 async def test_another_subprotocol_is_refused() -> None:
