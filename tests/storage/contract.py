@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 
 from storage.cached import CachedStore
 from storage.clock import now_ms
+from storage.errors import AlreadyExists, InvalidTransition
 from storage.memory import MemoryStore
 from storage.prediction import Prediction, Source, Status, decode
 from storage.store import Conflict, Ownership, Page, PredictionStore, Query, Stored, Write
+from streams.manager import PredictionStatusManager
 from tests.conditions import eventually
 from tests.storage.samples import HOUR, complete, creation, fresh, prediction, tombstone, writing
 
@@ -111,6 +113,21 @@ class CompareAndSet:
         assert await store.write([first]) == [None]
         assert await store.write([creation(one, prompt="second")]) == [Conflict(1)]
         assert (await store.load([one]))[one].encoded == first.encoded
+
+    async def test_initialize_once(self, store: PredictionStore) -> None:
+        """The library's door initializes an id once, of many attempts at once too, and then moves it by the rules."""
+        needs_compare_and_set(store)
+        manager, one = PredictionStatusManager(store), fresh()
+        attempts = [manager.initialize(one, payload={"attempt": number}) for number in range(8)]
+        results = await asyncio.gather(*attempts, return_exceptions=True)
+        assert sum(isinstance(result, AlreadyExists) for result in results) == 7
+        await manager.mark_as_processing(one)
+        await manager.mark_as_succeeded(one, "https://example.com/1.png")
+        with pytest.raises(InvalidTransition):
+            await manager.mark_as_failed(one, "late")
+        found = await manager.get(one)
+        assert found is not None
+        assert found.status is Status.SUCCEEDED
 
     async def test_never_an_insert(self, store: PredictionStore) -> None:
         """A write that expects a version of a row that is not there, or is gone, is a conflict, never an insert."""

@@ -11,10 +11,12 @@ from urllib.parse import urlsplit, urlunsplit
 import asyncpg
 import pytest
 import redis.asyncio
+from redis import exceptions
 
 from storage.errors import StoreMisconfigured, StoreUnavailable
 from storage.factory import open_store
 from storage.postgres import PostgresStore
+from storage.postgres import _meaning as meaning
 from storage.prediction import Status
 from storage.redis import RedisStore
 from storage.store import Conflict, Ownership, PredictionStore, Query
@@ -212,6 +214,58 @@ async def refused(url: str, *said: str) -> None:
         else:
             await store.close()
             pytest.fail("it opened")
+
+
+async def test_opened_by_many_at_once(kind: str) -> None:
+    """Many programs that open the same new place at once all succeed, on one set of tables or keys."""
+    server = servers.postgres() if kind == "postgres" else servers.valkey()
+    url = f"{server}?{KINDS[kind][1]}={fresh('t').replace('-', '_')}&timeout=60"
+    stores = await asyncio.gather(*(open_store(url) for _ in range(8)))
+    claims = await asyncio.gather(*(store.claim(Ownership(log=str(n))) for n, store in enumerate(stores)))
+    assert len(set(claims)) == 1
+    await stores[0].write([creation("p")])
+    assert all([await store.get("p") for store in stores])
+    await asyncio.gather(*(store.close() for store in stores))
+
+
+async def test_unreachable(kind: str) -> None:
+    """A server that is not there is `StoreUnavailable` within the limit, with its address and without its password."""
+    with pytest.raises(StoreUnavailable, match=r"127\.0\.0\.1:1\b") as caught:
+        await open_store(f"{kind.replace('postgres', 'postgresql')}://user:secret@127.0.0.1:1/0?timeout={LIMIT}")
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (asyncpg.DiskFullError("no space left on device"), StoreUnavailable),
+        (asyncpg.ReadOnlySQLTransactionError("a replica"), StoreUnavailable),
+        (asyncpg.TooManyConnectionsError("sorry"), StoreUnavailable),
+        (asyncpg.UndefinedTableError("dropped"), StoreMisconfigured),
+        (asyncpg.exceptions.ConnectionDoesNotExistError("closed in the middle"), StoreUnavailable),
+    ],
+)
+def test_postgres_errors(error: Exception, expected: type[Exception]) -> None:
+    """Full disks, replicas and lost connections pass; what is missing or forbidden needs mending."""
+    assert type(meaning(error, "postgresql://host/name")) is expected
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (exceptions.ResponseError("MISCONF Errors writing to the AOF file: No space left on device"), StoreUnavailable),
+        (exceptions.ReadOnlyError("a replica"), StoreUnavailable),
+        (exceptions.BusyLoadingError("loading"), StoreUnavailable),
+        (exceptions.MovedError("1 127.0.0.1:2"), StoreMisconfigured),
+        (exceptions.NoPermissionError("no right to run 'evalsha'"), StoreMisconfigured),
+    ],
+)
+async def test_valkey_errors(error: Exception, expected: type[Exception]) -> None:
+    """Full disks, replicas and loading pass; a cluster of several nodes and missing rights need mending."""
+    store = await open_store(f"{servers.valkey()}?prefix={fresh('t')}&timeout=60")
+    assert isinstance(store, RedisStore)
+    assert type(store._meaning(error)) is expected
+    await store.close()
 
 
 async def test_facts(kind: str) -> None:
