@@ -13,6 +13,7 @@ import structlog
 
 from gateway.app import build_health_app
 from gateway.front import listen
+from gateway.gateway import Check
 from gateway.server import HttpServer
 from storage.cached import CachedStore
 from storage.errors import StorageError
@@ -24,6 +25,7 @@ from tidings import collector
 from tidings.parts import Parts, parts
 from tidings.serving import GatewayRole, bare_gateway
 from tidings.settings import Settings, SettingsError
+from tidings.tasks import ProviderTasks
 
 SWEEP_EVERY = 60.0
 """Seconds between removals of what is past its time."""
@@ -74,6 +76,7 @@ class Service:
         self.port = 0
         self.processor: Processor | None = None
         self.gateway: GatewayRole | None = None
+        self.tasks: ProviderTasks | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
@@ -81,6 +84,10 @@ class Service:
         task = asyncio.create_task(work, name=name)
         self._tasks.append(task)
         return task
+
+    def watch(self, task: asyncio.Task[None]) -> None:
+        """Let `until` raise what this task raises, too."""
+        self._tasks.append(task)
 
     async def until(self, stop: asyncio.Event) -> None:
         """Wait for the word to stop, or for a part that fails, whose error is raised."""
@@ -107,9 +114,11 @@ class Service:
 @asynccontextmanager
 async def running(settings: Settings, reached: Reached | None = None) -> AsyncIterator[Service]:
     """A service that has started; it is stopped in order when the block ends: webhooks first, then the processor."""
-    unknown = sorted(settings.roles & {"archiver", "reconciler"}) if not settings.everything else []
+    unknown = sorted(settings.roles & {"archiver"}) if not settings.everything else []
     if unknown:
-        raise SettingsError(f"TIDINGS_ROLE: {unknown[0]} is not part of this version; use gateway, processor or all")
+        raise SettingsError(
+            f"TIDINGS_ROLE: {unknown[0]} is not part of this version; use gateway, processor, reconciler or all"
+        )
     async with AsyncExitStack() as stack:
         # Taken before anything else is touched: a port in use is the commonest mistake, and must cost nothing.
         listening = listen(settings.host, settings.port, reuse_port=settings.workers > 1)
@@ -119,19 +128,30 @@ async def running(settings: Settings, reached: Reached | None = None) -> AsyncIt
             opened.store, ttl=settings.cache_ttl, records=settings.cache_records, bytes_=settings.cache_bytes
         )
         service = Service(opened, cache)
+        load = opened.store.load if opened.store.capabilities.compare_and_set else cache.load
+        tasks = service.tasks = ProviderTasks(settings, opened, listening.getsockname()[1], load=load)
+        stack.push_async_callback(tasks.close)
         if "processor" in settings.roles:
             await stack.enter_async_context(_processing(service, reached))
         if "gateway" in settings.roles:
             if kept := key_sets(opened.providers):
                 refresh = service.start(KeyRefresh(kept).run(), "provider-keys")
                 stack.callback(refresh.cancel)
-            gateway = service.gateway = GatewayRole(settings, opened, cache)
+            gateway = service.gateway = GatewayRole(settings, opened, cache, tell=tasks.notice, on_gap=tasks.missed)
+            gateway.submit_by(tasks.submitting(gateway.reader))
+            gateway.add_statistics("tasks", tasks.figures)
             if service.processor is not None:
                 gateway.add_check("processor", service.processor_ready)
                 gateway.add_statistics("processor", service.processor.statistics.snapshot)
             service.port = await stack.enter_async_context(gateway.serving(listening))
         else:
             service.port = await stack.enter_async_context(_health_alone(settings, service, listening))
+        if "reconciler" in settings.roles:
+            work = await stack.enter_async_context(tasks.reconciling(watch_changes=service.gateway is None))
+            for task in work:
+                service.watch(task)
+            if service.gateway is not None:
+                service.gateway.add_check("reconciler", tasks.ready)
         if settings.port_file is not None:
             _write_port(settings.port_file, service.port)
             stack.callback(settings.port_file.unlink, missing_ok=True)
@@ -139,7 +159,7 @@ async def running(settings: Settings, reached: Reached | None = None) -> AsyncIt
         log_.info(
             "service.started",
             url=f"http://{settings.host}:{service.port}",
-            roles=sorted(settings.roles & {"gateway", "processor"}),
+            roles=sorted(settings.roles - {"archiver"}),
             log=settings.shown("log"),
             store=settings.shown("store"),
             providers=sorted(opened.providers),
@@ -183,7 +203,12 @@ async def _sweep(store: PredictionStore) -> None:
 @asynccontextmanager
 async def _health_alone(settings: Settings, service: Service, listening: Any) -> AsyncIterator[int]:
     gateway = bare_gateway(settings, service.parts, service.cache)
-    gateway.ready = {"processor": service.processor_ready}
+    checks: dict[str, Check] = {}
+    if service.processor is not None:
+        checks["processor"] = service.processor_ready
+    if "reconciler" in settings.roles and service.tasks is not None:
+        checks["reconciler"] = service.tasks.ready
+    gateway.ready = checks
     http = HttpServer(build_health_app(gateway))
     await http.start()
     server = await asyncio.get_running_loop().create_server(http.connection, sock=listening)

@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from urllib.parse import urlsplit
@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 from gateway.access import Door
 from gateway.app import build_app
 from gateway.front import FrontServer
-from gateway.gateway import Check, Gateway
-from gateway.hub import Hub
+from gateway.gateway import Check, Gateway, Submitter
+from gateway.hub import SLICE, Hub
 from gateway.key_set import KeySet, fetch_from
 from gateway.limits import TrustedProxies
 from gateway.permissions import Authenticator
@@ -21,9 +21,12 @@ from gateway.sessions import Sessions
 from gateway.tokens import ApiKeys, Claims, KeySetTokens, SecretTokens, Tokens
 from gateway.websocket_adapter import upgrade_route
 from storage.cached import CachedStore
+from streams.changes import Change
 from streams.event import Archive
 from tidings.parts import Parts
 from tidings.settings import Settings
+
+Tell = Callable[[Sequence[Change]], None]
 
 
 def authenticator_of(settings: Settings) -> Authenticator | None:
@@ -39,9 +42,9 @@ def authenticator_of(settings: Settings) -> Authenticator | None:
     return Tokens(found) if found else None
 
 
-def bare_gateway(settings: Settings, parts: Parts, cache: CachedStore) -> Gateway:
+def bare_gateway(settings: Settings, parts: Parts, cache: CachedStore, hub: Hub | None = None) -> Gateway:
     """What the HTTP side works with, without anything that pushes."""
-    hub = Hub()
+    hub = hub or Hub()
     return Gateway(
         log=parts.log,
         store=cache,
@@ -67,6 +70,23 @@ def _own_hosts(settings: Settings) -> frozenset[str]:
     return frozenset({named}) if named else frozenset()
 
 
+class TellingHub(Hub):
+    """A hub that tells the process's own parts of every change, before those who watch.
+
+    Args:
+        tell: Told.
+    """
+
+    def __init__(self, tell: Tell) -> None:
+        super().__init__()
+        self._tell = tell
+
+    def fan_out(self, changes: Sequence[Change], slice: int = SLICE) -> Iterator[None]:
+        """See `Hub.fan_out`."""
+        self._tell(changes)
+        return super().fan_out(changes, slice)
+
+
 class GatewayRole:
     """Everything between the listening socket and the log.
 
@@ -74,13 +94,26 @@ class GatewayRole:
         settings: As checked.
         parts: What is open.
         cache: In front of the store; shared with a processor in the same process.
+        tell: Told of every change; a reconciler in the same process need not read them again.
+        on_gap: Called when changes were missed for good.
     """
 
-    def __init__(self, settings: Settings, parts: Parts, cache: CachedStore) -> None:
-        gateway = self._gateway = bare_gateway(settings, parts, cache)
+    def __init__(
+        self,
+        settings: Settings,
+        parts: Parts,
+        cache: CachedStore,
+        *,
+        tell: Tell | None = None,
+        on_gap: Callable[[], None] | None = None,
+    ) -> None:
+        hub = TellingHub(tell) if tell is not None else None
+        gateway = self._gateway = bare_gateway(settings, parts, cache, hub)
         self.sessions = Sessions(gateway.hub, cache, gateway.authenticator)
         projection = not parts.store.capabilities.compare_and_set
-        self.reader = ChangesReader(parts.log, gateway.hub, cache, from_beginning=projection, tombstones=projection)
+        self.reader = ChangesReader(
+            parts.log, gateway.hub, cache, from_beginning=projection, tombstones=projection, on_gap=on_gap
+        )
         gateway.reader = self.reader
         self._checks: dict[str, Check] = {"changes": self._changes_ready, "store": self._store_ready(cache)}
         gateway.ready = self._checks
@@ -90,6 +123,10 @@ class GatewayRole:
     def add_check(self, part: str, check: Check) -> None:
         """One more part that must be ready."""
         self._checks[part] = check
+
+    def submit_by(self, submitter: Submitter) -> None:
+        """What takes charge of new predictions."""
+        self._gateway.submitter = submitter
 
     def add_statistics(self, name: str, read: Callable[[], object]) -> None:
         """One more group of figures for `/api/stats`."""

@@ -60,6 +60,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     providers: dict[str, Configuration] = {}
     """Per provider what is set for it; those that nothing is set for are left out."""
     public_url: str | None = None
+    reconcile_after: Seconds = 60
+    """Without news of a prediction, after which it is looked up at its provider."""
     webhook_key: str | None = None
     jwt_secret: str | None = None
     jwks_url: str | None = None

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 from argparse import Namespace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,6 @@ from tidings.commands import running
 if TYPE_CHECKING:
     import httpx
 
-    from tidings.demo.stand_in import StandIn
 
 ABOUT = """Run everything on loopback, with a stand-in provider that makes real pictures.
 
@@ -62,35 +62,39 @@ async def _demo(arguments: Namespace) -> None:
     from tidings.webhook_key import with_webhook_key
 
     flags = {name: getattr(arguments, name) for name in ("port", "port_file", "log", "store")}
-    async with StandIn() as stand_in, httpx.AsyncClient(trust_env=False) as http:
-        environ = {**os.environ, **stand_in.environment()}
-        settings = load({**flags, "host": "127.0.0.1"}, environ=environ, config=arguments.config)
+    async with StandIn() as stand_in, httpx.AsyncClient(trust_env=False, timeout=30) as http:
+        # Port 0 of the public address is the one that is served.
+        given = {"TIDINGS_PUBLIC_URL": "http://127.0.0.1:0", **os.environ, **stand_in.environment()}
+        settings = load({**flags, "host": "127.0.0.1"}, environ=given, config=arguments.config)
         work: set[asyncio.Task[None]] = set()
 
         def ready(port: int) -> None:
             running.say(f"The page is at http://127.0.0.1:{port} (Ctrl-C ends it)")
-            work.add(asyncio.create_task(_start_some(stand_in, http, port, arguments.every)))
+            work.add(asyncio.create_task(_start_some(http, port, settings.api_keys, arguments.every)))
 
         try:
             await service.serve(with_webhook_key(settings), ready=ready)
         finally:
             for task in work:
                 task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
+                # The service may have ended under a request.
+                with contextlib.suppress(asyncio.CancelledError, httpx.TransportError):
                     await task
 
 
-async def _start_some(stand_in: "StandIn", http: "httpx.AsyncClient", port: int, every: float) -> None:
+async def _start_some(http: "httpx.AsyncClient", port: int, keys: "Sequence[str]", every: float) -> None:
     """Start the predictions, and after those one `every` so many seconds; 0: no more."""
+    headers = {"Authorization": f"Bearer {keys[0]}"} if keys else {}
     number = 0
     while number < len(PROMPTS) or every:
         prompt, duration, more = PROMPTS[number % len(PROMPTS)]
-        payload = {"prompt": prompt, "seed": number, "duration": duration, **more}
-        answer = await http.post(
-            f"{stand_in.url}/v1/models/{MODEL}/predictions",
-            json={"input": payload, "webhook": f"http://127.0.0.1:{port}/api/webhooks/replicate"},
-            headers={"Authorization": f"Bearer {stand_in.token}"},
-        )
+        order = {
+            "provider": "replicate",
+            "model": MODEL,
+            "prompt": prompt,
+            "payload": {"seed": number, "duration": duration, **more},
+        }
+        answer = await http.post(f"http://127.0.0.1:{port}/api/predictions", json=order, headers=headers)
         answer.raise_for_status()
         number += 1
         await asyncio.sleep(APART if number < len(PROMPTS) else every)

@@ -1,0 +1,206 @@
+"""Asking providers about predictions: how they stand, whether they can be found at all, and to stop them.
+
+What they answer is appended as their report, as it came, and only where the record would learn something from it.
+"""
+
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+
+import msgspec
+import structlog
+
+from storage.prediction import Prediction, Status
+from streams.event import Archive, Event, Poison
+from streams.lane import Lane
+from streams.provider_calls import Answer, CallFailed
+from streams.providers.provider import Provider, Webhook
+from streams.providers.submission import Listing, Submitting, Unreadable, api_of
+from streams.reports import Reports
+from streams.submission import Refused, WebhookUrl, find, reason_of
+from streams.transitions import Applied, decide
+
+GONE = frozenset({404, 410})
+"""Answers that say that the provider no longer knows a prediction."""
+NO_RESULT = frozenset({400, 422})
+"""Answers to the question for a result that say that it completed without one (fal)."""
+GONE_ERROR = "gone at the provider"
+UNKNOWN_ERROR = "submission outcome unknown"
+PAGES = 60
+"""Of a provider's list, searched for submissions without an answer: ten minutes' worth at 600 a minute."""
+
+_log = structlog.get_logger("tidings.lookup")
+
+
+class LookUps:
+    """What is asked of providers about predictions that they have.
+
+    Args:
+        providers: Those that are configured.
+        lanes: How each may be called.
+        reports: Where events go.
+        webhook_url: Where providers report, by which they are found again; None: they are not.
+        strict: The processor's rule, to tell what would be news.
+        clock: Seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        providers: Mapping[str, Provider],
+        lanes: Mapping[str, Lane],
+        reports: Reports,
+        webhook_url: WebhookUrl | None,
+        *,
+        strict: bool = False,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._providers, self._lanes, self._reports = providers, lanes, reports
+        self._webhook_url, self._strict, self._clock = webhook_url, strict, clock
+        self.reported = 0
+        self.gone = 0
+        self.unknown = 0
+
+    def can(self, provider: str) -> bool:
+        """Whether this provider can be asked."""
+        return self._api(provider) is not None
+
+    def closed_for(self, provider: str) -> float:
+        """Seconds for which the provider is left alone."""
+        lane = self._lanes.get(provider)
+        return lane.closed_for if lane is not None else 0.0
+
+    def _api(self, provider: str) -> Submitting | None:
+        found = self._providers.get(provider)
+        return api_of(found) if found is not None and provider in self._lanes else None
+
+    # ---- looking up ----
+
+    async def look(self, record: Prediction, why: str) -> bool:
+        """Ask how a prediction stands and report it; False: the provider could not say for now."""
+        provider, provider_id = record.provider or "", record.provider_id or ""
+        api = self._api(provider)
+        if api is None or self._lanes[provider].closed_for > 0:
+            return False
+        async with self._lanes[provider].turn():
+            try:
+                body = await self._fetch(api, self._lanes[provider], record, provider_id)
+            except (CallFailed, Unreadable, ValueError) as error:
+                _log.warning("lookup.failed", prediction=record.prediction_id, provider=provider, error=str(error))
+                return False
+        if isinstance(body, Answer):
+            return await self._refused(record, body)
+        if isinstance(body, Refused):
+            await self._failed(record, body.reason)
+            return True
+        if self._news(record, provider, body):
+            await self._reports.came(record.prediction_id, provider, body, why)
+            self.reported += 1
+        return True
+
+    async def _fetch(
+        self, api: Submitting, lane: Lane, record: Prediction, provider_id: str
+    ) -> bytes | Answer | Refused:
+        """The body to report; or the answer that there is none for now; or why there will be none."""
+        answer = await lane.call(api.get(provider_id, record.model, record.provider_urls))
+        if not answer.good:
+            return answer
+        more = api.result(provider_id, answer.body, record.provider_urls, record.model)
+        if more is None:
+            return api.report(provider_id, answer.body, None)
+        result = await lane.call(more)
+        if result.good:
+            return api.report(provider_id, answer.body, result.body)
+        return Refused(reason_of(result, ())) if result.status in NO_RESULT else result
+
+    async def _refused(self, record: Prediction, answer: Answer) -> bool:
+        status = answer.status
+        if status in GONE:
+            self.gone += 1
+            await self._failed(record, f"{GONE_ERROR} ({status})")
+            return True
+        _log.warning("lookup.refused", prediction=record.prediction_id, provider=record.provider, status=status)
+        return False
+
+    async def _failed(self, record: Prediction, error: str) -> None:
+        if not record.status.terminal:
+            _log.warning("lookup.failed_for_good", prediction=record.prediction_id, reason=error)
+            await self._reports.said(record.prediction_id, status=Status.FAILED.value, error=error)
+
+    def _news(self, record: Prediction, provider: str, body: bytes) -> bool:
+        """Whether the record would change by this report."""
+        try:
+            event = self.translated(record.prediction_id, provider, body)
+        except Poison as poison:
+            _log.warning("lookup.no_sense", prediction=record.prediction_id, provider=provider, error=str(poison))
+            return False
+        return isinstance(decide(record, event, None, strict=self._strict), Applied)
+
+    def translated(self, prediction_id: str, provider: str, body: bytes) -> Event:
+        """The report as the processor will read it. Raises `Poison`."""
+        now = int(self._clock() * 1000)
+        try:
+            return self._providers[provider].translate(Webhook(body, prediction_id, now, None, Archive.AFTER, None))
+        except Poison:
+            raise
+        except Exception as error:  # a fault in one provider's mapping must not stop the others
+            raise Poison("translation-failed", f"{provider}: {type(error).__name__}: {error}") from error
+
+    # ---- canceling ----
+
+    async def cancel(self, record: Prediction) -> bool:
+        """Ask the provider to stop a prediction, and report how it stands then; False: it could not be asked."""
+        provider = record.provider or ""
+        api = self._api(provider)
+        if api is None or self._lanes[provider].closed_for > 0:
+            return False
+        call = api.cancel(record.provider_id or "", record.model, record.provider_urls)
+        async with self._lanes[provider].turn():
+            try:
+                answer = await self._lanes[provider].call(call)
+            except CallFailed as error:
+                _log.warning("cancel.failed", prediction=record.prediction_id, provider=provider, error=str(error))
+                return False
+        if answer.status == 429 or answer.status >= 500:
+            return False
+        _log.info("cancel.asked", prediction=record.prediction_id, provider=provider, status=answer.status)
+        # It may have ended meanwhile, or be gone: what counts is how it stands.
+        await self.look(record, "cancel")
+        return True
+
+    # ---- submissions without an answer ----
+
+    async def find(self, provider: str, records: Sequence[Prediction], given_up: Sequence[Prediction]) -> None:
+        """Look for predictions in the provider's list.
+
+        Args:
+            provider: Whose.
+            records: Submitted, without an answer.
+            given_up: Those among them that have failed if they are not there.
+        """
+        api = self._api(provider)
+        missing: Collection[Prediction] = records
+        if isinstance(api, Submitting) and isinstance(api, Listing) and self._webhook_url is not None:
+            by_url = {self._webhook_url(provider, record.prediction_id): record for record in records}
+            lane = self._lanes[provider]
+            if lane.closed_for > 0:
+                return
+            try:
+                async with lane.turn():
+                    found = await find(api, lane, by_url, PAGES)
+            except (CallFailed, Unreadable) as error:
+                _log.warning("lookup.not_listed", provider=provider, error=str(error))
+                return
+            for url, provider_id in found.items():
+                await self._found(by_url[url], provider, provider_id)
+            missing = [record for url, record in by_url.items() if url not in found]
+        lost = {record.prediction_id for record in given_up}
+        for record in missing:
+            if record.prediction_id in lost:
+                self.unknown += 1
+                await self._failed(record, UNKNOWN_ERROR)
+
+    async def _found(self, record: Prediction, provider: str, provider_id: str) -> None:
+        _log.info("submission.found", prediction=record.prediction_id, provider=provider, id=provider_id)
+        await self._reports.said(
+            record.prediction_id, status=Status.PROCESSING.value, provider=provider, providerId=provider_id
+        )
+        await self.look(msgspec.structs.replace(record, provider_id=provider_id), "found")

@@ -1,0 +1,306 @@
+"""The reconciler: predictions without news are looked up at their provider, and what is found is reported as events.
+
+It watches the changes without decoding them and keeps a heap of due times: a prediction costs nothing until it is
+overdue. What is to be done then is read from its record, so a restart loses nothing. Every instance knows all
+predictions and acts on those of the partitions that its group gives it.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Collection, Coroutine, Sequence
+from heapq import heappop, heappush
+from typing import Any
+
+import structlog
+from msgspec import Struct
+
+from storage.errors import StorageError
+from storage.prediction import Prediction, Status, decode
+from storage.store import PredictionStore, Query
+from streams import changes as topic
+from streams.changes import Change
+from streams.due import Need, Patience, need_of, wait_for
+from streams.log import CHANGES, Log, LogError
+from streams.lookup import LookUps
+from streams.submission import Load, Submissions
+
+BATCH = 500
+"""Records loaded at once."""
+AT_ONCE = 64
+"""Predictions under way at once, over all providers."""
+PAGE = 1000
+MIN_PAUSE = 500
+"""Ms between two tries."""
+
+_CANCELING = b'"cancelRequestedAt":'
+_UNFINISHED = frozenset({Status.STARTING.value, Status.PROCESSING.value})
+
+_log = structlog.get_logger("tidings.reconciler")
+
+
+class _Watched(Struct, gc=False):
+    """An unfinished prediction."""
+
+    seen: int
+    """When the last news came, in ms since the epoch."""
+    since: int
+    """When it was first seen here."""
+    due: int = 0
+    """The heap's entry that counts."""
+    tries: int = 0
+    """How often something was done about it since."""
+    canceled: bool = False
+    """Its provider was asked to cancel it."""
+    busy: bool = False
+    urgent: bool = False
+    """Came due while it was busy."""
+
+
+class Reconciler:
+    """Notices predictions that are overdue, and does something about them.
+
+    Args:
+        load: Reads records past any cache.
+        look_ups: What asks providers.
+        submissions: What submits creates that nobody has; None: they are left.
+        patience: How long is waited.
+        mine: Whether this instance acts on a partition.
+        clock: Seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        load: Load,
+        look_ups: LookUps,
+        submissions: Submissions | None,
+        *,
+        patience: Patience | None = None,
+        mine: Callable[[Collection[int]], bool] = lambda _partitions: True,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._load, self._look_ups, self._submissions = load, look_ups, submissions
+        self._patience = patience or Patience()
+        self._mine, self._clock = mine, clock
+        self._watched: dict[str, _Watched] = {}
+        self._heap: list[tuple[int, str]] = []
+        self._wake = asyncio.Event()
+        self._under_way: set[asyncio.Task[None]] = set()
+        self.done: dict[str, int] = {need.value: 0 for need in Need if need is not Need.NOTHING}
+        """How often each need was met."""
+
+    def __len__(self) -> int:
+        return len(self._watched)
+
+    # ---- what is unfinished ----
+
+    def notice(self, changes: Sequence[Change]) -> None:
+        """Take note of changes; nothing of them is decoded."""
+        now = self._now()
+        watched, patience = self._watched, self._patience
+        for change in changes:
+            prediction_id = change.prediction_id
+            if change.status not in _UNFINISHED or not change.value:
+                watched.pop(prediction_id, None)
+                continue
+            known = watched.get(prediction_id)
+            if known is None:
+                known = watched[prediction_id] = _Watched(now, now)
+                starting = change.status == Status.STARTING.value
+                self._at(prediction_id, known, now + (patience.unsubmitted if starting else patience.silence))
+            else:
+                known.seen = now
+                known.tries = 0
+            if not known.canceled and known.due > now and _CANCELING in change.value:
+                self._at(prediction_id, known, now)
+
+    def remember(self, record: Prediction, seen: int | None = None) -> None:
+        """Watch a prediction that was unfinished when this began; `seen`: when it last had news (ms)."""
+        if record.prediction_id not in self._watched and need_of(record) is not Need.NOTHING:
+            known = _Watched(record.updated_at if seen is None else seen, self._now())
+            self._watched[record.prediction_id] = known
+            self._at(record.prediction_id, known, self._due(record, known))
+
+    def _at(self, prediction_id: str, known: _Watched, due: int) -> None:
+        known.due = due
+        heappush(self._heap, (due, prediction_id))
+        if self._heap[0][1] == prediction_id:
+            self._wake.set()
+
+    def _due(self, record: Prediction, known: _Watched) -> int:
+        return known.seen + wait_for(need_of(record), record, known.tries, self._patience)
+
+    def _now(self) -> int:
+        return int(self._clock() * 1000)
+
+    # ---- what is due ----
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        try:
+            while True:
+                self._wake.clear()
+                left = (self._heap[0][0] - self._now()) / 1000 if self._heap else None
+                if left is None or left > 0:
+                    await self._sleep(left)
+                    continue
+                due = self._take_due()
+                if due:
+                    await self._act_on(due)
+        finally:
+            for task in list(self._under_way):
+                task.cancel()
+            await asyncio.gather(*self._under_way, return_exceptions=True)
+
+    async def _sleep(self, seconds: float | None) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
+        except TimeoutError:
+            return
+
+    def _take_due(self) -> list[str]:
+        now = self._now()
+        due: list[str] = []
+        while self._heap and len(due) < BATCH and self._heap[0][0] <= now:
+            at, prediction_id = heappop(self._heap)
+            known = self._watched.get(prediction_id)
+            if known is None or known.due != at:
+                continue
+            known.due = 0
+            if known.busy:
+                known.urgent = True
+            else:
+                due.append(prediction_id)
+        return due
+
+    async def _act_on(self, ids: Sequence[str]) -> None:
+        try:
+            loaded = await self._load(ids)
+        except StorageError as error:
+            _log.warning("reconciler.store_unavailable", error=str(error))
+            for prediction_id in ids:
+                self._again(prediction_id, 1000)
+            return
+        finding: dict[str, list[Prediction]] = {}
+        for prediction_id in ids:
+            stored = loaded.get(prediction_id)
+            record = decode(stored.encoded) if stored is not None and not stored.deleted else None
+            known = self._watched.get(prediction_id)
+            if known is None:
+                continue
+            need = Need.NOTHING if record is None else need_of(record)
+            if record is None or need is Need.NOTHING or not self._possible(record, need):
+                del self._watched[prediction_id]
+                continue
+            left = self._due(record, known) - self._now()
+            if left > 0 or not self._ours(record):
+                self._again(prediction_id, max(left, self._patience.unanswered))
+            elif need is Need.FIND:
+                known.busy = True
+                finding.setdefault(record.provider or "", []).append(record)
+            else:
+                known.busy = True
+                await self._start(self._meet(record, need, known))
+        for provider, records in finding.items():
+            await self._start(self._find(provider, records))
+
+    def _possible(self, record: Prediction, need: Need) -> bool:
+        provider = record.provider or ""
+        if need is Need.SUBMIT:
+            return self._submissions is not None and self._submissions.refusal(provider) is None
+        return need is Need.FIND or self._look_ups.can(provider)
+
+    def _ours(self, record: Prediction) -> bool:
+        return record.source is None or self._mine([int(partition) for partition in record.source.offsets])
+
+    def _again(self, prediction_id: str, milliseconds: int) -> None:
+        known = self._watched.get(prediction_id)
+        if known is not None and not known.due:
+            self._at(prediction_id, known, self._now() + milliseconds)
+
+    async def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        while len(self._under_way) >= AT_ONCE:
+            await asyncio.wait(self._under_way, return_when=asyncio.FIRST_COMPLETED)
+        task = asyncio.create_task(work)
+        self._under_way.add(task)
+        task.add_done_callback(self._under_way.discard)
+
+    async def _meet(self, record: Prediction, need: Need, known: _Watched) -> None:
+        prediction_id = record.prediction_id
+        try:
+            self.done[need.value] += 1
+            if need is Need.SUBMIT:
+                assert self._submissions is not None
+                self._submissions.take(prediction_id, record.provider or "")
+            elif need is Need.CANCEL:
+                known.canceled = await self._look_ups.cancel(record)
+            else:
+                await self._look_ups.look(record, "overdue")
+        except (LogError, StorageError) as error:
+            _log.warning("reconciler.interrupted", prediction=prediction_id, error=str(error))
+        except Exception as error:
+            _log.error("reconciler.defect", prediction=prediction_id, exc_info=error)
+        finally:
+            self._tried(record, known)
+
+    async def _find(self, provider: str, records: Sequence[Prediction]) -> None:
+        try:
+            self.done[Need.FIND.value] += len(records)
+            await self._look_ups.find(provider, records, [one for one in records if self._given_up(one)])
+        except (LogError, StorageError) as error:
+            _log.warning("reconciler.interrupted", provider=provider, error=str(error))
+        except Exception as error:
+            _log.error("reconciler.defect", provider=provider, exc_info=error)
+        finally:
+            for record in records:
+                known = self._watched.get(record.prediction_id)
+                if known is not None:
+                    self._tried(record, known)
+
+    def _given_up(self, record: Prediction) -> bool:
+        """Whether an attempt is so old that nobody can be calling for it any more.
+
+        Where this has just started, somebody may have seen the attempt only now.
+        """
+        now, known = self._now(), self._watched.get(record.prediction_id)
+        settled = known is None or now - known.since >= self._patience.attempt * 1.1
+        return settled and now - record.updated_at >= self._patience.unknown
+
+    def _tried(self, record: Prediction, known: _Watched) -> None:
+        known.busy = False
+        known.tries += 1
+        if self._watched.get(record.prediction_id) is known:
+            pause = wait_for(need_of(record), record, known.tries, self._patience)
+            pause = max(MIN_PAUSE, pause, int(self._look_ups.closed_for(record.provider or "") * 1000))
+            urgent, known.urgent = known.urgent, False
+            self._again(record.prediction_id, 0 if urgent else pause)
+
+
+async def remember_unfinished(reconciler: Reconciler, store: PredictionStore, log: Log) -> int:
+    """Let the reconciler watch what is unfinished by now: by the store's lists, else by the whole changes topic.
+
+    Raises:
+        StorageError, LogError: It cannot be read.
+    """
+    if store.capabilities.lists and "status" in store.capabilities.filters:
+        for status in (Status.STARTING, Status.PROCESSING):
+            await _listed(reconciler, store, status)
+        return len(reconciler)
+    newest: dict[str, Change] = {}
+    async for batch in log.follow(CHANGES, "beginning"):
+        if not batch:
+            break
+        newest |= topic.newest(batch)
+    reconciler.notice([change for change in newest.values() if change.status in _UNFINISHED])
+    return len(reconciler)
+
+
+async def _listed(reconciler: Reconciler, store: PredictionStore, status: Status) -> None:
+    cursor: str | None = None
+    while True:
+        page = await store.list(Query(status=status, limit=PAGE, cursor=cursor))
+        for stored in page.items:
+            reconciler.remember(decode(stored.encoded))
+        if page.cursor is None:
+            return
+        cursor = page.cursor

@@ -1,0 +1,199 @@
+"""Webhooks that bring no result: the resource is fetched at its provider and appended as that provider's report.
+
+A group of its own on the events. What was fetched is committed, in order: after a crash the rest is fetched again, and
+what comes twice is Stale by the rules. The group also deals out the partitions that an instance is responsible for.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Collection, Mapping
+
+import msgspec
+import structlog
+
+from storage.errors import StorageError
+from storage.prediction import Prediction, Status, decode
+from streams.log import EVENTS, Consumer, Log, LogError, Record
+from streams.lookup import LookUps
+from streams.providers.provider import Provider
+from streams.providers.submission import Thin
+from streams.reports import FETCHED_HEADER
+from streams.submission import Load
+from streams.translation import PROVIDER_HEADER
+
+GROUP = "tidings-reconciler"
+BATCH = 500
+MOST_OPEN = 200
+"""Webhooks being fetched for at once; beyond that nothing more is read."""
+TRIES = 12
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0
+"""Seconds between tries: about seven minutes in all, after which the silence of the prediction is what counts."""
+OLDEST = 86_400_000
+"""Ms: what a webhook older than this speaks of is no longer kept at any provider."""
+
+_log = structlog.get_logger("tidings.thin")
+
+
+class ThinWebhooks:
+    """Reads the events for webhooks whose result is left to be fetched.
+
+    Args:
+        log: The events.
+        providers: Those that are configured.
+        look_ups: What asks them.
+        load: Reads records past any cache.
+        group: The consumer group.
+        clock: Seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        providers: Mapping[str, Provider],
+        look_ups: LookUps,
+        load: Load,
+        *,
+        group: str = GROUP,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._events_log, self._group, self._clock = log, group, clock
+        self._look_ups, self._load = look_ups, load
+        self._thin = {
+            name.encode(): provider
+            for name, provider in providers.items()
+            if isinstance(provider, Thin) and look_ups.can(name)
+        }
+        self._consumer: Consumer | None = None
+        self._generation = -1
+        self._read: dict[int, int] = {}
+        self._committed: dict[int, int] = {}
+        self._open: dict[tuple[int, int], asyncio.Task[None]] = {}
+        self.last_alive = time.monotonic()
+        self.fetched = 0
+
+    def mine(self, partitions: Collection[int]) -> bool:
+        """Whether one of these partitions is this instance's."""
+        return self._consumer is not None and not self._consumer.assigned().isdisjoint(partitions)
+
+    async def run(self) -> None:
+        """Read until cancelled. Outages of the log are waited out."""
+        consumer = self._consumer = self._events_log.consume(EVENTS, self._group)
+        if not self._thin:
+            consumer.pause()  # nothing to read, but partitions to be given
+        try:
+            while True:
+                try:
+                    records = await consumer.fetch(BATCH, 0.5)
+                    self._noticed(consumer)
+                    self.last_alive = time.monotonic()
+                    for record in records:
+                        self._read[record.partition] = record.offset + 1
+                        self._take(record)
+                    await self._room()
+                    await self._commit(consumer)
+                except LogError as error:
+                    if not error.retryable:
+                        raise
+                    _log.warning("thin.log_unavailable", error=str(error))
+                    await asyncio.sleep(0.5)
+        finally:
+            for task in self._open.values():
+                task.cancel()
+            await asyncio.gather(*self._open.values(), return_exceptions=True)
+            await consumer.close()
+
+    def _noticed(self, consumer: Consumer) -> None:
+        if consumer.generation() != self._generation:
+            self._generation = consumer.generation()
+            self._read.clear()
+            self._committed.clear()
+            _log.info("reconciler.assigned", partitions=sorted(consumer.assigned()))
+
+    async def _room(self) -> None:
+        while len(self._open) >= MOST_OPEN:
+            await asyncio.wait(list(self._open.values()), timeout=0.5, return_when=asyncio.FIRST_COMPLETED)
+
+    async def _commit(self, consumer: Consumer) -> None:
+        """Everything up to the first webhook that is still being fetched for."""
+        if self._read == self._committed:
+            return
+        done = dict(self._read)
+        for partition, offset in self._open:
+            if partition in done:
+                done[partition] = min(done[partition], offset)
+        assigned = consumer.assigned()
+        done = {partition: offset for partition, offset in done.items() if partition in assigned}
+        if done != self._committed:
+            await consumer.commit(done)
+            self._committed = done
+
+    def _take(self, record: Record) -> None:
+        provider = self._needed(record)
+        if provider is None:
+            return
+        at = (record.partition, record.offset)
+        if at not in self._open:
+            task = self._open[at] = asyncio.create_task(self._fetch(record, *provider))
+            task.add_done_callback(lambda _done: self._open.pop(at, None))
+
+    def _needed(self, record: Record) -> tuple[str, str] | None:
+        """Provider and its id of what is to be fetched; None: nothing is."""
+        name = fetched = None
+        for header, value in record.headers:
+            if header == PROVIDER_HEADER:
+                name = value
+            elif header == FETCHED_HEADER:
+                fetched = value
+        provider = self._thin.get(name) if name is not None else None
+        if provider is None or fetched is not None or not record.key or not record.value:
+            return None
+        if record.timestamp < self._clock() * 1000 - OLDEST:
+            return None
+        assert isinstance(provider, Thin)
+        try:
+            provider_id = provider.thin(record.value)
+        except Exception as error:  # its webhook is in the log, and the processor says what is wrong with it
+            _log.warning("thin.unreadable", provider=provider.name, kind=type(error).__name__)
+            return None
+        return (provider.name, provider_id) if provider_id else None
+
+    async def _fetch(self, record: Record, provider: str, provider_id: str) -> None:
+        prediction_id = (record.key or b"").decode("utf-8", "replace")
+        pause = FIRST_PAUSE
+        for _ in range(TRIES):
+            try:
+                prediction = await self._wanted(prediction_id, provider, provider_id)
+                if prediction is None or await self._look_ups.look(prediction, "thin"):
+                    self.fetched += 1
+                    return
+            except (StorageError, LogError) as error:
+                _log.warning("thin.interrupted", prediction=prediction_id, error=str(error))
+            except Exception as error:
+                _log.error("thin.defect", prediction=prediction_id, exc_info=error)
+                return
+            await asyncio.sleep(max(pause, self._look_ups.closed_for(provider)))
+            pause = min(pause * 2, LONGEST_PAUSE)
+        _log.warning("thin.given_up", prediction=prediction_id, provider=provider, tries=TRIES)
+
+    async def _wanted(self, prediction_id: str, provider: str, provider_id: str) -> Prediction | None:
+        """The prediction to look up; None: it has its result already, or is gone."""
+        stored = (await self._load([prediction_id])).get(prediction_id)
+        if stored is None:
+            # Faster than the processor: what the record will say does not matter for the question.
+            return Prediction(
+                prediction_id=prediction_id,
+                status=Status.STARTING,
+                version=0,
+                created_at=0,
+                updated_at=0,
+                provider=provider,
+                provider_id=provider_id,
+            )
+        if stored.deleted:
+            return None
+        prediction = decode(stored.encoded)
+        if prediction.provider_id not in (None, provider_id) or prediction.provider not in (None, provider):
+            return None
+        if prediction.status.terminal and (prediction.output or prediction.status is not Status.SUCCEEDED):
+            return None
+        return msgspec.structs.replace(prediction, provider=provider, provider_id=provider_id)
