@@ -6,7 +6,7 @@ from storage.prediction import Standing, encode
 from storage.store import Stored, Write
 from streams.event import Event, Poison
 from streams.fold import Expiry, Folded, Rules, fold
-from streams.log import Position, Record
+from streams.log import Record
 from streams.providers.provider import Provider
 from streams.translation import translate
 
@@ -21,24 +21,23 @@ Letter = tuple[Record, str, str]
 class Entry:
     """A prediction's part of a batch."""
 
-    __slots__ = ("before", "encoded", "events", "expires_at", "folded", "letters", "records", "size")
+    __slots__ = ("before", "encoded", "events", "expires_at", "folded", "letters", "size")
 
     def __init__(self) -> None:
-        self.events: list[tuple[Event, Position]] = []
-        self.records: list[Record] = []
+        self.events: list[tuple[Event, Record]] = []
+        """Each with the record that it came in, which is its position too."""
         self.size = 0
         """Bytes of the records' values."""
         self.before: Stored | None = None
         self.folded: Folded | None = None
-        self.letters: list[Letter] = []
+        self.letters: Sequence[Letter] = ()
         """Made anew where the events are judged again."""
         self.encoded = b""
         self.expires_at: int | None = None
 
     def add(self, event: Event, record: Record) -> None:
         """Append an event of this prediction."""
-        self.events.append((event, Position(record.partition, record.offset)))
-        self.records.append(record)
+        self.events.append((event, record))
         self.size += len(record.value or b"")
 
     @property
@@ -60,7 +59,7 @@ class Entry:
             assert folded.record is not None
             self.encoded = encode(folded.record)
         if folded.rejected or self.letters:
-            self.letters = [(self.records[index], r.code, r.reason) for index, r in folded.rejected]
+            self.letters = [(self.events[index][1], r.code, r.reason) for index, r in folded.rejected]
 
     def write(self, expiry: Expiry) -> Write:
         """The compare-and-set that makes the folded record stand."""

@@ -7,7 +7,7 @@ from msgspec import Struct
 from storage.prediction import Standing, Tombstone
 from storage.store import Stored
 from streams.event import Event
-from streams.log import Position
+from streams.log import Place
 from streams.transitions import Applied, Duplicate, Rejected, Stale, decide
 
 DAY = 86_400_000
@@ -56,7 +56,7 @@ class Folded(Struct, gc=False):
     stale: int = 0
     behind: int = 0
     duplicates: int = 0
-    position: Position | None = None
+    position: Place | None = None
     """Of the last event applied."""
     recorded_at: int = 0
     """When the last event applied was appended, in ms."""
@@ -69,7 +69,7 @@ class Folded(Struct, gc=False):
 
 def fold(
     current: Standing | None,
-    events: Sequence[tuple[Event, Position]],
+    events: Sequence[tuple[Event, Place]],
     rules: Rules,
     fits: Callable[[Standing], bool] | None = None,
 ) -> Folded:

@@ -8,12 +8,8 @@ from msgspec import Struct
 Headers = Sequence[tuple[str, bytes]]
 
 
-class Record(Protocol):
-    """A record as read. Structural, so that a client's own record objects pass through without a copy."""
-
-    @property
-    def topic(self) -> str:
-        """The topic's name as the application says it, or as the broker does (with its prefix)."""
+class Place(Protocol):
+    """Where something lies within a topic: a `Position`, or a record itself."""
 
     @property
     def partition(self) -> int:
@@ -22,6 +18,14 @@ class Record(Protocol):
     @property
     def offset(self) -> int:
         """The position within the partition, from 0, with possible gaps."""
+
+
+class Record(Place, Protocol):
+    """A record as read. Structural, so that a client's own record objects pass through without a copy."""
+
+    @property
+    def topic(self) -> str:
+        """The topic's name as the application says it, or as the broker does (with its prefix)."""
 
     @property
     def timestamp(self) -> int:

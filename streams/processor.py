@@ -24,7 +24,7 @@ import structlog
 
 from storage.errors import StorageError
 from storage.store import Conflict, PredictionStore, Refused, Stored
-from streams.batch import Batch, Entry
+from streams.batch import Batch, Entry, Letter
 from streams.changes import announcement
 from streams.dead_letters import dead_letter, shortened
 from streams.fold import Expiry, Rules
@@ -75,6 +75,7 @@ class Processor:
         rules: The log's id and what was fixed when the store was first opened.
         expiry: When records are hidden and purged.
         group: The consumer group.
+        assigned: Called with the partitions at each assignment, before any of their events is judged.
         reached: Called with the number of each step as it ends, for those who want to see inside.
     """
 
@@ -87,6 +88,7 @@ class Processor:
         *,
         expiry: Expiry | None = None,
         group: str = GROUP,
+        assigned: Callable[[frozenset[int]], Awaitable[None]] | None = None,
         reached: Callable[[int], None] | None = None,
     ) -> None:
         self._log = log
@@ -95,6 +97,7 @@ class Processor:
         self._rules = rules
         self._expiry = expiry or Expiry()
         self._group = group
+        self._assigned = assigned
         self._reached = reached or _nothing
         self._consumer: Consumer | None = None
         self._generation = -1
@@ -129,7 +132,8 @@ class Processor:
                     log_.warning("processor.log_unavailable", error=str(error))
                     await asyncio.sleep(RETRY_FIRST)
                     continue
-                self._notice_assignment(consumer)
+                if consumer.generation() != self._generation and not await self._take_over(consumer):
+                    continue
                 self.statistics.alive()
                 if not batch:
                     limit = BATCH
@@ -144,17 +148,21 @@ class Processor:
         finally:
             await self._finish(consumer)
 
-    def _notice_assignment(self, consumer: Consumer) -> None:
-        generation = consumer.generation()
-        if generation == self._generation:
-            return
+    async def _take_over(self, consumer: Consumer) -> bool:
+        """Begin with what was assigned; False where it was taken again meanwhile."""
         # Another member may have written meanwhile: what the cache knows may be old.
-        self._generation = generation
+        self._generation = consumer.generation()
         self._done.clear()
         clear = getattr(self._store, "clear", None)
         if clear is not None:
             clear()
         log_.info("processor.assigned", partitions=sorted(consumer.assigned()))
+        if (assigned := self._assigned) is not None:
+            try:
+                await self._insist(lambda: assigned(consumer.assigned()))
+            except Abandoned:
+                return False
+        return True
 
     async def _process(self, batch: Sequence[Record], consumer: Consumer) -> None:
         statistics = self.statistics
@@ -235,11 +243,12 @@ class Processor:
         """The store will never take this record: write event by event, and keep those that it refuses."""
         if len(entry.events) == 1:
             entry.folded = None
-            entry.letters = [(entry.records[0], "refused", refused.reason)]
+            entry.letters = [(entry.events[0][1], "refused", refused.reason)]
             return
         written: Entry | None = None
-        before, letters = entry.before, []
-        for (event, _), record in zip(entry.events, entry.records, strict=True):
+        before = entry.before
+        letters: list[Letter] = []
+        for event, record in entry.events:
             single = Entry()
             single.add(event, record)
             single.fold(before, self._rules)
@@ -284,9 +293,9 @@ class Processor:
         changes = []
         for prediction_id, stored in fresh.items():
             record = stored.standing()
-            partition = again[prediction_id].events[-1][1].partition
+            last = again[prediction_id].events[-1][1]
             offsets = record.source.offsets if record.source is not None else {}
-            position = Position(partition, offsets.get(str(partition), again[prediction_id].events[-1][1].offset))
+            position = Position(last.partition, offsets.get(str(last.partition), last.offset))
             changes.append(announcement(record, stored.encoded, position=position, expires_at=stored.expires_at))
         return changes
 

@@ -19,7 +19,7 @@ from msgspec.structs import replace
 
 from storage.prediction import Prediction, Source, Standing, Status, Tombstone, Transition
 from streams.event import Archive, Event, EventType
-from streams.log import Position
+from streams.log import Place
 from streams.merging import advance, fill, merge, set_once
 
 # Looking a member up on its class costs as much as a comparison; these are used for every event.
@@ -81,7 +81,7 @@ _BEHIND = Stale(behind=True)
 
 
 def decide(
-    current: Standing | None, event: Event, position: Position | None, *, log: str | None = None, strict: bool = False
+    current: Standing | None, event: Event, position: Place | None, *, log: str | None = None, strict: bool = False
 ) -> Decision:
     """What the event does to what stands.
 
@@ -99,7 +99,7 @@ def decide(
     return _REQUESTS[event.type](current, event, position, log)
 
 
-def _seen(current: Standing, event: Event, position: Position | None, log: str | None) -> bool:
+def _seen(current: Standing, event: Event, position: Place | None, log: str | None) -> bool:
     source = current.source
     if position is not None and source is not None and source.log == log:
         offset = source.offsets.get(str(position.partition))
@@ -116,9 +116,7 @@ def _seen(current: Standing, event: Event, position: Position | None, log: str |
 # ---- report and create ----
 
 
-def _report(
-    current: Standing | None, event: Event, position: Position | None, log: str | None, strict: bool
-) -> Decision:
+def _report(current: Standing | None, event: Event, position: Place | None, log: str | None, strict: bool) -> Decision:
     if current is None:
         return _begin(None, event, position, log, strict)
     if isinstance(current, Tombstone):
@@ -155,7 +153,7 @@ def _report(
 
 
 def _same_status(
-    current: Prediction, changes: dict[str, Any], event: Event, position: Position | None, log: str | None
+    current: Prediction, changes: dict[str, Any], event: Event, position: Place | None, log: str | None
 ) -> Decision:
     if (current.pending or current.status).terminal:
         fill(current, event, changes)
@@ -177,7 +175,7 @@ def _identity(current: Prediction, event: Event) -> Rejected | None:
     return None
 
 
-def _begin(grave: Tombstone | None, event: Event, position: Position | None, log: str | None, strict: bool) -> Decision:
+def _begin(grave: Tombstone | None, event: Event, position: Place | None, log: str | None, strict: bool) -> Decision:
     """A new record, by way of `starting` and whatever steps the status implies."""
     wanted = event.status or _STARTING
     if strict and wanted is Status.SUCCEEDED:
@@ -202,15 +200,15 @@ def _begin(grave: Tombstone | None, event: Event, position: Position | None, log
     return _stepped(blank, wanted, changes, event, position, log, new=True)
 
 
-def _create_id(event: Event, position: Position | None) -> str:
+def _create_id(event: Event, position: Place | None) -> str:
     # A create always leaves its mark, or a second one could not be told from the first.
-    return event.id or (str(position) if position is not None else "create")
+    return event.id or (f"{position.partition}:{position.offset}" if position is not None else "create")
 
 
 # ---- the other types ----
 
 
-def _cancel(current: Standing | None, event: Event, position: Position | None, log: str | None) -> Decision:
+def _cancel(current: Standing | None, event: Event, position: Place | None, log: str | None) -> Decision:
     if not isinstance(current, Prediction) or current.status.terminal or current.pending is not None:
         return _STALE
     if (contradiction := _identity(current, event)) is not None:
@@ -223,7 +221,7 @@ def _cancel(current: Standing | None, event: Event, position: Position | None, l
     return _applied(current, changes, event, position, log)
 
 
-def _submit(current: Standing | None, event: Event, position: Position | None, log: str | None) -> Decision:
+def _submit(current: Standing | None, event: Event, position: Place | None, log: str | None) -> Decision:
     if (
         not isinstance(current, Prediction)
         or current.status is not _STARTING
@@ -247,7 +245,7 @@ def _first_asset(assets: Raw) -> _Asset:
     return listed[0] if listed else _Asset()
 
 
-def _archive(current: Standing | None, event: Event, position: Position | None, log: str | None) -> Decision:
+def _archive(current: Standing | None, event: Event, position: Place | None, log: str | None) -> Decision:
     if not isinstance(current, Prediction) or not (current.pending or current.status).terminal:
         return _STALE
     changes: dict[str, Any] = {}
@@ -275,7 +273,7 @@ def _archive(current: Standing | None, event: Event, position: Position | None, 
     return _stepped(current, Status.FAILED, changes, event, position, log)
 
 
-def _delete(current: Standing | None, event: Event, position: Position | None, log: str | None) -> Decision:
+def _delete(current: Standing | None, event: Event, position: Place | None, log: str | None) -> Decision:
     if not isinstance(current, Prediction):
         return _STALE
     if (contradiction := _identity(current, event)) is not None:
@@ -295,7 +293,7 @@ def _delete(current: Standing | None, event: Event, position: Position | None, l
     )
 
 
-def _repair(current: Standing | None, event: Event, position: Position | None, log: str | None) -> Decision:
+def _repair(current: Standing | None, event: Event, position: Place | None, log: str | None) -> Decision:
     """The record as a rebuild found it, unless something that the rebuild had not read was applied meanwhile."""
     upto = event.upto or {}
     if event.version is None or (
@@ -332,7 +330,7 @@ def _repair(current: Standing | None, event: Event, position: Position | None, l
 # ---- what every applied event does ----
 
 
-def _source(old: Source | None, position: Position | None, log: str | None) -> Source | None:
+def _source(old: Source | None, position: Place | None, log: str | None) -> Source | None:
     if position is None or log is None:
         return old
     partition = str(position.partition)
@@ -342,7 +340,7 @@ def _source(old: Source | None, position: Position | None, log: str | None) -> S
 
 
 def _applied(
-    current: Prediction, changes: dict[str, Any], event: Event, position: Position | None, log: str | None
+    current: Prediction, changes: dict[str, Any], event: Event, position: Place | None, log: str | None
 ) -> Applied:
     changes["version"] = current.version + 1
     if event.at > current.updated_at:
@@ -357,7 +355,7 @@ def _stepped(
     wanted: Status,
     changes: dict[str, Any],
     event: Event,
-    position: Position | None,
+    position: Place | None,
     log: str | None,
     *,
     new: bool = False,
@@ -370,7 +368,7 @@ def _stepped(
         wanted = _PROCESSING
     step = new or before is not wanted
     if step:
-        where = str(position) if position is not None else None
+        where = f"{position.partition}:{position.offset}" if position is not None else None
         last = None if new else before
         steps = []
         for status in _STEPS.get((last, wanted), (wanted,)):
@@ -385,7 +383,7 @@ def _stepped(
     return Applied(replace(current, **changes), step)
 
 
-_REQUESTS: dict[EventType, Callable[[Standing | None, Event, Position | None, str | None], Decision]] = {
+_REQUESTS: dict[EventType, Callable[[Standing | None, Event, Place | None, str | None], Decision]] = {
     EventType.CANCEL: _cancel,
     EventType.SUBMIT: _submit,
     EventType.ARCHIVE: _archive,
