@@ -78,6 +78,7 @@ async def ours(url: str, prefix: str, folder: Path, events: int) -> dict[str, An
     from streams.fold import Rules
     from streams.logs import open_log
     from streams.processor import Processor
+    from tests.conditions import eventually
     from tidings import collector
 
     log = await open_log(url, topic_prefix=prefix, partitions=PARTITIONS)
@@ -86,13 +87,10 @@ async def ours(url: str, prefix: str, folder: Path, events: int) -> dict[str, An
     processor = Processor(log, cache, {}, Rules(await log.identity()))
     collector.settle()
     running = asyncio.create_task(processor.run())
-    while not processor.statistics.records:
-        await asyncio.sleep(0.001)
+    await eventually(lambda: processor.statistics.records > 0, 60)
     first = processor.statistics.records
     started, cpu = time.perf_counter(), time.process_time()
-    while processor.statistics.records < events:
-        await asyncio.sleep(0.005)
-        assert not running.done(), running.exception()
+    await eventually(lambda: processor.statistics.records >= events or running.done(), 600)
     elapsed, spent = time.perf_counter() - started, time.process_time() - cpu
     processor.stop()
     await running
