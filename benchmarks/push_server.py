@@ -75,7 +75,7 @@ class Bench:
         raise ValueError("the benchmark's clients speak WebSocket only")
 
     def connections(self) -> list[WebSocketConnection]:
-        groups = self.sessions._groups  # noqa: SLF001 -- the bare loop needs the same transports
+        groups = self.sessions._groups
         return [one for group in groups for one in group if isinstance(one, WebSocketConnection)]
 
     def announcements(self, count: int, names: Callable[[int], str]) -> list[NewRecord]:
@@ -126,7 +126,7 @@ class Bench:
             await asyncio.sleep(every)
             begun = cpu()
             if bare:
-                transports = [one._transport for one in self.connections()]  # noqa: SLF001 -- for the bare loop
+                transports = [one._transport for one in self.connections()]
                 for transport in transports:
                     if transport is not None:
                         transport.write(data)
@@ -148,7 +148,7 @@ class Bench:
         gc.collect()
         begun = cpu()
         for start in range(0, count, 500):
-            await self.reader._take(records[start : start + 500])  # noqa: SLF001 -- without the log's cost
+            await self.reader._take(records[start : start + 500])
         return {"cpu": cpu() - begun}
 
 
