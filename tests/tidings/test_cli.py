@@ -297,7 +297,7 @@ async def test_demo_moves_at_once(tmp_path: Path) -> None:
     demo = TidingsProcess(tmp_path, arguments=("demo",))
     await demo.start()
     try:
-        assert f"The page is at {demo.url}" in demo.output
+        await eventually(lambda: f"The page is at {demo.url}" in demo.output)
         async with asyncio.timeout(60), Client(demo.url) as client, client.watch(all=True) as watch:
             async for update in watch:
                 if isinstance(update, Prediction) and update.status == "succeeded":
