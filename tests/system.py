@@ -35,8 +35,11 @@ class Part(Struct, frozen=True):
 JAVA = Part("Java", ("java",), "openjdk-17-jre-headless", "everything on a real Kafka broker is")
 MAVEN = Part("Maven", ("mvn",), "maven", "everything on a real Kafka broker is")
 NODE = Part("npm of Node.js", ("npm",), "npm", "Durable Objects and the Worker for Cloudflare KV are")
+CHROMIUM = Part(
+    "Chromium", ("chromium", "chromium-browser", "google-chrome"), "chromium", "the page and the browser client are"
+)
 
-PARTS = (JAVA, MAVEN, NODE)
+PARTS = (JAVA, MAVEN, NODE, CHROMIUM)
 
 
 def broker_parts() -> Sequence[Part]:

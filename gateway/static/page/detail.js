@@ -87,7 +87,7 @@ export class Detail {
       return;
     }
     show(this.status, true);
-    this.#panel.dataset.status = record.status;
+    this.status.dataset.status = record.status;
     setText(this.title, title(record));
     setText(this.status, statusName(record.status));
     const done = ended(record) ? null : progress(record);

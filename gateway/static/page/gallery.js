@@ -15,6 +15,7 @@ class Card {
     this.status = element("span", { class: "status" });
     this.spent = element("span", { class: "spent" });
     this.by = element("span", { class: "by" });
+    this.reason = element("span", { class: "reason", hidden: true });
     this.link = element(
       "a",
       { href: `#${encodeURIComponent(id)}` },
@@ -22,6 +23,7 @@ class Card {
       this.track,
       this.title,
       element("span", { class: "meta" }, this.status, this.spent, this.by),
+      this.reason,
     );
     this.node = element("li", { class: "card" }, this.link);
     this.shown = "";
@@ -38,9 +40,12 @@ class Card {
     else this.track.setAttribute("aria-valuenow", Math.round(share * 100));
     this.bar.style.width = share === null ? "" : `${share * 100}%`;
     setText(this.title, title(record));
+    this.status.dataset.status = record.status;
     setText(this.status, record.cancelRequestedAt && !ended(record) ? "Canceling" : statusName(record.status));
     setText(this.by, [record.owner, record.model?.split("/").at(-1)].filter(Boolean).join(" · "));
     this.by.title = [record.owner, record.model].filter(Boolean).join(" · ");
+    show(this.reason, Boolean(record.error) && this.frame.querySelector(".wrong") === null);
+    setText(this.reason, record.error ?? "");
     this.tick(now);
   }
 

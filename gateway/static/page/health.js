@@ -10,21 +10,21 @@ const WIDTH = 90;
 const HEIGHT = 22;
 
 const sum = (counts) => Object.values(counts ?? {}).reduce((total, count) => total + count, 0);
-const rate = (now, before, seconds) => Math.max(0, now - before) / seconds;
+const rate = (now, before, seconds) => (now === undefined ? undefined : Math.max(0, now - before) / seconds);
 
-/** What is shown: a name, what it means, and its figure out of two readings `seconds` apart (null: not there). */
+/** What is shown: a name, its unit, what it means, and its figure out of two readings `s` seconds apart. */
 const TILES = [
-  ["Events", "a second, read from the log", (now, last, s) => now.processor && rate(now.processor.records, last.processor.records, s)],
-  ["Changes", "a second, announced to clients", (now, last, s) => rate(now.gateway.changes, last.gateway.changes, s)],
-  ["Lag", "events that wait in the log", (now) => now.processor?.lag ?? null],
-  ["Batch", "ms from fetched to announced", (now, last) => now.processor && batchTime(now.processor, last.processor)],
-  ["Sessions", "open connections of clients", (now) => now.gateway.sessions],
-  ["Conflated", "a second, replaced by newer ones for slow clients", (now, last, s) => rate(now.gateway.conflated, last.gateway.conflated, s)],
-  ["Dead letters", "since the start", (now) => now.processor && sum(now.processor.deadLetters)],
+  ["Events", "/s", "read from the log", (now, last, s) => rate(now.processor?.records, last.processor?.records, s)],
+  ["Changes", "/s", "announced to clients", (now, last, s) => rate(now.gateway.changes, last.gateway.changes, s)],
+  ["Lag", "", "events that wait in the log", (now) => now.processor?.lag],
+  ["Batch", "ms", "from fetched to announced", (now, last) => batchTime(now.processor, last.processor)],
+  ["Sessions", "", "open connections of clients", (now) => now.gateway.sessions],
+  ["Conflated", "/s", "replaced by newer ones for slow clients", (now, last, s) => rate(now.gateway.conflated, last.gateway.conflated, s)],
+  ["Dead letters", "", "since the start", (now) => now.processor && sum(now.processor.deadLetters)],
 ];
 
 function batchTime(now, last) {
-  const batches = now.batches - last.batches;
+  const batches = now?.batches - last?.batches;
   return batches > 0 ? ((sum(now.seconds) - sum(last.seconds)) / batches) * 1000 : undefined;
 }
 
@@ -33,25 +33,26 @@ class Tile {
   #line = drawing("path", { class: "line", "vector-effect": "non-scaling-stroke" });
   #area = drawing("path", { class: "area" });
 
-  constructor([name, meaning, read]) {
+  constructor([name, unit, meaning, read]) {
     this.name = name;
+    this.unit = unit;
     this.meaning = meaning;
     this.read = read;
-    this.value = element("dd", {}, "–");
+    this.value = element("b", {}, "–");
     this.chart = drawing("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img" }, this.#area, this.#line);
-    this.node = element("div", { title: `${name}: ${meaning}`, hidden: true }, element("dt", {}, name), this.value, element("dd", { class: "chart" }, this.chart));
+    this.node = element("div", { title: `${name}: ${meaning}`, hidden: true }, element("dt", {}, name), element("dd", {}, this.value, element("small", {}, unit)), element("dd", { class: "chart" }, this.chart));
   }
 
-  /** One more value; undefined: the same as before; null: there is none. */
-  add(value) {
-    show(this.node, value != null || this.#values.length > 0);
-    if (value === null) return;
-    this.#values.push(value ?? this.#values.at(-1) ?? 0);
+  /** One more value; undefined: none was read, so that it is the same as before, if there was one. */
+  add(value = this.#values.at(-1)) {
+    show(this.node, value !== undefined);
+    if (value === undefined) return;
+    this.#values.push(value);
     if (this.#values.length > SAMPLES) this.#values.shift();
     const newest = this.#values.at(-1);
     setText(this.value, figure(newest));
     this.#draw(Math.max(...this.#values, 1));
-    this.chart.setAttribute("aria-label", `${this.name}, ${this.meaning}: now ${figure(newest)}, at most ${figure(Math.max(...this.#values))} in the last ${Math.round((this.#values.length * EVERY) / 1000)} s`);
+    this.chart.setAttribute("aria-label", `${this.name} ${this.meaning}: now ${figure(newest)} ${this.unit}, at most ${figure(Math.max(...this.#values))} in the last ${Math.round((this.#values.length * EVERY) / 1000)} s`);
     this.node.classList.toggle("wrong", this.name === "Dead letters" && newest > 0);
   }
 
@@ -107,7 +108,7 @@ export class Health {
     const seconds = Math.max(0.1, (now - this.#at) / 1000);
     const restarted = figures.gateway.changes < last.gateway.changes || figures.processor?.records < last.processor?.records;
     const base = restarted ? figures : last;
-    for (const tile of this.#tiles) tile.add(tile.read(figures, base, seconds) ?? (figures.processor || tile.name === "Lag" ? undefined : null));
+    for (const tile of this.#tiles) tile.add(tile.read(figures, base, seconds));
     this.#last = figures;
     this.#at = now;
   }

@@ -33,8 +33,8 @@ function row(step) {
   const from = [step.source, step.position && `at ${step.position}`, step.id].filter(Boolean).join(" · ");
   return element(
     "li",
-    { "data-status": step.to },
-    element("span", { class: "status" }, statusName(step.to)),
+    {},
+    element("span", { class: "status", "data-status": step.to }, statusName(step.to)),
     element("time", { datetime: new Date(step.at).toISOString() }, time(step.at)),
     element("span", { class: "spent" }),
     element("span", { class: "from", title: from }, from),

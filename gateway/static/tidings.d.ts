@@ -1,0 +1,136 @@
+/** The browser client of Tidings. */
+
+export type Status = "starting" | "processing" | "succeeded" | "failed" | "canceled";
+
+/** One entry of a record's audit trail; `at` in ms since the epoch. */
+export interface Transition {
+  from: Status | null;
+  to: Status;
+  at: number;
+  id?: string;
+  source?: string;
+  /** `partition:offset` of the event in its log. */
+  position?: string;
+}
+
+/** Everything known about a prediction at one version. Times are ms since the epoch; absent fields are left out. */
+export interface Prediction {
+  predictionId: string;
+  status: Status;
+  version: number;
+  createdAt: number;
+  updatedAt: number;
+  deleted?: undefined;
+  payload?: unknown;
+  prompt?: string;
+  model?: string;
+  provider?: string;
+  providerId?: string;
+  providerUrls?: unknown;
+  owner?: string;
+  tags?: string[];
+  output?: unknown;
+  imageUrl?: string;
+  imagePath?: string;
+  assets?: unknown;
+  assetsError?: string;
+  error?: string;
+  /** From 0 to 1. */
+  progress?: number;
+  /** The end of the logs, whose whole length is `logsLength`. */
+  logs?: string;
+  logsLength?: number;
+  estimatedTime?: number;
+  /** In ms. */
+  generationTime?: number;
+  cancelRequestedAt?: number;
+  attempt?: string;
+  createId?: string;
+  pending?: Status;
+  transitions?: Transition[];
+  report?: unknown;
+  source?: { log: string; offsets?: Record<string, number> };
+}
+
+/** A prediction is gone: deleted or expired. */
+export interface Deleted {
+  predictionId: string;
+  version: number;
+  deleted: true;
+  status?: undefined;
+}
+
+export type Update = Prediction | Deleted;
+
+/** What is watched: exactly one of the first five. */
+export type Selection = (
+  | { predictions: Iterable<string> }
+  | { owner: string }
+  | { tag: string }
+  | { model: string }
+  | { all: true }
+) & {
+  /** How many of the newest to get at first: 1,000 unless said, at most 10,000. */
+  limit?: number;
+  /** Versions that the caller has already, by id: only what is newer is handed out. */
+  known?: Record<string, number>;
+};
+
+/**
+ * Why a watch ended or could not begin: `unauthorized` (bring another token), `forbidden` (the token does not cover
+ * it), `deleted` and `closed` (from `finished`), a code of the service's, or the number the connection was closed with.
+ */
+export class TidingsError extends Error {
+  readonly code: string | number;
+}
+
+/** A watch. Of one prediction versions only rise; whoever iterates slowly skips to the newest. */
+export interface Watch extends AsyncIterable<Update> {
+  /** Resolves when what stood at the beginning has been handed out. */
+  readonly synced: Promise<void>;
+  /** Resolves when it is closed, and rejects with a `TidingsError` where the service ends it. */
+  readonly closed: Promise<void>;
+  close(): void;
+}
+
+export type State = "idle" | "connecting" | "open" | "waiting" | "paused" | "closed";
+
+export interface Options {
+  /** A JWT or an API key, or what brings one: it is asked again before the old one expires, and when it is refused. */
+  token?: string | (() => string | Promise<string>);
+  /** Ms that the page may be hidden before the connection is let go, until it is seen again: 30,000 unless said. */
+  pauseAfter?: number;
+  /** Use this way alone. Without it a WebSocket is used, and Server-Sent Events where those are blocked. */
+  transport?: "websocket" | "sse";
+}
+
+/**
+ * A client of one service. All its watches share a connection, which is opened with the first of them, comes back by
+ * itself, and resumes where it was. Events: `state` (also when nothing but `retryAt` changes) and `error`, with the
+ * details of `StateEvent` and a `TidingsError`.
+ */
+export class Tidings extends EventTarget {
+  /** `url` is the address of the service, a path before `/api` included; the page's own origin unless said. */
+  constructor(url?: string, options?: Options);
+  readonly state: State;
+  readonly transport?: "websocket" | "sse";
+  /** When it comes back, in ms since the epoch, while it waits. */
+  readonly retryAt?: number;
+  /** Watch a prediction by id, or a selection. */
+  watch(what: string | Selection, callback: (record: Update) => void): Watch;
+  watch(what: string | Selection): Watch;
+  /** The record of a prediction that has ended, however it ended; rejects where it is deleted. */
+  finished(id: string, options?: { signal?: AbortSignal }): Promise<Prediction>;
+  /** Connect now instead of at the next attempt. */
+  connect(): void;
+  /** End every watch and the connection, for good. */
+  close(): void;
+  addEventListener(type: "state", listener: (event: CustomEvent<StateEvent>) => void): void;
+  addEventListener(type: "error", listener: (event: CustomEvent<TidingsError>) => void): void;
+}
+
+export interface StateEvent {
+  state: State;
+  transport?: "websocket" | "sse";
+  retryAt?: number;
+}

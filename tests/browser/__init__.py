@@ -1,0 +1,1 @@
+"""The page and the browser client, in a real browser against a real service."""

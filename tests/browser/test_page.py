@@ -1,0 +1,191 @@
+"""The page, as a visitor sees it."""
+
+import re
+
+import pytest
+from playwright.async_api import Locator, Page, expect
+
+from tests.browser.reports import report
+from tests.tidings_process import TidingsProcess
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+WIDEST = "document.documentElement.scrollWidth"
+
+STEPS = """
+    const seen = window.seen = [];
+    new MutationObserver(() => {
+      const text = document.querySelector("#detail .line .status").textContent;
+      if (text !== seen.at(-1)) seen.push(text);
+    }).observe(document.querySelector("#detail"), { subtree: true, childList: true, characterData: true });
+"""
+
+
+async def visit(page: Page, service: TidingsProcess, where: str = "") -> None:
+    """Open the page, and wait until it is connected."""
+    await page.goto(f"{service.url}/{where}")
+    await expect(page.locator("#connection")).to_have_attribute("data-state", "open")
+
+
+def card(page: Page, text: str) -> Locator:
+    """The card of the prediction with this prompt."""
+    return page.locator(".card", has_text=text)
+
+
+async def test_a_prediction_goes_through_its_states(page: Page, service: TidingsProcess) -> None:
+    """Card, timeline, logs and picture of a prediction follow its reports without a reload."""
+    await visit(page, service, "#live-1")
+    detail = page.locator("#detail")
+    await expect(detail.locator("h2")).to_have_text("Not there yet")
+    await report(service, "live-1", "starting", prompt="a heron on stilts", model="demo/pictures", owner="ada")
+    await expect(detail.locator("h2")).to_have_text("a heron on stilts")
+    await expect(detail.locator(".line .status")).to_have_text("Starting")
+    await report(service, "live-1", "processing", logs="first line\n", progress=0.25)
+    await expect(detail.locator(".share")).to_have_text("25 %")
+    await expect(card(page, "a heron on stilts").locator(".status")).to_have_text("Processing")
+    await report(service, "live-1", logs="first line\nsecond line\n", imageUrl="https://pictures.example/1.png")
+    await expect(detail.locator(".lines")).to_have_text("first line\nsecond line\n")
+    await expect(detail.locator(".pictures img")).to_have_attribute("src", "https://pictures.example/1.png")
+    await report(service, "live-1", "succeeded", imageUrl="https://pictures.example/2.png", generationTime=1500)
+    await expect(detail.locator(".line .status")).to_have_text("Succeeded")
+    await expect(detail.locator(".steps .status")).to_have_text(["Starting", "Processing", "Succeeded"])
+    await expect(detail.locator(".pictures img")).to_have_attribute("src", "https://pictures.example/2.png")
+    await expect(detail.get_by_role("button", name="Cancel")).to_be_hidden()
+    await expect(page.locator("#announcer")).to_have_text("a heron on stilts: Succeeded")
+    picture = card(page, "a heron on stilts").locator("img")
+    await expect(picture).to_have_js_property("naturalWidth", 1)
+    await expect(picture).to_have_attribute("referrerpolicy", "no-referrer")
+
+
+async def test_the_raw_record_keeps_numbers(page: Page, service: TidingsProcess) -> None:
+    """The raw record shows a number beyond 2^53 as it came."""
+    await report(service, "raw-1", "processing", payload={"seed": 17454220438242315174, "scale": 7.0})
+    await visit(page, service, "#raw-1")
+    await page.get_by_text("Raw record").click()
+    await expect(page.locator(".raw")).to_contain_text('"seed": 17454220438242315174')
+    await expect(page.locator(".raw")).to_contain_text('"scale": 7.0')
+
+
+async def test_filters(page: Page, service: TidingsProcess) -> None:
+    """Status, owner, model and words narrow what is shown, live, and stand in the address."""
+    await report(service, "f-1", "processing", prompt="red kite", owner="grace", model="demo/one")
+    await report(service, "f-2", "succeeded", prompt="blue kite", owner="grace", model="demo/two", output="done")
+    await report(service, "f-3", "failed", prompt="green kite", owner="edsger", model="demo/two", error="no wind")
+    await visit(page, service)
+    form, prompts = page.locator("#filters"), page.locator(".card .prompt")
+    await form.get_by_label("Id or words").fill("kite")
+    await expect(prompts).to_have_text(["green kite", "blue kite", "red kite"])
+    await form.get_by_label("Owner").fill("grace")
+    await expect(prompts).to_have_text(["blue kite", "red kite"])
+    await form.get_by_label("Processing").check(force=True)
+    await expect(prompts).to_have_text(["red kite"])
+    await report(service, "f-1", "succeeded", output="done as well")
+    await expect(prompts).to_have_count(0)
+    await expect(page.locator("#empty")).to_have_text("Nothing matches these filters.")
+    await form.get_by_label("Succeeded").check(force=True)
+    await expect(prompts).to_have_text(["blue kite", "red kite"])
+    await form.get_by_label("Model").fill("demo/two")
+    await expect(prompts).to_have_text(["blue kite"])
+    await page.reload()
+    await expect(prompts).to_have_text(["blue kite"])
+    await page.goto(f"{service.url}/?text=f-3")
+    await expect(prompts).to_have_text(["green kite"])
+    await expect(card(page, "green kite").locator(".frame")).to_have_text("no wind")
+
+
+async def test_cancel(page: Page, service: TidingsProcess) -> None:
+    """Canceling a prediction that no provider has ends it at once, and the page shows it."""
+    await report(service, "c-1", "processing", prompt="a long wait")
+    await visit(page, service, "#c-1")
+    await page.get_by_role("button", name="Cancel").click()
+    await expect(page.locator("#detail .line .status")).to_have_text("Canceled")
+    await expect(page.locator("#detail .steps .status")).to_have_text(["Starting", "Processing", "Canceled"])
+
+
+async def test_a_deletion_shows(page: Page, service: TidingsProcess) -> None:
+    """A deleted prediction leaves the gallery, and its own view says so."""
+    await report(service, "d-1", "processing", prompt="gone tomorrow")
+    await visit(page, service, "#d-1")
+    await expect(card(page, "gone tomorrow")).to_be_visible()
+    assert await page.evaluate("fetch('api/predictions/d-1', {method: 'DELETE'}).then((answer) => answer.status)") == 204
+    await expect(card(page, "gone tomorrow")).to_have_count(0)
+    await expect(page.locator("#detail h2")).to_have_text("Deleted")
+
+
+@pytest.mark.outage
+async def test_the_service_is_killed(page: Page, own_service: TidingsProcess) -> None:
+    """While the service is away the page says so; afterwards it shows the newest, and never anything older."""
+    await report(own_service, "k-1", "processing", prompt="a steady hand", logs="one\n")
+    await visit(page, own_service, "#k-1")
+    await expect(page.locator("#detail .lines")).to_have_text("one\n")
+    await page.evaluate(STEPS)
+    await own_service.kill()
+    await expect(page.locator("#connection")).not_to_have_attribute("data-state", "open")
+    await expect(page.locator("#detail .line .status")).to_have_text("Processing")
+    await own_service.start()
+    await report(own_service, "k-1", "succeeded", logs="one\ntwo\n", output="steady")
+    await expect(page.locator("#detail .line .status")).to_have_text("Succeeded")
+    await expect(page.locator("#detail .lines")).to_have_text("one\ntwo\n")
+    await expect(page.locator("#connection")).to_have_attribute("data-state", "open")
+    assert await page.evaluate("seen") in (["Succeeded"], ["Processing", "Succeeded"])
+
+
+async def test_strangers_text_stays_text(page: Page, service: TidingsProcess) -> None:
+    """Markup in any field of a record is shown, never run; only http(s) addresses become pictures and links."""
+    evil = "<script>window.ran = 1</script><img src=x onerror='window.ran = 2'>"
+    fields = dict.fromkeys(("prompt", "model", "owner", "logs", "error", "provider"), evil)
+    await report(service, "x-1", "failed", **fields, tags=[evil], payload={evil: evil}, imageUrl="javascript:window.ran=3")
+    await report(service, "x-2", "succeeded", prompt="x-two", output=["data:text/html,<script>window.ran=4</script>"])
+    await visit(page, service, "#x-1")
+    await page.get_by_text("Raw record").click()
+    await expect(page.locator(".raw")).to_contain_text("onerror")
+    await expect(page.locator("#detail h2")).to_have_text(evil)
+    await expect(page.locator("#detail .lines")).to_have_text(evil)
+    await expect(card(page, "x-two").locator(".excerpt")).to_contain_text("data:text/html")
+    assert await page.locator("#detail img, #gallery img[src^=javascript], #gallery script").count() == 0
+    assert await page.evaluate("window.ran") is None
+
+
+async def test_keyboard(page: Page, service: TidingsProcess) -> None:
+    """Everything is reached by keys: the search, a card, the next one, and the way back."""
+    await report(service, "key-1", "succeeded", prompt="keyed: below", output="one")
+    await report(service, "key-2", "succeeded", prompt="keyed: above", output="two")
+    await visit(page, service)
+    await page.keyboard.press("/")
+    await page.keyboard.type("keyed")
+    await expect(page.locator(".card")).to_have_count(2)
+    await card(page, "above").locator("a").focus()
+    await page.keyboard.press("Enter")
+    await expect(page.locator("#detail h2")).to_have_text("keyed: above")
+    await page.keyboard.press("j")
+    await expect(page.locator("#detail h2")).to_have_text("keyed: below")
+    await expect(card(page, "below").locator("a")).to_have_attribute("aria-current", "true")
+    await page.keyboard.press("Escape")
+    await expect(page.locator("#detail")).to_be_hidden()
+    await expect(card(page, "below").locator("a")).to_be_focused()
+
+
+async def test_health(page: Page, service: TidingsProcess) -> None:
+    """The figures of the service and its parts are there, with words for those who do not see charts."""
+    await visit(page, service)
+    for part in ("changes", "store", "processor"):
+        await expect(page.locator("#parts .right", has_text=part)).to_have_attribute("title", "ready")
+    sessions = page.locator("#tiles > div", has_text="Sessions")
+    await expect(sessions.locator("b")).not_to_have_text("–")
+    await expect(sessions.get_by_role("img")).to_have_attribute("aria-label", re.compile("now [1-9]"))
+    await expect(page.get_by_role("button", name="New prediction")).to_be_hidden()  # nothing can be submitted here
+
+
+async def test_narrow(page: Page, service: TidingsProcess) -> None:
+    """On a phone nothing is wider than the screen, and a prediction takes all of it."""
+    await report(service, "n-1", "failed", prompt="w" * 300, error="x" * 400, logs="y" * 400)
+    await page.set_viewport_size({"width": 360, "height": 740})
+    await visit(page, service)
+    await expect(card(page, "wwww")).to_be_visible()
+    assert await page.evaluate(WIDEST) <= 360
+    await card(page, "wwww").locator("a").click()
+    await expect(page.locator("#detail h2")).to_be_visible()
+    assert await page.evaluate(WIDEST) <= 360
+    box = await page.locator("#detail").bounding_box()
+    assert box is not None
+    assert box["width"] == 360
