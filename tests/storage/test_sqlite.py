@@ -297,3 +297,17 @@ async def test_facts(tmp_path: Path) -> None:
     assert "power" in facts["durability"]
     assert "s.db" in facts["file"]
     await store.close()
+
+
+async def test_switch_interval_comes_back(tmp_path: Path) -> None:
+    """The interpreter switches threads more often only while a write is under way, of however many stores."""
+    before = sys.getswitchinterval()
+    stores = [await opened(tmp_path / f"{n}.db") for n in range(3)]
+    during = [asyncio.create_task(store.write([creation(fresh())])) for store in stores for _ in range(10)]
+    await asyncio.sleep(0)
+    assert sys.getswitchinterval() < before
+    await asyncio.gather(*during)
+    await eventually(lambda: sys.getswitchinterval() == before)
+    for store in stores:
+        await store.close()
+    assert sys.getswitchinterval() == before
