@@ -15,6 +15,7 @@ from storage.prediction import Source, Status
 from storage.sqlite import SqliteStore, _listing
 from storage.sqlite_schema import FORMAT
 from storage.store import Conflict, Ownership, Query
+from tests.conditions import eventually
 from tests.storage.samples import creation, fresh, prediction, writing
 
 
