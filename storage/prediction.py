@@ -6,7 +6,7 @@ as they came in.
 """
 
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 from msgspec import Raw, Struct
@@ -42,6 +42,19 @@ class Status(StrEnum):
 TERMINAL = frozenset({Status.SUCCEEDED, Status.FAILED, Status.CANCELED})
 
 
+class Blob(Struct, frozen=True, gc=False, omit_defaults=True, rename={"hash": "$blob"}, forbid_unknown_fields=True):
+    """What stands in a field whose content is too large for the record: it lies in object storage, as JSON."""
+
+    hash: str
+    """`sha256-` and the hexadecimal hash of the content."""
+    bytes: int
+    """Of the content."""
+    length: int
+    """Items of a list, characters of a string, members of an object."""
+    kind: Literal["", "object", "number"] = ""
+    """What it is where it is neither a list nor a string."""
+
+
 class Transition(Struct, frozen=True, gc=False, omit_defaults=True, rename={"from_": "from"}):
     """One entry of the audit trail: the step, when it happened, and the event that caused it."""
 
@@ -70,7 +83,7 @@ class Prediction(Struct, frozen=True, gc=False, omit_defaults=True, rename="came
     created_at: int
     updated_at: int
     payload: Raw = ABSENT
-    prompt: str | None = None
+    prompt: str | Blob | None = None
     model: str | None = None
     provider: str | None = None
     provider_id: str | None = None
@@ -81,7 +94,7 @@ class Prediction(Struct, frozen=True, gc=False, omit_defaults=True, rename="came
     image_url: str | None = None
     image_path: str | None = None
     assets: Raw = ABSENT
-    error: str | None = None
+    error: str | Blob | None = None
     progress: int | float | None = None
     logs: str | None = None
     logs_length: int | None = None

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from storage.prediction import Standing, encode
 from storage.store import Stored, Write
+from streams.blobs import FIELD_MAX, path, settle
 from streams.event import Event, Poison
 from streams.fold import Expiry, Folded, Rules, fold
 from streams.log import Record
@@ -21,7 +22,7 @@ Letter = tuple[Record, str, str]
 class Entry:
     """A prediction's part of a batch."""
 
-    __slots__ = ("before", "encoded", "events", "expires_at", "folded", "letters", "size")
+    __slots__ = ("before", "contents", "encoded", "events", "expires_at", "folded", "letters", "size")
 
     def __init__(self) -> None:
         self.events: list[tuple[Event, Record]] = []
@@ -34,6 +35,8 @@ class Entry:
         """Made anew where the events are judged again."""
         self.encoded = b""
         self.expires_at: int | None = None
+        self.contents: dict[str, bytes] = {}
+        """What the events' large fields say, by hash."""
 
     def add(self, event: Event, record: Record) -> None:
         """Append an event of this prediction."""
@@ -60,6 +63,20 @@ class Entry:
             self.encoded = encode(folded.record)
         if folded.rejected or self.letters:
             self.letters = [(self.events[index][1], r.code, r.reason) for index, r in folded.rejected]
+
+    def contents_to_put(self) -> dict[str, bytes]:
+        """The contents that the folded record refers to, and the one before it did not, by path."""
+        if not self.contents or not self.changed:
+            return {}
+        assert self.folded is not None
+        assert self.folded.record is not None
+        prediction_id = self.folded.record.prediction_id
+        known = self.before.encoded if self.before is not None else b""
+        return {
+            path(prediction_id, name): content
+            for name, content in self.contents.items()
+            if name.encode() in self.encoded and name.encode() not in known
+        }
 
     def write(self, expiry: Expiry) -> Write:
         """The compare-and-set that makes the folded record stand."""
@@ -108,6 +125,8 @@ class Batch:
             if entry is None:
                 entry = entries[prediction_id] = Entry()
             entry.add(event, record)
+            if len(record.value or b"") > FIELD_MAX and (contents := settle(event)):
+                entry.contents |= contents
             self.unknown_fields += event.unknown
 
     def fold(self, loaded: Mapping[str, Stored], rules: Rules) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from msgspec import Meta, Raw, Struct
 
-from storage.prediction import ABSENT, Status
+from storage.prediction import ABSENT, Blob, Status
 
 
 class EventType(StrEnum):
@@ -52,7 +52,7 @@ class Event(
     source: str | None = None
     status: Status | None = None
     payload: Raw = ABSENT
-    prompt: str | None = None
+    prompt: str | Blob | None = None
     model: str | None = None
     provider: str | None = None
     provider_id: str | None = None
@@ -63,7 +63,7 @@ class Event(
     image_url: str | None = None
     image_path: str | None = None
     assets: Raw = ABSENT
-    error: str | None = None
+    error: str | Blob | None = None
     progress: Annotated[float, Meta(ge=0, le=1)] | Annotated[int, Meta(ge=0, le=1)] | None = None
     logs: str | None = None
     estimated_time: int | float | None = None
@@ -71,7 +71,9 @@ class Event(
     attempt: str | None = None
     """`submit`: the submission's own id."""
     assets_error: str | None = None
-    """`archive`: why the output could not be kept."""
+    """`archive`: why the output, or some of it, could not be kept."""
+    created_at: int | None = None
+    """`archive`: the `createdAt` of the record that it is about, whose id may be another prediction's by now."""
     replace: Raw = ABSENT
     """`repair`: the record as rebuilt; JSON `null` for a deleted one."""
     version: int | None = None

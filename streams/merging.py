@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Raw
 
 from storage.prediction import Prediction
+from streams.blobs import reference
 from streams.event import Event
 
 LOGS_TAIL = 32_768
@@ -100,13 +101,28 @@ def fill(current: Prediction, event: Event, changes: dict[str, Any]) -> None:
 
 def _longer(old: Raw, new: Raw) -> bool:
     """Whether the old partial output is a longer list or string than the new one, of the same kind."""
-    first = bytes(old)[:1]
-    if first not in (b"[", b'"') or first != bytes(new)[:1]:
+    was, what = _kind(old), _kind(new)
+    if was is None or what is None or (was != what and _EITHER not in (was, what)):
         return False
     return _length(old) > _length(new)
 
 
+_EITHER = b"$"
+"""The kind of what is kept elsewhere: a list or a string, which of them its reference does not say."""
+
+
+def _kind(raw: Raw) -> bytes | None:
+    first = bytes(raw)[:1]
+    if first in (b"[", b'"'):
+        return first
+    blob = reference(raw)
+    return _EITHER if blob is not None and not blob.kind else None
+
+
 def _length(raw: Raw) -> int:
+    blob = reference(raw)
+    if blob is not None:
+        return blob.length
     try:
         return len(msgspec.json.decode(raw))
     except (msgspec.DecodeError, RecursionError):

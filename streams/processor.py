@@ -5,7 +5,7 @@ A batch goes through these steps; the numbers stand in the code as well:
 1. take a bounded batch
 2. load the current records in one call
 3. fold: translate, decide
-4. write the store by compare-and-set on the version
+4. put what is too large for a record into object storage; write the store by compare-and-set on the version
 5. announce the changes, keep the dead letters, and wait for the log's word
 6. commit the offsets, in the background, one commit in flight
 
@@ -23,6 +23,7 @@ from typing import TypeVar
 import structlog
 
 from storage.errors import StorageError
+from storage.objects import ObjectStorage
 from storage.store import Conflict, PredictionStore, Refused, Stored
 from streams.batch import Batch, Entry, Letter
 from streams.changes import announcement
@@ -74,6 +75,7 @@ class Processor:
         providers: By name; what webhooks are translated by.
         rules: The log's id and what was fixed when the store was first opened.
         expiry: When records are hidden and purged.
+        objects: Where fields go that are too large for a record; None: into memory.
         group: The consumer group.
         assigned: Called with the partitions at each assignment, before any of their events is judged.
         reached: Called with the number of each step as it ends, for those who want to see inside.
@@ -87,6 +89,7 @@ class Processor:
         rules: Rules,
         *,
         expiry: Expiry | None = None,
+        objects: ObjectStorage | None = None,
         group: str = GROUP,
         assigned: Callable[[frozenset[int]], Awaitable[None]] | None = None,
         reached: Callable[[int], None] | None = None,
@@ -96,6 +99,7 @@ class Processor:
         self._providers = providers
         self._rules = rules
         self._expiry = expiry or Expiry()
+        self._objects = objects or ObjectStorage("memory://")
         self._group = group
         self._assigned = assigned
         self._reached = reached or _nothing
@@ -220,6 +224,9 @@ class Processor:
     async def _write(self, entries: Mapping[str, Entry]) -> None:
         todo = [(i, e) for i, e in entries.items() if e.changed]
         while todo:
+            for _, entry in todo:
+                if entry.contents:
+                    await self._put_contents(entry)
             writes = [entry.write(self._expiry) for _, entry in todo]
             outcomes = await self._insist(lambda writes=writes: self._store.write(writes))  # type: ignore[misc]
             lost = []
@@ -229,6 +236,11 @@ class Processor:
                 elif isinstance(outcome, Refused):
                     await self._split(prediction_id, entry, outcome)
             todo = await self._refold(lost) if lost else []
+
+    async def _put_contents(self, entry: Entry) -> None:
+        """Before the record that refers to them stands; a repeat is harmless."""
+        for path, content in entry.contents_to_put().items():
+            await self._insist(lambda path=path, content=content: self._objects.put(path, content))  # type: ignore[misc]
 
     async def _refold(self, lost: Sequence[tuple[str, Entry]]) -> list[tuple[str, Entry]]:
         """Somebody else has written: judge the events again by what stands now."""
@@ -250,6 +262,7 @@ class Processor:
         letters: list[Letter] = []
         for event, record in entry.events:
             single = Entry()
+            single.contents = entry.contents
             single.add(event, record)
             single.fold(before, self._rules)
             await self._write({prediction_id: single})

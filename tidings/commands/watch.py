@@ -172,7 +172,8 @@ def _progress(record: "Prediction") -> str:
 
 
 def _result(record: "Prediction") -> str:
-    return (record.error or record.image_url or record.image_path or "").partition("\n")[0]
+    told = record.error or record.image_url or record.image_path or ""
+    return told.partition("\n")[0] if isinstance(told, str) else f"an error of {told.bytes} bytes"
 
 
 class Screen:
