@@ -3,6 +3,7 @@
 The log is the truth. A replay announces nothing and dead-letters nothing; it counts.
 """
 
+import asyncio
 import time
 from collections.abc import Callable, Mapping
 from typing import Literal
@@ -102,6 +103,7 @@ class Rebuild:
         self._expiry = expiry or Expiry()
         self._only = only
         self._notice = notice
+        self._writing: asyncio.Task[None] | None = None
         self.progress = Progress()
         self.next: dict[int, int] = {}
         """Per partition the first offset not read yet."""
@@ -137,7 +139,11 @@ class Rebuild:
             if records:
                 self.progress.total += len(records)
                 await self._apply(list(records))
-            elif stop():
+                for record in records:
+                    self.next[record.partition] = record.offset + 1
+                continue
+            await self._written()
+            if stop():
                 return
 
     async def _read(self, end: Mapping[int, int]) -> None:
@@ -153,6 +159,7 @@ class Rebuild:
                 await self._apply(pending[:BATCH])
                 del pending[:BATCH]
             if done:
+                await self._written()
                 # What follows the end was fetched, but not applied.
                 for partition, to in end.items():
                     self.next[partition] = to
@@ -162,21 +169,30 @@ class Rebuild:
         return all(self.next.get(partition, 0) >= to for partition, to in end.items())
 
     async def _apply(self, records: list[Record]) -> None:
+        """Fold a batch; its write goes on while the next one is read and translated (a store works beside us)."""
         batch = Batch(records, self._providers, self._only)
-        todo: dict[str, Entry] = batch.entries
-        loaded = await self._store.load(list(todo))
+        await self._written()
+        loaded = await self._store.load(list(batch.entries))
         batch.fold(loaded, self._rules)
-        changed = [entry for entry in todo.values() if entry.changed]
+        self._writing = asyncio.create_task(self._write(batch, len(records)))
+        await asyncio.sleep(0)  # lets it begin
+
+    async def _written(self) -> None:
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            await writing
+
+    async def _write(self, batch: Batch, count: int) -> None:
+        changed = [entry for entry in batch.entries.values() if entry.changed]
         if changed:
-            for entry, outcome in zip(
-                changed, await self._store.write([e.write(self._expiry) for e in changed]), strict=True
-            ):
+            outcomes = await self._store.write([entry.write(self._expiry) for entry in changed])
+            for entry, outcome in zip(changed, outcomes, strict=True):
                 self._check(entry, outcome)
         progress = self.progress
-        progress.read += len(records)
+        progress.read += count
         progress.poison += len(batch.poison)
         progress.predictions += len(changed)
-        for entry in todo.values():
+        for entry in batch.entries.values():
             folded = entry.folded
             assert folded is not None
             progress.applied += folded.applied
