@@ -20,7 +20,8 @@ from storage.interpreter import impatience
 from storage.prediction import Tombstone
 from storage.sqlite_schema import (
     COLUMNS,
-    MOST_ROWS,
+    MOST_INSERTED,
+    MOST_UPDATED,
     POSITIONS,
     TAGS,
     VERSIONS,
@@ -71,14 +72,14 @@ class _Prepared:
 
     def execute(self, connection: sqlite3.Connection) -> bool:
         """Insert and update; whether all of them matched."""
-        inserted = _in_chunks(connection, insert_sql, self.inserts)
+        inserted = _in_chunks(connection, insert_sql, self.inserts, MOST_INSERTED)
         if self.tagged:
             connection.execute(TAGS, (_to_json(self.tagged).decode(),))
         updated, wanted = 0, self.size - len(self.inserts) // COLUMNS
         if wanted:
-            updated = _in_chunks(connection, advance_sql, self.updates)
+            updated = _in_chunks(connection, advance_sql, self.updates, MOST_UPDATED)
             if updated != wanted:
-                updated += _in_chunks(connection, replace_sql, self.updates)
+                updated += _in_chunks(connection, replace_sql, self.updates, MOST_UPDATED)
         if self.positions:
             connection.execute(POSITIONS, (_to_json(self.positions).decode(),))
         return inserted + updated == self.size
@@ -251,11 +252,11 @@ def _conflicts(connection: sqlite3.Connection, writes: Sequence[Write]) -> dict[
     return {write.record.prediction_id: Conflict(version) for write, version in found if version != write.expected}
 
 
-def _in_chunks(connection: sqlite3.Connection, sql: Callable[[int], str], values: list[Value]) -> int:
+def _in_chunks(connection: sqlite3.Connection, sql: Callable[[int], str], values: list[Value], most: int) -> int:
     """Run the statement for all rows, padded to sizes of powers of two so that few statements are ever prepared."""
     count = 0
-    for start in range(0, len(values), MOST_ROWS * COLUMNS):
-        chunk = values[start : start + MOST_ROWS * COLUMNS]
+    for start in range(0, len(values), most * COLUMNS):
+        chunk = values[start : start + most * COLUMNS]
         rows = len(chunk) // COLUMNS
         size = 1 << (rows - 1).bit_length()
         chunk += [None] * ((size - rows) * COLUMNS)
