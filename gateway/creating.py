@@ -54,7 +54,9 @@ def create_handler(gateway: Gateway, door: Door, writes: Writes) -> Handler:
         there = await gateway.store.get_fresh(order.prediction_id)
         if there is not None:
             return _created(there, _ours(there, order))
-        draft = Draft(gateway, order.prediction_id, order.fields, writes.now())
+        # After the fingerprint: an estimate changes with time, and the same order stays the same.
+        stamps = {} if gateway.stamp is None else await gateway.stamp(order.fields)
+        draft = Draft(gateway, order.prediction_id, {**order.fields, **stamps}, writes.now())
         position = await draft.append(request.headers.get(TRACE_HEADER))
         change = await gateway.reader.wait_for(order.prediction_id, position, WRITE_WAIT)
         stored = await gateway.store.get_fresh(order.prediction_id) if change is None else announced(change)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from aiohttp import web
+from msgspec import Raw
 from prometheus_client import REGISTRY, CollectorRegistry
 
 from gateway.hub import Hub
@@ -61,6 +62,9 @@ class Submitter(Protocol):
         """Take charge of a prediction that has just been written down; returns without waiting for the provider."""
 
 
+Stamp = Callable[[Mapping[str, Raw]], Awaitable[dict[str, Raw]]]
+"""What a new prediction gets that its order, given by members as JSON, does not say."""
+
 Check = Callable[[], Awaitable[str | None]]
 """Whether a part is ready: None, or what is in the way."""
 
@@ -81,6 +85,7 @@ class Gateway:
     authenticator: Authenticator | None = None
     """None: everything is allowed, with `Host` and `Origin` checked."""
     submitter: Submitter | None = None
+    stamp: Stamp | None = None
     webhook_key: bytes | None = None
     """Key of the tokens in webhook URLs; None: no URL names a prediction."""
     archive: Archive = Archive.AFTER

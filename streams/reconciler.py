@@ -7,7 +7,7 @@ predictions and acts on those of the partitions that its group gives it.
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Sequence
 from heapq import heappop, heappush
 from typing import Any
 
@@ -54,6 +54,8 @@ class _Watched(Struct, gc=False):
     busy: bool = False
     urgent: bool = False
     """Came due while it was busy."""
+    at_once: bool = False
+    """Not to be waited for."""
 
 
 class Reconciler:
@@ -87,6 +89,8 @@ class Reconciler:
         self._under_way: set[asyncio.Task[None]] = set()
         self.done: dict[str, int] = {need.value: 0 for need in Need if need is not Need.NOTHING}
         """How often each need was met."""
+        self.failed = 0
+        """How often it could not be, for now."""
 
     def __len__(self) -> int:
         return len(self._watched)
@@ -113,12 +117,18 @@ class Reconciler:
             if not known.canceled and known.due > now and _CANCELING in change.value:
                 self._at(prediction_id, known, now)
 
-    def remember(self, record: Prediction, seen: int | None = None) -> None:
-        """Watch a prediction that was unfinished when this began; `seen`: when it last had news (ms)."""
+    def remember(self, record: Prediction, *, at_once: bool = False, settled: bool = False) -> None:
+        """Watch a prediction that was unfinished when this began.
+
+        Args:
+            record: As it stands.
+            at_once: Do what it needs now, overdue or not.
+            settled: Nobody can be calling for it at this moment.
+        """
         if record.prediction_id not in self._watched and need_of(record) is not Need.NOTHING:
-            known = _Watched(record.updated_at if seen is None else seen, self._now())
+            known = _Watched(0 if at_once else record.updated_at, 0 if settled else self._now(), at_once=at_once)
             self._watched[record.prediction_id] = known
-            self._at(record.prediction_id, known, self._due(record, known))
+            self._at(record.prediction_id, known, self._now() if at_once else self._due(record, known))
 
     def _at(self, prediction_id: str, known: _Watched, due: int) -> None:
         known.due = due
@@ -133,6 +143,18 @@ class Reconciler:
         return int(self._clock() * 1000)
 
     # ---- what is due ----
+
+    async def once(self) -> int:
+        """Do what is due by now, each once; returns for how many it could not be done."""
+        before = self.failed
+        batches = []
+        while due := self._take_due():
+            batches.append(due)
+        for batch in batches:
+            await self._act_on(batch)
+        while self._under_way:
+            await asyncio.wait(self._under_way)
+        return self.failed - before
 
     async def run(self) -> None:
         """Work until cancelled."""
@@ -192,7 +214,7 @@ class Reconciler:
             if record is None or need is Need.NOTHING or not self._possible(record, need):
                 del self._watched[prediction_id]
                 continue
-            left = self._due(record, known) - self._now()
+            left = 0 if known.at_once else self._due(record, known) - self._now()
             if left > 0 or not self._ours(record):
                 self._again(prediction_id, max(left, self._patience.unanswered))
             elif need is Need.FIND:
@@ -234,8 +256,9 @@ class Reconciler:
                 self._submissions.take(prediction_id, record.provider or "")
             elif need is Need.CANCEL:
                 known.canceled = await self._look_ups.cancel(record)
+                self.failed += not known.canceled
             else:
-                await self._look_ups.look(record, "overdue")
+                self.failed += not await self._look_ups.look(record, "overdue")
         except (LogError, StorageError) as error:
             _log.warning("reconciler.interrupted", prediction=prediction_id, error=str(error))
         except Exception as error:
@@ -267,7 +290,7 @@ class Reconciler:
         return settled and now - record.updated_at >= self._patience.unknown
 
     def _tried(self, record: Prediction, known: _Watched) -> None:
-        known.busy = False
+        known.busy = known.at_once = False
         known.tries += 1
         if self._watched.get(record.prediction_id) is known:
             pause = wait_for(need_of(record), record, known.tries, self._patience)
@@ -276,31 +299,46 @@ class Reconciler:
             self._again(record.prediction_id, 0 if urgent else pause)
 
 
-async def remember_unfinished(reconciler: Reconciler, store: PredictionStore, log: Log) -> int:
+async def remember_unfinished(
+    reconciler: Reconciler, store: PredictionStore, log: Log, *, at_once: bool = False, settled: bool = False
+) -> int:
     """Let the reconciler watch what is unfinished by now: by the store's lists, else by the whole changes topic.
+
+    Args:
+        reconciler: Which.
+        store: Of the records.
+        log: Of the changes.
+        at_once: See `Reconciler.remember`.
+        settled: Likewise.
+
+    Returns:
+        How many are watched.
 
     Raises:
         StorageError, LogError: It cannot be read.
     """
     if store.capabilities.lists and "status" in store.capabilities.filters:
         for status in (Status.STARTING, Status.PROCESSING):
-            await _listed(reconciler, store, status)
+            async for record in _listed(store, status):
+                reconciler.remember(record, at_once=at_once, settled=settled)
         return len(reconciler)
     newest: dict[str, Change] = {}
     async for batch in log.follow(CHANGES, "beginning"):
         if not batch:
             break
         newest |= topic.newest(batch)
-    reconciler.notice([change for change in newest.values() if change.status in _UNFINISHED])
+    for change in newest.values():
+        if change.status in _UNFINISHED:
+            reconciler.remember(decode(change.value), at_once=at_once, settled=settled)
     return len(reconciler)
 
 
-async def _listed(reconciler: Reconciler, store: PredictionStore, status: Status) -> None:
+async def _listed(store: PredictionStore, status: Status) -> AsyncIterator[Prediction]:
     cursor: str | None = None
     while True:
         page = await store.list(Query(status=status, limit=PAGE, cursor=cursor))
         for stored in page.items:
-            reconciler.remember(decode(stored.encoded))
+            yield decode(stored.encoded)
         if page.cursor is None:
             return
         cursor = page.cursor

@@ -7,10 +7,20 @@ on standard error.
 import sys
 from collections.abc import Iterator, Sequence
 
-from tidings.commands import dead_letters, demo, doctor, replay, running, serve, specifications, token, watch
+from tidings.commands import dead_letters, demo, doctor, reconcile, replay, running, serve, specifications, token, watch
 from tidings.settings import SettingsError
 
-COMMANDS: tuple[running.Command, ...] = (serve, demo, replay, dead_letters, watch, doctor, token, specifications)
+COMMANDS: tuple[running.Command, ...] = (
+    serve,
+    demo,
+    replay,
+    reconcile,
+    dead_letters,
+    watch,
+    doctor,
+    token,
+    specifications,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -18,6 +18,8 @@ from gateway.server import HttpServer
 from storage.cached import CachedStore
 from storage.errors import StorageError
 from storage.store import PredictionStore
+from streams.due import Patience
+from streams.estimates import Estimates
 from streams.key_refresh import KeyRefresh
 from streams.processor import Processor
 from streams.providers.key_set import key_sets
@@ -25,6 +27,7 @@ from tidings import collector
 from tidings.parts import Parts, parts
 from tidings.serving import GatewayRole, bare_gateway
 from tidings.settings import Settings, SettingsError
+from tidings.stamping import stamping_of
 from tidings.tasks import ProviderTasks
 
 SWEEP_EVERY = 60.0
@@ -40,15 +43,25 @@ Ready = Callable[[int], None]
 """Called with the port once requests are served."""
 
 Reached = Callable[[int], None]
+SubmissionReached = Callable[[int, str], None]
 
 
-async def serve(settings: Settings, *, ready: Ready | None = None, reached: Reached | None = None) -> None:
+async def serve(
+    settings: Settings,
+    *,
+    ready: Ready | None = None,
+    reached: Reached | None = None,
+    patience: Patience | None = None,
+    submission_reached: SubmissionReached | None = None,
+) -> None:
     """Run the roles of the settings until SIGINT or SIGTERM.
 
     Args:
         settings: Checked, with a webhook key.
         ready: Called with the port once requests are served.
         reached: Called with the number of each step of the processor's commit as it ends.
+        patience: How long the reconciler waits; None: as the settings say.
+        submission_reached: Called with the number of each step of a submission as it ends, and the prediction's id.
 
     Raises:
         SettingsError, StorageError, LogError, OSError: It cannot start, or a part failed for good; one line says why.
@@ -58,7 +71,7 @@ async def serve(settings: Settings, *, ready: Ready | None = None, reached: Reac
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
     try:
-        async with running(settings, reached) as service:
+        async with running(settings, reached, patience, submission_reached) as service:
             if ready is not None:
                 ready(service.port)
             await service.until(stop)
@@ -112,7 +125,12 @@ class Service:
 
 
 @asynccontextmanager
-async def running(settings: Settings, reached: Reached | None = None) -> AsyncIterator[Service]:
+async def running(
+    settings: Settings,
+    reached: Reached | None = None,
+    patience: Patience | None = None,
+    submission_reached: SubmissionReached | None = None,
+) -> AsyncIterator[Service]:
     """A service that has started; it is stopped in order when the block ends: webhooks first, then the processor."""
     unknown = sorted(settings.roles & {"archiver"}) if not settings.everything else []
     if unknown:
@@ -129,7 +147,10 @@ async def running(settings: Settings, reached: Reached | None = None) -> AsyncIt
         )
         service = Service(opened, cache)
         load = opened.store.load if opened.store.capabilities.compare_and_set else cache.load
-        tasks = service.tasks = ProviderTasks(settings, opened, listening.getsockname()[1], load=load)
+        port = listening.getsockname()[1]
+        tasks = service.tasks = ProviderTasks(
+            settings, opened, port, load=load, patience=patience, reached=submission_reached
+        )
         stack.push_async_callback(tasks.close)
         if "processor" in settings.roles:
             await stack.enter_async_context(_processing(service, reached))
@@ -138,7 +159,7 @@ async def running(settings: Settings, reached: Reached | None = None) -> AsyncIt
                 refresh = service.start(KeyRefresh(kept).run(), "provider-keys")
                 stack.callback(refresh.cancel)
             gateway = service.gateway = GatewayRole(settings, opened, cache, tell=tasks.notice, on_gap=tasks.missed)
-            gateway.submit_by(tasks.submitting(gateway.reader))
+            gateway.submit_by(tasks.submitting(gateway.reader), stamping_of(settings, Estimates(cache)))
             gateway.add_statistics("tasks", tasks.figures)
             if service.processor is not None:
                 gateway.add_check("processor", service.processor_ready)

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from gateway.access import Door
 from gateway.app import build_app
 from gateway.front import FrontServer
-from gateway.gateway import Check, Gateway, Submitter
+from gateway.gateway import Check, Gateway, Stamp, Submitter
 from gateway.hub import SLICE, Hub
 from gateway.key_set import KeySet, fetch_from
 from gateway.limits import TrustedProxies
@@ -124,9 +124,9 @@ class GatewayRole:
         """One more part that must be ready."""
         self._checks[part] = check
 
-    def submit_by(self, submitter: Submitter) -> None:
-        """What takes charge of new predictions."""
-        self._gateway.submitter = submitter
+    def submit_by(self, submitter: Submitter, stamp: Stamp) -> None:
+        """What takes charge of new predictions, and what completes their orders."""
+        self._gateway.submitter, self._gateway.stamp = submitter, stamp
 
     def add_statistics(self, name: str, read: Callable[[], object]) -> None:
         """One more group of figures for `/api/stats`."""

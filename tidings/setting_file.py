@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from tidings.settings import SettingsError
 
-PARTS = ("jwks_url", "secret", "token", "url", "tolerance")
+PARTS = ("jwks_url", "secret", "token", "url", "tolerance", "concurrency", "rate")
 """Settings that every provider has. `fal_jwks_url` ends with `url` too, so the longer one comes first."""
 
 OPTIONS = {"gemini": frozenset({"audience"}), "assemblyai": frozenset({"header"})}

@@ -62,6 +62,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     public_url: str | None = None
     reconcile_after: Seconds = 60
     """Without news of a prediction, after which it is looked up at its provider."""
+    prompt_function: str | None = None
+    estimate_function: str | None = None
     webhook_key: str | None = None
     jwt_secret: str | None = None
     jwks_url: str | None = None

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from urllib.parse import quote, urlsplit
 
@@ -18,6 +18,7 @@ from streams.lane import Lane, Limits
 from streams.log import LogError
 from streams.lookup import LookUps
 from streams.provider_calls import HttpCalls
+from streams.providers.configuration import Configuration
 from streams.providers.submission import api_of
 from streams.reconciler import Reconciler, remember_unfinished
 from streams.reports import Reports
@@ -55,6 +56,13 @@ def webhook_url_of(settings: Settings, port: int) -> WebhookUrl | None:
     return webhook_url
 
 
+def limits_of(settings: Settings, provider: str) -> Limits:
+    """What is in force for calls to a provider."""
+    known = LIMITS.get(provider, Limits())
+    said = settings.providers.get(provider, Configuration())
+    return Limits(said.concurrency or known.concurrency, said.rate or known.creates_a_minute)
+
+
 class ProviderTasks:
     """What a process has for working with providers.
 
@@ -64,17 +72,25 @@ class ProviderTasks:
         port: The one that is served.
         load: Reads records past any cache that may be behind; None: the store does.
         patience: How long is waited; None: as the settings say.
+        reached: See `Submissions`.
     """
 
     def __init__(
-        self, settings: Settings, parts: Parts, port: int, *, load: Load | None = None, patience: Patience | None = None
+        self,
+        settings: Settings,
+        parts: Parts,
+        port: int,
+        *,
+        load: Load | None = None,
+        patience: Patience | None = None,
+        reached: Callable[[int, str], None] | None = None,
     ) -> None:
-        self._parts = parts
+        self._parts, self._reached = parts, reached
         self._load = load or parts.store.load
         self.patience = patience or Patience(silence=max(1, int(settings.reconcile_after * 1000)))
         self.calls = HttpCalls()
         self.lanes = {
-            name: Lane(name, self.calls.send, LIMITS.get(name))
+            name: Lane(name, self.calls.send, limits_of(settings, name))
             for name, provider in parts.providers.items()
             if api_of(provider) is not None
         }
@@ -97,6 +113,7 @@ class ProviderTasks:
                 sight,
                 self.webhook_url,
                 patience=self.patience,
+                reached=self._reached,
             )
         return self.submissions
 
@@ -155,6 +172,42 @@ class ProviderTasks:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks, timeout=4)
+
+    async def once(self, *, everything: bool = False) -> dict[str, int]:
+        """One pass of the reconciler, without the webhooks that a running one reads.
+
+        Args:
+            everything: Whatever is unfinished, overdue or not.
+
+        Returns:
+            By what was done: how often. `left`: predictions whose provider could not say.
+
+        Raises:
+            StorageError, LogError: What is unfinished cannot be read.
+        """
+        watch = ChangesWatch(self._parts.log, self.notice)
+        await watch.start()
+        following = asyncio.create_task(watch.run())
+        submissions = self.submitting(watch)
+        try:
+            reconciler = self.reconciler = Reconciler(self._load, self.look_ups, submissions, patience=self.patience)
+            unfinished = await remember_unfinished(
+                reconciler, self._parts.store, self._parts.log, at_once=everything, settled=True
+            )
+            left = await reconciler.once()
+            await submissions.idle()
+        finally:
+            following.cancel()
+            await asyncio.wait([following])
+        return {
+            "unfinished": unfinished,
+            "lookedUp": reconciler.done["look"] + reconciler.done["find"],
+            "canceled": reconciler.done["cancel"],
+            "submitted": submissions.submitted,
+            "reported": self.look_ups.reported,
+            "gone": self.look_ups.gone + self.look_ups.unknown,
+            "left": left,
+        }
 
     async def ready(self) -> str | None:
         """What is in the way of reconciling; None: nothing."""

@@ -1,8 +1,8 @@
 """What the settings say about one provider, and how a bad setting is named."""
 
-from typing import Any
+from typing import Annotated, Any
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 MIN_TOLERANCE = 1.0
 MAX_TOLERANCE = 86_400.0
@@ -24,6 +24,10 @@ class Configuration(Struct, frozen=True, kw_only=True):
     jwks_url: str | None = None
     tolerance: float | None = None
     """Seconds that a signed timestamp may lie in the past or the future; None: the provider's own."""
+    concurrency: Annotated[int, Meta(ge=1, le=1000)] | None = None
+    """Calls to the provider at once; None: 16."""
+    rate: Annotated[int, Meta(ge=1)] | None = None
+    """Predictions submitted per minute at most; None: what the provider is known to allow."""
     kind: str | None = None
     """Which provider this entry is one of, where its name is not the provider's (`generic`)."""
     options: dict[str, Any] = {}
