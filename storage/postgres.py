@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]
 
 TIMEOUT = 5.0
-"""Seconds for one call, connecting included."""
+"""Seconds for a statement, and for connecting."""
 POOL = 8
 _DEADLOCKS = 3
 """Attempts of a batch that Postgres gave up to end a deadlock: it is then known not to be written."""
@@ -64,7 +64,7 @@ class PostgresStore:
 
     def __init__(self, address: _Address, *, clock: Clock) -> None:
         self._address = address
-        self._connections = Connections(partial(_connect, address), address.pool)
+        self._connections = Connections(partial(_connect, address), address.pool, address.timeout)
         self._statements = Statements(address.schema)
         self._clock = clock
 
@@ -74,7 +74,7 @@ class PostgresStore:
 
         Args:
             url: `postgresql://user:password@host/database` with, after `?`, `schema` (default: the user's search
-                path), `pool` (8 connections), `timeout` (5 s a call), `statement_cache_size` (0 behind PgBouncer's
+                path), `pool` (8 connections), `timeout` (5 s a statement), `statement_cache_size` (0 behind PgBouncer's
                 transaction pooling before 1.21), and what libpq takes (`sslmode`, ...).
             clock: The time now in ms; what expiry is compared with.
 
@@ -155,7 +155,7 @@ class PostgresStore:
 
     async def close(self) -> None:
         """Close the connections. Idempotent."""
-        await self._connections.close(self._address.timeout)
+        await self._connections.close()
 
     async def facts(self) -> dict[str, str]:
         """What an operator wants to know: the server, its durability, the skew of its clock (ms), a round trip (ms)."""
@@ -200,10 +200,9 @@ class PostgresStore:
         raise AssertionError("the last attempt returns or raises")
 
     async def _run(self, work: "Callable[[Connection], Awaitable[T]]") -> T:
-        """Do `work` on a connection, within the time limit."""
+        """Do `work` on a connection; waiting for one, connecting and each statement have the time limit."""
         try:
-            async with asyncio.timeout(self._address.timeout):
-                return await self._connections.run(work)
+            return await self._connections.run(work)
         except Exception as error:
             if (meant := _meaning(error, self._address.shown)) is not None:
                 raise meant from error
@@ -246,6 +245,7 @@ async def _connect(address: _Address) -> "Connection":
         return await asyncpg.connect(
             address.dsn,
             timeout=address.timeout,
+            command_timeout=address.timeout,
             statement_cache_size=address.statement_cache_size,
             # A pooler in between refuses settings that it does not know.
             server_settings=settings if address.statement_cache_size else {"application_name": "tidings"},

@@ -23,17 +23,28 @@ class Connections:
     Args:
         connect: Makes one.
         most: How many calls may run at once; others wait for their turn.
+        patience: Seconds that they wait at most.
     """
 
-    def __init__(self, connect: "Callable[[], Awaitable[Connection]]", most: int) -> None:
+    def __init__(self, connect: "Callable[[], Awaitable[Connection]]", most: int, patience: float) -> None:
         self._connect = connect
+        self._patience = patience
         self._turns = asyncio.Semaphore(most)
         self._free: list[Connection] = []
         self._closed = False
 
     async def run(self, work: "Callable[[Connection], Awaitable[T]]") -> T:
-        """Do `work` on a connection; one that it failed on, for another reason than the server's word, is dropped."""
-        async with self._turns:
+        """Do `work` on a connection; one that it failed on, for another reason than the server's word, is dropped.
+
+        Raises:
+            TimeoutError: It was not its turn in time.
+        """
+        if self._turns.locked():  # a limit costs as much as everything else here
+            async with asyncio.timeout(self._patience):
+                await self._turns.acquire()
+        else:
+            await self._turns.acquire()
+        try:
             connection = await self._take()
             try:
                 answer = await work(connection)
@@ -45,14 +56,16 @@ class Connections:
                 raise
             self._give(connection)
             return answer
+        finally:
+            self._turns.release()
 
-    async def close(self, within: float) -> None:
+    async def close(self) -> None:
         """Close those that are free; those in use are closed when they are given back. Idempotent."""
         self._closed = True
         free, self._free = self._free, []
         for connection in free:
             try:
-                await connection.close(timeout=within)
+                await connection.close(timeout=self._patience)
             except (TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
                 connection.terminate()
 
