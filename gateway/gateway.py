@@ -11,6 +11,7 @@ from prometheus_client import REGISTRY, CollectorRegistry
 from gateway.hub import Hub
 from gateway.limits import AddressLimits, TrustedProxies
 from gateway.permissions import Authenticator
+from gateway.webhook_counts import WebhookCounts
 from storage.prediction import Prediction
 from storage.store import Capabilities, Page, Query, Stored
 from streams.changes import Change
@@ -73,6 +74,10 @@ def _never() -> bool:
     return False
 
 
+def _alive() -> None:
+    """Nothing is known to be in the way."""
+
+
 @dataclass(kw_only=True)
 class Gateway:
     """The parts that the HTTP routes work with."""
@@ -86,6 +91,7 @@ class Gateway:
     """None: everything is allowed, with `Host` and `Origin` checked."""
     submitter: Submitter | None = None
     stamp: Stamp | None = None
+    webhooks: WebhookCounts = field(default_factory=WebhookCounts)
     webhook_key: bytes | None = None
     """Key of the tokens in webhook URLs; None: no URL names a prediction."""
     archive: Archive = Archive.AFTER
@@ -100,6 +106,8 @@ class Gateway:
     version: str = "0"
     image_sources: tuple[str, ...] = ()
     """More sources of pictures for the page's Content-Security-Policy."""
+    alive: Callable[[], str | None] = _alive
+    """What only a restart mends; None: nothing."""
     ready: Mapping[str, Check] = field(default_factory=dict)
     stats: Mapping[str, Callable[[], object]] = field(default_factory=dict)
     """Named figures for `/api/stats`; the values are anything that encodes as JSON."""

@@ -17,10 +17,12 @@ _NOT_CACHED = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 
 def health_handler(gateway: Gateway) -> Handler:
-    """`GET /healthz`: 200 as long as requests are answered at all."""
+    """`GET /healthz`: 200 as long as requests are answered at all, and no part needs a restart to go on."""
     body = msgspec.json.encode({"status": "ok", "version": gateway.version})
 
     async def health(request: web.Request) -> web.StreamResponse:  # noqa: ARG001 - a handler's signature
+        if (stuck := gateway.alive()) is not None:
+            raise Problem(503, "stuck", "Stuck", f"{stuck}. Restart this process.")
         return web.Response(body=body, headers=_NOT_CACHED, content_type="application/json")
 
     return health

@@ -41,6 +41,10 @@ class Outbox:
         """Whether anything still waits."""
         return bool(self._replies or self._pending or self._spilled)
 
+    def __len__(self) -> int:
+        """How many messages wait."""
+        return len(self._replies) + len(self._pending) + len(self._spilled)
+
     def send(self, message: bytes) -> None:
         """Keep a reply, rendered already: it goes out before the changes."""
         self._replies.append(message)

@@ -101,6 +101,11 @@ class ChangesReader:
         """Whether it follows, and had read everything there was a moment ago."""
         return self._caught_up.is_set()
 
+    @property
+    def positions(self) -> dict[int, int]:
+        """Per partition the next offset to be read."""
+        return dict(self._positions)
+
     async def start(self) -> None:
         """Take the positions to start from, and follow from there in the background.
 

@@ -113,6 +113,11 @@ class Session(Watcher):
             self._wake()
 
     @property
+    def pending(self) -> int:
+        """Messages that wait for the transport."""
+        return 0 if self._outbox is None else len(self._outbox)
+
+    @property
     def open(self) -> bool:
         """Whether the client can still be sent anything."""
         return self._open

@@ -131,6 +131,11 @@ class Sessions:
     def __len__(self) -> int:
         return sum(map(len, self._groups))
 
+    def backlog(self) -> tuple[int, int]:
+        """How many sessions are backed up at the moment, and how many messages wait in them."""
+        waiting = [pending for group in self._groups for one in group if (pending := one.session.pending)]
+        return len(waiting), sum(waiting)
+
     def start(self) -> None:
         """Start the sweep; called on the running loop."""
         if self._timer is None:

@@ -61,17 +61,25 @@ def webhook_handler(gateway: Gateway, clock: Callable[[], float] = time.time) ->
     max_body = gateway.max_body
     archive = (ARCHIVE_HEADER, gateway.archive.value.encode())
     named = {name: (PROVIDER_HEADER, name.encode()) for name in providers}
-    unsigned = {name: provider for name, provider in providers.items() if isinstance(provider, ProvenByAddress)}
     # Sorted out once: asking a protocol whether a value is one of it takes longer than the proof itself.
     unsigned = {name: provider for name, provider in providers.items() if isinstance(provider, ProvenByAddress)}
+    counts = gateway.webhooks
 
     async def receive(request: web.Request) -> web.StreamResponse:
-        match = request.match_info
-        name = match["provider"]
+        name = request.match_info["provider"]
+        try:
+            answered = await take(request, name)
+        except Problem as refused:
+            counts.answered(name if name in providers else "", refused.status)
+            raise
+        counts.answered(name, 200)
+        return answered
+
+    async def take(request: web.Request, name: str) -> web.StreamResponse:
         provider = providers.get(name)
         if provider is None:
             raise _unknown_provider(name)
-        prediction_id = match.get("id")
+        prediction_id = request.match_info.get("id")
         if prediction_id is not None:
             _check_token(gateway.webhook_key, prediction_id, request.query.get("token"))
         body = await read_body(request, max_body)
@@ -93,6 +101,7 @@ def webhook_handler(gateway: Gateway, clock: Callable[[], float] = time.time) ->
         except LogError as error:
             _log.warning("webhook.not_taken", provider=name, error=str(error))
             raise unavailable("Log", "The log has not taken the webhook") from None
+        counts.seconds.observe(clock() - now)
         return answer(request, _HEADERS, _ACCEPTED)
 
     return receive

@@ -1,10 +1,11 @@
 """What the processor counts and times. Plain numbers; whoever serves metrics reads them."""
 
 from collections.abc import Iterable, Sequence
-from time import monotonic
+from time import monotonic, time
 from typing import Protocol
 
 from streams.fold import Folded
+from streams.histogram import Histogram
 
 STAGES = ("translate", "load", "fold", "write", "announce")
 
@@ -29,6 +30,8 @@ class Statistics:
         self.dead_letters: dict[str, int] = {}
         """By code."""
         self.seconds = dict.fromkeys(STAGES, 0.0)
+        self.to_change = Histogram()
+        """From an event's append to the announcement of what it changed; of several at once the last event's."""
         self.last_alive = monotonic()
         """When the loop last went round (monotonic seconds), for a watch from outside it."""
 
@@ -40,6 +43,8 @@ class Statistics:
         """A batch is done: its records, and seconds in the order of `STAGES`."""
         self.records += records
         self.batches += 1
+        now = time()
+        observe = self.to_change.observe
         for entry in entries:
             folded = entry.folded
             if folded is not None:
@@ -47,6 +52,8 @@ class Statistics:
                 self.stale += folded.stale
                 self.behind += folded.behind
                 self.duplicates += folded.duplicates
+                if folded.applied:
+                    observe(now - folded.recorded_at / 1000)
         for stage, spent in zip(STAGES, seconds, strict=True):
             self.seconds[stage] += spent
         self.last_alive = monotonic()
