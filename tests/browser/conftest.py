@@ -50,7 +50,9 @@ async def context(chromium: Browser) -> AsyncIterator[BrowserContext]:
     """A visitor of the test's own."""
     context = await chromium.new_context(viewport={"width": 1280, "height": 900})
     await context.add_init_script(WATCHDOG)
-    await context.route("https://pictures.example/**", lambda route: route.fulfill(body=PICTURE, content_type="image/png"))
+    await context.route(
+        "https://pictures.example/**", lambda route: route.fulfill(body=PICTURE, content_type="image/png")
+    )
     yield context
     await context.close()
 
@@ -62,7 +64,7 @@ async def page(context: BrowserContext, request: pytest.FixtureRequest) -> Async
     complaints: list[str] = []
 
     def hear(message: ConsoleMessage) -> None:
-        lost = "ERR_CONNECTION_REFUSED" in message.text or "WebSocket connection to" in message.text
+        lost = "net::ERR_" in message.text or "WebSocket connection to" in message.text
         if message.type == "error" and not (lost and request.node.get_closest_marker("outage")):
             complaints.append(message.text)
 

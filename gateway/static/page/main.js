@@ -101,6 +101,9 @@ class Page {
       if (this.#chosen !== null) this.#detail.update(this.#chosen, this.records.get(this.#chosen) ?? null, now, this.#gone);
       this.#dirty.clear();
       this.#nothing(shown.length, all.length);
+      const running = all.filter((record) => !ended(record)).length;
+      const words = running ? `${running} running · Tidings` : "Tidings";
+      if (document.title !== words) document.title = words;
     });
   }
 

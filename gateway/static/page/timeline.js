@@ -24,9 +24,15 @@ export class Timeline {
       segment.classList.toggle("end", step.spent === null);
       segment.classList.toggle("running", step.running);
       const spent = this.#list.children[number].querySelector(".spent");
-      setText(spent, step.spent === null ? "" : step.spent || step.running ? duration(step.spent) : "in passing");
+      setText(spent, step.running ? duration(step.spent) : lasted(step.spent));
     });
   }
+}
+
+function lasted(ms) {
+  if (ms === null) return "";
+  if (ms === 0) return "in passing";
+  return ms < 1000 ? `${Math.round(ms)} ms` : duration(ms);
 }
 
 function row(step) {

@@ -1,0 +1,335 @@
+"""tidings.js, as a page of somebody's own uses it."""
+
+import gzip
+import json
+import time
+from pathlib import Path
+from signal import Signals
+from typing import Any
+
+import jwt
+import pytest
+import pytest_asyncio
+from playwright.async_api import BrowserContext, Page, WebSocket
+
+import gateway
+from tests.browser.reports import SETTINGS, report
+from tests.conditions import eventually
+from tests.tidings_process import TidingsProcess, serving
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+LARGEST = 6 * 1024
+KEY = "a secret of the tests that is long enough"
+
+SETUP = """async (options) => {
+  const { Tidings, TidingsError } = await import("/static/tidings.js");
+  Object.assign(window, { Tidings, TidingsError, got: [], states: [] });
+  if (options.mint) options.token = () => mint();
+  delete options.mint;
+  window.tidings = new Tidings(location.origin, options);
+  tidings.addEventListener("state", ({ detail }) => states.push(detail.state));
+  window.brief = ({ predictionId, version, status, deleted }) => `${predictionId} ${deleted ? "deleted" : status} ${version}`;
+  window.keep = (record) => got.push(brief(record));
+}"""
+
+BLOCKED = """
+const Real = WebSocket;
+window.WebSocket = class extends Real { constructor(url, protocols) { super("ws://127.0.0.1:1/", protocols); } };
+"""
+"""A network that lets no WebSocket through."""
+
+
+class Tab:
+    """A page with the client in it, and what its WebSockets say."""
+
+    def __init__(self, page: Page) -> None:
+        self.page = page
+        self.sent: list[dict[str, Any]] = []
+        self.sockets: list[WebSocket] = []
+        page.on("websocket", self._listen)
+
+    def _listen(self, socket: WebSocket) -> None:
+        self.sockets.append(socket)
+        socket.on("framesent", lambda payload: self.sent.append(json.loads(payload)))
+
+    async def open(self, service: TidingsProcess, **options: Any) -> "Tab":
+        """Load the client: `tidings`, with `got` for what `keep` is called with."""
+        await self.page.goto(f"{service.url}/healthz")
+        await self.page.evaluate(SETUP, options)
+        return self
+
+    async def run(self, script: str) -> Any:
+        """Evaluate, wait for a promise, and return what came out."""
+        return await self.page.evaluate(script)
+
+    async def gets(self, *updates: str) -> None:
+        """Wait until the last updates that `keep` got are these."""
+
+        async def so() -> bool:
+            got: list[str] = await self.page.evaluate("got")
+            return tuple(got[-len(updates) :]) == updates
+
+        await eventually(so, 20)
+
+    def subscriptions(self) -> list[dict[str, Any]]:
+        """What was asked for, over all connections, without the refs."""
+        asked = [message for message in self.sent if message["type"] == "subscribe"]
+        return [{name: value for name, value in message.items() if name not in ("type", "ref")} for message in asked]
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def tab(page: Page) -> Tab:
+    """A tab of the test's own."""
+    return Tab(page)
+
+
+async def test_it_is_small() -> None:
+    """The client is at most 6 KB, as a browser gets it from a server that compresses."""
+    source = Path(gateway.__file__).parent / "static" / "tidings.js"
+    assert len(gzip.compress(source.read_bytes(), 9)) <= LARGEST
+    assert "import " not in source.read_text().replace("* ", "")
+
+
+async def test_watch(tab: Tab, service: TidingsProcess) -> None:
+    """A callback gets the record as it stands and every newer one; after `close` it gets nothing."""
+    await report(service, "w-1", "starting")
+    await tab.open(service)
+    await tab.run("window.watch = tidings.watch('w-1', keep); watch.synced")
+    await tab.gets("w-1 starting 1")
+    await report(service, "w-1", "processing")
+    await report(service, "w-1", "succeeded")
+    await tab.gets("w-1 starting 1", "w-1 processing 2", "w-1 succeeded 3")
+    await tab.run("watch.close(); window.other = tidings.watch({ predictions: ['w-1', 'w-2'] }, keep); other.synced")
+    await report(service, "w-2", "failed", error="no")
+    await tab.gets("w-1 succeeded 3", "w-2 failed 1")
+    assert len(tab.sockets) == 1
+
+
+async def test_for_await(tab: Tab, service: TidingsProcess) -> None:
+    """An iteration that is slow skips to the newest, and leaving it ends the watch."""
+    await report(service, "i-1", "starting")
+    await tab.open(service)
+    await tab.run("""(async () => {
+      for await (const record of tidings.watch("i-1")) {
+        keep(record);
+        if (record.status === "succeeded") break;
+        await new Promise((resolve) => (window.go = resolve));
+      }
+      got.push("left");
+    })(), new Promise((resolve) => setInterval(() => window.go && resolve(), 10))""")
+    await report(service, "i-1", "processing")
+    await report(service, "i-1", "succeeded")
+    await tab.run("tidings.finished('i-1')")
+    await tab.run("go()")
+    await tab.gets("i-1 starting 1", "i-1 succeeded 3", "left")
+    await eventually(lambda: tab.sent[-1]["type"] == "unsubscribe")
+
+
+async def test_finished(tab: Tab, service: TidingsProcess) -> None:
+    """`finished` gives the record of the end, also for one that ended long ago; it fails where it is deleted."""
+    await tab.open(service)
+    await tab.run("window.end = tidings.finished('e-1'), 0")
+    await report(service, "e-1", "processing")
+    await report(service, "e-1", "failed", error="out of luck")
+    assert (await tab.run("end"))["error"] == "out of luck"
+    assert (await tab.run("tidings.finished('e-1')"))["status"] == "failed"
+    await report(service, "e-2", "processing")
+    await tab.run("window.end = tidings.finished('e-2').catch((error) => error.code), tidings.watch('e-2').synced")
+    await tab.run("fetch('/api/predictions/e-2', { method: 'DELETE' })")
+    assert await tab.run("end") == "deleted"
+    assert await tab.run(
+        "tidings.finished('e-3', { signal: AbortSignal.timeout(50) }).catch((error) => error.name)"
+    ) == ("TimeoutError")
+
+
+async def test_wide_watches(tab: Tab, service: TidingsProcess) -> None:
+    """Owner, tag, model and all are watched over one connection, each told of its own, deletions included."""
+    await tab.open(service)
+    await tab.run("""
+      window.by = { owner: [], tag: [], model: [] };
+      Promise.all([["owner", "o1"], ["tag", "t1"], ["model", "m1"]].map(
+        ([kind, name]) => tidings.watch({ [kind]: name }, (record) => by[kind].push(brief(record))).synced))""")
+    await report(service, "wide-1", "processing", owner="o1", tags=["t1", "t2"])
+    await report(service, "wide-2", "processing", owner="o2", model="m1")
+    await tab.run("tidings.watch({ all: true }, keep).synced")
+    assert {"wide-1 processing 1", "wide-2 processing 1"} <= set(await tab.run("got"))
+    await tab.run("fetch('/api/predictions/wide-1', { method: 'DELETE' })")
+    await tab.gets("wide-1 deleted 2")
+    one = ["wide-1 processing 1", "wide-1 deleted 2"]
+    assert await tab.run("by") == {"owner": one, "tag": one, "model": ["wide-2 processing 1"]}
+    with pytest.raises(Exception, match="exactly one of"):
+        await tab.run("tidings.watch({ owner: 'o1', tag: 't1' })")
+
+
+@pytest.mark.outage
+async def test_it_resumes(tab: Tab, own_service: TidingsProcess) -> None:
+    """After a kill and a restart it says what it knows, and gets what is newer alone."""
+    for name in ("r-1", "r-2", "r-3"):
+        await report(own_service, name, "processing", owner="rosalind")
+    await tab.open(own_service)
+    await tab.run(
+        "Promise.all([tidings.watch({ owner: 'rosalind' }, keep), tidings.watch('r-1')].map((one) => one.synced))"
+    )
+    assert len(await tab.run("got")) == 3
+    await own_service.kill()
+    await eventually(lambda: tab.run("tidings.state === 'waiting'"), 20)
+    await own_service.start()
+    await report(own_service, "r-2", "succeeded")
+    await tab.gets("r-2 succeeded 2")
+    await eventually(lambda: tab.run("tidings.state === 'open'"), 20)
+    assert len(await tab.run("got")) == 4
+    again = [asked for asked in tab.subscriptions() if asked.get("known")]
+    assert {"predictions": ["r-1"], "known": {"r-1": 1}} in again
+    wide = next(asked for asked in again if "owner" in asked)
+    assert {"r-1": 1, "r-3": 1}.items() <= wide["known"].items()
+
+
+async def test_known_from_before(tab: Tab, service: TidingsProcess) -> None:
+    """Versions that a page kept from an earlier visit are not handed out again."""
+    await report(service, "kn-1", "processing")
+    await report(service, "kn-2", "processing")
+    await tab.open(service)
+    await tab.run("tidings.watch({ predictions: ['kn-1', 'kn-2'], known: { 'kn-1': 1 } }, keep).synced")
+    assert await tab.run("got") == ["kn-2 processing 1"]
+    await report(service, "kn-1", "succeeded")
+    await tab.gets("kn-2 processing 1", "kn-1 succeeded 2")
+
+
+async def test_goodbye(tab: Tab, own_service: TidingsProcess) -> None:
+    """A service that goes away in order says when to come back, and the client comes back then."""
+    await tab.open(own_service)
+    await tab.run("tidings.watch('g-1', keep).synced")
+    before = time.time() * 1000
+    await own_service.stop()
+    await eventually(lambda: tab.run("tidings.state === 'waiting'"))
+    assert before < await tab.run("tidings.retryAt") < before + 60_000
+    await tab.run("tidings.close()")
+    assert await tab.run("tidings.state") == "closed"
+
+
+@pytest.mark.outage
+async def test_event_streams_stand_in(tab: Tab, context: BrowserContext, own_service: TidingsProcess) -> None:
+    """Where WebSockets are blocked the same watches run over event streams, with restarts and deletions."""
+    await context.add_init_script(BLOCKED)
+    for name in ("s-1", "s-2", "s-3"):
+        await report(own_service, name, "processing", owner="sofia")
+    await tab.open(own_service)
+    await tab.run(
+        "Promise.all([tidings.watch({ owner: 'sofia' }, keep), tidings.watch('s-9', keep)].map((one) => one.synced))"
+    )
+    assert await tab.run("[tidings.state, tidings.transport]") == ["open", "sse"]
+    assert sorted(await tab.run("got")) == ["s-1 processing 1", "s-2 processing 1", "s-3 processing 1"]
+    await report(own_service, "s-9", "processing")
+    await tab.gets("s-9 processing 1")
+    await tab.run("tidings.watch('s-8', keep).synced")
+    await report(own_service, "s-8", "starting")
+    await tab.gets("s-8 starting 1")
+    await own_service.kill()
+    await eventually(lambda: tab.run("tidings.state !== 'open'"))
+    await own_service.start()
+    await tab.run("fetch('/api/predictions/s-3', { method: 'DELETE' })")
+    await report(own_service, "s-2", "succeeded")
+    await eventually(
+        lambda: tab.run("got.includes('s-2 succeeded 2') && got.some((one) => one.startsWith('s-3 deleted'))"), 30
+    )
+    assert len(await tab.run("got")) == 7
+
+
+def mint(lifetime: float, **claims: Any) -> str:
+    """A token that lives so many seconds."""
+    return jwt.encode({"exp": time.time() + lifetime, **claims}, KEY, "HS256")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def secured(tmp_path_factory: pytest.TempPathFactory, service: TidingsProcess) -> Any:
+    """A service that asks for tokens."""
+    async with serving(tmp_path_factory.mktemp("secured"), {**SETTINGS, "TIDINGS_JWT_SECRET": KEY}) as running:
+        yield running
+
+
+async def test_a_token_is_renewed(tab: Tab, secured: TidingsProcess) -> None:
+    """A new token is asked for before the old one expires and shown on the open connection, which stays."""
+    minted: list[float] = []
+
+    def bring() -> str:
+        minted.append(time.monotonic())
+        return mint(2 if len(minted) < 3 else 600, sub="ada")
+
+    await tab.page.expose_function("mint", bring)
+    await tab.open(secured, mint=True)
+    await tab.run("tidings.watch({ owner: 'ada' }, keep).synced")
+    await eventually(lambda: len([message for message in tab.sent if message["type"] == "auth"]) == 3, 20)
+    await report(secured, "t-1", "processing", owner="ada")
+    await tab.gets("t-1 processing 1")
+    assert len(tab.sockets) == 1
+    assert len(minted) == 3
+
+
+async def test_a_refused_token(tab: Tab, secured: TidingsProcess) -> None:
+    """A refused token is replaced where another is to be had; else the watch fails and says why."""
+    tokens = iter([mint(-60, sub="ada"), mint(600, sub="ada")])
+    await tab.page.expose_function("mint", lambda: next(tokens))
+    await tab.open(secured, mint=True)
+    await tab.run("tidings.watch({ owner: 'ada' }).synced")
+    assert await tab.run("tidings.state") == "open"
+    assert await tab.run("tidings.watch({ owner: 'grace' }).closed.catch((error) => error.code)") == "forbidden"
+    assert await tab.run("tidings.state") == "open"
+    old = json.dumps(mint(-60, sub="ada"))
+    script = f"new Tidings(location.origin, {{ token: {old} }}).finished('t-1').catch((error) => error.code)"
+    assert await tab.run(script) == "unauthorized"
+
+
+async def test_tokens_on_event_streams(tab: Tab, secured: TidingsProcess) -> None:
+    """An event stream shows its token in a header, and comes back with a new one when the old one has expired."""
+    minted: list[str] = []
+
+    def bring() -> str:
+        minted.append(mint(2 if len(minted) < 2 else 600, sub="ada"))
+        return minted[-1]
+
+    await tab.page.expose_function("mint", bring)
+    addresses: list[str] = []
+    tab.page.on("request", lambda request: addresses.append(request.url))
+    await tab.open(secured, mint=True, transport="sse")
+    await tab.run("tidings.watch({ owner: 'ada' }, keep).synced")
+    await eventually(lambda: len(minted) == 3, 20)
+    await report(secured, "t-2", "processing", owner="ada")
+    await tab.gets("t-2 processing 1")
+    assert not any(token in address for token in minted for address in addresses)
+
+
+async def test_a_hidden_page_pauses(tab: Tab, service: TidingsProcess) -> None:
+    """A page that nobody sees lets the connection go, and gets the newest when it is seen again."""
+    await report(service, "h-1", "processing")
+    await tab.open(service, pauseAfter=50)
+    await tab.run("tidings.watch('h-1', keep).synced")
+    await tab.run(seen(False))
+    await eventually(lambda: tab.run("tidings.state === 'paused'"))
+    await eventually(lambda: tab.sockets[0].is_closed())
+    await report(service, "h-1", "succeeded")
+    assert await tab.run("got") == ["h-1 processing 1"]
+    await tab.run(seen(True))
+    await tab.gets("h-1 processing 1", "h-1 succeeded 2")
+
+
+def seen(visible: bool) -> str:
+    """Make the page believe that it is seen, or not."""
+    hidden = json.dumps(not visible)
+    return f"Object.defineProperty(document, 'hidden', {{ value: {hidden}, configurable: true }}), document.dispatchEvent(new Event('visibilitychange'))"
+
+
+async def test_a_frozen_service(tab: Tab, own_service: TidingsProcess) -> None:
+    """A connection on which nothing is heard any more is given up, and what happened meanwhile is caught up with."""
+    await report(own_service, "z-1", "processing")
+    await tab.page.clock.install()
+    await tab.open(own_service)
+    await tab.run("tidings.watch('z-1', keep).synced")
+    own_service.signal(Signals.SIGSTOP)
+    await tab.page.clock.run_for(25_000)
+    assert await tab.run("tidings.state") == "open"
+    await tab.page.clock.run_for(16_000)
+    assert await tab.run("states.includes('waiting')")
+    own_service.signal(Signals.SIGCONT)
+    await report(own_service, "z-1", "succeeded")
+    await tab.gets("z-1 processing 1", "z-1 succeeded 2")
