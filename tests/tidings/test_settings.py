@@ -59,7 +59,7 @@ def test_every_setting_can_be_set_by_its_variable() -> None:
         "optimize_for_throughput": "false",
     }
     numbers = {"port", "partitions", "retention", "log_epoch", "ttl", "ttl_running", "cache_ttl", "cache_records"}
-    numbers |= {"cache_bytes", "assets_ttl", "max_body", "record_max"}
+    numbers |= {"cache_bytes", "assets_ttl", "max_body", "record_max", "reconcile_after"}
     for name in set(Settings.__struct_fields__) - DERIVED - FLAGS_ONLY:
         text = values.get(name, "2048" if name in numbers else "https://a.example" if name.endswith("url") else "x")
         assert getattr(given({env_name(name): text, "TIDINGS_STORE": values["store"]}), name) != (), name

@@ -1,0 +1,1 @@
+"""Submitting, looking up and canceling, over real HTTP against the stand-in provider."""
