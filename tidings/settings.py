@@ -84,6 +84,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Flag `--port-file`: the chosen port is written there once it is open."""
     workers: Positive = 1
     """Flag `--workers`: gateway processes on one port; more than one takes a log that is Kafka."""
+    no_breaker: bool = False
+    """Flag `--no-breaker`: go on processing although nearly everything is poison."""
     origins: dict[str, str] = {}
     """Where each setting that is not at its default was set, by name: a flag, a variable, a key of the file."""
 
@@ -133,7 +135,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 
 
 SECRETS = frozenset({"cloudflare_token", "worker_token", "webhook_key", "jwt_secret", "api_keys"})
-FLAGS_ONLY = frozenset({"port_file", "workers"})
+FLAGS_ONLY = frozenset({"port_file", "workers", "no_breaker"})
 DERIVED = frozenset({"providers", "origins"})
 
 

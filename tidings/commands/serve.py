@@ -20,12 +20,15 @@ def register(commands: running.Commands) -> None:
     parser.add_argument("--role", metavar="ROLES", help="all, or some of gateway,processor,archiver,reconciler")
     running.add_places(parser)
     running.add_config(parser)
+    parser.add_argument(
+        "--no-breaker", action="store_const", const=True, help="go on processing although nearly everything is poison"
+    )
     parser.add_argument("--workers", metavar="N", help="gateway processes on one port (where the log is Kafka)")
 
 
 def run(arguments: Namespace) -> None:
     """Serve until told to stop."""
-    names = ("host", "port", "port_file", "role", "log", "store", "workers")
+    names = ("host", "port", "port_file", "role", "log", "store", "workers", "no_breaker")
     settings = running.settings(arguments, *names)
     from tidings.settings import check_serving
 
