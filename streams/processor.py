@@ -118,6 +118,11 @@ class Processor:
         """The membership, while it runs."""
         return self._consumer
 
+    @property
+    def positions(self) -> dict[int, int]:
+        """Per partition that it has processed anything of since its assignment, the next offset."""
+        return dict(self._done)
+
     def stop(self) -> None:
         """Finish the batch and leave; `run` returns then."""
         self._stopping.set()
