@@ -27,7 +27,7 @@ test: setup check ## Run every check (the long ones in their short form)
 
 test-long: setup check ## Run every check in its full form
 	@$(BIN)/python -m tests.system
-	@$(BIN)/python -m pytest -q
+	@$(BIN)/python -m pytest -q --hypothesis-profile=long
 
 check: setup ## Lint, format and types
 	@$(BIN)/ruff check .

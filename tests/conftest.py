@@ -5,9 +5,15 @@ import uuid
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from tests import system
 from tests.broker import Broker
+
+# No limit on the time of one example: what is measured on a busy machine is the machine.
+settings.register_profile("short", max_examples=100, deadline=None)
+settings.register_profile("long", max_examples=2000, deadline=None)
+settings.load_profile("short")
 
 
 @pytest.fixture(scope="session")

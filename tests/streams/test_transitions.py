@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from storage.prediction import TERMINAL, Prediction, Standing, Status, Tombstone, encode, to_builtins
@@ -277,14 +277,12 @@ def test_repair_replaces_only_what_the_rebuild_had_read() -> None:
 # ---- properties ----
 
 
-@settings(max_examples=400, deadline=None)
 @given(st.lists(events, max_size=8))
 def test_decide_never_raises(sequence: list[Event]) -> None:
     """Whatever comes in whatever order is judged, never an exception."""
     run(*sequence)
 
 
-@settings(max_examples=400, deadline=None)
 @given(st.lists(ordinary_events, max_size=10), st.booleans())
 def test_versions_rise_by_one_and_no_end_is_left(sequence: list[Event], strict: bool) -> None:
     """Each applied event raises the version by exactly one, every step is in the table, and no end is ever left."""
@@ -307,7 +305,6 @@ def test_versions_rise_by_one_and_no_end_is_left(sequence: list[Event], strict: 
         current = after
 
 
-@settings(max_examples=400, deadline=None)
 @given(st.lists(events, max_size=8), st.data())
 def test_any_redelivery_leaves_the_same_bytes(sequence: list[Event], data: st.DataObject) -> None:
     """The partition again from any earlier offset, at any moment, any number of times: the bytes of a single pass."""
@@ -355,7 +352,6 @@ def cumulative(draw: st.DrawFn) -> list[Event]:
     return reports
 
 
-@settings(max_examples=400, deadline=None)
 @given(cumulative(), st.data())
 def test_the_order_of_cumulative_reports_does_not_matter(reports: list[Event], data: st.DataObject) -> None:
     """Any order of cumulative reports, each repeated or not, ends in the same record apart from what tells the order."""

@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from storage.prediction import Status
@@ -184,7 +184,6 @@ header_names = st.sampled_from(
 )
 
 
-@settings(max_examples=300, deadline=None)
 @given(
     st.one_of(
         st.none(),
