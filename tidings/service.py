@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import structlog
+from msgspec import structs
 
 from gateway.app import build_health_app
 from gateway.front import listen
@@ -21,9 +22,11 @@ from storage.store import PredictionStore
 from streams.due import Patience
 from streams.estimates import Estimates
 from streams.key_refresh import KeyRefresh
+from streams.observed_log import ObservedLog
 from streams.processor import Processor
 from streams.providers.key_set import key_sets
 from tidings import collector
+from tidings.observation import Observation
 from tidings.parts import Parts, parts
 from tidings.serving import GatewayRole, bare_gateway
 from tidings.settings import Settings, SettingsError
@@ -33,9 +36,6 @@ from tidings.tasks import ProviderTasks
 SWEEP_EVERY = 60.0
 """Seconds between removals of what is past its time."""
 SWEEP_ROWS = 500
-
-READY_SOON = 3.0
-"""Seconds within which the processor must go round to count as ready; it goes round twice a second when idle."""
 
 log_ = structlog.get_logger("tidings.service")
 
@@ -83,9 +83,10 @@ async def serve(
 class Service:
     """A running service."""
 
-    def __init__(self, parts_: Parts, cache: CachedStore) -> None:
+    def __init__(self, parts_: Parts, cache: CachedStore, observation: Observation) -> None:
         self.parts = parts_
         self.cache = cache
+        self.observation = observation
         self.port = 0
         self.processor: Processor | None = None
         self.gateway: GatewayRole | None = None
@@ -114,15 +115,6 @@ class Service:
                 task.result()
         log_.info("service.stopping")
 
-    async def processor_ready(self) -> str | None:
-        """What is in the way of processing; None: nothing."""
-        processor = self.processor
-        assert processor is not None
-        silent = time.monotonic() - processor.statistics.last_alive
-        if silent > READY_SOON:
-            return f"the processor has not gone round for {silent:.0f} s"
-        return processor.obstacle
-
 
 @asynccontextmanager
 async def running(
@@ -142,16 +134,20 @@ async def running(
         listening = listen(settings.host, settings.port, reuse_port=settings.workers > 1)
         stack.callback(listening.close)
         opened = await stack.enter_async_context(parts(settings))
+        opened = structs.replace(opened, log=ObservedLog(opened.log))
         cache = CachedStore(
             opened.store, ttl=settings.cache_ttl, records=settings.cache_records, bytes_=settings.cache_bytes
         )
-        service = Service(opened, cache)
+        observation = Observation(opened.log, cache, breaker=not settings.no_breaker)
+        stack.callback(observation.close)
+        service = Service(opened, cache, observation)
         load = opened.store.load if opened.store.capabilities.compare_and_set else cache.load
         port = listening.getsockname()[1]
         tasks = service.tasks = ProviderTasks(
             settings, opened, port, load=load, patience=patience, reached=submission_reached
         )
         stack.push_async_callback(tasks.close)
+        observation.observe_providers(tasks)
         if "processor" in settings.roles:
             await stack.enter_async_context(_processing(service, reached))
         if "gateway" in settings.roles:
@@ -161,8 +157,9 @@ async def running(
             gateway = service.gateway = GatewayRole(settings, opened, cache, tell=tasks.notice, on_gap=tasks.missed)
             gateway.submit_by(tasks.submitting(gateway.reader), stamping_of(settings, Estimates(cache)))
             gateway.add_statistics("tasks", tasks.figures)
+            gateway.observed_by(observation)
             if service.processor is not None:
-                gateway.add_check("processor", service.processor_ready)
+                gateway.add_check("processor", observation.processor_ready)
                 gateway.add_statistics("processor", service.processor.statistics.snapshot)
             service.port = await stack.enter_async_context(gateway.serving(listening))
         else:
@@ -173,6 +170,8 @@ async def running(
                 service.watch(task)
             if service.gateway is not None:
                 service.gateway.add_check("reconciler", tasks.ready)
+        watching = service.start(observation.run(), "observation")
+        stack.callback(watching.cancel)
         if settings.port_file is not None:
             _write_port(settings.port_file, service.port)
             stack.callback(settings.port_file.unlink, missing_ok=True)
@@ -200,13 +199,16 @@ async def _processing(service: Service, reached: Reached | None) -> AsyncIterato
         group=opened.group,
         reached=reached,
     )
-    task = service.start(processor.run(), "processor")
+    service.observation.observe_processor(processor)
+    task = service.start(service.observation.process(processor), "processor")
     sweeper = service.start(_sweep(opened.store), "sweeper")
     try:
         yield
     finally:
         sweeper.cancel()
         processor.stop()
+        if service.observation.tripped is not None:
+            task.cancel()
         await asyncio.wait([task, sweeper], timeout=4)
 
 
@@ -224,9 +226,11 @@ async def _sweep(store: PredictionStore) -> None:
 @asynccontextmanager
 async def _health_alone(settings: Settings, service: Service, listening: Any) -> AsyncIterator[int]:
     gateway = bare_gateway(settings, service.parts, service.cache)
-    checks: dict[str, Check] = {}
+    observation = service.observation
+    gateway.alive = observation.alive
+    checks: dict[str, Check] = {"log": observation.log_ready}
     if service.processor is not None:
-        checks["processor"] = service.processor_ready
+        checks["processor"] = observation.processor_ready
     if "reconciler" in settings.roles and service.tasks is not None:
         checks["reconciler"] = service.tasks.ready
     gateway.ready = checks

@@ -23,6 +23,7 @@ from gateway.websocket_adapter import upgrade_route
 from storage.cached import CachedStore
 from streams.changes import Change
 from streams.event import Archive
+from tidings.observation import Observation
 from tidings.parts import Parts
 from tidings.settings import Settings
 
@@ -117,8 +118,17 @@ class GatewayRole:
         gateway.reader = self.reader
         self._checks: dict[str, Check] = {"changes": self._changes_ready, "store": self._store_ready(cache)}
         gateway.ready = self._checks
+        self._behind: Check | None = None
         self._statistics: dict[str, Callable[[], object]] = {"gateway": self._figures}
         gateway.stats = self._statistics
+
+    def observed_by(self, observation: Observation) -> None:
+        """What watches this gateway from outside: its lag counts for readiness, and where it is stuck for liveness."""
+        gateway = self._gateway
+        observation.observe_gateway(self.sessions, self.reader, gateway.hub, gateway.webhooks)
+        gateway.alive = observation.alive
+        self._behind = observation.changes_ready
+        self._checks["log"] = observation.log_ready
 
     def add_check(self, part: str, check: Check) -> None:
         """One more part that must be ready."""
@@ -154,7 +164,9 @@ class GatewayRole:
             await self.reader.close()
 
     async def _changes_ready(self) -> str | None:
-        return None if self.reader.caught_up else "the reader of the changes is behind"
+        if not self.reader.caught_up:
+            return "the reader of the changes has not caught up"
+        return await self._behind() if self._behind is not None else None
 
     def _store_ready(self, cache: CachedStore) -> Check:
         async def check() -> str | None:
