@@ -26,7 +26,7 @@ from streams.providers.provider import BadSignature, Provider
 from streams.providers.signatures import ProvenByAddress
 from streams.translation import ARCHIVE_HEADER, DELIVERY_HEADER, PROVIDER_HEADER, RECEIVED_HEADER, TRACE_HEADER
 
-APPEND_TIME = WRITE_WAIT - 0.5
+APPEND_TIME = WRITE_WAIT - 1.0
 """Seconds for the log to take a webhook, so that the answer is out within 5 s: providers give up after that."""
 
 _HEADERS = b"Content-Type: application/json\r\nX-Content-Type-Options: nosniff\r\n"
