@@ -58,6 +58,9 @@ class Sight(Protocol):
 Load = Callable[[Sequence[str]], Awaitable[dict[str, Stored]]]
 """The newest records, past any cache. Raises `StorageError`."""
 
+Whole = Callable[[Prediction], Awaitable[Prediction]]
+"""The record with the contents of its large fields. Raises `StorageError`."""
+
 WebhookUrl = Callable[[str, str], str]
 """Where a provider reports on a prediction: by the provider's name and the prediction's id."""
 
@@ -90,6 +93,7 @@ class Submissions:
         sight: Sees changes.
         webhook_url: Where providers report; None: the service has no public address.
         patience: How long an attempt may take.
+        whole: Puts large fields back; None: records have none.
         reached: Called with the number of each step as it ends, and the prediction's id.
     """
 
@@ -103,8 +107,10 @@ class Submissions:
         webhook_url: WebhookUrl | None,
         *,
         patience: Patience | None = None,
+        whole: Whole | None = None,
         reached: Callable[[int, str], None] | None = None,
     ) -> None:
+        self._whole = whole
         self._providers, self._lanes, self._reports = providers, lanes, reports
         self._load, self._sight, self._webhook_url = load, sight, webhook_url
         self._patience = patience or Patience()
@@ -209,6 +215,8 @@ class Submissions:
         record = await self._record(prediction_id)
         if record is None or need_of(record) is not Need.SUBMIT:
             return None
+        if self._whole is not None:
+            await self._whole(record)  # what cannot be had now must not be missing when the attempt is made
         attempt = f"attempt-{uuid.uuid4().hex}"
         # Listening before the event is out: the change may be faster than the append's answer.
         change = asyncio.create_task(self._sight.wait_for_version(prediction_id, record.version, LOOK_AGAIN))
@@ -225,7 +233,9 @@ class Submissions:
         finally:
             change.cancel()
         self._reached(3, prediction_id)
-        return record if record.attempt == attempt else None
+        if record.attempt != attempt:
+            return None
+        return record if self._whole is None else await self._whole(record)
 
     async def _record(self, prediction_id: str) -> Prediction | None:
         stored = (await self._load([prediction_id])).get(prediction_id)
@@ -240,7 +250,8 @@ class Submissions:
         if record.cancel_requested_at is not None or record.status.terminal:
             return _withdrawn(record)
         webhook = self._webhook_url(provider, record.prediction_id)
-        order = Order(model=record.model or "", payload=record.payload, prompt=record.prompt, webhook=webhook)
+        prompt = record.prompt if isinstance(record.prompt, str) else None
+        order = Order(model=record.model or "", payload=record.payload, prompt=prompt, webhook=webhook)
         try:
             call = api.create(order)
         except ValueError as error:
@@ -318,6 +329,8 @@ async def find(api: Listing, lane: Lane, webhooks: Collection[str], pages: int) 
     Raises:
         CallFailed, Unreadable: The list cannot be read.
     """
+    # The service may have had another public address when it submitted; path and token say enough.
+    wanted = {_behind_host(url): url for url in webhooks}
     found: dict[str, str] = {}
     following: str | None = None
     for _ in range(pages):
@@ -326,11 +339,16 @@ async def find(api: Listing, lane: Lane, webhooks: Collection[str], pages: int) 
             raise Unreadable(f"the list was answered with {answer.status}")
         shown, following = api.listed(answer.body)
         for one in shown:
-            if one.webhook in webhooks:
-                found.setdefault(one.webhook, one.provider_id)
+            url = wanted.get(_behind_host(one.webhook)) if one.webhook is not None else None
+            if url is not None:
+                found.setdefault(url, one.provider_id)
         if following is None or len(found) == len(webhooks):
             break
     return found
+
+
+def _behind_host(url: str) -> str:
+    return url.partition("://")[2].partition("/")[2]
 
 
 def _repeatable(answer: Answer) -> bool:
