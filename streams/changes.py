@@ -7,8 +7,10 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from storage.prediction import Standing, Status, Tombstone
-from streams.log import NewRecord, Position, Record
+from storage.prediction import Source, Standing, Status, Tombstone, decode, encode
+from storage.store import Write
+from streams.fold import DAY
+from streams.log import NewRecord, Place, Position, Record
 
 _STATUS_HEADERS = {status: ("s", status.encode()) for status in Status}
 
@@ -28,6 +30,8 @@ class Change(Struct, frozen=True, gc=False):
     """Of the last event applied, in the events topic."""
     expires_at: int | None = None
     traceparent: str | None = None
+    deleted_at: int | None = None
+    """A tombstone's `updatedAt`."""
 
     @property
     def deleted(self) -> bool:
@@ -39,7 +43,7 @@ def announcement(
     record: Standing,
     encoded: bytes,
     *,
-    position: Position,
+    position: Place,
     expires_at: int | None = None,
     traceparent: bytes | None = None,
 ) -> NewRecord:
@@ -56,7 +60,9 @@ def announcement(
     if record.tags:
         headers.extend(("t", tag.encode()) for tag in record.tags)
     add(("p", b"%d:%d" % (position.partition, position.offset)))
-    if expires_at is not None and not deleted:
+    if deleted:
+        add(("u", b"%d" % record.updated_at))
+    elif expires_at is not None:
         add(("x", b"%d" % expires_at))
     if traceparent is not None:
         add(("traceparent", traceparent))
@@ -69,7 +75,7 @@ def parse(record: Record) -> Change | None:
     if key is None:
         return None
     version = 0
-    status = owner = model = position = expires_at = traceparent = None
+    status = owner = model = position = expires_at = traceparent = deleted_at = None
     tags: tuple[str, ...] = ()
     try:
         for name, value in record.headers:  # every gateway does this for every change
@@ -90,10 +96,14 @@ def parse(record: Record) -> Change | None:
                 expires_at = int(value)
             elif name == "traceparent":
                 traceparent = value.decode()
+            elif name == "u":
+                deleted_at = int(value)
         if not version:
             return None
         text = record.value or b""
-        return Change(key.decode(), version, text, status, owner, model, tags, position, expires_at, traceparent)
+        return Change(
+            key.decode(), version, text, status, owner, model, tags, position, expires_at, traceparent, deleted_at
+        )
     except ValueError:
         return None
 
@@ -106,3 +116,33 @@ def newest(records: Sequence[Record]) -> dict[str, Change]:
         if change is not None and ((seen := result.get(change.prediction_id)) is None or change.version > seen.version):
             result[change.prediction_id] = change
     return result
+
+
+def restored(change: Change, *, log: str, announced_at: int, retention: int) -> Write:
+    """What was written to the store before this change was announced, byte for byte.
+
+    Args:
+        change: As read from the topic.
+        log: The id of the log that the store belongs to.
+        announced_at: The time of the change's own record, in ms.
+        retention: Of the events, in ms; with it comes when the row may be purged.
+
+    Raises:
+        msgspec.DecodeError: The value is no record.
+    """
+    expected = change.version - 1
+    if change.value:
+        purge_at = None if change.expires_at is None else change.expires_at + retention + DAY
+        return Write(decode(change.value), change.value, expected, change.expires_at, purge_at)
+    at = change.position
+    tombstone = Tombstone(
+        prediction_id=change.prediction_id,
+        deleted=True,
+        version=change.version,
+        updated_at=announced_at if change.deleted_at is None else change.deleted_at,
+        owner=change.owner,
+        model=change.model,
+        tags=change.tags,
+        source=Source(log, {str(at.partition): at.offset} if at is not None else {}),
+    )
+    return Write(tombstone, encode(tombstone), expected, None, announced_at + retention + DAY)
