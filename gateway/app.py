@@ -5,6 +5,7 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 
 from gateway.access import Door
+from gateway.assets import asset_handler, blob_handler
 from gateway.creating import create_handler
 from gateway.dead_letters import DeadLetters
 from gateway.gateway import Gateway
@@ -44,6 +45,8 @@ def build_app(gateway: Gateway) -> web.Application:
     _add(app, "DELETE", "/api/predictions/{id}", writes.delete)
     _add(app, "POST", "/api/predictions/{id}/cancel", writes.cancel)
     _add(app, "GET", "/api/predictions/{id}/events", streams.one)
+    _add(app, "GET", "/api/predictions/{id}/blobs/{hash}", blob_handler(gateway, door))
+    _add(app, "GET", "/assets/{path:.+}", asset_handler(gateway, door))
     _add(app, "GET", "/api/events", streams.many)
     app.on_shutdown.append(streams.close)
     _add(app, "GET", "/api/predictions", list_handler(gateway, door))

@@ -12,6 +12,7 @@ from gateway.hub import Hub
 from gateway.limits import AddressLimits, TrustedProxies
 from gateway.permissions import Authenticator
 from gateway.webhook_counts import WebhookCounts
+from storage.objects import ObjectStorage
 from storage.prediction import Prediction
 from storage.store import Capabilities, Page, Query, Stored
 from streams.changes import Change
@@ -95,6 +96,8 @@ class Gateway:
     webhook_key: bytes | None = None
     """Key of the tokens in webhook URLs; None: no URL names a prediction."""
     archive: Archive = Archive.AFTER
+    objects: ObjectStorage | None = None
+    """Where files and large fields lie; None: nowhere."""
     strict: bool = False
     allowed_origins: frozenset[str] = frozenset()
     """Origins of browsers, as they send them (`https://app.example`), beside the gateway's own."""

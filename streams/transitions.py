@@ -248,18 +248,21 @@ def _first_asset(assets: Raw) -> _Asset:
 def _archive(current: Standing | None, event: Event, position: Place | None, log: str | None) -> Decision:
     if not isinstance(current, Prediction) or not (current.pending or current.status).terminal:
         return _STALE
+    if event.created_at is not None and event.created_at != current.created_at:
+        return _STALE  # about the files of an earlier prediction with this id
     changes: dict[str, Any] = {}
     if event.assets:
-        if event.assets == current.assets:
+        if event.assets == current.assets and event.assets_error == current.assets_error:
             return _STALE
         changes["assets"] = event.assets
-        if current.assets_error is not None:
-            changes["assets_error"] = None
+        if event.assets_error != current.assets_error:
+            changes["assets_error"] = event.assets_error
         first = _first_asset(event.assets)
-        if first.url is not None:
-            changes["image_url"] = first.url
-        if first.path is not None:
-            changes["image_path"] = first.path
+        # Of a list that is too large for a record, translation has kept the first.
+        if (url := first.url or event.image_url) is not None:
+            changes["image_url"] = url
+        if (path := first.path or event.image_path) is not None:
+            changes["image_path"] = path
     elif current.assets or event.assets_error == current.assets_error:
         return _STALE
     else:

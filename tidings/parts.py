@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from storage.errors import StoreOwned
 from storage.factory import open_store
+from storage.objects import ObjectStorage
 from storage.store import Ownership, PredictionStore
 from streams.fold import Expiry, Rules
 from streams.log import Log
@@ -28,6 +29,8 @@ class Parts(Struct, frozen=True):
     providers: Mapping[str, Provider]
     rules: Rules
     expiry: Expiry
+    objects: ObjectStorage
+    """Where files and large fields lie; nothing is opened before it is used."""
     group: str = GROUP
 
 
@@ -125,4 +128,4 @@ async def parts(settings: Settings) -> AsyncIterator[Parts]:
         store = await store_of(settings)
         stack.push_async_callback(store.close)
         rules = await claim(log, store, settings)
-        yield Parts(log, store, providers, rules, expiry_of(settings))
+        yield Parts(log, store, providers, rules, expiry_of(settings), ObjectStorage(settings.assets))

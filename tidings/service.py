@@ -26,10 +26,11 @@ from streams.observed_log import ObservedLog
 from streams.processor import Processor
 from streams.providers.key_set import key_sets
 from tidings import collector
+from tidings.archiving import ArchiverRole, archiving
 from tidings.observation import Observation
 from tidings.parts import Parts, parts
 from tidings.serving import GatewayRole, bare_gateway
-from tidings.settings import Settings, SettingsError
+from tidings.settings import Settings
 from tidings.stamping import stamping_of
 from tidings.tasks import ProviderTasks
 
@@ -91,6 +92,7 @@ class Service:
         self.processor: Processor | None = None
         self.gateway: GatewayRole | None = None
         self.tasks: ProviderTasks | None = None
+        self.archiver: ArchiverRole | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
@@ -124,11 +126,6 @@ async def running(
     submission_reached: SubmissionReached | None = None,
 ) -> AsyncIterator[Service]:
     """A service that has started; it is stopped in order when the block ends: webhooks first, then the processor."""
-    unknown = sorted(settings.roles & {"archiver"}) if not settings.everything else []
-    if unknown:
-        raise SettingsError(
-            f"TIDINGS_ROLE: {unknown[0]} is not part of this version; use gateway, processor, reconciler or all"
-        )
     async with AsyncExitStack() as stack:
         # Taken before anything else is touched: a port in use is the commonest mistake, and must cost nothing.
         listening = listen(settings.host, settings.port, reuse_port=settings.workers > 1)
@@ -150,6 +147,9 @@ async def running(
         observation.observe_providers(tasks)
         if "processor" in settings.roles:
             await stack.enter_async_context(_processing(service, reached))
+        if "archiver" in settings.roles:
+            archiver = service.archiver = await stack.enter_async_context(archiving(settings, opened, load))
+            service.watch(archiver.task)
         if "gateway" in settings.roles:
             if kept := key_sets(opened.providers):
                 refresh = service.start(KeyRefresh(kept).run(), "provider-keys")
@@ -161,6 +161,9 @@ async def running(
             if service.processor is not None:
                 gateway.add_check("processor", observation.processor_ready)
                 gateway.add_statistics("processor", service.processor.statistics.snapshot)
+            if service.archiver is not None:
+                gateway.add_check("archiver", service.archiver.ready)
+                gateway.add_statistics("archiver", service.archiver.archiver.figures)
             service.port = await stack.enter_async_context(gateway.serving(listening))
         else:
             service.port = await stack.enter_async_context(_health_alone(settings, service, listening))
@@ -179,7 +182,7 @@ async def running(
         log_.info(
             "service.started",
             url=f"http://{settings.host}:{service.port}",
-            roles=sorted(settings.roles - {"archiver"}),
+            roles=sorted(settings.roles),
             log=settings.shown("log"),
             store=settings.shown("store"),
             providers=sorted(opened.providers),
@@ -196,6 +199,7 @@ async def _processing(service: Service, reached: Reached | None) -> AsyncIterato
         opened.providers,
         opened.rules,
         expiry=opened.expiry,
+        objects=opened.objects,
         group=opened.group,
         reached=reached,
     )
@@ -233,6 +237,8 @@ async def _health_alone(settings: Settings, service: Service, listening: Any) ->
         checks["processor"] = observation.processor_ready
     if "reconciler" in settings.roles and service.tasks is not None:
         checks["reconciler"] = service.tasks.ready
+    if service.archiver is not None:
+        checks["archiver"] = service.archiver.ready
     gateway.ready = checks
     http = HttpServer(build_health_app(gateway))
     await http.start()

@@ -55,6 +55,7 @@ def bare_gateway(settings: Settings, parts: Parts, cache: CachedStore, hub: Hub 
         authenticator=authenticator_of(settings),
         webhook_key=settings.webhook_key.encode() if settings.webhook_key else None,
         archive=Archive(settings.archive),
+        objects=parts.objects,
         strict=parts.rules.strict,
         allowed_origins=frozenset(settings.allowed_origins),
         allowed_hosts=None if settings.anonymous else _own_hosts(settings),

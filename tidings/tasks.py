@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from urllib.parse import quote, urlsplit
 
 import structlog
@@ -12,6 +13,7 @@ from gateway.webhooks import url_token
 from storage.errors import StorageError
 from streams.changes import Change
 from streams.changes_watch import ChangesWatch
+from streams.contents import whole
 from streams.due import Patience
 from streams.event import Archive
 from streams.lane import Lane, Limits
@@ -113,6 +115,7 @@ class ProviderTasks:
                 sight,
                 self.webhook_url,
                 patience=self.patience,
+                whole=partial(whole, self._parts.objects),
                 reached=self._reached,
             )
         return self.submissions

@@ -1,0 +1,74 @@
+"""The archiver's role, put together as the settings say."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from streams.archiver import Archiver
+from streams.archiving import Archiving, Load
+from streams.asset_names import AssetNames
+from streams.downloads import Downloads
+from streams.event import Archive
+from streams.reports import Reports
+from tidings.parts import Parts
+from tidings.settings import Settings, SettingsError
+
+SOURCE = "tidings-archiver"
+"""Who says so, in the audit trail."""
+
+READY_SOON = 5.0
+"""Seconds within which the archiver must go round to count as ready."""
+
+
+class ArchiverRole:
+    """A running archiver.
+
+    Args:
+        archiver: As put together.
+        task: In which it runs.
+    """
+
+    def __init__(self, archiver: Archiver, task: asyncio.Task[None]) -> None:
+        self.archiver = archiver
+        self.task = task
+
+    async def ready(self) -> str | None:
+        """What is in the way of archiving; None: nothing."""
+        silent = time.monotonic() - self.archiver.last_alive
+        return f"the archiver has not gone round for {silent:.0f} s" if silent > READY_SOON else self.archiver.obstacle
+
+
+@asynccontextmanager
+async def archiving(settings: Settings, parts: Parts, load: Load) -> AsyncIterator[ArchiverRole]:
+    """Archive until the block ends.
+
+    Args:
+        settings: With a webhook key.
+        parts: What is open.
+        load: Reads records past any cache that may be behind.
+
+    Raises:
+        SettingsError: There is no key to name files by.
+    """
+    if not settings.webhook_key:
+        raise SettingsError("TIDINGS_WEBHOOK_KEY: is missing; the archiver names files by it: openssl rand -hex 32")
+    mode = Archive(settings.archive)
+    downloads = Downloads(settings.assets_allow)
+    work = Archiving(
+        load,
+        parts.objects,
+        AssetNames(settings.webhook_key.encode(), parts.objects.public),
+        downloads,
+        Reports(parts.log, mode, SOURCE),
+        mode=mode,
+    )
+    archiver = Archiver(parts.log, work, parts.objects, assets_ttl=settings.assets_ttl)
+    task = asyncio.create_task(archiver.run(), name="archiver")
+    try:
+        yield ArchiverRole(archiver, task)
+    finally:
+        archiver.stop()
+        await asyncio.wait([task], timeout=4)
+        task.cancel()
+        await downloads.close()
