@@ -346,7 +346,8 @@ export class Tidings extends EventTarget {
       case "deleted":
         return this.#gone(id, message.version);
       case "unknown":
-        return this.#records.has(id) && this.#gone(id, this.#records.get(id).version);
+        // Only a stream is not told what is known; on a WebSocket this may come behind the first change.
+        return attempt.kind === "sse" && this.#records.has(id) && this.#gone(id, this.#records.get(id).version);
       case "synced":
         this.#failures = 0;
         return this.#synced(topics, message.more);
@@ -368,7 +369,7 @@ export class Tidings extends EventTarget {
   #synced(topics, more) {
     for (const topic of topics) {
       topic.synced = true;
-      // A stream is not told what is known: what a whole snapshot of it leaves out is gone.
+      // What the whole snapshot of a stream leaves out is gone.
       for (const [id, record] of topic.seen && !more ? [...this.#records] : []) {
         if (record.status && keysOf(record).includes(topic.key) && !topic.seen.has(id)) this.#gone(id, record.version);
       }

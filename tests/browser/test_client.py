@@ -10,7 +10,7 @@ from typing import Any
 import jwt
 import pytest
 import pytest_asyncio
-from playwright.async_api import BrowserContext, Page, WebSocket
+from playwright.async_api import BrowserContext, Page, WebSocket, WebSocketRoute
 
 import gateway
 from tests.browser.reports import SETTINGS, report
@@ -183,6 +183,31 @@ async def test_it_resumes(tab: Tab, own_service: TidingsProcess) -> None:
     assert {"predictions": ["r-1"], "known": {"r-1": 1}} in again
     wide = next(asked for asked in again if "owner" in asked)
     assert {"r-1": 1, "r-3": 1}.items() <= wide["known"].items()
+
+
+async def test_nothing_older(tab: Tab, service: TidingsProcess) -> None:
+    """Whatever comes late or twice, no version follows that is not newer than what was handed out."""
+
+    def repeat(socket: WebSocketRoute) -> None:
+        server, said = socket.connect_to_server(), list[str | bytes]()
+
+        def pass_on(message: str | bytes) -> None:
+            said.append(message)
+            for one in said[1:] or said:  # all but the welcome
+                socket.send(one)
+
+        server.on_message(pass_on)
+
+    await tab.page.route_web_socket("**/api/ws", repeat)
+    await tab.open(service)
+    await tab.run("tidings.watch('o-1', keep).synced")
+    for status in ("starting", "processing", "succeeded"):
+        await report(service, "o-1", status)
+    await tab.gets("o-1 succeeded 3")
+    await report(service, "o-1", output="late")
+    await tab.gets("o-1 succeeded 4")
+    versions = [int(one.split()[-1]) for one in await tab.run("got")]
+    assert versions == sorted(set(versions))
 
 
 async def test_known_from_before(tab: Tab, service: TidingsProcess) -> None:
