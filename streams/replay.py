@@ -153,7 +153,8 @@ class Rebuild:
         async for records in self._log.follow(EVENTS, self.next):
             pending += [r for r in records if r.offset < end.get(r.partition, 0)]
             for record in records:
-                self.next[record.partition] = max(self.next.get(record.partition, 0), record.offset + 1)
+                if record.partition in end:  # of the others nothing is applied: they stay where they were
+                    self.next[record.partition] = max(self.next.get(record.partition, 0), record.offset + 1)
             done = not records or self._reached(end)
             while len(pending) >= BATCH or (done and pending):
                 await self._apply(pending[:BATCH])

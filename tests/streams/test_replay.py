@@ -12,7 +12,7 @@ from storage.prediction import Prediction, encode
 from storage.sqlite import SqliteStore
 from storage.store import Ownership, PredictionStore, Query, Write
 from streams.fold import Expiry, Rules
-from streams.log import EVENTS, Log, LogError
+from streams.log import EVENTS, Log, LogError, NewRecord
 from streams.logs import open_log
 from streams.memory_log import MemoryLog
 from streams.processor import GROUP
@@ -189,6 +189,19 @@ async def test_a_verification_while_the_processor_works_finds_nothing(log: Log) 
             assert result.faults == []
         await load
         await running.settled()
+
+
+async def test_reading_on_in_one_partition_skips_nothing_of_another() -> None:
+    """What a comparison reads beyond its end in one partition leaves the others where they were, and says so."""
+    log = MemoryLog(partitions=2)
+    first, second = NewRecord(b"a", b'{"status":"starting"}', (), 0), NewRecord(b"b", b'{"status":"starting"}', (), 1)
+    await log.append(EVENTS, [first, second])
+    rebuild = await rebuilt(log, MemoryStore())
+    await log.append(EVENTS, [first, second, second])
+    await rebuild.extend({0: 2})
+    assert rebuild.next == {0: 2, 1: 1}
+    await rebuild.extend({1: 3})
+    assert (rebuild.next, rebuild.progress.read) == ({0: 2, 1: 3}, 5)
 
 
 async def test_hidden_records_are_left_out(log: Log) -> None:
