@@ -79,7 +79,7 @@ async def _receive(watcher: Watcher) -> None:
         await watcher.receive()
 
 
-async def complete(gateway: TidingsProcess, load: Load, watcher: Watcher) -> None:
+async def check_complete(gateway: TidingsProcess, load: Load, watcher: Watcher) -> None:
     """Every acknowledged event was applied exactly once, and the subscriber saw every final state, never a step back."""
     load.stop()
     async with aiohttp.ClientSession() as session:
@@ -117,10 +117,10 @@ async def test_killed_at_each_step_of_the_commit(tmp_path: Path, settings: dict[
             assert await doomed.ended(40) == -9, doomed.output
         async with serving(tmp_path, {**settings, **KEY}, arguments=("serve", "--role", "processor")):
             await eventually(lambda: len(load.finished) > 4, 20)
-            await complete(gateway, load, watcher)
+            await check_complete(gateway, load, watcher)
 
 
-async def _killed_at_random(tmp_path: Path, settings: dict[str, str], times: int, seed: int) -> None:
+async def check_killed_at_random(tmp_path: Path, settings: dict[str, str], times: int, seed: int) -> None:
     moments = random.Random(seed)
     async with loaded_gateway(tmp_path, settings) as (gateway, load, watcher):
         for _ in range(times):
@@ -132,15 +132,15 @@ async def _killed_at_random(tmp_path: Path, settings: dict[str, str], times: int
             await asyncio.sleep(moments.uniform(0, 0.09))
             await processor.kill()
         async with serving(tmp_path, {**settings, **KEY}, arguments=("serve", "--role", "processor")):
-            await complete(gateway, load, watcher)
+            await check_complete(gateway, load, watcher)
 
 
 async def test_killed_at_random_moments(tmp_path: Path, settings: dict[str, str]) -> None:
     """SIGKILL under load at moments that nobody chose, a few times."""
-    await _killed_at_random(tmp_path, settings, times=4, seed=1)
+    await check_killed_at_random(tmp_path, settings, times=4, seed=1)
 
 
 @pytest.mark.long
 async def test_killed_at_random_moments_fifty_times(tmp_path: Path, settings: dict[str, str]) -> None:
     """SIGKILL under load at moments that nobody chose, fifty times."""
-    await _killed_at_random(tmp_path, settings, times=50, seed=2)
+    await check_killed_at_random(tmp_path, settings, times=50, seed=2)

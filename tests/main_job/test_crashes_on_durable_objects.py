@@ -8,7 +8,7 @@ import pytest
 
 from tests import workerd
 from tests.conditions import eventually
-from tests.main_job.test_crashes import KEY, complete, loaded_gateway, mortal
+from tests.main_job.test_crashes import KEY, check_complete, loaded_gateway, mortal
 from tests.tidings_process import serving
 from tests.workerd import TOKEN, Workerd
 
@@ -38,7 +38,7 @@ async def test_killed_at_each_step_of_the_commit(tmp_path: Path, settings: dict[
             assert await doomed.ended(40) == -9, doomed.output
         async with serving(tmp_path, {**settings, **KEY}, arguments=("serve", "--role", "processor")):
             await eventually(lambda: len(load.finished) > 4, 20)
-            await complete(gateway, load, watcher)
+            await check_complete(gateway, load, watcher)
 
 
 async def test_workerd_killed_under_load(tmp_path: Path, settings: dict[str, str], worker: Workerd) -> None:
@@ -54,4 +54,4 @@ async def test_workerd_killed_under_load(tmp_path: Path, settings: dict[str, str
             accepted = len(load.finished)
             await eventually(lambda accepted=accepted: len(load.finished) > accepted, 60)  # type: ignore[misc]
             await asyncio.to_thread(worker.start)
-        await complete(gateway, load, watcher)
+        await check_complete(gateway, load, watcher)
