@@ -18,6 +18,7 @@ from gateway.gateway import Check
 from gateway.server import HttpServer
 from storage.cached import CachedStore
 from storage.errors import StorageError
+from storage.observed import ObservedStore
 from storage.store import PredictionStore
 from streams.due import Patience
 from streams.estimates import Estimates
@@ -131,7 +132,7 @@ async def running(
         listening = listen(settings.host, settings.port, reuse_port=settings.workers > 1)
         stack.callback(listening.close)
         opened = await stack.enter_async_context(parts(settings))
-        opened = structs.replace(opened, log=ObservedLog(opened.log))
+        opened = structs.replace(opened, log=ObservedLog(opened.log), store=ObservedStore(opened.store))
         cache = CachedStore(
             opened.store, ttl=settings.cache_ttl, records=settings.cache_records, bytes_=settings.cache_bytes
         )
