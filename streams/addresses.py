@@ -34,6 +34,8 @@ def refusal(address: str) -> str | None:
         parsed = ipaddress.ip_address(address)
     except ValueError:
         return f"{address[:64]!r} is no address"
+    if isinstance(parsed, IPv6Address) and parsed.ipv4_mapped is not None:
+        return refusal(str(parsed.ipv4_mapped))
     inner = _inner(parsed)
     if inner is not None and (reason := refusal(str(inner))) is not None:
         return f"{address} stands for {reason}"
@@ -54,8 +56,6 @@ def _inner(address: IPv4Address | IPv6Address) -> IPv4Address | None:
     """The IPv4 address within an IPv6 one."""
     if isinstance(address, IPv4Address):
         return None
-    if address.ipv4_mapped is not None:
-        return address.ipv4_mapped
     if address.sixtofour is not None:
         return address.sixtofour
     if address.teredo is not None:

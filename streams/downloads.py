@@ -13,6 +13,7 @@ DownloadError
 """
 
 import asyncio
+import re
 import socket
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 CHUNK = 256 * 1024
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_HOST = re.compile(r"[A-Za-z0-9._\-]+|[0-9A-Fa-f:.]+(?:%25?[A-Za-z0-9]+)?")
 _LATER = frozenset({408, 425, 429})
 
 
@@ -155,6 +157,8 @@ class Downloads:
             session = self._session_for(target)
             try:
                 response = await session.get(target, allow_redirects=False)
+            except aiohttp.InvalidURL:
+                raise Refused(f"{target.host} is no host") from None
             except (aiohttp.ClientError, OSError, ValueError) as error:
                 if isinstance(error, TimeoutError):
                     raise Interrupted(f"{target.host} does not answer in time") from None
@@ -171,6 +175,8 @@ class Downloads:
         host = url.host
         if not host:
             raise Refused("the URL names no host")
+        if _HOST.fullmatch(url.raw_host or "") is None:
+            raise Refused(f"{host[:64]!r} is no host")
         if url.user is not None or url.password is not None:
             raise Refused(f"the URL of {host} carries credentials")
         if url.scheme not in {"http", "https"}:

@@ -116,8 +116,11 @@ def data_of(url: str) -> bytes:
     if match[3] is None:
         return unquote_to_bytes(text)
     try:
-        plain = unquote_to_bytes(text) if "%" in text else text.encode()
-        return base64.b64decode(plain + b"=" * (-len(plain) % 4))
+        plain = unquote_to_bytes(text) if "%" in text else text.encode("ascii")
+        if b"\n" in plain or b" " in plain or b"\r" in plain:
+            plain = b"".join(plain.split())
+        plain = plain.rstrip(b"=")
+        return base64.b64decode(plain + b"=" * (-len(plain) % 4), validate=True)
     except (binascii.Error, UnicodeEncodeError):
         raise ValueError("the data: URI is not base64") from None
 
