@@ -103,7 +103,7 @@ class Bench:
     async def measure(self) -> dict[str, Any]:
         """Where things stand."""
         stall, self.stall = self.stall, 0.0
-        return {"cpu": cpu(), "rss": rss(), "sessions": len(self.sessions), "stall": stall}
+        return {"cpu": cpu(), "sys": resource.getrusage(resource.RUSAGE_SELF).ru_stime, "rss": rss(), "sessions": len(self.sessions), "stall": stall}
 
     async def watch_stalls(self) -> dict[str, Any]:
         """From now on remember the longest time that the loop did not turn."""

@@ -127,6 +127,13 @@ NOBODY = Permissions()
 class Authenticator(Protocol):
     """What turns a token into permissions."""
 
+    def at_once(self, token: str) -> Permissions | None:
+        """The rights that the token proves, where that can be told without waiting; None: ask `authenticate`.
+
+        Raises:
+            TokenRefused: As `authenticate` does.
+        """
+
     async def authenticate(self, token: str) -> Permissions:
         """The rights that the token proves.
 

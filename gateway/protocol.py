@@ -160,12 +160,14 @@ def unknown_message(prediction_id: str) -> bytes:
 
 def synced_message(ref: Ref, more: bool) -> bytes:
     """All snapshots of a subscription have been sent; `more`: its limit left some out."""
-    return _encode({"type": "synced", **_ref(ref), "more": more})
+    return _encode(
+        {"type": "synced", "ref": ref, "more": more} if ref is not None else {"type": "synced", "more": more}
+    )
 
 
 def welcome_message(session: str, heartbeat: int) -> bytes:
-    """The client is authenticated; a ping comes every `heartbeat` ms."""
-    return _encode({"type": "welcome", "session": session, "heartbeat": heartbeat})
+    """The client is authenticated; a ping comes every `heartbeat` ms. The session's name is ours, and needs no escapes."""
+    return b'{"type":"welcome","session":"%b","heartbeat":%d}' % (session.encode(), heartbeat)
 
 
 def subscribed_message(ref: Ref) -> bytes:

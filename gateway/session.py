@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from gateway import protocol
 from gateway.hub import Delivery
 from gateway.outbox import Outbox
-from gateway.permissions import NOBODY, OPEN, Permissions, TokenRefused
+from gateway.permissions import NOBODY, OPEN, Authenticator, Permissions, TokenRefused
 from gateway.protocol import Auth, Close, Ping, Subscribe, Unsubscribe, change_frame, frame
 from gateway.watcher import Watcher
 from storage.errors import StorageError
@@ -90,15 +90,13 @@ class Session(Watcher):
             token: From a header; None: the client has to send one first, where any is needed.
 
         Returns:
-            Whether the token is being checked: the output is uncorked after that.
+            Whether the token is still being checked: the output is uncorked after that.
         """
         if self._sessions.authenticator is None:
             self._welcome(OPEN)
-            return False
-        if token is None:
-            return False
-        self._authenticate(token)
-        return True
+        elif token is not None:
+            self._authenticate(token)
+        return self._inbox is not None
 
     def fail(self) -> None:
         """Something of ours went wrong in this session: let the client come back to a new one."""
@@ -158,22 +156,35 @@ class Session(Watcher):
         return cost
 
     def _authenticate(self, token: str) -> None:
-        if self._sessions.authenticator is None:
+        authenticator = self._sessions.authenticator
+        if authenticator is None:
+            return
+        try:
+            permissions = authenticator.at_once(token)
+        except TokenRefused as error:
+            self._refuse(error)
+            return
+        if permissions is not None:
+            self._grant(permissions)
             return
         self._inbox = []
         self._output.hold()
-        self._sessions.spawn(self._check(token))
+        self._sessions.spawn(self._check(authenticator, token))
 
-    async def _check(self, token: str) -> None:
+    async def _check(self, authenticator: Authenticator, token: str) -> None:
         """Check a token, then go on with what came meanwhile."""
-        permissions = await self._permissions(token)
-        if permissions is None or not self._open:
+        try:
+            permissions = await authenticator.authenticate(token)
+        except TokenRefused as error:
+            self._refuse(error)
+            return
+        except Exception:
+            self.fail()
+            raise
+        if not self._open:
             return
         self._output.cork()
-        if self.authenticated:
-            self._renew(permissions)
-        else:
-            self._welcome(permissions)
+        self._grant(permissions)
         waiting, self._inbox = self._inbox or (), None
         for position, data in enumerate(waiting):
             if self._inbox is not None:
@@ -183,19 +194,15 @@ class Session(Watcher):
         self._output.uncork()
         self._output.release()
 
-    async def _permissions(self, token: str) -> Permissions | None:
-        authenticator = self._sessions.authenticator
-        if authenticator is None:
-            return OPEN
-        try:
-            return await authenticator.authenticate(token)
-        except TokenRefused as error:
-            # Where the keys cannot be had nothing is known against the token: come back with it.
-            self._output.close(Close.RESTART if error.retryable else Close.TOKEN_REFUSED, error.reason)
-        except Exception:
-            self.fail()
-            raise
-        return None
+    def _refuse(self, error: TokenRefused) -> None:
+        # Where the keys cannot be had nothing is known against the token: come back with it.
+        self._output.close(Close.RESTART if error.retryable else Close.TOKEN_REFUSED, error.reason)
+
+    def _grant(self, permissions: Permissions) -> None:
+        if self.authenticated:
+            self._renew(permissions)
+        else:
+            self._welcome(permissions)
 
     def _use(self, permissions: Permissions) -> None:
         self.expires_at = math.inf if permissions.expires_at is None else permissions.expires_at

@@ -167,13 +167,14 @@ class Sessions:
             self.spawn(self.snapshots.sync(session, message))
         else:
             session.send(frames)
-            session.forget_announced()
+            named = message.predictions
+            session.forget_announced(named if named is None else (*named, *message.known))
 
     # The registry
 
     def add(self, connection: Connection) -> int:
         """Look after a connection from now on; returns the number of its group, for `remove`."""
-        group = (self._tick - random.randrange(SPREAD)) % GROUPS  # noqa: S311 -- spreads load, guards nothing
+        group = (self._tick - int(random.random() * SPREAD)) % GROUPS  # noqa: S311 -- spreads load, guards nothing
         self._groups[group].add(connection)
         return group
 

@@ -96,16 +96,22 @@ class Snapshots:
             return _synced(message, more=False)
         if message.predictions is None or len(message.predictions) > CHUNK:
             return None
-        found: list[tuple[str, Stored]] = []
+        found: list[Stored] = []
+        size = 0
         for prediction_id in message.predictions:
             stored = self._records.peek(prediction_id)
             if stored is None or stored.version < message.known.get(prediction_id, 0):
                 return None
-            found.append((prediction_id, stored))
-        if sum(len(stored.encoded) for _, stored in found) > FLUSH_BYTES:
+            found.append(stored)
+            size += len(stored.encoded)
+        if size > FLUSH_BYTES:
             return None
-        frames = [self._answer(session, message, prediction_id, stored) for prediction_id, stored in found]
-        return b"".join([*frames, _synced(message, more=False)])
+        frames = [
+            self._answer(session, message, prediction_id, stored)
+            for prediction_id, stored in zip(message.predictions, found, strict=True)
+        ]
+        frames.append(_synced(message, more=False))
+        return b"".join(frames)
 
     async def sync(self, session: Session, message: Subscribe) -> None:
         """Send the snapshots of a subscription and `synced`, waiting wherever the client's transport is full.

@@ -4,6 +4,7 @@
 it is checked (RFC 8725, 3.1). A symmetric algorithm is never taken with keys from a JWKS.
 """
 
+import contextlib
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
@@ -13,6 +14,7 @@ from typing import Any, Protocol
 import jwt
 from msgspec import Struct
 
+from gateway.compact_token import CompactTokens
 from gateway.permissions import API_KEY_SCOPES, Permissions, TokenRefused, from_claims
 
 SYMMETRIC = ("HS256",)
@@ -57,10 +59,22 @@ class SecretTokens:
         self._secret = secret
         self._claims = claims
         self._clock = clock
+        self._usual = None
+        with contextlib.suppress(jwt.InvalidKeyError):  # e.g. a public key: the library refuses what it signs
+            jwt.get_algorithm_by_name("HS256").prepare_key(secret)
+            self._usual = CompactTokens(secret, claims.audience, claims.issuer, LEEWAY)
+
+    def at_once(self, token: str) -> Permissions:
+        """See `Authenticator.at_once`; never None."""
+        now = self._clock()
+        claims = None if self._usual is None else self._usual.claims(token, now)
+        if claims is None:
+            claims = _decode(token, self._secret, SYMMETRIC, self._claims, now)
+        return from_claims(claims)
 
     async def authenticate(self, token: str) -> Permissions:
         """See `Authenticator.authenticate`."""
-        return from_claims(_decode(token, self._secret, SYMMETRIC, self._claims, self._clock()))
+        return self.at_once(token)
 
 
 class KeySetTokens:
@@ -76,6 +90,9 @@ class KeySetTokens:
         self._keys = keys
         self._claims = claims
         self._clock = clock
+
+    def at_once(self, token: str) -> None:
+        """See `Authenticator.at_once`: the keys may have to be fetched first."""
 
     async def authenticate(self, token: str) -> Permissions:
         """See `Authenticator.authenticate`; raises `KeysUnavailable` too."""
@@ -107,6 +124,10 @@ class ApiKeys:
 
     async def authenticate(self, token: str) -> Permissions:
         """See `Authenticator.authenticate`."""
+        return self.at_once(token)
+
+    def at_once(self, token: str) -> Permissions:
+        """See `Authenticator.at_once`; never None."""
         # Looking a digest up tells nothing about how much of a key was right.
         if sha256(token.encode("utf-8", "surrogateescape")).digest() in self._digests:
             return self._permissions
@@ -128,8 +149,8 @@ class Tokens:
         self._clock = clock
         self._seen: OrderedDict[bytes, tuple[Permissions, float]] = OrderedDict()
 
-    async def authenticate(self, token: str) -> Permissions:
-        """See `Authenticator.authenticate`; raises `KeysUnavailable` too."""
+    def at_once(self, token: str) -> Permissions | None:
+        """See `Authenticator.at_once`."""
         if len(token) > MAX_TOKEN:
             raise TokenRefused(f"it is longer than {MAX_TOKEN} characters")
         now = self._clock()
@@ -137,12 +158,32 @@ class Tokens:
         seen = self._seen.get(digest)
         if seen is not None and now < seen[1]:
             return seen[0]
-        permissions = await self._check(token)
+        refused: TokenRefused | None = None
+        for authenticator in self._authenticators:
+            try:
+                permissions = authenticator.at_once(token)
+            except TokenRefused as error:
+                refused = _telling(refused, error, authenticator)
+                continue
+            if permissions is not None:
+                self._remember(digest, permissions, now)
+            return permissions
+        raise refused or TokenRefused("no kind of token is configured")
+
+    async def authenticate(self, token: str) -> Permissions:
+        """See `Authenticator.authenticate`; raises `KeysUnavailable` too."""
+        permissions = self.at_once(token)
+        if permissions is None:
+            permissions = await self._check(token)
+            digest = sha256(token.encode("utf-8", "surrogateescape")).digest()
+            self._remember(digest, permissions, self._clock())
+        return permissions
+
+    def _remember(self, digest: bytes, permissions: Permissions, now: float) -> None:
         until = now + REMEMBER if permissions.expires_at is None else min(now + REMEMBER, permissions.expires_at)
         self._seen[digest] = (permissions, until)
         if len(self._seen) > REMEMBERED:
             self._seen.popitem(last=False)
-        return permissions
 
     async def _check(self, token: str) -> Permissions:
         refused: TokenRefused | None = None
@@ -150,10 +191,19 @@ class Tokens:
             try:
                 return await authenticator.authenticate(token)
             except TokenRefused as error:
-                # The one that says most: an outage before a refusal, a JWT's reason before `it is no API key`.
-                if refused is None or error.retryable or isinstance(authenticator, SecretTokens | KeySetTokens):
-                    refused = error if refused is None or not refused.retryable else refused
+                refused = _telling(refused, error, authenticator)
         raise refused or TokenRefused("no kind of token is configured")
+
+
+def _telling(
+    refused: TokenRefused | None, error: TokenRefused, authenticator: ApiKeys | KeySetTokens | SecretTokens
+) -> TokenRefused | None:
+    """Of two refusals the one that says most: an outage before a refusal, a JWT's reason before `it is no API key`."""
+    if refused is None:
+        return error
+    if refused.retryable:
+        return refused
+    return error if error.retryable or isinstance(authenticator, SecretTokens | KeySetTokens) else refused
 
 
 def _header(token: str) -> Mapping[str, Any]:

@@ -5,6 +5,8 @@ change by change (a snapshot under way, a version that the client has before the
 on the record) makes it not plain until that is settled.
 """
 
+from collections.abc import Iterable
+
 from gateway.hub import Hub, Sink
 from gateway.permissions import NOBODY, Permissions
 from streams.changes import Change
@@ -71,7 +73,8 @@ class Watcher:
                 self._distrust(key.removeprefix(PREDICTION))
         for prediction_id, version in known.items():
             self.has(prediction_id, version)
-        self._check_wide()
+        if len(keys) == 1 and not keys[0].startswith(PREDICTION):
+            self._check_wide()
         self.settle()
 
     def drop(self, keys: tuple[str, ...], sink: Sink) -> None:
@@ -221,13 +224,19 @@ class Watcher:
         self.forget_announced()
         return self._syncing
 
-    def forget_announced(self) -> None:
-        """Forget the floors of versions that the hub itself will not announce again."""
-        if not self._syncing:
-            keys = self.keys if self._floored and self.keys is not None else {}
-            named = [key.removeprefix(PREDICTION) for key, floor in keys.items() if floor]
+    def forget_announced(self, names: Iterable[str] | None = None) -> None:
+        """Forget the floors of versions that the hub itself will not announce again.
+
+        Args:
+            names: Of these predictions alone, instead of all.
+        """
+        if (self._floored or self._floors is not None) and not self._syncing:
+            if names is None:
+                keys = self.keys if self._floored and self.keys is not None else {}
+                named = [key.removeprefix(PREDICTION) for key, floor in keys.items() if floor]
+                names = (*named, *(self._floors or ()))
             version = self._hub.version
-            for prediction_id in (*named, *(self._floors or ())):
+            for prediction_id in names:
                 if version(prediction_id) >= self.floor(prediction_id):
                     self._forget_floor(prediction_id)
         self.settle()

@@ -132,13 +132,14 @@ class WebSocketConnection(asyncio.Protocol):
         if too_many:
             self.close(Close.TOO_MANY, too_many)
             return
-        if not self.session.start(token):
-            self.uncork()  # else what is sent once the token is checked goes out with it, in one write
+        checking = self.session.start(token)
         if not self.session.authenticated:
             self._opened = asyncio.get_running_loop().time()
             self._sessions.attend(self)
         if rest:
             self.data_received(rest)
+        if not checking:
+            self.uncork()  # else what is sent once the token is checked goes out with it, in one write
 
     # asyncio.Protocol
 
