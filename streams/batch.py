@@ -28,7 +28,7 @@ class Entry:
         self.events: list[tuple[Event, Record]] = []
         """Each with the record that it came in, which is its position too."""
         self.size = 0
-        """Bytes of the records' values."""
+        """Bytes of the records' values and headers."""
         self.before: Stored | None = None
         self.folded: Folded | None = None
         self.letters: Sequence[Letter] = ()
@@ -42,6 +42,8 @@ class Entry:
         """Append an event of this prediction."""
         self.events.append((event, record))
         self.size += len(record.value or b"")
+        if record.headers:  # ids and sources may stand there
+            self.size += sum([len(value or b"") for _, value in record.headers])
 
     @property
     def changed(self) -> bool:

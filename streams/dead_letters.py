@@ -12,7 +12,9 @@ TRUNCATED = "tidings-truncated"
 
 MESSAGE_MAX = 1000
 EVIDENCE = 65_536
-"""Bytes kept of the value of such a letter."""
+"""Bytes kept of the value of such a letter, and of its headers."""
+_DIGITS = 10
+"""Longer numbers are nobody's count."""
 
 
 def dead_letter(record: Record, code: str, message: str) -> NewRecord:
@@ -32,17 +34,19 @@ def dead_letter(record: Record, code: str, message: str) -> NewRecord:
 
 
 def shortened(letter: NewRecord) -> NewRecord:
-    """The letter with its value cut, where it is long: for a topic with less room than the events have."""
-    value = letter.value or b""
-    if len(value) <= EVIDENCE:
+    """The letter with what is long in it cut, for a topic that does not take it whole: headers go altogether."""
+    key, value, headers = letter.key, letter.value or b"", list(letter.headers)
+    if sum(len(name) + len(text or b"") for name, text in headers) > EVIDENCE:
+        headers = [(name, text) for name, text in headers if name in OWN_HEADERS or name == ATTEMPT]
+    if len(value) <= EVIDENCE and len(key or b"") <= EVIDENCE and len(headers) == len(letter.headers):
         return letter
-    headers = [*letter.headers, (TRUNCATED, b"%d" % len(value))]
-    return NewRecord(letter.key, value[:EVIDENCE], headers, letter.partition)
+    headers.append((TRUNCATED, b"%d" % len(value)))
+    return NewRecord(key and key[:EVIDENCE], value[:EVIDENCE], headers, letter.partition)
 
 
 def attempts(record: Record) -> int:
     """How often this record was dead-lettered before."""
     for name, value in record.headers:
-        if name == ATTEMPT and value.isdigit():
+        if name == ATTEMPT and value and value.isdigit() and len(value) < _DIGITS:
             return int(value)
     return 0

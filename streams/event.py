@@ -93,6 +93,12 @@ class Event(
     """How many fields it had that nobody knows."""
 
 
+LATEST = 10**14
+"""In ms: the year 5138. A later time was given in microseconds, and would not fit into every store."""
+LARGEST = 2**53
+"""Versions and offsets up to here are whole numbers to every reader of JSON, and fit into every store."""
+
+
 class Poison(ValueError):
     """A record that can never be applied: it goes to the dead letters with its code."""
 

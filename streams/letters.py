@@ -63,7 +63,7 @@ def read(record: Record) -> Letter | None:
             headers=[(name, value) for name, value in record.headers if name not in own],
             truncated=int(own[TRUNCATED]) if TRUNCATED in own else None,
         )
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, TypeError, AttributeError):
         return None
 
 

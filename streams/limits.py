@@ -30,5 +30,5 @@ def measure(records: Sequence[NewRecord], max_body: int) -> int:
 
 
 def _exact(record: NewRecord) -> int:
-    headers = sum(len(name) + len(value) + 8 for name, value in record.headers)
+    headers = sum(len(name) + len(value or b"") + 8 for name, value in record.headers)
     return len(record.key or b"") + len(record.value or b"") + headers

@@ -10,6 +10,7 @@ succeeded, failed, canceled: terminal
 bytes whenever they are replayed.
 """
 
+import re
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -18,7 +19,7 @@ from msgspec import Raw, Struct
 from msgspec.structs import replace
 
 from storage.prediction import Prediction, Source, Standing, Status, Tombstone, Transition
-from streams.event import Archive, Event, EventType
+from streams.event import LARGEST, LATEST, Archive, Event, EventType
 from streams.log import Place
 from streams.merging import advance, fill, merge, set_once
 
@@ -42,6 +43,9 @@ _STEPS: dict[tuple[Status | None, Status], tuple[Status, ...]] = {
     (_PROCESSING, Status.CANCELED): (Status.CANCELED,),
 }
 """The shortest path between two statuses, each step allowed by the table."""
+
+
+_partition = re.compile(r"[0-9]{1,9}")
 
 
 class Applied(Struct, frozen=True, gc=False):
@@ -323,11 +327,22 @@ def _repair(current: Standing | None, event: Event, position: Place | None, log:
         rebuilt = msgspec.json.decode(event.replace, type=Prediction)
     except (msgspec.DecodeError, RecursionError):
         return _STALE
-    if rebuilt.prediction_id != event.prediction_id:
+    if rebuilt.prediction_id != event.prediction_id or not _plausible(rebuilt, upto):
         return _STALE
     mended = replace(rebuilt, version=event.version, source=_source(rebuilt.source, position, log))
     step = not isinstance(current, Prediction) or current.status is not mended.status
     return Applied(mended, step=step)
+
+
+def _plausible(rebuilt: Prediction, upto: dict[str, int]) -> bool:
+    """Whether a rebuild that had read so far can have made this record; anything else no store could be sure to hold."""
+    if max(rebuilt.created_at, rebuilt.updated_at) > LATEST:
+        return False
+    offsets = rebuilt.source.offsets if rebuilt.source is not None else {}
+    return all(
+        _partition.fullmatch(partition) is not None and offset <= min(upto.get(partition, -1), LARGEST)
+        for partition, offset in offsets.items()
+    )
 
 
 # ---- what every applied event does ----

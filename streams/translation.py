@@ -24,7 +24,7 @@ from msgspec import Raw, Struct
 from msgspec.structs import force_setattr
 
 from storage.prediction import ABSENT, Status, valid_id
-from streams.event import Archive, Event, EventType, Poison
+from streams.event import LARGEST, LATEST, Archive, Event, EventType, Poison
 from streams.log import Record
 from streams.nesting import nested_over
 from streams.providers.provider import Provider, Webhook
@@ -75,7 +75,7 @@ def translate(record: Record, providers: Mapping[str, Provider]) -> Event:
 def _headers(record: Record) -> dict[str, bytes]:
     headers: dict[str, bytes] = {}
     for name, value in record.headers:
-        headers.setdefault(name.lower(), value)
+        headers.setdefault(name.lower(), value or b"")  # Kafka's may be null
     return headers
 
 
@@ -99,11 +99,15 @@ def _complete(event: Event, record: Record, headers: Mapping[str, bytes]) -> Eve
         raise Poison("bad-time", f"at {at} is before 2001; give milliseconds since the epoch")
     if timestamp < EARLIEST:  # a producer that sets none
         timestamp = at
+    if timestamp > LATEST:
+        raise Poison("bad-time", f"the record's time {timestamp} is after 5138; give milliseconds since the epoch")
     force_setattr(event, "at", at if at < timestamp else timestamp)
     force_setattr(event, "recorded_at", timestamp)
     if headers and PROVIDER_HEADER not in headers:
         force_setattr(event, "traceparent", headers.get(TRACE_HEADER))
         force_setattr(event, "archive", _archive(headers))
+    if event.tags or event.model is not None or event.owner is not None:
+        _check_names(event)
     if event.type is not _REPORT:
         _check_type(event)
     return event
@@ -129,6 +133,12 @@ def _settle_id(event: Event, key: bytes | None) -> None:
         )
 
 
+def _check_names(event: Event) -> None:
+    """What is listed by; a store that cannot hold it would refuse what another one has applied."""
+    if "\0" in (event.owner or "") or "\0" in (event.model or "") or any("\0" in tag for tag in event.tags):
+        raise Poison("wrong-type", "an owner, model or tag with the character U+0000; leave it out")
+
+
 def _check_type(event: Event) -> None:
     match event.type:
         case EventType.SUBMIT if event.attempt is None:
@@ -137,6 +147,8 @@ def _check_type(event: Event) -> None:
             raise Poison("missing-field", "archive needs assets or assetsError")
         case EventType.REPAIR if not event.replace or event.version is None or event.upto is None:
             raise Poison("missing-field", "repair needs replace, version and upto")
+        case EventType.REPAIR if event.version is not None and not 0 < event.version <= LARGEST:
+            raise Poison("wrong-type", f"version {event.version} is none; a repair's is the live one and 1")
 
 
 def _archive(headers: Mapping[str, bytes]) -> Archive:

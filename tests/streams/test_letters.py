@@ -48,6 +48,23 @@ def test_half_a_record_is_not_redriven() -> None:
         redriven(letter)
 
 
+def test_a_letter_with_too_many_headers_keeps_the_reason() -> None:
+    """Where headers or the key are what is large, they go, and the letter still says why and where from."""
+    huge = StoredRecord(EVENTS, 3, 9, 55, b"k" * (EVIDENCE + 1), b"value", [("x", b"y" * (EVIDENCE + 1)), ("z", None)])  # type: ignore[list-item]
+    cut = shortened(dead_letter(huge, "bad-id", "no id"))
+    assert sum(len(name) + len(value) for name, value in cut.headers) + len(cut.key or b"") < 2 * EVIDENCE
+    letter = read(stored(cut))
+    assert letter is not None
+    assert (letter.position, letter.code, letter.value, letter.truncated) == (Position(3, 9), "bad-id", b"value", 5)
+
+
+def test_a_count_that_is_none_is_not_believed() -> None:
+    """What stands in the header of the attempts may be anybody's; the letter is written all the same."""
+    for nonsense in (b"9" * 5000, b"-1", b"x", b"", None):
+        odd = StoredRecord(EVENTS, 3, 9, 55, b"p1", b"x", [(ATTEMPT, nonsense)])  # type: ignore[list-item]
+        assert (ATTEMPT, b"1") in dead_letter(odd, "not-json", "no JSON").headers
+
+
 def test_foreign_records_are_passed_over() -> None:
     """A record without our headers, or with nonsense in them, is no letter."""
     assert read(poison(1)) is None

@@ -4,6 +4,7 @@ import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -119,6 +120,34 @@ async def test_a_record_over_the_limit_is_split_out(log: Log) -> None:
         assert codes(await running.letters()) == ["record-too-large"]
         made = await running.prediction()
         assert (made.status, made.prompt, bool(made.output)) == (Status.SUCCEEDED, "a", False)
+
+
+async def test_no_record_stops_the_processor() -> None:
+    """Whatever a producer of the topic can put into a record, the next one is processed."""
+    log = MemoryLog()
+    big = "c" * 300_000
+    odd: list[tuple[bytes, list[tuple[str, Any]]]] = [
+        (b"{}", [("content-type", None)]),
+        (b"{}", [("tidings-provider", None)]),
+        (b"{}", [("ce_id", None), ("x", None)]),
+        (b"x", [("tidings-attempt", b"9" * 5000)]),
+        (b"{}", [("ce_id", big.encode()), ("ce_source", b"s"), ("ce_type", b"succeeded")]),
+        (b'{"owner":"\\u0000","status":"starting"}', []),
+        (b'{"type":"repair","replace":null,"version":99999999999999999999,"upto":{}}', []),
+    ]
+    async with pipeline(log, MemoryStore()) as running:
+        await log.append(EVENTS, [NewRecord(b"p1", value, headers) for value, headers in odd])
+        await running.send({"status": "processing"})
+        await running.settled()
+        assert codes(await running.letters()) == [
+            "unknown-provider",
+            "bad-cloudevent",
+            "not-json",
+            "wrong-type",
+            "wrong-type",
+            "record-too-large",
+        ]
+        assert (await running.prediction()).status is Status.PROCESSING
 
 
 class Fussy(MemoryStore):

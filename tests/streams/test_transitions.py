@@ -6,8 +6,9 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from storage.prediction import TERMINAL, Prediction, Standing, Status, Tombstone, encode, to_builtins
+from storage.prediction import TERMINAL, Prediction, Source, Standing, Status, Tombstone, encode, to_builtins
 from streams.event import Event
 from streams.log import Position
 from streams.merging import LOGS_TAIL
@@ -254,6 +255,27 @@ def test_delete_leaves_a_tombstone_that_late_reports_do_not_lift() -> None:
     assert isinstance(again.record, Prediction)
     assert (again.record.version, trail(again.record)) == (3, ["starting"])
     assert isinstance(judge(grave, event(type="create", owner="stranger"), 2), Rejected)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"created_at": 10**18},
+        {"source": Source(LOG, {"zero": 0})},
+        {"source": Source(LOG, {"9" * 30: 0})},
+        {"source": Source(LOG, {"0": 1})},
+        {"source": Source(LOG, {"0": 2**60})},
+    ],
+)
+def test_a_repair_that_no_rebuild_can_have_made_is_stale(wrong: dict[str, Any]) -> None:
+    """Times and positions that a store could not hold, or that lie beyond what was read, do not get into one."""
+    live = record(event("processing"))
+    right = replace(live, prompt="mended")
+    assert isinstance(
+        judge(live, event(type="repair", replace=to_builtins(right), version=2, upto={"0": 0}), 7), Applied
+    )
+    forged = event(type="repair", replace=to_builtins(replace(right, **wrong)), version=2, upto={"0": 0})
+    assert isinstance(judge(live, forged, 7), Stale)
 
 
 def test_repair_replaces_only_what_the_rebuild_had_read() -> None:
