@@ -76,7 +76,7 @@ def parse(record: Record) -> Change | None:
         return None
     version = 0
     status = owner = model = position = expires_at = traceparent = deleted_at = None
-    tags: tuple[str, ...] = ()
+    tags: list[str] = []
     try:
         for name, value in record.headers:  # every gateway does this for every change
             if name == "v":
@@ -91,7 +91,7 @@ def parse(record: Record) -> Change | None:
             elif name == "m":
                 model = value.decode()
             elif name == "t":
-                tags = (*tags, value.decode())
+                tags.append(value.decode())
             elif name == "x":
                 expires_at = int(value)
             elif name == "traceparent":
@@ -102,9 +102,19 @@ def parse(record: Record) -> Change | None:
             return None
         text = record.value or b""
         return Change(
-            key.decode(), version, text, status, owner, model, tags, position, expires_at, traceparent, deleted_at
+            key.decode(),
+            version,
+            text,
+            status,
+            owner,
+            model,
+            tuple(tags),
+            position,
+            expires_at,
+            traceparent,
+            deleted_at,
         )
-    except ValueError:
+    except (ValueError, TypeError, AttributeError):  # a header of Kafka's may be null
         return None
 
 

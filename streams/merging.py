@@ -40,9 +40,9 @@ def set_once(current: Prediction, event: Event, changes: dict[str, Any], *, over
 def _monotone(current: Prediction, event: Event, changes: dict[str, Any]) -> None:
     """What only ever grows, whatever the order: tags, the log, progress."""
     if event.tags:
-        new = tuple(tag for tag in dict.fromkeys(event.tags) if tag not in current.tags)
-        if new:
-            changes["tags"] = tuple(sorted((*current.tags, *new)))
+        tags = {*current.tags, *event.tags}
+        if len(tags) > len(current.tags):
+            changes["tags"] = tuple(sorted(tags))
     if event.logs is not None:
         length = len(event.logs)
         if length > (current.logs_length or 0):
