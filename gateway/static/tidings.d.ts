@@ -125,8 +125,21 @@ export class Tidings extends EventTarget {
   connect(): void;
   /** End every watch and the connection, for good. */
   close(): void;
-  addEventListener(type: "state", listener: (event: CustomEvent<StateEvent>) => void): void;
-  addEventListener(type: "error", listener: (event: CustomEvent<TidingsError>) => void): void;
+  addEventListener(
+    type: "state",
+    listener: (event: CustomEvent<StateEvent>) => void,
+    options?: boolean | AddEventListenerOptions,
+  ): void;
+  addEventListener(
+    type: "error",
+    listener: (event: CustomEvent<TidingsError>) => void,
+    options?: boolean | AddEventListenerOptions,
+  ): void;
+  addEventListener(
+    type: string,
+    listener: EventListenerOrEventListenerObject | null,
+    options?: boolean | AddEventListenerOptions,
+  ): void;
 }
 
 export interface StateEvent {
