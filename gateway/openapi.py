@@ -15,6 +15,8 @@ from storage.prediction import Status
 
 PARAMETERS: dict[str, Schema] = {
     "id": {"in": "path", "required": True, "description": "1 to 256 bytes without spaces, commas and controls"},
+    "hash": {"in": "path", "required": True, "description": "As in the field that the content stands for: sha256-..."},
+    "path": {"in": "path", "required": True, "description": "As in the record's assets"},
     "provider": {"in": "path", "required": True, "description": "A provider that is configured here"},
     "token": {"in": "query", "description": "HMAC-SHA256 of the id in the URL with the service's webhook key"},
     "status": {"in": "query", "schema": {"enum": [status.value for status in Status]}},
@@ -78,6 +80,14 @@ OPERATIONS = (
         method="get", path=_ID + "/events", summary="Follow a prediction until it ends",
         parameters=("Last-Event-ID", "access_token"), answers={200: "", 204: ""}, problems=(404,),
         media="text/event-stream",
+    ),
+    Operation(
+        method="get", path=_ID + "/blobs/{hash}", summary="Read a field that is too large for its record",
+        parameters=("If-None-Match",), answers={200: "", 304: ""}, problems=(404,),
+    ),
+    Operation(
+        method="get", path="/assets/{path}", summary="A file of a finished prediction, by its secret address",
+        answers={200: "", 206: "", 302: "", 304: ""}, problems=(404,), open=True, media="*/*",
     ),
     Operation(
         method="get", path="/api/events", summary="Follow several predictions, or all of an owner, a tag or a model",

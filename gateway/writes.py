@@ -22,6 +22,7 @@ from gateway.predictions import answer_with, find, may_read
 from gateway.problems import Problem, bad_request, forbidden, not_found, unprocessable
 from storage.prediction import Prediction, Status
 from storage.store import Stored
+from streams.blobs import FIELD_MAX, settle
 from streams.event import Event, Poison
 from streams.log import EVENTS, NewRecord, Position, StoredRecord
 from streams.transitions import Applied, Duplicate, Rejected, Stale, decide
@@ -84,9 +85,12 @@ class Draft:
     def _event(self, now: int) -> Event:
         record = StoredRecord(EVENTS, 0, 0, now, self.prediction_id.encode(), self.value, self.headers)
         try:
-            return translate(record, {})
+            event = translate(record, {})
         except Poison as poison:
             raise unprocessable("Invalid field", f"{poison}; mend it and send the request again.") from None
+        if len(self.value) > FIELD_MAX:
+            settle(event)
+        return event
 
     async def append(self, trace: str | None) -> Position:
         """Append it; returns where it lies. Raises what the log raises."""

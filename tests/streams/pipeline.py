@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 
 from storage.cached import CachedStore
+from storage.objects import ObjectStorage
 from storage.prediction import Prediction
 from storage.store import PredictionStore
 from streams import changes
@@ -86,6 +87,7 @@ async def pipeline(
     cached: bool = True,
     providers: dict[str, Provider] | None = None,
     expiry: Expiry | None = None,
+    objects: ObjectStorage | None = None,
     strict: bool = False,
     record_max: int = 524_288,
     reached: Callable[[int], None] | None = None,
@@ -93,7 +95,7 @@ async def pipeline(
     """Run a processor between them until the block ends."""
     inner: PredictionStore = CachedStore(store) if cached else store
     rules = Rules(await log.identity(), strict, record_max)
-    processor = Processor(log, inner, providers or {}, rules, expiry=expiry, reached=reached)
+    processor = Processor(log, inner, providers or {}, rules, expiry=expiry, objects=objects, reached=reached)
     task = asyncio.create_task(processor.run())
     try:
         yield Pipeline(log, inner, processor)
