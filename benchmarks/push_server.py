@@ -18,6 +18,7 @@ import uvloop
 
 from gateway.front import FrontServer
 from gateway.hub import Hub
+from gateway.owners import OwnerLimits, Owners
 from gateway.protocol import change_frame
 from gateway.reader import ChangesReader
 from gateway.sessions import SessionLimits, Sessions
@@ -64,7 +65,8 @@ class Bench:
         self.store = CachedStore(self.memory)
         self.hub = Hub()
         authenticator = SecretTokens(sys.argv[1].encode(), Claims()) if len(sys.argv) > 1 else None
-        self.sessions = Sessions(self.hub, self.store, authenticator, SessionLimits())
+        owners = Owners(OwnerLimits(connections=1_000_000))  # the tokens differ, but are all one subject's
+        self.sessions = Sessions(self.hub, self.store, authenticator, SessionLimits(), owners=owners)
         self.reader = ChangesReader(self.log, self.hub, self.store)
         self.front = FrontServer(self.sessions, self._no_http)
         self.versions = 0
@@ -103,7 +105,13 @@ class Bench:
     async def measure(self) -> dict[str, Any]:
         """Where things stand."""
         stall, self.stall = self.stall, 0.0
-        return {"cpu": cpu(), "sys": resource.getrusage(resource.RUSAGE_SELF).ru_stime, "rss": rss(), "sessions": len(self.sessions), "stall": stall}
+        return {
+            "cpu": cpu(),
+            "sys": resource.getrusage(resource.RUSAGE_SELF).ru_stime,
+            "rss": rss(),
+            "sessions": len(self.sessions),
+            "stall": stall,
+        }
 
     async def watch_stalls(self) -> dict[str, Any]:
         """From now on remember the longest time that the loop did not turn."""

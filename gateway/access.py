@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from aiohttp import web
 
@@ -42,25 +43,41 @@ class Door:
         Raises:
             Problem: 403 or 429.
         """
-        self._check(request.headers, request.remote or "")
+        headers, peer = request.headers, request.remote or ""
+        self._check_source(headers, peer)
+        address = self._limited(headers, peer)
+        if address is not None:
+            self._check_rate(address)
 
-    def admit(self, headers: Mapping[str, str], peer: str) -> Problem | None:
-        """Judge a WebSocket's handshake as `check` judges a request; None lets it in."""
+    def admit(self, headers: Mapping[str, str], peer: str) -> Problem | Callable[[], None] | None:
+        """Judge a WebSocket's handshake.
+
+        Args:
+            headers: Their names in lower case.
+            peer: The address at the other end of the connection.
+
+        Returns:
+            What stands against it; else what is to be called when the connection is gone, if anything.
+        """
         try:
-            self._check(headers, peer)
+            self._check_source(headers, peer)
         except Problem as problem:
             return problem
-        return None
+        address = self._limited(headers, peer)
+        if address is None:
+            return None
+        connections = self._gateway.connections
+        if not connections.enter(address, self._clock()):
+            return _too_many("This address opens too many WebSockets; open fewer, or wait.", 1.0)
+        return partial(connections.leave, address)
 
-    def _check(self, headers: Mapping[str, str], peer: str) -> None:
+    def _check_source(self, headers: Mapping[str, str], peer: str) -> None:
         # Names in lower case: aiohttp's mapping does not mind, and a handshake's is a plain dictionary of such.
         if self._hosts is not None and (host := headers.get("host")) not in self._known:
             self._check_host(host)
         origin = headers.get("origin")
         if origin is not None and origin not in self._gateway.allowed_origins:
             self._check_origin(origin, headers, peer)
-        if peer != "127.0.0.1" or self._gateway.trusted_proxies:
-            self._check_rate(headers, peer)
 
     async def caller(self, request: web.Request, token: str | None = None) -> Permissions:
         """Check the request and tell whose it is.
@@ -143,19 +160,22 @@ class Door:
                 f"Pages of {origin[:100]!r} may not use this service; add the origin to TIDINGS_ALLOWED_ORIGINS.",
             )
 
-    def _check_rate(self, headers: Mapping[str, str], peer: str) -> None:
+    def _limited(self, headers: Mapping[str, str], peer: str) -> str | None:
+        """The address that limits apply to; None for this machine's own, where no proxy speaks for another."""
+        if peer == "127.0.0.1" and not self._gateway.trusted_proxies:
+            return None
         address = self._client(headers, peer)
-        if is_loopback(address) and address == peer:
-            return
+        return None if is_loopback(address) and address == peer else address
+
+    def _check_rate(self, address: str) -> None:
         wait = self._gateway.limits.take(address, self._clock())
         if wait:
-            raise Problem(
-                429,
-                "too-many-requests",
-                "Too many requests",
-                "This address asks faster than is allowed; wait as long as Retry-After says.",
-                headers={"Retry-After": str(math.ceil(wait))},
-            )
+            raise _too_many("This address asks faster than is allowed; wait as long as Retry-After says.", wait)
+
+
+def _too_many(detail: str, wait: float) -> Problem:
+    headers = {"Retry-After": str(math.ceil(wait))}
+    return Problem(429, "too-many-requests", "Too many requests", detail, headers=headers)
 
 
 def _bearer(header: str | None) -> str | None:

@@ -9,7 +9,7 @@ from msgspec import Raw
 from prometheus_client import REGISTRY, CollectorRegistry
 
 from gateway.hub import Hub
-from gateway.limits import AddressLimits, TrustedProxies
+from gateway.limits import AddressConnections, AddressLimits, TrustedProxies
 from gateway.permissions import Authenticator
 from gateway.webhook_counts import WebhookCounts
 from storage.objects import ObjectStorage
@@ -105,6 +105,7 @@ class Gateway:
     """Hosts (without port) by which it may be reached in open mode, beside the loopback ones; None: any."""
     trusted_proxies: TrustedProxies = field(default_factory=TrustedProxies)
     limits: AddressLimits = field(default_factory=AddressLimits)
+    connections: AddressConnections = field(default_factory=AddressConnections)
     max_body: int = 10 * 1024 * 1024
     version: str = "0"
     image_sources: tuple[str, ...] = ()

@@ -4,7 +4,7 @@ Pure: the clock is an argument.
 """
 
 import ipaddress
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
 
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -94,6 +94,44 @@ class AddressLimits:
         if len(self._buckets) > MAX_ADDRESSES:
             self._buckets.popitem(last=False)
         return 0.0 if allowed else (1.0 - tokens) / self.rate
+
+
+class AddressConnections:
+    """Counts the WebSockets of each address.
+
+    Args:
+        most: Open at once.
+        handshakes: How often an address may begin one.
+    """
+
+    def __init__(self, most: int = 1_000, handshakes: AddressLimits | None = None) -> None:
+        self.most = most
+        self._handshakes = handshakes or AddressLimits(rate=50.0, burst=500.0)
+        self._open: Counter[str] = Counter()
+
+    def enter(self, address: str, now: float) -> bool:
+        """Count one more; False where that is too many at once, or too fast. Each that enters has to `leave`.
+
+        Args:
+            address: The client's.
+            now: Seconds of any clock that only goes forward.
+        """
+        if self._open[address] >= self.most or self._handshakes.take(address, now):
+            if not self._open[address]:
+                del self._open[address]
+            return False
+        self._open[address] += 1
+        return True
+
+    def leave(self, address: str) -> None:
+        """One is gone."""
+        self._open[address] -= 1
+        if not self._open[address]:
+            del self._open[address]
+
+    def __len__(self) -> int:
+        """How many addresses have any."""
+        return len(self._open)
 
 
 def _parse(address: str) -> IPAddress | None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from gateway import protocol
 from gateway.hub import Delivery
 from gateway.outbox import Outbox
+from gateway.owners import Owner
 from gateway.permissions import NOBODY, OPEN, Authenticator, Permissions, TokenRefused
 from gateway.protocol import Auth, Close, Ping, Subscribe, Unsubscribe, change_frame, frame
 from gateway.watcher import Watcher
@@ -58,6 +59,7 @@ class Session(Watcher):
         "_open",
         "_outbox",
         "_output",
+        "_owner",
         "_paused",
         "_plain",
         "_refilling",
@@ -78,6 +80,7 @@ class Session(Watcher):
         self._paused = False
         self._refilling = False
         self._drained: asyncio.Future[None] | None = None
+        self._owner: Owner | None = None
         self._inbox: list[bytes] | None = None
         """Messages that came while a token is checked."""
 
@@ -106,6 +109,9 @@ class Session(Watcher):
         """The connection is gone or going: let go of everything."""
         if self._open:
             self._open = False
+            if self._owner is not None:
+                self._sessions.owners.leave(self._owner, self.count)
+                self._owner = None
             self.leave(self)
             self._outbox = self._inbox = None
             self._wake()
@@ -199,10 +205,36 @@ class Session(Watcher):
         self._output.close(Close.RESTART if error.retryable else Close.TOKEN_REFUSED, error.reason)
 
     def _grant(self, permissions: Permissions) -> None:
-        if self.authenticated:
+        if not self._belong(permissions.subject):
+            self._output.close(Close.TOO_MANY, "too many connections of this owner; close some")
+        elif self.authenticated:
             self._renew(permissions)
         else:
             self._welcome(permissions)
+
+    def _belong(self, subject: str | None) -> bool:
+        """Count as a session of this owner from now on; False where that is one too many."""
+        former, owners = self._owner, self._sessions.owners
+        if former is not None and former.subject == subject:
+            return True
+        self._owner = None
+        if former is not None:
+            owners.leave(former, self.count)
+        if subject is not None:
+            self._owner = owners.enter(subject, self.count)
+        return subject is None or self._owner is not None
+
+    def spend(self, cost: int) -> bool:
+        """Count what the client sent; whether its owner sends too much altogether."""
+        owner = self._owner
+        if owner is None:
+            return False
+        rate = self._sessions.owners.limits.messages_per_second
+        return owner.spend(cost, rate, asyncio.get_running_loop().time())
+
+    def _count(self, more: int) -> None:
+        if self._owner is not None:
+            self._owner.subscriptions += more
 
     def _use(self, permissions: Permissions) -> None:
         self.expires_at = math.inf if permissions.expires_at is None else permissions.expires_at
@@ -214,7 +246,9 @@ class Session(Watcher):
 
     def _renew(self, permissions: Permissions) -> None:
         self._use(permissions)
-        for key in self.narrow(permissions, self):
+        ended = self.narrow(permissions, self)
+        self._count(-len(ended))
+        for key in ended:
             self.reply(protocol.error_message(None, "forbidden", f"the new token does not cover {key}"))
         self._prune()
 
@@ -233,13 +267,21 @@ class Session(Watcher):
         if self.count + len(keys) > limit or self.floors + len(message.known) > 2 * limit:
             self._output.close(Close.TOO_MANY, f"more than {limit} subscriptions; watch an owner or a tag instead")
             return 0
+        most = self._sessions.owners.limits.subscriptions
+        if self._owner is not None and self._owner.subscriptions + len(keys) > most:
+            self._output.close(Close.TOO_MANY, f"more than {most} subscriptions of this owner; watch the owner instead")
+            return 0
+        before = self.count
         self.watch(keys, message.known, self)
+        self._count(self.count - before)
         self.reply(protocol.subscribed_message(message.ref))
         self._sessions.sync(self, message)
         return (len(keys) + len(message.known)) // 50
 
     def _unsubscribe(self, message: Unsubscribe) -> None:
+        before = self.count
         self.drop(protocol.keys(message), self)
+        self._count(self.count - before)
         self._prune()
         self.reply(protocol.unsubscribed_message(message.ref))
 

@@ -17,6 +17,7 @@ from msgspec import Struct
 
 from gateway import protocol
 from gateway.hub import Hub, Sink
+from gateway.owners import Owners
 from gateway.permissions import Authenticator
 from gateway.protocol import Close, Subscribe, frame
 from gateway.session import Session
@@ -27,6 +28,9 @@ SPREAD = 20
 """Groups over which connections that open at the same moment are spread, so that their pings are no burst."""
 
 SLICE = 500
+
+LAST_HEADS = 0.5
+"""Seconds at the end for the requests of connections that were accepted just before: they are served like the others."""
 
 _log = structlog.get_logger()
 
@@ -98,6 +102,7 @@ class Sessions:
         authenticator: Turns tokens into permissions; None: everything is allowed.
         limits: Of each session.
         now: Seconds since the epoch, for expiry.
+        owners: What the sessions of one owner may use together.
     """
 
     def __init__(
@@ -107,8 +112,10 @@ class Sessions:
         authenticator: Authenticator | None = None,
         limits: SessionLimits | None = None,
         now: Callable[[], float] = time.time,
+        owners: Owners | None = None,
     ) -> None:
         self.hub = hub
+        self.owners = Owners() if owners is None else owners
         self.limits = limits or SessionLimits()
         self.authenticator = authenticator
         self.snapshots = Snapshots(records, hub, lambda: int(now() * 1000))
@@ -261,6 +268,9 @@ class Sessions:
                     await self._gone.wait()
         for connection in [one for group in self._groups for one in group]:
             connection.abort()
+        until = min(deadline, loop.time() + LAST_HEADS)
+        while self._attention and loop.time() < until:
+            await asyncio.sleep(0.02)
         for visited in list(self._attention):
             visited.abort()
         await self._finish(max(0.1, deadline - loop.time()))

@@ -76,6 +76,7 @@ class WebSocketConnection(asyncio.Protocol):
         "_leave",
         "_on_lost",
         "_opened",
+        "_overdrawn",
         "_parts",
         "_progress",
         "_sessions",
@@ -106,6 +107,8 @@ class WebSocketConnection(asyncio.Protocol):
         """Bytes that wait until the session may read again."""
         self._holds = 0
         self._spent = 0
+        self._overdrawn = False
+        """Whether it is held for what it, or its owner, has sent beyond the rate."""
         self._group = -1
         self._closing_since: float | None = None
         self._opened = 0.0
@@ -244,12 +247,14 @@ class WebSocketConnection(asyncio.Protocol):
         return self.session.receive(message)
 
     def _spend(self, cost: int) -> None:
+        if not cost:
+            return
         self._spent += cost
-        if self._spent > self._sessions.limits.frames_per_second:
-            if self._spent - cost <= self._sessions.limits.frames_per_second:
-                self.hold()
-            self._sessions.attend(self)
-        elif self._spent == cost:
+        owner_over = self.session.spend(cost)
+        if not self._overdrawn and (owner_over or self._spent > self._sessions.limits.frames_per_second):
+            self._overdrawn = True
+            self.hold()
+        if self._overdrawn or self._spent == cost:
             self._sessions.attend(self)
 
     @property
@@ -370,12 +375,11 @@ class WebSocketConnection(asyncio.Protocol):
 
     def _earn(self, amount: float) -> bool:
         """Forgive some of what was spent; True where there is more to forgive."""
-        limit = self._sessions.limits.frames_per_second
-        over = self._spent > limit
         self._spent = max(0, self._spent - round(amount))
-        if over and self._spent <= limit:
+        if self._overdrawn and self._spent <= self._sessions.limits.frames_per_second and not self.session.spend(0):
+            self._overdrawn = False
             self.release()
-        return self._spent > 0
+        return self._overdrawn or self._spent > 0
 
     def _watch_progress(self, now: float, limit: float) -> None:
         """Close a connection to which nothing at all got through for the limit."""

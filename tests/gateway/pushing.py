@@ -12,6 +12,7 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from gateway.front import Admit, FrontServer, admit_all
 from gateway.hub import Hub, Sink
+from gateway.owners import OwnerLimits, Owners
 from gateway.permissions import Authenticator, Permissions, TokenRefused
 from gateway.reader import ChangesReader
 from gateway.server import HttpServer
@@ -51,12 +52,13 @@ class Push:
         limits: SessionLimits | None = None,
         admit: Admit = admit_all,
         now: Callable[[], float] = time.time,
+        owners: OwnerLimits | None = None,
     ) -> None:
         self.log = MemoryLog()
         self.memory = MemoryStore()
         self.store = CachedStore(self.memory)
         self.hub = Hub(on_error=self._failed)
-        self.sessions = Sessions(self.hub, self.store, authenticator, limits, now)
+        self.sessions = Sessions(self.hub, self.store, authenticator, limits, now, Owners(owners))
         self.reader = ChangesReader(self.log, self.hub, self.store)
         app = web.Application()
         self.http = HttpServer(app)
