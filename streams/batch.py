@@ -66,6 +66,12 @@ class Entry:
         if folded.rejected or self.letters:
             self.letters = [(self.events[index][1], r.code, r.reason) for index, r in folded.rejected]
 
+    @property
+    def doubtful(self) -> bool:
+        """Whether something is lost for good if what stands is not what the events were judged by."""
+        folded = self.folded
+        return folded is not None and self.before is not None and bool(folded.rejected or folded.dropped)
+
     def contents_to_put(self) -> dict[str, bytes]:
         """The contents that the folded record refers to, and the one before it did not, by path."""
         if not self.contents or not self.changed:

@@ -6,11 +6,12 @@ from msgspec import Struct
 
 from storage.prediction import Standing, Tombstone
 from storage.store import Stored
-from streams.event import Event
+from streams.event import Event, EventType
 from streams.log import Place
 from streams.transitions import Applied, Duplicate, Rejected, Stale, decide
 
 DAY = 86_400_000
+_REPORT = EventType.REPORT
 
 
 class Rules(Struct, frozen=True, gc=False):
@@ -56,6 +57,9 @@ class Folded(Struct, gc=False):
     stale: int = 0
     behind: int = 0
     duplicates: int = 0
+    dropped: int = 0
+    """Of the stale ones those that another state of the record would have let through: a create, a request, or anything
+    said of a deleted prediction."""
     position: Place | None = None
     """Of the last event applied."""
     recorded_at: int = 0
@@ -104,6 +108,7 @@ def fold(
             case Stale():
                 folded.stale += 1
                 folded.behind += decision.behind
+                folded.dropped += event.type is not _REPORT or isinstance(folded.record, Tombstone)
             case Rejected():
                 folded.rejected = (*folded.rejected, (index, decision))
     return folded

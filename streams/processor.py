@@ -5,18 +5,20 @@ A batch goes through these steps; the numbers stand in the code as well:
 1. take a bounded batch
 2. load the current records in one call
 3. fold: translate, decide
-4. put what is too large for a record into object storage; write the store by compare-and-set on the version
-5. announce the changes, keep the dead letters, and wait for the log's word
+4. keep the dead letters; put what is too large for a record into object storage; write the store by compare-and-set on
+   the version
+5. announce the changes, and wait for the log's word
 6. commit the offsets, in the background, one commit in flight
 
 A crash anywhere redelivers: what was applied is a duplicate by its position, is announced again, and subscribers drop
 the version that they have. A consumer that lost its partitions without noticing fails the compare-and-set, reloads,
-and sees the duplicates.
+and sees the duplicates. A dead letter is kept before the record moves past its position: after that, a redelivery would
+take the event for a duplicate, and it would be nowhere.
 """
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from time import perf_counter
 from typing import TypeVar
 
@@ -60,6 +62,10 @@ log_ = structlog.get_logger("tidings.processor")
 
 def _nothing(_step: int) -> None:
     """Nobody wants to see inside."""
+
+
+def _letters(entries: Iterable[Entry]) -> Iterable[Letter]:
+    return (letter for entry in entries for letter in entry.letters)
 
 
 class Abandoned(Exception):
@@ -107,6 +113,8 @@ class Processor:
         self._generation = -1
         self._stopping = asyncio.Event()
         self._done: dict[int, int] = {}
+        self._kept: set[tuple[int, int]] = set()
+        """Positions of this batch's records that are dead letters by now."""
         self._uncommitted = False
         self._committer: asyncio.Task[None] | None = None
         self.statistics = Statistics()
@@ -186,18 +194,21 @@ class Processor:
         load_done = perf_counter()
 
         grouped.fold(loaded, self._rules)  # 3
+        await self._look_again(entries)
         self._reached(3)
         folded = perf_counter()
 
-        await self._write(entries)  # 4
+        self._kept.clear()
+        await self._keep([*grouped.poison, *_letters(entries.values())])  # 4
+        await self._write(entries)
+        await self._keep(_letters(entries.values()))
         self._reached(4)
         written = perf_counter()
 
-        letters = [self._letter(*letter) for letter in grouped.poison]
-        letters += [self._letter(*letter) for entry in entries.values() for letter in entry.letters]
         changes = self._announcements(entries)
         changes += await self._repeat(entries)
-        await self._announce(changes, letters)  # 5
+        if changes:
+            await self._insist(lambda: self._log.append(CHANGES, changes))  # 5
         self._reached(5)
         announced = perf_counter()
 
@@ -217,6 +228,38 @@ class Processor:
             ),
         )
 
+    async def _look_again(self, entries: Mapping[str, Entry]) -> None:
+        """Events that are about to be dropped for good are judged by what the store has, not by a copy of it."""
+        doubtful = [(i, e) for i, e in entries.items() if e.doubtful]
+        if not doubtful or not hasattr(self._store, "load_fresh"):
+            return
+        fresh = await self._insist(lambda: self._load_fresh([prediction_id for prediction_id, _ in doubtful]))
+        for prediction_id, entry in doubtful:
+            stored = fresh.get(prediction_id)
+            if stored is None or entry.before is None or stored.version != entry.before.version:
+                entry.fold(stored, self._rules)
+
+    # ---- 4: dead letters ----
+
+    async def _keep(self, letters: Iterable[Letter]) -> None:
+        """Put these into the dead letters, each once in a batch."""
+        new = [letter for letter in letters if (letter[0].partition, letter[0].offset) not in self._kept]
+        if not new:
+            return
+        records = [self._letter(*letter) for letter in new]
+        try:
+            await self._insist(lambda: self._log.append(DEAD_LETTERS, records))
+        except RecordTooLarge:
+            for record in records:
+                await self._keep_alone(record)
+        self._kept.update((record.partition, record.offset) for record, _, _ in new)
+
+    async def _keep_alone(self, letter: NewRecord) -> None:
+        try:
+            await self._insist(lambda: self._log.append(DEAD_LETTERS, [letter]))
+        except RecordTooLarge:
+            await self._insist(lambda: self._log.append(DEAD_LETTERS, [shortened(letter)]))
+
     def _letter(self, record: Record, code: str, message: str) -> NewRecord:
         self.statistics.dead_letters[code] = self.statistics.dead_letters.get(code, 0) + 1
         log_.warning(
@@ -229,6 +272,7 @@ class Processor:
     async def _write(self, entries: Mapping[str, Entry]) -> None:
         todo = [(i, e) for i, e in entries.items() if e.changed]
         while todo:
+            await self._keep(_letters(entry for _, entry in todo))
             for _, entry in todo:
                 if entry.contents:
                     await self._put_contents(entry)
@@ -261,6 +305,7 @@ class Processor:
         if len(entry.events) == 1:
             entry.folded = None
             entry.letters = [(entry.events[0][1], "refused", refused.reason)]
+            await self._keep(entry.letters)
             return
         written: Entry | None = None
         before = entry.before
@@ -270,6 +315,7 @@ class Processor:
             single.contents = entry.contents
             single.add(event, record)
             single.fold(before, self._rules)
+            await self._keep(single.letters)
             await self._write({prediction_id: single})
             letters += single.letters
             if single.changed:
@@ -316,16 +362,6 @@ class Processor:
             position = Position(last.partition, offsets.get(str(last.partition), last.offset))
             changes.append(announcement(record, stored.encoded, position=position, expires_at=stored.expires_at))
         return changes
-
-    async def _announce(self, changes: list[NewRecord], letters: list[NewRecord]) -> None:
-        if changes:
-            await self._insist(lambda: self._log.append(CHANGES, changes))
-        if letters:
-            try:
-                await self._insist(lambda: self._log.append(DEAD_LETTERS, letters))
-            except RecordTooLarge:
-                cut = [shortened(letter) for letter in letters]
-                await self._insist(lambda: self._log.append(DEAD_LETTERS, cut))
 
     # ---- 6: commit ----
 

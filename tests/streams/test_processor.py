@@ -6,12 +6,14 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from msgspec.structs import replace
 
+from storage.cached import CachedStore
 from storage.errors import StoreUnavailable
 from storage.memory import MemoryStore
-from storage.prediction import Status, Tombstone, encode
+from storage.prediction import Prediction, Status, Tombstone, encode
 from storage.sqlite import SqliteStore
 from storage.store import Outcome, PredictionStore, Refused, Write
 from streams.fold import Expiry, Rules
@@ -110,6 +112,81 @@ async def test_a_contradiction_is_a_dead_letter_and_changes_nothing(log: Log) ->
         [letter] = await running.letters()
         assert dict(letter.headers)["tidings-error-message"] == b"Invalid transition from succeeded to failed"
         assert (await running.prediction()).status is Status.SUCCEEDED
+
+
+CONTRADICTED: tuple[dict[str, Any], ...] = (
+    {"status": "processing"},
+    {"status": "succeeded"},
+    {"status": "failed"},
+    {"status": "succeeded", "imageUrl": "https://example.com/a.png"},
+)
+"""The third is rejected, and the fourth moves the record past its position."""
+
+
+async def test_a_crash_after_the_write_loses_no_dead_letter(log: Log) -> None:
+    """A rejected event is kept before the record moves past it: read again, it would pass for a duplicate."""
+
+    def crash(step: int) -> None:
+        if step == 4:
+            raise InterruptedError("killed")
+
+    store = MemoryStore()
+    rules = Rules(await log.identity())
+    await log.append(EVENTS, [NewRecord(b"p1", msgspec.json.encode(event)) for event in CONTRADICTED])
+    with pytest.raises(InterruptedError):
+        await asyncio.wait_for(Processor(log, CachedStore(store), {}, rules, reached=crash).run(), 20)
+    async with pipeline(log, store) as running:
+        await running.settled()
+        assert {dict(letter.headers)["tidings-offset"] for letter in await running.letters()} == {b"2"}
+        assert (await running.prediction()).image_url == "https://example.com/a.png"
+
+
+class Forgetful(MemoryStore):
+    """Writes, and loses its first answer."""
+
+    answered = False
+
+    async def write(self, writes: Sequence[Write]) -> list[Outcome]:
+        outcomes = await super().write(writes)
+        if not self.answered:
+            self.answered = True
+            raise StoreUnavailable("the connection broke")
+        return outcomes
+
+
+async def test_a_write_whose_answer_is_lost_loses_no_dead_letter(log: Log) -> None:
+    """What was written and is tried again looks like a duplicate; its rejected events are kept all the same, once."""
+    async with pipeline(log, Forgetful()) as running:
+        await running.send(*CONTRADICTED)
+        await running.settled()
+        assert codes(await running.letters()) == ["contradiction"]
+        assert (await running.prediction()).image_url == "https://example.com/a.png"
+        assert [change.version for change in await running.changes()] == [3]
+
+
+async def test_what_is_about_to_be_dropped_is_judged_by_the_store(log: Log) -> None:
+    """Another processor has created again what was deleted: what is said of it is not dropped on an old copy's word."""
+    store = MemoryStore()
+    async with pipeline(log, store) as running:
+        await running.send({"status": "starting"}, {"type": "delete"})
+        await running.send({"status": "processing"}, key="p2")
+        await running.settled()
+        for key, status in (("p1", Status.PROCESSING), ("p2", Status.SUCCEEDED)):
+            standing = (await store.load([key]))[key].standing()
+            newer = Prediction(
+                prediction_id=key,
+                status=status,
+                version=standing.version + 1,
+                created_at=standing.updated_at,
+                updated_at=standing.updated_at,
+                source=standing.source,
+            )
+            assert await store.write([Write(newer, encode(newer), standing.version)]) == [None]
+        await running.send({"status": "succeeded"})
+        await running.send({"type": "archive", "assets": [{"url": "https://example.com/a.png"}]}, key="p2")
+        await running.settled()
+        assert (await running.prediction()).status is Status.SUCCEEDED
+        assert (await running.prediction("p2")).image_url == "https://example.com/a.png"
 
 
 async def test_a_record_over_the_limit_is_split_out(log: Log) -> None:
