@@ -42,6 +42,8 @@ LOOK_AGAIN = 30.0
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0
 """Seconds before a create call is repeated, where the provider does not say."""
 MAX_REASON = 500
+SECRET_LENGTH = 6
+"""Characters: less is no secret, and would be found in any word."""
 PAGES = 5
 """Of the provider's list, read before a create call is repeated that the provider failed at."""
 
@@ -384,8 +386,9 @@ def reason_of(answer: Answer, hidden: Sequence[str]) -> str:
             said = text
             break
     said = " ".join(said.split())
-    for secret in filter(None, hidden):
-        said = said.replace(secret, "...")
+    for secret in hidden:
+        if len(secret) >= SECRET_LENGTH:
+            said = said.replace(secret, "...")
     return f"{answer.status}: {said[:MAX_REASON]}" if said else str(answer.status)
 
 

@@ -83,7 +83,7 @@ class ThinWebhooks:
         try:
             while True:
                 try:
-                    records = await consumer.fetch(BATCH, 0.5)
+                    records = await consumer.fetch(BATCH, 0.5 if self._thin else 0)
                     self._noticed(consumer)
                     self.last_alive = time.monotonic()
                     for record in records:
@@ -91,6 +91,8 @@ class ThinWebhooks:
                         self._take(record)
                     await self._room()
                     await self._commit(consumer)
+                    if not self._thin:
+                        await asyncio.sleep(0.5)  # not woken by every event
                 except LogError as error:
                     if not error.retryable:
                         raise
