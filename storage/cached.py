@@ -27,6 +27,8 @@ class _Entry(Struct, gc=False):
     """On the monotonic clock, in seconds."""
     used: bool = False
     """Read since it was last passed over for eviction."""
+    told: bool = False
+    """Put by somebody who heard of it, maybe long ago: the store may have something newer."""
 
 
 class _Fill:
@@ -122,14 +124,17 @@ class CachedStore:
         return stored
 
     def put(self, prediction_id: str, stored: Stored) -> None:
-        """Keep a state that was committed or announced, unless a newer one is known. Tombstones too."""
+        """Keep a state that was announced, unless a newer one is known. Tombstones too."""
+        self._put(prediction_id, stored, told=True)
+
+    def _put(self, prediction_id: str, stored: Stored, *, told: bool) -> None:
         if self._fills and (fill := self._fills.get(prediction_id)) is not None:
             fill.overtaken = True
         for touched in self._bulk:
             touched.add(prediction_id)
         if self._absent:
             self._absent.pop(prediction_id, None)
-        self._keep(prediction_id, stored)
+        self._keep(prediction_id, stored, told=told)
 
     def invalidate(self, prediction_id: str) -> None:
         """Forget the id; a read of it that is under way is not kept either."""
@@ -184,6 +189,13 @@ class CachedStore:
 
     async def load(self, prediction_ids: Sequence[str]) -> dict[str, Stored]:
         """What stands under these ids, tombstones and expired ones included; only what is not in memory is read."""
+        return await self._load(prediction_ids, certain=False)
+
+    async def load_certain(self, prediction_ids: Sequence[str]) -> dict[str, Stored]:
+        """As `load`, but what was only heard of (`put`) is read: for whoever is the only writer of these records."""
+        return await self._load(prediction_ids, certain=True)
+
+    async def _load(self, prediction_ids: Sequence[str], *, certain: bool) -> dict[str, Stored]:
         entries = self._entries
         now = self._timer()
         all_fresh = self._steady or now < self._fresh_until
@@ -191,7 +203,11 @@ class CachedStore:
         missing: list[str] = []
         for prediction_id in prediction_ids:
             entry = entries.get(prediction_id)
-            if entry is not None and (now < entry.until or (all_fresh and entry.stored.status is not None)):
+            if (
+                entry is not None
+                and (now < entry.until or (all_fresh and entry.stored.status is not None))
+                and not (certain and entry.told)
+            ):
                 entry.used = True
                 found[prediction_id] = entry.stored
             else:
@@ -218,8 +234,12 @@ class CachedStore:
             stored = found.get(prediction_id)
             if prediction_id in touched:
                 entry = self._entries.get(prediction_id)
-                if entry is not None and (stored is None or entry.stored.version > stored.version):
+                if entry is None:
+                    continue
+                if stored is None or entry.stored.version > stored.version:
                     found[prediction_id] = entry.stored
+                else:
+                    self._keep(prediction_id, stored)
             elif stored is not None:
                 self._keep(prediction_id, stored)
             else:
@@ -239,7 +259,7 @@ class CachedStore:
             if outcome is None:
                 if write.expected == 0:
                     self._drop(write.record.prediction_id)  # a tombstone that the store has purged
-                self.put(write.record.prediction_id, write.stored)
+                self._put(write.record.prediction_id, write.stored, told=False)
             elif isinstance(outcome, Conflict):
                 self.invalidate(write.record.prediction_id)
         return outcomes
@@ -281,10 +301,11 @@ class CachedStore:
         self._finish(prediction_id, fill)
         if not fill.overtaken:
             self._filled(prediction_id, stored)
-        elif (entry := self._entries.get(prediction_id)) is not None and (
-            stored is None or entry.stored.version > stored.version
-        ):
-            stored = None if hidden(entry.stored, self._clock()) else entry.stored
+        elif (entry := self._entries.get(prediction_id)) is not None:
+            if stored is None or entry.stored.version > stored.version:
+                stored = None if hidden(entry.stored, self._clock()) else entry.stored
+            else:
+                self._keep(prediction_id, stored)
         fill.result.set_result(stored)
         return stored
 
@@ -305,7 +326,7 @@ class CachedStore:
         now = self._timer()
         return now < entry.until or (now < self._fresh_until and entry.stored.status is not None)
 
-    def _keep(self, prediction_id: str, stored: Stored) -> None:
+    def _keep(self, prediction_id: str, stored: Stored, *, told: bool = False) -> None:
         entries = self._entries
         until = self._timer() + self._ttl
         entry = entries.get(prediction_id)
@@ -313,11 +334,12 @@ class CachedStore:
             if stored.version < entry.stored.version and (entry.stored.status is not None or self._fresh(entry)):
                 return
             self._size += len(stored.encoded) - len(entry.stored.encoded)
+            entry.told = told and (entry.told or stored.version != entry.stored.version)
             entry.stored = stored
             entry.until = until
             entry.used = True
         else:
-            entries[prediction_id] = _Entry(stored, until)
+            entries[prediction_id] = _Entry(stored, until, told=told)
             self._size += len(stored.encoded) + len(prediction_id) + _OVERHEAD
         if self._size > self._most_bytes or len(entries) > self._most_records:
             self._evict()

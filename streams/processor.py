@@ -189,7 +189,7 @@ class Processor:
         entries = grouped.entries
         translated = perf_counter()
 
-        loaded = await self._insist(lambda: self._store.load(list(entries)))  # 2
+        loaded = await self._insist(lambda: self._load(list(entries)))  # 2
         self._reached(2)
         load_done = perf_counter()
 
@@ -324,6 +324,12 @@ class Processor:
         entry.folded = written.folded if written is not None else None
         if written is not None:
             entry.encoded, entry.expires_at = written.encoded, written.expires_at
+
+    async def _load(self, ids: Sequence[str]) -> dict[str, Stored]:
+        """What stands, by a cache only where it is what this processor wrote or read."""
+        load = getattr(self._store, "load_certain", None) or self._store.load
+        result: dict[str, Stored] = await load(ids)
+        return result
 
     async def _load_fresh(self, ids: Sequence[str]) -> dict[str, Stored]:
         fresh = getattr(self._store, "load_fresh", None) or self._store.load

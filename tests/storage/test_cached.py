@@ -173,6 +173,39 @@ async def test_older_put(cache: CachedStore) -> None:
     assert cache.peek("p") == state(3)
 
 
+async def test_hearsay_is_no_certainty(store: Gate, cache: CachedStore) -> None:
+    """What somebody only heard of may be older than the store: whoever decides by it reads it, once."""
+    await store.write([creation("p", version=2)])
+    cache.put("p", state(1))
+    assert (await cache.load(["p"]))["p"].version == 1
+    assert (await cache.load_certain(["p"]))["p"].version == 2
+    assert (await cache.load_certain(["p"]))["p"].version == 2
+    assert store.loads == [["p"]]
+    cache.put("p", state(2))  # heard of again: nothing new
+    assert await cache.write([writing(prediction("p", 3), 2)]) == [None]
+    cache.put("p", state(3))
+    assert (await cache.load_certain(["p"]))["p"].version == 3
+    assert store.loads == [["p"]]
+    cache.put("p", state(4))
+    await cache.load_certain(["p"])
+    assert store.loads == [["p"], ["p"]]
+
+
+@pytest.mark.parametrize("bulk", [False, True])
+async def test_a_late_word_does_not_spoil_a_fill(store: Gate, cache: CachedStore, bulk: bool) -> None:
+    """An older state that is heard of while the store is read does not stay when the read brings a newer one."""
+    await store.write([creation("p", version=2)])
+    store.gate.clear()
+    reading = asyncio.ensure_future(cache.load_fresh(["p"]) if bulk else cache.get("p"))
+    await asyncio.sleep(0)
+    cache.put("p", state(1))
+    store.gate.set()
+    await reading
+    kept = cache.peek("p")
+    assert kept is not None
+    assert kept.version == 2
+
+
 async def test_absent_for_two_seconds(store: Gate, cache: CachedStore, clock: Clock) -> None:
     """For an id that the store does not have it is not asked again for two seconds, unless it is written or put."""
     for _ in range(3):
