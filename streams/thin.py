@@ -5,6 +5,7 @@ what comes twice is Stale by the rules. The group also deals out the partitions 
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Collection, Mapping
 
@@ -25,9 +26,11 @@ GROUP = "tidings-reconciler"
 BATCH = 500
 MOST_OPEN = 200
 """Webhooks being fetched for at once; beyond that nothing more is read."""
-TRIES = 12
+COMMIT_EVERY = 1.0
+"""Seconds; what is read again after a crash costs a look at the record."""
+TRIES = 60
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0
-"""Seconds between tries: about seven minutes in all, after which the silence of the prediction is what counts."""
+"""Seconds between tries: about an hour in all."""
 OLDEST = 86_400_000
 """Ms: what a webhook older than this speaks of is no longer kept at any provider."""
 
@@ -68,6 +71,7 @@ class ThinWebhooks:
         self._read: dict[int, int] = {}
         self._committed: dict[int, int] = {}
         self._open: dict[tuple[int, int], asyncio.Task[None]] = {}
+        self._committed_at = 0.0
         self.last_alive = time.monotonic()
         self.fetched = 0
 
@@ -89,9 +93,11 @@ class ThinWebhooks:
                     for record in records:
                         self._read[record.partition] = record.offset + 1
                         self._take(record)
-                    await self._room()
-                    await self._commit(consumer)
-                    if not self._thin:
+                    if self._thin:
+                        await self._make_room(consumer)
+                        if time.monotonic() - self._committed_at >= COMMIT_EVERY:
+                            await self._commit(consumer)
+                    else:
                         await asyncio.sleep(0.5)  # not woken by every event
                 except LogError as error:
                     if not error.retryable:
@@ -99,6 +105,8 @@ class ThinWebhooks:
                     _log.warning("thin.log_unavailable", error=str(error))
                     await asyncio.sleep(0.5)
         finally:
+            with contextlib.suppress(LogError):  # what is not committed is read again
+                await self._commit(consumer)
             for task in self._open.values():
                 task.cancel()
             await asyncio.gather(*self._open.values(), return_exceptions=True)
@@ -111,14 +119,17 @@ class ThinWebhooks:
             self._committed.clear()
             _log.info("reconciler.assigned", partitions=sorted(consumer.assigned()))
 
-    async def _room(self) -> None:
-        while len(self._open) >= MOST_OPEN:
-            await asyncio.wait(list(self._open.values()), timeout=0.5, return_when=asyncio.FIRST_COMPLETED)
+    async def _make_room(self, consumer: Consumer) -> None:
+        """Read nothing more for a moment where too much is open; whoever polls goes on polling."""
+        if len(self._open) < MOST_OPEN:
+            consumer.resume()
+            return
+        consumer.pause()
+        await asyncio.wait(list(self._open.values()), timeout=0.5, return_when=asyncio.FIRST_COMPLETED)
 
     async def _commit(self, consumer: Consumer) -> None:
         """Everything up to the first webhook that is still being fetched for."""
-        if self._read == self._committed:
-            return
+        self._committed_at = time.monotonic()
         done = dict(self._read)
         for partition, offset in self._open:
             if partition in done:
