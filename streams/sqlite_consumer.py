@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 BATCH = 500
 """Records read in one go; about half a millisecond of the event loop's time."""
+FETCH_BYTES = 16_777_216
+"""Bytes of values after which a fetch ends early, so that large records do not add up to gigabytes."""
 
 
 class SqliteConsumer:
@@ -44,12 +46,14 @@ class SqliteConsumer:
     async def _take(self, limit: int) -> list[StoredRecord]:
         """Up to `limit` records, in portions that leave the event loop some air."""
         records: list[StoredRecord] = []
+        size = 0
         while True:
             portion, more = self._log.read(self._topic, self._position, min(limit - len(records), BATCH))
             if portion:
                 self._position = portion[-1].offset + 1
                 records = records + portion if records else portion
-            if not more or len(records) >= limit:
+            size += sum([len(record.value or b"") for record in portion])
+            if not more or len(records) >= limit or size >= FETCH_BYTES:
                 return records
             position = self._position
             await asyncio.sleep(0)

@@ -158,6 +158,10 @@ class Writer:
                 results = translate(error, self._path)
             except LogError as error:
                 results = error
+            except Exception as error:
+                # A fault of one who wrote: those who shared the transaction may try again, and the thread outlives it.
+                kind = LogError if len(batch) == 1 else LogUnavailable
+                results = kind(f"{self._path} cannot take a write: {type(error).__name__}: {error}")
             try:
                 self._loop.call_soon_threadsafe(self._finish, batch, results)
             except RuntimeError:  # the loop is closed: nobody waits any more

@@ -11,7 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from streams.log import CHANGES, DEAD_LETTERS, EVENTS, Log, LogMisconfigured, LogUnavailable, NewRecord, Record
+from streams import sqlite_consumer
+from streams.log import (
+    CHANGES,
+    DEAD_LETTERS,
+    EVENTS,
+    Log,
+    LogError,
+    LogMisconfigured,
+    LogUnavailable,
+    NewRecord,
+    Record,
+)
 from streams.logs import open_log
 from streams.sqlite_file import APPLICATION_ID, connect
 from streams.sqlite_log import SqliteLog
@@ -197,6 +208,33 @@ async def test_large_records_are_read_in_portions(log: SqliteLog) -> None:
         sizes.append(sum([len(record.value or b"") for record in batch]))
     assert sum(sizes) == 40_000_000
     assert max(sizes) <= 2_000_000
+
+
+async def test_a_fetch_is_bounded_in_bytes(log: SqliteLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A consumer that is behind gets fewer records where they are large, and all of them in the end."""
+    monkeypatch.setattr(sqlite_consumer, "FETCH_BYTES", 3_000_000)
+    await log.append(EVENTS, [NewRecord(b"k", b"x" * 1_000_000)] * 10)
+    consumer = log.consume(EVENTS, "g")
+    sizes = []
+    while records := await consumer.fetch(2000, 0.1):
+        sizes.append(len(records))
+    assert sum(sizes) == 10
+    assert max(sizes) <= 4
+
+
+async def test_a_record_that_cannot_be_written_stops_nobody(log: SqliteLog) -> None:
+    """Whoever appends what no log can hold is told; those who append at the same time may try again, and then it works."""
+    wrong = NewRecord(b"k", b"v", [("x", object())])  # type: ignore[list-item]
+    right = NewRecord(b"k", b"v")
+    with pytest.raises(LogError, match="cannot take a write") as alone:
+        await log.append(EVENTS, [wrong])
+    assert not alone.value.retryable
+    first, second = await asyncio.gather(
+        log.append(EVENTS, [wrong]), log.append(EVENTS, [right]), return_exceptions=True
+    )
+    assert isinstance(first, LogError)
+    assert isinstance(second, LogUnavailable)
+    assert [position.offset for position in await log.append(EVENTS, [right])] == [0]
 
 
 async def test_old_records_are_removed(path: Path) -> None:
