@@ -269,7 +269,7 @@ class Sessions:
         for connection in [one for group in self._groups for one in group]:
             connection.abort()
         until = min(deadline, loop.time() + LAST_HEADS)
-        while self._attention and loop.time() < until:
+        while self._attention and loop.time() < until:  # noqa: ASYNC110 - what is visited leaves without a word
             await asyncio.sleep(0.02)
         for visited in list(self._attention):
             visited.abort()

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import socket
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -14,7 +15,7 @@ from msgspec import structs
 
 from gateway.app import build_health_app
 from gateway.front import listen
-from gateway.gateway import Check
+from gateway.gateway import Check, Gateway
 from gateway.server import HttpServer
 from storage.cached import CachedStore
 from storage.errors import StorageError
@@ -34,6 +35,7 @@ from tidings.serving import GatewayRole, bare_gateway
 from tidings.settings import Settings
 from tidings.stamping import stamping_of
 from tidings.tasks import ProviderTasks
+from tidings.workers import orphaned
 
 SWEEP_EVERY = 60.0
 """Seconds between removals of what is past its time."""
@@ -76,10 +78,18 @@ async def serve(
         async with running(settings, reached, patience, submission_reached) as service:
             if ready is not None:
                 ready(service.port)
+            if settings.parent is not None:
+                service.start(_end_with_parent(settings.parent, stop), "orphaned")
             await service.until(stop)
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)
+
+
+async def _end_with_parent(parent: int, stop: asyncio.Event) -> None:
+    await orphaned(parent)
+    stop.set()
+    await asyncio.Event().wait()
 
 
 class Service:
@@ -90,6 +100,8 @@ class Service:
         self.cache = cache
         self.observation = observation
         self.port = 0
+        self.health_port = 0
+        """Of this process alone, where it has one beside the shared one."""
         self.processor: Processor | None = None
         self.gateway: GatewayRole | None = None
         self.tasks: ProviderTasks | None = None
@@ -129,7 +141,7 @@ async def running(
     """A service that has started; it is stopped in order when the block ends: webhooks first, then the processor."""
     async with AsyncExitStack() as stack:
         # Taken before anything else is touched: a port in use is the commonest mistake, and must cost nothing.
-        listening = listen(settings.host, settings.port, reuse_port=settings.workers > 1)
+        listening = listen(settings.host, settings.port, reuse_port=settings.shared_port)
         stack.callback(listening.close)
         opened = await stack.enter_async_context(parts(settings))
         opened = structs.replace(opened, log=ObservedLog(opened.log), store=ObservedStore(opened.store))
@@ -166,6 +178,10 @@ async def running(
                 gateway.add_check("archiver", service.archiver.ready)
                 gateway.add_statistics("archiver", service.archiver.archiver.figures)
             service.port = await stack.enter_async_context(gateway.serving(listening))
+            if settings.health_port is not None:
+                own = listen("127.0.0.1", settings.health_port, reuse_port=settings.shared_port)
+                stack.callback(own.close)
+                service.health_port = await stack.enter_async_context(_health(gateway.gateway, own))
         else:
             service.port = await stack.enter_async_context(_health_alone(settings, service, listening))
         if "reconciler" in settings.roles:
@@ -177,7 +193,7 @@ async def running(
         watching = service.start(observation.run(), "observation")
         stack.callback(watching.cancel)
         if settings.port_file is not None:
-            _write_port(settings.port_file, service.port)
+            write_port(settings.port_file, service.port, *([service.health_port] if service.health_port else []))
             stack.callback(settings.port_file.unlink, missing_ok=True)
         collector.settle()
         log_.info(
@@ -229,7 +245,7 @@ async def _sweep(store: PredictionStore) -> None:
 
 
 @asynccontextmanager
-async def _health_alone(settings: Settings, service: Service, listening: Any) -> AsyncIterator[int]:
+async def _health_alone(settings: Settings, service: Service, listening: socket.socket) -> AsyncIterator[int]:
     gateway = bare_gateway(settings, service.parts, service.cache)
     observation = service.observation
     gateway.alive = observation.alive
@@ -241,6 +257,13 @@ async def _health_alone(settings: Settings, service: Service, listening: Any) ->
     if service.archiver is not None:
         checks["archiver"] = service.archiver.ready
     gateway.ready = checks
+    async with _health(gateway, listening) as port:
+        yield port
+
+
+@asynccontextmanager
+async def _health(gateway: Gateway, listening: socket.socket) -> AsyncIterator[int]:
+    """Health and metrics on a socket of their own; gives its port."""
     http = HttpServer(build_health_app(gateway))
     await http.start()
     server = await asyncio.get_running_loop().create_server(http.connection, sock=listening)
@@ -251,8 +274,8 @@ async def _health_alone(settings: Settings, service: Service, listening: Any) ->
         await http.close()
 
 
-def _write_port(file: Path, port: int) -> None:
-    """Whole or not at all: whoever waits for the file reads a number."""
+def write_port(file: Path, *ports: int) -> None:
+    """Whole or not at all: whoever waits for the file reads numbers."""
     draft = file.with_name(f".{file.name}.{os.getpid()}")
-    draft.write_text(f"{port}\n")
+    draft.write_text("".join(f"{port}\n" for port in ports))
     draft.replace(file)

@@ -123,6 +123,11 @@ class GatewayRole:
         self._statistics: dict[str, Callable[[], object]] = {"gateway": self._figures}
         gateway.stats = self._statistics
 
+    @property
+    def gateway(self) -> Gateway:
+        """What the HTTP side works with."""
+        return self._gateway
+
     def observed_by(self, observation: Observation) -> None:
         """What watches this gateway from outside: its lag counts for readiness, and where it is stuck for liveness."""
         gateway = self._gateway

@@ -84,6 +84,12 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Flag `--port-file`: the chosen port is written there once it is open."""
     workers: Positive = 1
     """Flag `--workers`: gateway processes on one port; more than one takes a log that is Kafka."""
+    health_port: Annotated[int, Meta(ge=0, le=65535)] | None = None
+    """Flag `--health-port`: health and metrics on a port of this process alone, beside the one that it shares."""
+    shared_port: bool = False
+    """One of several gateways on one port, started by another process."""
+    parent: int | None = None
+    """The id of the process that has started this one, which ends with it."""
     no_breaker: bool = False
     """Flag `--no-breaker`: go on processing although nearly everything is poison."""
     origins: dict[str, str] = {}
@@ -135,7 +141,7 @@ class Settings(Struct, frozen=True, kw_only=True):
 
 
 SECRETS = frozenset({"cloudflare_token", "worker_token", "webhook_key", "jwt_secret", "api_keys"})
-FLAGS_ONLY = frozenset({"port_file", "workers", "no_breaker"})
+FLAGS_ONLY = frozenset({"port_file", "workers", "health_port", "shared_port", "parent", "no_breaker"})
 DERIVED = frozenset({"providers", "origins"})
 
 
@@ -160,6 +166,8 @@ def check(settings: Settings) -> None:
         )
     if settings.workers > 1 and not settings.log.startswith("kafka://"):
         raise SettingsError("--workers: more than one gateway process takes TIDINGS_LOG=kafka://...")
+    if settings.workers > 1 and "gateway" not in settings.roles:
+        raise SettingsError("--workers: is for gateways, and --role names none; start more processes instead")
     both_files = settings.log.startswith("sqlite://") and settings.store.startswith("sqlite://")
     if both_files and sqlite_path(settings.log) == sqlite_path(settings.store):
         raise SettingsError(f"TIDINGS_STORE: {settings.store} is the log's file; give the store its own")

@@ -1,9 +1,13 @@
 """`tidings serve`: the service."""
 
-from argparse import Namespace
+from argparse import SUPPRESS, Namespace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tidings.commands import running
+
+if TYPE_CHECKING:
+    from tidings.settings import Settings
 
 ABOUT = """Run the service: everything in one process, or the roles named.
 
@@ -24,12 +28,17 @@ def register(commands: running.Commands) -> None:
         "--no-breaker", action="store_const", const=True, help="go on processing although nearly everything is poison"
     )
     parser.add_argument("--workers", metavar="N", help="gateway processes on one port (where the log is Kafka)")
+    parser.add_argument(
+        "--health-port", metavar="PORT", help="health and metrics on a port of their own as well; 0: any"
+    )
+    parser.add_argument("--shared-port", action="store_const", const=True, help=SUPPRESS)
+    parser.add_argument("--parent", help=SUPPRESS)
 
 
 def run(arguments: Namespace) -> None:
     """Serve until told to stop."""
     names = ("host", "port", "port_file", "role", "log", "store", "workers", "no_breaker")
-    settings = running.settings(arguments, *names)
+    settings = running.settings(arguments, *names, "health_port", "shared_port", "parent")
     from tidings.settings import check_serving
 
     check_serving(settings)
@@ -38,4 +47,35 @@ def run(arguments: Namespace) -> None:
 
     settings = with_webhook_key(settings)
     journal.configure()
-    running.run_loop(service.serve(settings))
+    if settings.workers > 1:
+        _supervise(settings, arguments)
+    else:
+        running.run_loop(service.serve(settings))
+
+
+def _supervise(settings: "Settings", arguments: Namespace) -> None:
+    """Start the workers, and look after them."""
+    from gateway.front import listen
+    from tidings.service import write_port
+    from tidings.workers import Ended, supervise
+
+    given = [("--host", arguments.host), ("--log", arguments.log), ("--store", arguments.store)]
+    given.append(("--config", arguments.config))
+    flags = [part for flag, value in given if value is not None for part in (flag, str(value))]
+    flags += ["--no-breaker"] if settings.no_breaker else []
+    # Bound but not listened on: the port is ours before a worker starts, and no connection comes here.
+    with listen(settings.host, settings.port, reuse_port=True) as held:
+
+        def ready(port: int) -> None:
+            if settings.port_file is not None:
+                write_port(settings.port_file, port)
+
+        try:
+            running.run_loop(supervise(settings, held.getsockname()[1], flags, ready))
+        except Ended as error:
+            raise running.Failure(str(error), error.code if error.code > 0 else running.FAILED) from None
+        except TimeoutError:
+            raise running.Failure("a process did not serve in time; its own lines say what it waits for") from None
+        finally:
+            if settings.port_file is not None:
+                settings.port_file.unlink(missing_ok=True)
