@@ -8,11 +8,15 @@ from typing import Any
 
 import msgspec
 
+from gateway.access import Door
 from gateway.app import build_app
+from gateway.front import FrontServer
 from gateway.gateway import Gateway
 from gateway.hub import Hub
 from gateway.reader import ChangesReader
 from gateway.server import HttpServer
+from gateway.sessions import Sessions
+from gateway.websocket_adapter import upgrade_route
 from storage.cached import CachedStore
 from storage.memory import MemoryStore
 from storage.prediction import Prediction, Standing, decode, encode
@@ -39,6 +43,7 @@ class SmallService:
         self.expiry = Expiry()
         parts: dict[str, Any] = {"log": self.log, "store": self.store, "reader": self.reader, "hub": self.hub}
         self.gateway = Gateway(**{**parts, **settings})
+        self.sessions = Sessions(self.hub, self.store, self.gateway.authenticator)
         self.port = 0
         self._processor: Processor | None = None
         self._processing: asyncio.Task[None] | None = None
@@ -46,6 +51,10 @@ class SmallService:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def ws_url(self) -> str:
+        return f"ws://127.0.0.1:{self.port}/api/ws"
 
     async def start_processor(self) -> None:
         rules = Rules(await self.log.identity(), strict=self.gateway.strict)
@@ -78,17 +87,22 @@ class SmallService:
 async def small_service(*, processing: bool = True, **settings: Any) -> AsyncIterator[SmallService]:
     """A running service; the settings are those of `Gateway`."""
     service = SmallService(**settings)
+
+    def connection() -> asyncio.Protocol:
+        return http.connection()
+
+    front = FrontServer(service.sessions, connection, Door(service.gateway).admit)
+    service.gateway.websocket = upgrade_route(front.door)
     http = HttpServer(build_app(service.gateway))
     await http.start()
     await service.reader.start()
     if processing:
         await service.start_processor()
-    server = await asyncio.get_running_loop().create_server(http.connection, "127.0.0.1", 0)
-    service.port = server.sockets[0].getsockname()[1]
+    service.port = await front.start()
     try:
         yield service
     finally:
-        server.close()
+        await front.close(0.0, 1.0)
         await http.close()
         await service.stop_processor()
         await service.reader.close()
