@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
+from aiokafka import AIOKafkaProducer
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import CommitFailedError, OutOfOrderSequenceNumber
@@ -24,6 +25,7 @@ from streams.log import (
     LogMisconfigured,
     LogUnavailable,
     NewRecord,
+    Record,
 )
 from streams.logs import open_log
 from tests.broker import Broker, free_port
@@ -143,6 +145,32 @@ async def test_keys_are_partitioned_as_java_does(kafka_url: str, topic_prefix: s
         assert [position.partition for position in positions] == [(h & 0x7FFFFFFF) % 7 for h in hashes.values()]
     finally:
         await log.close()
+
+
+@pytest.mark.parametrize("codec", [None, "gzip", "snappy", "lz4", "zstd"])
+async def test_what_others_produce_is_read(
+    kafka_url: str, kafka_address: str, topic_prefix: str, codec: str | None
+) -> None:
+    """Another service's records are read however it compresses them, with headers that have no value."""
+    log = await open_log(kafka_url, topic_prefix=topic_prefix, partitions=1)
+    producer = AIOKafkaProducer(bootstrap_servers=kafka_address, compression_type=codec)
+    await producer.start()
+    for _ in range(20):
+        await producer.send_and_wait(
+            topic_prefix + EVENTS, b'{"status":"processing"}' * 20, b"k", headers=[("x", None)]
+        )
+    await producer.stop()
+    consumer = log.consume(EVENTS, "g")
+    records: list[Record] = []
+
+    async def all_read() -> bool:
+        records.extend(await consumer.fetch(100, 0.1))
+        return len(records) == 20
+
+    await eventually(all_read, 30)
+    assert all((record.value or b"").startswith(b'{"status":"processing"}') for record in records)
+    assert [dict(record.headers)["x"] for record in records] == [None] * 20
+    await log.close()
 
 
 async def test_concurrent_appends_share_requests(kafka_url: str, topic_prefix: str) -> None:
