@@ -141,6 +141,28 @@ async def test_a_crash_after_the_write_loses_no_dead_letter(log: Log) -> None:
         assert (await running.prediction()).image_url == "https://example.com/a.png"
 
 
+@pytest.mark.parametrize("step", [1, 2, 3, 4, 5])
+async def test_a_crash_at_any_step_loses_nothing_and_applies_nothing_twice(log: Log, step: int) -> None:
+    """Whatever the step that a batch ended at, its last state is announced, its record right and its poison kept."""
+
+    def crash(reached: int) -> None:
+        if reached == step:
+            raise InterruptedError("killed")
+
+    store = MemoryStore()
+    rules = Rules(await log.identity())
+    values = [b'{"status":"processing"}', b'{"progress":0.5}', b"poison", b'{"status":"succeeded"}']
+    await log.append(EVENTS, [NewRecord(b"p1", value) for value in values])
+    with pytest.raises(InterruptedError):
+        await asyncio.wait_for(Processor(log, CachedStore(store), {}, rules, reached=crash).run(), 20)
+    assert not (await log.committed(EVENTS, "tidings-processor")).get(0)
+    async with pipeline(log, store) as running:
+        await running.settled()
+        assert (await running.prediction()).version == 3
+        assert {(change.version, change.status) for change in await running.changes()} == {(3, "succeeded")}
+        assert {dict(letter.headers)["tidings-offset"] for letter in await running.letters()} == {b"2"}
+
+
 class Forgetful(MemoryStore):
     """Writes, and loses its first answer."""
 
