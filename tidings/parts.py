@@ -63,7 +63,8 @@ async def log_of(settings: Settings) -> Log:
         retention=settings.retention,
         changes_retention=int(longest),
         epoch=settings.log_epoch,
-        max_body=settings.max_body,
+        # A change holds a whole record; if the log did not take it, its partition would stand still.
+        max_body=max(settings.max_body, settings.record_max),
     )
 
 
