@@ -313,10 +313,11 @@ export class Tidings extends EventTarget {
     this.#welcome(attempt);
     attempt.again ??= setTimeout(() => {
       if (this.#transport) return;
+      this.#worked = false;
       this.#blocked++;
       this.#drop();
       this.#open();
-    }, SOCKET_AGAIN);
+    }, this.#worked ? LINGER : SOCKET_AGAIN);
     const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
     for (let text = ""; ; ) {
       this.#heard(attempt, SILENT_STREAM, true);

@@ -6,15 +6,12 @@ from pathlib import Path
 import jwt
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, BrowserContext, Page, expect
+from playwright.async_api import Browser, BrowserContext, expect
 
-from tests.browser.reports import SETTINGS, report
+from tests.browser.reports import FOR_EVER, KEY, SETTINGS, report
 from tests.tidings_process import TidingsProcess, serving
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
-
-KEY = "a secret of the tests that is long enough"
-FOR_EVER = 4_000_000_000
 
 
 @pytest_asyncio.fixture(loop_scope="session")
@@ -43,13 +40,7 @@ async def test_tokens(context: BrowserContext, secured: TidingsProcess) -> None:
     await expect(page.locator(".card .excerpt")).to_have_text("it computes")
     await page.get_by_role("button", name="Sign out").click()
     await expect(dialog).to_be_visible()
-    await sign_in(page, jwt.encode({"scope": "admin", "exp": FOR_EVER}, KEY, "HS256"))
+    await dialog.get_by_label("Token").fill(jwt.encode({"scope": "admin", "exp": FOR_EVER}, KEY, "HS256"))
+    await page.keyboard.press("Enter")
     await expect(page.locator(".card .prompt")).to_have_text(["a compiler", "an engine"])
     await expect(page.locator("#health")).to_be_visible()
-
-
-async def sign_in(page: Page, token: str) -> None:
-    """Give the page a token, with the filters as at first."""
-    await page.locator("#token-dialog").get_by_label("Token").fill(token)
-    await page.keyboard.press("Enter")
-    await page.locator("#filters").get_by_label("Owner").fill("")

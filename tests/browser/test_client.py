@@ -13,14 +13,13 @@ import pytest_asyncio
 from playwright.async_api import BrowserContext, Page, WebSocket, WebSocketRoute
 
 import gateway
-from tests.browser.reports import SETTINGS, report
+from tests.browser.reports import KEY, SETTINGS, report
 from tests.conditions import eventually
 from tests.tidings_process import TidingsProcess, serving
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 LARGEST = 6 * 1024
-KEY = "a secret of the tests that is long enough"
 
 SETUP = """async (options) => {
   const { Tidings, TidingsError } = await import("/static/tidings.js");
@@ -35,9 +34,12 @@ SETUP = """async (options) => {
 
 BLOCKED = """
 const Real = WebSocket;
-window.WebSocket = class extends Real { constructor(url, protocols) { super("ws://127.0.0.1:1/", protocols); } };
+window.blocked = true;
+window.WebSocket = class extends Real {
+  constructor(url, protocols) { super(blocked ? "ws://127.0.0.1:1/" : url, protocols); }
+};
 """
-"""A network that lets no WebSocket through."""
+"""A network that lets no WebSocket through, until `blocked` is false."""
 
 
 class Tab:
@@ -167,7 +169,7 @@ async def test_it_resumes(tab: Tab, own_service: TidingsProcess) -> None:
     """After a kill and a restart it says what it knows, and gets what is newer alone."""
     for name in ("r-1", "r-2", "r-3"):
         await report(own_service, name, "processing", owner="rosalind")
-    await tab.open(own_service)
+    await tab.open(own_service, transport="websocket")
     await tab.run(
         "Promise.all([tidings.watch({ owner: 'rosalind' }, keep), tidings.watch('r-1')].map((one) => one.synced))"
     )
@@ -261,6 +263,23 @@ async def test_event_streams_stand_in(tab: Tab, context: BrowserContext, own_ser
     assert len(await tab.run("got")) == 7
 
 
+@pytest.mark.outage
+async def test_the_websocket_comes_back(tab: Tab, context: BrowserContext, service: TidingsProcess) -> None:
+    """After five minutes of an event stream the WebSocket is tried again, and goes on where the stream was."""
+    await context.add_init_script(BLOCKED)
+    await tab.page.clock.install()
+    await report(service, "b-1", "processing")
+    await tab.open(service)
+    await tab.run("tidings.watch('b-1', keep).synced")
+    assert await tab.run("tidings.transport") == "sse"
+    await tab.run("blocked = false")
+    await tab.page.clock.fast_forward(301_000)
+    await eventually(lambda: tab.run("tidings.transport === 'websocket'"), 20)
+    await report(service, "b-1", "succeeded")
+    await tab.gets("b-1 processing 1", "b-1 succeeded 2")
+    assert tab.subscriptions() == [{"predictions": ["b-1"], "known": {"b-1": 1}}]
+
+
 def mint(lifetime: float, **claims: Any) -> str:
     """A token that lives so many seconds."""
     return jwt.encode({"exp": time.time() + lifetime, **claims}, KEY, "HS256")
@@ -344,6 +363,7 @@ def seen(visible: bool) -> str:
     return f"Object.defineProperty(document, 'hidden', {{ value: {hidden}, configurable: true }}), document.dispatchEvent(new Event('visibilitychange'))"
 
 
+@pytest.mark.outage
 async def test_a_frozen_service(tab: Tab, own_service: TidingsProcess) -> None:
     """A connection on which nothing is heard any more is given up, and what happened meanwhile is caught up with."""
     await report(own_service, "z-1", "processing")

@@ -4,7 +4,7 @@ import { byId, element, setText, show } from "./dom.js";
 import { dateAndTime, pretty, statusName } from "./format.js";
 import { image } from "./gallery.js";
 import { Logs } from "./logs.js";
-import { ended, outputText, pictures, progress, title } from "./record.js";
+import { ended, files, outputText, pictures, progress, title } from "./record.js";
 import { RequestError, request, send } from "./service.js";
 import { Timeline } from "./timeline.js";
 
@@ -27,6 +27,7 @@ export class Detail {
     this.share = element("span", { class: "share" });
     this.id = element("code", { class: "id" });
     this.pictures = element("div", { class: "pictures" });
+    this.files = element("ul", { class: "files" });
     this.text = element("pre", { class: "output", tabindex: "0", "aria-label": "Output" });
     this.error = element("p", { class: "error" });
     this.facts = element("dl", { class: "facts" });
@@ -43,6 +44,7 @@ export class Detail {
       { class: "body" },
       this.pictures,
       this.text,
+      this.files,
       this.error,
       section("Timeline", this.#timeline.node),
       section("Logs", this.#logs.node),
@@ -149,6 +151,13 @@ export class Detail {
       this.#pictured = key;
     }
     show(this.pictures, addresses.length > 0);
+    const others = files(record).filter((file) => !file.picture);
+    const named = JSON.stringify(others);
+    if (this.files.dataset.shown !== named) {
+      this.files.dataset.shown = named;
+      this.files.replaceChildren(...others.map((file) => element("li", {}, opening(file.address, `Archived file (${file.kind})`))));
+    }
+    show(this.files, others.length > 0);
     const text = addresses.length ? "" : outputText(record);
     show(this.text, Boolean(text));
     setText(this.text, text);
@@ -198,8 +207,12 @@ function section(name, ...children) {
   return element("section", { class: name.toLowerCase() }, element("h3", {}, name), ...children);
 }
 
+function opening(address, ...children) {
+  return element("a", { href: address, target: "_blank", rel: "noopener noreferrer", title: "Open the file" }, ...children);
+}
+
 function linked(address, record) {
-  const link = element("a", { href: address, target: "_blank", rel: "noopener noreferrer", title: "Open the file" });
+  const link = opening(address);
   link.append(image(address, link, title(record)));
   return link;
 }

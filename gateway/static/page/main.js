@@ -36,7 +36,7 @@ class Page {
     byId("older").addEventListener("click", () => this.#older());
     byId("sign-out").addEventListener("click", () => {
       forgetToken();
-      location.reload();
+      location.assign(location.pathname); // without the filters, which may be of what this visitor alone could see
     });
     show(byId("sign-out"), secured);
     setInterval(() => this.#tick(), TICK);

@@ -19,11 +19,22 @@ export function webAddress(text) {
 
 /** Addresses of its pictures, the archived ones first. */
 export function pictures(record) {
-  const listed = [record.assets, record.imageUrl, record.output].flat().map((entry) => entry?.url ?? entry?.path ?? entry);
-  const addresses = listed.map(webAddress).filter(Boolean);
-  const own = Array.isArray(record.assets) && record.assets.length;
-  const shown = addresses.filter((address) => own || looksLikePicture(address) || address === webAddress(record.imageUrl));
-  return [...new Set(own ? shown.slice(0, record.assets.length) : shown)];
+  const archived = files(record);
+  if (archived.length) return archived.filter((file) => file.picture).map((file) => file.address);
+  const addresses = [record.imageUrl, record.output].flat().map(webAddress).filter(Boolean);
+  return [...new Set(addresses.filter((address) => looksLikePicture(address) || address === webAddress(record.imageUrl)))];
+}
+
+/** Its archived files: address, kind of content, whether that is a picture. */
+export function files({ assets }) {
+  const listed = Array.isArray(assets) ? assets : [];
+  return listed
+    .map((file) => ({
+      address: webAddress(file?.url),
+      kind: String(file?.contentType ?? "file"),
+      picture: /^image\//i.test(file?.contentType ?? "image/"),
+    }))
+    .filter((file) => file.address);
 }
 
 function looksLikePicture(address) {
