@@ -117,6 +117,6 @@ class Gateway:
     """Named figures for `/api/stats`; the values are anything that encodes as JSON."""
     registry: CollectorRegistry = REGISTRY
     degraded: Callable[[], bool] = _never
-    """Whether reads come from the fallback store at the moment."""
+    """Whether the last read that the cache could not answer came from the fallback store: what it says of a 404."""
     websocket: Callable[[web.Request], Awaitable[web.StreamResponse]] | None = None
     """Serves `/api/ws` on connections that the HTTP server has already."""

@@ -101,7 +101,7 @@ def list_handler(gateway: Gateway, door: Door) -> Handler:
             page = await _page(gateway, permissions, query, seal)
         except ValueError:
             raise bad_request("Bad cursor", "The cursor is none of this list's; start again without it.") from None
-        return _answer(page, gateway.degraded())
+        return _answer(page)
 
     return list_predictions
 
@@ -122,21 +122,23 @@ async def _sifted(gateway: Gateway, permissions: Permissions, query: Query, seal
     """Pages of everything, less what the caller may not see; a page may come out short, and the cursor goes on."""
     cursor = None if query.cursor is None else seal.unseal(query.cursor)
     seen: list[Stored] = []
+    degraded = False
     for _ in range(PAGES):
         asked = msgspec.structs.replace(query, cursor=cursor, limit=query.limit - len(seen))
         page = await gateway.store.list(asked)
         seen += [stored for stored in page.items if may_read(permissions, stored.standing().prediction_id, stored)]
         cursor = page.cursor
+        degraded |= page.degraded
         if cursor is None or len(seen) >= query.limit:
             break
-    return Page(items=seen, cursor=None if cursor is None else seal.seal(cursor))
+    return Page(items=seen, cursor=None if cursor is None else seal.seal(cursor), degraded=degraded)
 
 
-def _answer(page: Page, degraded: bool) -> web.Response:
+def _answer(page: Page) -> web.Response:
     cursor = msgspec.json.encode(page.cursor)
     body = b'{"success":true,"data":[%s],"cursor":%s}' % (b",".join([item.encoded for item in page.items]), cursor)
     headers = {"Content-Type": "application/json", "Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"}
-    if degraded:
+    if page.degraded:
         headers[DEGRADED] = "1"
     return web.Response(body=body, headers=headers)
 

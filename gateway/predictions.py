@@ -75,7 +75,7 @@ async def find(gateway: Gateway, prediction_id: str, *, fresh: bool = False) -> 
         raise not_found()
     stored = await (gateway.store.get_fresh(prediction_id) if fresh else gateway.store.get(prediction_id))
     if stored is None or stored.deleted:
-        raise not_found()
+        raise not_found({DEGRADED: "1"} if gateway.degraded() else None)
     return stored
 
 
@@ -130,7 +130,7 @@ def read_handler(gateway: Gateway, door: Door) -> Handler:
             stored = newer
         query = request.rel_url.raw_query_string
         data = stored.encoded if not query else _narrowed(request, stored)
-        if gateway.degraded():
+        if stored.degraded:
             return answer_with(data, stored.version, degraded=True)
         return answer(request, _HEADERS % stored.version, b'{"success":true,"data":%b}' % data)
 

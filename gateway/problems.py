@@ -82,13 +82,14 @@ class Problem(Exception):
         return response
 
 
-def not_found() -> Problem:
+def not_found(headers: Mapping[str, str] | None = None) -> Problem:
     """No such prediction, or none that the caller may see: the two must look alike."""
     return Problem(
         404,
         "not-found",
         "Prediction not found",
         "No prediction has this id, or it is not yours to see; check the id and the token.",
+        headers=headers,
     )
 
 

@@ -13,7 +13,7 @@ from typing import Protocol
 import structlog
 
 from gateway.hub import Hub
-from storage.prediction import Status
+from storage.prediction import Status, Tombstone, encode
 from storage.store import Stored
 from streams.changes import Change, parse
 from streams.log import CHANGES, Log, LogError, Position, Record
@@ -221,6 +221,8 @@ class ChangesReader:
             _log.warning("changes.gap", partitions={number: (self._positions[number], gaps[number]) for number in gaps})
             self._positions.update(gaps)
             self._cache.clear()
+            if self._from_beginning:
+                self._positions.clear()  # nobody else can say what the cache has just forgotten
             if self._on_gap is not None:
                 self._on_gap()
 
@@ -238,7 +240,7 @@ class ChangesReader:
             if change.value and change.status in _STATUSES:
                 put(change.prediction_id, _stored(change))
             elif self._tombstones and not change.value:
-                put(change.prediction_id, Stored(change.version, None, b"", None, change.owner))
+                put(change.prediction_id, _deleted(change, record.timestamp))
             else:
                 # The tombstone's bytes, which a processor beside us needs, are in the store and nowhere else.
                 self._cache.invalidate(change.prediction_id)
@@ -264,6 +266,20 @@ class ChangesReader:
 
 
 _STATUSES = {status.value: status for status in Status}
+
+
+def _deleted(change: Change, announced_at: int) -> Stored:
+    """What is known of a deleted prediction, for those who cannot ask the store."""
+    tombstone = Tombstone(
+        prediction_id=change.prediction_id,
+        deleted=True,
+        version=change.version,
+        updated_at=announced_at if change.deleted_at is None else change.deleted_at,
+        owner=change.owner,
+        model=change.model,
+        tags=change.tags,
+    )
+    return Stored(change.version, None, encode(tombstone), None, change.owner)
 
 
 def _stored(change: Change) -> Stored:

@@ -315,7 +315,8 @@ class CachedStore:
 
     def _filled(self, prediction_id: str, stored: Stored | None) -> None:
         if stored is not None:
-            self._keep(prediction_id, stored)
+            if not stored.degraded:
+                self._keep(prediction_id, stored)
             return
         self._drop(prediction_id)
         if len(self._absent) >= self._most_records:

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 import structlog
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from storage.errors import StoreUnavailable
 from storage.prediction import Standing
@@ -101,8 +101,9 @@ class FallbackStore:
         return await self.store.positions()
 
     async def get(self, prediction_id: str) -> Stored | None:
-        """The record, from the copy where the first store is unavailable."""
-        return await self._read(lambda store: store.get(prediction_id))
+        """The record, from the copy where the first store is unavailable, and marked then."""
+        stored, degraded = await self._read(lambda store: store.get(prediction_id))
+        return structs.replace(stored, degraded=True) if degraded and stored is not None else stored
 
     async def load(self, prediction_ids: Sequence[str]) -> dict[str, Stored]:
         """As the first store does, never from the copy."""
@@ -113,8 +114,9 @@ class FallbackStore:
         return await self.store.write(writes)
 
     async def list(self, query: Query) -> Page:
-        """A page, from the copy where the first store is unavailable."""
-        return await self._read(lambda store: store.list(query))
+        """A page, from the copy where the first store is unavailable, and marked then."""
+        page, degraded = await self._read(lambda store: store.list(query))
+        return structs.replace(page, degraded=True) if degraded else page
 
     async def sweep(self, now: int, limit: int) -> int:
         """Sweep both, the first one first."""
@@ -128,19 +130,20 @@ class FallbackStore:
         finally:
             await self.fallback.close()
 
-    async def _read(self, read: Callable[[PredictionStore], Awaitable[T]]) -> T:
+    async def _read(self, read: Callable[[PredictionStore], Awaitable[T]]) -> tuple[T, bool]:
+        """What was read, and whether it came from the copy."""
         if not self._breaker.allows():
-            return await self._from_copy(read, None)
+            return await self._from_copy(read, None), True
         try:
             answer = await read(self.store)
         except StoreUnavailable as error:
             self._breaker.failed()
-            return await self._from_copy(read, error)
+            return await self._from_copy(read, error), True
         self._breaker.succeeded()
         if self.degraded:
             self.degraded = False
             _log.info("storage.fallback.ended", store=self.name)
-        return answer
+        return answer, False
 
     async def _from_copy(self, read: Callable[[PredictionStore], Awaitable[T]], error: StoreUnavailable | None) -> T:
         if not self.degraded:

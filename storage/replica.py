@@ -1,7 +1,7 @@
 """Every record's newest state in memory, as the changes tell it: what a gateway reads where its store is a projection.
 
 Such a store may show what is a minute old, so nothing is ever read from it: a reader of the changes fills this from the
-whole topic before the gateway serves, and keeps it filled. It answers like the cache in front of any other store.
+whole topic before the gateway serves, and keeps it filled. It is a cache that has everything, and asks nobody.
 """
 
 import asyncio
@@ -11,10 +11,11 @@ from collections.abc import Sequence
 import msgspec
 from msgspec import Struct
 
+from storage.cached import CachedStore
 from storage.clock import Clock, now_ms
 from storage.cursor import Place, decode_cursor, encode_cursor
 from storage.prediction import decode
-from storage.store import Capabilities, Page, Query, Stored, hidden, matches
+from storage.store import Capabilities, Outcome, Page, PredictionStore, Query, Stored, Write, hidden, matches
 
 TOMBSTONES = 3_600_000
 """Ms for which a deletion is kept, so that an older version that comes late shows nothing."""
@@ -30,24 +31,21 @@ class _Created(Struct, rename="camel", gc=False):
 _created = msgspec.json.Decoder(_Created)
 
 
-class Replica:
+class Replica(CachedStore):
     """Fill it by `put`; it never goes back to an older version.
 
     Args:
+        store: The projection. It is written, swept and closed, but not read.
         clock: The time now in ms.
     """
 
-    name = "replica"
-    capabilities = Capabilities(compare_and_set=False, durable=False)
-
-    def __init__(self, *, clock: Clock = now_ms) -> None:
-        self._clock = clock
+    def __init__(self, store: PredictionStore, *, clock: Clock = now_ms) -> None:
+        super().__init__(store, clock=clock)
+        self.capabilities = Capabilities(compare_and_set=False, durable=store.capabilities.durable)
         self._records: dict[str, Stored] = {}
         self._places: list[Place] = []
         self._created: dict[str, int] = {}
         self._graves: dict[str, int] = {}
-        self.steady = False
-        """Whether the reader of the changes is caught up, as it says itself."""
 
     def __len__(self) -> int:
         """How many records there are, tombstones included."""
@@ -55,6 +53,7 @@ class Replica:
 
     def peek(self, prediction_id: str) -> Stored | None:
         """What `get` answers, without waiting."""
+        self.hits += 1
         stored = self._records.get(prediction_id)
         return None if stored is None or hidden(stored, self._clock()) else stored
 
@@ -64,6 +63,7 @@ class Replica:
         if standing is not None and stored.version < standing.version:
             return
         self._records[prediction_id] = stored
+        self._size += len(stored.encoded) - (0 if standing is None else len(standing.encoded))
         if stored.status is None:
             self._unlist(prediction_id)
             self._graves[prediction_id] = self._clock()
@@ -74,7 +74,9 @@ class Replica:
 
     def invalidate(self, prediction_id: str) -> None:
         """Forget one record."""
-        if self._records.pop(prediction_id, None) is not None:
+        stored = self._records.pop(prediction_id, None)
+        if stored is not None:
+            self._size -= len(stored.encoded)
             self._unlist(prediction_id)
             self._graves.pop(prediction_id, None)
 
@@ -84,6 +86,7 @@ class Replica:
         self._places.clear()
         self._created.clear()
         self._graves.clear()
+        self._size = 0
 
     async def get(self, prediction_id: str) -> Stored | None:
         """The record, unless it is deleted or expired."""
@@ -97,6 +100,14 @@ class Replica:
         """What is known under these ids, tombstones (without bytes) and expired records included."""
         records = self._records
         return {one: stored for one in prediction_ids if (stored := records.get(one)) is not None}
+
+    async def load_fresh(self, prediction_ids: Sequence[str]) -> dict[str, Stored]:
+        """As `load`."""
+        return await self.load(prediction_ids)
+
+    async def write(self, writes: Sequence[Write]) -> list[Outcome]:
+        """Write to the store; what was written comes back by the changes."""
+        return await self.store.write(writes)
 
     async def list(self, query: Query) -> Page:
         """A page, newest first. Raises ValueError for a cursor that is none."""
@@ -118,18 +129,13 @@ class Replica:
                 await asyncio.sleep(0)
         return Page(items, None)
 
-    async def sweep(self, now: int, limit: int) -> int:
-        """Forget at most `limit` records that have expired and old deletions; what comes of them again is kept again."""
-        graves = [one for one, at in self._graves.items() if at + TOMBSTONES <= now]
-        expired = [one for one in self._created if hidden(self._records[one], now)]
-        due = (graves + expired)[:limit]
+    def forget_hidden(self, now: int) -> int:
+        """Forget what has expired by now, and old deletions; what comes of them again is kept again."""
+        due = [one for one, at in self._graves.items() if at + TOMBSTONES <= now]
+        due += [one for one in self._created if hidden(self._records[one], now)]
         for one in due:
             self.invalidate(one)
         return len(due)
-
-    async def close(self) -> None:
-        """Forget everything."""
-        self.clear()
 
     def _below(self, place: Place | None) -> Place | None:
         """The next place of a listing, wherever others came and went meanwhile."""

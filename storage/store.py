@@ -18,6 +18,8 @@ class Stored(Struct, frozen=True, gc=False):
     expires_at: int | None = None
     """Outside reads hide the record from this time on (ms); None: never. `encoded` does not change with it."""
     owner: str | None = None
+    degraded: bool = False
+    """Read from a fallback while the store was away: it may be behind, and is not to be kept."""
 
     @property
     def deleted(self) -> bool:
@@ -82,6 +84,8 @@ class Page(Struct, frozen=True):
 
     items: list[Stored]
     cursor: str | None
+    degraded: bool = False
+    """Read from a fallback while the store was away."""
 
 
 class Capabilities(Struct, frozen=True, kw_only=True):

@@ -6,14 +6,17 @@ from typing import Any
 
 from msgspec import Struct
 
+from storage.composed import open_composed
 from storage.errors import StoreOwned
 from storage.factory import open_store
+from storage.fallback import FallbackStore
 from storage.objects import ObjectStorage
 from storage.store import Ownership, PredictionStore
 from streams.fold import Expiry, Rules
 from streams.log import Log
 from streams.logs import open_log
 from streams.processor import GROUP
+from streams.projection import Projecting, projecting
 from streams.providers.configuration import BadConfiguration
 from streams.providers.provider import Provider
 from streams.providers.registry import open_providers
@@ -32,6 +35,16 @@ class Parts(Struct, frozen=True):
     objects: ObjectStorage
     """Where files and large fields lie; nothing is opened before it is used."""
     group: str = GROUP
+
+    @property
+    def fallback(self) -> FallbackStore | None:
+        """The store, where it has a copy for reads."""
+        return self.store if isinstance(self.store, FallbackStore) else None
+
+    @property
+    def projecting(self) -> Projecting | None:
+        """The store, where it is a projection of the changes."""
+        return projecting(self.store)
 
 
 def expiry_of(settings: Settings) -> Expiry:
@@ -74,6 +87,27 @@ async def store_of(settings: Settings, url: str | None = None) -> PredictionStor
     return await open_store(chosen, **_credentials(settings, chosen))
 
 
+async def composed_store_of(settings: Settings) -> PredictionStore:
+    """The store of the settings with its A/B arm, its fallback and metrics around each.
+
+    Raises:
+        SettingsError: What is asked for does not go together.
+        StorageError: One of them cannot be opened.
+    """
+    url, split = settings.store, settings.split_arm
+    for name, one in (("TIDINGS_STORE", url), ("TIDINGS_STORE_SPLIT", split[0] if split else "")):
+        if split and one.startswith("cloudflare-kv"):
+            raise SettingsError(
+                f"{name}: Cloudflare KV has no compare-and-set and cannot be an arm of a split; "
+                "split two stores that have, and name KV as TIDINGS_STORE alone"
+            )
+    if settings.store_fallback is not None and settings.store_fallback in (url, split[0] if split else url):
+        raise SettingsError("TIDINGS_STORE_FALLBACK: is the store itself, and is away when it is; name another one")
+    return await open_composed(
+        url, split=split, fallback=settings.store_fallback, options=lambda one: _credentials(settings, one)
+    )
+
+
 def _credentials(settings: Settings, url: str) -> dict[str, Any]:
     """What a store needs beside its URL, which carries no secret of Cloudflare's."""
     scheme = url.partition("://")[0]
@@ -85,7 +119,7 @@ def _credentials(settings: Settings, url: str) -> dict[str, Any]:
     return {}
 
 
-async def claim(log: Log, store: PredictionStore, settings: Settings) -> Rules:
+async def claim(log: Log, store: PredictionStore, settings: Settings, name: str = "store") -> Rules:
     """Make sure that the store belongs to this log, and was opened with the same rules.
 
     Raises:
@@ -98,8 +132,8 @@ async def claim(log: Log, store: PredictionStore, settings: Settings) -> Rules:
     if standing.log != identity:
         owner = f"the log {standing.log}" if standing.log else "programs that write it without a log"
         raise StoreOwned(
-            f"the store {settings.shown('store')} belongs to {owner}, not to {identity}; "
-            "name another TIDINGS_STORE and fill it with tidings replay, or the log it belongs to"
+            f"the store {settings.shown(name)} belongs to {owner}, not to {identity}; "
+            f"name another TIDINGS_{name.upper()} and fill it with tidings replay, or the log it belongs to"
         )
     if standing.strict != settings.strict:
         raise SettingsError(
@@ -126,7 +160,9 @@ async def parts(settings: Settings) -> AsyncIterator[Parts]:
     async with AsyncExitStack() as stack:
         log = await log_of(settings)
         stack.push_async_callback(log.close)
-        store = await store_of(settings)
+        store = await composed_store_of(settings)
         stack.push_async_callback(store.close)
         rules = await claim(log, store, settings)
+        if isinstance(store, FallbackStore):
+            await claim(log, store.fallback, settings, "store_fallback")
         yield Parts(log, store, providers, rules, expiry_of(settings), ObjectStorage(settings.assets))

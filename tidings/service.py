@@ -16,16 +16,22 @@ from msgspec import structs
 from gateway.app import build_health_app
 from gateway.front import listen
 from gateway.gateway import Check, Gateway
+from gateway.hub import Hub
+from gateway.reader import ChangesReader
 from gateway.server import HttpServer
 from storage.cached import CachedStore
 from storage.errors import StorageError
-from storage.observed import ObservedStore
+from storage.fallback import FallbackStore
+from storage.replica import Replica
 from storage.store import PredictionStore
 from streams.due import Patience
 from streams.estimates import Estimates
+from streams.fold import DAY
 from streams.key_refresh import KeyRefresh
+from streams.mirror import Mirror
 from streams.observed_log import ObservedLog
 from streams.processor import Processor
+from streams.projection import Projection, projecting
 from streams.providers.key_set import key_sets
 from tidings import collector
 from tidings.archiving import ArchiverRole, archiving
@@ -144,20 +150,24 @@ async def running(
         listening = listen(settings.host, settings.port, reuse_port=settings.shared_port)
         stack.callback(listening.close)
         opened = await stack.enter_async_context(parts(settings))
-        opened = structs.replace(opened, log=ObservedLog(opened.log), store=ObservedStore(opened.store))
-        cache = CachedStore(
-            opened.store, ttl=settings.cache_ttl, records=settings.cache_records, bytes_=settings.cache_bytes
-        )
+        opened = structs.replace(opened, log=ObservedLog(opened.log))
+        cache = _cache_of(settings, opened)
         observation = Observation(opened.log, cache, breaker=not settings.no_breaker)
         stack.callback(observation.close)
         service = Service(opened, cache, observation)
-        load = opened.store.load if opened.store.capabilities.compare_and_set else cache.load
+        # Of a projection the newest is in memory alone.
+        known = structs.replace(opened, store=cache) if isinstance(cache, Replica) else opened
+        load = known.store.load
         port = listening.getsockname()[1]
         tasks = service.tasks = ProviderTasks(
-            settings, opened, port, load=load, patience=patience, reached=submission_reached
+            settings, known, port, load=load, patience=patience, reached=submission_reached
         )
         stack.push_async_callback(tasks.close)
         observation.observe_providers(tasks)
+        if opened.fallback is not None:
+            await stack.enter_async_context(_mirroring(settings, service, opened.fallback))
+        if isinstance(cache, Replica):
+            stack.callback(service.start(_forget_hidden(cache), "replica").cancel)
         if "processor" in settings.roles:
             await stack.enter_async_context(_processing(service, reached))
         if "archiver" in settings.roles:
@@ -207,17 +217,47 @@ async def running(
         yield service
 
 
+def _cache_of(settings: Settings, opened: Parts) -> CachedStore:
+    """What reads are answered from: all of a projection's records, or the newest of any other store."""
+    if opened.projecting is not None:
+        return Replica(opened.store)
+    return CachedStore(
+        opened.store, ttl=settings.cache_ttl, records=settings.cache_records, bytes_=settings.cache_bytes
+    )
+
+
+@asynccontextmanager
+async def _mirroring(settings: Settings, service: Service, store: FallbackStore) -> AsyncIterator[None]:
+    """The copy is filled beside the processor; one that lies in memory, in every process that reads it."""
+    opened, copy = service.parts, store.fallback
+    if ("processor" if copy.capabilities.durable else "gateway") not in settings.roles:
+        yield
+        return
+    if (kv := projecting(copy)) is not None:
+        await kv.restore(())  # what it has is told by what was written here: it is slow to show it, and each look costs
+    task = service.start(Mirror(opened.log, copy, keep=opened.expiry.retention + DAY).run(), "mirror")
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
 @asynccontextmanager
 async def _processing(service: Service, reached: Reached | None) -> AsyncIterator[None]:
     opened = service.parts
+    projection = None
+    if (kv := opened.projecting) is not None:
+        projection = Projection(opened.log, kv, owner=opened.rules.log, retention=opened.expiry.retention)
     processor = service.processor = Processor(
         opened.log,
-        service.cache,
+        service.cache if projection is None else opened.store,
         opened.providers,
         opened.rules,
         expiry=opened.expiry,
         objects=opened.objects,
         group=opened.group,
+        assigned=None if projection is None else projection.assign,
         reached=reached,
     )
     service.observation.observe_processor(processor)
@@ -231,6 +271,8 @@ async def _processing(service: Service, reached: Reached | None) -> AsyncIterato
         if service.observation.tripped is not None:
             task.cancel()
         await asyncio.wait([task, sweeper], timeout=4)
+        if projection is not None:
+            await projection.close()
 
 
 async def _sweep(store: PredictionStore) -> None:
@@ -242,6 +284,12 @@ async def _sweep(store: PredictionStore) -> None:
                 pass
         except StorageError as error:
             log_.warning("service.sweep_failed", error=str(error))
+
+
+async def _forget_hidden(replica: Replica) -> None:
+    while True:
+        await asyncio.sleep(SWEEP_EVERY)
+        replica.forget_hidden(time.time_ns() // 1_000_000)
 
 
 @asynccontextmanager
@@ -257,8 +305,14 @@ async def _health_alone(settings: Settings, service: Service, listening: socket.
     if service.archiver is not None:
         checks["archiver"] = service.archiver.ready
     gateway.ready = checks
-    async with _health(gateway, listening) as port:
-        yield port
+    async with AsyncExitStack() as stack:
+        if isinstance(service.cache, Replica) and settings.roles - {"processor"}:
+            # Nobody else here reads the changes, and the other parts look records up.
+            reader = ChangesReader(service.parts.log, Hub(), service.cache, from_beginning=True, tombstones=True)
+            await reader.start()
+            stack.push_async_callback(reader.close)
+            await reader.ready()
+        yield await stack.enter_async_context(_health(gateway, listening))
 
 
 @asynccontextmanager

@@ -112,12 +112,14 @@ class GatewayRole:
         hub = TellingHub(tell) if tell is not None else None
         gateway = self._gateway = bare_gateway(settings, parts, cache, hub)
         self.sessions = Sessions(gateway.hub, cache, gateway.authenticator)
-        projection = not parts.store.capabilities.compare_and_set
+        projection = parts.projecting is not None
         self.reader = ChangesReader(
             parts.log, gateway.hub, cache, from_beginning=projection, tombstones=projection, on_gap=on_gap
         )
         gateway.reader = self.reader
-        self._checks: dict[str, Check] = {"changes": self._changes_ready, "store": self._store_ready(cache)}
+        self._checks: dict[str, Check] = {"changes": self._changes_ready, "store": self._store_ready(parts, cache)}
+        if (fallback := parts.fallback) is not None:
+            gateway.degraded = lambda: fallback.degraded
         gateway.ready = self._checks
         self._behind: Check | None = None
         self._statistics: dict[str, Callable[[], object]] = {"gateway": self._figures}
@@ -174,9 +176,12 @@ class GatewayRole:
             return "the reader of the changes has not caught up"
         return await self._behind() if self._behind is not None else None
 
-    def _store_ready(self, cache: CachedStore) -> Check:
+    def _store_ready(self, parts: Parts, cache: CachedStore) -> Check:
         async def check() -> str | None:
-            await cache.get_fresh("tidings-readiness")
+            if parts.fallback is not None:
+                await parts.fallback.get("tidings-readiness")  # reads go on while one of the two answers
+            else:
+                await cache.get_fresh("tidings-readiness")
             return None
 
         return check

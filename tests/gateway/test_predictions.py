@@ -13,7 +13,10 @@ import pytest
 from gateway.listing import CursorSeal
 from gateway.tokens import Claims, SecretTokens
 from storage.errors import StoreUnavailable
-from storage.prediction import Prediction
+from storage.fallback import Copy, FallbackStore, mirror
+from storage.memory import MemoryStore
+from storage.prediction import Prediction, encode
+from storage.store import Page, Query, Stored
 from tests.conditions import eventually
 from tests.gateway.small_service import SmallService, prediction, small_service
 
@@ -32,6 +35,16 @@ def bearer(**claims: Any) -> dict[str, str]:
 
 
 # ---- reading ----
+
+
+class Away(MemoryStore):
+    """A store that cannot be read from outside."""
+
+    async def get(self, prediction_id: str) -> Stored | None:
+        raise StoreUnavailable("away")
+
+    async def list(self, query: Query) -> Page:
+        raise StoreUnavailable("away")
 
 
 async def test_a_read_carries_the_stored_bytes_and_their_version() -> None:
@@ -112,11 +125,17 @@ async def test_a_store_that_is_down_is_a_503() -> None:
 
 
 async def test_a_read_out_of_the_fallback_says_so() -> None:
-    """While the fallback serves, answers carry `Tidings-Degraded`."""
-    async with serving(degraded=lambda: True) as (service, client):
-        await service.put(prediction("p1"))
-        for path in ("/api/predictions/p1", "/api/predictions"):
-            assert (await client.get(path)).headers["tidings-degraded"] == "1"
+    """What the fallback answers carries `Tidings-Degraded`, a 404 too; what is in memory does not."""
+    both = FallbackStore(Away(), MemoryStore())
+    async with serving(degraded=lambda: both.degraded) as (service, client):
+        service.store.store = both
+        await mirror(both.fallback, [Copy(prediction("p1"), encode(prediction("p1")))])
+        for path in ("/api/predictions/p1", "/api/predictions/p1", "/api/predictions", "/api/predictions/p2"):
+            answer = await client.get(path)
+            assert answer.status_code == (404 if path.endswith("p2") else 200)
+            assert answer.headers["tidings-degraded"] == "1"
+        await service.put(prediction("p3"))  # by the changes, into the cache in front of a store in order
+        assert "tidings-degraded" not in (await client.get("/api/predictions/p3")).headers
 
 
 async def test_head_has_the_headers_alone() -> None:

@@ -1,6 +1,7 @@
 """Reads fall back to the copy, nothing else does, and the mirror fills the copy by version."""
 
 import pytest
+from msgspec.structs import replace
 
 from storage.cached import CachedStore
 from storage.errors import StoreUnavailable
@@ -66,8 +67,9 @@ async def test_reads_fall_back_and_return() -> None:
     assert await both.get("p") == first.stored
     assert (both.degraded, copy.asked) == (False, 0)
     store.away = True
-    assert await both.get("p") == first.stored
-    assert (await both.list(Query())).items == [first.stored]
+    assert await both.get("p") == replace(first.stored, degraded=True)
+    page = await both.list(Query())
+    assert (page.items, page.degraded) == ([first.stored], True)
     assert both.degraded
     with pytest.raises(StoreUnavailable):
         await both.load(["p"])
@@ -158,6 +160,7 @@ async def test_cache_before_a_fallback() -> None:
     await copy.write([write])
     cache = CachedStore(FallbackStore(store, copy))
     store.away = True
-    assert await cache.get("p") == write.stored
+    assert await cache.get("p") == replace(write.stored, degraded=True)
+    assert cache.peek("p") is None
     with pytest.raises(StoreUnavailable):
-        await cache.load(["q"])
+        await cache.load(["p"])
