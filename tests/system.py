@@ -38,8 +38,10 @@ NODE = Part("npm of Node.js", ("npm",), "npm", "Durable Objects and the Worker f
 CHROMIUM = Part(
     "Chromium", ("chromium", "chromium-browser", "google-chrome"), "chromium", "the page and the browser client are"
 )
+NGINX = Part("nginx", ("nginx", "/usr/sbin/nginx"), "nginx", "the gateway behind nginx is")
+HAPROXY = Part("HAProxy", ("haproxy", "/usr/sbin/haproxy"), "haproxy", "the gateway behind HAProxy is")
 
-PARTS = (JAVA, MAVEN, NODE, CHROMIUM)
+PARTS = (JAVA, MAVEN, NODE, CHROMIUM, NGINX, HAPROXY)
 
 
 def broker_parts() -> Sequence[Part]:
