@@ -64,7 +64,7 @@ async def archive(place: str, folder: Path) -> int:
     await log.append(CHANGES, [announcement(r, encode(r), position=Position(0, 0)) for r in records])
     downloads = Downloads([place])
     work = Archiving(store.load, objects, AssetNames(b"key"), downloads, Reports(log))
-    archiver = Archiver(log, work, objects)
+    archiver = Archiver(log, work)
     task = asyncio.create_task(archiver.run())
     while archiver.done < FILES:
         await asyncio.sleep(0.005)

@@ -11,10 +11,7 @@ from collections.abc import Sequence
 import structlog
 
 from storage.errors import StorageError
-from storage.objects import ObjectStorage
-from streams import blobs
 from streams.archiving import Archiving, Later, Work
-from streams.asset_names import is_asset_path
 from streams.changes import Change, parse
 from streams.log import CHANGES, Consumer, Log, LogError, Record
 from streams.outputs import could_be_wanted
@@ -28,7 +25,6 @@ MAX_WAITING = 10_000
 FETCH = 500
 RETRY = 0.5
 COMMIT_EVERY = 1.0
-SWEEPS_PER_TTL, SWEEP_LEAST, SWEEP_MOST = 4, 1.0, 3600.0
 
 log_ = structlog.get_logger("tidings.archiver")
 
@@ -39,16 +35,11 @@ class Archiver:
     Args:
         log: Where the changes are.
         archiving: Does the work.
-        objects: Swept where files are kept for a time only.
-        assets_ttl: Seconds that files are kept; 0: as long as their prediction.
         at_once: Predictions worked on at once.
     """
 
-    def __init__(
-        self, log: Log, archiving: Archiving, objects: ObjectStorage, *, assets_ttl: float = 0, at_once: int = AT_ONCE
-    ) -> None:
-        self._log, self._archiving, self._objects = log, archiving, objects
-        self._assets_ttl, self._at_once = assets_ttl, at_once
+    def __init__(self, log: Log, archiving: Archiving, *, at_once: int = AT_ONCE) -> None:
+        self._log, self._archiving, self._at_once = log, archiving, at_once
         self._works: dict[str, Work] = {}
         self._ready: deque[str] = deque()
         self._running: dict[str, asyncio.Task[None]] = {}
@@ -84,7 +75,6 @@ class Archiver:
     async def run(self) -> None:
         """Archive until `stop`. Outages are waited out; anything else is raised."""
         consumer = self._log.consume(CHANGES, GROUP)
-        sweeper = asyncio.create_task(self._sweep(), name="assets-sweeper") if self._assets_ttl else None
         paused, committed_at = False, 0.0
         try:
             while not self._stopping.is_set():
@@ -110,14 +100,9 @@ class Archiver:
                     committed_at = self.last_alive
                     await self._commit(consumer)
         finally:
-            await self._finish(consumer, sweeper)
-
-    async def _finish(self, consumer: Consumer, sweeper: asyncio.Task[None] | None) -> None:
-        if sweeper is not None:
-            sweeper.cancel()
-        self._forget()
-        await self._commit(consumer)
-        await consumer.close()
+            self._forget()
+            await self._commit(consumer)
+            await consumer.close()
 
     # ---- what is to be done ----
 
@@ -251,26 +236,3 @@ class Archiver:
             log_.warning("archiver.commit_failed", error=str(error))
         else:
             self._committed.update(moved)
-
-    # ---- what is kept for a time ----
-
-    async def _sweep(self) -> None:
-        period = min(SWEEP_MOST, max(SWEEP_LEAST, self._assets_ttl / SWEEPS_PER_TTL))
-        while True:
-            try:
-                removed = await sweep(self._objects, time.time() - self._assets_ttl)
-                if removed:
-                    log_.info("archiver.swept", files=removed)
-            except StorageError as error:
-                log_.warning("archiver.sweep_failed", error=str(error))
-            await asyncio.sleep(period)
-
-
-async def sweep(objects: ObjectStorage, before: float) -> int:
-    """Remove the files stored before a time (seconds since the epoch); returns how many."""
-    removed = 0
-    async for portion in objects.list():
-        old = [f.path for f in portion if f.modified_at < before * 1000 and not f.path.startswith(f"{blobs.FOLDER}/")]
-        await objects.delete(old)
-        removed += sum(1 for path in old if is_asset_path(path))
-    return removed

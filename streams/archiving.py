@@ -290,10 +290,10 @@ class Archiving:
                 if folder != mine:
                     await self._objects.delete_folder(folder)
                     await self._objects.delete([entry.path])
-        encoded = stored.encoded if stored is not None else b""
+        kept = stored.encoded + blobs.NOTE.encode() if mine and stored is not None else b""
         async for portion in self._objects.list(blobs.folder(prediction_id)):
             await self._objects.delete(
-                [e.path for e in portion if e.modified_at <= at and e.path.rpartition("/")[2].encode() not in encoded]
+                [e.path for e in portion if e.modified_at <= at and e.path.rpartition("/")[2].encode() not in kept]
             )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from storage.prediction import Standing, encode
 from storage.store import Stored, Write
-from streams.blobs import FIELD_MAX, path, settle
+from streams.blobs import FIELD_MAX, note, path, settle
 from streams.event import Event, Poison
 from streams.fold import Expiry, Folded, Rules, fold
 from streams.log import Record
@@ -80,11 +80,12 @@ class Entry:
         assert self.folded.record is not None
         prediction_id = self.folded.record.prediction_id
         known = self.before.encoded if self.before is not None else b""
-        return {
+        found = {
             path(prediction_id, name): content
             for name, content in self.contents.items()
             if name.encode() in self.encoded and name.encode() not in known
         }
+        return {note(prediction_id): prediction_id.encode(), **found} if found else found
 
     def write(self, expiry: Expiry) -> Write:
         """The compare-and-set that makes the folded record stand."""

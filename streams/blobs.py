@@ -20,6 +20,7 @@ FIELD_MAX = 32 * 1024
 """Bytes of a field (of JSON as it came, of a string in UTF-8) that a record takes; what is larger goes elsewhere."""
 
 FOLDER = "blobs"
+NOTE = "id"
 PREFIX = "sha256-"
 
 _JSON_FIELDS = ("payload", "output", "assets")
@@ -80,6 +81,11 @@ def valid_hash(name: str) -> bool:
 def folder(prediction_id: str) -> str:
     """Where the contents of a prediction lie. Not a secret: they are served to whoever may read the record alone."""
     return f"{FOLDER}/{hashlib.sha256(prediction_id.encode()).hexdigest()[:40]}"
+
+
+def note(prediction_id: str) -> str:
+    """Where the prediction's id itself is written down, for whoever finds the folder."""
+    return f"{folder(prediction_id)}/{NOTE}"
 
 
 def path(prediction_id: str, hash_: str) -> str:

@@ -11,6 +11,7 @@ from streams.asset_names import AssetNames
 from streams.downloads import Downloads
 from streams.event import Archive
 from streams.reports import Reports
+from streams.storage_sweep import StorageSweep
 from tidings.parts import Parts
 from tidings.settings import Settings, SettingsError
 
@@ -63,12 +64,22 @@ async def archiving(settings: Settings, parts: Parts, load: Load) -> AsyncIterat
         Reports(parts.log, mode, SOURCE),
         mode=mode,
     )
-    archiver = Archiver(parts.log, work, parts.objects, assets_ttl=settings.assets_ttl)
+    archiver = Archiver(parts.log, work)
+    sweep = StorageSweep(parts.objects, load, assets_ttl=settings.assets_ttl, records_live=_records_live(settings))
     task = asyncio.create_task(archiver.run(), name="archiver")
+    sweeper = asyncio.create_task(sweep.run(), name="storage-sweep")
     try:
         yield ArchiverRole(archiver, task)
     finally:
         archiver.stop()
+        sweeper.cancel()
         await asyncio.wait([task], timeout=4)
         task.cancel()
         await downloads.close()
+
+
+def _records_live(settings: Settings) -> float | None:
+    """Seconds after its last change before which no record is purged; None: none ever is."""
+    if not settings.ttl or not settings.ttl_running:
+        return None
+    return settings.retention + min(settings.ttl, settings.ttl_running)

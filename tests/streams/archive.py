@@ -27,8 +27,11 @@ SOON = Patience(first=0.02, longest=0.1, until=3600, tries=3)
 class Archived:
     """What a test holds."""
 
-    def __init__(self, pipe: Pipeline, objects: ObjectStorage, archiver: Archiver, task: asyncio.Task[None]) -> None:
+    def __init__(
+        self, pipe: Pipeline, objects: ObjectStorage, archiving: Archiving, archiver: Archiver, task: asyncio.Task[None]
+    ) -> None:
         self.pipe, self.objects, self.archiver, self.task = pipe, objects, archiver, task
+        self.archiving = archiving
 
     async def send(self, *events: dict[str, Any], key: str = "p1", mode: str = "after") -> None:
         await self.pipe.send(*events, key=key, tidings_archive=mode)
@@ -73,7 +76,6 @@ async def archiving(
     mode: str = "after",
     patience: Patience = SOON,
     limits: Limits | None = None,
-    assets_ttl: float = 0,
     **more: Any,
 ) -> AsyncIterator[Archived]:
     """Run a processor and an archiver until the block ends."""
@@ -91,10 +93,10 @@ async def archiving(
             patience=patience,
             **more,
         )
-        archiver = Archiver(log, work, objects, assets_ttl=assets_ttl)
+        archiver = Archiver(log, work)
         task = asyncio.create_task(archiver.run())
         try:
-            yield Archived(pipe, objects, archiver, task)
+            yield Archived(pipe, objects, work, archiver, task)
         finally:
             archiver.stop()
             await asyncio.wait_for(task, 20)

@@ -2,6 +2,8 @@
 
 import asyncio
 import base64
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,13 @@ from aiohttp import web
 from storage.errors import StoreUnavailable
 from storage.memory import MemoryStore
 from storage.objects import ObjectStorage
+from storage.store import Stored
 from streams import blobs
-from streams.archiver import sweep
 from streams.archiving import Patience
-from streams.asset_names import AssetNames, is_asset_path
+from streams.asset_names import AssetNames, index_of, is_asset_path
 from streams.downloads import Limits
 from streams.memory_log import MemoryLog
+from streams.storage_sweep import StorageSweep
 from tests.conditions import eventually
 from tests.streams.archive import KEY, SOON, archiving
 from tests.streams.test_downloads import PICTURE, Site, endless, gone, picture, redirect, unavailable
@@ -227,9 +230,9 @@ async def test_files_go_with_their_prediction() -> None:
             await at.send(event, key=key)
             await at.dealt_with(key)
         before = await at.files()
-        assert len(before) == 6
+        assert len(before) == 8
         await at.send({"type": "delete"})
-        await eventually(lambda: _count(at, 3), 20)
+        await eventually(lambda: _count(at, 4), 20)
         kept = await at.pipe.prediction("p2")
         blob = blobs.reference(kept.payload)
         assert blob is not None
@@ -252,6 +255,19 @@ async def test_an_id_used_again_shows_no_old_picture() -> None:
         second = await at.dealt_with()
         assert first.image_path != second.image_path
         assert second.image_path in await at.files()
+
+
+async def test_a_deletion_seen_late_takes_nothing_of_the_next_one() -> None:
+    """Removing again what an earlier prediction with this id had leaves the files and fields of the one that stands."""
+    async with Site(picture).open() as site, archiving(site.place) as at:
+        await at.send({"status": "succeeded", "output": f"http://{site.place}/a", "payload": {"a": "x" * 40_000}})
+        await at.dealt_with()
+        before = await at.files()
+        assert len(before) == 4
+        await at.objects.put("index/" + index_of("p1").rpartition("/")[2] + "/" + "0" * 40, b"")
+        await at.objects.put("0" * 40 + "/0", b"old")
+        await at.archiving.remove("p1", int(time.time() * 1000) + 60_000)
+        assert await at.files() == before
 
 
 async def test_a_late_word_about_an_earlier_prediction_is_left() -> None:
@@ -306,10 +322,28 @@ async def test_files_go_after_their_time(tmp_path: Path) -> None:
         record = await at.dealt_with()
         assert record.image_path is not None
         assert (tmp_path / record.image_path).read_bytes() == PICTURE
-        now = (tmp_path / record.image_path).stat().st_mtime
-        assert await sweep(objects, now - 1) == 0
-        assert await sweep(objects, now + 10) == 1
-        assert [path.partition("/")[0] for path in await at.files()] == ["blobs"]
+        stored = (tmp_path / record.image_path).stat().st_mtime
+        for age, removed in ((5, 0), (20, 1)):
+            sweep = StorageSweep(objects, at.pipe.store.load, assets_ttl=10, clock=lambda age=age: stored + age)  # type: ignore[misc]
+            assert await sweep.sweep_files() == removed
+        assert {path.partition("/")[0] for path in await at.files()} == {"blobs"}
+
+
+async def test_large_fields_go_when_their_record_was_purged() -> None:
+    """Long after its last change a record may be gone: its contents go then, and those of a standing record stay."""
+    async with archiving() as at:
+        for key in ("p1", "p2"):
+            await at.send({"status": "processing", "payload": {"a": "x" * 40_000}}, key=key)
+        await at.pipe.settled()
+
+        async def load(ids: Sequence[str]) -> dict[str, Stored]:
+            there = await at.pipe.store.load(ids)
+            return {name: stored for name, stored in there.items() if name != "p1"}
+
+        for age, removed in ((5, 0), (20, 1)):
+            clock = lambda age=age: time.time() + age  # noqa: E731
+            assert await StorageSweep(at.objects, load, records_live=10, clock=clock).sweep_fields() == removed
+        assert {path.rpartition("/")[0] for path in await at.files()} == {blobs.folder("p2")}
 
 
 async def test_nobody_can_guess_an_address() -> None:
