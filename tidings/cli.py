@@ -7,7 +7,20 @@ on standard error.
 import sys
 from collections.abc import Iterator, Sequence
 
-from tidings.commands import dead_letters, demo, doctor, reconcile, replay, running, serve, specifications, token, watch
+from tidings.commands import (
+    backup,
+    dead_letters,
+    demo,
+    doctor,
+    erase,
+    reconcile,
+    replay,
+    running,
+    serve,
+    specifications,
+    token,
+    watch,
+)
 from tidings.settings import SettingsError
 
 COMMANDS: tuple[running.Command, ...] = (
@@ -17,6 +30,8 @@ COMMANDS: tuple[running.Command, ...] = (
     reconcile,
     dead_letters,
     watch,
+    backup,
+    erase,
     doctor,
     token,
     specifications,

@@ -22,7 +22,7 @@ from tests.tidings.command import tidings
 from tests.tidings_process import TidingsProcess, serving
 from tidings.client import Client
 
-COMMANDS = ("serve", "demo", "replay", "watch", "doctor", "token", "openapi", "asyncapi")
+COMMANDS = ("serve", "demo", "replay", "watch", "backup", "restore", "erase", "doctor", "token", "openapi", "asyncapi")
 LETTERS = ("list", "show", "redrive", "export")
 SECRET = "a-secret-of-more-than-thirty-two-bytes"
 
@@ -100,6 +100,11 @@ async def test_every_command_has_help_with_an_example(tmp_path: Path) -> None:
         ("dead-letters", "redrive"),
         ("dead-letters", "show", "nine"),
         ("dead-letters", "redrive", "--all", "--rate", "0"),
+        ("backup",),
+        ("restore",),
+        ("erase",),
+        ("erase", "--owner", ""),
+        ("erase", "--owner", "a", "--within", "0"),
         ("watch",),
         ("watch", "p1", "--all"),
         ("watch", "--all", "--finished"),
