@@ -1,6 +1,7 @@
 """How deep JSON is nested."""
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -42,3 +43,21 @@ def test_very_deep_is_found(opening: bytes) -> None:
 def test_large_and_flat_is_not_deep() -> None:
     """Many small objects are no depth."""
     assert not nested_over(b"[" + b",".join([b'{"a":["[[[["]}'] * 100_000) + b"]", 3)
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        b"[" * 201 + b'"' + b"a" * 100_000,
+        b"[" * 201 + b'"' + b'\\"' * 100_000,
+        b"[" * 201 + b'"' + b"\\" * 100_001,
+        b'"[' * 100_000,
+        b"[" * 100_000,
+        (b"[" * 190 + b"]" * 190) * 500,
+    ],
+)
+def test_no_bytes_take_long(hostile: bytes) -> None:
+    """Strings that do not end, and brackets by the thousand, take a moment as everything does."""
+    started = time.process_time()
+    nested_over(hostile, 200)
+    assert time.process_time() - started < 5
