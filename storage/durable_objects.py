@@ -274,6 +274,18 @@ class DurableObjectsStore:
         body = msgspec.json.encode({"now": now, "limit": limit})
         return parse(_removed, await self._http.call("POST", "/v1/sweep", body)).removed
 
+    async def facts(self) -> dict[str, str]:
+        """What an operator wants to know: the Worker, how records lie there, a round trip (ms)."""
+        start = self._clock()
+        found = await health(self._http)
+        layout = f"{found.shards} shards" if found.layout == "sharded" else found.layout
+        return {
+            "Worker": f"{self._http.base_url}, protocol {found.protocol}",
+            "layout": layout,
+            "durability": "a write is confirmed when its object has it on disk",
+            "round trip (ms)": str(self._clock() - start),
+        }
+
     async def close(self) -> None:
         """As the protocol says."""
         await self._http.close()

@@ -192,6 +192,11 @@ class KvNamespace:
         # A Worker may make 1,000 calls for one request, and writes pair by pair.
         return cls(http, "/v1/kv", bucket=None, pairs=500, size=16_000_000, at_once=4, patience=timeout)
 
+    @property
+    def way(self) -> str:
+        """How it is reached, for people."""
+        return "Cloudflare's REST API" if self._bucket is not None else f"the Worker at {self._http.base_url}"
+
     async def read(self, keys: Sequence[str]) -> dict[str, Value]:
         """The values that are there, with their metadata."""
         found: dict[str, Value] = {}

@@ -2,10 +2,10 @@
 
 import asyncio
 import json
-import os
 import time
 from argparse import Namespace
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -13,7 +13,8 @@ from urllib.parse import urlsplit
 from msgspec import Struct
 
 from tidings.commands import running
-from tidings.settings import DERIVED, FLAGS_ONLY, Settings, SettingsError, check_serving, sqlite_path
+from tidings.commands.store_check import Warned, examined, new_file, writable
+from tidings.settings import DERIVED, FLAGS_ONLY, Settings, SettingsError, check_serving
 
 WITHIN = 8.0
 """Seconds that one part may take to answer."""
@@ -90,11 +91,9 @@ async def examine(settings: Settings) -> list[Finding]:
         ("store", _store),
         ("assets", _assets),
     ]
+    others = {"fallback": settings.store_fallback, "split": split[0] if (split := settings.split_arm) else None}
+    parts += [(name, partial(examined, url=url)) for name, url in others.items() if url is not None]
     return list(await asyncio.gather(*(_try(name, part, settings) for name, part in parts)))
-
-
-class Warned(Exception):
-    """The part works, but something about it should be looked at."""
 
 
 async def _try(name: str, part: Callable[[Settings], Awaitable[str]], settings: Settings) -> Finding:
@@ -142,33 +141,13 @@ async def _providers(settings: Settings) -> str:
     return f"webhooks are taken from {', '.join(sorted(opened))}"
 
 
-def _new_file(url: str) -> str | None:
-    """What to say of a SQLite file that is not there yet; raises where it could not be made."""
-    path = sqlite_path(url)
-    if path.exists():
-        return None
-    _check_writable(path.parent)
-    return f"{path} will be made at the first start"
-
-
-def _check_writable(folder: Path) -> None:
-    """Raise PermissionError where the folder, or the nearest one above it that is there, cannot be written."""
-    there = folder.absolute()
-    while not there.exists():
-        there = there.parent
-    if not there.is_dir():
-        raise NotADirectoryError(f"{folder}: {there} is no folder; choose another place")
-    if not os.access(there, os.W_OK):
-        raise PermissionError(f"{folder}: no right to write in {there}; give it, or choose another folder")
-
-
 async def _log(settings: Settings) -> str:
     from streams.log import EVENTS
     from streams.logs import open_log
 
     if settings.log.startswith("memory://"):
         return "in memory: gone when the service ends"
-    if settings.log.startswith("sqlite://") and (says := _new_file(settings.log)) is not None:
+    if settings.log.startswith("sqlite://") and (says := new_file(settings.log)) is not None:
         return says
     log = await open_log(
         settings.log,
@@ -188,21 +167,7 @@ async def _log(settings: Settings) -> str:
 
 
 async def _store(settings: Settings) -> str:
-    from storage.factory import open_store
-    from storage.store import Query
-
-    if settings.store.startswith("memory://"):
-        return "in memory: gone when the service ends"
-    if settings.store.startswith("sqlite://") and (says := _new_file(settings.store)) is not None:
-        return says
-    store = await open_store(settings.store)
-    try:
-        positions = await store.positions()
-        if store.capabilities.lists:
-            await store.list(Query(limit=1))
-        return f"{store.name}: answers; records up to {positions or 'nothing yet'}"
-    finally:
-        await store.close()
+    return await examined(settings, settings.store)
 
 
 async def _assets(settings: Settings) -> str:
@@ -212,5 +177,5 @@ async def _assets(settings: Settings) -> str:
     if parts.scheme != "file":
         return f"{parts.scheme}:// is not tried here"
     folder = Path(parts.path[1:])
-    _check_writable(folder)
+    writable(folder)
     return f"{folder} can be written"
