@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+import zlib
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -430,6 +431,27 @@ async def test_two_processors_share_the_partitions() -> None:
         standing = (await store.load([f"p{number}"]))[f"p{number}"].standing()
         assert not isinstance(standing, Tombstone)
         assert (standing.status, standing.version, standing.progress) == (Status.SUCCEEDED, 4, 0.5)
+
+
+async def test_a_partition_that_comes_back_is_judged_by_what_was_written_meanwhile() -> None:
+    """What a processor knew of a partition before another had it is forgotten."""
+    log: Log = MemoryLog(partitions=2)
+    store = MemoryStore()
+    key = next(f"p{n}" for n in range(100) if zlib.crc32(b"p%d" % n) % 2 == 1)
+    async with pipeline(log, store) as first:
+        await first.send({"status": "processing", "imageUrl": "https://example.com/a"}, key=key)
+        await first.settled()
+        async with pipeline(log, store) as second:
+            await eventually(lambda: (c := second.processor.consumer) is not None and c.assigned() == {1}, 10)
+            await second.send({"imageUrl": "https://example.com/b"}, key=key)
+            await second.settled()
+            assert second.processor.statistics.applied == 1
+        # To the old copy this says nothing new.
+        await first.send({"imageUrl": "https://example.com/a"}, key=key)
+        await first.settled()
+    standing = (await store.load([key]))[key].standing()
+    assert isinstance(standing, Prediction)
+    assert (standing.version, standing.image_url) == (3, "https://example.com/a")
 
 
 async def test_an_error_that_no_retry_mends_ends_the_processor() -> None:

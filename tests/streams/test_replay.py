@@ -191,6 +191,20 @@ async def test_a_verification_while_the_processor_works_finds_nothing(log: Log) 
         await running.settled()
 
 
+async def test_a_record_that_moved_after_the_rebuild_is_followed(log: Log) -> None:
+    """What the live store has applied beyond the rebuild's end is read too, before anything is called different."""
+    live, scratch = MemoryStore(), MemoryStore()
+    async with pipeline(log, live) as running:
+        await some_history(running)
+        rebuild = await rebuilt(log, scratch)
+        await running.send({"status": "processing", "logs": "y"}, {"status": "succeeded"}, key="q")
+        await running.send({"tags": ["late"]}, key="p1")
+        await running.settled()
+        result = await verify(rebuild, scratch, live, log, group=GROUP)
+        assert result.differences == []
+        assert result.equal == result.compared
+
+
 async def test_reading_on_in_one_partition_skips_nothing_of_another() -> None:
     """What a comparison reads beyond its end in one partition leaves the others where they were, and says so."""
     log = MemoryLog(partitions=2)
@@ -210,11 +224,13 @@ async def test_hidden_records_are_left_out(log: Log) -> None:
     async with pipeline(log, live, expiry=Expiry(ttl=1)) as running:
         await running.send({"status": "succeeded"})
         await running.settled()
-    scratch = MemoryStore()
+    scratch = MemoryStore(clock=lambda: 0)  # lists what is hidden by now
     rebuild = Rebuild(log, scratch, {}, Rules(await log.identity()), expiry=Expiry(ttl=1))
     await rebuild.run(await span(log))
     result = await verify(rebuild, scratch, MemoryStore(), log, group=GROUP, clock=lambda: 2**43)
-    assert result.faults == []
+    assert (result.compared, result.hidden, result.differences) == (1, 1, [])
+    result = await verify(rebuild, scratch, MemoryStore(), log, group=GROUP, clock=lambda: 0)
+    assert [difference.kind for difference in result.faults] == ["missing"]
 
 
 async def test_a_recreated_topic_is_noticed() -> None:
