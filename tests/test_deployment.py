@@ -4,28 +4,17 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
+import pytest
 from ruamel.yaml import YAML
 
+from tests.compose import COMPOSE, ROOT, content, environment, services
+from tidings.cli import _parser
 from tidings.setting_sources import load
 from tidings.settings import check_serving
 
-ROOT = Path(__file__).parent.parent
-COMPOSE = ROOT / "docker-compose.yml"
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
-
-
-def services() -> dict[str, Any]:
-    """The services of the compose file."""
-    content: dict[str, Any] = YAML(typ="safe").load(COMPOSE)
-    return dict(content["services"])
-
-
-def filled(value: str) -> str:
-    """A value as Compose fills it in: what must be given is given, what has a default has it."""
-    value = re.sub(r"\$\{\w+:\?[^}]*\}", "x" * 64, value)
-    return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", value)
+ROLES = {name: service for name, service in services().items() if "serve" in service.get("command", ())}
 
 
 def test_the_compose_file_is_valid() -> None:
@@ -35,30 +24,51 @@ def test_the_compose_file_is_valid() -> None:
     assert result.returncode == 0, result.stdout
 
 
-def test_its_settings_are_known_and_serve() -> None:
-    """Every setting in it is one of the program's, and the service may start with them."""
-    checked = 0
-    for service in services().values():
-        environ = {name: filled(str(value)) for name, value in service.get("environment", {}).items()}
-        if not any(name.startswith("TIDINGS_") for name in environ):
-            continue
-        settings = load(environ=environ, folder=Path("/nowhere"))
-        check_serving(settings)
-        assert settings.authenticates
-        checked += 1
-    assert checked >= 1
+@pytest.mark.parametrize("name", ROLES)
+def test_its_settings_are_known_and_serve(name: str) -> None:
+    """Every setting of a role is one of the program's, its command is understood, and it may start with both."""
+    arguments = _parser().parse_args(ROLES[name]["command"])
+    settings = load({"role": arguments.role}, environ=environment(ROLES[name]), folder=Path("/nowhere"))
+    check_serving(settings)
+    assert settings.authenticates
+    assert settings.log.startswith("kafka://")
+
+
+def test_it_is_the_whole_topology() -> None:
+    """Two processors, two gateways behind a proxy, archiver, reconciler, log, stores, provider and monitoring are there."""
+    roles = sorted(service["command"][-1] for service in ROLES.values())
+    assert roles == ["archiver", "gateway", "gateway", "processor", "processor", "reconciler"]
+    assert {"proxy", "demo", "kafka", "postgres", "valkey", "prometheus", "grafana"} <= set(services())
+
+
+def test_names_lead_to_services() -> None:
+    """Every host that a setting or a file of its own names is a service of the file, and every file is there."""
+    names = set(services())
+    configs = {name: ROOT / config["file"] for name, config in content()["configs"].items()}
+    assert [name for name, file in configs.items() if not file.exists()] == []
+    used = {config["source"] for service in services().values() for config in service.get("configs", ())}
+    assert used == set(configs)
+    scraped = YAML(typ="safe").load(configs["prometheus"])["scrape_configs"][0]["static_configs"][0]["targets"]
+    assert sorted(scraped) == sorted(f"{name}:8080" for name in ROLES)
+    texts = [value for service in services().values() for value in environment(service).values()]
+    texts += [configs[name].read_text(encoding="utf-8") for name in ("grafana-datasource",)]
+    hosts = {host for text in texts for host in re.findall(r"(?://|@)(?:[^@/\s]*@)?([a-z][a-z0-9-]*):\d+", text)}
+    assert hosts - {"localhost"} <= names
+    assert {"kafka", "postgres", "valkey", "demo", "proxy", "prometheus"} <= hosts
 
 
 def test_it_runs_with_few_rights() -> None:
     """Tidings runs without root, on a file system that it cannot write but for its data, and is asked for its health."""
-    tidings = services()["tidings"]
-    assert tidings["read_only"] is True
-    assert tidings["cap_drop"] == ["ALL"]
+    for service in ROLES.values():
+        assert service["read_only"] is True
+        assert service["cap_drop"] == ["ALL"]
+        assert "ports" not in service
     last_stage = DOCKERFILE.rpartition("\nFROM ")[2]
     assert re.search(r"^USER (?!root|0)\w+$", last_stage, re.MULTILINE)
     assert "/healthz" in last_stage
     assert DOCKERFILE.count("\nFROM ") == 2
-    assert all(port.startswith("127.0.0.1:") for port in tidings["ports"])
+    for service in services().values():
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", ()))
 
 
 def test_what_the_image_takes_is_there() -> None:
