@@ -108,16 +108,16 @@ async def test_events_are_not_held_back(kind: str) -> None:
     async with (
         behind(kind) as (service, proxy),
         httpx.AsyncClient(base_url=f"http://127.0.0.1:{proxy.port}", timeout=20) as client,
+        client.stream("GET", "/api/predictions/p1/events") as answer,
+        asyncio.timeout(30),
     ):
-        async with client.stream("GET", "/api/predictions/p1/events") as answer:
-            lines = answer.aiter_lines()
-            async with asyncio.timeout(20):
-                await until(lines, "event: unknown")
-                for version in (1, 2, 3):
-                    await service.put(prediction("p1", version=version))
-                    await until(lines, "event: change")
-                    data = (await until(lines, "data: ")).removeprefix("data: ")
-                    assert json.loads(data)["prediction"]["version"] == version
+        lines = answer.aiter_lines()
+        await until(lines, "event: unknown")
+        for version in (1, 2, 3):
+            await service.put(prediction("p1", version=version))
+            await until(lines, "event: change")
+            data = (await until(lines, "data: ")).removeprefix("data: ")
+            assert json.loads(data)["prediction"]["version"] == version
 
 
 async def until(lines: AsyncIterator[str], start: str) -> str:
