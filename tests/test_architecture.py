@@ -17,6 +17,11 @@ PURE = (
     "streams/transitions.py",
     "streams/translation.py",
     "streams/changes.py",
+    "streams/addresses.py",
+    "streams/asset_names.py",
+    "streams/blobs.py",
+    "streams/content_types.py",
+    "streams/outputs.py",
     "streams/providers/*.py",
     "gateway/hub.py",
     "gateway/outbox.py",
@@ -36,6 +41,7 @@ DOES_IO = frozenset(
         "asyncpg",
         "httpx",
         "logging",
+        "obstore",
         "os",
         "pathlib",
         "random",
@@ -56,7 +62,19 @@ DOES_IO = frozenset(
         "websockets",
     ]
 )
-DRIVERS = ("aiohttp", "aiokafka", "asyncpg", "cryptography", "httpx", "jwt", "redis", "sqlite3", "structlog", "uvloop")
+DRIVERS = (
+    "aiohttp",
+    "aiokafka",
+    "asyncpg",
+    "cryptography",
+    "httpx",
+    "jwt",
+    "obstore",
+    "redis",
+    "sqlite3",
+    "structlog",
+    "uvloop",
+)
 LONGEST_MODULE = 450
 
 

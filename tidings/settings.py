@@ -164,6 +164,10 @@ def check(settings: Settings) -> None:
         raise SettingsError(
             "TIDINGS_LOG: memory:// is seen by one process alone; with --role use sqlite:// or kafka://"
         )
+    if settings.assets.startswith("memory://") and not settings.everything:
+        raise SettingsError(
+            "TIDINGS_ASSETS: memory:// is seen by one process alone; with --role use file://, s3://, gs:// or az://"
+        )
     if settings.workers > 1 and not settings.log.startswith("kafka://"):
         raise SettingsError("--workers: more than one gateway process takes TIDINGS_LOG=kafka://...")
     if settings.workers > 1 and "gateway" not in settings.roles:

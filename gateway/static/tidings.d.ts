@@ -13,6 +13,15 @@ export interface Transition {
   position?: string;
 }
 
+/** What stands in a field that is too large for the record; `/api/predictions/{id}/blobs/{$blob}` has the content. */
+export interface LargeField {
+  $blob: string;
+  bytes: number;
+  /** Items of a list, characters of a string, members of an object. */
+  length: number;
+  kind?: "object" | "number";
+}
+
 /** Everything known about a prediction at one version. Times are ms since the epoch; absent fields are left out. */
 export interface Prediction {
   predictionId: string;
@@ -22,7 +31,7 @@ export interface Prediction {
   updatedAt: number;
   deleted?: undefined;
   payload?: unknown;
-  prompt?: string;
+  prompt?: string | LargeField;
   model?: string;
   provider?: string;
   providerId?: string;
@@ -34,7 +43,7 @@ export interface Prediction {
   imagePath?: string;
   assets?: unknown;
   assetsError?: string;
-  error?: string;
+  error?: string | LargeField;
   /** From 0 to 1. */
   progress?: number;
   /** The end of the logs, whose whole length is `logsLength`. */

@@ -6,9 +6,7 @@ import time
 from argparse import Namespace
 from collections.abc import Awaitable, Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from msgspec import Struct
 
@@ -171,11 +169,11 @@ async def _store(settings: Settings) -> str:
 
 
 async def _assets(settings: Settings) -> str:
-    parts = urlsplit(settings.assets)
-    if settings.archive == "off":
-        return "archiving is off"
-    if parts.scheme != "file":
-        return f"{parts.scheme}:// is not tried here"
-    folder = Path(parts.path[1:])
-    writable(folder)
-    return f"{folder} can be written"
+    from storage.objects import ObjectStorage
+
+    objects = ObjectStorage(settings.assets)
+    if (folder := objects.local_path("")) is not None:
+        writable(folder)
+        return f"{folder} can be written"
+    await objects.check()
+    return f"{objects.shown}: an object was put, read and removed"

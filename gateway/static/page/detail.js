@@ -4,7 +4,7 @@ import { byId, element, setText, show } from "./dom.js";
 import { dateAndTime, pretty, statusName } from "./format.js";
 import { image } from "./gallery.js";
 import { Logs } from "./logs.js";
-import { ended, files, outputText, pictures, progress, title } from "./record.js";
+import { ended, files, outputText, pictures, progress, title, words } from "./record.js";
 import { RequestError, request, send } from "./service.js";
 import { Timeline } from "./timeline.js";
 
@@ -98,7 +98,7 @@ export class Detail {
     this.#offerCancel(record);
     this.#output(record);
     show(this.error, Boolean(record.error));
-    setText(this.error, record.error ?? "");
+    setText(this.error, words(record.error));
     this.#logs.update(record);
     this.#facts(record);
     this.tick(now);

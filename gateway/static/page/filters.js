@@ -1,6 +1,7 @@
 /** The filters, kept in the page's address. */
 
 import { byId, element, setText } from "./dom.js";
+import { words as textOf } from "./record.js";
 
 const NAMES = ["status", "text", "owner", "model"];
 const SUGGESTED = 200;
@@ -48,7 +49,7 @@ export class Filters {
       (record) =>
         (!owner || record.owner === owner) &&
         (!model || record.model === model) &&
-        (!words || record.predictionId.toLowerCase().includes(words) || record.prompt?.toLowerCase().includes(words)),
+        (!words || record.predictionId.toLowerCase().includes(words) || textOf(record.prompt).toLowerCase().includes(words)),
     );
     const counts = { "": matching.length };
     for (const record of matching) counts[record.status] = (counts[record.status] ?? 0) + 1;

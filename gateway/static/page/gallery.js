@@ -2,7 +2,7 @@
 
 import { byId, element, setText, show } from "./dom.js";
 import { duration, statusName } from "./format.js";
-import { ended, outputText, pictures, progress, title, until } from "./record.js";
+import { ended, outputText, pictures, progress, title, until, words } from "./record.js";
 
 const EXCERPT = 420;
 
@@ -45,7 +45,7 @@ class Card {
     setText(this.by, [record.owner, record.model?.split("/").at(-1)].filter(Boolean).join(" · "));
     this.by.title = [record.owner, record.model].filter(Boolean).join(" · ");
     show(this.reason, Boolean(record.error) && this.frame.querySelector(".wrong") === null);
-    setText(this.reason, record.error ?? "");
+    setText(this.reason, words(record.error));
     this.tick(now);
   }
 
@@ -56,7 +56,7 @@ class Card {
   /** Its picture, else its text, else what went wrong. A picture stays until the next one has come. */
   #show(record) {
     const [picture] = pictures(record);
-    const text = picture ? "" : (record.error ?? outputText(record)).slice(0, EXCERPT);
+    const text = picture ? "" : (words(record.error) || outputText(record)).slice(0, EXCERPT);
     const key = picture ?? `${record.status}:${text}`;
     if (key === this.shown) return;
     this.shown = key;

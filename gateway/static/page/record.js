@@ -73,4 +73,10 @@ export function steps(record, now) {
   });
 }
 
-export const title = (record) => record.prompt || (typeof record.payload?.prompt === "string" && record.payload.prompt) || record.predictionId;
+/** A text of the record; one that is too large for it lies elsewhere, and is only named. */
+export function words(text) {
+  if (typeof text === "string") return text;
+  return text?.$blob ? `(${text.length} characters, kept apart)` : "";
+}
+
+export const title = (record) => words(record.prompt) || (typeof record.payload?.prompt === "string" && record.payload.prompt) || record.predictionId;
