@@ -19,7 +19,7 @@ from streams.processor import GROUP
 from streams.projection import Projecting, projecting
 from streams.providers.configuration import BadConfiguration
 from streams.providers.provider import Provider
-from streams.providers.registry import open_providers
+from streams.providers.registry import Translators, open_providers
 from streams.replay import check_source
 from tidings.settings import Settings, SettingsError, sqlite_path
 
@@ -30,6 +30,9 @@ class Parts(Struct, frozen=True):
     log: Log
     store: PredictionStore
     providers: Mapping[str, Provider]
+    """The configured ones: who may send webhooks, and is submitted to."""
+    translators: Mapping[str, Provider]
+    """Of every provider: what webhooks in the log mean, whoever is configured now."""
     rules: Rules
     expiry: Expiry
     objects: ObjectStorage
@@ -165,4 +168,6 @@ async def parts(settings: Settings) -> AsyncIterator[Parts]:
         rules = await claim(log, store, settings)
         if isinstance(store, FallbackStore):
             await claim(log, store.fallback, settings, "store_fallback")
-        yield Parts(log, store, providers, rules, expiry_of(settings), ObjectStorage(settings.assets))
+        yield Parts(
+            log, store, providers, Translators(providers), rules, expiry_of(settings), ObjectStorage(settings.assets)
+        )

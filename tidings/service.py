@@ -252,7 +252,7 @@ async def _processing(service: Service, reached: Reached | None) -> AsyncIterato
     processor = service.processor = Processor(
         opened.log,
         service.cache if projection is None else opened.store,
-        opened.providers,
+        opened.translators,
         opened.rules,
         expiry=opened.expiry,
         objects=opened.objects,

@@ -6,12 +6,15 @@ function `(name, configuration) -> Provider | None`.
 
 import importlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import entry_points
 from typing import cast
 
+from msgspec import Struct
+
+from streams.event import Event
 from streams.providers.configuration import BadConfiguration, Configuration
-from streams.providers.provider import Provider
+from streams.providers.provider import BadSignature, Provider, Webhook
 
 Open = Callable[[str, Configuration], Provider | None]
 
@@ -33,6 +36,10 @@ PROVIDERS: Mapping[str, str] = {
 }
 """Dotted paths: a provider's module is loaded when its settings are there."""
 
+DESCRIBED = "generic"
+"""Its mapping is in the settings."""
+PROVEN_BY_KEYS = frozenset({"fal"})
+
 _name = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
 
@@ -47,6 +54,63 @@ def open_providers(configurations: Mapping[str, Configuration]) -> dict[str, Pro
     """
     opened = {name: open_provider(name, configuration) for name, configuration in configurations.items()}
     return {name: provider for name, provider in opened.items() if provider is not None}
+
+
+class TranslationOnly(Struct, frozen=True):
+    """A provider that nobody has configured: its mapping, which needs no secret, and a door that is always shut."""
+
+    mapping: Provider
+
+    @property
+    def name(self) -> str:
+        """As in a webhook's address."""
+        return self.mapping.name
+
+    def verify(self, headers: Mapping[str, str], body: bytes, now: float) -> str | None:  # noqa: ARG002 - see Provider
+        """Refuse it; raises `BadSignature` always."""
+        raise BadSignature(f"the provider {self.name} is not configured")
+
+    def prediction_id(self, body: bytes) -> str | None:
+        """As the mapping reads it."""
+        return self.mapping.prediction_id(body)
+
+    def translate(self, webhook: Webhook) -> Event:
+        """As the mapping does."""
+        return self.mapping.translate(webhook)
+
+
+_UNPROVEN = Configuration(secret=("whsec_" + "A" * 43 + "=",))
+_UNPROVEN_KEYS = Configuration(jwks_url="https://keys.invalid/")
+
+
+class Translators(Mapping[str, Provider]):
+    """The mappings of all providers: the configured ones', and for the others those that no setting has a say in.
+
+    What a webhook in the log means must not depend on a secret that may be withdrawn: a replay would lose it. None of
+    the mappings added here proves anything (`TranslationOnly`); each is loaded when a webhook of its provider comes.
+
+    Args:
+        configured: As `open_providers` gives them.
+    """
+
+    def __init__(self, configured: Mapping[str, Provider]) -> None:
+        self._known = dict(configured)
+
+    def __getitem__(self, name: str) -> Provider:
+        provider = self._known.get(name)
+        if provider is None:
+            if name not in PROVIDERS or name == DESCRIBED:
+                raise KeyError(name)
+            mapping = open_provider(name, _UNPROVEN_KEYS if name in PROVEN_BY_KEYS else _UNPROVEN)
+            assert mapping is not None
+            provider = self._known[name] = TranslationOnly(mapping)
+        return provider
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({**self._known, **{name: None for name in PROVIDERS if name != DESCRIBED}})
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 def open_provider(name: str, configuration: Configuration) -> Provider | None:

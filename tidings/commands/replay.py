@@ -194,13 +194,14 @@ def rebuilder(
     settings: Settings, log: "Log", store: "PredictionStore", rules: "Rules", only: str | None, bar: Bar
 ) -> "Rebuild":
     """A rebuild into the store, which tells the bar how far it is."""
+    from streams.providers.registry import Translators
     from streams.replay import Rebuild
     from tidings.parts import expiry_of, providers_of
 
     return Rebuild(
         log,
         store,
-        providers_of(settings),
+        Translators(providers_of(settings)),
         rules,
         expiry=expiry_of(settings),
         only=only,
