@@ -27,6 +27,11 @@ from tidings.observation import Observation
 from tidings.parts import Parts
 from tidings.settings import Settings
 
+RETURNS = 2_000
+"""Sessions a second that another gateway takes without its own clients noticing."""
+LONGEST_SPREAD = 5.0
+"""Seconds over which clients are asked to come back at most."""
+
 Tell = Callable[[Sequence[Change]], None]
 
 
@@ -167,7 +172,8 @@ class GatewayRole:
         try:
             yield await front.serve(listening)
         finally:
-            await front.close(limit=1.5)
+            spread = min(LONGEST_SPREAD, len(self.sessions) / RETURNS)
+            await front.close(retry_after_spread=spread, limit=1.5)
             await server.close()
             await self.reader.close()
 

@@ -28,9 +28,11 @@ async def _serve(arguments: Namespace) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
-    stand_in = StandIn(duration=arguments.duration)
-    stand_in.secret = os.environ.get("TIDINGS_REPLICATE_SECRET") or stand_in.secret
-    stand_in.token = os.environ.get("TIDINGS_REPLICATE_TOKEN") or stand_in.token
+    stand_in = StandIn(
+        duration=arguments.duration,
+        secret=os.environ.get("TIDINGS_REPLICATE_SECRET"),
+        token=os.environ.get("TIDINGS_REPLICATE_TOKEN"),
+    )
     try:
         await stand_in.start(arguments.host, arguments.port)
     except OSError as error:

@@ -33,6 +33,8 @@ class StandIn:
         first_retry: Seconds before a webhook that ends a prediction is sent again; each further wait doubles.
         bad_days: What goes wrong.
         seed: Of the dice behind `bad_days`; None: another each time.
+        secret: Of its webhooks (`whsec_...`); None: made at each start.
+        token: What its API asks for; None: made at each start.
     """
 
     def __init__(
@@ -44,12 +46,12 @@ class StandIn:
         first_retry: float = 1.0,
         bad_days: BadDays | None = None,
         seed: int | None = None,
+        secret: str | None = None,
+        token: str | None = None,
     ) -> None:
         self.bad_days = bad_days or BadDays()
-        self.secret = "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
-        """Made at each start."""
-        self.token = "demo_" + secrets.token_urlsafe(24)
-        """What the API asks for."""
+        self.secret = secret or "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
+        self.token = token or "demo_" + secrets.token_urlsafe(24)
         self.jobs: dict[str, Job] = {}
         self.url = ""
         """Set by `start`."""

@@ -1,0 +1,1 @@
+"""The composed system as plain processes."""
