@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 .DEFAULT_GOAL := help
 
-.PHONY: help setup run test test-long check bench kafka format clean
+.PHONY: help setup run test test-long check bench kafka cluster format clean
 
 help: ## List what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
@@ -43,6 +43,9 @@ bench: setup ## Run the benchmarks and print their tables
 
 kafka: setup ## Start a real Kafka broker on loopback for development
 	@$(BIN)/python -m tests.broker
+
+cluster: setup ## Start what docker-compose.yml composes as plain processes on loopback
+	@$(BIN)/python -m tests.cluster.cluster
 
 clean: ## Remove what was made here, the data folder excepted
 	rm -rf .venv .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis
