@@ -61,6 +61,16 @@ class Archiver:
         """Leave; `run` returns then."""
         self._stopping.set()
 
+    @property
+    def archiving(self) -> Archiving:
+        """What downloads and keeps, with its counts."""
+        return self._archiving
+
+    @property
+    def waiting(self) -> int:
+        """Predictions whose files are on their way."""
+        return len(self._works)
+
     def figures(self) -> dict[str, object]:
         """For `/api/stats`."""
         archiving = self._archiving

@@ -44,7 +44,7 @@ class Statistics:
         self.records += records
         self.batches += 1
         now = time()
-        observe = self.to_change.observe
+        ages = []
         for entry in entries:
             folded = entry.folded
             if folded is not None:
@@ -53,7 +53,8 @@ class Statistics:
                 self.behind += folded.behind
                 self.duplicates += folded.duplicates
                 if folded.applied:
-                    observe(now - folded.recorded_at / 1000)
+                    ages.append(now - folded.recorded_at / 1000)
+        self.to_change.observe_all(ages)
         for stage, spent in zip(STAGES, seconds, strict=True):
             self.seconds[stage] += spent
         self.last_alive = monotonic()

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 from storage.memory import MemoryStore
 from storage.observed import ObservedStore
 from tidings.metrics import Family
-from tidings.metrics_of import CACHE, GATEWAY, LOG, PROCESSOR, PROVIDERS, SERVICE
+from tidings.metrics_of import ARCHIVER, CACHE, GATEWAY, LOG, PROCESSOR, PROVIDERS, SERVICE
 
 PAGE = Path(__file__).parent.parent / "docs" / "metrics.md"
 
@@ -20,6 +20,7 @@ PARTS: tuple[tuple[str, tuple[Family[Any], ...]], ...] = (
     ("The cache", CACHE),
     ("The processor", PROCESSOR),
     ("The gateway", GATEWAY),
+    ("The archiver", ARCHIVER),
     ("Work with providers", PROVIDERS),
 )
 

@@ -10,6 +10,7 @@ from gateway.reader import ChangesReader
 from gateway.sessions import Sessions
 from gateway.webhook_counts import WebhookCounts
 from storage.cached import CachedStore
+from streams.archiver import Archiver
 from streams.log import Log
 from streams.observed_log import Appends, ObservedLog
 from tidings.metrics import Family, Sample, by_name
@@ -266,6 +267,21 @@ GATEWAY: tuple[Family[GatewayParts], ...] = (
         "Changes handed to sessions, one for each that got it.",
         lambda parts: parts.hub.deliveries,
     ),
+)
+
+# ---- the archiver ----
+
+ARCHIVER: tuple[Family[Archiver], ...] = (
+    Family("tidings_archived_files_total", "counter", "Outputs kept.", lambda one: one.archiving.files),
+    Family("tidings_archived_bytes_total", "counter", "Their bytes.", lambda one: one.archiving.bytes),
+    Family(
+        "tidings_archive_failures_total",
+        "counter",
+        "Outputs that could not be had for good.",
+        lambda one: one.archiving.failures,
+    ),
+    Family("tidings_archive_retries_total", "counter", "Downloads tried again.", lambda one: one.retried),
+    Family("tidings_archive_waiting", "gauge", "Predictions whose files are on their way.", lambda one: one.waiting),
 )
 
 # ---- work with providers ----

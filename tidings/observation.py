@@ -12,11 +12,12 @@ from gateway.reader import ChangesReader
 from gateway.sessions import Sessions
 from gateway.webhook_counts import WebhookCounts
 from storage.cached import CachedStore
+from streams.archiver import Archiver
 from streams.breaker import Breaker, poison
 from streams.log import CHANGES, EVENTS, Log
 from streams.processor import Processor
 from tidings.metrics import Exposition
-from tidings.metrics_of import CACHE, GATEWAY, LOG, PROCESSOR, PROVIDERS, SERVICE, GatewayParts
+from tidings.metrics_of import ARCHIVER, CACHE, GATEWAY, LOG, PROCESSOR, PROVIDERS, SERVICE, GatewayParts
 from tidings.progress_watch import Offsets, Progress, ProgressWatch
 from tidings.tasks import ProviderTasks
 
@@ -77,6 +78,10 @@ class Observation:
     def observe_providers(self, tasks: ProviderTasks) -> None:
         """Show the figures of the work with providers."""
         self.exposition.add(PROVIDERS, tasks)
+
+    def observe_archiver(self, archiver: Archiver) -> None:
+        """Show the figures of an archiver."""
+        self.exposition.add(ARCHIVER, archiver)
 
     async def _measure_processor(self) -> tuple[Offsets, Offsets]:
         assert self._processor is not None

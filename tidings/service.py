@@ -173,6 +173,7 @@ async def running(
         if "archiver" in settings.roles:
             archiver = service.archiver = await stack.enter_async_context(archiving(settings, opened, load))
             service.watch(archiver.task)
+            observation.observe_archiver(archiver.archiver)
         if "gateway" in settings.roles:
             if kept := key_sets(opened.providers):
                 refresh = service.start(KeyRefresh(kept).run(), "provider-keys")
