@@ -6,11 +6,12 @@ Independent of the transport, which is an `Output`. A session that only listens 
 
 import asyncio
 import math
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from gateway import protocol
 from gateway.hub import Delivery
 from gateway.outbox import Outbox
+from gateway.output import GONE, Output
 from gateway.owners import Owner
 from gateway.permissions import NOBODY, OPEN, Authenticator, Permissions, TokenRefused
 from gateway.protocol import Auth, Close, Ping, Subscribe, Unsubscribe, change_frame, frame
@@ -26,28 +27,6 @@ TAKE_BYTES = 65_536
 
 REFILL_PAUSE = 1.0
 """Seconds between attempts to read what a session has to get from a store that does not answer."""
-
-
-class Output(Protocol):
-    """The transport of a session."""
-
-    def write(self, data: bytes) -> None:
-        """Send whole frames; dropped where the connection is going away."""
-
-    def close(self, code: int, reason: str = "") -> None:
-        """Close the connection with this code; the session hears `closed` at once."""
-
-    def cork(self) -> bool:
-        """Collect what is written until `uncork`; False where that is done already."""
-
-    def uncork(self) -> None:
-        """Write what was collected, at once."""
-
-    def hold(self) -> None:
-        """Read nothing more for now; each hold is undone by one `release`."""
-
-    def release(self) -> None:
-        """Undo one `hold`."""
 
 
 class Session(Watcher):
@@ -70,7 +49,7 @@ class Session(Watcher):
     def __init__(self, sessions: "Sessions", output: Output) -> None:
         super().__init__(sessions.hub)
         self._sessions = sessions
-        self._output = output
+        self._output: Output = output
         self._open = True
         self.expires_at = math.inf
         """Seconds since the epoch at which the token ends."""
@@ -114,6 +93,7 @@ class Session(Watcher):
                 self._owner = None
             self.leave(self)
             self._outbox = self._inbox = None
+            self._output = GONE  # the output refers to this session: both go at once, and wait for no collection
             self._wake()
 
     @property

@@ -220,8 +220,11 @@ class Sessions:
         self._tick = (self._tick + 1) % GROUPS
         for connection in list(self._groups[self._tick]):
             if not connection.reading:
-                continue  # a pong could not be seen; of one that is backed up counts whether anything gets through
-            if connection.heard:
+                # A pong could not be seen, but a client that is gone is noticed. Of one that is backed up counts
+                # whether anything gets through.
+                if not connection.session.backed_up:
+                    connection.ping()
+            elif connection.heard:
                 connection.heard = False
                 connection.ping()
             else:

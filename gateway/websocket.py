@@ -49,6 +49,12 @@ class Cores:
             self._spare.append(core)
 
 
+def forget(core: Core) -> None:
+    """Let go of a core whose connection is gone: its parser, or its error, refers to it and what it has buffered."""
+    core.parser.close()
+    core.parser_exc = None
+
+
 def between_frames(core: Core) -> bool:
     """Whether the core holds no part of a frame or message: its parser waits to see if there is a next frame."""
     waiting = getattr(core.parser, "gi_yieldfrom", None)
@@ -165,6 +171,8 @@ class WebSocketConnection(asyncio.Protocol):
         self.session.closed()
         self._sessions.remove(self, self._group)
         self._transport = None
+        if self._core is not None:
+            forget(self._core)
         self._core = self._parts = None
         on_lost, leave, self._on_lost, self._leave = self._on_lost, self._leave, None, None
         if on_lost is not None:

@@ -1,0 +1,53 @@
+"""Where a session's messages go: its transport, or nowhere any more."""
+
+from typing import Protocol
+
+
+class Output(Protocol):
+    """The transport of a session."""
+
+    def write(self, data: bytes) -> None:
+        """Send whole frames; dropped where the connection is going away."""
+
+    def close(self, code: int, reason: str = "") -> None:
+        """Close the connection with this code; the session hears `closed` at once."""
+
+    def cork(self) -> bool:
+        """Collect what is written until `uncork`; False where that is done already."""
+
+    def uncork(self) -> None:
+        """Write what was collected, at once."""
+
+    def hold(self) -> None:
+        """Read nothing more for now; each hold is undone by one `release`."""
+
+    def release(self) -> None:
+        """Undo one `hold`."""
+
+
+class Gone:
+    """The output of a session that has ended."""
+
+    __slots__ = ()
+
+    def write(self, data: bytes) -> None:
+        """Nobody is there."""
+
+    def close(self, code: int, reason: str = "") -> None:
+        """It is closed."""
+
+    def cork(self) -> bool:
+        """Nothing is collected."""
+        return False
+
+    def uncork(self) -> None:
+        """Nothing was collected."""
+
+    def hold(self) -> None:
+        """Nothing is read."""
+
+    release = uncork
+
+
+GONE = Gone()
+"""Needs no copies: it holds nothing."""
