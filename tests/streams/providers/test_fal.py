@@ -45,7 +45,7 @@ def test_a_failure_says_what_was_wrong() -> None:
         b'"payload":{"detail":[{"loc":["body","prompt"],"msg":"field required","type":"value_error.missing"}]}}'
     )
     assert (event.status, event.output, event.prediction_id) == (Status.FAILED, ABSENT, "r")
-    assert event.error is not None
+    assert isinstance(event.error, str)
     assert event.error.startswith("Invalid status code: 422: ")
     assert "field required" in event.error
 
