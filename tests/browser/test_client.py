@@ -223,6 +223,7 @@ async def test_known_from_before(tab: Tab, service: TidingsProcess) -> None:
     await tab.gets("kn-2 processing 1", "kn-1 succeeded 2")
 
 
+@pytest.mark.outage
 async def test_goodbye(tab: Tab, own_service: TidingsProcess) -> None:
     """A service that goes away in order says when to come back, and the client comes back then."""
     await tab.open(own_service)
