@@ -65,7 +65,9 @@ class Bench:
         self.store = CachedStore(self.memory)
         self.hub = Hub()
         authenticator = SecretTokens(sys.argv[1].encode(), Claims()) if len(sys.argv) > 1 else None
-        owners = Owners(OwnerLimits(connections=1_000_000))  # the tokens differ, but are all one subject's
+        owners = Owners(
+            OwnerLimits(connections=10**6, subscriptions=10**6, messages_per_second=10**6)
+        )  # the tokens differ, but are all one subject's
         self.sessions = Sessions(self.hub, self.store, authenticator, SessionLimits(), owners=owners)
         self.reader = ChangesReader(self.log, self.hub, self.store)
         self.front = FrontServer(self.sessions, self._no_http)

@@ -6,6 +6,7 @@ sockets), and none of this afterwards.
 
 import asyncio
 import socket
+from collections import deque
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 
@@ -25,6 +26,12 @@ SEND_BUFFER = 64 * 1024
 """`SO_SNDBUF` of the connections: a client that does not read is noticed after 144 KB instead of 3.9 MB."""
 
 BACKLOG = 4096
+
+TURN = 32
+"""WebSockets opened in one turn of the event loop, about 5 ms of work; the others of a rush wait for the next."""
+
+MAX_EARLY = 64 * 1024
+"""Bytes that a connection may send while its opening waits; then it is read no further."""
 
 Leave = Callable[[], None]
 
@@ -61,6 +68,30 @@ class Door:
         self.sessions = sessions
         self._admit = admit
         self._cores = Cores(sessions.limits.message_bytes)
+        self._waiting: deque[Callable[[], None]] = deque()
+        self._opened = 0
+
+    def enter(self, opening: Callable[[], None]) -> bool:
+        """Open a WebSocket now, or in a later turn of the event loop where many come at once.
+
+        Returns:
+            Whether it was done at once.
+        """
+        if not self._opened:
+            asyncio.get_running_loop().call_soon(self._turn)
+        if self._opened < TURN and not self._waiting:
+            self._opened += 1
+            opening()
+            return True
+        self._waiting.append(opening)
+        return False
+
+    def _turn(self) -> None:
+        self._opened = min(TURN, len(self._waiting))
+        if self._waiting:
+            asyncio.get_running_loop().call_soon(self._turn)
+        for _ in range(self._opened):
+            self._waiting.popleft()()
 
     def judge(self, head: Head, peer: str) -> Judged:
         """The answer to a handshake that may stand.
@@ -110,7 +141,7 @@ class Door:
 class Front(asyncio.Protocol):
     """One accepted connection, until its first request is known."""
 
-    __slots__ = ("_deadline", "_door", "_head", "_http", "_transport")
+    __slots__ = ("_deadline", "_door", "_head", "_http", "_transport", "_waiting")
 
     def __init__(self, door: Door, http: Callable[[], asyncio.Protocol]) -> None:
         self._door = door
@@ -118,6 +149,8 @@ class Front(asyncio.Protocol):
         self._head = b""
         self._transport: asyncio.Transport | None = None
         self._deadline = 0.0
+        self._waiting = False
+        """Whether its handshake is whole, and waits to be served."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Wait for the first request's head."""
@@ -130,12 +163,16 @@ class Front(asyncio.Protocol):
         if self._transport is None:
             return
         head = self._head = self._head + data if self._head else data
+        if self._waiting:
+            if len(head) > MAX_EARLY:
+                self._transport.pause_reading()
+            return
         end = head.find(b"\r\n\r\n")
         if end < 0 and len(head) < MAX_HEAD:
             return
         self._door.sessions.dismiss(self)
         if end >= 0 and _wants_websocket(head, end):
-            self._open_websocket(head[: end + 4], head[end + 4 :])
+            self._waiting = not self._door.enter(self._open_websocket)
         else:
             self._hand_to_http(head)
 
@@ -175,19 +212,23 @@ class Front(asyncio.Protocol):
         protocol.connection_made(transport)
         protocol.data_received(data)
 
-    def _open_websocket(self, data: bytes, rest: bytes) -> None:
+    def _open_websocket(self) -> None:
         transport = self._transport
-        if transport is None:
+        if transport is None or transport.is_closing():
             return
+        data = self._head
+        end = data.index(b"\r\n\r\n") + 4
         peer = transport.get_extra_info("peername")
         try:
-            head = handshake.parse(data)
+            head = handshake.parse(data[:end])
             judged = self._door.judge(head, peer[0] if isinstance(peer, tuple) else "")
         except BadHandshake as error:
             self._refuse(error.refusal)
             return
         self._transport, self._head = None, b""
-        self._door.open(transport, judged, head.token, rest)
+        if len(data) > MAX_EARLY:
+            transport.resume_reading()
+        self._door.open(transport, judged, head.token, data[end:])
 
     def _refuse(self, refusal: Refusal) -> None:
         transport, self._transport = self._transport, None

@@ -12,6 +12,7 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import CLIENT
 from websockets.protocol import Protocol as Core
 
+from gateway.front import TURN
 from gateway.sessions import SessionLimits
 from gateway.websocket import WebSocketConnection
 from tests.conditions import eventually
@@ -375,3 +376,20 @@ async def test_random_bytes_leave_the_service_healthy() -> None:
             client.send(text(PING))
             assert (await client.message())["type"] == "pong"
             await eventually(lambda: len(push.sessions) == 1)
+
+
+async def test_a_rush_is_served_in_turns() -> None:
+    """Many handshakes at once are all served, in order, also those with bytes behind them that come later."""
+    async with pushing() as push:
+        clients = [Raw(*await asyncio.open_connection("127.0.0.1", push.port)) for _ in range(TURN * 3)]
+        for client in clients:
+            client.send(UPGRADE + text(PING)[:4])
+        for client in clients:
+            client.send(text(PING)[4:])
+        for client in clients:
+            assert b" 101 " in await client.head()
+            assert [(await client.message())["type"] for _ in range(2)] == ["welcome", "pong"]
+        assert len(push.sessions) == len(clients)
+        for client in clients:
+            client.writer.close()
+        await eventually(lambda: len(push.sessions) == 0)
