@@ -382,10 +382,11 @@ async def test_a_rush_is_served_in_turns() -> None:
     """Many handshakes at once are all served, in order, also those with bytes behind them that come later."""
     async with pushing() as push:
         clients = [Raw(*await asyncio.open_connection("127.0.0.1", push.port)) for _ in range(TURN * 3)]
+        ping = text(PING)
         for client in clients:
-            client.send(UPGRADE + text(PING)[:4])
+            client.send(UPGRADE + ping[:4])
         for client in clients:
-            client.send(text(PING)[4:])
+            client.send(ping[4:])
         for client in clients:
             assert b" 101 " in await client.head()
             assert [(await client.message())["type"] for _ in range(2)] == ["welcome", "pong"]
