@@ -398,8 +398,10 @@ async def check_source(log: Log, store: PredictionStore) -> None:
     Raises:
         LogError: With what to do about it.
     """
+    # In this order: other processors go on meanwhile, and what they apply after the ends were read is no sign of anything.
+    seen = await store.positions()
     bounds = await log.bounds(EVENTS)
-    for partition, offset in (await store.positions()).items():
+    for partition, offset in seen.items():
         end = bounds.get(partition, (0, 0))[1]
         if offset >= end:
             raise LogError(

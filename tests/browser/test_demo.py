@@ -11,6 +11,7 @@ from tests.tidings_process import serving
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
+@pytest.mark.outage  # the demo ends before the page does
 async def test_the_demo(page: Page, chromium: Browser, tmp_path: Path) -> None:
     """A prediction that is started in the form shows its picture as it sharpens, and another one is canceled."""
     async with serving(tmp_path, arguments=("demo",)) as service:

@@ -243,6 +243,31 @@ async def test_a_recreated_topic_is_noticed() -> None:
         await check_source(MemoryLog(), live)
 
 
+async def test_a_log_that_grows_meanwhile_is_not_a_recreated_one() -> None:
+    """What another processor applies while a process starts does not look like a topic that was recreated."""
+    log = MemoryLog()
+
+    class Growing(MemoryStore):
+        async def positions(self) -> dict[int, int]:
+            found = await super().positions()
+            async with pipeline(log, self) as running:
+                await running.send({"progress": 0.5}, {"progress": 0.6})
+                await running.settled()
+            return found
+
+    class Moving(MemoryLog):
+        async def bounds(self, topic: str) -> dict[int, tuple[int, int]]:
+            ends = await log.bounds(topic)
+            await live.positions()
+            return ends
+
+    live = Growing()
+    async with pipeline(log, live) as running:
+        await running.send({"status": "starting"})
+        await running.settled()
+    await check_source(Moving(), live)
+
+
 async def test_a_store_says_whose_it_is() -> None:
     """The first opener's word stands: a later one reads it and cannot change it."""
     store = MemoryStore()
