@@ -6,6 +6,7 @@ Its jars are fetched by Maven once, into `.cache/kafka` of the checkout. Needs J
 import base64
 import contextlib
 import os
+import random
 import shutil
 import signal
 import socket
@@ -78,10 +79,16 @@ def jars() -> Path:
 
 
 def free_port() -> int:
-    """A port of the loopback address that nobody listens on."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    """A port of the loopback address that nobody listens on.
+
+    Below those that systems give to outgoing connections (from 32768 on): a server takes seconds until it listens, and
+    a connection of another test may have got the port by then.
+    """
+    while True:
+        port = random.randrange(15_000, 32_000)
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
 
 
 class Broker:
