@@ -7,6 +7,7 @@ import asyncio
 import gc
 import json
 import os
+import random
 import resource
 import sys
 import time
@@ -74,6 +75,8 @@ class Bench:
         self.versions = 0
         self.stall = 0.0
         self.probe: asyncio.Task[None] | None = None
+        self.living: asyncio.Task[None] | None = None
+        self.versions_of: dict[str, int] = {}
 
     def _no_http(self) -> asyncio.Protocol:
         raise ValueError("the benchmark's clients speak WebSocket only")
@@ -148,6 +151,41 @@ class Bench:
             spent += cpu() - begun
             sizes += len(data)
         return {"cpu": spent, "backed_up": sum(one.session.backed_up for one in self.connections())}
+
+    async def live(self, count: int, rate: int, seconds: float) -> dict[str, Any]:
+        """From now on change `count` predictions of four owners at this rate in all, and then end each."""
+        self.living = asyncio.create_task(self._live(count, rate, seconds))
+        return {}
+
+    async def final(self) -> dict[str, Any]:
+        """The last version of each prediction, once every change has been announced; empty until then."""
+        return self.versions_of if self.living is not None and self.living.done() else {}
+
+    async def _live(self, count: int, rate: int, seconds: float) -> None:
+        versions = self.versions_of = {f"p{number}": 0 for number in range(count)}
+        names = list(versions)
+        begun = time.perf_counter()
+        sent = 0
+        while (spent := time.perf_counter() - begun) < seconds:
+            due = int(spent * rate) - sent
+            sent += due
+            await self._advance([random.choice(names) for _ in range(due)], Status.PROCESSING)
+            await asyncio.sleep(0.01)
+        await self._advance(names, Status.SUCCEEDED)
+
+    async def _advance(self, names: list[str], status: Status) -> None:
+        announced = []
+        for name in names:
+            version = self.versions_of[name] = self.versions_of[name] + 1
+            one = Prediction(
+                prediction_id=name, status=status, version=version, created_at=10**12, updated_at=10**12 + version,
+                owner=f"o{int(name[1:]) % 4}", logs="x" * 200,
+            )  # fmt: skip
+            await self.store.write([Write(one, encode(one), version - 1)])
+            announced.append(announcement(one, encode(one), position=Position(0, self.versions)))
+            self.versions += 1
+        if announced:
+            await self.log.append(CHANGES, announced)
 
     async def unwatched(self, count: int) -> dict[str, Any]:
         """Announce changes that nobody watches."""

@@ -81,6 +81,8 @@ class Hub:
         self._kinds = {"prediction": 0, "owner": 0, "tag": 0, "model": 0, "all": 0}
         self._sent: OrderedDict[str, int] = OrderedDict()
         self._remembered = remembered
+        self._under_way: frozenset[str] = frozenset()
+        """The predictions of a fan-out that pauses: some sinks have not got their changes yet."""
         self._on_error = on_error
         self.deliveries = 0
         """Changes handed to sinks so far, one for each sink that got it."""
@@ -113,8 +115,11 @@ class Hub:
         return len(there) if isinstance(there, set) else there is not None
 
     def version(self, prediction_id: str) -> int:
-        """The last version that went out, deletions included; 0 where none did, or it is no longer remembered."""
-        return self._sent.get(prediction_id, 0)
+        """The last version that went out to everybody, deletions included.
+
+        0 where none did, where it is no longer remembered, or where a fan-out of the prediction is under way.
+        """
+        return 0 if prediction_id in self._under_way else self._sent.get(prediction_id, 0)
 
     def publish(self, changes: Sequence[Change]) -> None:
         """Hand the changes to all who watch them, at once. `fan_out` is for many sinks."""
@@ -130,24 +135,26 @@ class Hub:
         if not by_key:
             return
         deliveries: dict[str | tuple[str, ...], Delivery] = {}
-        paused = False
-        for count, (sink, matched) in enumerate(list(self._match(by_key)), 1):
-            keys = self._standing(sink, matched) if paused else matched
-            if not keys:
-                continue
-            delivery = deliveries.get(keys)
-            if delivery is None:
-                delivery = deliveries[keys] = _merge(by_key, keys)
-            try:
-                sink.deliver(delivery)
-            except Exception as error:
-                self._take_out(sink)
-                self._on_error(sink, error)
-            else:
-                self.deliveries += len(delivery.items)
-            if count % slice == 0:
-                paused = True
-                yield
+        try:
+            for count, (sink, matched) in enumerate(list(self._match(by_key)), 1):
+                keys = self._standing(sink, matched) if self._under_way else matched
+                if not keys:
+                    continue
+                delivery = deliveries.get(keys)
+                if delivery is None:
+                    delivery = deliveries[keys] = _merge(by_key, keys)
+                try:
+                    sink.deliver(delivery)
+                except Exception as error:
+                    self._take_out(sink)
+                    self._on_error(sink, error)
+                else:
+                    self.deliveries += len(delivery.items)
+                if count % slice == 0:
+                    self._under_way = self._under_way or _named(by_key)
+                    yield
+        finally:
+            self._under_way = frozenset()
 
     def _route(self, changes: Sequence[Change]) -> dict[str, list[Announced]]:
         """Per watched key the changes that are news, in order."""
@@ -227,6 +234,11 @@ class Hub:
 
 def _kind(key: str) -> str:
     return key.partition(":")[0]
+
+
+def _named(by_key: dict[str, list[Announced]]) -> frozenset[str]:
+    """The predictions of a batch."""
+    return frozenset(item.change.prediction_id for items in by_key.values() for item in items)
 
 
 def _merge(by_key: dict[str, list[Announced]], keys: str | tuple[str, ...]) -> Delivery:

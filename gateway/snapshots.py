@@ -154,20 +154,15 @@ class Snapshots:
             await asyncio.sleep(STALE_PAUSE)  # the store is behind what was announced
 
     async def _send(self, session: Session, frames: AsyncIterator[bytes]) -> bool:
-        """Write frames as the transport takes them; False where the client is gone."""
-        parts: list[bytes] = []
-        size = 0
+        """Write frames as the transport takes them; False where the client is gone.
+
+        They are written before anything is waited for: a change that came meanwhile would overtake them.
+        """
         async for data in frames:
-            parts.append(data)
-            size += len(data)
-            if size >= FLUSH_BYTES:
-                session.send(b"".join(parts))
-                parts, size = [], 0
-                await asyncio.sleep(0)
-                if not await session.writable():
-                    return False
-        if parts:
-            session.send(b"".join(parts))
+            session.send(data)
+            await asyncio.sleep(0)
+            if not await session.writable():
+                return False
         return session.open
 
     async def _by_name(self, session: Session, message: Subscribe, names: Sequence[str]) -> AsyncIterator[bytes]:
@@ -178,9 +173,12 @@ class Snapshots:
             found = await self._read(chunk, message.known)
             if not await session.writable():
                 return
+            parts = _Parts()
             for prediction_id in chunk:
-                if data := self._answer(session, message, prediction_id, found.get(prediction_id)):
+                if data := parts.add(self._answer(session, message, prediction_id, found.get(prediction_id))):
                     yield data
+            if data := parts.take():
+                yield data
 
     async def _read(self, names: Sequence[str], known: dict[str, int]) -> dict[str, Stored]:
         """The records, never older than what the client knows where the store has that."""
@@ -232,15 +230,19 @@ class Snapshots:
             page = await _persist(self._records.list, query)
             if not await session.writable() or key not in (session.keys or ()):
                 return
+            parts = _Parts()
+            cursor = page.cursor
             for stored in page.items:
                 prediction_id = _named.decode(stored.encoded).prediction_id
                 if prediction_id in message.known or not _sees(session, prediction_id, stored):
                     continue
                 if not listing.take():
-                    return
-                if data := self._snapshot(session, prediction_id, stored):
+                    cursor = None
+                    break
+                if data := parts.add(self._snapshot(session, prediction_id, stored)):
                     yield data
-            cursor = page.cursor
+            if data := parts.take():
+                yield data
             if cursor is None:
                 return
 
@@ -253,6 +255,27 @@ class Snapshots:
         if capabilities.lists and (kind == "all" or kind in capabilities.filters):
             return None
         return f'this store cannot list by {kind}: the subscription stands, ask with "snapshot":false'
+
+
+class _Parts:
+    """Frames to be written together."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    def add(self, data: bytes) -> bytes:
+        """Keep one more; what was kept, once it is enough for a write."""
+        self._parts.append(data)
+        self._size += len(data)
+        return self.take() if self._size >= FLUSH_BYTES else b""
+
+    def take(self) -> bytes:
+        """What was kept, joined."""
+        taken = b"".join(self._parts)
+        self._parts.clear()
+        self._size = 0
+        return taken
 
 
 class _Listing:

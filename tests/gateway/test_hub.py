@@ -166,3 +166,22 @@ def test_against_a_plain_model(batches: list[list[Change]], watches: list[set[st
                     expected[number].append((one.prediction_id, one.version))
         hub.publish(batch)
     assert [sink.got for sink in sinks] == expected
+
+
+def test_a_version_counts_as_sent_when_everybody_has_it() -> None:
+    """While a fan-out pauses, what it still has to hand over is not yet known to have gone out."""
+    hub = Hub()
+    hub.publish([change("p", 1)])
+    for sink in (Kept(), Kept(), Kept()):
+        hub.subscribe("all", sink)
+    hub.publish([change("p", 2), change("q", 2)])
+    steps = hub.fan_out([change("p", 3)], slice=1)
+    next(steps)
+    assert (hub.version("p"), hub.version("q")) == (0, 2)
+    for _ in steps:
+        assert hub.version("p") == 0
+    assert hub.version("p") == 3
+    steps = hub.fan_out([change("p", 4)], slice=1)
+    next(steps)
+    steps.close()  # type: ignore[attr-defined]  # it is a generator
+    assert hub.version("p") == 4

@@ -8,8 +8,12 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 
 from gateway.sessions import SessionLimits
-from storage.prediction import Status
-from tests.gateway.pushing import Push, hear, pushing, say
+from storage.prediction import Status, encode
+from storage.store import Page, Query
+from streams.changes import announcement, parse
+from streams.log import CHANGES, Position, StoredRecord
+from tests.conditions import eventually
+from tests.gateway.pushing import Push, hear, hear_until, nothing_more, pushing, say, subscribe
 
 PREDICTIONS = 40
 CLIENTS = 30
@@ -111,3 +115,52 @@ async def test_every_client_ends_with_the_newest(seed: int) -> None:
                 group.create_task(follower.run(final))
             final.update(await change_everything(push, 3.0, random.Random(seed)))
         assert all(follower.done(final) for follower in followers)
+
+
+async def test_changes_do_not_overtake_snapshots() -> None:
+    """A change that comes while a further page is read arrives behind the snapshot of the first page."""
+    async with pushing() as push, push.client(max_size=None) as client:
+        for number in range(250):
+            await push.stand(f"p{number:03}", 1, created_at=number)
+        pages = 0
+        listed = push.store.list
+
+        async def slow(query: Query) -> Page:
+            nonlocal pages
+            pages += 1
+            if pages == 2:
+                await push.change("p249", 2)
+                await eventually(lambda: push.hub.version("p249") == 2)
+            return await listed(query)
+
+        push.store.list = slow  # type: ignore[method-assign]
+        heard = await subscribe(client, all=True)
+        seen = [one["prediction"] for one in heard if "prediction" in one]
+        assert [one["version"] for one in seen if one["predictionId"] == "p249"] == [1, 2]
+        assert len({one["predictionId"] for one in seen}) == 250
+
+
+async def test_a_snapshot_in_the_middle_of_a_fan_out_is_not_repeated() -> None:
+    """A session that is shown a version while its announcement is on the way to many does not get it again."""
+    async with pushing() as push, push.client() as first, push.client() as second:
+        clients = (first, second)
+        for client in clients:
+            await subscribe(client, predictions=["p1"])
+        record = await push.stand("p1", 1)
+        new = announcement(record, encode(record), position=Position(0, 0))
+        change = parse(StoredRecord(CHANGES, 0, 0, 0, new.key, new.value, new.headers))
+        assert change is not None
+        steps = push.hub.fan_out([change], slice=1)
+        next(steps)
+        for client in clients:
+            await subscribe(client, owner="somebody", known={})
+            await say(client, type="subscribe", predictions=["p1"])
+            await hear_until(client, "synced")
+        for _ in steps:
+            pass
+        for client in clients:
+            assert await nothing_more(client) == []
+            await say(client, type="unsubscribe", predictions=["p1"])
+            await hear_until(client, "unsubscribed")
+            heard = await subscribe(client, predictions=["p1"])
+            assert [one["type"] for one in heard] == ["subscribed", "snapshot", "synced"]

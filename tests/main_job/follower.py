@@ -90,7 +90,11 @@ class Link(asyncio.Protocol):
 
     def _frame(self, opcode: int, payload: bytes) -> None:
         if opcode == Opcode.TEXT:
-            self.follower.take(payload)
+            try:
+                self.follower.take(payload)
+            except AssertionError as error:
+                # Out of here it would only cut this connection.
+                self.follower.wrong = self.follower.wrong or error
         elif opcode == Opcode.PING:
             self._send(Opcode.PONG, payload)
         elif opcode == Opcode.CLOSE:
@@ -135,6 +139,7 @@ class Follower:
         """What it has seen the end of."""
         self.final: dict[str, int | None] | None = None
         """The last version of each prediction, once nothing changes any more; None: deleted."""
+        self.wrong: AssertionError | None = None
         self.heard = 0
         self.synced = False
         self.connections = 0
@@ -153,6 +158,8 @@ class Follower:
                 await asyncio.sleep(0.05)  # that gateway restarts just now
                 continue
             await self._stay(link)
+            if self.wrong is not None:
+                raise self.wrong
             self.codes[link.code] += 1
             link.transport.abort()
             if not self.done():
@@ -167,7 +174,9 @@ class Follower:
         ends = clock() + self.random.uniform(*self.plan.stays)
         renews = clock() + self.plan.token * (2 if self.forgetful else 0.4)
         reads = 0.0
-        while not link.lost.done() and not self.done() and (self.final is not None or clock() < ends):
+        while (
+            not link.lost.done() and not self.wrong and not self.done() and (self.final is not None or clock() < ends)
+        ):
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(asyncio.shield(link.lost), STEP)
             if clock() > renews:
