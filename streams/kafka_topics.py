@@ -54,16 +54,20 @@ async def prepare(arguments: dict[str, Any], options: LogOptions) -> Cluster:
         missing = [name for name in wanted if name not in found]
         if missing and not options.create:
             raise LogMisconfigured(f"topic {missing[0]} does not exist; start the service first, which creates it")
+        standing = set(found)
         if missing:
-            await _create(admin, {name: wanted[name] for name in missing}, partitions)
+            # What stood all along may be missing from metadata that lag: it is checked like the others.
+            standing |= await _create(admin, {name: wanted[name] for name in missing}, partitions)
+            found = await _partition_counts(admin, list(wanted))
+            partitions = found.get(events, partitions)
         for name, count in found.items():
             if count < partitions:
                 raise LogMisconfigured(
                     f"topic {name} has {count} partitions and {events} has {partitions}; "
                     f"give it as many: kafka-topics.sh --alter --topic {name} --partitions {partitions}"
                 )
-        if found:
-            await _check_room(admin, list(found), options.max_body)
+        if standing:
+            await _check_room(admin, sorted(standing), options.max_body)
         return Cluster(cluster_id, partitions)
 
 
@@ -93,8 +97,9 @@ async def _partition_counts(admin: AIOKafkaAdminClient, names: list[str]) -> dic
     return counts
 
 
-async def _create(admin: AIOKafkaAdminClient, topics: dict[str, dict[str, str]], partitions: int) -> None:
-    """Create topics, with the broker's default replication; another process may be doing the same."""
+async def _create(admin: AIOKafkaAdminClient, topics: dict[str, dict[str, str]], partitions: int) -> set[str]:
+    """Create topics, with the broker's default replication; returns those that somebody else had created already."""
+    standing: set[str] = set()
     new = [
         # An empty assignment together with -1 leaves the replication to the broker's default.
         NewTopic(name, partitions, -1, replica_assignments={}, topic_configs=settings)
@@ -103,14 +108,16 @@ async def _create(admin: AIOKafkaAdminClient, topics: dict[str, dict[str, str]],
     answer = await admin.create_topics(new)
     for name, code, *rest in answer.topic_errors:
         error = for_code(code)
-        if code and error is not TopicAlreadyExistsError:
+        if error is TopicAlreadyExistsError:
+            standing.add(name)
+        elif code:
             reason = rest[0] if rest and rest[0] else error.__name__
             raise LogMisconfigured(f"topic {name} cannot be created: {reason}; create it by hand or grant the right")
     # The metadata lag behind the answer.
     while True:
         counts = await _partition_counts(admin, list(topics))
         if len(counts) == len(topics) and all(count for count in counts.values()):
-            return
+            return standing
         await asyncio.sleep(0.05)
 
 
