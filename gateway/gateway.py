@@ -10,6 +10,7 @@ from prometheus_client import REGISTRY, CollectorRegistry
 
 from gateway.hub import Hub
 from gateway.limits import AddressConnections, AddressLimits, TrustedProxies
+from gateway.owners import Owners
 from gateway.permissions import Authenticator
 from gateway.webhook_counts import WebhookCounts
 from storage.objects import ObjectStorage
@@ -19,6 +20,7 @@ from streams.changes import Change
 from streams.event import Archive
 from streams.log import Log, Position
 from streams.providers.provider import Provider
+from streams.tracing import Tracing
 
 WRITE_WAIT = 5.0
 """Seconds that a write waits for the change it caused, and for the log to take it."""
@@ -106,6 +108,10 @@ class Gateway:
     trusted_proxies: TrustedProxies = field(default_factory=TrustedProxies)
     limits: AddressLimits = field(default_factory=AddressLimits)
     connections: AddressConnections = field(default_factory=AddressConnections)
+    streams_per_address: int = 200
+    """Event streams of one address at once; the loopback range has no such limit."""
+    owners: Owners = field(default_factory=Owners)
+    """What the sessions and event streams of one owner use together."""
     max_body: int = 10 * 1024 * 1024
     version: str = "0"
     image_sources: tuple[str, ...] = ()
@@ -116,6 +122,8 @@ class Gateway:
     stats: Mapping[str, Callable[[], object]] = field(default_factory=dict)
     """Named figures for `/api/stats`; the values are anything that encodes as JSON."""
     registry: CollectorRegistry = REGISTRY
+    tracing: Tracing | None = None
+    """Where the spans of sampled webhooks go; None: nothing is traced here."""
     degraded: Callable[[], bool] = _never
     """Whether the last read that the cache could not answer came from the fallback store: what it says of a 404."""
     websocket: Callable[[web.Request], Awaitable[web.StreamResponse]] | None = None

@@ -1,6 +1,7 @@
 """The HTTP server of the gateway: aiohttp's own, with its errors as problems, behind whatever listens."""
 
 import asyncio
+from collections.abc import Callable
 from http import HTTPStatus
 
 import structlog
@@ -17,7 +18,20 @@ _log = structlog.get_logger()
 class Connection(web.RequestHandler):  # type: ignore[type-arg,unused-ignore]
     """One connection. What the server itself refuses (a malformed request line, a header too long) is a problem."""
 
-    __slots__ = ()
+    __slots__ = ("_when_lost",)
+
+    _when_lost: Callable[[], None] | None
+
+    def when_lost(self, told: Callable[[], None] | None) -> None:
+        """Have an answer that waits for news told at once that its client is gone; None: no longer."""
+        self._when_lost = told
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """The client is gone."""
+        super().connection_lost(exc)
+        told = getattr(self, "_when_lost", None)
+        if told is not None:
+            told()
 
     def handle_error(
         self,

@@ -14,9 +14,11 @@ from gateway.access import Door
 from gateway.event_stream import PING, EventStream, event
 from gateway.gateway import Gateway
 from gateway.limits import is_loopback
+from gateway.owners import Owner
 from gateway.predictions import may_watch
 from gateway.problems import Problem, not_found
 from gateway.protocol import synced_message
+from gateway.server import Connection
 from gateway.sse_request import Watched, last_event_id, watched
 from storage.errors import StorageError
 from storage.prediction import TERMINAL, valid_id
@@ -29,8 +31,6 @@ NO_PROGRESS = 30.0
 """Seconds after which a client that took nothing at all is given up."""
 TAKE_BYTES = 65_536
 MAX_STREAMS = 20_000
-STREAMS_PER_ADDRESS = 200
-"""At once; the loopback range has no such limit."""
 PAGE = 500
 COME_BACK = 3_000
 """Milliseconds over which clients are told to spread their return after a shutdown."""
@@ -95,7 +95,10 @@ class EventStreams:
 
     async def _serve(self, request: web.Request, stream: EventStream, wanted: Watched) -> web.StreamResponse:
         address = self._door.client(request)
-        self._admit(address)
+        owner = self._admit(address, stream.permissions.subject, len(wanted.keys))
+        connection = request.protocol
+        if isinstance(connection, Connection):
+            connection.when_lost(stream.end)  # else a client that is gone would be noticed at the next write
         response = web.StreamResponse(headers=_HEADERS)
         self._open.add(stream)
         self._addresses[address] += 1
@@ -113,25 +116,35 @@ class EventStreams:
             request.protocol.force_close()
         finally:
             stream.leave(self._gateway.hub)
+            if isinstance(connection, Connection):
+                connection.when_lost(None)
+            if owner is not None:
+                self._gateway.owners.leave(owner, len(wanted.keys))
             self._open.discard(stream)
             self._addresses[address] -= 1
             if not self._addresses[address]:
                 del self._addresses[address]
         return response
 
-    def _admit(self, address: str) -> None:
+    def _admit(self, address: str, subject: str | None, keys: int) -> Owner | None:
+        """Count a stream of the subject with so many keys; raises the problem where it is one too many."""
         if len(self._open) >= MAX_STREAMS:
             raise Problem(
                 503, "too-many-streams", "Too many streams", "Come back in a while.", headers={"Retry-After": "5"}
             )
-        if self._addresses[address] >= STREAMS_PER_ADDRESS and not is_loopback(address):
-            raise Problem(
-                429,
-                "too-many-streams",
-                "Too many streams",
-                f"One address may have {STREAMS_PER_ADDRESS} streams; watch several predictions on one.",
-                headers={"Retry-After": "5"},
-            )
+        most = self._gateway.streams_per_address
+        if self._addresses[address] >= most and not is_loopback(address):
+            raise _too_many(f"One address may have {most} streams; watch several predictions on one.")
+        if subject is None:
+            return None
+        owners = self._gateway.owners
+        owner = owners.enter(subject, keys)
+        if owner is None:
+            raise _too_many("This owner has too many connections; close some.")
+        if owner.subscriptions > owners.limits.subscriptions:
+            owners.leave(owner, keys)
+            raise _too_many("This owner has too many subscriptions; watch the owner instead.")
+        return owner
 
     async def _run(self, stream: EventStream, writing: "_Writing", wanted: Watched) -> None:
         more = False
@@ -217,6 +230,10 @@ class EventStreams:
                 stream.outbox.restore(Change(prediction_id, version, b""))
             else:
                 stream.outbox.restore(Change(prediction_id, max(version, stored.version), stored.encoded))
+
+
+def _too_many(detail: str) -> Problem:
+    return Problem(429, "too-many-streams", "Too many streams", detail, headers={"Retry-After": "5"})
 
 
 class _Stuck(Exception):

@@ -14,15 +14,19 @@ from gateway.gateway import Check, Gateway, Stamp, Submitter
 from gateway.hub import SLICE, Hub
 from gateway.key_set import KeySet, fetch_from
 from gateway.limits import TrustedProxies
+from gateway.owners import Owners
 from gateway.permissions import Authenticator
 from gateway.reader import ChangesReader
 from gateway.server import HttpServer
 from gateway.sessions import Sessions
 from gateway.tokens import ApiKeys, Claims, KeySetTokens, SecretTokens, Tokens
+from gateway.traced_push import traced
 from gateway.websocket_adapter import upgrade_route
 from storage.cached import CachedStore
 from streams.changes import Change
 from streams.event import Archive
+from streams.tracing import Tracing
+from tidings import limiting
 from tidings.observation import Observation
 from tidings.parts import Parts
 from tidings.settings import Settings
@@ -65,6 +69,10 @@ def bare_gateway(settings: Settings, parts: Parts, cache: CachedStore, hub: Hub 
         allowed_origins=frozenset(settings.allowed_origins),
         allowed_hosts=None if settings.anonymous else _own_hosts(settings),
         trusted_proxies=TrustedProxies(settings.trusted_proxies),
+        limits=limiting.address_limits(settings),
+        connections=limiting.address_connections(settings),
+        streams_per_address=settings.address_streams,
+        owners=Owners(limiting.owner_limits(settings)),
         max_body=settings.max_body,
         version=version("tidings"),
         image_sources=tuple(f"http://{place}" for place in settings.assets_allow),
@@ -82,16 +90,19 @@ class TellingHub(Hub):
 
     Args:
         tell: Told.
+        tracing: Where the spans of sampled changes go.
     """
 
-    def __init__(self, tell: Tell) -> None:
+    def __init__(self, tell: Tell, tracing: Tracing | None = None) -> None:
         super().__init__()
         self._tell = tell
+        self._tracing = tracing
 
     def fan_out(self, changes: Sequence[Change], slice: int = SLICE) -> Iterator[None]:
         """See `Hub.fan_out`."""
         self._tell(changes)
-        return super().fan_out(changes, slice)
+        fan_out = super().fan_out(changes, slice)
+        return fan_out if self._tracing is None else traced(self._tracing, self, changes, fan_out)
 
 
 class GatewayRole:
@@ -103,6 +114,7 @@ class GatewayRole:
         cache: In front of the store; shared with a processor in the same process.
         tell: Told of every change; a reconciler in the same process need not read them again.
         on_gap: Called when changes were missed for good.
+        tracing: Where the spans of sampled webhooks and changes go.
     """
 
     def __init__(
@@ -113,10 +125,14 @@ class GatewayRole:
         *,
         tell: Tell | None = None,
         on_gap: Callable[[], None] | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
-        hub = TellingHub(tell) if tell is not None else None
+        hub = TellingHub(tell, tracing) if tell is not None else None
         gateway = self._gateway = bare_gateway(settings, parts, cache, hub)
-        self.sessions = Sessions(gateway.hub, cache, gateway.authenticator)
+        gateway.tracing = tracing
+        self.sessions = Sessions(
+            gateway.hub, cache, gateway.authenticator, limiting.session_limits(settings), owners=gateway.owners
+        )
         projection = parts.projecting is not None
         self.reader = ChangesReader(
             parts.log, gateway.hub, cache, from_beginning=projection, tombstones=projection, on_gap=on_gap

@@ -72,6 +72,22 @@ class Settings(Struct, frozen=True, kw_only=True):
     api_keys: tuple[str, ...] = ()
     allowed_origins: tuple[str, ...] = ()
     trusted_proxies: tuple[str, ...] = ()
+    address_connections: Positive = 1000
+    """WebSockets of one client address at once; address, owner and session are counted by each gateway process."""
+    address_handshakes: Positive = 50
+    """WebSockets that an address may begin, a second."""
+    address_requests: Positive = 100
+    """HTTP requests of an address, a second."""
+    address_streams: Positive = 200
+    """Event streams of an address at once."""
+    owner_connections: Positive = 1000
+    """WebSockets and event streams at once of one token's `sub`."""
+    owner_subscriptions: Positive = 100000
+    owner_messages: Positive = 2000
+    """Messages that an owner's sessions may send together, a second."""
+    session_subscriptions: Positive = 10000
+    session_messages: Positive = 200
+    """Messages that one session may send, a second."""
     anonymous: bool = False
     assets: str = "file:///data/assets"
     archive: Literal["after", "before", "off"] = "after"
@@ -80,6 +96,10 @@ class Settings(Struct, frozen=True, kw_only=True):
     max_body: Positive = 10485760
     record_max: Annotated[int, Meta(ge=1024)] = 524288
     strict: bool = False
+    traces: str | None = None
+    """The address of an OTLP/HTTP collector; None: no traces are made."""
+    trace_sample: Annotated[float, Meta(ge=0, le=1)] = 0.01
+    """Part of the webhooks that are traced, where their sender did not decide it."""
     port_file: Path | None = None
     """Flag `--port-file`: the chosen port is written there once it is open."""
     workers: Positive = 1

@@ -43,7 +43,7 @@ class SmallService:
         self.expiry = Expiry()
         parts: dict[str, Any] = {"log": self.log, "store": self.store, "reader": self.reader, "hub": self.hub}
         self.gateway = Gateway(**{**parts, **settings})
-        self.sessions = Sessions(self.hub, self.store, self.gateway.authenticator)
+        self.sessions = Sessions(self.hub, self.store, self.gateway.authenticator, owners=self.gateway.owners)
         self.port = 0
         self._processor: Processor | None = None
         self._processing: asyncio.Task[None] | None = None

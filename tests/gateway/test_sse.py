@@ -14,6 +14,7 @@ import pytest
 import gateway.sse
 from gateway.event_stream import event
 from gateway.limits import TrustedProxies
+from gateway.owners import OwnerLimits, Owners
 from gateway.tokens import Claims, SecretTokens
 from storage.errors import StoreUnavailable
 from storage.prediction import Tombstone, encode
@@ -272,18 +273,54 @@ async def test_a_store_that_fails_under_way_ends_the_stream() -> None:
 
 
 async def test_one_address_has_so_many_streams(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beyond its number an address gets a 429, and may open another when one has ended."""
-    monkeypatch.setattr(gateway.sse, "STREAMS_PER_ADDRESS", 1)
-    monkeypatch.setattr(gateway.sse, "PING_EVERY", 0.05)
-    headers = {"X-Forwarded-For": "203.0.113.7"}
-    async with serving(trusted_proxies=TrustedProxies(["127.0.0.0/8"])) as (_, client):
-        async with stream(client, "/api/events?all=true", **headers):
+    """Beyond its number an address gets a 429, another does not, and it may open another when one is gone."""
+    monkeypatch.setattr(gateway.sse, "PING_EVERY", 3_600)
+    headers, other = {"X-Forwarded-For": "203.0.113.7"}, {"X-Forwarded-For": "203.0.113.8"}
+    async with serving(trusted_proxies=TrustedProxies(["127.0.0.0/8"]), streams_per_address=1) as (_, client):
+        async with stream(client, "/api/events?all=true", **headers), stream(client, "/api/events?all=true", **other):
             assert (await client.get("/api/events?all=true", headers=headers)).status_code == 429
 
         async def again() -> bool:
             return (await client.head("/api/events?all=true", headers=headers)).status_code == 200
 
         await eventually(again)
+
+
+async def test_a_reader_that_is_gone_is_noticed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its subscriptions and what it counts for end with the connection, and not with the next thing to write."""
+    monkeypatch.setattr(gateway.sse, "PING_EVERY", 3_600)
+    authenticator = SecretTokens(SECRET, Claims())
+    headers = {"Authorization": f"Bearer {token(sub='ann')}"}
+    async with serving(authenticator=authenticator) as (service, client):
+        for path, key in (("/api/predictions/p1/events", "prediction:p1"), ("/api/events?owner=ann", "owner:ann")):
+            async with stream(client, path, **headers) as events:
+                while (await events.next())[0] != "synced":
+                    pass
+                assert service.hub.watched(key) == 1
+                assert len(service.gateway.owners) == 1
+            await eventually(lambda key=key: service.hub.watched(key) == 0)  # type: ignore[misc]
+            await eventually(lambda: len(service.gateway.owners) == 0)
+
+
+async def test_an_owners_streams_are_limited_with_its_websockets() -> None:
+    """Streams count as connections and subscriptions of their owner; one too many is answered with 429."""
+    authenticator = SecretTokens(SECRET, Claims())
+    owners = Owners(OwnerLimits(connections=2, subscriptions=3))
+    ann = {"Authorization": f"Bearer {token(sub='ann')}"}
+    bob = {"Authorization": f"Bearer {token(sub='bob')}"}
+
+    async def status(path: str, headers: dict[str, str]) -> int:
+        return (await client.head(path, headers=headers)).status_code
+
+    async with serving(authenticator=authenticator, owners=owners) as (_, client):
+        async with stream(client, "/api/events?predictions=a,b", **ann):
+            assert await status("/api/events?predictions=c,d", ann) == 429
+            assert await status("/api/events?predictions=c,d", bob) == 200
+            async with stream(client, "/api/events?predictions=c", **ann):
+                assert await status("/api/predictions/c/events", ann) == 429
+        await eventually(lambda: len(owners) == 0)
+        assert await status("/api/events?predictions=a,b,c", ann) == 200
+        assert await status("/api/events?predictions=a,b,c,d", ann) == 429
 
 
 async def test_line_breaks_in_a_record_stay_inside_the_data() -> None:

@@ -60,6 +60,7 @@ def test_every_setting_can_be_set_by_its_variable() -> None:
     }
     numbers = {"port", "partitions", "retention", "log_epoch", "ttl", "ttl_running", "cache_ttl", "cache_records"}
     numbers |= {"cache_bytes", "assets_ttl", "max_body", "record_max", "reconcile_after"}
+    numbers |= {name for name in Settings.__struct_fields__ if name.startswith(("address_", "owner_", "session_"))}
     for name in set(Settings.__struct_fields__) - DERIVED - FLAGS_ONLY:
         text = values.get(name, "2048" if name in numbers else "https://a.example" if name.endswith("url") else "x")
         assert getattr(given({env_name(name): text, "TIDINGS_STORE": values["store"]}), name) != (), name
@@ -146,6 +147,8 @@ def test_test_names_and_empty_values_are_ignored() -> None:
         ("TIDINGS_PORT", "65536", "<= 65535"),
         ("TIDINGS_PARTITIONS", "0", ">= 1"),
         ("TIDINGS_TTL", "-1", ">= 0"),
+        ("TIDINGS_OWNER_MESSAGES", "0", ">= 1"),
+        ("TIDINGS_ADDRESS_CONECTIONS", "5", "did you mean TIDINGS_ADDRESS_CONNECTIONS?"),
         ("TIDINGS_ROLE", "gatway", "gateway, processor, archiver, reconciler"),
         ("TIDINGS_ROLE", "all,gateway", "name it alone"),
         ("TIDINGS_ARCHIVE", "later", "after, before, off"),

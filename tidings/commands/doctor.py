@@ -84,6 +84,7 @@ async def examine(settings: Settings) -> list[Finding]:
     """Try every part, at the same time."""
     parts: list[tuple[str, Callable[[Settings], Awaitable[str]]]] = [
         ("access", _access),
+        ("limits", _limits),
         ("providers", _providers),
         ("log", _log),
         ("store", _store),
@@ -123,6 +124,21 @@ async def _access(settings: Settings) -> str:
         return f"nobody has to say who they are: {where}"
     kinds = {"JWT secret": settings.jwt_secret, "JWKS": settings.jwks_url, "API keys": settings.api_keys}
     return f"clients are authenticated by {', '.join(name for name, value in kinds.items() if value)}"
+
+
+async def _limits(settings: Settings) -> str:
+    from tidings import limiting
+
+    if "gateway" not in settings.roles:
+        return "this process serves no clients"
+    if found := limiting.doubts(settings):
+        raise Warned("; ".join(found))
+    behind = "the one that a trusted proxy forwards" if settings.trusted_proxies else "the one that connects"
+    return (
+        f"an address ({behind}; loopback has no limit) may have {settings.address_connections} WebSockets and "
+        f"{settings.address_streams} streams, an owner {settings.owner_connections} connections, a session "
+        f"{settings.session_subscriptions} subscriptions; {limiting.open_files()} files may be open"
+    )
 
 
 async def _providers(settings: Settings) -> str:

@@ -42,11 +42,12 @@ def run(arguments: Namespace) -> None:
     from tidings.settings import check_serving
 
     check_serving(settings)
-    from tidings import journal, service
+    from tidings import journal, limiting, service
     from tidings.webhook_key import with_webhook_key
 
     settings = with_webhook_key(settings)
     journal.configure()
+    limiting.raise_open_files()
     if settings.workers > 1:
         _supervise(settings, arguments)
     else:
