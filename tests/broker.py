@@ -125,7 +125,8 @@ class Broker:
         if not settings.exists():
             text = _PROPERTIES.format(port=self.port, controller=free_port(), data=self.folder / "data")
             settings.write_text(f"{text}{self._properties}\n")
-            cluster = base64.urlsafe_b64encode(os.urandom(16)).decode().rstrip("=")
+            # The first letter is fixed: the tool would take an id that begins with a dash for an option.
+            cluster = "T" + base64.urlsafe_b64encode(os.urandom(16)).decode().rstrip("=")[1:]
             tool = ("kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(settings), "-g")
             done = subprocess.run((*_JAVA, "-cp", classpath, *tool), capture_output=True, text=True, check=False)
             if done.returncode:
