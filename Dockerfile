@@ -10,7 +10,7 @@ COPY streams streams
 COPY gateway gateway
 COPY tidings tidings
 RUN sed -e 's/ --hash=[^ ]*//' -e 's/ *\\$//' -e '/^ *#/d' -e '/^ *$/d' requirements.lock > constraints.txt \
-    && /opt/tidings/bin/pip install --no-cache-dir --disable-pip-version-check -c constraints.txt ".[postgres,redis]"
+    && /opt/tidings/bin/pip install --no-cache-dir --disable-pip-version-check -c constraints.txt ".[otel,postgres,redis]"
 
 FROM python:3.11-slim
 RUN useradd --system --uid 10001 --home-dir /data tidings && mkdir /data && chown tidings /data

@@ -114,6 +114,10 @@ class Hub:
         there = self._sinks.get(key)
         return len(there) if isinstance(there, set) else there is not None
 
+    def watchers(self, change: Change) -> int:
+        """How many sinks a change is for; one that it reaches through several keys counts as often."""
+        return sum(self.watched(key) for key in self._keys(change))
+
     def version(self, prediction_id: str) -> int:
         """The last version that went out to everybody, deletions included.
 

@@ -6,7 +6,6 @@ mended later mends the records by a replay.
 
 import base64
 import hmac
-import re
 import time
 from collections.abc import Callable
 from hashlib import sha256
@@ -19,11 +18,13 @@ from gateway.appending import Appender
 from gateway.bodies import read_body
 from gateway.gateway import WRITE_WAIT, Gateway
 from gateway.problems import Handler, Problem, unavailable
+from gateway.webhook_trace import WebhookTrace, begun
 from storage.prediction import valid_id
 from streams.log import EVENTS, LogError, NewRecord, RecordTooLarge
 from streams.providers.key_set import KeysUnavailable
 from streams.providers.provider import BadSignature, Provider
 from streams.providers.signatures import ProvenByAddress
+from streams.tracing import trace_id
 from streams.translation import ARCHIVE_HEADER, DELIVERY_HEADER, PROVIDER_HEADER, RECEIVED_HEADER, TRACE_HEADER
 
 APPEND_TIME = WRITE_WAIT - 1.0
@@ -31,7 +32,6 @@ APPEND_TIME = WRITE_WAIT - 1.0
 
 _HEADERS = b"Content-Type: application/json\r\nX-Content-Type-Options: nosniff\r\n"
 _ACCEPTED = b'{"success":true}'
-_traceparent = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 _log = structlog.get_logger()
 
 
@@ -64,6 +64,7 @@ def webhook_handler(gateway: Gateway, clock: Callable[[], float] = time.time) ->
     # Sorted out once: asking a protocol whether a value is one of it takes longer than the proof itself.
     unsigned = {name: provider for name, provider in providers.items() if isinstance(provider, ProvenByAddress)}
     counts = gateway.webhooks
+    tracing = gateway.tracing
 
     async def receive(request: web.Request) -> web.StreamResponse:
         name = request.match_info["provider"]
@@ -90,21 +91,31 @@ def webhook_handler(gateway: Gateway, clock: Callable[[], float] = time.time) ->
         stamps = [named[name], (RECEIVED_HEADER, b"%d" % (now * 1000)), archive]
         if delivery:
             stamps.append((DELIVERY_HEADER, delivery.encode("utf-8", "replace")))
-        trace = request.headers.get(TRACE_HEADER)
-        if trace is not None and _traceparent.fullmatch(trace):
-            stamps.append((TRACE_HEADER, trace.encode()))
+        trace, carried = begun(tracing, name, prediction_id, request.headers.get(TRACE_HEADER), now)
+        if carried is not None:
+            stamps.append((TRACE_HEADER, carried))
         key = prediction_id.encode() if prediction_id is not None and valid_id(prediction_id) else None
         try:
             await appender.append(NewRecord(key, body, stamps))
-        except RecordTooLarge:
-            raise
         except LogError as error:
-            _log.warning("webhook.not_taken", provider=name, error=str(error))
-            raise unavailable("Log", "The log has not taken the webhook") from None
+            raise _not_taken(error, name, prediction_id, trace) from None
+        if trace is not None:
+            trace.end()
         counts.seconds.observe(clock() - now)
         return answer(request, _HEADERS, _ACCEPTED)
 
     return receive
+
+
+def _not_taken(error: LogError, provider: str, prediction_id: str | None, trace: WebhookTrace | None) -> Exception:
+    """What the request ends with where the log has not taken its webhook."""
+    if trace is not None:
+        trace.end(str(error))
+    if isinstance(error, RecordTooLarge):
+        return error
+    about = {"prediction": prediction_id, "trace": trace and trace_id(trace.traceparent)}
+    _log.warning("webhook.not_taken", provider=provider, error=str(error), **about)
+    return unavailable("Log", "The log has not taken the webhook")
 
 
 def _prove(

@@ -28,11 +28,14 @@ from streams.due import Patience
 from streams.estimates import Estimates
 from streams.fold import DAY
 from streams.key_refresh import KeyRefresh
+from streams.log import Log
 from streams.mirror import Mirror
 from streams.observed_log import ObservedLog
 from streams.processor import Processor
 from streams.projection import Projection, projecting
 from streams.providers.key_set import key_sets
+from streams.traced_log import TracedLog
+from streams.tracing import Tracing
 from tidings import collector
 from tidings.archiving import ArchiverRole, archiving
 from tidings.observation import Observation
@@ -41,6 +44,7 @@ from tidings.serving import GatewayRole, bare_gateway
 from tidings.settings import Settings
 from tidings.stamping import stamping_of
 from tidings.tasks import ProviderTasks
+from tidings.traces import tracing
 from tidings.workers import orphaned
 
 SWEEP_EVERY = 60.0
@@ -101,10 +105,13 @@ async def _end_with_parent(parent: int, stop: asyncio.Event) -> None:
 class Service:
     """A running service."""
 
-    def __init__(self, parts_: Parts, cache: CachedStore, observation: Observation) -> None:
+    def __init__(
+        self, parts_: Parts, cache: CachedStore, observation: Observation, tracing: Tracing | None = None
+    ) -> None:
         self.parts = parts_
         self.cache = cache
         self.observation = observation
+        self.tracing = tracing
         self.port = 0
         self.health_port = 0
         """Of this process alone, where it has one beside the shared one."""
@@ -149,12 +156,13 @@ async def running(
         # Taken before anything else is touched: a port in use is the commonest mistake, and must cost nothing.
         listening = listen(settings.host, settings.port, reuse_port=settings.shared_port)
         stack.callback(listening.close)
+        traces = await stack.enter_async_context(tracing(settings))
         opened = await stack.enter_async_context(parts(settings))
         opened = structs.replace(opened, log=ObservedLog(opened.log))
         cache = _cache_of(settings, opened)
         observation = Observation(opened.log, cache, breaker=not settings.no_breaker)
         stack.callback(observation.close)
-        service = Service(opened, cache, observation)
+        service = Service(opened, cache, observation, traces)
         # Of a projection the newest is in memory alone.
         known = structs.replace(opened, store=cache) if isinstance(cache, Replica) else opened
         load = known.store.load
@@ -178,7 +186,9 @@ async def running(
             if kept := key_sets(opened.providers):
                 refresh = service.start(KeyRefresh(kept).run(), "provider-keys")
                 stack.callback(refresh.cancel)
-            gateway = service.gateway = GatewayRole(settings, opened, cache, tell=tasks.notice, on_gap=tasks.missed)
+            gateway = service.gateway = GatewayRole(
+                settings, opened, cache, tell=tasks.notice, on_gap=tasks.missed, tracing=traces
+            )
             gateway.submit_by(tasks.submitting(gateway.reader), stamping_of(settings, Estimates(cache)))
             gateway.add_statistics("tasks", tasks.figures)
             gateway.observed_by(observation)
@@ -250,8 +260,9 @@ async def _processing(service: Service, reached: Reached | None) -> AsyncIterato
     projection = None
     if (kv := opened.projecting) is not None:
         projection = Projection(opened.log, kv, owner=opened.rules.log, retention=opened.expiry.retention)
+    log, reached = _followed(opened.log, service.tracing, reached)
     processor = service.processor = Processor(
-        opened.log,
+        log,
         service.cache if projection is None else opened.store,
         opened.translators,
         opened.rules,
@@ -274,6 +285,20 @@ async def _processing(service: Service, reached: Reached | None) -> AsyncIterato
         await asyncio.wait([task, sweeper], timeout=4)
         if projection is not None:
             await projection.close()
+
+
+def _followed(log: Log, tracing: Tracing | None, reached: Reached | None) -> tuple[Log, Reached | None]:
+    """The log and the look inside as a processor gets them: with spans of sampled events where there is tracing."""
+    if tracing is None:
+        return log, reached
+    traced = TracedLog(log, tracing)
+
+    def both(step: int) -> None:
+        traced.reached(step)
+        if reached is not None:
+            reached(step)
+
+    return traced, both
 
 
 async def _sweep(store: PredictionStore) -> None:

@@ -39,6 +39,7 @@ CHECKS: dict[str, Callable[[str], object]] = {
     "worker_url": values.http_url,
     "public_url": values.http_url,
     "jwks_url": values.http_url,
+    "traces": values.http_url,
 }
 LIST_CHECKS: dict[str, Callable[[str], str]] = {
     "allowed_origins": values.origin,

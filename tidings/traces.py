@@ -1,0 +1,45 @@
+"""Turning traces on: nothing of OpenTelemetry is imported where nobody wants them."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Protocol
+
+from streams.tracing import Tracing
+from tidings.settings import Settings, SettingsError
+
+
+class OpenTracing(Tracing, Protocol):
+    """Tracing that has to be closed."""
+
+    async def close(self) -> None:
+        """Send what waits, for a moment, and end."""
+
+
+def tracing_of(settings: Settings) -> OpenTracing | None:
+    """Where the spans go; None: traces are not turned on.
+
+    Raises:
+        SettingsError: They are, and what they need is not installed.
+    """
+    if settings.traces is None:
+        return None
+    try:
+        from tidings.open_telemetry import Traces
+    except ImportError as error:
+        origin, lacking = settings.origins.get("traces", "TIDINGS_TRACES"), (error.name or "it").partition(".")[0]
+        raise SettingsError(
+            f"{origin}: traces need OpenTelemetry, and {lacking} is not installed; "
+            "install tidings[otel], or leave the setting out"
+        ) from None
+    return Traces(settings.traces, settings.trace_sample)
+
+
+@asynccontextmanager
+async def tracing(settings: Settings) -> AsyncIterator[Tracing | None]:
+    """As `tracing_of` gives it; what waits is sent when the block ends."""
+    traces = tracing_of(settings)
+    try:
+        yield traces
+    finally:
+        if traces is not None:
+            await traces.close()
