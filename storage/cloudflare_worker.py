@@ -86,7 +86,7 @@ def explainer(base_url: str) -> Callable[[Answer], StorageError]:
             return StoreMisconfigured(
                 f"the Worker at {base_url} refuses the token: set TIDINGS_WORKER_TOKEN to its secret TIDINGS_TOKEN"
             )
-        if problem.code in ("no_token", "no_kv", "bad_layout", "other_layout"):
+        if problem.code in ("no_token", "no_kv", "bad_layout", "other_layout", "other_format"):
             return StoreMisconfigured(f"the Worker at {base_url} cannot serve: {problem.error}")
         if not problem.code and answer.status < 500 and answer.status != 429:
             return StoreMisconfigured(f"{base_url} is no Worker of Tidings (it answers {answer.status}); check the URL")

@@ -4,12 +4,16 @@
 `C`), so that a cursor means the same in every store.
 """
 
+from collections.abc import Mapping
+
 import asyncpg
 
 from storage.errors import StoreMisconfigured
 
 FORMAT = 1
 """Raised when the tables change; kept in `tidings_meta`."""
+STEPS: Mapping[int, str] = {}
+"""Statements that take tables of an older format to the next (`{s}`: the schema); a format that none leads from is refused."""
 _LOCK = 0x54494453
 """Of the advisory lock under which tables are made: several processes may start at once."""
 
@@ -26,7 +30,6 @@ CREATE INDEX ON {s}tidings_predictions USING gin (tags) WHERE tags IS NOT NULL;
 CREATE INDEX ON {s}tidings_predictions USING brin (purge_at) WITH (pages_per_range = 32, autosummarize = on);
 CREATE TABLE {s}tidings_positions (partition int PRIMARY KEY, "offset" bigint NOT NULL);
 CREATE TABLE {s}tidings_meta (key text PRIMARY KEY, value text NOT NULL);
-INSERT INTO {s}tidings_meta VALUES ('format', '1');
 """
 
 _WRITE = """
@@ -74,6 +77,7 @@ class Statements:
         prefix = "" if schema is None else quoted(schema) + "."
         self.table = f"{prefix}tidings_predictions"
         self.meta = f"{prefix}tidings_meta"
+        self._prefix = prefix
         self.tables = _TABLES.format(s=prefix)
         self.write = _WRITE.format(s=prefix)
         self.load = _LOAD.format(s=prefix)
@@ -84,6 +88,13 @@ class Statements:
         self.claim = f"INSERT INTO {self.meta} VALUES ('ownership', $1) ON CONFLICT DO NOTHING"
         self.claimed = f"SELECT value FROM {self.meta} WHERE key = 'ownership'"
         self.format = f"SELECT value FROM {self.meta} WHERE key = 'format'"
+        self.formatted = (
+            f"INSERT INTO {self.meta} VALUES ('format', $1) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
+        )
+
+    def step(self, found: int) -> str:
+        """What takes the tables from a format to the next."""
+        return STEPS[found].format(s=self._prefix)
 
 
 def quoted(name: str) -> str:
@@ -92,10 +103,10 @@ def quoted(name: str) -> str:
 
 
 async def prepare(connection: "asyncpg.Connection[asyncpg.Record]", statements: Statements) -> None:
-    """Make the tables where they are missing; one process does, others wait for it.
+    """Make the tables where they are missing, or take them to this format; one process does, others wait for it.
 
     Raises:
-        StoreMisconfigured: The tables are of another format.
+        StoreMisconfigured: The tables are of a newer format, or of an older one that no steps lead from.
     """
     if await connection.fetchval("SELECT to_regclass($1)", statements.meta) is None:
         async with connection.transaction():
@@ -104,9 +115,26 @@ async def prepare(connection: "asyncpg.Connection[asyncpg.Record]", statements: 
                 await connection.execute(f"CREATE SCHEMA IF NOT EXISTS {quoted(statements.schema)}")
             if await connection.fetchval("SELECT to_regclass($1)", statements.meta) is None:
                 await connection.execute(statements.tables)
+                await connection.execute(statements.formatted, str(FORMAT))
     found = await connection.fetchval(statements.format)
+    if found != str(FORMAT):
+        found = await _upgraded(connection, statements)
     if found != str(FORMAT):
         raise StoreMisconfigured(
             f"the tables of {statements.table} have format {found}, this version reads {FORMAT}; use the version that"
             " made them, or rebuild into another schema (`?schema=name`) with `tidings replay --into`"
         )
+
+
+async def _upgraded(connection: "asyncpg.Connection[asyncpg.Record]", statements: Statements) -> str | None:
+    """The format of the tables, which were taken to this version's where steps lead there."""
+    async with connection.transaction():
+        await connection.execute("SELECT pg_advisory_xact_lock($1)", _LOCK)
+        found: str | None = await connection.fetchval(statements.format)
+        if found is None or not found.isdecimal() or not all(one in STEPS for one in range(int(found), FORMAT)):
+            return found
+        for one in range(int(found), FORMAT):
+            await connection.execute(statements.step(one))
+        if int(found) < FORMAT:
+            await connection.execute(statements.formatted, found := str(FORMAT))
+        return found

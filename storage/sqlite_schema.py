@@ -12,11 +12,14 @@ from functools import lru_cache
 from pathlib import Path
 
 from storage.errors import StorageError, StoreMisconfigured, StoreUnavailable
+from storage.sqlite_upgrade import Steps, reachable, statements, upgrade
 
 APPLICATION_ID = 0x54494453
 """`TIDS`: marks the file as a store of ours (`PRAGMA application_id`)."""
 FORMAT = 1
 """Raised when the tables change (`PRAGMA user_version`)."""
+STEPS: Steps = {}
+"""What takes a file of an older format to the next; a format that none leads from is refused."""
 BUSY_TIMEOUT = 5.0
 """Seconds to wait for another process that writes."""
 
@@ -160,10 +163,11 @@ def _prepare(connection: sqlite3.Connection, path: Path, synchronous: str) -> No
     connection.execute("PRAGMA temp_store = MEMORY")
     connection.execute("BEGIN IMMEDIATE")
     if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
-        for statement in _statements(_TABLES):
+        for statement in statements(_TABLES):
             connection.execute(statement)
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {FORMAT}")
+    upgrade(connection, FORMAT, STEPS)
     connection.execute("COMMIT")
     _refuse_foreign(connection, path)
 
@@ -174,7 +178,7 @@ def _refuse_foreign(connection: sqlite3.Connection, path: Path) -> None:
     empty = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0] == 0
     if application != APPLICATION_ID and not (empty and application == 0):
         raise StoreMisconfigured(f"{path} is a SQLite file of another program; name another file for the store")
-    if not empty and found != FORMAT:
+    if not empty and not (found and reachable(found, FORMAT, STEPS)):
         raise StoreMisconfigured(
             f"{path} has format {found}, this version reads {FORMAT}; use the version that wrote it, "
             "or rebuild into a new file with `tidings replay --into`"
@@ -193,17 +197,6 @@ def _enter_wal(connection: sqlite3.Connection) -> None:
             time.sleep(0.02)
         else:
             return
-
-
-def _statements(script: str) -> list[str]:
-    statements: list[str] = []
-    pending = ""
-    for line in script.splitlines():
-        pending += line + "\n"
-        if sqlite3.complete_statement(pending):
-            statements.append(pending)
-            pending = ""
-    return statements
 
 
 def at_open(error: sqlite3.Error, path: Path) -> StorageError:

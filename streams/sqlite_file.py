@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from storage.sqlite_upgrade import Steps, upgrade
 from streams.log import LogError, LogMisconfigured, LogUnavailable, StoredRecord
 
 APPLICATION_ID = 0x54_49_44_4C
@@ -18,6 +19,9 @@ APPLICATION_ID = 0x54_49_44_4C
 
 FORMAT = 1
 """The version of the schema (SQLite's `user_version`)."""
+
+STEPS: Steps = {}
+"""What takes a file of an older format to the next; a format that none leads from is refused."""
 
 BUSY_SECONDS = 5.0
 """How long to wait for another process's transaction."""
@@ -139,7 +143,7 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> str:
             for statement in filter(str.strip, _SCHEMA.split(";")):
                 connection.execute(statement)
             connection.execute("INSERT INTO log VALUES (?, ?)", (str(uuid.uuid4()), time.time_ns() // 1_000_000))
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        version = upgrade(connection, FORMAT, STEPS)
         if version != FORMAT:
             raise LogMisconfigured(
                 f"{path} has format {version} and this Tidings reads format {FORMAT}; use the release that wrote it"

@@ -105,6 +105,8 @@ class Workerd:
         self.token = token
         self._kv_port = kv_port
         self._alarm_delay = alarm_delay
+        self.edits: list[tuple[str, str, str]] = []
+        """File, a text in it, and what stands there in another version of the Worker; in force at the next start."""
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -123,6 +125,10 @@ class Workerd:
         (self.folder / "data").mkdir(exist_ok=True)
         for file in SOURCE.iterdir():
             shutil.copy(file, self.folder / file.name)
+        for name, old, new in self.edits:
+            text = (self.folder / name).read_text()
+            assert old in text, f"{name} has no {old}"
+            (self.folder / name).write_text(text.replace(old, new))
         (self.folder / "config.capnp").write_text(self._configuration())
         with (self.folder / "output.txt").open("ab") as output:
             self._process = subprocess.Popen(

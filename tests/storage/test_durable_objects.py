@@ -303,6 +303,19 @@ async def test_other_layout(own_worker: Workerd) -> None:
                 pass
 
 
+async def test_other_format(own_worker: Workerd) -> None:
+    """Objects that a newer Worker has written are left alone by an older one, which names both formats."""
+    own_worker.edits = [("layout.js", 'FORMAT = "1"', 'FORMAT = "2"')]
+    await asyncio.to_thread(own_worker.restart)
+    async with opened(own_worker.url) as store:
+        await store.write([creation("p1")])
+    own_worker.edits = []
+    await asyncio.to_thread(own_worker.restart)
+    with pytest.raises(StoreMisconfigured, match="have format 2, this Worker reads 1: deploy the version"):
+        async with opened(own_worker.url):
+            pass
+
+
 @pytest.mark.parametrize(
     ("answer", "words"),
     [

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from streams import sqlite_consumer
+from streams import sqlite_consumer, sqlite_file
 from streams.log import (
     CHANGES,
     DEAD_LETTERS,
@@ -320,6 +320,25 @@ async def test_a_foreign_file(tmp_path: Path) -> None:
         assert str(path) in str(caught.value)
     with contextlib.closing(sqlite3.connect(foreign)) as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("delete",)
+
+
+async def test_an_older_file_is_taken_along(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A log of an older format is taken to this version's with its records and id; a newer one is refused with both named."""
+    log = await open_at(path)
+    await log.append(EVENTS, [NewRecord(b"key", b"value")])
+    identity = await log.identity()
+    await log.close()
+    with monkeypatch.context() as newer:
+        newer.setattr(sqlite_file, "FORMAT", 2)
+        with pytest.raises(LogMisconfigured, match="has format 1 and this Tidings reads format 2"):
+            await open_at(path)
+        newer.setattr(sqlite_file, "STEPS", {1: "ALTER TABLE topics ADD COLUMN note TEXT;\n"})
+        log = await open_at(path)
+        assert [record.value for record in await read(log, EVENTS)] == [b"value"]
+        assert await log.identity() == identity
+        await log.close()
+    with pytest.raises(LogMisconfigured, match="has format 2 and this Tidings reads format 1"):
+        await open_at(path)
 
 
 async def test_a_file_that_must_not_be_created(path: Path) -> None:

@@ -8,6 +8,8 @@ const ANSWER_BUDGET = 16 * 1024 * 1024;
 const MAX_DOC_BYTES = 2_000_000 - 16_384;
 const encoder = new TextEncoder();
 const settledLayouts = new Set();
+// Of the tables, raised when they change. Tables of another format are left alone.
+const FORMAT = "1";
 
 export function layoutOf(env, space) {
   const shards = Number(env.SHARDS ?? 64);
@@ -50,6 +52,11 @@ class Layout {
     if (standing !== mine) {
       throw new Problem(409, "other_layout", `the records here were laid out as ${standing}, not ${mine}: set LAYOUT `
         + "and SHARDS back, or rebuild into a Worker of another name");
+    }
+    const format = await this.facts().establish("format", FORMAT);
+    if (format !== FORMAT) {
+      throw new Problem(409, "other_format", `the records here have format ${format}, this Worker reads ${FORMAT}: `
+        + "deploy the version that wrote them, or rebuild into a Worker of another name");
     }
     return JSON.parse(standing);
   }
