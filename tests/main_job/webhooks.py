@@ -82,7 +82,7 @@ class Watcher:
 
     async def receive(self) -> dict[str, Any]:
         """The next message."""
-        text = await self.socket.receive_str(timeout=20)
+        text = await self.socket.receive_str(timeout=60)
         self.raw.append(text)
         message: dict[str, Any] = json.loads(text)
         self.messages.append(message)
