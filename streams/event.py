@@ -33,7 +33,7 @@ class Archive(StrEnum):
 
 def _wire_name(field: str) -> str:
     """Names on the wire; what translation alone may set gets one that no sender uses by accident."""
-    if field in {"recorded_at", "archive", "report", "traceparent", "unknown"}:
+    if field in {"recorded_at", "archive", "report", "traceparent", "unknown", "notice"}:
         return f"tidings/{field}"
     head, *rest = field.split("_")
     return head + "".join(part.capitalize() for part in rest)
@@ -91,6 +91,8 @@ class Event(
     traceparent: bytes | None = None
     unknown: int = 0
     """How many fields it had that nobody knows."""
+    notice: bool = False
+    """From a webhook that names a result and does not bring it: it begins no record. Whose it is shows in what is fetched."""
 
 
 LATEST = 10**14

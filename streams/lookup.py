@@ -4,7 +4,7 @@ What they answer is appended as their report, as it came, and only where the rec
 """
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
 import msgspec
 import structlog
@@ -14,7 +14,7 @@ from streams.event import Archive, Event, Poison
 from streams.lane import Lane
 from streams.provider_calls import Answer, CallFailed
 from streams.providers.provider import Provider, Webhook
-from streams.providers.submission import Listing, Submitting, Unreadable, api_of
+from streams.providers.submission import Asking, Listing, Naming, Notice, Origin, Unreadable, api_of
 from streams.reports import Reports
 from streams.submission import Refused, WebhookUrl, find, reason_of
 from streams.transitions import Applied, decide
@@ -27,6 +27,9 @@ GONE_ERROR = "gone at the provider"
 UNKNOWN_ERROR = "submission outcome unknown"
 PAGES = 60
 """Of a provider's list, searched for submissions without an answer: ten minutes' worth at 600 a minute."""
+
+Whose = Callable[[Origin], Awaitable[Prediction | None]]
+"""The prediction that a submission was made for; None: none of ours. Raises `StorageError`."""
 
 _log = structlog.get_logger("tidings.lookup")
 
@@ -68,14 +71,23 @@ class LookUps:
         lane = self._lanes.get(provider)
         return lane.closed_for if lane is not None else 0.0
 
-    def _api(self, provider: str) -> Submitting | None:
+    def _api(self, provider: str) -> Asking | None:
         found = self._providers.get(provider)
         return api_of(found) if found is not None and provider in self._lanes else None
 
     # ---- looking up ----
 
-    async def look(self, record: Prediction, why: str) -> bool:
-        """Ask how a prediction stands and report it; False: the provider could not say for now."""
+    async def look(self, record: Prediction, why: str, whose: Whose | None = None) -> bool:
+        """Ask how a prediction stands and report it; False: the provider could not say for now.
+
+        Args:
+            record: As it stands, or as far as a webhook has told (version 0: nothing has its id).
+            why: For the log.
+            whose: Tells where the report goes, should the provider name another prediction as its origin.
+
+        Raises:
+            StorageError: From `whose`.
+        """
         provider, provider_id = record.provider or "", record.provider_id or ""
         api = self._api(provider)
         if api is None or self._lanes[provider].closed_for > 0:
@@ -91,14 +103,19 @@ class LookUps:
         if isinstance(body, Refused):
             await self._failed(record, body.reason)
             return True
+        if whose is not None and isinstance(api, Naming) and (origin := api.origin(body)) is not None:
+            ours = await whose(origin)
+            if ours is None:
+                # Of another service with the same account, or deleted here meanwhile.
+                _log.info("lookup.not_ours", provider=provider, id=provider_id, prediction=origin.prediction_id)
+                return True
+            record = ours
         if self._news(record, provider, body):
             await self._reports.came(record.prediction_id, provider, body, why)
             self.reported += 1
         return True
 
-    async def _fetch(
-        self, api: Submitting, lane: Lane, record: Prediction, provider_id: str
-    ) -> bytes | Answer | Refused:
+    async def _fetch(self, api: Asking, lane: Lane, record: Prediction, provider_id: str) -> bytes | Answer | Refused:
         """The body to report; or the answer that there is none for now; or why there will be none."""
         answer = await lane.call(api.get(provider_id, record.model, record.provider_urls))
         if not answer.good:
@@ -121,7 +138,7 @@ class LookUps:
         return False
 
     async def _failed(self, record: Prediction, error: str) -> None:
-        if not record.status.terminal:
+        if not record.status.terminal and record.version:
             _log.warning("lookup.failed_for_good", prediction=record.prediction_id, reason=error)
             await self._reports.said(record.prediction_id, status=Status.FAILED.value, error=error)
 
@@ -144,6 +161,18 @@ class LookUps:
         except Exception as error:  # a fault in one provider's mapping must not stop the others
             raise Poison("translation-failed", f"{provider}: {type(error).__name__}: {error}") from error
 
+    async def told(self, record: Prediction, notice: Notice) -> None:
+        """Say of a prediction what its webhook said, because its provider cannot be asked for more.
+
+        Args:
+            record: As for `look`.
+            notice: The webhook's.
+        """
+        if notice.status is not None:
+            said = {"error": notice.error, "provider": record.provider, "providerId": notice.provider_id}
+            await self._reports.said(record.prediction_id, status=notice.status.value, **said)
+            self.reported += 1
+
     # ---- canceling ----
 
     async def cancel(self, record: Prediction) -> bool:
@@ -153,6 +182,8 @@ class LookUps:
         if api is None or self._lanes[provider].closed_for > 0:
             return False
         call = api.cancel(record.provider_id or "", record.model, record.provider_urls)
+        if call is None:
+            return await self.look(record, "cancel")
         async with self._lanes[provider].turn():
             try:
                 answer = await self._lanes[provider].call(call)
@@ -178,7 +209,7 @@ class LookUps:
         """
         api = self._api(provider)
         missing: Collection[Prediction] = records
-        if isinstance(api, Submitting) and isinstance(api, Listing) and self._webhook_url is not None:
+        if isinstance(api, Listing) and self._webhook_url is not None:
             by_url = {self._webhook_url(provider, record.prediction_id): record for record in records}
             lane = self._lanes[provider]
             if lane.closed_for > 0:

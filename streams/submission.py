@@ -30,7 +30,16 @@ from streams.lane import Lane
 from streams.log import LogError
 from streams.provider_calls import Answer, CallFailed, NotSent
 from streams.providers.provider import Provider
-from streams.providers.submission import Listing, Order, Submitted, Submitting, Unreadable, api_of
+from streams.providers.submission import (
+    Listing,
+    Order,
+    Origin,
+    Submitted,
+    Submitting,
+    Unreadable,
+    api_of,
+    submitting_of,
+)
 from streams.reports import Reports, raw
 
 PREFIX = "AI service submission failed: "
@@ -132,7 +141,9 @@ class Submissions:
         found = self._providers.get(provider)
         if found is None:
             return f"Nothing is configured for {provider[:64]!r}; set {shown}_SECRET and {shown}_TOKEN."
-        if api_of(found) is None or provider not in self._lanes:
+        if submitting_of(found) is None and api_of(found) is not None:
+            return f"{provider} takes no predictions from here; submit there, and name its webhook's address."
+        if submitting_of(found) is None or provider not in self._lanes:
             return f"{provider} cannot be submitted to without its token; set {shown}_TOKEN."
         if self._webhook_url is None:
             return "Providers cannot report back: set TIDINGS_PUBLIC_URL to where they reach this service."
@@ -246,14 +257,15 @@ class Submissions:
     # ---- 4 ----
 
     async def _call(self, record: Prediction, provider: str, lane: Lane) -> Outcome:
-        api = api_of(self._providers[provider])
+        api = submitting_of(self._providers[provider])
         assert api is not None
         assert self._webhook_url is not None
         if record.cancel_requested_at is not None or record.status.terminal:
             return _withdrawn(record)
         webhook = self._webhook_url(provider, record.prediction_id)
         prompt = record.prompt if isinstance(record.prompt, str) else None
-        order = Order(model=record.model or "", payload=record.payload, prompt=prompt, webhook=webhook)
+        origin = Origin(record.prediction_id, record.attempt or "")
+        order = Order(model=record.model or "", payload=record.payload, prompt=prompt, webhook=webhook, origin=origin)
         try:
             call = api.create(order)
         except ValueError as error:

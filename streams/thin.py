@@ -1,7 +1,8 @@
 """Webhooks that bring no result: the resource is fetched at its provider and appended as that provider's report.
 
-A group of its own on the events. What was fetched is committed, in order: after a crash the rest is fetched again, and
-what comes twice is Stale by the rules. The group also deals out the partitions that an instance is responsible for.
+Whose report that is, shows in what is fetched: a provider whose webhooks go to one address for all names its own id
+alone. A group of its own on the events. What was fetched is committed, in order: after a crash the rest is fetched again,
+and what comes twice is Stale by the rules. The group also deals out the partitions that an instance is responsible for.
 """
 
 import asyncio
@@ -17,7 +18,7 @@ from storage.prediction import Prediction, Status, decode
 from streams.log import EVENTS, Consumer, Log, LogError, Record
 from streams.lookup import LookUps
 from streams.providers.provider import Provider
-from streams.providers.submission import Thin
+from streams.providers.submission import Notice, Origin, Thin
 from streams.reports import FETCHED_HEADER
 from streams.submission import Load
 from streams.translation import PROVIDER_HEADER
@@ -31,6 +32,8 @@ COMMIT_EVERY = 1.0
 TRIES = 60
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0
 """Seconds between tries: about an hour in all."""
+MOST_KNOWN = 10_000
+"""Predictions of ours remembered by the provider's id, so that a repeated webhook is not fetched for again."""
 OLDEST = 86_400_000
 """Ms: what a webhook older than this speaks of is no longer kept at any provider."""
 
@@ -61,11 +64,8 @@ class ThinWebhooks:
     ) -> None:
         self._events_log, self._group, self._clock = log, group, clock
         self._look_ups, self._load = look_ups, load
-        self._thin = {
-            name.encode(): provider
-            for name, provider in providers.items()
-            if isinstance(provider, Thin) and look_ups.can(name)
-        }
+        self._thin = {name.encode(): provider for name, provider in providers.items() if isinstance(provider, Thin)}
+        self._ours: dict[tuple[str, str], str] = {}
         self._consumer: Consumer | None = None
         self._generation = -1
         self._read: dict[int, int] = {}
@@ -149,8 +149,8 @@ class ThinWebhooks:
             task = self._open[at] = asyncio.create_task(self._fetch(record, *provider))
             task.add_done_callback(lambda _done: self._open.pop(at, None))
 
-    def _needed(self, record: Record) -> tuple[str, str] | None:
-        """Provider and its id of what is to be fetched; None: nothing is."""
+    def _needed(self, record: Record) -> tuple[str, Notice] | None:
+        """The provider, and what is to be fetched; None: nothing is."""
         name = fetched = None
         for header, value in record.headers:
             if header == PROVIDER_HEADER:
@@ -164,19 +164,19 @@ class ThinWebhooks:
             return None
         assert isinstance(provider, Thin)
         try:
-            provider_id = provider.thin(record.value)
+            notice = provider.thin(record.value)
         except Exception as error:  # its webhook is in the log, and the processor says what is wrong with it
             _log.warning("thin.unreadable", provider=provider.name, kind=type(error).__name__)
             return None
-        return (provider.name, provider_id) if provider_id else None
+        return (provider.name, notice) if notice is not None else None
 
-    async def _fetch(self, record: Record, provider: str, provider_id: str) -> None:
+    async def _fetch(self, record: Record, provider: str, notice: Notice) -> None:
         prediction_id = (record.key or b"").decode("utf-8", "replace")
         pause = FIRST_PAUSE
         for _ in range(TRIES):
             try:
-                prediction = await self._wanted(prediction_id, provider, provider_id)
-                if prediction is None or await self._look_ups.look(prediction, "thin"):
+                prediction = await self._wanted(prediction_id, provider, notice)
+                if prediction is None or await self._asked(prediction, notice):
                     self.fetched += 1
                     return
             except (StorageError, LogError) as error:
@@ -188,8 +188,33 @@ class ThinWebhooks:
             pause = min(pause * 2, LONGEST_PAUSE)
         _log.warning("thin.given_up", prediction=prediction_id, provider=provider, tries=TRIES)
 
-    async def _wanted(self, prediction_id: str, provider: str, provider_id: str) -> Prediction | None:
+    async def _asked(self, prediction: Prediction, notice: Notice) -> bool:
+        """Whether the provider has said how it stands, or there is no way to ask it."""
+        provider = prediction.provider or ""
+        if not self._look_ups.can(provider):
+            await self._look_ups.told(prediction, notice)
+            return True
+
+        async def whose(origin: Origin) -> Prediction | None:
+            stored = (await self._load([origin.prediction_id])).get(origin.prediction_id)
+            record = decode(stored.encoded) if stored is not None and not stored.deleted else None
+            if (
+                record is None
+                or (record.provider, record.attempt) != (provider, origin.attempt)
+                or record.provider_id not in (None, notice.provider_id)
+            ):
+                return None
+            while len(self._ours) >= MOST_KNOWN:
+                del self._ours[next(iter(self._ours))]
+            self._ours[provider, notice.provider_id] = record.prediction_id
+            return record
+
+        return await self._look_ups.look(prediction, "thin", whose)
+
+    async def _wanted(self, prediction_id: str, provider: str, notice: Notice) -> Prediction | None:
         """The prediction to look up; None: it has its result already, or is gone."""
+        provider_id = notice.provider_id
+        prediction_id = self._ours.get((provider, provider_id), prediction_id)
         stored = (await self._load([prediction_id])).get(prediction_id)
         if stored is None:
             # Faster than the processor: what the record will say does not matter for the question.
@@ -201,6 +226,7 @@ class ThinWebhooks:
                 updated_at=0,
                 provider=provider,
                 provider_id=provider_id,
+                provider_urls=notice.urls,
             )
         if stored.deleted:
             return None
@@ -209,4 +235,5 @@ class ThinWebhooks:
             return None
         if prediction.status.terminal and (prediction.output or prediction.status is not Status.SUCCEEDED):
             return None
-        return msgspec.structs.replace(prediction, provider=provider, provider_id=provider_id)
+        urls = prediction.provider_urls or notice.urls
+        return msgspec.structs.replace(prediction, provider=provider, provider_id=provider_id, provider_urls=urls)

@@ -122,7 +122,7 @@ def _seen(current: Standing, event: Event, position: Place | None, log: str | No
 
 def _report(current: Standing | None, event: Event, position: Place | None, log: str | None, strict: bool) -> Decision:
     if current is None:
-        return _begin(None, event, position, log, strict)
+        return _STALE if event.notice else _begin(None, event, position, log, strict)
     if isinstance(current, Tombstone):
         if event.type is not _CREATE:
             return _STALE

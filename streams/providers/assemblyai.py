@@ -11,9 +11,11 @@ from msgspec import Raw, Struct
 from storage.prediction import ABSENT, Status
 from streams.event import Event
 from streams.providers import body as bodies
+from streams.providers.assemblyai_api import URL, AssemblyAIApi
 from streams.providers.configuration import BadConfiguration, Configuration
 from streams.providers.provider import Webhook
 from streams.providers.signatures import check_word, open_secrets
+from streams.providers.submission import Notice
 
 HEADER = "x-tidings-secret"
 """Where the secret stands unless `header` in the table of `tidings.toml` names another."""
@@ -46,6 +48,8 @@ class AssemblyAI(Struct, frozen=True):
     secrets: tuple[bytes, ...]
     header: str = HEADER
     name: str = "assemblyai"
+    api: AssemblyAIApi | None = None
+    """For submitting; None without a token."""
 
     def __repr__(self) -> str:
         """Show no secret."""
@@ -60,24 +64,28 @@ class AssemblyAI(Struct, frozen=True):
         found = bodies.peek(_transcript, body)
         return (found.transcript_id or found.id) if found is not None else None
 
-    def thin(self, body: bytes) -> str | None:
+    def thin(self, body: bytes) -> Notice | None:
         """The transcript that is to be fetched."""
         found = bodies.peek(_transcript, body)
-        return found.transcript_id if found is not None else None
+        status = STATUSES.get(found.status or "") if found is not None else None
+        if found is None or not found.transcript_id or status is None:
+            return None
+        return Notice(found.transcript_id, status=status)
 
     def translate(self, webhook: Webhook) -> Event:
         """A webhook says that it failed; a success waits for its text, which the fetched transcript brings."""
         found = bodies.decode(_transcript, webhook.body)
         status = bodies.status(STATUSES, found.status, self.name)
-        waits = found.transcript_id is not None and status is Status.SUCCEEDED
+        notice = found.transcript_id is not None
         return bodies.event(
             webhook,
             self.name,
             found.transcript_id or found.id,
-            status=None if waits else status,
+            status=None if notice and status is Status.SUCCEEDED else status,
             model=found.speech_model,
             output=bodies.given(found.text),
             error=found.error,
+            notice=notice,
         )
 
 
@@ -91,4 +99,9 @@ def open_provider(name: str, configuration: Configuration) -> AssemblyAI | None:
     if not isinstance(header, str) or not header.isascii() or not header.replace("-", "").isalnum():
         raise BadConfiguration(f"`header` in the table [{name}] of tidings.toml is no header's name; say x-my-secret")
     secrets = open_secrets(name, configuration)
-    return AssemblyAI(secrets, header.lower(), name) if secrets else None
+    if not secrets:
+        return None
+    token, url = configuration.token, (configuration.url or URL).rstrip("/")
+    # Of several secrets the last counts for what is submitted: the new one, while they rotate.
+    api = AssemblyAIApi(token, header.lower(), configuration.secret[-1], url) if token else None
+    return AssemblyAI(secrets, header.lower(), name, api)

@@ -32,6 +32,7 @@ class Said(TypedDict, total=False):
     progress: float | None
     logs: str | None
     generation_time: int | float | None
+    notice: bool
 
 
 class _Input(Struct, frozen=True, gc=False):

@@ -19,6 +19,7 @@ from streams.providers.key_set import KeySet
 from streams.providers.provider import BadSignature, Webhook
 from streams.providers.signatures import required
 from streams.providers.standard_webhooks import TOLERANCE, check_timestamp, header_bytes
+from streams.providers.submission import Notice
 
 STATUSES = {
     "OK": Status.SUCCEEDED,
@@ -88,12 +89,12 @@ class Fal(Struct, frozen=True):
         found = bodies.peek(_identity, body)
         return found.request_id if found is not None else None
 
-    def thin(self, body: bytes) -> str | None:
+    def thin(self, body: bytes) -> Notice | None:
         """The request's id, where it succeeded and its result is left to be fetched."""
         found = bodies.peek(_request, body)
         if found is None or found.status not in ("OK", "COMPLETED") or bodies.given(found.payload):
             return None
-        return found.request_id if bodies.text(found.error) is None else None
+        return Notice(found.request_id) if found.request_id and bodies.text(found.error) is None else None
 
     def translate(self, webhook: Webhook) -> Event:
         """How the request ended. A success whose result was too large for the webhook says so without an output."""

@@ -1,6 +1,7 @@
 """Gemini: thin events, proven by Standard Webhooks (static) or by a JWT of Google's (dynamic).
 
-Pure. Source: the Gemini API's documentation of webhooks. A dynamic webhook carries the event as an RS256 JWT in
+Pure. Fetched batches, operations and interactions are understood in their own shape. Source: the Gemini API's documentation
+of webhooks, batch mode and interactions. A dynamic webhook carries the event as an RS256 JWT in
 `webhook-signature`; the JWT does not cover the body, so the body counts only where it says what the JWT says.
 """
 
@@ -16,10 +17,12 @@ from storage.prediction import ABSENT, Status
 from streams.event import Event
 from streams.providers import body as bodies
 from streams.providers.configuration import BadConfiguration, Configuration, setting
+from streams.providers.gemini_api import BATCHES, URL, GeminiApi, Where, short
 from streams.providers.key_set import KeySet, base64url
 from streams.providers.provider import BadSignature, Webhook
 from streams.providers.signatures import required
 from streams.providers.standard_webhooks import TOLERANCE, StandardWebhooks, check_timestamp, open_keys
+from streams.providers.submission import Notice
 
 STATUSES = {
     "succeeded": Status.SUCCEEDED,
@@ -29,7 +32,23 @@ STATUSES = {
     "expired": Status.FAILED,
     "cancelled": Status.CANCELED,
     "requires_action": Status.PROCESSING,
+    "in_progress": Status.PROCESSING,
+    "incomplete": Status.FAILED,
 }
+"""Of events, and of interactions as fetched."""
+
+STATES = {
+    "PENDING": Status.STARTING,
+    "RUNNING": Status.PROCESSING,
+    "SUCCEEDED": Status.SUCCEEDED,
+    "FAILED": Status.FAILED,
+    "EXPIRED": Status.FAILED,
+    "CANCELLED": Status.CANCELED,
+}
+"""The last word of a batch's `metadata.state` (`BATCH_STATE_SUCCEEDED`, formerly `JOB_STATE_SUCCEEDED`)."""
+
+NAMED_ERRORS = frozenset({"expired", "incomplete"})
+"""Kinds of failure that are their own reason."""
 
 
 class _Data(Struct, frozen=True, gc=False):
@@ -39,9 +58,28 @@ class _Data(Struct, frozen=True, gc=False):
     error_message: str | None = None
 
 
+class _Metadata(Struct, frozen=True, gc=False):
+    state: str | None = None
+    model: str | None = None
+    output: Raw = ABSENT
+
+
 class _Event(Struct, frozen=True, gc=False):
+    """An event (`type` and `data`), or as fetched: an interaction (`id`, `status`), an operation (`name`, `done`)."""
+
     type: str | None = None
     data: _Data | None = None
+    id: str | None = None
+    status: str | None = None
+    model: str | None = None
+    input: Raw = ABSENT
+    outputs: Raw = ABSENT
+    steps: Raw = ABSENT
+    error: Raw = ABSENT
+    name: str | None = None
+    done: bool = False
+    metadata: _Metadata | None = None
+    response: Raw = ABSENT
 
 
 _event = msgspec.json.Decoder(_Event)
@@ -55,6 +93,8 @@ class Gemini(Struct, frozen=True):
     audience: str | None
     tolerance: float = TOLERANCE
     name: str = "gemini"
+    api: GeminiApi | None = None
+    """For look-ups; None without a token."""
 
     def verify(self, headers: Mapping[str, str], body: bytes, now: float) -> str:
         """By a `v1` signature, or by a JWT; the delivery's id is `webhook-id`."""
@@ -76,24 +116,75 @@ class Gemini(Struct, frozen=True):
         found = bodies.peek(_event, body)
         return _own_id(found) if found is not None else None
 
-    def thin(self, body: bytes) -> str | None:
-        """The id of the batch, interaction or video that is to be fetched."""
-        return self.prediction_id(body)
+    def thin(self, body: bytes) -> Notice | None:
+        """The batch, interaction or video that is to be fetched."""
+        found = bodies.peek(_event, body)
+        if found is None or found.data is None or (own := _own_id(found)) is None:
+            return None
+        word = (found.type or "").rpartition(".")[2]
+        status = STATUSES.get(word)
+        if status is None:
+            return None
+        error = _error(found.data, word) if status is Status.FAILED else None
+        return Notice(own, _where(found, own), status=status, error=error)
 
     def translate(self, webhook: Webhook) -> Event:
-        """How it failed or that it was canceled; a success waits for its result."""
+        """An event says how it failed or that it was canceled; a success waits for its result, which is fetched."""
         found = bodies.decode(_event, webhook.body)
+        if found.data is None and found.type is None:
+            return self._fetched(webhook, found)
         word = (found.type or "").rpartition(".")[2]
         status = bodies.status(STATUSES, word, self.name)
-        data = found.data or _Data()
-        error = data.error_message or bodies.text(data.error_code)
+        own = _own_id(found)
         return bodies.event(
             webhook,
             self.name,
-            _own_id(found),
+            own,
             status=None if status is Status.SUCCEEDED else status,
-            error=(error or (word if word == "expired" else None)) if status is Status.FAILED else None,
+            provider_urls=_where(found, own),
+            error=_error(found.data or _Data(), word) if status is Status.FAILED else None,
+            notice=True,
         )
+
+    def _fetched(self, webhook: Webhook, found: _Event) -> Event:
+        own, error = _own_id(found), bodies.text(found.error)
+        if found.status is not None:
+            status = bodies.status(STATUSES, found.status, self.name)
+            return bodies.event(
+                webhook,
+                self.name,
+                own,
+                status=status,
+                model=found.model,
+                payload=bodies.given(found.input),
+                prompt=bodies.string(found.input),
+                output=bodies.given(found.outputs) or bodies.given(found.steps),
+                error=(error or found.status) if status is Status.FAILED else None,
+            )
+        metadata = found.metadata or _Metadata()
+        status = self._state(found, metadata)
+        return bodies.event(
+            webhook,
+            self.name,
+            own,
+            status=status,
+            model=metadata.model.removeprefix("models/") if metadata.model else None,
+            provider_urls=_where(found, own),
+            output=bodies.given(found.response) or bodies.given(metadata.output),
+            error=(error or (metadata.state or "failed").rpartition("_")[2].lower())
+            if status is Status.FAILED
+            else None,
+        )
+
+    def _state(self, found: _Event, metadata: _Metadata) -> Status:
+        """Of an operation: a batch names its state; a video is done or not, with an error or without."""
+        if metadata.state is not None:
+            return bodies.status(STATES, metadata.state.rpartition("_")[2], self.name)
+        if found.name is None:
+            return bodies.status(STATES, None, self.name)
+        if not found.done:
+            return Status.PROCESSING
+        return Status.FAILED if bodies.given(found.error) else Status.SUCCEEDED
 
     def _claims(self, token: str, now: float) -> dict[str, Any]:
         assert self.key_set is not None
@@ -145,7 +236,19 @@ def _says_the_same(claims: Mapping[str, Any], body: bytes) -> bool:
 
 
 def _own_id(found: _Event) -> str | None:
-    return (found.data.id or found.data.name) if found.data is not None else None
+    if found.data is not None:
+        return short(found.data.id or found.data.name)
+    return found.id or short(found.name)
+
+
+def _where(found: _Event, own: str | None) -> Raw:
+    """The resource's name, where the id does not say it: a batch's."""
+    batch = (found.type or "").startswith("batch.") or (found.name or "").startswith(BATCHES)
+    return Raw(msgspec.json.encode(Where(f"{BATCHES}{own}"))) if batch and own else ABSENT
+
+
+def _error(data: _Data, word: str) -> str | None:
+    return data.error_message or bodies.text(data.error_code) or (word if word in NAMED_ERRORS else None)
 
 
 def open_provider(name: str, configuration: Configuration) -> Gemini | None:
@@ -161,4 +264,5 @@ def open_provider(name: str, configuration: Configuration) -> Gemini | None:
     if keys is None and not configuration.jwks_url:
         return None
     key_set = KeySet(configuration.jwks_url) if configuration.jwks_url else None
-    return Gemini(keys, key_set, audience, configuration.tolerance_or(TOLERANCE, name), name)
+    api = GeminiApi(configuration.token, (configuration.url or URL).rstrip("/")) if configuration.token else None
+    return Gemini(keys, key_set, audience, configuration.tolerance_or(TOLERANCE, name), name, api)

@@ -1,7 +1,7 @@
 """OpenAI: Standard Webhooks around an event that names a response or a batch and no more.
 
-Pure. The event changes nothing but what is final without a result; a fetched response or batch, which comes in its
-own shape, tells the rest. Source: OpenAI's documentation of webhooks and of the response and batch objects.
+Pure. The event tells what is final without a result, to a record that stands; a fetched response or batch, which comes
+in its own shape, tells the rest, and by its metadata whose it is. Source: OpenAI's documentation of webhooks and of the response and batch objects.
 """
 
 from collections.abc import Mapping
@@ -16,6 +16,7 @@ from streams.providers.configuration import Configuration
 from streams.providers.openai_api import URL, OpenAIApi
 from streams.providers.provider import Webhook
 from streams.providers.standard_webhooks import StandardWebhooks, open_keys
+from streams.providers.submission import Notice
 
 STATUSES = {
     "queued": Status.STARTING,
@@ -77,10 +78,15 @@ class OpenAI(Struct, frozen=True):
             return None
         return found.data.id if found.data is not None else found.id
 
-    def thin(self, body: bytes) -> str | None:
-        """The id of what is to be fetched, where the body is an event alone."""
+    def thin(self, body: bytes) -> Notice | None:
+        """The response or batch that is to be fetched, where the body is an event alone."""
         found = bodies.peek(_event, body)
-        return found.data.id if found is not None and found.data is not None else None
+        if found is None or found.data is None or not found.data.id:
+            return None
+        word = (found.type or "").rpartition(".")[2]
+        status = STATUSES.get(word)
+        error = word if word in NAMED_ERRORS else None
+        return Notice(found.data.id, status=status, error=error) if status is not None else None
 
     def translate(self, webhook: Webhook) -> Event:
         """An event says how it failed or that it was canceled; a success waits for its result."""
@@ -95,6 +101,7 @@ class OpenAI(Struct, frozen=True):
                 request_id=found.id,
                 status=status if status in (Status.FAILED, Status.CANCELED) else None,
                 error=word if word in NAMED_ERRORS else None,
+                notice=True,
             )
         output = bodies.given(found.output) or bodies.given(found.output_file_id)
         return bodies.event(

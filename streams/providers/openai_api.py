@@ -1,6 +1,7 @@
 """OpenAI's API for responses in the background: create, get and cancel, as pure data.
 
-Source: OpenAI's API reference, responses. Where its webhooks go is set in the project, not in the call.
+Source: OpenAI's API reference, responses. Where its webhooks go is set in the project, not in the call: whose a
+response is stands in its `metadata` (at most 16 members, values of at most 512 characters).
 """
 
 from urllib.parse import quote
@@ -8,16 +9,31 @@ from urllib.parse import quote
 import msgspec
 from msgspec import Raw, Struct
 
-from streams.providers.submission import Call, Order, Submitted, Unreadable, given_input
+from streams.providers.submission import Call, Order, Origin, Submitted, Unreadable, given_input
 
 URL = "https://api.openai.com"
+
+
+PREDICTION, ATTEMPT = "tidings_prediction_id", "tidings_attempt"
+"""Members of the metadata."""
 
 
 class _Response(Struct, frozen=True):
     id: str
 
 
+class _Metadata(Struct, frozen=True):
+    tidings_prediction_id: str | None = None
+    tidings_attempt: str | None = None
+
+
+class _Marked(Struct, frozen=True):
+    metadata: _Metadata | None = None
+
+
 _response = msgspec.json.Decoder(_Response)
+_marked = msgspec.json.Decoder(_Marked)
+_object = msgspec.json.Decoder(dict[str, Raw])
 
 
 class OpenAIApi(Struct, frozen=True):
@@ -36,6 +52,8 @@ class OpenAIApi(Struct, frozen=True):
         if "prompt" in fields and "input" not in fields and bytes(fields["prompt"])[:1] == b'"':
             fields["input"] = fields.pop("prompt")
         fields |= {"model": Raw(msgspec.json.encode(order.model)), "background": Raw(b"true")}
+        if order.origin is not None:
+            fields["metadata"] = _with(fields.get("metadata"), order.origin)
         headers = self._headers() | {"Content-Type": "application/json"}
         return Call(method="POST", url=f"{self.url}/v1/responses", headers=headers, body=msgspec.json.encode(fields))
 
@@ -45,6 +63,16 @@ class OpenAIApi(Struct, frozen=True):
             return Submitted(_response.decode(body).id, report=body)
         except (msgspec.DecodeError, RecursionError) as error:
             raise Unreadable(f"no response: {error}") from None
+
+    def origin(self, body: bytes) -> Origin | None:
+        """What `create` put into the metadata."""
+        try:
+            found = _marked.decode(body).metadata
+        except (msgspec.DecodeError, RecursionError):
+            return None
+        if found is None or not found.tidings_prediction_id or not found.tidings_attempt:
+            return None
+        return Origin(found.tidings_prediction_id, found.tidings_attempt)
 
     def get(self, provider_id: str, model: str | None, urls: Raw) -> Call:  # noqa: ARG002 - the protocol
         """The response, or the batch, as its id tells."""
@@ -70,3 +98,13 @@ class OpenAIApi(Struct, frozen=True):
     def _at(self, provider_id: str) -> str:
         kind = "batches" if provider_id.startswith("batch_") else "responses"
         return f"{self.url}/v1/{kind}/{quote(provider_id, safe='')}"
+
+
+def _with(given: Raw | None, origin: Origin) -> Raw:
+    """The metadata of the order with ours; what is no object is left for OpenAI to refuse."""
+    try:
+        members = _object.decode(given) if given and bytes(given) != b"null" else {}
+    except msgspec.ValidationError:
+        return Raw(given or b"")
+    ours = {PREDICTION: origin.prediction_id, ATTEMPT: origin.attempt}
+    return Raw(msgspec.json.encode(members | {name: Raw(msgspec.json.encode(value)) for name, value in ours.items()}))

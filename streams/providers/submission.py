@@ -10,7 +10,7 @@ from typing import Protocol, runtime_checkable
 import msgspec
 from msgspec import Raw, Struct
 
-from storage.prediction import ABSENT
+from storage.prediction import ABSENT, Status
 
 
 class Call(Struct, frozen=True, kw_only=True):
@@ -26,6 +26,13 @@ class Call(Struct, frozen=True, kw_only=True):
         return f"Call({self.method} {self.url.partition('?')[0]})"
 
 
+class Origin(Struct, frozen=True):
+    """Which submission of ours something at a provider comes from."""
+
+    prediction_id: str
+    attempt: str
+
+
 class Order(Struct, frozen=True, kw_only=True):
     """What is to be submitted."""
 
@@ -36,6 +43,8 @@ class Order(Struct, frozen=True, kw_only=True):
     """Put into the input as `prompt` where the input has none."""
     webhook: str | None = None
     """Where the provider is to report, token included."""
+    origin: Origin | None = None
+    """What a provider is to carry that reports to one address for all (`Naming`)."""
 
 
 class Submitted(Struct, frozen=True):
@@ -60,14 +69,8 @@ class Unreadable(ValueError):
 
 
 @runtime_checkable
-class Submitting(Protocol):
-    """A provider that can be asked to start, show and stop predictions."""
-
-    def create(self, order: Order) -> Call:
-        """Start a prediction."""
-
-    def created(self, body: bytes) -> Submitted:
-        """Read the answer to `create`. Raises `Unreadable`."""
+class Asking(Protocol):
+    """A provider that can be asked how predictions stand."""
 
     def get(self, provider_id: str, model: str | None, urls: Raw) -> Call:
         """Ask how a prediction stands."""
@@ -78,8 +81,19 @@ class Submitting(Protocol):
     def report(self, provider_id: str, body: bytes, result: bytes | None) -> bytes:
         """The answers to `get` and `result` in the shape of a webhook's body: appended as one. Raises `Unreadable`."""
 
-    def cancel(self, provider_id: str, model: str | None, urls: Raw) -> Call:
-        """Stop a prediction."""
+    def cancel(self, provider_id: str, model: str | None, urls: Raw) -> Call | None:
+        """Stop a prediction; None: the provider has no way to."""
+
+
+@runtime_checkable
+class Submitting(Asking, Protocol):
+    """A provider that can also be asked to start predictions."""
+
+    def create(self, order: Order) -> Call:
+        """Start a prediction."""
+
+    def created(self, body: bytes) -> Submitted:
+        """Read the answer to `create`. Raises `Unreadable`."""
 
 
 @runtime_checkable
@@ -94,11 +108,31 @@ class Listing(Protocol):
 
 
 @runtime_checkable
+class Naming(Protocol):
+    """A provider that is told with a submission whose it is, and shows it: its webhooks' address is the same for all."""
+
+    def origin(self, body: bytes) -> Origin | None:
+        """The submission that the answer to `get` belongs to; None: it is none of ours, as far as it says."""
+
+
+class Notice(Struct, frozen=True):
+    """A webhook that names a result and does not bring it."""
+
+    provider_id: str
+    """Of what is to be fetched."""
+    urls: Raw = ABSENT
+    """Where it is fetched, in the shape of a record's `providerUrls`; absent: the id says it."""
+    status: Status | None = None
+    """What it says, which counts where nothing can be fetched; None: its translation says all of it."""
+    error: str | None = None
+
+
+@runtime_checkable
 class Thin(Protocol):
     """A provider some of whose webhooks bring no result."""
 
-    def thin(self, body: bytes) -> str | None:
-        """The provider's id of what is to be fetched; None: this body says all there is."""
+    def thin(self, body: bytes) -> Notice | None:
+        """What is to be fetched; None: this body says all there is."""
 
 
 _fields = msgspec.json.Decoder(dict[str, Raw])
@@ -125,7 +159,13 @@ def inside(url: str, base: str) -> bool:
     return url.startswith(f"{base.rstrip('/')}/") and "/../" not in url and "\\" not in url
 
 
-def api_of(provider: object) -> Submitting | None:
-    """How predictions are submitted to this provider; None: they are not."""
+def api_of(provider: object) -> Asking | None:
+    """How this provider is asked about predictions; None: it is not."""
     api = getattr(provider, "api", None)
+    return api if isinstance(api, Asking) else None
+
+
+def submitting_of(provider: object) -> Submitting | None:
+    """How predictions are submitted to this provider; None: they are not."""
+    api = api_of(provider)
     return api if isinstance(api, Submitting) else None

@@ -15,7 +15,7 @@ from streams.providers.configuration import Configuration
 from streams.providers.fal import Fal
 from streams.providers.provider import Provider
 from streams.providers.registry import open_providers
-from streams.providers.submission import Call, Listing, Order, Submitted, Submitting, Unreadable, api_of
+from streams.providers.submission import Call, Listing, Order, Submitted, Submitting, Unreadable, submitting_of
 from tests.conditions import eventually
 from tests.demo.receiver import Receiver
 from tests.streams.providers.bodies import SECRET, webhook
@@ -45,7 +45,7 @@ def opened(stand_in: StandIn, name: str) -> Provider:
 
 
 def api(provider: Provider) -> Submitting:
-    found = api_of(provider)
+    found = submitting_of(provider)
     assert found is not None
     return found
 
@@ -129,7 +129,9 @@ async def test_a_cancel_is_told(stand_in: StandIn, name: str) -> None:
     provider = opened(stand_in, name)
     submitted = await submit(provider, payload=Raw(b'{"duration":600}'))
     urls = submitted.urls if name == "replicate" else ABSENT
-    answer = await send(api(provider).cancel(submitted.provider_id, "black-forest-labs/flux/dev", urls))
+    call = api(provider).cancel(submitted.provider_id, "black-forest-labs/flux/dev", urls)
+    assert call is not None
+    answer = await send(call)
     assert answer.is_success, answer.text
     assert (await ended(provider, submitted)).status is Status.CANCELED
 
@@ -190,7 +192,9 @@ def test_a_token_goes_to_its_provider_alone(name: str, urls: Any) -> None:
     base = "https://api.replicate.com/v1/predictions/" if name == "replicate" else "https://queue.fal.run/a/b/requests/"
     raw = Raw(json.dumps(urls).encode())
     assert calls.get("p/../1", "a/b", raw).url.startswith(f"{base}p%2F..%2F1")
-    assert calls.cancel("p1", "a/b", raw).url == f"{base}p1/cancel"
+    stop = calls.cancel("p1", "a/b", raw)
+    assert stop is not None
+    assert stop.url == f"{base}p1/cancel"
 
 
 def test_models_of_replicate() -> None:

@@ -13,6 +13,7 @@ from streams.providers.fal import Fal
 from streams.providers.key_set import KeysUnavailable
 from streams.providers.provider import BadSignature
 from streams.providers.registry import open_providers
+from streams.providers.submission import Notice
 from tests.streams.providers.bodies import NOW, SECRET, webhook
 from tests.streams.providers.proofs import FAL, JWKS, prove_fal
 from tests.streams.test_key_refresh import jwks
@@ -55,7 +56,7 @@ def test_a_success_without_its_payload_is_to_be_fetched() -> None:
     body = {"request_id": "r", "status": "OK", "payload": None, "payload_error": "Response payload is not JSON"}
     event = translated(body)
     assert (event.status, event.output, event.error) == (Status.SUCCEEDED, ABSENT, None)
-    assert fal().thin(json.dumps(body).encode()) == "r"
+    assert fal().thin(json.dumps(body).encode()) == Notice("r")
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,9 @@ from typing import Any
 
 import jwt
 import pytest
+from msgspec import Raw
 
-from storage.prediction import Status
+from storage.prediction import Prediction, Status
 from streams.event import Event, Poison
 from streams.providers.assemblyai import AssemblyAI
 from streams.providers.configuration import BadConfiguration, Configuration
@@ -15,6 +16,8 @@ from streams.providers.gemini import Gemini
 from streams.providers.openai import OpenAI
 from streams.providers.provider import BadSignature
 from streams.providers.registry import open_provider, open_providers
+from streams.providers.submission import Notice
+from streams.transitions import Applied, Stale, decide
 from tests.streams.providers.bodies import NOW, SECRET, signed, webhook
 from tests.streams.providers.proofs import ASSEMBLYAI, GEMINI, JWKS, OPENAI, prove_gemini_dynamic, rsa_key, token
 
@@ -62,7 +65,11 @@ def test_openai_is_thin_where_it_is_an_event() -> None:
     """An event names what to fetch; a fetched response needs nothing more."""
     provider = open_provider("openai", Configuration(secret=(SECRET,)))
     assert isinstance(provider, OpenAI)
-    assert provider.thin(OPENAI) == "resp_abc123"
+    assert provider.thin(OPENAI) == Notice("resp_abc123", status=Status.SUCCEEDED)
+    assert provider.thin(OPENAI.replace(b"completed", b"expired")) == Notice(
+        "resp_abc123", status=Status.FAILED, error="expired"
+    )
+    assert provider.thin(OPENAI.replace(b"response.completed", b"invoice.paid")) is None
     assert provider.thin(b'{"id":"resp_1","status":"completed"}') is None
     assert provider.thin(b"[" * 10_000) is None
 
@@ -89,6 +96,81 @@ def test_gemini_events(kind: str, status: Status | None, error: str | None) -> N
     """A success waits for its result; other ends are told at once with their reason."""
     event = translated("gemini", json.loads(GEMINI) | {"type": kind})
     assert (event.prediction_id, event.status, event.error) == ("batch_123456", status, error)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "said"),
+    [
+        (
+            {"id": "v1_x", "status": "completed", "model": "g", "input": "hi", "outputs": [1]},
+            "succeeded",
+            ("[1]", None),
+        ),
+        ({"id": "v1_x", "status": "completed", "steps": [2]}, "succeeded", ("[2]", None)),
+        ({"id": "v1_x", "status": "in_progress"}, "processing", ("", None)),
+        ({"id": "v1_x", "status": "failed", "error": {"code": 3}}, "failed", ("", '{"code": 3}')),
+        ({"id": "v1_x", "status": "incomplete"}, "failed", ("", "incomplete")),
+        ({"id": "v1_x", "status": "cancelled"}, "canceled", ("", None)),
+        (
+            {
+                "name": "batches/v1_x",
+                "metadata": {"state": "BATCH_STATE_SUCCEEDED", "model": "models/g"},
+                "response": {},
+            },
+            "succeeded",
+            ("{}", None),
+        ),
+        ({"name": "batches/v1_x", "metadata": {"state": "JOB_STATE_PENDING"}}, "starting", ("", None)),
+        ({"name": "batches/v1_x", "metadata": {"state": "BATCH_STATE_EXPIRED"}}, "failed", ("", "expired")),
+        ({"name": "v1_x", "done": False}, "processing", ("", None)),
+        ({"name": "v1_x", "done": True, "response": {"v": 1}}, "succeeded", ('{"v": 1}', None)),
+        ({"name": "v1_x", "done": True, "error": {"code": 3}}, "failed", ("", '{"code": 3}')),
+    ],
+)
+def test_what_gemini_shows_when_asked(body: Any, status: str, said: tuple[str, str | None]) -> None:
+    """An interaction, a batch and a video, as fetched, tell how they stand."""
+    event = translated("gemini", body)
+    assert (event.prediction_id, event.status) == ("v1_x", status)
+    assert (bytes(event.output).decode(), event.error) == said
+    assert not event.notice
+    with pytest.raises(Poison):
+        translated("gemini", {"id": "x"})
+
+
+def test_a_gemini_batch_is_fetched_where_batches_are() -> None:
+    """Whichever way an event names a batch, its id and its place are the same."""
+    provider = open_provider("gemini", Configuration(secret=(SECRET,)))
+    assert isinstance(provider, Gemini)
+    for own in ("b1", "batches/b1"):
+        body = json.dumps({"type": "batch.succeeded", "data": {"id": own}}).encode()
+        assert provider.thin(body) == Notice("b1", Raw(b'{"get":"batches/b1"}'), Status.SUCCEEDED)
+        assert provider.prediction_id(body) == "b1"
+    assert provider.thin(b'{"type":"interaction.completed","data":{"id":"i1"}}') == Notice(
+        "i1", status=Status.SUCCEEDED
+    )
+    assert provider.thin(b'{"type":"model.tuned","data":{"id":"i1"}}') is None
+    assert provider.thin(b'{"id":"i1","status":"completed"}') is None
+
+
+@pytest.mark.parametrize(
+    ("name", "body"),
+    [
+        ("openai", OPENAI.replace(b"completed", b"failed")),
+        ("gemini", GEMINI),
+        ("assemblyai", b'{"transcript_id":"t","status":"error"}'),
+    ],
+)
+def test_a_webhook_without_a_result_begins_no_record(name: str, body: bytes) -> None:
+    """What names the provider's id alone may be about a prediction with an id of ours: it only adds to what stands."""
+    event = translated(name, body)
+    assert event.notice
+    assert isinstance(decide(None, event, None), Stale)
+    begun = decide(None, Event(prediction_id=event.prediction_id, at=event.at), None)
+    assert isinstance(begun, Applied)
+    ended = decide(begun.record, event, None)
+    assert isinstance(ended, Applied)
+    assert isinstance(ended.record, Prediction)
+    assert ended.record.status is Status.FAILED
 
 
 def gemini() -> Gemini:
@@ -140,6 +222,10 @@ def test_assemblyai() -> None:
     event = translated("assemblyai", ASSEMBLYAI)
     assert (event.prediction_id, event.status) == ("5552493-16d8-42d8-8feb-c2a16b56f6e8", None)
     assert translated("assemblyai", {"transcript_id": "t", "status": "error"}).status is Status.FAILED
+    provider = open_provider("assemblyai", Configuration(secret=("word",)))
+    assert isinstance(provider, AssemblyAI)
+    assert provider.thin(b'{"transcript_id":"t","status":"error"}') == Notice("t", status=Status.FAILED)
+    assert provider.thin(b'{"transcript_id":"t","status":"odd"}') is None
     fetched = translated("assemblyai", {"id": "t", "status": "completed", "text": "hello"})
     assert (fetched.status, bytes(fetched.output)) == (Status.SUCCEEDED, b'"hello"')
     broken = translated("assemblyai", {"id": "t", "status": "error", "error": "no speech"})
