@@ -69,10 +69,9 @@ class Traces:
     Args:
         url: Of the collector.
         sample: Part of the events that are traced, 0 to 1, where their sender did not decide it.
-        exporter: What takes the spans; None: the collector.
     """
 
-    def __init__(self, url: str, sample: float, exporter: SpanExporter | None = None) -> None:
+    def __init__(self, url: str, sample: float) -> None:
         self._sample = sample
         endpoint = url.rstrip("/").removesuffix(PATH) + PATH
         own = Resource({"service.name": "tidings", "service.version": version("tidings")})
@@ -82,7 +81,8 @@ class Traces:
             resource=own.merge(instance).merge(OTELResourceDetector().detect()),
             shutdown_on_exit=False,
         )
-        self._provider.add_span_processor(BatchSpanProcessor(exporter or _Exporter(endpoint)))
+        self._exporter = _Exporter(endpoint)
+        self._provider.add_span_processor(BatchSpanProcessor(self._exporter))
         self._tracer = self._provider.get_tracer("tidings", version("tidings"))
 
     def chosen(self, incoming: str | None) -> bool:
@@ -105,6 +105,10 @@ class Traces:
         return OneSpan(
             self._tracer.start_span(name, context=context, kind=_KINDS[kind], attributes=attributes, start_time=at)
         )
+
+    async def check(self) -> str | None:
+        """Send nothing, for the collector's word; gives what is wrong, None where it took it."""
+        return await asyncio.to_thread(self._exporter.check)
 
     async def close(self) -> None:
         """Send what waits, for a moment, and end."""
@@ -159,6 +163,11 @@ class _Exporter(SpanExporter):
             library.handlers[:] = [self._complaints]
         self._exporter = OTLPSpanExporter(endpoint=endpoint)
         self._failing = False
+
+    def check(self) -> str | None:
+        """What is wrong; None: the collector takes spans."""
+        taken = self._exporter.export(()) is SpanExportResult.SUCCESS
+        return None if taken else self._complaints.told()
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         result = self._exporter.export(spans)

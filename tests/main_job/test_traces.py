@@ -11,6 +11,7 @@ import pytest
 from tests.conditions import eventually
 from tests.main_job import webhooks
 from tests.main_job.webhooks import SECRET, reaches, signed, watching
+from tests.tidings.command import tidings
 from tests.tidings_process import TidingsProcess, serving
 from tests.trace_collector import CollectedSpan, collecting
 
@@ -147,6 +148,19 @@ async def test_it_is_said_when_the_collector_is_back(tmp_path: Path) -> None:
 
             await eventually(back, 30)
         assert collector.spans
+
+
+async def test_the_doctor_asks_the_collector(tmp_path: Path) -> None:
+    """`tidings doctor` says that the collector takes spans, or why it does not."""
+    async with collecting() as collector:
+        for refusing, state in ((False, "ok"), (True, "warning")):
+            collector.refusing = refusing
+            settings = {"TIDINGS_TRACES": collector.url, "OTEL_EXPORTER_OTLP_TIMEOUT": "1"}
+            ended = await tidings(tmp_path, "doctor", "--json", settings=settings)
+            assert ended.code == 0
+            (part,) = [one for one in ended.json["parts"] if one["part"] == "traces"]
+            assert part["state"] == state
+            assert collector.url in part["says"]
 
 
 async def test_a_missing_extra_stops_the_start(tmp_path: Path) -> None:

@@ -57,6 +57,8 @@ def test_every_setting_can_be_set_by_its_variable() -> None:
         "strict": "on",
         "require_strong_consistency": "true",
         "optimize_for_throughput": "false",
+        "traces": "http://a:4318",
+        "trace_sample": "0.5",
     }
     numbers = {"port", "partitions", "retention", "log_epoch", "ttl", "ttl_running", "cache_ttl", "cache_records"}
     numbers |= {"cache_bytes", "assets_ttl", "max_body", "record_max", "reconcile_after"}
@@ -149,6 +151,9 @@ def test_test_names_and_empty_values_are_ignored() -> None:
         ("TIDINGS_TTL", "-1", ">= 0"),
         ("TIDINGS_OWNER_MESSAGES", "0", ">= 1"),
         ("TIDINGS_ADDRESS_CONECTIONS", "5", "did you mean TIDINGS_ADDRESS_CONNECTIONS?"),
+        ("TIDINGS_TRACES", "collector:4318", "is not a URL"),
+        ("TIDINGS_TRACES", "grpc://collector:4317", "use one of https://, http://"),
+        ("TIDINGS_TRACE_SAMPLE", "1.5", "<= 1"),
         ("TIDINGS_ROLE", "gatway", "gateway, processor, archiver, reconciler"),
         ("TIDINGS_ROLE", "all,gateway", "name it alone"),
         ("TIDINGS_ARCHIVE", "later", "after, before, off"),

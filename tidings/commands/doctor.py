@@ -90,6 +90,8 @@ async def examine(settings: Settings) -> list[Finding]:
         ("store", _store),
         ("assets", _assets),
     ]
+    if settings.traces is not None:
+        parts.append(("traces", _traces))
     others = {"fallback": settings.store_fallback, "split": split[0] if (split := settings.split_arm) else None}
     parts += [(name, partial(examined, url=url)) for name, url in others.items() if url is not None]
     return list(await asyncio.gather(*(_try(name, part, settings) for name, part in parts)))
@@ -193,3 +195,13 @@ async def _assets(settings: Settings) -> str:
         return f"{folder} can be written"
     await objects.check()
     return f"{objects.shown}: an object was put, read and removed"
+
+
+async def _traces(settings: Settings) -> str:
+    from tidings.traces import tracing
+
+    async with tracing(settings) as traces:
+        wrong = await traces.check() if traces is not None else None
+    if wrong is not None:
+        raise Warned(f"{settings.shown('traces')} takes no spans, and they are lost: {wrong}")
+    return f"{settings.shown('traces')} takes spans; of webhooks {settings.trace_sample:.2%} are traced"
