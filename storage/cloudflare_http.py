@@ -2,7 +2,9 @@
 
 import asyncio
 import random
+import time
 from collections.abc import Callable, Mapping
+from email.utils import parsedate_to_datetime
 from typing import TypeVar
 
 import aiohttp
@@ -61,6 +63,22 @@ class CloudflareHttp:
         self._explain = explain
         self._timeout = timeout
         self._session: aiohttp.ClientSession | None = None
+        self._dated: tuple[str, float] | None = None
+
+    @property
+    def skew(self) -> dict[str, str]:
+        """As a fact of the store: ms that the server's clock is ahead by the last answer's `Date`; nothing without one.
+
+        The header counts whole seconds (RFC 9110, section 5.6.7), so half a second either way means nothing.
+        """
+        if self._dated is None:
+            return {}
+        text, at = self._dated
+        try:
+            ahead = parsedate_to_datetime(text).timestamp() + 0.5 - at
+        except ValueError:
+            return {}
+        return {"clock skew (ms)": f"{ahead * 1000:.0f}" if abs(ahead) > 0.5 else "0"}
 
     async def call(
         self,
@@ -126,6 +144,8 @@ class CloudflareHttp:
             )
         url = f"{self.base_url}{path}"
         async with self._session.request(method, url, data=body, params=params, allow_redirects=False) as response:
+            if (date := response.headers.get("date")) is not None:
+                self._dated = date, time.time()
             return Answer(response.status, await response.read(), _seconds(response.headers.get("retry-after")))
 
     async def close(self) -> None:

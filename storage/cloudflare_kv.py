@@ -246,12 +246,13 @@ class CloudflareKvStore:
         return len(due)
 
     async def facts(self) -> dict[str, str]:
-        """What an operator wants to know: by which way, what KV is not, a round trip (ms)."""
+        """What an operator wants to know: by which way, what KV is not, the skew of its clock, a round trip (ms)."""
         start = time.perf_counter()
         await self._namespace.read([OWNERSHIP])
         return {
             "reached by": self._namespace.way,
             "consistency": "a change is seen elsewhere after up to 60 s; the truth is in the changes topic",
+            **self._namespace.skew,
             "round trip (ms)": f"{(time.perf_counter() - start) * 1000:.0f}",
         }
 

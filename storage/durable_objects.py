@@ -275,7 +275,7 @@ class DurableObjectsStore:
         return parse(_removed, await self._http.call("POST", "/v1/sweep", body)).removed
 
     async def facts(self) -> dict[str, str]:
-        """What an operator wants to know: the Worker, how records lie there, a round trip (ms)."""
+        """What an operator wants to know: the Worker, how records lie there, the skew of its clock, a round trip (ms)."""
         start = self._clock()
         found = await health(self._http)
         layout = f"{found.shards} shards" if found.layout == "sharded" else found.layout
@@ -283,6 +283,7 @@ class DurableObjectsStore:
             "Worker": f"{self._http.base_url}, protocol {found.protocol}",
             "layout": layout,
             "durability": "a write is confirmed when its object has it on disk",
+            **self._http.skew,
             "round trip (ms)": str(self._clock() - start),
         }
 

@@ -197,6 +197,11 @@ class KvNamespace:
         """How it is reached, for people."""
         return "Cloudflare's REST API" if self._bucket is not None else f"the Worker at {self._http.base_url}"
 
+    @property
+    def skew(self) -> dict[str, str]:
+        """See `CloudflareHttp.skew`."""
+        return self._http.skew
+
     async def read(self, keys: Sequence[str]) -> dict[str, Value]:
         """The values that are there, with their metadata."""
         found: dict[str, Value] = {}

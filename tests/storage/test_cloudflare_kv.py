@@ -4,13 +4,16 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from email.utils import formatdate
 from typing import Any
 
 import pytest
+from aiohttp import web
 from hypothesis import given
 from hypothesis import strategies as st
 
 from storage.clock import now_ms
+from storage.cloudflare_http import CloudflareHttp
 from storage.cloudflare_kv import CloudflareKvStore
 from storage.errors import StoreMisconfigured, StoreUnavailable
 from storage.factory import open_store
@@ -357,3 +360,33 @@ async def test_claimed_once(emulator: CloudflareEmulator) -> None:
         emulator.fail = 0
         assert await other.claim(Ownership(log="b")) == Ownership(log="b")
         assert await store.claim(Ownership(log="a")) == Ownership(log="b")
+
+
+@pytest.mark.parametrize("ahead", [0, 90, -3600, None])
+async def test_clock_skew(ahead: float | None) -> None:
+    """How far Cloudflare's clock is off comes from the answers' `Date`; where a proxy leaves that out nothing is said."""
+
+    async def dated(request: web.Request) -> web.Response:
+        date = "none" if ahead is None else formatdate(time.time() + ahead, usegmt=True)
+        return web.Response(headers={"Date": date})
+
+    application = web.Application()
+    application.router.add_get("/", dated)
+    runner = web.AppRunner(application)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    http = CloudflareHttp(
+        f"http://127.0.0.1:{runner.addresses[0][1]}", "t", lambda answer: StoreUnavailable(str(answer))
+    )
+    try:
+        assert http.skew == {}
+        await http.call("GET", "/")
+        skew = http.skew.get("clock skew (ms)")
+        if ahead is None:
+            assert skew is None
+        else:
+            assert skew is not None
+            assert abs(int(skew) - ahead * 1000) < 20_000  # the machine may be busy between the two readings
+    finally:
+        await http.close()
+        await runner.cleanup()

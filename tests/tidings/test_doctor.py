@@ -91,7 +91,7 @@ async def used(folder: Path, settings: Settings) -> None:
         ("postgres", ("PostgreSQL 18", "fsync on", "clock skew (ms)", "round trip (ms)", "format 1")),
         ("valkey", ("Valkey 9", "append-only file on", "maxmemory-policy noeviction", "clock skew (ms)", "round trip")),
         ("objects", ("protocol 1", "1 shards", "round trip")),
-        ("kv", ("REST API", "up to 60 s", "round trip")),
+        ("kv", ("REST API", "up to 60 s", "clock skew (ms)", "round trip")),
         ("kv-worker", ("the Worker at", "up to 60 s", "round trip")),
     ],
 )
