@@ -1,17 +1,14 @@
-"""Replay: rebuild a store from the log, and compare a live store with what the log says.
+"""Replay: rebuild a store from the log.
 
 The log is the truth. A replay announces nothing and dead-letters nothing; it counts.
 """
 
 import asyncio
-import time
 from collections.abc import Callable, Mapping
-from typing import Literal
 
 from msgspec import Struct
 
-from storage.prediction import Prediction
-from storage.store import Conflict, PredictionStore, Query, Refused, Stored, hidden
+from storage.store import Conflict, PredictionStore, Query, Refused
 from streams.batch import Batch, Entry
 from streams.fold import Expiry, Rules
 from streams.log import EVENTS, Log, LogError, Record, Since
@@ -29,19 +26,36 @@ class StoreInUse(Exception):
     """The target of a rebuild holds records already."""
 
 
+def taken(prediction_id: str) -> StoreInUse:
+    """What is raised where a version stands that the rebuild has not written."""
+    return StoreInUse(
+        f"somebody else writes prediction {prediction_id!r} in the target store; stop it, or replay into another store"
+    )
+
+
 class Progress(Struct, gc=False):
     """Where a replay stands; one object, changed in place, for a bar to read."""
 
     total: int = 0
     """Records to read, as far as is known."""
     read: int = 0
+    """Events read."""
     applied: int = 0
     stale: int = 0
     rejected: int = 0
     poison: int = 0
     predictions: int = 0
     """Records written."""
+    changes: int = 0
+    """Read from the changes topic."""
+    restored: int = 0
+    """Predictions taken from there."""
     resumed: bool = False
+
+    @property
+    def done(self) -> int:
+        """Records read so far, of `total`."""
+        return self.read + self.changes
 
 
 class Span(Struct, frozen=True, gc=False):
@@ -102,7 +116,7 @@ class Rebuild:
         self._rules = rules
         self._expiry = expiry or Expiry()
         self._only = only
-        self._notice = notice
+        self.notice = notice
         self._writing: asyncio.Task[None] | None = None
         self.progress = Progress()
         self.next: dict[int, int] = {}
@@ -199,197 +213,14 @@ class Rebuild:
             progress.applied += folded.applied
             progress.stale += folded.stale
             progress.rejected += len(folded.rejected)
-        if self._notice is not None:
-            self._notice(progress)
+        if self.notice is not None:
+            self.notice(progress)
 
     def _check(self, entry: Entry, outcome: Conflict | Refused | None) -> None:
         if isinstance(outcome, Conflict):
-            raise StoreInUse(
-                f"somebody else writes prediction {entry.events[0][0].prediction_id!r} in the target store; "
-                "stop it, or replay into another store"
-            )
+            raise taken(entry.events[0][0].prediction_id)
         if isinstance(outcome, Refused):
             self.progress.rejected += len(entry.events)
-
-
-# ---- verification ----
-
-Kind = Literal["different", "missing", "extra", "behind", "truncated", "scattered"]
-"""different: other bytes; missing: only the log knows it; extra: only the store has it; behind: its last events are not
-processed yet; truncated: its first event is no longer in the log; scattered: its events lie in several partitions, where
-arrival decides. The last three are listed apart and are no faults."""
-
-FAULTS: frozenset[Kind] = frozenset({"different", "missing", "extra"})
-
-
-class Difference(Struct, frozen=True, gc=False):
-    """A prediction on which the live store and the log do not agree."""
-
-    prediction_id: str
-    kind: Kind
-    live: Stored | None
-    rebuilt: Stored | None
-
-
-class Verification(Struct, gc=False):
-    """What a comparison found."""
-
-    compared: int = 0
-    equal: int = 0
-    hidden: int = 0
-    """Left out: expired in the live store or in the rebuilt one."""
-    differences: list[Difference] = []
-    upto: dict[int, int] = {}
-    """Per partition the last offset that the rebuild had read."""
-
-    @property
-    def faults(self) -> list[Difference]:
-        """Those that mean that something is wrong."""
-        return [difference for difference in self.differences if difference.kind in FAULTS]
-
-    def by_kind(self) -> dict[str, int]:
-        """How many of each kind."""
-        counts: dict[str, int] = {}
-        for difference in self.differences:
-            counts[difference.kind] = counts.get(difference.kind, 0) + 1
-        return counts
-
-
-_ROUNDS = 10
-"""How often a comparison runs after records that move meanwhile."""
-
-
-async def verify(
-    rebuild: Rebuild,
-    scratch: PredictionStore,
-    live: PredictionStore,
-    log: Log,
-    *,
-    group: str,
-    clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
-) -> Verification:
-    """Compare the live store with a finished rebuild, byte for byte.
-
-    Args:
-        rebuild: Has run to the log's end as of its start, into `scratch`.
-        scratch: The rebuilt store.
-        live: The store in use, without a cache in front.
-        log: Read on where a live record has moved beyond what was rebuilt.
-        group: The processor's group: what it has not committed yet may not be in the live store.
-        clock: Milliseconds since the epoch, for what is hidden.
-    """
-    bounds = await log.bounds(EVENTS)
-    first = {partition: start for partition, (start, _) in bounds.items()}
-    seen: set[str] = set()
-    result = Verification()
-    suspects: dict[str, None] = {}
-    cursor: str | None = None
-    for store in (scratch, live):
-        while True:
-            page = await store.list(Query(limit=1000, cursor=cursor))
-            ids = [_id(stored) for stored in page.items]
-            fresh = [i for i in ids if i not in seen]
-            seen.update(fresh)
-            await _compare(fresh, scratch, live, result, suspects, clock())
-            cursor = page.cursor
-            if cursor is None:
-                break
-    await _follow_moved(rebuild, scratch, live, result, suspects, clock)
-    committed = await log.committed(EVENTS, group)
-    rebuilt, standing = await scratch.load(list(suspects)), await live.load(list(suspects))
-    for prediction_id in suspects:
-        mine, theirs = rebuilt.get(prediction_id), standing.get(prediction_id)
-        kind = _kind(mine, theirs, first, committed)
-        result.differences.append(Difference(prediction_id, kind, theirs, mine))
-    result.upto = {partition: offset - 1 for partition, offset in rebuild.next.items()}
-    return result
-
-
-async def _compare(
-    ids: list[str],
-    scratch: PredictionStore,
-    live: PredictionStore,
-    result: Verification,
-    suspects: dict[str, None],
-    now: int,
-) -> None:
-    rebuilt, standing = await scratch.load(ids), await live.load(ids)
-    for prediction_id in ids:
-        mine, theirs = rebuilt.get(prediction_id), standing.get(prediction_id)
-        result.compared += 1
-        if _same(mine, theirs):
-            result.equal += 1
-        elif _expired(mine, now) or _expired(theirs, now):
-            result.hidden += 1
-        else:
-            suspects[prediction_id] = None
-
-
-def _same(mine: Stored | None, theirs: Stored | None) -> bool:
-    return mine is not None and theirs is not None and mine.encoded == theirs.encoded
-
-
-def _expired(stored: Stored | None, now: int) -> bool:
-    return stored is not None and not stored.deleted and hidden(stored, now)
-
-
-async def _follow_moved(
-    rebuild: Rebuild,
-    scratch: PredictionStore,
-    live: PredictionStore,
-    result: Verification,
-    suspects: dict[str, None],
-    clock: Callable[[], int],
-) -> None:
-    """Read on to the source of records that moved while the comparison ran, and compare those again."""
-    for _ in range(_ROUNDS):
-        ids = list(suspects)
-        standing = await live.load(ids)
-        beyond: dict[int, int] = {}
-        for stored in standing.values():
-            for partition, offset in _offsets(stored).items():
-                if offset >= rebuild.next.get(partition, 0):
-                    beyond[partition] = max(beyond.get(partition, 0), offset + 1)
-        if not beyond:
-            return
-        await rebuild.extend(beyond)
-        suspects.clear()
-        result.compared -= len(ids)
-        await _compare(ids, scratch, live, result, suspects, clock())
-
-
-def _kind(mine: Stored | None, theirs: Stored | None, first: Mapping[int, int], committed: Mapping[int, int]) -> Kind:
-    if theirs is not None and _begun_before(theirs, first):
-        return "truncated"
-    offsets = _offsets(mine) if mine is not None else {}
-    if len(offsets) > 1:
-        return "scattered"
-    known = _offsets(theirs) if theirs is not None else {}
-    if any(offset > known.get(p, -1) and offset >= committed.get(p, 0) for p, offset in offsets.items()):
-        return "behind"
-    if theirs is None:
-        return "missing"
-    return "extra" if mine is None else "different"
-
-
-def _begun_before(stored: Stored, first: Mapping[int, int]) -> bool:
-    standing = stored.standing()
-    if not isinstance(standing, Prediction) or not standing.transitions:
-        return any(offset < first.get(partition, 0) for partition, offset in _offsets(stored).items())
-    position = standing.transitions[0].position
-    if position is None:
-        return False
-    partition, _, offset = position.partition(":")
-    return int(offset) < first.get(int(partition), 0)
-
-
-def _offsets(stored: Stored) -> dict[int, int]:
-    source = stored.standing().source
-    return {int(partition): offset for partition, offset in source.offsets.items()} if source is not None else {}
-
-
-def _id(stored: Stored) -> str:
-    return stored.standing().prediction_id
 
 
 async def check_source(log: Log, store: PredictionStore) -> None:

@@ -55,6 +55,25 @@ async def test_a_rebuilt_database_has_the_same_bytes(
     assert documents(tmp_path / "rebuilt.db") == documents(tmp_path / "data" / "store.db")
 
 
+async def test_a_database_filled_from_the_changes_has_the_same_bytes(
+    service: TidingsProcess, tmp_path: Path, settings: dict[str, str]
+) -> None:
+    """`--from-changes` beside the running service takes whole records and hardly any events, and gives every byte."""
+    await some_predictions(service, 12)
+    into = ("--into", "sqlite:///filled.db")
+    done = await tidings(tmp_path, "replay", "--from-changes", *into, "--json", settings=settings)
+    assert done.code == 0, done.err
+    assert (done.json["restored"], done.json["rejected"], done.json["poison"]) == (12, 0, 0)
+    assert done.json["changes"] >= 12
+    assert documents(tmp_path / "filled.db") == documents(tmp_path / "data" / "store.db")
+    switched = {**settings, "TIDINGS_STORE": "sqlite:///filled.db"}
+    verified = await tidings(tmp_path, "replay", "--verify", "--json", settings=switched)
+    assert (verified.code, verified.json["faults"]) == (0, 0), verified.out
+    again = await tidings(tmp_path, "replay", "--from-changes", *into, settings=settings)
+    assert again.code == 1
+    assert "holds records already" in again.line
+
+
 async def test_a_planted_difference_is_found_and_mended(
     service: TidingsProcess, tmp_path: Path, settings: dict[str, str]
 ) -> None:

@@ -1,7 +1,6 @@
 """Replay: a rebuilt store has the same bytes, and a comparison finds what differs."""
 
 import asyncio
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -10,67 +9,15 @@ from msgspec.structs import replace
 from storage.memory import MemoryStore
 from storage.prediction import Prediction, encode
 from storage.sqlite import SqliteStore
-from storage.store import Ownership, PredictionStore, Query, Write
+from storage.store import Ownership, Query, Write
 from streams.fold import Expiry, Rules
 from streams.log import EVENTS, Log, LogError, NewRecord
-from streams.logs import open_log
 from streams.memory_log import MemoryLog
 from streams.processor import GROUP
-from streams.replay import Rebuild, StoreInUse, Verification, check_source, span, verify
-from tests.streams.pipeline import Pipeline, pipeline
-
-
-@pytest.fixture(params=["memory", "sqlite", pytest.param("kafka", marks=pytest.mark.kafka)])
-async def log(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Log]:
-    """A log of each kind, with several partitions where it can have them."""
-    match request.param:
-        case "memory":
-            opened: Log = MemoryLog(partitions=3)
-        case "sqlite":
-            opened = await open_log(f"sqlite:///{tmp_path}/log.db")
-        case _:
-            url: str = request.getfixturevalue("kafka_url")
-            prefix: str = request.getfixturevalue("topic_prefix")
-            opened = await open_log(url, topic_prefix=prefix, partitions=3)
-    yield opened
-    await opened.close()
-
-
-async def some_history(running: Pipeline) -> None:
-    """Finished, failed, deleted, re-created, contradicted and poisonous things."""
-    for number in range(30):
-        key = f"p{number}"
-        await running.send({"status": "starting", "type": "create", "id": f"c{number}", "owner": "o"}, key=key)
-        await running.send(
-            {"status": "processing", "logs": "x" * number}, {"status": "succeeded", "output": [number]}, key=key
-        )
-        if number % 3 == 0:
-            await running.send({"status": "failed"}, b"nonsense", key=key)
-        if number % 5 == 0:
-            await running.send({"type": "delete"}, {"status": "succeeded"}, key=key)
-        if number % 10 == 0:
-            await running.send({"type": "create", "id": f"again{number}"}, key=key)
-    await running.settled()
-
-
-async def everything(store: PredictionStore) -> dict[str, bytes]:
-    """Per id the bytes in a store, deletions included."""
-    return {i: stored.encoded for i, stored in (await store.load([f"p{n}" for n in range(40)])).items()}
-
-
-async def rebuilt(log: Log, store: PredictionStore, **how: object) -> Rebuild:
-    """Rebuild a store from the whole log."""
-    rebuild = Rebuild(log, store, {}, Rules(await log.identity()), **how)  # type: ignore[arg-type]
-    await rebuild.require_empty()
-    await rebuild.run(await span(log))
-    return rebuild
-
-
-async def compared(log: Log, live: PredictionStore) -> Verification:
-    """Verify a live store."""
-    scratch = MemoryStore()
-    rebuild = await rebuilt(log, scratch)
-    return await verify(rebuild, scratch, live, log, group=GROUP)
+from streams.replay import Rebuild, StoreInUse, check_source, span
+from streams.verification import verify
+from tests.streams.history import compared, everything, rebuilt, some_history
+from tests.streams.pipeline import pipeline
 
 
 async def test_a_rebuilt_store_has_the_same_bytes(log: Log, tmp_path: Path) -> None:
