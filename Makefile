@@ -5,7 +5,7 @@ BIN := .venv/bin
 WORKERS ?= 2
 .DEFAULT_GOAL := help
 
-.PHONY: help setup run test test-long check bench kafka cluster format clean
+.PHONY: help setup run test test-long check bench kafka cluster faults format clean
 
 help: ## List what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
@@ -48,6 +48,10 @@ kafka: setup ## Start a real Kafka broker on loopback for development
 
 cluster: setup ## Start what docker-compose.yml composes as plain processes on loopback
 	@$(BIN)/python -m tests.cluster.cluster
+
+faults: setup ## Harm the composed system in every way for half an hour under load (MINUTES=30 SEED=N)
+	@$(BIN)/python -m tests.system
+	@$(BIN)/python -m tests.cluster.faults --minutes $(or $(MINUTES),30) --rate $(or $(RATE),50) $(if $(SEED),--seed $(SEED))
 
 clean: ## Remove what was made here, the data folder excepted
 	rm -rf .venv .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis

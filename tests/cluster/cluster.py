@@ -82,12 +82,14 @@ class Cluster:
 
     Args:
         folder: For the data of its processes.
+        broker: In place of one of its own.
+        postgres: In place of one of its own.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, broker: Broker | None = None, postgres: Postgres | None = None) -> None:
         self.folder = folder
-        self.broker = Broker()
-        self.postgres = Postgres()
+        self.broker = broker or Broker()
+        self.postgres = postgres or Postgres()
         self.valkey = Valkey()
         self.secrets = {
             name: secrets.token_hex(32)
@@ -153,9 +155,13 @@ class Cluster:
         await self.processes["processor-1"].start(60)
         others = [process for name, process in self.processes.items() if name != "processor-1"]
         await asyncio.gather(*(process.start(60) for process in others))
-        self._proxy = HAProxy([self.processes[name].port for name in ("gateway-1", "gateway-2")])
+        self._proxy = HAProxy(await self.doors())
         self._proxy.port = self.proxy_port
         await asyncio.to_thread(self._proxy.start)
+
+    async def doors(self) -> list[int]:
+        """The ports by which the proxy reaches the gateways."""
+        return [self.processes[name].port for name in ("gateway-1", "gateway-2")]
 
     async def restart(self, name: str) -> None:
         """End a Tidings process in order, and start it again on its port."""
