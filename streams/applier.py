@@ -17,6 +17,7 @@ from streams.dead_letters import dead_letter, shortened
 from streams.fold import Expiry, Rules
 from streams.log import CHANGES, DEAD_LETTERS, Log, NewRecord, Position, Record, RecordTooLarge
 from streams.providers.provider import Provider
+from streams.splitting import event_by_event
 from streams.statistics import Statistics
 
 T = TypeVar("T")
@@ -198,20 +199,14 @@ class Applier:
             entry.letters = [(entry.events[0][1], "refused", refused.reason)]
             await self._keep(work, entry.letters)
             return
-        written: Entry | None = None
-        before = entry.before
-        letters: list[Letter] = []
-        for event, record in entry.events:
-            single = Entry()
-            single.contents = entry.contents
-            single.add(event, record)
-            single.fold(before, self._rules)
+
+        async def attempt(single: Entry) -> None:
             await self._keep(work, single.letters)
             await self._write(work, {prediction_id: single})
-            letters += single.letters
-            if single.changed:
-                before, written = single.write(self._expiry).stored, single
-        entry.letters = letters
+
+        singles = await event_by_event(entry, self._rules, self._expiry, attempt)
+        written = next((single for single in reversed(singles) if single.changed), None)
+        entry.letters = _letters(singles)
         entry.folded = written.folded if written is not None else None
         if written is not None:
             entry.encoded, entry.expires_at = written.encoded, written.expires_at

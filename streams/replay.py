@@ -4,7 +4,7 @@ The log is the truth. A replay announces nothing and dead-letters nothing; it co
 """
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from msgspec import Struct
 
@@ -13,6 +13,7 @@ from streams.batch import Batch, Entry
 from streams.fold import Expiry, Rules
 from streams.log import EVENTS, Log, LogError, Record, Since
 from streams.providers.provider import Provider
+from streams.splitting import event_by_event
 
 BATCH = 2000
 """Records folded into one write."""
@@ -200,27 +201,41 @@ class Rebuild:
     async def _write(self, batch: Batch, count: int) -> None:
         changed = [entry for entry in batch.entries.values() if entry.changed]
         if changed:
-            outcomes = await self._store.write([entry.write(self._expiry) for entry in changed])
-            for entry, outcome in zip(changed, outcomes, strict=True):
-                self._check(entry, outcome)
+            await self._put(changed)
         progress = self.progress
         progress.read += count
         progress.poison += len(batch.poison)
         progress.predictions += len(changed)
         for entry in batch.entries.values():
-            folded = entry.folded
-            assert folded is not None
-            progress.applied += folded.applied
-            progress.stale += folded.stale
-            progress.rejected += len(folded.rejected)
+            self._count(entry)
         if self.notice is not None:
             self.notice(progress)
 
-    def _check(self, entry: Entry, outcome: Conflict | Refused | None) -> None:
-        if isinstance(outcome, Conflict):
-            raise taken(entry.events[0][0].prediction_id)
-        if isinstance(outcome, Refused):
-            self.progress.rejected += len(entry.events)
+    def _count(self, entry: Entry) -> None:
+        progress, folded = self.progress, entry.folded
+        if folded is not None:
+            progress.applied += folded.applied
+            progress.stale += folded.stale
+            progress.rejected += len(folded.rejected)
+
+    async def _put(self, entries: Sequence[Entry]) -> None:
+        """Write; what the store refuses is written by event, as the processor does, and counted here."""
+        outcomes = await self._store.write([entry.write(self._expiry) for entry in entries])
+        for entry, outcome in zip(entries, outcomes, strict=True):
+            if isinstance(outcome, Conflict):
+                raise taken(entry.events[0][0].prediction_id)
+            if not isinstance(outcome, Refused):
+                continue
+            entry.folded = None
+            if len(entry.events) == 1:
+                self.progress.rejected += 1
+                continue
+            for single in await event_by_event(entry, self._rules, self._expiry, self._put_changed):
+                self._count(single)
+
+    async def _put_changed(self, entry: Entry) -> None:
+        if entry.changed:
+            await self._put([entry])
 
 
 async def check_source(log: Log, store: PredictionStore) -> None:

@@ -34,6 +34,7 @@ class _Times(Struct, frozen=True, gc=False, rename="camel"):
     updated_at: int
 
 
+_STATUSES: dict[str | None, Status] = {status.value: status for status in Status}
 _times = msgspec.json.Decoder(_Times).decode
 
 
@@ -146,7 +147,7 @@ class Restoration:
                     writes.append(self._write(change, record.timestamp, standing, None))
                     versions[change.prediction_id] = change.version
                     self._remember(change, record.timestamp)
-            except (msgspec.DecodeError, ValueError):
+            except (msgspec.DecodeError, ValueError, KeyError):
                 self._progress.poison += 1
         self._writing = asyncio.create_task(self._put(writes))
         await asyncio.sleep(0)  # lets it begin
@@ -158,7 +159,7 @@ class Restoration:
         times = _times(change.value)
         facts = Prediction(
             prediction_id=change.prediction_id,
-            status=Status(change.status or ""),
+            status=_STATUSES[change.status],
             version=change.version,
             created_at=times.created_at,
             updated_at=times.updated_at,

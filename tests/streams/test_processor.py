@@ -16,13 +16,14 @@ from storage.errors import StoreUnavailable
 from storage.memory import MemoryStore
 from storage.prediction import Prediction, Status, Tombstone, encode
 from storage.sqlite import SqliteStore
-from storage.store import Outcome, PredictionStore, Refused, Write
+from storage.store import Outcome, PredictionStore, Write
 from streams.fold import Expiry, Rules
 from streams.log import EVENTS, Log, NewRecord
 from streams.logs import open_log
 from streams.memory_log import MemoryLog
 from streams.processor import Processor
 from tests.conditions import eventually
+from tests.streams.fussy_store import Fussy
 from tests.streams.pipeline import codes, pipeline
 
 
@@ -248,15 +249,6 @@ async def test_no_record_stops_the_processor() -> None:
             "record-too-large",
         ]
         assert (await running.prediction()).status is Status.PROCESSING
-
-
-class Fussy(MemoryStore):
-    """Refuses records that mention a word, as a database refuses what it cannot hold."""
-
-    async def write(self, writes: Sequence[Write]) -> list[Outcome]:
-        kept = [write for write in writes if b"forbidden" not in write.encoded]
-        outcomes = iter(await super().write(kept))
-        return [Refused("cannot hold it") if b"forbidden" in w.encoded else next(outcomes) for w in writes]
 
 
 async def test_what_the_store_refuses_for_good_does_not_block_its_partition(log: Log) -> None:

@@ -16,6 +16,7 @@ from streams.memory_log import MemoryLog
 from streams.processor import GROUP
 from streams.replay import Rebuild, StoreInUse, check_source, span
 from streams.verification import verify
+from tests.streams.fussy_store import Fussy
 from tests.streams.history import compared, everything, rebuilt, some_history
 from tests.streams.pipeline import pipeline
 
@@ -36,6 +37,20 @@ async def test_a_rebuilt_store_has_the_same_bytes(log: Log, tmp_path: Path) -> N
         original, copy = await live.list(Query(limit=100)), await store.list(Query(limit=100))
         assert [s.expires_at for s in copy.items] == [s.expires_at for s in original.items]
         await store.close()
+
+
+async def test_what_a_store_refuses_is_left_out_event_by_event(log: Log) -> None:
+    """Of a prediction that the store will not take as a whole the rest of its events stand, as with the processor."""
+    live, store = Fussy(), Fussy()
+    async with pipeline(log, live) as running:
+        await running.send({"status": "processing"}, {"prompt": "forbidden"}, {"status": "succeeded"})
+        await running.send({"status": "processing", "prompt": "forbidden"}, key="p2")
+        await running.send({"status": "processing"}, key="p3")
+        await running.settled()
+    rebuild = await rebuilt(log, store)
+    assert await everything(store) == await everything(live)
+    assert set(await everything(store)) == {"p1", "p3"}
+    assert (rebuild.progress.applied, rebuild.progress.rejected, rebuild.progress.read) == (3, 2, 5)
 
 
 async def test_a_store_in_use_is_not_poured_into(log: Log) -> None:
