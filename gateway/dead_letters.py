@@ -12,7 +12,7 @@ from gateway.access import Door
 from gateway.bodies import read_json
 from gateway.gateway import Gateway
 from gateway.problems import bad_request, unprocessable
-from streams.letters import Letter, letters, redriven
+from streams.letters import Letter, letters, newest_attempts, redriven
 from streams.log import EVENTS
 
 DEFAULT_LIMIT = 50
@@ -73,8 +73,10 @@ class DeadLetters:
         if not (chosen.positions or chosen.reason or chosen.prediction or chosen.all):
             raise unprocessable("Nothing chosen", "Give positions, reason or prediction, or say all: true.")
         wanted = _wanted(chosen.reason, chosen.prediction, chosen.positions)
-        records, skipped = [], 0
-        async for letter in letters(self._gateway.log, wanted):
+        found = [letter async for letter in letters(self._gateway.log, wanted)]
+        latest = found if chosen.positions else newest_attempts(found)
+        records, skipped = [], len(found) - len(latest)
+        for letter in latest:
             try:
                 records.append(redriven(letter))
             except ValueError:

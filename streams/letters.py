@@ -4,8 +4,10 @@ A letter is named by the position of the record it holds, `partition:offset` in 
 same record there twice, and it is listed once.
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
+from hashlib import sha256
 
+import msgspec
 from msgspec import Struct
 
 from streams.dead_letters import (
@@ -77,6 +79,29 @@ def redriven(letter: Letter) -> NewRecord:
         raise ValueError(f"of {letter.position} only {len(letter.value or b'')} of {letter.truncated} bytes were kept")
     headers = [*letter.headers, (ATTEMPT, b"%d" % letter.attempt)]
     return NewRecord(letter.key, letter.value, headers, letter.position.partition)
+
+
+def newest_attempts(found: Iterable[Letter]) -> list[Letter]:
+    """Of letters that hold the same record the one with the most attempts, the others left out, in order.
+
+    Else trying everything again would double, each time, what can never be applied.
+    """
+    latest: dict[bytes, int] = {}
+    kept: list[Letter | None] = []
+    for letter in found:
+        content = msgspec.msgpack.encode(
+            (letter.topic, letter.position.partition, letter.key, letter.headers, letter.value)
+        )
+        digest = sha256(content).digest()
+        before = latest.get(digest)
+        other = None if before is None else kept[before]
+        if before is not None and other is not None:
+            if other.attempt >= letter.attempt:
+                continue
+            kept[before] = None
+        latest[digest] = len(kept)
+        kept.append(letter)
+    return [letter for letter in kept if letter is not None]
 
 
 async def letters(log: Log, keep: Callable[[Letter], bool] = lambda _: True) -> AsyncIterator[Letter]:

@@ -142,6 +142,16 @@ class Observation:
         """By reader how far behind it is."""
         return self._watch.progress
 
+    def lags(self) -> dict[str, dict[str, float]]:
+        """As `progress`, as plain values: records, and seconds that the oldest of them has waited, about.
+
+        `events` is what the processor has still to read, `changes` the gateway; each where this process has one.
+        """
+        return {
+            reader: {"records": progress.records, "seconds": round(progress.seconds, 1)}
+            for reader, progress in self._watch.progress.items()
+        }
+
     @property
     def loop_delay(self) -> float:
         """Seconds by which the event loop was late the last time it was looked at."""

@@ -12,14 +12,12 @@ from gateway.app import build_app
 from gateway.front import FrontServer
 from gateway.gateway import Check, Gateway, Stamp, Submitter
 from gateway.hub import SLICE, Hub
-from gateway.key_set import KeySet, fetch_from
 from gateway.limits import TrustedProxies
 from gateway.owners import Owners
 from gateway.permissions import Authenticator
 from gateway.reader import ChangesReader
 from gateway.server import HttpServer
 from gateway.sessions import Sessions
-from gateway.tokens import ApiKeys, Claims, KeySetTokens, SecretTokens, Tokens
 from gateway.traced_push import traced
 from gateway.websocket_adapter import upgrade_route
 from storage.cached import CachedStore
@@ -41,6 +39,12 @@ Tell = Callable[[Sequence[Change]], None]
 
 def authenticator_of(settings: Settings) -> Authenticator | None:
     """What checks tokens; None: everything is allowed."""
+    if not settings.authenticates:
+        return None
+    # Only then: what checks signatures is a fifth of the rest's size.
+    from gateway.key_set import KeySet, fetch_from
+    from gateway.tokens import ApiKeys, Claims, KeySetTokens, SecretTokens, Tokens
+
     claims = Claims(audience=settings.jwt_audience, issuer=settings.jwt_issuer)
     found: list[ApiKeys | KeySetTokens | SecretTokens] = []
     if settings.api_keys:
@@ -49,7 +53,7 @@ def authenticator_of(settings: Settings) -> Authenticator | None:
         found.append(SecretTokens(settings.jwt_secret.encode(), claims))
     if settings.jwks_url:
         found.append(KeySetTokens(KeySet(fetch_from(settings.jwks_url)), claims))
-    return Tokens(found) if found else None
+    return Tokens(found)
 
 
 def bare_gateway(settings: Settings, parts: Parts, cache: CachedStore, hub: Hub | None = None) -> Gateway:
@@ -156,6 +160,7 @@ class GatewayRole:
         gateway = self._gateway
         observation.observe_gateway(self.sessions, self.reader, gateway.hub, gateway.webhooks)
         gateway.alive = observation.alive
+        self.add_statistics("lag", observation.lags)
         self._behind = observation.changes_ready
         self._checks["log"] = observation.log_ready
 

@@ -177,6 +177,12 @@ async def test_health(page: Page, service: TidingsProcess) -> None:
     sessions = page.locator("#tiles > div", has_text="Sessions")
     await expect(sessions.locator("b")).to_have_text(re.compile("[1-9]"))
     await expect(sessions.get_by_role("img")).to_have_attribute("aria-label", re.compile("now [1-9]"))
+    lag = page.locator("#tiles > div", has_text="Lag")
+    await expect(lag.locator("b")).to_have_text("0")
+    await expect(lag.get_by_role("img")).to_have_attribute(
+        "aria-label", re.compile("events that wait in the log: now 0")
+    )
+    await expect(page.locator("#elsewhere")).to_be_hidden()
     await expect(page.get_by_role("button", name="New prediction")).to_be_hidden()  # nothing can be submitted here
 
 

@@ -61,6 +61,21 @@ async def test_letters_are_redriven() -> None:
         await eventually(twice)
 
 
+async def test_a_redrive_of_all_tries_each_record_once() -> None:
+    """What comes back is a letter with one more attempt, which stands for the earlier ones: nothing ever doubles."""
+    async with with_letters() as (service, client):
+        for attempt in (2, 3):
+            answer = (await client.post("/api/dead-letters/redrive", json={"all": True})).json()["data"]
+            assert answer == {"redriven": 3, "skipped": 3 * (attempt - 2)}
+
+            async def back(attempt: int = attempt) -> bool:
+                return len(await service.records(DEAD_LETTERS)) == 3 * attempt
+
+            await eventually(back)
+        letters = (await client.get("/api/dead-letters?prediction=c")).json()["data"]
+        assert sorted(letter["attempt"] for letter in letters) == [1, 2, 3]
+
+
 @pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"positions":[]}', b'{"everything":true}', b'{"all":"yes"}'])
 async def test_a_redrive_needs_a_choice(body: bytes) -> None:
     """Nothing is redriven by accident."""

@@ -5,6 +5,7 @@ import contextlib
 import json
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import httpx
@@ -292,14 +293,17 @@ async def test_a_reader_that_is_gone_is_noticed_at_once(monkeypatch: pytest.Monk
     authenticator = SecretTokens(SECRET, Claims())
     headers = {"Authorization": f"Bearer {token(sub='ann')}"}
     async with serving(authenticator=authenticator) as (service, client):
+
+        def free(key: str) -> bool:
+            return service.hub.watched(key) == 0 and len(service.gateway.owners) == 0
+
         for path, key in (("/api/predictions/p1/events", "prediction:p1"), ("/api/events?owner=ann", "owner:ann")):
             async with stream(client, path, **headers) as events:
                 while (await events.next())[0] != "synced":
                     pass
                 assert service.hub.watched(key) == 1
                 assert len(service.gateway.owners) == 1
-            await eventually(lambda key=key: service.hub.watched(key) == 0)  # type: ignore[misc]
-            await eventually(lambda: len(service.gateway.owners) == 0)
+            await eventually(partial(free, key))
 
 
 async def test_an_owners_streams_are_limited_with_its_websockets() -> None:

@@ -116,10 +116,15 @@ def run_redrive(arguments: Namespace) -> int:
     skipped = 0
 
     async def redrive(log: "Log") -> None:
-        from streams.letters import letters, redriven
+        from streams.letters import letters, newest_attempts, redriven
 
         nonlocal skipped
-        async for letter in letters(log, lambda one: wanted(one) and (not chosen or str(one.position) in chosen)):
+        there = [
+            one async for one in letters(log, lambda one: wanted(one) and (not chosen or str(one.position) in chosen))
+        ]
+        latest = there if chosen else newest_attempts(there)
+        skipped = len(there) - len(latest)
+        for letter in latest:
             found.add(str(letter.position))
             try:
                 records.append(redriven(letter))

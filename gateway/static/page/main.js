@@ -7,6 +7,7 @@ import { Filters } from "./filters.js";
 import { statusName } from "./format.js";
 import { Gallery } from "./gallery.js";
 import { Health } from "./health.js";
+import { Letters } from "./letters.js";
 import { Records } from "./records.js";
 import { ended, title } from "./record.js";
 import { askForToken, forgetToken, request, RequestError, token } from "./service.js";
@@ -18,7 +19,8 @@ const PAUSE_AFTER = 600_000;
 class Page {
   #gallery = new Gallery();
   #detail = new Detail(() => this.choose(null));
-  #health = new Health();
+  #letters = new Letters((id) => this.choose(id));
+  #health = new Health((count) => this.#letters.offer(count));
   #filters = new Filters(() => this.#refilter());
   #dirty = new Set();
   #drawing = false;
@@ -180,6 +182,7 @@ class Page {
     if (event.key === "Escape" && !typing) this.choose(null);
     if (typing || event.ctrlKey || event.metaKey || event.altKey) return;
     if (event.key === "/") this.#filters.focus();
+    else if (event.key === "d" && !byId("letters").hidden) byId("letters").click();
     else if (event.key === "n" && !byId("start").hidden) byId("start").click();
     else if (event.key === "j" || event.key === "k") this.#step(event.key === "j" ? 1 : -1);
     else return;

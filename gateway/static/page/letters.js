@@ -1,0 +1,231 @@
+/** The dead letters, for admins: what could not be applied and why, by reason, and trying it again. */
+
+import { byId, element, setText, show } from "./dom.js";
+import { dateAndTime, pretty } from "./format.js";
+import { RequestError, request } from "./service.js";
+
+const EXAMPLES = 20;
+const MOST = 1000;
+const SURE = 6000;
+const JUDGED = 2500; // how long the processor may take until what comes back is counted
+
+/** What the reasons mean, and what to do about them. */
+const MEANINGS = {
+  "not-json": "The body is no JSON. Mend what sends it; trying again helps only after a release that reads it.",
+  encoding: "A text is not UTF-8. Mend what sends it.",
+  "too-deep": "The JSON is nested more deeply than any record may be.",
+  "wrong-type": "A field has another type than it should. Mend the producer, or its table of fields.",
+  "missing-field": "A field is missing without which the report means nothing.",
+  "no-id": "Nothing says which prediction is meant: no key, no id.",
+  "bad-id": "The prediction's id has spaces, commas or control characters, or is too long.",
+  "id-mismatch": "The record's key and the id in its body are of different predictions.",
+  "bad-time": "The time is none in milliseconds since 1970.",
+  "bad-cloudevent": "It calls itself a CloudEvent, and is none.",
+  "unknown-status": "The status is none that is known. A provider may have a new one.",
+  "unknown-type": "The type of the event is none that is known.",
+  "unknown-provider": "No provider of this name is known to this release.",
+  "translation-failed": "The provider's report could not be translated. A mended release can try it again.",
+  "record-too-large": "The record would grow beyond TIDINGS_RECORD_MAX.",
+  refused: "The store will never take this record.",
+  contradiction: "It says another end than the one that stands: two reports disagree.",
+  owner: "It names another owner than the record has.",
+  "provider-id": "It names another id at the provider than the record has.",
+  strict: "It skips a status, which strict mode refuses.",
+};
+
+export class Letters {
+  #dialog = byId("letters-dialog");
+  #groups = byId("letters-groups");
+  #all = byId("letters-all");
+  #total = 0;
+  #redriven = new Set();
+
+  /** `choose(id)` shows a prediction. */
+  constructor(choose) {
+    this.choose = choose;
+    byId("letters").addEventListener("click", () => this.#open());
+    byId("letters-close").addEventListener("click", () => this.#dialog.close());
+    sure(this.#all, () => `Append all ${this.#total.toLocaleString()} again?`, () => this.#redrive({ all: true }, () => true));
+  }
+
+  /** Offer them, with how many came since the service was started; null: it is not known here. */
+  offer(count) {
+    show(byId("letters"), true);
+    setText(byId("letters-count"), count ? String(count) : "");
+  }
+
+  #open() {
+    this.#say("");
+    this.#dialog.showModal();
+    this.#list();
+  }
+
+  async #list() {
+    try {
+      const { count, reasons } = await request("api/dead-letters?limit=1");
+      this.#total = count;
+      show(this.#all, count > 0);
+      const standing = new Map([...this.#groups.children].map((node) => [node.dataset.reason, node]));
+      this.#groups.replaceChildren(...Object.entries(reasons).map(([reason, number]) => this.#group(reason, number, standing.get(reason))));
+      setText(byId("letters-total"), count ? `${count.toLocaleString()} in all. They are kept for two weeks, also those that were tried again.` : "Nothing lies here: every report could be applied.");
+    } catch (error) {
+      this.#say(wordsOf(error));
+    }
+  }
+
+  #group(reason, number, standing) {
+    const node = standing ?? this.#newGroup(reason);
+    setText(node.querySelector(".number"), number.toLocaleString());
+    node.dataset.number = number;
+    if (node.querySelector("details").open) this.#examples(node);
+    return node;
+  }
+
+  #newGroup(reason) {
+    const again = element("button", { type: "button", class: "quiet" }, "Redrive these");
+    const more = element("button", { type: "button", class: "quiet more-letters", hidden: true }, "Show more");
+    const details = element(
+      "details",
+      {},
+      element("summary", {}, element("b", { class: "number" }), element("span", { class: "name" }, reason)),
+      element("p", { class: "meaning" }, MEANINGS[reason] ?? "See what each of them says."),
+      element("ul", { class: "letters", "aria-label": `Dead letters: ${reason}` }),
+      element("p", { class: "buttons" }, more, again),
+    );
+    const node = element("li", { "data-reason": reason, "data-limit": EXAMPLES }, details);
+    details.addEventListener("toggle", () => details.open && this.#examples(node));
+    more.addEventListener("click", () => {
+      node.dataset.limit = Math.min(MOST, 4 * node.dataset.limit);
+      this.#examples(node);
+    });
+    sure(again, () => `Append these ${Number(node.dataset.number).toLocaleString()} again?`, () => this.#redrive({ reason }, (letter) => letter.reason === reason));
+    return node;
+  }
+
+  async #examples(node) {
+    try {
+      const { reason, limit } = node.dataset;
+      const { data } = await request(`api/dead-letters?${new URLSearchParams({ reason, limit })}`);
+      const list = node.querySelector(".letters");
+      const standing = new Map([...list.children].map((item) => [item.dataset.key, item]));
+      list.replaceChildren(...data.map((letter) => standing.get(keyOf(letter)) ?? this.#letter(letter)));
+      show(node.querySelector(".more-letters"), data.length >= limit && limit < MOST && data.length < node.dataset.number);
+    } catch (error) {
+      this.#say(wordsOf(error));
+    }
+  }
+
+  #letter(letter) {
+    const again = element("button", { type: "button", class: "quiet" }, "Redrive this one");
+    const watch = letter.predictionId && element("button", { type: "button", class: "quiet" }, "Show the prediction");
+    const cut = letter.bytes > new TextEncoder().encode(letter.value).length;
+    const item = element(
+      "li",
+      { "data-key": keyOf(letter) },
+      element(
+        "details",
+        {},
+        element(
+          "summary",
+          {},
+          element("code", {}, letter.position),
+          element("span", { class: "whose" }, letter.predictionId ?? "no prediction"),
+          letter.attempt > 1 ? element("span", { class: "attempt" }, `${ordinal(letter.attempt)} time`) : null,
+          element("time", { datetime: new Date(letter.at).toISOString() }, dateAndTime(letter.at)),
+          element("span", { class: "again", hidden: true }, "appended again"),
+        ),
+        element("p", { class: "why" }, letter.message),
+        facts({
+          Event: `${letter.position} of ${letter.topic}`,
+          Appended: letter.timestamp ? dateAndTime(letter.timestamp) : null,
+          "Put aside": `${dateAndTime(letter.at)}${letter.attempt > 1 ? `, for the ${ordinal(letter.attempt)} time` : ""}`,
+          Size: `${letter.bytes.toLocaleString()} bytes${cut ? ", of which the beginning is shown" : ""}`,
+        }),
+        letter.headers.length ? element("h4", {}, "Headers") : null,
+        letter.headers.length ? facts(letter.headers) : null,
+        element("h4", {}, "Body"),
+        element("pre", { tabindex: "0", "aria-label": `Body of ${letter.position}` }, readable(letter.value)),
+        element("p", { class: "buttons" }, watch, again),
+      ),
+    );
+    item.letter = letter;
+    again.addEventListener("click", () => this.#redrive({ positions: [letter.position] }, (one) => keyOf(one) === keyOf(letter)));
+    watch?.addEventListener("click", () => {
+      this.#dialog.close();
+      this.choose(letter.predictionId);
+    });
+    this.#mark(item);
+    return item;
+  }
+
+  #mark(item) {
+    const done = this.#redriven.has(keyOf(item.letter));
+    show(item.querySelector(".again"), done);
+    item.querySelector("details > .buttons button:last-child").disabled = done;
+  }
+
+  async #redrive(choice, covers) {
+    const before = this.#total;
+    this.#say("Appending …");
+    try {
+      const { data } = await request("api/dead-letters/redrive", { method: "POST", body: JSON.stringify(choice) });
+      const left = data.skipped ? ` ${data.skipped} of which only the beginning was kept, or that a later attempt stands for, were left out.` : "";
+      const done = `${data.redriven.toLocaleString()} appended again.${left}`;
+      for (const item of this.#groups.querySelectorAll("[data-key]")) {
+        if (!covers(item.letter)) continue;
+        this.#redriven.add(keyOf(item.letter));
+        this.#mark(item);
+      }
+      this.#say(`${done} The same rules judge them now.`);
+      await new Promise((resolve) => setTimeout(resolve, JUDGED));
+      await this.#list();
+      const back = this.#total - before;
+      this.#say(`${done} ${back > 0 ? `${back.toLocaleString()} came back.` : "None of them has come back."}`);
+    } catch (error) {
+      this.#say(wordsOf(error));
+    }
+  }
+
+  #say(text) {
+    setText(byId("letters-said"), text);
+  }
+}
+
+const keyOf = ({ topic, position, attempt }) => `${topic} ${position} ${attempt}`;
+const wordsOf = (error) => (error instanceof RequestError ? error.message : "The service cannot be reached.");
+const ordinal = (number) => ({ 2: "second", 3: "third" })[number] ?? `${number}th`;
+
+function facts(entries) {
+  const pairs = (Array.isArray(entries) ? entries : Object.entries(entries)).filter(([, value]) => value !== null);
+  return element("dl", { class: "facts" }, ...pairs.map(([name, value]) => element("div", {}, element("dt", {}, name), element("dd", {}, value))));
+}
+
+function readable(text) {
+  try {
+    return pretty(text);
+  } catch {
+    return text || "(empty)";
+  }
+}
+
+/** A button that asks once before it acts. */
+function sure(button, question, act) {
+  const words = button.textContent;
+  let timer;
+  const calm = () => {
+    clearTimeout(timer);
+    delete button.dataset.sure;
+    setText(button, words);
+  };
+  button.addEventListener("blur", calm);
+  button.addEventListener("click", () => {
+    if (button.dataset.sure) {
+      calm();
+      act();
+      return;
+    }
+    button.dataset.sure = "asked";
+    setText(button, question());
+    timer = setTimeout(calm, SURE);
+  });
+}
