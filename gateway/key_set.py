@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 
-import httpx
 import jwt
 import msgspec
 import structlog
@@ -25,13 +24,18 @@ Fetch = Callable[[], Awaitable[bytes]]
 
 
 def fetch_from(url: str) -> Fetch:
-    """What fetches the JWKS at this URL; raises `httpx.HTTPError` where that does not work."""
+    """What fetches the JWKS at this URL; raises OSError where that does not work."""
 
     async def fetch() -> bytes:
-        async with httpx.AsyncClient(timeout=FETCH_TIME, follow_redirects=False) as client:
-            response = await client.get(url, headers={"Accept": "application/json"})
-            response.raise_for_status()
-            return response.content
+        import httpx  # a tenth of a service's start, for those alone who fetch keys
+
+        try:
+            async with httpx.AsyncClient(timeout=FETCH_TIME, follow_redirects=False) as client:
+                response = await client.get(url, headers={"Accept": "application/json"})
+                response.raise_for_status()
+                return response.content
+        except httpx.HTTPError as error:
+            raise OSError(f"{type(error).__name__}: {error}") from error
 
     return fetch
 
@@ -89,7 +93,7 @@ class KeySet:
             try:
                 async with asyncio.timeout(FETCH_TIME):
                     self._keys = _parse(await self._fetch())
-            except (httpx.HTTPError, TimeoutError, OSError, ValueError, jwt.PyJWTError) as error:
+            except (TimeoutError, OSError, ValueError, jwt.PyJWTError) as error:
                 _log.warning("jwks.unavailable", error=str(error)[:200], kind=type(error).__name__)
                 return
             self._fetched = self._clock()

@@ -5,11 +5,12 @@ import binascii
 import hmac
 import os
 from collections.abc import Mapping
+from functools import cached_property
 from hashlib import sha256
+from typing import TYPE_CHECKING
 
 import msgspec
 from aiohttp import web
-from cryptography.fernet import Fernet, InvalidToken
 
 from gateway.access import Door
 from gateway.gateway import Gateway
@@ -18,6 +19,9 @@ from gateway.predictions import DEGRADED, may_read
 from gateway.problems import Handler, bad_request
 from storage.prediction import Status
 from storage.store import Page, Query, Stored
+
+if TYPE_CHECKING:
+    from cryptography.fernet import Fernet
 
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 1000
@@ -40,7 +44,13 @@ class CursorSeal:
 
     def __init__(self, key: bytes | None) -> None:
         derived = hmac.new(key or os.urandom(32), b"tidings cursor", sha256).digest()
-        self._fernet = Fernet(base64.urlsafe_b64encode(derived))
+        self._key = base64.urlsafe_b64encode(derived)
+
+    @cached_property
+    def _fernet(self) -> "Fernet":
+        from cryptography.fernet import Fernet  # 5 MB that a service has no use for before its first long list
+
+        return Fernet(self._key)
 
     def seal(self, cursor: str) -> str:
         """The cursor as the caller gets it."""
@@ -48,6 +58,8 @@ class CursorSeal:
 
     def unseal(self, sealed: str) -> str:
         """The store's cursor; raises ValueError where it is none that was given out."""
+        from cryptography.fernet import InvalidToken
+
         try:
             return self._fernet.decrypt(sealed.encode()).decode()
         except (InvalidToken, binascii.Error, UnicodeError):

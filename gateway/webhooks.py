@@ -21,8 +21,7 @@ from gateway.problems import Handler, Problem, unavailable
 from gateway.webhook_trace import WebhookTrace, begun
 from storage.prediction import valid_id
 from streams.log import EVENTS, LogError, NewRecord, RecordTooLarge
-from streams.providers.key_set import KeysUnavailable
-from streams.providers.provider import BadSignature, Provider
+from streams.providers.provider import BadSignature, KeysUnavailable, Provider
 from streams.providers.signatures import ProvenByAddress
 from streams.tracing import trace_id
 from streams.translation import ARCHIVE_HEADER, DELIVERY_HEADER, PROVIDER_HEADER, RECEIVED_HEADER, TRACE_HEADER

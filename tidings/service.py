@@ -27,13 +27,11 @@ from storage.store import PredictionStore
 from streams.due import Patience
 from streams.estimates import Estimates
 from streams.fold import DAY
-from streams.key_refresh import KeyRefresh
 from streams.log import Log
 from streams.mirror import Mirror
 from streams.observed_log import ObservedLog
 from streams.processor import Processor
 from streams.projection import Projection, projecting
-from streams.providers.key_set import key_sets
 from streams.traced_log import TracedLog
 from streams.tracing import Tracing
 from tidings import collector
@@ -183,9 +181,7 @@ async def running(
             service.watch(archiver.task)
             observation.observe_archiver(archiver.archiver)
         if "gateway" in settings.roles:
-            if kept := key_sets(opened.providers):
-                refresh = service.start(KeyRefresh(kept).run(), "provider-keys")
-                stack.callback(refresh.cancel)
+            _keep_keys_fresh(service, stack)
             gateway = service.gateway = GatewayRole(
                 settings, opened, cache, tell=tasks.notice, on_gap=tasks.missed, tracing=traces
             )
@@ -226,6 +222,17 @@ async def running(
             providers=sorted(opened.providers),
         )
         yield service
+
+
+def _keep_keys_fresh(service: Service, stack: AsyncExitStack) -> None:
+    """Fetch the public keys of providers that have some, until the stack ends."""
+    if not service.parts.providers:
+        return
+    from streams.key_refresh import KeyRefresh  # with the libraries for signatures and for fetching
+    from streams.providers.key_set import key_sets
+
+    if kept := key_sets(service.parts.providers):
+        stack.callback(service.start(KeyRefresh(kept).run(), "provider-keys").cancel)
 
 
 def _cache_of(settings: Settings, opened: Parts) -> CachedStore:

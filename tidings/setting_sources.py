@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Struct
 
 from streams.providers.configuration import BadConfiguration, Configuration
+from streams.providers.registry import PROVIDERS as REGISTERED
 from streams.providers.registry import known_providers, open_providers
 from tidings import setting_values as values
 from tidings.setting_file import EMPTY, PARTS, STRICT, ProviderTable, SettingsFile, read, underscored
@@ -97,10 +98,9 @@ def load(
 
 
 def _check_providers(settings: Settings) -> None:
-    known = known_providers()
     for name, configuration in settings.providers.items():
         kind = configuration.kind or name
-        if kind not in known:
+        if kind not in REGISTERED and kind not in (known := known_providers()):
             start = f"{underscored(name)}_"
             origins = settings.origins.items()
             origin = next((origin for key, origin in origins if key.startswith(start)), f"providers.{name}")
@@ -169,7 +169,6 @@ def _unknown(origin: str, name: str, providers: Iterable[str], spelled: Callable
 def _settings(given: Mapping[str, Given], tables: Mapping[str, ProviderTable], names: frozenset[str]) -> Settings:
     """Bring every value into its type, then convert the whole."""
     plain: dict[str, Any] = {}
-    spelled = {underscored(provider): provider for provider in [*known_providers(), *tables]}
     providers: dict[str, dict[str, Any]] = {
         provider: {"kind": table.kind, "options": table.options} for provider, table in tables.items()
     }
@@ -178,7 +177,7 @@ def _settings(given: Mapping[str, Given], tables: Mapping[str, ProviderTable], n
             if name in NAMES or name in FLAGS_ONLY:
                 plain[name] = _checked(name, entry.value)
             elif (found := _provider_part(name, names)) is not None:
-                provider, part = spelled.get(found[0], found[0]), found[1]
+                provider, part = _spelled(found[0], tables), found[1]
                 providers.setdefault(provider, {})[part] = _checked_part(part, entry.value)
         except ValueError as error:
             raise SettingsError(f"{entry.origin}: {error}") from None
@@ -188,6 +187,15 @@ def _settings(given: Mapping[str, Given], tables: Mapping[str, ProviderTable], n
         return msgspec.convert(plain, Settings, strict=False)
     except msgspec.ValidationError as error:
         raise SettingsError(_named(error, plain, providers, given)) from None
+
+
+def _spelled(name: str, tables: Mapping[str, ProviderTable]) -> str:
+    """The provider whose name is this one with underscores."""
+    for known in (*tables, *REGISTERED):
+        if underscored(known) == name:
+            return known
+    # Last, because looking for what others have installed takes longer than all other settings do.
+    return next((known for known in known_providers() if underscored(known) == name), name)
 
 
 def _checked(name: str, value: Any) -> Any:

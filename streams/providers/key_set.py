@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey, RSAPubli
 from msgspec import Struct
 
 from streams.providers import ed25519
-from streams.providers.provider import BadSignature, Provider
+from streams.providers.provider import KeysUnavailable, Provider
 
 MAX_AGE = 24 * 3600.0
 """Seconds after which keys are fetched again; fal's documentation allows no longer."""
@@ -19,10 +19,6 @@ MAX_AGE = 24 * 3600.0
 MIN_RSA_BITS = 2048
 
 PublicKey = ed25519.PublicKey | RSAPublicKey
-
-
-class KeysUnavailable(BadSignature):
-    """The provider's public keys have not been fetched yet: the webhook may be genuine, and a retry may prove it."""
 
 
 class _Key(Struct, frozen=True):

@@ -12,6 +12,10 @@ class BadSignature(ValueError):
     """The webhook is not proven to come from its provider (missing, unparsable, stale or wrong signature)."""
 
 
+class KeysUnavailable(BadSignature):
+    """The provider's public keys have not been fetched yet: the webhook may be genuine, and a retry may prove it."""
+
+
 class Webhook(Struct, frozen=True, gc=False):
     """A webhook as it came, with what is known of it from its log record."""
 

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-import httpx
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
@@ -120,7 +119,7 @@ class Issuer:
     async def fetch(self) -> bytes:
         self.fetches += 1
         if not self.up:
-            raise httpx.ConnectError("refused")
+            raise ConnectionRefusedError("refused")
         return json.dumps({"keys": [public(key, kid) for kid, key in self.keys.items()]}).encode()
 
     def tokens(self) -> KeySetTokens:

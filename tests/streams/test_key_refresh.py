@@ -11,7 +11,8 @@ from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from streams.key_refresh import KeyRefresh, fetch_document
-from streams.providers.key_set import KeySet, KeysUnavailable
+from streams.providers.key_set import KeySet
+from streams.providers.provider import KeysUnavailable
 from tests.conditions import eventually
 
 

@@ -37,6 +37,7 @@ def register(commands: running.Commands) -> None:
 
 def run(arguments: Namespace) -> None:
     """Serve until told to stop."""
+    running.import_plain_structlog()
     names = ("host", "port", "port_file", "role", "log", "store", "workers", "no_breaker")
     settings = running.settings(arguments, *names, "health_port", "shared_port", "parent")
     from tidings.settings import check_serving

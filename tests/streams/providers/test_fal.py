@@ -10,8 +10,7 @@ from storage.prediction import ABSENT, Status
 from streams.event import Event
 from streams.providers.configuration import BadConfiguration, Configuration
 from streams.providers.fal import Fal
-from streams.providers.key_set import KeysUnavailable
-from streams.providers.provider import BadSignature
+from streams.providers.provider import BadSignature, KeysUnavailable
 from streams.providers.registry import open_providers
 from streams.providers.submission import Notice
 from tests.streams.providers.bodies import NOW, SECRET, webhook
