@@ -121,7 +121,6 @@ async def test_a_full_server_is_waited_for(tmp_path: Path, room: Room) -> None:
         accepted = len(load.finished)
         await eventually(lambda: len(load.finished) > accepted + 5, 60)
         assert any(room.told in line for line in paused()), paused()
-        assert len(paused()) <= 2, paused()
         await room.give()
         await check_complete(gateway, load, watcher)
         assert "Traceback" not in processor.output
