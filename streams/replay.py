@@ -4,6 +4,7 @@ The log is the truth. A replay announces nothing and dead-letters nothing; it co
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping, Sequence
 
 from msgspec import Struct
@@ -17,6 +18,9 @@ from streams.splitting import event_by_event
 
 BATCH = 2000
 """Records folded into one write."""
+
+LAG_SECONDS = 1.0
+"""Between two looks at the log's end while a replay follows it."""
 
 OVERLAP = 10_000
 """Offsets read again when a replay is resumed: more than one batch spans, so that a batch of which only a part was
@@ -145,21 +149,42 @@ class Rebuild:
 
     async def extend(self, end: Mapping[int, int]) -> None:
         """Read on from where `run` ended, to these offsets."""
-        self.progress.total += sum(max(0, to - self.next.get(partition, 0)) for partition, to in end.items())
+        self._expect(end)
         await self._read(end)
 
-    async def follow(self, stop: Callable[[], bool]) -> None:
-        """Read on for ever, until `stop` says so at a moment when nothing is left to read."""
-        async for records in self._log.follow(EVENTS, self.next):
-            if records:
-                self.progress.total += len(records)
-                await self._apply(list(records))
-                for record in records:
-                    self.next[record.partition] = record.offset + 1
-                continue
-            await self._written()
-            if stop():
-                return
+    async def follow(self, stopping: asyncio.Event) -> None:
+        """Read on with what comes until `stopping` is set, and then to the log's end as of that moment."""
+        batches = self._log.follow(EVENTS, self.next)
+        stop = asyncio.create_task(stopping.wait())
+        looked = 0.0
+        try:
+            while not stopping.is_set():
+                coming = asyncio.ensure_future(anext(batches))
+                await asyncio.wait((coming, stop), return_when=asyncio.FIRST_COMPLETED)
+                if not coming.done():
+                    coming.cancel()
+                    await asyncio.wait((coming,))
+                    break
+                records = coming.result()
+                if records:
+                    await self._apply(list(records))
+                    self.next |= {record.partition: record.offset + 1 for record in records}
+                if time.monotonic() - looked >= LAG_SECONDS or not records:
+                    looked = time.monotonic()
+                    await self._written()
+                    self._expect(await self._ends())
+        finally:
+            stop.cancel()
+        await self._written()
+        await self.extend(await self._ends())
+
+    async def _ends(self) -> dict[int, int]:
+        return {partition: end for partition, (_, end) in (await self._log.bounds(EVENTS)).items()}
+
+    def _expect(self, end: Mapping[int, int]) -> None:
+        self.progress.total = self.progress.done + Span(self.next, dict(end)).total
+        if self.notice is not None:
+            self.notice(self.progress)
 
     async def _read(self, end: Mapping[int, int]) -> None:
         if self._reached(end):

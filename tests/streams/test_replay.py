@@ -16,6 +16,7 @@ from streams.memory_log import MemoryLog
 from streams.processor import GROUP
 from streams.replay import Rebuild, StoreInUse, check_source, span
 from streams.verification import verify
+from tests.conditions import eventually
 from tests.streams.fussy_store import Fussy
 from tests.streams.history import compared, everything, rebuilt, some_history
 from tests.streams.pipeline import pipeline
@@ -81,6 +82,24 @@ async def test_an_interrupted_rebuild_goes_on(log: Log) -> None:
     resumed = Rebuild(log, partly, {}, Rules(await log.identity()))
     await resumed.run(await span(log, await resumed.resume_point()))
     assert await everything(partly) == await everything(store) == await everything(live)
+
+
+async def test_a_rebuild_follows_until_it_is_stopped(log: Log) -> None:
+    """What comes is applied as it comes; at the stop the rest is read, also where nothing moves any more."""
+    live, store = MemoryStore(), MemoryStore()
+    async with pipeline(log, live) as running:
+        await some_history(running)
+        rebuild = await rebuilt(log, store)
+        stopping = asyncio.Event()
+        following = asyncio.create_task(rebuild.follow(stopping))
+        for number in range(3):
+            await running.send({"status": "processing", "progress": number / 10}, key=f"p3{number}")
+            await eventually(lambda number=number: store.get(f"p3{number}"), 30)  # type: ignore[misc]
+        await running.settled()
+        await eventually(lambda: rebuild.progress.total == rebuild.progress.done, 30)
+        stopping.set()
+        await asyncio.wait_for(following, 30)
+        assert await everything(store) == await everything(live)
 
 
 async def test_one_prediction_alone_can_be_rebuilt(log: Log) -> None:

@@ -42,7 +42,8 @@ class Bar:
         """Tell how far it is."""
         if self._rich is not None:
             elapsed = max(1e-6, time.monotonic() - self._start)
-            self._rich.update(self._task, completed=done, total=total, rate=f"{done / elapsed:,.0f} {self._unit}/s")
+            rate, lag = f"{done / elapsed:,.0f} {self._unit}/s", f"{max(0, total - done):,} behind"
+            self._rich.update(self._task, completed=done, total=total, rate=rate, lag=lag)
         elif not self._quiet and time.monotonic() - self._said >= LINE_EVERY:
             self._said = time.monotonic()
             sys.stderr.write(self.line(done, total) + "\n")
@@ -54,7 +55,8 @@ class Bar:
         rate = done / elapsed
         left = f"{(total - done) / rate:.0f} s left" if rate > 0 and total >= done else "time left unknown"
         share = f"{100 * done / total:.0f}%" if total else "0%"
-        return f"{self._title}: {done:,} of {total:,} {self._unit} ({share}), {rate:,.0f}/s, {left}"
+        lag = f"{max(0, total - done):,} behind"
+        return f"{self._title}: {done:,} of {total:,} {self._unit} ({share}), {rate:,.0f}/s, {lag}, {left}"
 
     @property
     def seconds(self) -> float:
@@ -71,9 +73,10 @@ def _terminal(title: str, unit: str) -> tuple[Any, Any]:
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn("{task.fields[rate]}"),
+        TextColumn("{task.fields[lag]}"),
         TimeRemainingColumn(),
         console=Console(stderr=True),
     )
-    task = progress.add_task(title, total=None, rate=f"- {unit}/s")
+    task = progress.add_task(title, total=None, rate=f"- {unit}/s", lag="")
     progress.start()
     return progress, task

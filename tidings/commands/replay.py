@@ -188,7 +188,7 @@ async def _fill(
             loop = asyncio.get_running_loop()
             loop.add_signal_handler(signal.SIGINT, stopped.set)
             try:
-                await rebuild.follow(stopped.is_set)
+                await rebuild.follow(stopped)
             finally:
                 loop.remove_signal_handler(signal.SIGINT)
         summary = counts(rebuild.progress, bar.seconds)
@@ -361,7 +361,10 @@ def _report(arguments: Namespace, found: "Verification", progress: "Progress", s
     }
     examples = [example(difference) for difference in found.differences[:EXAMPLES]]
     if arguments.as_json:
-        running.say(json.dumps({**summary, "examples": examples}))
+        named: dict[str, list[str]] = {}
+        for difference in found.differences:
+            named.setdefault(difference.kind, []).append(difference.prediction_id)
+        running.say(json.dumps({**summary, "examples": examples, "predictions": named}))
         return
     title = "the store says what the log says"
     if found.faults:
@@ -373,7 +376,7 @@ def _report(arguments: Namespace, found: "Verification", progress: "Progress", s
         live, rebuilt = one["liveVersion"], one["rebuiltVersion"]
         running.say(f"  {one['kind']}: {one['predictionId']} (store: version {live}, log: version {rebuilt})")
     if len(found.differences) > EXAMPLES:
-        running.say(f"  ... and {len(found.differences) - EXAMPLES:,} more")
+        running.say(f"  ... and {len(found.differences) - EXAMPLES:,} more; --json names all")
     if found.faults and not arguments.repair:
         running.say("tidings replay --repair mends the faults while the service runs")
 
