@@ -18,12 +18,14 @@ from gateway.appending import Appender
 from gateway.bodies import read_body
 from gateway.gateway import WRITE_WAIT, Gateway
 from gateway.problems import Handler, Problem, unavailable
+from gateway.webhook_refusals import RefusalLog
 from gateway.webhook_trace import WebhookTrace, begun
 from storage.prediction import valid_id
 from streams.log import EVENTS, LogError, NewRecord, RecordTooLarge
+from streams.log_fields import fields
 from streams.providers.provider import BadSignature, KeysUnavailable, Provider
+from streams.providers.registry import PROVEN_BY_KEYS, PROVIDERS
 from streams.providers.signatures import ProvenByAddress
-from streams.tracing import trace_id
 from streams.translation import ARCHIVE_HEADER, DELIVERY_HEADER, PROVIDER_HEADER, RECEIVED_HEADER, TRACE_HEADER
 
 APPEND_TIME = WRITE_WAIT - 1.0
@@ -64,6 +66,7 @@ def webhook_handler(gateway: Gateway, clock: Callable[[], float] = time.time) ->
     unsigned = {name: provider for name, provider in providers.items() if isinstance(provider, ProvenByAddress)}
     counts = gateway.webhooks
     tracing = gateway.tracing
+    refusals = RefusalLog()
 
     async def receive(request: web.Request) -> web.StreamResponse:
         name = request.match_info["provider"]
@@ -71,6 +74,7 @@ def webhook_handler(gateway: Gateway, clock: Callable[[], float] = time.time) ->
             answered = await take(request, name)
         except Problem as refused:
             counts.answered(name if name in providers else "", refused.status)
+            refusals.note(request, name if name in providers else "", refused)
             raise
         counts.answered(name, 200)
         return answered
@@ -112,7 +116,7 @@ def _not_taken(error: LogError, provider: str, prediction_id: str | None, trace:
         trace.end(str(error))
     if isinstance(error, RecordTooLarge):
         return error
-    about = {"prediction": prediction_id, "trace": trace and trace_id(trace.traceparent)}
+    about = fields(prediction_id, trace.traceparent if trace is not None else None)
     _log.warning("webhook.not_taken", provider=provider, error=str(error), **about)
     return unavailable("Log", "The log has not taken the webhook")
 
@@ -160,9 +164,10 @@ def _check_token(key: bytes | None, prediction_id: str, token: str | None) -> No
 
 
 def _unknown_provider(name: str) -> Problem:
-    return Problem(
-        404,
-        "unknown-provider",
-        "Provider not configured",
-        f"No secret is configured for {name[:64]!r}; set TIDINGS_{{PROVIDER}}_SECRET for it.",
-    )
+    if name in PROVEN_BY_KEYS:
+        detail = f"No keys are configured for {name!r}; set TIDINGS_{name.upper()}_JWKS_URL."
+    elif name in PROVIDERS:
+        detail = f"No secret is configured for {name!r}; set TIDINGS_{name.upper()}_SECRET."
+    else:
+        detail = f"{name[:64]!r} is no provider of this service; there are {', '.join(PROVIDERS)}."
+    return Problem(404, "unknown-provider", "Provider not configured", detail)
