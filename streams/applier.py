@@ -16,6 +16,7 @@ from streams.changes import announcement
 from streams.dead_letters import dead_letter, shortened
 from streams.fold import Expiry, Rules
 from streams.log import CHANGES, DEAD_LETTERS, Log, NewRecord, Position, Record, RecordTooLarge
+from streams.log_fields import fields_of
 from streams.providers.provider import Provider
 from streams.splitting import event_by_event
 from streams.statistics import Statistics
@@ -155,7 +156,12 @@ class Applier:
     def _letter(self, record: Record, code: str, message: str) -> NewRecord:
         self._statistics.dead_letters[code] = self._statistics.dead_letters.get(code, 0) + 1
         log_.warning(
-            "processor.dead_letter", code=code, reason=message[:200], partition=record.partition, offset=record.offset
+            "processor.dead_letter",
+            code=code,
+            reason=message[:200],
+            partition=record.partition,
+            offset=record.offset,
+            **fields_of(record),
         )
         return dead_letter(record, code, message)
 

@@ -14,6 +14,7 @@ from storage.errors import StorageError
 from streams.archiving import Archiving, Later, Work
 from streams.changes import Change, parse
 from streams.log import CHANGES, Consumer, Log, LogError, Record
+from streams.log_fields import fields
 from streams.outputs import could_be_wanted
 
 GROUP = "tidings-archiver"
@@ -150,7 +151,8 @@ class Archiver:
         position = (record.partition, record.offset)
         work = self._works.get(prediction_id)
         if work is None:
-            work = self._works[prediction_id] = Work(prediction_id, change.version, [position], kept={}, failed={})
+            work = Work(prediction_id, change.version, [position], change.traceparent, kept={}, failed={})
+            self._works[prediction_id] = work
             self._ready.append(prediction_id)
         else:
             work.version = max(work.version, change.version)
@@ -178,6 +180,7 @@ class Archiver:
             task.add_done_callback(lambda done, work=work: self._ended(work, done))  # type: ignore[misc]
 
     async def _do(self, work: Work) -> None:
+        structlog.contextvars.bind_contextvars(**_fields(work))  # of this task alone
         if work.deleted_at is not None:
             at = work.deleted_at
             await self._archiving.remove(work.prediction_id, at)
@@ -202,7 +205,7 @@ class Archiver:
         elif isinstance(error, StorageError):
             # Neither a full disk nor a wrong right may end the process: it is shown until it is mended.
             self.obstacle = str(error)
-            log_.warning("archiver.storage_failed", error=str(error))
+            log_.warning("archiver.storage_failed", error=str(error), **_fields(work))
             self._retry(work, error)
         elif isinstance(error, Later):
             self._retry(work, error)
@@ -210,7 +213,7 @@ class Archiver:
             self._failure = error
         else:
             # A fault in the archiver must not stop everybody's files.
-            log_.error("archiver.defect", prediction=prediction_id, exc_info=error)
+            log_.error("archiver.defect", exc_info=error, **_fields(work))
             self._retry(work, error)
         self._start_some()
 
@@ -218,7 +221,7 @@ class Archiver:
         work.tries += 1
         wait = self._archiving.wait(work.tries)
         self.retried += 1
-        log_.info("archiver.later", prediction=work.prediction_id, tries=work.tries, wait=wait, reason=str(error)[:300])
+        log_.info("archiver.later", tries=work.tries, wait=wait, reason=str(error)[:300], **_fields(work))
         loop = asyncio.get_running_loop()
         self._timers[work.prediction_id] = loop.call_later(wait, self._due, work.prediction_id)
 
@@ -246,3 +249,7 @@ class Archiver:
             log_.warning("archiver.commit_failed", error=str(error))
         else:
             self._committed.update(moved)
+
+
+def _fields(work: Work) -> dict[str, str]:
+    return fields(work.prediction_id, work.traceparent)

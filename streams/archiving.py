@@ -57,6 +57,8 @@ class Work(Struct, gc=False):
     version: int
     positions: list[tuple[int, int]]
     """Partition and offset of the changes that it stands for."""
+    traceparent: str | None = None
+    """Of the change that it was begun for."""
     deleted_at: int | None = None
     """When its deletion was announced, in ms, until its files are removed."""
     tries: int = 0

@@ -249,6 +249,7 @@ class Reconciler:
 
     async def _meet(self, record: Prediction, need: Need, known: _Watched) -> None:
         prediction_id = record.prediction_id
+        structlog.contextvars.bind_contextvars(prediction=prediction_id)  # of this task alone
         try:
             self.done[need.value] += 1
             if need is Need.SUBMIT:

@@ -16,6 +16,7 @@ import structlog
 from storage.errors import StorageError
 from storage.prediction import Prediction, Status, decode
 from streams.log import EVENTS, Consumer, Log, LogError, Record
+from streams.log_fields import fields_of
 from streams.lookup import LookUps
 from streams.providers.provider import Provider
 from streams.providers.submission import Notice, Origin, Thin
@@ -172,6 +173,7 @@ class ThinWebhooks:
 
     async def _fetch(self, record: Record, provider: str, notice: Notice) -> None:
         prediction_id = (record.key or b"").decode("utf-8", "replace")
+        structlog.contextvars.bind_contextvars(**fields_of(record))  # of this task alone
         pause = FIRST_PAUSE
         for _ in range(TRIES):
             try:

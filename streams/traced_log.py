@@ -92,7 +92,7 @@ class TracedLog:
     def passed(self, positions: Mapping[int, int]) -> None:
         """Everything below these offsets is done: what is left of it has changed nothing, or went into another's change."""
         for at in [at for at in self._events if at[1] < positions.get(at[0], 0)]:
-            self._process(self._events.pop(at)).end(self._reached[5] or None)
+            self._process(self._events.pop(at)).end()
 
     # ---- spans ----
 
