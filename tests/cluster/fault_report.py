@@ -52,6 +52,8 @@ class Report(Struct, rename="camel"):
     problems: dict[str, int] = {}
     notes: list[str] = []
     untested: list[str] = []
+    calm: list[float] = []
+    """Seconds that news took before each fault, with nothing wrong: what the machine itself costs."""
     verified: dict[str, object] = {}
     """What `tidings replay --verify` counted."""
 
@@ -103,6 +105,7 @@ def table(report: Report) -> str:
         "made by the provider": report.made,
         "poison / dead letters": f"{report.poison} / {report.dead_letters}",
         "connections of clients": report.connections,
+        "flow when all is well": f"{_middle(report.calm):.2f} s, at most {max(report.calm, default=0.0):.2f} s",
         "longest silence": f"{max((one.silence for one in report.outcomes), default=0.0):.1f} s",
         "replay --verify": f"{report.verified.get('faults', 'not run')} faults in {report.verified.get('compared', 0)}",
     }
@@ -121,6 +124,10 @@ def table(report: Report) -> str:
 def as_json(report: Report) -> str:
     """The report for programs."""
     return msgspec.json.format(msgspec.json.encode(report)).decode()
+
+
+def _middle(figures: list[float]) -> float:
+    return sorted(figures)[len(figures) // 2] if figures else 0.0
 
 
 def _row(one: Outcome) -> str:

@@ -9,6 +9,7 @@ took too long to flow again.
 import argparse
 import asyncio
 import contextlib
+import logging
 import random
 import signal
 import sys
@@ -120,6 +121,8 @@ class Suite:
     async def _one(self, fault: Fault) -> None:
         """One fault, and how long it takes until news flows again."""
         await asyncio.sleep(fault.pause)
+        if (calm := (await self._probe(time.monotonic()))[0]) is not None:
+            self.report.calm.append(calm)
         self._say(f"{time.strftime('%H:%M:%S')} {fault}")
         began = time.monotonic()
         not_ready: dict[str, list[str]] = {}
@@ -289,6 +292,7 @@ def main() -> int:
     def say(line: str) -> None:
         print(line, file=out, flush=True)
 
+    logging.getLogger("aiokafka").setLevel(logging.CRITICAL)  # outages are what this is about
     say(f"seed {seed}: the same schedule again with --seed {seed}")
     plan = Plan(faults, 0.0 if only else given.minutes * 60, seed, given.rate, given.clients, given.slack)
     with tempfile.TemporaryDirectory(prefix="tidings-faults-", ignore_cleanup_errors=True) as folder:

@@ -34,6 +34,8 @@ DISKS = {"broker": "3g", "postgres": "3g", "assets": "256m"}
 ROOM = 65_536
 BACK = 60.0
 """Seconds that a part may take to start."""
+CLOCK_SEEN = 1.2
+"""Seconds after which a process has seen that its clock was set: the library looks once a second."""
 _FAKETIME = "faketime/libfaketimeMT.so.1"
 
 
@@ -185,6 +187,7 @@ class LinkedCluster(Cluster):
                 self._set_clock(fault.part, "+3600" if fault.kind is Kind.AHEAD else "-3600")
                 yield
                 self._set_clock(fault.part, "+0")
+                await asyncio.sleep(CLOCK_SEEN)
             case _:
                 with self._on_links(fault):
                     yield
