@@ -17,6 +17,7 @@ from storage.clock import Clock, now_ms
 from storage.errors import StorageError, StoreMisconfigured, StoreUnavailable
 from storage.prediction import Status, Tombstone
 from storage.redis_listing import Call, Listing
+from storage.redis_nodes import Address, Nodes
 from storage.redis_scripts import FORMAT, GRACE, LIST, LOAD, SWEEP, WRITE
 from storage.store import (
     Capabilities,
@@ -45,6 +46,14 @@ _WAIT = 2000
 """ms to wait for the append-only file to be on the disk."""
 _STATUS: dict[bytes, Status | None] = {b"": None} | {status.value.encode(): status for status in Status}
 _FIELDS = ("v", "s", "x", "i", "d")
+_CLUSTER = (
+    exceptions.ClusterDownError
+    | exceptions.ClusterError
+    | exceptions.MovedError
+    | exceptions.RedisClusterException
+    | exceptions.SlotNotCoveredError
+)
+"""A cluster that is not whole, or changes faster than it can be asked."""
 _PASSED_ON = {"ssl_cert_reqs", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_check_hostname"}
 
 _encode = msgspec.json.Encoder().encode
@@ -85,13 +94,17 @@ class RedisStore:
         self._prefixes = [f"{{{address.prefix}:{shard}}}" for shard in range(address.shards)]
         self._meta = f"{{{address.prefix}:meta}}"
         self._turns = asyncio.Semaphore(CONNECTIONS)
-        self._redis = client.Redis.from_url(
-            address.url,
-            socket_timeout=address.timeout,
-            socket_connect_timeout=address.timeout,
+        options: dict[str, Any] = {
+            "socket_timeout": address.timeout,
+            "socket_connect_timeout": address.timeout,
             # Once again at once, for a pooled connection whose server was restarted. A write that was done already
             # then conflicts with itself, which does no harm; what timed out is not repeated.
-            retry=Retry(NoBackoff(), 1, supported_errors=(exceptions.ConnectionError,)),
+            "retry": Retry(NoBackoff(), 1, supported_errors=(exceptions.ConnectionError,)),
+        }
+        self._nodes = Nodes(
+            client.Redis.from_url(address.url, **options),
+            lambda node: client.Redis.from_url(_at(address.url, node), **options),
+            lambda: client.RedisCluster.from_url(address.url, **options),
         )
 
     @classmethod
@@ -190,19 +203,20 @@ class RedisStore:
 
     async def close(self) -> None:
         """Close the connections. Idempotent."""
-        await self._redis.aclose()
+        await self._nodes.close()
 
     async def facts(self) -> dict[str, str]:
         """What an operator wants to know: the server, its durability, the skew of its clock (ms), a round trip (ms)."""
         start = self._clock()
-        seconds, microseconds = await self._one("TIME")
+        (seconds, microseconds), *_ = await self._each("TIME")
         end = self._clock()
-        information = await self._one("INFO")
+        information, *others = await self._each("INFO")
         owner = await self._one("HGET", self._meta, "ownership")
         name = "Valkey" if "valkey_version" in information else "Redis"
         sync = "on" if information.get("aof_enabled") else "off"
         return {
-            "server": f"{name} {information.get('valkey_version', information['redis_version'])}",
+            "server": f"{name} {information.get('valkey_version', information['redis_version'])}"
+            + (f", a cluster with {1 + len(others)} primaries" if self._nodes.clustered else ""),
             "durability": f"append-only file {sync}, "
             + ("writes wait for the disk" if self._address.durable else "a crash may lose the last second"),
             "read-only": "yes, a replica: name the primary" if information.get("role") != "master" else "no",
@@ -215,18 +229,16 @@ class RedisStore:
 
     async def _check(self) -> None:
         address = self._address
-        information = await self._one("INFO")
-        policy = information.get("maxmemory_policy")
-        if policy != "noeviction":
-            raise StoreMisconfigured(
-                f"{address.shown} would drop records when memory is short (maxmemory-policy {policy});"
-                " set maxmemory-policy noeviction"
-            )
-        if address.durable and not information.get("aof_enabled"):
-            raise StoreMisconfigured(
-                f"{address.shown} keeps no append-only file, so a write is not on the disk when it is answered;"
-                " set appendonly yes (best with appendfsync always), or add ?durability=everysec to the URL"
-            )
+        (information,) = await self._each("INFO")
+        _refuse_careless(address, information)
+        if information.get("cluster_enabled"):
+            try:
+                async with asyncio.timeout(address.timeout):
+                    await self._nodes.spread()
+            except Exception as error:
+                raise self._meaning(error) from error
+            for information in await self._each("INFO"):
+                _refuse_careless(address, information)
         wanted = {"format": str(FORMAT), "shards": str(address.shards)}
         await self._send([("HSETNX", self._meta, name, value) for name, value in wanted.items()])
         kept = {name.decode(): value.decode() for name, value in (await self._one("HGETALL", self._meta)).items()}
@@ -269,28 +281,31 @@ class RedisStore:
 
     async def _send(self, commands: Sequence[tuple[Any, ...]], *, durable: bool = False) -> Answers:
         """The answers of a pipeline; with `durable` they come when all of it is on the server's disk."""
-        wait = durable and self._address.durable
+        last = ("WAITAOF", 1, 0, _WAIT) if durable and self._address.durable else None
         try:
             async with asyncio.timeout(self._address.timeout), self._turns:
-                pipeline = self._redis.pipeline(transaction=False)
-                for command in commands:
-                    pipeline.execute_command(*command)
-                if wait:
-                    pipeline.execute_command("WAITAOF", 1, 0, _WAIT)
-                answers: Answers = await pipeline.execute(raise_on_error=False)
+                answers, waited = await self._nodes.send(commands, last)
         except Exception as error:
             raise self._meaning(error) from error
-        for failure in answers:
+        for failure in (*answers, *waited):
             if isinstance(failure, Exception) and not isinstance(failure, exceptions.NoScriptError):
                 raise self._meaning(failure) from failure
-        if wait and answers.pop()[0] < 1:
+        if any(on_disk[0] < 1 for on_disk in waited):
             raise StoreUnavailable(f"{self._address.shown} did not get the write to its disk within {_WAIT} ms")
         return answers
 
     async def _one(self, *command: Any) -> Any:
         try:
             async with asyncio.timeout(self._address.timeout), self._turns:
-                return await self._redis.execute_command(*command)  # type: ignore[no-untyped-call]
+                return await self._nodes.one(command)
+        except Exception as error:
+            raise self._meaning(error) from error
+
+    async def _each(self, *command: Any) -> Answers:
+        """The answers of each server to a command without a key."""
+        try:
+            async with asyncio.timeout(self._address.timeout), self._turns:
+                return await self._nodes.each(*command)
         except Exception as error:
             raise self._meaning(error) from error
 
@@ -304,11 +319,11 @@ class RedisStore:
             return StoreMisconfigured(f"{shown}: {error}; give the user the right")
         if isinstance(error, exceptions.OutOfMemoryError) or "OOM command" in str(error):
             return StoreUnavailable(f"{shown} has reached its maxmemory; raise it or shorten the retention")
-        if isinstance(error, exceptions.MovedError | exceptions.AskError | exceptions.ClusterCrossSlotError):
-            return StoreMisconfigured(f"{shown} is one node of a cluster of several; name a proxy before the cluster")
-        if isinstance(
-            error, OSError | exceptions.ConnectionError | exceptions.ReadOnlyError | exceptions.ClusterDownError
-        ):
+        if isinstance(error, exceptions.MovedError) and not self._nodes.clustered:
+            return StoreMisconfigured(f"{shown} has become one node of a cluster of several; start anew")
+        if isinstance(error, exceptions.AskError) and not isinstance(error, exceptions.MovedError):
+            return StoreUnavailable(f"{shown} moves a slot to another node just now ({error}); wait until it has")
+        if isinstance(error, OSError | exceptions.ConnectionError | exceptions.ReadOnlyError | _CLUSTER):
             return StoreUnavailable(f"{shown} cannot be used now: {error}")
         text = str(error)
         if text.startswith(("MISCONF", "LOADING", "BUSY", "TRYAGAIN", "MASTERDOWN", "NOREPLICAS", "UNBLOCKED")):
@@ -318,6 +333,28 @@ class RedisStore:
         if "WRONGTYPE" in text or "DB index" in text or "unknown command" in text:
             return StoreMisconfigured(f"{shown}: {text}; choose another ?prefix=, database or a newer server")
         return StorageError(f"{shown}: {text}")
+
+
+def _refuse_careless(address: _Address, information: dict[str, Any]) -> None:
+    policy = information.get("maxmemory_policy")
+    if policy != "noeviction":
+        raise StoreMisconfigured(
+            f"{address.shown} would drop records when memory is short (maxmemory-policy {policy});"
+            " set maxmemory-policy noeviction"
+        )
+    if address.durable and not information.get("aof_enabled"):
+        raise StoreMisconfigured(
+            f"{address.shown} keeps no append-only file, so a write is not on the disk when it is answered;"
+            " set appendonly yes (best with appendfsync always), or add ?durability=everysec to the URL"
+        )
+
+
+def _at(url: str, node: Address) -> str:
+    """The URL with the same user, password and parameters at another node."""
+    parts = urlsplit(url)
+    user, at, _ = parts.netloc.rpartition("@")
+    host, port = node
+    return urlunsplit(parts._replace(netloc=f"{user}{at}{f'[{host}]' if ':' in host else host}:{port}"))
 
 
 def _parse(url: str) -> _Address:

@@ -193,11 +193,12 @@ class Valkey(Server):
     def __init__(self, *options: str, cluster: bool = False) -> None:
         super().__init__("valkey")
         self._options = options
+        self.bus = self.port
+        """The port on which the nodes of a cluster talk to each other."""
         if cluster:
-            bus = free_port()
-            while bus == self.port:
-                bus = free_port()
-            self._options += ("--cluster-enabled", "yes", "--cluster-port", str(bus))
+            while self.bus == self.port:
+                self.bus = free_port()
+            self._options += ("--cluster-enabled", "yes", "--cluster-port", str(self.bus))
 
     @property
     def url(self) -> str:

@@ -15,6 +15,7 @@ from storage.observed import ObservedStore
 from storage.split import SplitStore
 from storage.store import PredictionStore
 from tests import cloudflare_emulator, servers, workerd
+from tests import valkey_cluster as valkey_cluster_of_nodes
 
 
 class Place(NamedTuple):
@@ -122,6 +123,14 @@ async def valkey_cluster(place: Place) -> AsyncIterator[PredictionStore]:
 
 
 @asynccontextmanager
+async def valkey_nodes(place: Place) -> AsyncIterator[PredictionStore]:
+    """Three nodes, each with a part of the keys."""
+    store = await open_store(f"{valkey_cluster_of_nodes.shared().url}?prefix={place.name}&timeout=60")
+    yield store
+    await store.close()
+
+
+@asynccontextmanager
 async def split(place: Place) -> AsyncIterator[PredictionStore]:
     a = await open_store(f"sqlite:///{place.folder}/a.db")
     b = await open_store(f"sqlite:///{place.folder}/b.db")
@@ -153,6 +162,7 @@ FACTORIES: dict[str, Factory] = {
     "postgres": postgres,
     "valkey": valkey,
     "valkey-cluster": valkey_cluster,
+    "valkey-nodes": valkey_nodes,
     "durable-objects": durable_objects,
     "durable-objects-one-each": one_object_each,
     "kv": kv,
