@@ -11,6 +11,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import CommitFailedError, IllegalStateError
 
 from streams.kafka_calls import bounded, stop
+from streams.kafka_unreadable import fetch_around
 from streams.log import LogError, LogMisconfigured, LogUnavailable, Record
 
 _log = structlog.get_logger("tidings.log.kafka")
@@ -108,6 +109,9 @@ class KafkaConsumer:
                     fetched = await consumer.getmany(timeout_ms=int(wait * 1000), max_records=limit)
             except TimeoutError:
                 return ()
+            except UnicodeDecodeError:
+                positions = {tp: self._positions.get(tp.partition) for tp in consumer.assignment()}
+                fetched = await fetch_around(consumer, positions)
         if not fetched:
             self._empty_fetches += 1
             return ()

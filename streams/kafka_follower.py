@@ -10,6 +10,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 
 from streams.kafka_calls import bounded, stop
 from streams.kafka_consumer import FETCHING
+from streams.kafka_unreadable import fetch_around
 from streams.log import LogUnavailable, Record, Since
 
 _log = structlog.get_logger("tidings.log.kafka")
@@ -157,6 +158,8 @@ class Follower:
                     return fetched
             except TimeoutError:
                 return {}
+            except UnicodeDecodeError:
+                return await fetch_around(reader, {p: self._positions[p.partition] for p in self._partitions})
 
     async def _own_positions(self, reader: AIOKafkaConsumer) -> dict[int, int]:
         """Where the client is; beyond the last record where what followed was compacted away."""

@@ -25,7 +25,7 @@ from msgspec.structs import force_setattr
 
 from storage.prediction import ABSENT, Status, valid_id
 from streams.event import LARGEST, LATEST, Archive, Event, EventType, Poison
-from streams.log import Record
+from streams.log import UNREADABLE_HEADER, Record
 from streams.nesting import nested_over
 from streams.providers.provider import Provider, Webhook
 
@@ -58,6 +58,8 @@ def translate(record: Record, providers: Mapping[str, Provider]) -> Event:
     """
     value = record.value
     if not value:
+        if (reason := dict(record.headers or ()).get(UNREADABLE_HEADER)) is not None:
+            raise Poison("encoding", f"{reason.decode(errors='replace')}; send names of headers in UTF-8")
         raise Poison("not-json", "the record is empty; an event is a JSON object")
     _check_text(value)
     headers = _headers(record) if record.headers else {}

@@ -1,0 +1,84 @@
+"""Records that the Kafka client cannot decode."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+import pytest
+from aiokafka import AIOKafkaProducer
+from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
+
+from storage.memory import MemoryStore
+from streams.log import EVENTS, NewRecord, Record
+from streams.logs import open_log
+from tests.conditions import eventually
+from tests.streams.pipeline import pipeline, read
+
+pytestmark = pytest.mark.kafka
+
+
+class NotText(str):
+    """A header's name that is encoded as bytes which are no UTF-8."""
+
+    __slots__ = ()
+
+    def encode(self, encoding: str = "utf-8", errors: str = "strict") -> bytes:
+        """Two bytes that no UTF-8 has."""
+        return b"\xff\xfe"
+
+
+async def produce(kafka_address: str, topic: str, value: bytes, partition: int) -> int:
+    """Append a record with such a header, as a producer in another language may; its offset."""
+    producer = AIOKafkaProducer(bootstrap_servers=kafka_address)
+    await producer.start()
+    try:
+        batch = producer.create_batch()
+        builder = _DefaultRecordBatchBuilderPy(2, 0, 0, -1, -1, 0, 16384)
+        builder.append(0, time.time_ns() // 1_000_000, b"p1", value, [(NotText("x"), b"1")])
+        batch._builder, batch._relative_offset = builder, 1
+        sent = await producer.send_batch(batch, topic, partition=partition)
+        return int((await sent).offset)
+    finally:
+        await producer.stop()
+
+
+async def test_a_header_that_is_no_text_stops_nobody(kafka_address: str, kafka_url: str, topic_prefix: str) -> None:
+    """The record goes to the dead letters with its place and the reason; what lies around it is applied once."""
+    log = await open_log(kafka_url, topic_prefix=topic_prefix, partitions=2)
+    try:
+        for number in range(20):
+            await log.append(EVENTS, [NewRecord(b"a%d" % number, b'{"status":"processing"}', (), number % 2)])
+        offset = await produce(kafka_address, f"{topic_prefix}{EVENTS}", b'{"status":"failed"}', 1)
+        for number in range(20):
+            await log.append(EVENTS, [NewRecord(b"a%d" % number, b'{"status":"succeeded"}', (), number % 2)])
+        async with pipeline(log, MemoryStore()) as running:
+            await running.settled(30)
+            for number in range(20):
+                assert (await running.prediction(f"a{number}")).version == 2
+            [letter] = await running.letters()
+        headers = dict(letter.headers)
+        assert headers["tidings-error"] == b"encoding"
+        assert b"not UTF-8" in headers["tidings-error-message"]
+        assert (headers["tidings-partition"], headers["tidings-offset"]) == (b"1", b"%d" % offset)
+    finally:
+        await log.close()
+
+
+async def test_who_follows_reads_on_too(kafka_address: str, kafka_url: str, topic_prefix: str) -> None:
+    """A follower gets every other record once and in order, and a stand-in without key and value."""
+    log = await open_log(kafka_url, topic_prefix=topic_prefix, partitions=1)
+    try:
+        await log.append(EVENTS, [NewRecord(b"p", b"1"), NewRecord(b"p", b"2")])
+        await produce(kafka_address, f"{topic_prefix}{EVENTS}", b"odd", 0)
+        await log.append(EVENTS, [NewRecord(b"p", b"3")])
+        found: Sequence[Record] = ()
+
+        async def all_read() -> bool:
+            nonlocal found
+            found = await asyncio.wait_for(read(log, EVENTS), 20)
+            return len(found) == 4
+
+        await eventually(all_read, 40)
+        assert [(record.offset, record.value) for record in found] == [(0, b"1"), (1, b"2"), (2, None), (3, b"3")]
+    finally:
+        await log.close()
