@@ -10,8 +10,9 @@ from typing import Any
 
 from msgspec import Struct
 
-from tidings.commands import running
+from tidings.commands import running, webhook_check
 from tidings.commands.store_check import Warned, examined, new_file, writable
+from tidings.commands.webhook_check import WebhookFailed
 from tidings.settings import DERIVED, FLAGS_ONLY, Settings, SettingsError, check_serving
 
 WITHIN = 8.0
@@ -32,8 +33,15 @@ class Finding(Struct, frozen=True):
 
 def register(commands: running.Commands) -> None:
     """Add the command."""
-    about = "Print the settings in force, secrets masked, and try each part."
-    parser = running.parser(commands, "doctor", run, about, "tidings doctor --config tidings.toml")
+    about = (
+        "Print the settings in force, secrets masked, and try each part.\n\n"
+        "With --webhook a signed test goes through the whole path of a running service, and its record is removed again."
+    )
+    parser = running.parser(commands, "doctor", run, about, "tidings doctor --webhook replicate")
+    parser.add_argument(
+        "--webhook", metavar="PROVIDER", help="send a signed test webhook of this provider, and time it"
+    )
+    parser.add_argument("--url", metavar="URL", help="the running service, for --webhook; else host and port as set")
     running.add_places(parser)
     running.add_config(parser)
     running.add_json(parser)
@@ -43,7 +51,7 @@ def run(arguments: Namespace) -> int:
     """Print, try, and tell by the exit code whether all of it works."""
     settings = running.settings(arguments, "log", "store")
     rows = list(in_force(settings))
-    findings = running.run_loop(examine(settings))
+    findings = running.run_loop(examine(settings, arguments.webhook, arguments.url))
     if arguments.as_json:
         found = [{name: getattr(finding, name) for name in finding.__struct_fields__} for finding in findings]
         shown = {name: {"value": value, "from": origin} for name, value, origin in rows}
@@ -80,8 +88,14 @@ def _text(value: Any) -> str:
     return ",".join(str(one) for one in value) if isinstance(value, tuple) else str(value)
 
 
-async def examine(settings: Settings) -> list[Finding]:
-    """Try every part, at the same time."""
+async def examine(settings: Settings, webhook: str | None = None, url: str | None = None) -> list[Finding]:
+    """Try every part, at the same time; and then by itself, because it is timed, a webhook's way.
+
+    Args:
+        settings: In force.
+        webhook: The provider of a test webhook; None: none is sent.
+        url: Of the running service that it is sent to; None: as set.
+    """
     parts: list[tuple[str, Callable[[Settings], Awaitable[str]]]] = [
         ("access", _access),
         ("limits", _limits),
@@ -94,10 +108,16 @@ async def examine(settings: Settings) -> list[Finding]:
         parts.append(("traces", _traces))
     others = {"fallback": settings.store_fallback, "split": split[0] if (split := settings.split_arm) else None}
     parts += [(name, partial(examined, url=url)) for name, url in others.items() if url is not None]
-    return list(await asyncio.gather(*(_try(name, part, settings) for name, part in parts)))
+    found = list(await asyncio.gather(*(_try(name, part, settings) for name, part in parts)))
+    if webhook is not None:
+        way = partial(webhook_check.through, name=webhook, url=url)
+        found.append(await _try("webhook", way, settings, webhook_check.WITHIN * 2))
+    return found
 
 
-async def _try(name: str, part: Callable[[Settings], Awaitable[str]], settings: Settings) -> Finding:
+async def _try(
+    name: str, part: Callable[[Settings], Awaitable[str]], settings: Settings, within: float = WITHIN
+) -> Finding:
     from storage.errors import StorageError
     from streams.log import LogError
     from streams.providers.configuration import BadConfiguration
@@ -105,14 +125,14 @@ async def _try(name: str, part: Callable[[Settings], Awaitable[str]], settings: 
     start = time.perf_counter()
     state = "failed"
     try:
-        async with asyncio.timeout(WITHIN):
+        async with asyncio.timeout(within):
             says = await part(settings)
         state = "ok"
     except Warned as warning:
         state, says = "warning", str(warning)
     except TimeoutError:
-        says = f"no answer within {WITHIN:.0f} s; is it running, and reachable from here?"
-    except (SettingsError, StorageError, LogError, BadConfiguration, OSError) as error:
+        says = f"no answer within {within:.0f} s; is it running, and reachable from here?"
+    except (SettingsError, StorageError, LogError, BadConfiguration, WebhookFailed, OSError) as error:
         says = str(error)
     return Finding(name, state, " ".join(says.split()), (time.perf_counter() - start) * 1000)
 
