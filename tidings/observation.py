@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from importlib.metadata import version
 
 import structlog
@@ -46,7 +47,8 @@ class Observation:
         self, log: Log, cache: CachedStore, *, breaker: bool = True, registry: CollectorRegistry = REGISTRY
     ) -> None:
         self._changes_log = log
-        self._watch = ProgressWatch()
+        self._watch = ProgressWatch(ask=lambda: log.bounds(EVENTS))
+        self._rounds: dict[str, Callable[[], float]] = {}
         self._breaker = Breaker() if breaker else None
         self._processor: Processor | None = None
         self._registry = registry
@@ -82,6 +84,10 @@ class Observation:
     def observe_archiver(self, archiver: Archiver) -> None:
         """Show the figures of an archiver."""
         self.exposition.add(ARCHIVER, archiver)
+
+    def observe_rounds(self, who: str, last: Callable[[], float]) -> None:
+        """Watch a loop that says when it went round last, on the monotonic clock."""
+        self._rounds[who] = last
 
     async def _measure_processor(self) -> tuple[Offsets, Offsets]:
         assert self._processor is not None
@@ -189,6 +195,9 @@ class Observation:
                 return f"the processor has not gone round for {silent:.0f} s"
         if self._watch.log_obstacle is not None or (self._processor is not None and self._processor.obstacle):
             return None
+        for who, last in self._rounds.items():
+            if now - last() > STUCK:
+                return f"the {who} has not gone round for {now - last():.0f} s"
         for reader, progress in self._watch.progress.items():
             if reader == "events" and self.tripped is not None:
                 continue

@@ -89,10 +89,13 @@ class ProgressWatch:
 
     Args:
         every: Seconds between two measurements.
+        ask: Asks the log for something, where there is no reader to measure: it may be broken all the same. Raises
+            `LogError`.
     """
 
-    def __init__(self, every: float = EVERY) -> None:
+    def __init__(self, every: float = EVERY, ask: Callable[[], Awaitable[object]] | None = None) -> None:
         self._every = every
+        self._ask = ask
         self._measures: dict[str, Measure] = {}
         self.progress: dict[str, Progress] = {}
         """By reader."""
@@ -116,15 +119,19 @@ class ProgressWatch:
 
     async def measure(self) -> None:
         """Measure every reader now."""
-        for reader, measure in self._measures.items():
-            try:
+        reader = ""
+        try:
+            for reader, measure in self._measures.items():
                 async with asyncio.timeout(LIMIT):
                     ends, positions = await measure()
-            except (LogError, TimeoutError) as error:
-                reason = str(error) or f"the log has said nothing for {LIMIT:g} s"
-                if self.log_obstacle is None:
-                    _log.warning("progress.unknown", reader=reader, error=reason)
-                self.log_obstacle = reason
-                return
-            self.progress[reader].note(time.monotonic(), ends, positions)
-        self.log_obstacle = None
+                self.progress[reader].note(time.monotonic(), ends, positions)
+            if not self._measures and self._ask is not None:
+                async with asyncio.timeout(LIMIT):
+                    await self._ask()
+        except (LogError, TimeoutError) as error:
+            reason = str(error) or f"the log has said nothing for {LIMIT:g} s"
+            if self.log_obstacle is None:
+                _log.warning("progress.unknown", reader=reader or None, error=reason)
+            self.log_obstacle = reason
+        else:
+            self.log_obstacle = None

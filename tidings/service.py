@@ -180,6 +180,7 @@ async def running(
             archiver = service.archiver = await stack.enter_async_context(archiving(settings, opened, load))
             service.watch(archiver.task)
             observation.observe_archiver(archiver.archiver)
+            observation.observe_rounds("archiver", lambda: archiver.archiver.last_alive)
         if "gateway" in settings.roles:
             _keep_keys_fresh(service, stack)
             gateway = service.gateway = GatewayRole(
@@ -205,6 +206,7 @@ async def running(
             work = await stack.enter_async_context(tasks.reconciling(watch_changes=service.gateway is None))
             for task in work:
                 service.watch(task)
+            observation.observe_rounds("reconciler", tasks.last_alive)
             if service.gateway is not None:
                 service.gateway.add_check("reconciler", tasks.ready)
         watching = service.start(observation.run(), "observation")
@@ -337,6 +339,8 @@ async def _health_alone(settings: Settings, service: Service, listening: socket.
         checks["reconciler"] = service.tasks.ready
     if service.archiver is not None:
         checks["archiver"] = service.archiver.ready
+    if service.parts.projecting is None:
+        checks["store"] = _store_check(service.parts.store)
     gateway.ready = checks
     async with AsyncExitStack() as stack:
         if isinstance(service.cache, Replica) and settings.roles - {"processor"}:
@@ -346,6 +350,16 @@ async def _health_alone(settings: Settings, service: Service, listening: socket.
             stack.push_async_callback(reader.close)
             await reader.ready()
         yield await stack.enter_async_context(_health(gateway, listening))
+
+
+def _store_check(store: PredictionStore) -> Check:
+    """Whether the store answers that is written: a copy for reads does not help who writes."""
+
+    async def check() -> str | None:
+        await store.load(["tidings-readiness"])
+        return None
+
+    return check
 
 
 @asynccontextmanager

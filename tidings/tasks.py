@@ -212,10 +212,14 @@ class ProviderTasks:
             "left": left,
         }
 
+    def last_alive(self) -> float:
+        """When the reading of thin webhooks went round last, on the monotonic clock; only while it reconciles."""
+        assert self.thin is not None
+        return self.thin.last_alive
+
     async def ready(self) -> str | None:
         """What is in the way of reconciling; None: nothing."""
-        assert self.thin is not None
-        silent = time.monotonic() - self.thin.last_alive
+        silent = time.monotonic() - self.last_alive()
         return None if silent < READY_SOON else f"the reconciler has not gone round for {silent:.0f} s"
 
     def figures(self) -> dict[str, object]:

@@ -143,3 +143,16 @@ async def test_a_processor_that_hangs_is_noticed_from_outside(monkeypatch: pytes
     processor.obstacle = "the store does not answer"
     assert watched.alive() is None
     assert await watched.processor_ready() == "the store does not answer"
+
+
+async def test_an_archiver_that_hangs_is_noticed_from_outside() -> None:
+    """Any loop that says when it went round is watched; it may stand still while the log is away."""
+    log = MemoryLog()
+    watched = Observation(log, CachedStore(MemoryStore()), registry=CollectorRegistry())
+    rounds = [monotonic()]
+    watched.observe_rounds("archiver", lambda: rounds[-1])
+    assert watched.alive() is None
+    rounds.append(monotonic() - observation.STUCK - 1)
+    assert "the archiver has not gone round" in (watched.alive() or "")
+    watched._watch.log_obstacle = "no broker answers"
+    assert watched.alive() is None

@@ -76,3 +76,19 @@ async def test_a_log_that_says_nothing_is_an_obstacle() -> None:
     await watch.measure()
     assert watch.log_obstacle is None
     assert progress.records == 2
+
+
+async def test_a_broken_log_is_noticed_without_a_reader() -> None:
+    """Where there is no reader to measure the log is asked all the same, and its silence is an obstacle."""
+    answers: list[bool] = [True, False, True]
+
+    async def ask() -> None:
+        if not answers.pop(0):
+            raise LogUnavailable("no broker answers")
+
+    watch = ProgressWatch(ask=ask)
+    seen = []
+    while answers:
+        await watch.measure()
+        seen.append(watch.log_obstacle)
+    assert seen == [None, "no broker answers", None]
