@@ -78,10 +78,10 @@ class Client(asyncio.BufferedProtocol):
 
 
 class Server:
-    """The gateway in its own process, on its own core where there are two."""
+    """The gateway (or another of the benchmarks' servers) in its own process, on its own core where there are two."""
 
-    def __init__(self, *arguments: str) -> None:
-        command = [sys.executable, "-m", "benchmarks.push_server", *arguments]
+    def __init__(self, *arguments: str, program: str = "push_server") -> None:
+        command = [sys.executable, "-m", f"benchmarks.{program}", *arguments]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     async def __call__(self, name: str, **arguments: Any) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import uvloop
+from msgspec import structs
 
 from gateway.front import FrontServer
 from gateway.hub import Hub
@@ -188,16 +189,53 @@ class Bench:
             await self.log.append(CHANGES, announced)
 
     async def unwatched(self, count: int) -> dict[str, Any]:
-        """Announce changes that nobody watches."""
+        """Announce changes that nobody watches; `bare`: look each one's key up in as large a table, and no more."""
         new = self.announcements(count, lambda number: f"nobody-{number % 1000:04}")
         records = [
             StoredRecord(CHANGES, 0, number, 0, one.key, one.value, one.headers) for number, one in enumerate(new)
         ]
+        watched = dict.fromkeys(f"prediction:own-{number:06}" for number in range(len(self.sessions)))
         gc.collect()
         begun = cpu()
         for start in range(0, count, 500):
             await self.reader._take(records[start : start + 500])
-        return {"cpu": cpu() - begun}
+        between = cpu()
+        found = sum(f"prediction:{(one.key or b'').decode()}" in watched for one in records)
+        return {"cpu": between - begun, "bare": cpu() - between, "found": found}
+
+    async def marked(self, count: int, rate: int, seconds: float) -> dict[str, Any]:
+        """Change `count` predictions in turn at this rate; each change's logs begin with when, in ns of this machine."""
+        begun = time.perf_counter()
+        sent = 0
+        spent = cpu()
+        while (passed := time.perf_counter() - begun) < seconds:
+            due = int(passed * rate) - sent
+            new = []
+            for number in range(sent, sent + due):
+                self.versions += 1
+                bare = record(f"marked-{number % count:05}", self.versions)
+                one = structs.replace(bare, logs=f"mark {time.perf_counter_ns()} {bare.logs}"[: len(bare.logs or "")])
+                new.append(announcement(one, encode(one), position=Position(0, self.versions)))
+            sent += due
+            if new:
+                await self.log.append(CHANGES, new)
+            await asyncio.sleep(0.005)
+        return {
+            "sent": sent,
+            "version": self.versions,
+            "cpu": cpu() - spent,
+            "rss": rss(),
+            "conflated": self.conflated(),
+        }
+
+    def conflated(self) -> int:
+        """Changes that newer ones have replaced, those of sessions that are backed up still included."""
+        waiting = [one.session._outbox for one in self.connections()]
+        return self.sessions.conflated + sum(outbox.conflated for outbox in waiting if outbox is not None)
+
+    async def closes(self) -> dict[str, Any]:
+        """How many connections were closed from here, by code."""
+        return {str(code): count for code, count in self.sessions.closed.items()}
 
 
 def _frame(new: NewRecord) -> bytes:
