@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 
 from tidings.commands import (
+    audit,
     backup,
     dead_letters,
     demo,
@@ -29,6 +30,7 @@ COMMANDS: tuple[running.Command, ...] = (
     replay,
     reconcile,
     dead_letters,
+    audit,
     watch,
     backup,
     erase,

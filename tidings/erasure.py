@@ -12,7 +12,9 @@ from streams.changes import parse
 from streams.fold import DAY
 from streams.log import CHANGES, DEAD_LETTERS, EVENTS, Log, NewRecord, Record
 
-DELETE = b'{"type":"delete"}'
+ERASES = "tidings erase"
+"""The source of an event that erases: what tells it from other deletions in the audit trail."""
+DELETE = b'{"type":"delete","source":"tidings erase"}'
 AT_ONCE = 500
 PAGE = 1_000
 DEAD_LETTERS_KEPT = 14 * DAY

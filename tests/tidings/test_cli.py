@@ -68,7 +68,7 @@ async def test_every_command_has_help_with_an_example(tmp_path: Path) -> None:
     """`--help` of each command ends with 0 and shows how it is used."""
     everything = await tidings(tmp_path, "--help")
     assert everything.code == 0
-    asked = [(name,) for name in COMMANDS] + [("dead-letters", name) for name in LETTERS]
+    asked = [(name,) for name in COMMANDS] + [("dead-letters", name) for name in LETTERS] + [("audit", "export")]
     ended = await asyncio.gather(*(tidings(tmp_path, *words, "--help") for words in asked))
     for words, one in zip(asked, ended, strict=True):
         assert words[0] in everything.out
@@ -107,6 +107,10 @@ async def test_every_command_has_help_with_an_example(tmp_path: Path) -> None:
         ("dead-letters", "redrive", "--all", "--rate", "0"),
         ("backup",),
         ("restore",),
+        ("audit", "export", "--from", "yesterday"),
+        ("audit", "export", "--from", "2000", "--until", "1000"),
+        ("audit", "export", "--owner", ""),
+        ("audit", "export", "--only", ""),
         ("erase",),
         ("erase", "--owner", ""),
         ("erase", "--owner", "a", "--within", "0"),
