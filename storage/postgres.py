@@ -64,9 +64,13 @@ class PostgresStore:
 
     def __init__(self, address: _Address, *, clock: Clock) -> None:
         self._address = address
-        self._connections = Connections(partial(_connect, address), address.pool, address.timeout)
+        self._connections = Connections(self._connect, address.pool, address.timeout)
         self._statements = Statements(address.schema)
         self._clock = clock
+        self._birth: str | None = None
+        """Of the tables that this store was opened on: another one where they, or the database, were made anew."""
+        self._doubtful = False
+        """Whether it has to be asked for again."""
 
     @classmethod
     async def open(cls, url: str, *, clock: Clock = now_ms) -> "PostgresStore":
@@ -85,6 +89,7 @@ class PostgresStore:
         store = cls(_parse(url), clock=clock)
         try:
             await store._run(partial(prepare, statements=store._statements))
+            store._birth = await store._run(lambda connection: connection.fetchval(store._statements.birth))
         except BaseException:
             await store.close()
             raise
@@ -157,6 +162,15 @@ class PostgresStore:
         """Close the connections. Idempotent."""
         await self._connections.close()
 
+    async def mark_filled(self) -> None:
+        """Say that everything is there: whoever wrote the tables that these replace may go on with them.
+
+        Until then its writes are held back: a processor that poured new events into tables that lack the old ones would
+        make records that begin in the middle.
+        """
+        now = str(self._clock())
+        await self._run(lambda connection: connection.execute(self._statements.fill, now))
+
     async def facts(self) -> dict[str, str]:
         """What an operator wants to know: the server, its durability, the skew of its clock (ms), a round trip (ms)."""
 
@@ -187,11 +201,16 @@ class PostgresStore:
         positions = sorted(high_water(writes).items())
         columns = [*zip(*map(_row, writes), strict=True)]
         partitions, offsets = [one for one, _ in positions], [offset for _, offset in positions]
+
+        async def work(connection: "Connection") -> Sequence[str]:
+            if self._doubtful:
+                await self._look(connection)
+            found: Sequence[str] = await connection.fetchval(self._statements.write, *columns, partitions, offsets)
+            return found
+
         for attempt in range(_DEADLOCKS):
             try:
-                found: Sequence[str] = await self._run(
-                    lambda connection: connection.fetchval(self._statements.write, *columns, partitions, offsets)
-                )
+                found = await self._run(work)
             except StoreUnavailable as error:
                 if not isinstance(error.__cause__, asyncpg.DeadlockDetectedError) or attempt == _DEADLOCKS - 1:
                     raise
@@ -199,14 +218,36 @@ class PostgresStore:
                 return found
         raise AssertionError("the last attempt returns or raises")
 
+    async def _connect(self) -> "Connection":
+        # A database that goes takes its connections with it: what a new one leads to may be another one.
+        self._doubtful = self._birth is not None
+        return await _connect(self._address)
+
+    async def _look(self, connection: "Connection") -> None:
+        """Make sure that these are the tables that were opened, or that they hold again what those held."""
+        birth: str = await connection.fetchval(self._statements.birth)
+        if birth != self._birth:
+            if birth.endswith("/none") or await connection.fetchval(self._statements.filled) is None:
+                raise StoreUnavailable(
+                    f"{self._address.shown} was made anew while this process runs; fill it with tidings replay, and it"
+                    " goes on by itself"
+                )
+            self._birth = birth
+        self._doubtful = False
+
     async def _run(self, work: "Callable[[Connection], Awaitable[T]]") -> T:
         """Do `work` on a connection; waiting for one, connecting and each statement have the time limit."""
         try:
             return await self._connections.run(work)
         except Exception as error:
-            if (meant := _meaning(error, self._address.shown)) is not None:
-                raise meant from error
-            raise
+            if (meant := _meaning(error, self._address.shown)) is None:
+                raise
+            if self._birth is not None and isinstance(
+                error, asyncpg.InvalidCatalogNameError | asyncpg.UndefinedTableError
+            ):
+                self._doubtful = True
+                meant = StoreUnavailable(f"{meant}; it was there before: make it, and fill it with tidings replay")
+            raise meant from error
 
 
 def _parse(url: str) -> _Address:

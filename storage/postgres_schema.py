@@ -88,6 +88,12 @@ class Statements:
         self.claim = f"INSERT INTO {self.meta} VALUES ('ownership', $1) ON CONFLICT DO NOTHING"
         self.claimed = f"SELECT value FROM {self.meta} WHERE key = 'ownership'"
         self.format = f"SELECT value FROM {self.meta} WHERE key = 'format'"
+        self.birth = (
+            "SELECT (SELECT oid FROM pg_database WHERE datname = current_database()) || '/' ||"
+            f" coalesce(to_regclass({literal(self.meta)})::oid::text, 'none')"
+        )
+        self.filled = f"SELECT value FROM {self.meta} WHERE key = 'filled'"
+        self.fill = f"INSERT INTO {self.meta} VALUES ('filled', $1) ON CONFLICT (key) DO UPDATE SET value = $1"
         self.formatted = (
             f"INSERT INTO {self.meta} VALUES ('format', $1) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
         )
@@ -95,6 +101,11 @@ class Statements:
     def step(self, found: int) -> str:
         """What takes the tables from a format to the next."""
         return STEPS[found].format(s=self._prefix)
+
+
+def literal(text: str) -> str:
+    """A string as SQL takes it."""
+    return "'" + text.replace("'", "''") + "'"
 
 
 def quoted(name: str) -> str:

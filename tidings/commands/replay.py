@@ -174,6 +174,7 @@ async def _fill(
     until: int | None,
 ) -> int:
     stopped = asyncio.Event()
+    whole = since == "beginning" and until is None and arguments.only is None
     with Bar("replay", "events", quiet=arguments.as_json) as bar:
         rebuild = rebuilder(settings, log, store, rules, arguments.only, bar)
         if arguments.resume:
@@ -191,6 +192,8 @@ async def _fill(
                 await rebuild.follow(stopped)
             finally:
                 loop.remove_signal_handler(signal.SIGINT)
+        if whole and (mark_filled := getattr(store, "mark_filled", None)) is not None:
+            await mark_filled()
         summary = counts(rebuild.progress, bar.seconds)
     into = arguments.into or settings.shown("store")
     if arguments.as_json:
