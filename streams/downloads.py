@@ -25,11 +25,13 @@ from msgspec import Struct
 from yarl import URL
 
 from streams.addresses import is_address, refusal
+from streams.decompression import ENCODINGS, Decompressor, Undecodable
 
 if TYPE_CHECKING:
     import ssl
 
 CHUNK = 256 * 1024
+IDENTITY = "identity"
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _HOST = re.compile(r"[A-Za-z0-9._\-]+|[0-9A-Fa-f:.]+(?:%25?[A-Za-z0-9]+)?")
 _LATER = frozenset({408, 425, 429})
@@ -71,7 +73,26 @@ class Download:
         self.received = 0
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """The content. Raises `DownloadError`."""
+        """The content, without the compression that a server may have put around it. Raises `DownloadError`."""
+        if _encoding(self._response) == IDENTITY:
+            async for chunk in self._received():
+                yield chunk
+            return
+        decompressor, size, limit = Decompressor(), 0, self._limits.bytes
+        try:
+            async for chunk in self._received():
+                for piece in decompressor.feed(chunk):
+                    size += len(piece)
+                    if size > limit:
+                        raise _too_large(limit)
+                    yield piece
+        except Undecodable as error:
+            raise Refused(str(error)) from None
+        if not decompressor.whole:
+            raise Interrupted(f"the download broke off after {self.received} bytes: its compression has no end")
+
+    async def _received(self) -> AsyncIterator[bytes]:
+        """What comes in, as it comes."""
         limit = self._limits.bytes
         try:
             async for chunk in self._response.content.iter_chunked(CHUNK):
@@ -196,8 +217,8 @@ class Downloads:
             raise Interrupted(f"{host} answers {status}")
         if status != 200:
             raise Missing(f"{host} answers {status}")
-        encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
-        if encoding not in {"", "identity"}:
+        encoding = _encoding(response)
+        if encoding != IDENTITY and encoding not in ENCODINGS:
             raise Refused(f"{host} sends it compressed ({encoding[:32]}) although that was not asked for")
         if response.content_length is not None and response.content_length > self.limits.bytes:
             raise _too_large(self.limits.bytes)
@@ -232,6 +253,10 @@ def _guarded_socket(info: Any) -> socket.socket:
     if (reason := refusal(where[0])) is not None:
         raise _RefusedAddress(reason)
     return socket.socket(family=family, type=kind, proto=protocol)
+
+
+def _encoding(response: aiohttp.ClientResponse) -> str:
+    return response.headers.get("Content-Encoding", "").strip().lower() or IDENTITY
 
 
 def _refused_within(error: BaseException | None) -> Refused | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
 from aiohttp import web
 
 from tests.conditions import eventually
@@ -76,9 +77,9 @@ async def test_killed_at_each_step(tmp_path: Path, settings: dict[str, str]) -> 
                 await all_there(gateway.url, names, tmp_path / "data" / "assets")
 
 
-async def test_killed_at_random_moments(tmp_path: Path, settings: dict[str, str]) -> None:
-    """SIGKILL at moments that nobody chose, a few times, while files come slowly."""
-    moments = random.Random(3)
+async def _killed_at_random(tmp_path: Path, settings: dict[str, str], kills: int, seed: int) -> None:
+    """An archiver is killed again and again while files come slowly; the last one ends the work."""
+    moments = random.Random(seed)
 
     async def slow(request: web.Request) -> web.StreamResponse:
         await asyncio.sleep(0.02)
@@ -88,10 +89,10 @@ async def test_killed_at_random_moments(tmp_path: Path, settings: dict[str, str]
         common = {**settings, **KEY, "TIDINGS_ASSETS_ALLOW": site.place}
         arguments = ("serve", "--role", "gateway,processor")
         async with serving(tmp_path, common, arguments=arguments) as gateway, aiohttp.ClientSession() as session:
-            names = [f"random-{n}" for n in range(40)]
+            names = [f"random-{n}" for n in range(10 * kills)]
             for name in names:
                 await send(session, gateway.url, site.place, name)
-            for _ in range(4):
+            for _ in range(kills):
                 archiver = TidingsProcess(tmp_path, common, ("serve", "--role", "archiver"))
                 await archiver.start()
                 asked = len(site.asked)
@@ -101,3 +102,14 @@ async def test_killed_at_random_moments(tmp_path: Path, settings: dict[str, str]
                 await archiver.kill()
             async with serving(tmp_path, common, arguments=("serve", "--role", "archiver")):
                 await all_there(gateway.url, names, tmp_path / "data" / "assets")
+
+
+async def test_killed_at_random_moments(tmp_path: Path, settings: dict[str, str]) -> None:
+    """SIGKILL at moments that nobody chose, a few times."""
+    await _killed_at_random(tmp_path, settings, kills=4, seed=3)
+
+
+@pytest.mark.long
+async def test_killed_at_random_moments_thirty_times(tmp_path: Path, settings: dict[str, str]) -> None:
+    """Thirty times: the same."""
+    await _killed_at_random(tmp_path, settings, kills=30, seed=4)

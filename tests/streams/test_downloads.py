@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import socket
+import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from aiohttp import ThreadedResolver, web
 from aiohttp.abc import AbstractResolver, ResolveResult
 
+from streams.decompression import PIECE
 from streams.downloads import DownloadError, Downloads, Interrupted, Limits, Missing, Refused, _Guarded
 
 PICTURE = b"\x89PNG\r\n\x1a\n" + bytes(1000)
@@ -231,6 +233,22 @@ async def bomb(request: web.Request) -> web.StreamResponse:
     return web.Response(body=gzip.compress(bytes(10_000_000)), headers={"Content-Encoding": "gzip"})
 
 
+async def cut_short(request: web.Request) -> web.StreamResponse:
+    return web.Response(body=gzip.compress(PICTURE)[:-4], headers={"Content-Encoding": "gzip"})
+
+
+async def not_compressed(request: web.Request) -> web.StreamResponse:
+    return web.Response(body=PICTURE, headers={"Content-Encoding": "gzip"})
+
+
+async def in_a_new_way(request: web.Request) -> web.StreamResponse:
+    return web.Response(body=PICTURE, headers={"Content-Encoding": "br"})
+
+
+async def twice(request: web.Request) -> web.StreamResponse:
+    return web.Response(body=gzip.compress(gzip.compress(PICTURE)), headers={"Content-Encoding": "gzip, gzip"})
+
+
 async def huge_by_its_own_word(request: web.Request) -> web.StreamResponse:
     response = web.StreamResponse(headers={"Content-Length": str(10**12)})
     await response.prepare(request)
@@ -256,7 +274,11 @@ async def partial(_request: web.Request) -> web.StreamResponse:
 EVIL: list[tuple[Answer, type[DownloadError], str]] = [
     (endless, Refused, "larger"),
     (huge_by_its_own_word, Refused, "larger"),
-    (bomb, Refused, "compressed"),
+    (bomb, Refused, "larger"),
+    (cut_short, Interrupted, "broke off"),
+    (not_compressed, Refused, "decompressed"),
+    (in_a_new_way, Refused, "compressed \\(br\\)"),
+    (twice, Refused, "compressed"),
     (dripping, Interrupted, "longer"),
     (silent, Interrupted, "time|longer"),
     (lying, Interrupted, "broke off|time|longer"),
@@ -274,6 +296,42 @@ async def test_servers_that_mean_no_good(answer: Answer, error: type[DownloadErr
     async with loaded(answer, limits) as (site, downloads), asyncio.timeout(20):
         with pytest.raises(error, match=reason):
             await read(downloads, f"http://{site.place}/")
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "X-GZIP", "deflate"])
+async def test_a_server_that_compresses_unasked(encoding: str) -> None:
+    """Nobody asked for it, and the file is kept as it was before."""
+    asked: list[str] = []
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        asked.append(request.headers["Accept-Encoding"])
+        packed = zlib.compress(PICTURE) if encoding == "deflate" else gzip.compress(PICTURE)
+        return web.Response(body=packed, headers={"Content-Encoding": encoding}, content_type="image/png")
+
+    async with loaded(answer) as (site, downloads):
+        assert await read(downloads, f"http://{site.place}/a.png") == PICTURE
+    assert asked == ["identity"]
+
+
+async def test_a_bomb_is_refused_before_it_is_large() -> None:
+    """What grows out of proportion ends long before the limit of bytes, and the process has held little of it."""
+
+    async def answer(_request: web.Request) -> web.StreamResponse:
+        return web.Response(body=gzip.compress(bytes(100_000_000)), headers={"Content-Encoding": "gzip"})
+
+    largest = whole = 0
+
+    async def count(url: str) -> None:
+        nonlocal largest, whole
+        async with downloads.fetch(url) as download:
+            async for chunk in download.chunks():
+                largest, whole = max(largest, len(chunk)), whole + len(chunk)
+
+    async with loaded(answer) as (site, downloads):
+        with pytest.raises(Refused, match="grows to more than 100 times"):
+            await count(f"http://{site.place}/")
+    assert 0 < largest <= PIECE
+    assert whole < 20_000_000
 
 
 async def test_a_name_that_nobody_knows_may_be_known_later() -> None:
