@@ -10,6 +10,7 @@ import pytest
 
 from streams.log import EVENTS, NewRecord
 from streams.logs import open_log
+from tests import setting_names
 from tests.tidings_process import environment, serving
 from tidings.setting_sources import env_name, load
 from tidings.settings import DERIVED, FLAGS_ONLY, Settings
@@ -66,6 +67,17 @@ async def test_the_clients_code_runs(tmp_path: Path, paper: str, marker: str) ->
         assert "succeeded https://example.com/cat.png" in await running
 
 
+async def test_the_first_report_is_taken(tmp_path: Path) -> None:
+    """The webhook of the page on getting started is genuine for the secret that the page sets, and has its effect."""
+    paper = ROOT / "docs" / "getting-started.md"
+    secret = re.findall(r"^export TIDINGS_REPLICATE_SECRET=(\S+)", paper.read_text(encoding="utf-8"), re.MULTILINE)[0]
+    async with serving(tmp_path, {"TIDINGS_REPLICATE_SECRET": secret}) as service:
+        (code,) = blocks(paper, "python")
+        assert await run(code, tmp_path, http=service.url) == "200\n"
+        printed = await run(python("README.md", "client.finished"), tmp_path, http=service.url)
+        assert printed == "succeeded https://example.com/cat.png\n"
+
+
 async def test_the_librarys_code_runs(tmp_path: Path) -> None:
     """The README's program without a log prints the steps of its prediction."""
     printed = await run(python("README.md", "PredictionStatusManager"), tmp_path)
@@ -100,6 +112,12 @@ def test_the_settings_file_is_right(tmp_path: Path) -> None:
     assert settings.providers["my-shop"].kind == "generic"
 
 
+def test_the_page_on_settings_is_written() -> None:
+    """The page on settings is what their definition says, and says something of each."""
+    assert setting_names.PAGE.read_text(encoding="utf-8") == setting_names.page()
+    assert [name for name, row in setting_names.rows() if row.endswith("|  |")] == []
+
+
 def test_every_setting_is_described() -> None:
     """The page on operating names every setting with its default, and no other."""
     text = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
@@ -109,7 +127,9 @@ def test_every_setting_is_described() -> None:
         assert f"`{default}`" in text
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/python.md", "docs/operations.md"])
+@pytest.mark.parametrize(
+    "name", ["README.md", "docs/python.md", "docs/operations.md", "docs/stores.md", "docs/scaling.md"]
+)
 def test_papers_name_settings_that_exist(name: str) -> None:
     """Settings that a paper for users of the service names are settings."""
     text = (ROOT / name).read_text(encoding="utf-8")

@@ -32,46 +32,83 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Everything that can be set, with its default. Times are seconds, sizes bytes, unless said otherwise."""
 
     host: str = "127.0.0.1"
+    """Address to listen on. Another than loopback needs authentication, or `TIDINGS_ANONYMOUS`."""
     port: Annotated[int, Meta(ge=0, le=65535)] = 8080
+    """Port to listen on; 0: any, told by the line at the start and by `--port-file`."""
     role: tuple[Literal["all", "gateway", "processor", "archiver", "reconciler"], ...] = ("all",)
+    """What this process does; several with commas between."""
     log: str = "sqlite:///data/log.db"
+    """Where reports and changes lie: `sqlite:///FILE`, `kafka://HOST:9092,HOST2:9092`, `memory://`."""
     store: str = "sqlite:///data/store.db"
-    cloudflare_token: str | None = None
-    cloudflare_url: str | None = None
-    worker_token: str | None = None
+    """Where the state lies: the URL of a [store](stores.md)."""
     store_fallback: str | None = None
+    """URL of a second store, which reads use while the first does not answer."""
     store_split: str | None = None
+    """URL and per cent of a second store that holds a part of the predictions: `postgresql://...=10`."""
+    cloudflare_token: str | None = None
+    """API token of Cloudflare's REST API, for `cloudflare-kv://`."""
+    cloudflare_url: str | None = None
+    """Another base URL of that API."""
+    worker_token: str | None = None
+    """Token of the Worker, for `durable-objects://` and `cloudflare-kv+worker://`."""
     prediction_storage_provider: Literal["kv", "do"] | None = None
+    """Chooses a store at Cloudflare where `TIDINGS_STORE` is not set: KV or Durable Objects."""
     require_strong_consistency: bool | None = None
+    """Likewise: Durable Objects."""
     optimize_for_throughput: bool | None = None
+    """Likewise: KV."""
     env: str | None = None
+    """Likewise: `development` is KV."""
     cloudflare_account: str | None = None
+    """The account of the KV namespace that was chosen so."""
     cloudflare_namespace: str | None = None
+    """The namespace."""
     worker_url: str | None = None
+    """The Worker of the Durable Objects that were chosen so."""
     topic_prefix: str = ""
+    """Put before the names of topics and groups (Kafka)."""
     partitions: Positive = 12
+    """Of each topic that is made (Kafka)."""
     retention: Positive = 604800
+    """Seconds that events are kept."""
     log_epoch: Count = 0
+    """To be raised after recreating a topic: the store then belongs to another log."""
     ttl: Seconds = 3600
+    """Seconds that a finished prediction stays visible after its end; 0: for ever."""
     ttl_running: Seconds = 604800
+    """Seconds that an unfinished one stays visible after its last change; 0: for ever."""
     cache_ttl: Seconds = 30
+    """Seconds that a record is served from memory while changes are not followed closely."""
     cache_records: Count = 100000
+    """Records in memory, at most."""
     cache_bytes: Count = 134217728
+    """About how much memory they may take."""
     providers: dict[str, Configuration] = {}
     """Per provider what is set for it; those that nothing is set for are left out."""
     public_url: str | None = None
+    """Where providers reach this service; needed to submit predictions."""
     reconcile_after: Seconds = 60
     """Without news of a prediction, after which it is looked up at its provider."""
     prompt_function: str | None = None
+    """`module:function` that completes the input of a new prediction."""
     estimate_function: str | None = None
+    """`module:function` that estimates how long a new prediction takes."""
     webhook_key: str | None = None
+    """Key of the tokens in webhook addresses; made at the first start where one process does all, needed with roles."""
     jwt_secret: str | None = None
+    """Secret of clients' tokens (HS256); turns authentication on."""
     jwks_url: str | None = None
+    """Where the public keys of clients' tokens are; turns authentication on."""
     jwt_audience: str | None = None
+    """What a token's `aud` must name."""
     jwt_issuer: str | None = None
+    """What a token's `iss` must be."""
     api_keys: tuple[str, ...] = ()
+    """Keys that may watch, read and write everything; turn authentication on."""
     allowed_origins: tuple[str, ...] = ()
+    """Origins of pages elsewhere that may use this service from a browser."""
     trusted_proxies: tuple[str, ...] = ()
+    """Networks whose `X-Forwarded-*` headers are believed."""
     address_connections: Positive = 1000
     """WebSockets of one client address at once; address, owner and session are counted by each gateway process."""
     address_handshakes: Positive = 50
@@ -83,19 +120,29 @@ class Settings(Struct, frozen=True, kw_only=True):
     owner_connections: Positive = 1000
     """WebSockets and event streams at once of one token's `sub`."""
     owner_subscriptions: Positive = 100000
+    """Subscriptions of an owner's sessions together."""
     owner_messages: Positive = 2000
     """Messages that an owner's sessions may send together, a second."""
     session_subscriptions: Positive = 10000
+    """Subscriptions of one session."""
     session_messages: Positive = 200
     """Messages that one session may send, a second."""
     anonymous: bool = False
+    """Serve without authentication on an address other than loopback."""
     assets: str = "file:///data/assets"
+    """Where files and large fields are kept: `file:///FOLDER`, `s3://`, `gs://`, `az://`, `memory://`."""
     archive: Literal["after", "before", "off"] = "after"
+    """When a prediction's files are stored: after its end is announced, before that, or never."""
     assets_ttl: Seconds = 0
+    """Seconds that files are kept; 0: as long as their prediction."""
     assets_allow: tuple[str, ...] = ()
+    """`host:port` of servers that files may be fetched from although private or http."""
     max_body: Positive = 10485760
+    """Bytes of a webhook's body, at most."""
     record_max: Annotated[int, Meta(ge=1024)] = 524288
+    """Bytes of a record, at most; fixed in a store by its first opener."""
     strict: bool = False
+    """Refuse a status that skips one, instead of implying the steps between; fixed in a store by its first opener."""
     traces: str | None = None
     """The address of an OTLP/HTTP collector; None: no traces are made."""
     trace_sample: Annotated[float, Meta(ge=0, le=1)] = 0.01

@@ -22,6 +22,7 @@ class Configuration(Struct, frozen=True, kw_only=True):
     url: str | None = None
     """Base URL of the provider's API, where another than its public one is meant."""
     jwks_url: str | None = None
+    """Where the public keys of its webhooks are (fal, Gemini)."""
     tolerance: float | None = None
     """Seconds that a signed timestamp may lie in the past or the future; None: the provider's own."""
     concurrency: Annotated[int, Meta(ge=1, le=1000)] | None = None
