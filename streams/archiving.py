@@ -124,12 +124,12 @@ class Archiving:
         found = sources(record, await self._output(record))
         if not found and record.pending is None:
             return
-        folder = self._names.folder(work.prediction_id, record.created_at)
+        folder = self.folder(record)
         if len(found) > MAX_OUTPUTS:
             await self._say(record, [], f"{len(found)} files, and at most {MAX_OUTPUTS} are kept")
             return
         if found:
-            await self._objects.put(f"{index_of(work.prediction_id)}/{folder}", b"")  # 2
+            await self._objects.put(f"{index_of(work.prediction_id)}/{folder}", work.prediction_id.encode())  # 2
             self._reached(2)
             await self._fetch_all(work, record, folder, found)  # 3
             self._reached(3)
@@ -138,6 +138,10 @@ class Archiving:
         self.failures += len(work.failed)
         await self._check_still_there(record, folder)  # 5
         self._reached(5)
+
+    def folder(self, record: Prediction) -> str:
+        """Where the files of this prediction lie."""
+        return self._names.folder(record.prediction_id, record.created_at)
 
     def wait(self, tries: int) -> float:
         """Seconds before the next try."""
@@ -284,7 +288,7 @@ class Archiving:
         standing = stored.standing() if stored is not None else None
         mine = ""
         if isinstance(standing, Prediction):
-            mine = self._names.folder(prediction_id, standing.created_at)
+            mine = self.folder(standing)
         index = index_of(prediction_id)
         async for portion in self._objects.list(index):
             for entry in portion:

@@ -2,7 +2,7 @@
 
 ```
 {folder}/{index}            the files; the folder's name is a secret
-index/{id's hash}/{folder}  empty: which folders a prediction has, for the day when it is deleted
+index/{id's hash}/{folder}  the id: which folders a prediction has, for the day when it is deleted
 blobs/{id's hash}/{hash}    fields that are too large for a record (streams/blobs.py)
 ```
 """

@@ -65,7 +65,8 @@ async def archiving(settings: Settings, parts: Parts, load: Load) -> AsyncIterat
         mode=mode,
     )
     archiver = Archiver(parts.log, work)
-    sweep = StorageSweep(parts.objects, load, assets_ttl=settings.assets_ttl, records_live=_records_live(settings))
+    live = _records_live(settings)
+    sweep = StorageSweep(parts.objects, load, assets_ttl=settings.assets_ttl, records_live=live, archiving=work)
     task = asyncio.create_task(archiver.run(), name="archiver")
     sweeper = asyncio.create_task(sweep.run(), name="storage-sweep")
     try:

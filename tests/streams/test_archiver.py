@@ -20,7 +20,7 @@ from streams.archiving import Patience
 from streams.asset_names import AssetNames, index_of, is_asset_path
 from streams.downloads import Limits
 from streams.memory_log import MemoryLog
-from streams.storage_sweep import StorageSweep
+from streams.storage_sweep import PARTS, StorageSweep
 from tests.conditions import eventually
 from tests.streams.archive import KEY, SOON, archiving
 from tests.streams.test_downloads import PICTURE, Site, endless, gone, picture, redirect, unavailable
@@ -327,6 +327,35 @@ async def test_files_go_after_their_time(tmp_path: Path) -> None:
             sweep = StorageSweep(objects, at.pipe.store.load, assets_ttl=10, clock=lambda age=age: stored + age)  # type: ignore[misc]
             assert await sweep.sweep_files() == removed
         assert {path.partition("/")[0] for path in await at.files()} == {"blobs"}
+
+
+@pytest.mark.parametrize("output", [True, False])
+async def test_files_of_a_prediction_that_was_replaced_within_a_batch_go(output: bool) -> None:
+    """Deleted and begun anew in one batch, no deletion is announced; the sweep removes the old files, and those alone."""
+    async with Site(picture).open() as site, archiving(site.place) as at:
+        for key in ("p1", "p2"):
+            url = f"http://{site.place}/old"
+            await at.send({"status": "succeeded", "output": url, "payload": {"a": "x" * 40_000}}, key=key)
+        old, other = await at.dealt_with(), await at.dealt_with("p2")
+        await at.idle()
+        before = len(await at.pipe.changes())
+        again: dict[str, Any] = {"type": "create", "id": "c2", "at": old.created_at + 1, "status": "succeeded"}
+        if output:
+            again["output"] = f"http://{site.place}/new"
+        await at.send({"type": "delete"}, again)
+        await at.idle()
+        news = [change for change in (await at.pipe.changes())[before:] if change.prediction_id == "p1"]
+        assert not news[0].deleted, "two batches: nothing was tried"
+        record = await at.pipe.prediction("p1")
+        assert f"{NAMES.folder('p1', old.created_at)}/0" in await at.files()
+        sweep = StorageSweep(at.objects, at.pipe.store.load, archiving=at.archiving, clock=lambda: time.time() + 3600)
+        removed = [await sweep.sweep_replaced() for _ in range(PARTS)]
+        assert sum(removed) == 1
+        kept = {path for path in await at.files() if is_asset_path(path)}
+        mine = {record.image_path} if output else set()
+        assert kept == mine | {other.image_path}
+        assert [path for path in await at.files() if path.startswith(f"{blobs.folder('p1')}/sha256-")] == []
+        assert [path for path in await at.files() if path.startswith(f"{blobs.folder('p2')}/sha256-")] != []
 
 
 async def test_large_fields_go_when_their_record_was_purged() -> None:
