@@ -5,6 +5,7 @@ import contextlib
 import json
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import httpx
@@ -13,7 +14,8 @@ import pytest
 import structlog
 from websockets.asyncio.client import ClientConnection, connect
 
-from gateway.tokens import Claims, SecretTokens
+import gateway.sse
+from gateway.tokens import ApiKeys, Claims, SecretTokens, Tokens
 from storage.objects import ObjectStorage
 from storage.prediction import Prediction
 from streams import blobs
@@ -32,11 +34,13 @@ WATCHES: dict[str, dict[str, Any]] = {
     "all": {"all": True},
 }
 WIDE: dict[str, set[str]] = {
-    "owner": {"owner", "listed owner", "watch:all", "admin"},
-    "tag": {"listed tag", "watch:all", "admin"},
-    "model": {"listed model", "watch:all", "admin"},
-    "all": {"watch:all", "admin"},
+    "owner": {"owner", "listed owner", "watch:all", "API key", "admin"},
+    "tag": {"listed tag", "watch:all", "API key", "admin"},
+    "model": {"listed model", "watch:all", "API key", "admin"},
+    "all": {"watch:all", "API key", "admin"},
 }
+API_KEY = "a key of forty characters and a few more"
+"""Has the rights that the table says of API keys, without any claims."""
 SEES = TABLE["read"]
 WATCHES_IT = TABLE["watch"]
 
@@ -52,6 +56,8 @@ class Taker:
 
 
 def token(caller: str, **more: Any) -> str:
+    if caller == "API key":
+        return API_KEY
     return jwt.encode({"exp": time.time() + 60, **CALLERS[caller], **more}, SECRET, algorithm="HS256")
 
 
@@ -97,7 +103,7 @@ async def calling(name: str) -> AsyncIterator[Caller]:
     objects = ObjectStorage("memory://")
     await objects.put(blobs.path("p1", HASH), json.dumps(CONTENT).encode())
     settings: dict[str, Any] = {
-        "authenticator": SecretTokens(SECRET, Claims()),
+        "authenticator": Tokens([ApiKeys((API_KEY,)), SecretTokens(SECRET, Claims())]),
         "submitter": Taker(),
         "objects": objects,
     }
@@ -131,6 +137,38 @@ async def test_reading(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CALLERS)
+async def test_waiting_for_the_next_change(name: str) -> None:
+    """The long poll brings the next change to those who may read it; to others it is as if nothing were there."""
+    async with calling(name) as caller:
+        waits = {"If-None-Match": '"2"', "Prefer": "wait=20"}
+        asking = asyncio.create_task(caller.ask("GET", "/api/predictions/p1", headers=waits))
+        if name not in SEES:
+            answer = await asking  # at once, and before any change
+            absent = await caller.ask("GET", "/api/predictions/p2", headers=waits)
+            assert (answer.status_code, answer.content) == (404, absent.content.replace(b"p2", b"p1"))
+            assert not any(CONTENT in told for told in caller.told)
+            return
+        await eventually(lambda: bool(caller.service.reader._waiters))
+        await caller.service.put(prediction("p1", **RECORD, version=3))
+        answer = await asking
+        assert (answer.status_code, answer.headers["ETag"]) == (200, '"3"')
+        assert CONTENT in answer.text
+
+
+@pytest.mark.parametrize("name", ["owner", "read:all", "API key", "admin"])
+async def test_a_change_of_hands_while_waiting(name: str) -> None:
+    """A prediction that is deleted and made anew for a stranger ends the wait with 404 for whom it is not."""
+    async with calling(name) as caller:
+        waits = {"If-None-Match": '"2"', "Prefer": "wait=20"}
+        asking = asyncio.create_task(caller.ask("GET", "/api/predictions/p1", headers=waits))
+        await eventually(lambda: bool(caller.service.reader._waiters))
+        await caller.service.put(prediction("p1", owner="zoe", prompt="of zoe", version=9))
+        answer = await asking
+        assert answer.status_code == (404 if name == "owner" else 200)
+        assert ("of zoe" in answer.text) == (name != "owner")
+
+
+@pytest.mark.parametrize("name", CALLERS)
 async def test_writing(name: str) -> None:
     """PATCH, cancel and DELETE are for those whom the table names; others get 403 where they see it, and else 404."""
     async with calling(name) as caller:
@@ -157,7 +195,7 @@ async def test_creating(name: str) -> None:
         order = {"provider": "replicate", "model": "m"}
         subject = CALLERS[name].get("sub")
         own = await caller.ask("POST", "/api/predictions", json={**order, "predictionId": "own"})
-        assert own.status_code == (201 if subject or name in {"write", "admin"} else 403), own.text
+        assert own.status_code == (201 if subject or name in {"write", "API key", "admin"} else 403), own.text
         other = await caller.ask("POST", "/api/predictions", json={**order, "predictionId": "other", "owner": "zoe"})
         assert other.status_code == (201 if name in TABLE["create other"] else 403), other.text
         taken = await caller.ask("POST", "/api/predictions", json={**order, "predictionId": "p1"})
@@ -211,6 +249,36 @@ async def test_watching_by_event_stream(name: str) -> None:
             assert (CONTENT in heard) == allowed
         if not watches:
             assert not any(CONTENT in told for told in caller.told)
+
+
+@pytest.mark.parametrize("name", CALLERS)
+async def test_changes_on_event_streams(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A change comes on every stream to those who may watch it; on nobody else's there is so much as an id."""
+    monkeypatch.setattr(gateway.sse, "PING_EVERY", 0.2)
+    async with calling(name) as caller:
+        watches = name in WATCHES_IT
+        for version, path in ((3, "/api/predictions/p1/events"), (4, "/api/events?predictions=p1,p2")):
+            async with asyncio.timeout(20), caller.client.stream("GET", path) as answer:
+                pieces = answer.aiter_text()
+                await read_until(pieces, "event: synced")
+                await caller.service.put(prediction("p1", **RECORD, version=version))
+                await eventually(partial(announced, caller.service, version))
+                # The second comment has been written after the change.
+                heard = await read_until(pieces, "event: change" if watches else ":\n\n:\n\n")
+            assert ("event: change" in heard) == watches
+            assert (CONTENT in heard) == watches
+
+
+def announced(service: SmallService, version: int) -> bool:
+    return service.hub.version("p1") == version
+
+
+async def read_until(pieces: AsyncIterator[str], mark: str) -> str:
+    """What a stream says up to the mark."""
+    heard = ""
+    while mark not in heard:
+        heard += await anext(pieces)
+    return heard
 
 
 async def told_of_a_change(caller: Caller, socket: ClientConnection, version: int) -> list[dict[str, Any]]:

@@ -23,17 +23,36 @@ CALLERS: dict[str, dict[str, Any]] = {
     "read:all": {"scope": "read:all"},
     "watch:all": {"scope": "watch:all"},
     "write": {"scope": "write"},
+    "API key": {"scope": "watch:all read:all write"},
     "admin": {"scope": "admin"},
 }
 
 TABLE: dict[str, set[str]] = {
-    "watch": {"owner", "listed prediction", "listed owner", "listed tag", "listed model", "watch:all", "admin"},
-    "read": {"owner", "listed prediction", "listed owner", "listed tag", "listed model", "read:all", "admin"},
-    "create own": {"owner", "write", "admin"},
-    "create other": {"write", "admin"},
-    "cancel": {"owner", "write", "admin"},
-    "delete": {"owner", "write", "admin"},
-    "patch": {"write", "admin"},
+    "watch": {
+        "owner",
+        "listed prediction",
+        "listed owner",
+        "listed tag",
+        "listed model",
+        "watch:all",
+        "API key",
+        "admin",
+    },
+    "read": {
+        "owner",
+        "listed prediction",
+        "listed owner",
+        "listed tag",
+        "listed model",
+        "read:all",
+        "API key",
+        "admin",
+    },
+    "create own": {"owner", "write", "API key", "admin"},
+    "create other": {"write", "API key", "admin"},
+    "cancel": {"owner", "write", "API key", "admin"},
+    "delete": {"owner", "write", "API key", "admin"},
+    "patch": {"write", "API key", "admin"},
     "admin": {"admin"},
 }
 
@@ -78,8 +97,10 @@ def test_open_allows_everything(right: str) -> None:
 def test_a_record_of_nobody_is_seen_by_all_scopes_and_named_ids_alone(caller: str) -> None:
     """A tag or a model that is listed does not give a record without an owner away."""
     holder = permissions(CALLERS[caller])
-    assert holder.may_read("p1", None, "m", ("t",)) == (caller in {"listed prediction", "read:all", "admin"})
-    assert holder.may_watch("p1", None, "m", ("t",)) == (caller in {"listed prediction", "watch:all", "admin"})
+    assert holder.may_read("p1", None, "m", ("t",)) == (caller in {"listed prediction", "read:all", "API key", "admin"})
+    assert holder.may_watch("p1", None, "m", ("t",)) == (
+        caller in {"listed prediction", "watch:all", "API key", "admin"}
+    )
     assert not permissions({}).may_read("p1", None, None, ())
 
 
@@ -97,10 +118,10 @@ def test_rights_are_the_union_of_the_claims() -> None:
 @pytest.mark.parametrize(
     ("kind", "callers"),
     [
-        ("owner", {"owner", "listed owner", "watch:all", "admin"}),
-        ("tag", {"listed tag", "watch:all", "admin"}),
-        ("model", {"listed model", "watch:all", "admin"}),
-        ("all", {"watch:all", "admin"}),
+        ("owner", {"owner", "listed owner", "watch:all", "API key", "admin"}),
+        ("tag", {"listed tag", "watch:all", "API key", "admin"}),
+        ("model", {"listed model", "watch:all", "API key", "admin"}),
+        ("all", {"watch:all", "API key", "admin"}),
     ],
 )
 def test_wide_subscriptions(kind: str, callers: set[str]) -> None:
