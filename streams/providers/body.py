@@ -35,10 +35,15 @@ class Said(TypedDict, total=False):
     notice: bool
 
 
+class _Identity(Struct, frozen=True, gc=False):
+    id: str | None = None
+
+
 class _Input(Struct, frozen=True, gc=False):
     prompt: str | None = None
 
 
+_identity = msgspec.json.Decoder(_Identity)
 _input = msgspec.json.Decoder(_Input)
 _NULL = Raw(b"null")
 _text = msgspec.json.Decoder(str)
@@ -71,6 +76,12 @@ def peek(decoder: msgspec.json.Decoder[T], body: bytes) -> T | None:
         return decoder.decode(body)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         return None
+
+
+def plain_id(body: bytes) -> str | None:
+    """`id` of a body, where there is such a string."""
+    found = peek(_identity, body)
+    return found.id if found is not None else None
 
 
 def identify(webhook: Webhook, own: str | None) -> str:

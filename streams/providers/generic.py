@@ -26,8 +26,8 @@ from storage.prediction import ABSENT, Status
 from streams.event import Event, Poison
 from streams.providers import body as bodies
 from streams.providers.configuration import BadConfiguration, Configuration
-from streams.providers.provider import BadSignature, Webhook
-from streams.providers.signatures import check_hex_hmac, check_word, open_secrets, required
+from streams.providers.provider import Webhook
+from streams.providers.signatures import ByAddress, check_hex_hmac, open_secrets, required
 from streams.providers.standard_webhooks import StandardWebhooks, header_bytes, open_keys
 
 FIELDS = ("id", "status", "payload", "prompt", "model", "output", "error", "logs", "progress", "generation_time")
@@ -116,17 +116,8 @@ class Generic(Struct, frozen=True):
         return bodies.given(value)
 
 
-class GenericByAddress(Generic, frozen=True):
+class GenericByAddress(ByAddress, Generic, frozen=True):
     """The same for a sender that signs nothing."""
-
-    def verify(self, headers: Mapping[str, str], body: bytes, now: float) -> str | None:  # noqa: ARG002 - the protocol
-        """Refuses: nothing in headers or body proves it; see `verify_address`."""
-        raise BadSignature("nothing is signed; give the provider an address with a token")
-
-    def verify_address(self, token: str | None, proven: bool) -> None:
-        """By the prediction's own token, or by the configured secret as the address's token."""
-        if not proven:
-            check_word(self.secrets, token)
 
 
 def _number(raw: Raw, name: str, most: float) -> float | None:

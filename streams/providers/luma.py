@@ -3,8 +3,6 @@
 Pure. Source: Luma's API reference, generations and callbacks.
 """
 
-from collections.abc import Mapping
-
 import msgspec
 from msgspec import Raw, Struct
 
@@ -12,8 +10,8 @@ from storage.prediction import ABSENT, Status
 from streams.event import Event
 from streams.providers import body as bodies
 from streams.providers.configuration import Configuration
-from streams.providers.provider import BadSignature, Webhook
-from streams.providers.signatures import check_word, open_secrets
+from streams.providers.provider import Webhook
+from streams.providers.signatures import ByAddress, open_secrets
 
 STATUSES = {
     "queued": Status.STARTING,
@@ -32,15 +30,10 @@ class _Generation(Struct, frozen=True, gc=False):
     request: Raw = ABSENT
 
 
-class _Identity(Struct, frozen=True, gc=False):
-    id: str | None = None
-
-
 _generation = msgspec.json.Decoder(_Generation)
-_identity = msgspec.json.Decoder(_Identity)
 
 
-class Luma(Struct, frozen=True):
+class Luma(ByAddress, Struct, frozen=True):
     """Luma's callbacks."""
 
     secrets: tuple[bytes, ...]
@@ -50,19 +43,9 @@ class Luma(Struct, frozen=True):
         """Show no secret."""
         return f"Luma({len(self.secrets)} secrets)"
 
-    def verify(self, headers: Mapping[str, str], body: bytes, now: float) -> None:  # noqa: ARG002 - by the protocol
-        """Refuses: nothing in headers or body proves it; see `verify_address`."""
-        raise BadSignature("nothing is signed; give the provider an address with a token")
-
-    def verify_address(self, token: str | None, proven: bool) -> None:
-        """By the prediction's own token, or by the configured secret as the address's token."""
-        if not proven:
-            check_word(self.secrets, token)
-
     def prediction_id(self, body: bytes) -> str | None:
         """The generation's `id`."""
-        found = bodies.peek(_identity, body)
-        return found.id if found is not None else None
+        return bodies.plain_id(body)
 
     def translate(self, webhook: Webhook) -> Event:
         """The generation as it stands."""

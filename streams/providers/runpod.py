@@ -3,8 +3,6 @@
 Pure. Source: RunPod's documentation of serverless endpoints (job states, webhooks).
 """
 
-from collections.abc import Mapping
-
 import msgspec
 from msgspec import Raw, Struct
 
@@ -12,9 +10,9 @@ from storage.prediction import ABSENT, Status
 from streams.event import Event
 from streams.providers import body as bodies
 from streams.providers.configuration import Configuration
-from streams.providers.provider import BadSignature, Webhook
+from streams.providers.provider import Webhook
 from streams.providers.runpod_api import URL, RunPodApi
-from streams.providers.signatures import check_word, open_secrets
+from streams.providers.signatures import ByAddress, open_secrets
 
 STATUSES = {
     "IN_QUEUE": Status.STARTING,
@@ -36,15 +34,10 @@ class _Job(Struct, frozen=True, gc=False, rename="camel"):
     execution_time: float | None = None
 
 
-class _Identity(Struct, frozen=True, gc=False):
-    id: str | None = None
-
-
 _job = msgspec.json.Decoder(_Job)
-_identity = msgspec.json.Decoder(_Identity)
 
 
-class RunPod(Struct, frozen=True):
+class RunPod(ByAddress, Struct, frozen=True):
     """RunPod's webhooks."""
 
     secrets: tuple[bytes, ...]
@@ -56,19 +49,9 @@ class RunPod(Struct, frozen=True):
         """Show no secret."""
         return f"RunPod({len(self.secrets)} secrets)"
 
-    def verify(self, headers: Mapping[str, str], body: bytes, now: float) -> None:  # noqa: ARG002 - by the protocol
-        """Refuses: nothing in headers or body proves it; see `verify_address`."""
-        raise BadSignature("nothing is signed; give the provider an address with a token")
-
-    def verify_address(self, token: str | None, proven: bool) -> None:
-        """By the prediction's own token, or by the configured secret as the address's token."""
-        if not proven:
-            check_word(self.secrets, token)
-
     def prediction_id(self, body: bytes) -> str | None:
         """The job's `id`."""
-        found = bodies.peek(_identity, body)
-        return found.id if found is not None else None
+        return bodies.plain_id(body)
 
     def translate(self, webhook: Webhook) -> Event:
         """The job as it stands."""

@@ -28,6 +28,23 @@ class ProvenByAddress(Protocol):
         """
 
 
+class ByAddress:
+    """What providers that sign nothing have in common: `ProvenByAddress` with the configured secrets."""
+
+    __slots__ = ()
+
+    secrets: tuple[bytes, ...]
+
+    def verify(self, headers: Mapping[str, str], body: bytes, now: float) -> str | None:  # noqa: ARG002 - the protocol
+        """Refuses: nothing in headers or body proves it; see `verify_address`."""
+        raise BadSignature("nothing is signed; give the provider an address with a token")
+
+    def verify_address(self, token: str | None, proven: bool) -> None:
+        """By the prediction's own token, or by the configured secret as the address's token."""
+        if not proven:
+            check_word(self.secrets, token)
+
+
 def open_secrets(provider: str, configuration: Configuration) -> tuple[bytes, ...]:
     """The secrets as the bytes of their text; none where none is set.
 
