@@ -1,0 +1,143 @@
+"""Comparing a store with the log, and mending it by events."""
+
+import json
+import tempfile
+from argparse import Namespace
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tidings.commands import running
+from tidings.commands.progress import Bar
+from tidings.commands.rebuilding import rebuilder, span_of, table
+from tidings.settings import Settings
+
+if TYPE_CHECKING:
+    from storage.store import PredictionStore
+    from streams.log import Log, NewRecord
+    from streams.replay import Progress, Span
+    from streams.verification import Difference, Verification
+
+IN_MEMORY = 200_000
+"""Events up to which a comparison rebuilds in memory; beyond, in a temporary file."""
+EXAMPLES = 10
+"""Differences that are named one by one."""
+REPAIRS_AT_ONCE = 500
+
+
+async def compare(arguments: Namespace, settings: Settings) -> int:
+    """Compare the store with the log, and mend it where that is asked for; returns the exit code."""
+    from streams.processor import GROUP
+    from streams.verification import verify
+    from tidings.parts import claim, log_of, store_of
+
+    log = await log_of(settings)
+    try:
+        live = await store_of(settings)
+        try:
+            rules = await claim(log, live, settings)
+            what = await span_of(log, "beginning", None)
+            with Bar("verify", "events", quiet=arguments.as_json) as bar:
+                async with _scratch(what) as scratch:
+                    rebuild = rebuilder(settings, log, scratch, rules, arguments.only, bar)
+                    await rebuild.run(what)
+                    found = await verify(rebuild, scratch, live, log, group=GROUP)
+                    found.differences = [d for d in found.differences if arguments.only in (None, d.prediction_id)]
+                    repairs = [repair(difference, found.upto) for difference in found.faults]
+                seconds = bar.seconds
+            if arguments.repair and not arguments.dry_run:
+                await _append(log, repairs)
+            _report(arguments, found, rebuild.progress, seconds)
+        finally:
+            await live.close()
+    finally:
+        await log.close()
+    if arguments.repair and not arguments.dry_run:
+        return running.DONE
+    return running.FAILED if found.faults else running.DONE
+
+
+@asynccontextmanager
+async def _scratch(what: "Span") -> "AsyncIterator[PredictionStore]":
+    """A store to rebuild into that is gone afterwards."""
+    from storage.factory import open_store
+
+    with tempfile.TemporaryDirectory(prefix="tidings-verify-") as folder:
+        url = "memory://" if what.total <= IN_MEMORY else f"sqlite:///{Path(folder) / 'scratch.db'}"
+        store = await open_store(url)
+        try:
+            yield store
+        finally:
+            await store.close()
+
+
+def repair(difference: "Difference", upto: Mapping[int, int]) -> "NewRecord":
+    """The event that makes the live record what the log says, at a version of its own."""
+    import msgspec
+
+    from streams.log import NewRecord
+
+    rebuilt, live = difference.rebuilt, difference.live
+    gone = rebuilt is None or rebuilt.deleted
+    event = {
+        "type": "repair",
+        "predictionId": difference.prediction_id,
+        "replace": None if rebuilt is None or gone else msgspec.Raw(rebuilt.encoded),
+        "version": (live.version if live is not None else 0) + 1,
+        "upto": {str(partition): offset for partition, offset in upto.items()},
+        "source": "replay",
+    }
+    return NewRecord(difference.prediction_id.encode(), msgspec.json.encode(event))
+
+
+async def _append(log: "Log", repairs: "list[NewRecord]") -> None:
+    from streams.log import EVENTS
+
+    for first in range(0, len(repairs), REPAIRS_AT_ONCE):
+        await log.append(EVENTS, repairs[first : first + REPAIRS_AT_ONCE])
+
+
+def _report(arguments: Namespace, found: "Verification", progress: "Progress", seconds: float) -> None:
+    repaired = len(found.faults) if arguments.repair and not arguments.dry_run else 0
+    summary = {
+        "compared": found.compared,
+        "equal": found.equal,
+        "hidden": found.hidden,
+        **dict(sorted(found.by_kind().items())),
+        "faults": len(found.faults),
+        **({"repaired": repaired} if arguments.repair else {}),
+        "events": progress.read,
+        "seconds": round(seconds, 3),
+    }
+    examples = [example(difference) for difference in found.differences[:EXAMPLES]]
+    if arguments.as_json:
+        named: dict[str, list[str]] = {}
+        for difference in found.differences:
+            named.setdefault(difference.kind, []).append(difference.prediction_id)
+        running.say(json.dumps({**summary, "examples": examples, "predictions": named}))
+        return
+    title = "the store says what the log says"
+    if found.faults:
+        title = "the store differs from the log"
+    elif found.differences:
+        title = "no faults: what differs is explained by its kind"
+    table(title, summary)
+    for one in examples:
+        live, rebuilt = one["liveVersion"], one["rebuiltVersion"]
+        running.say(f"  {one['kind']}: {one['predictionId']} (store: version {live}, log: version {rebuilt})")
+    if len(found.differences) > EXAMPLES:
+        running.say(f"  ... and {len(found.differences) - EXAMPLES:,} more; --json names all")
+    if found.faults and not arguments.repair:
+        running.say("tidings replay --repair mends the faults while the service runs")
+
+
+def example(difference: "Difference") -> dict[str, Any]:
+    """A difference in a few words."""
+    live, rebuilt = difference.live, difference.rebuilt
+    return {
+        "predictionId": difference.prediction_id,
+        "kind": difference.kind,
+        "liveVersion": live.version if live is not None else None,
+        "rebuiltVersion": rebuilt.version if rebuilt is not None else None,
+    }
