@@ -38,6 +38,7 @@ def build_app(gateway: Gateway) -> web.Application:
     door = Door(gateway)
     writes = Writes(gateway, door)
     streams = EventStreams(gateway, door)
+    gateway.event_streams = streams.__len__
     webhook = webhook_handler(gateway)
     # The routes with the most traffic come first among those of equal depth.
     _add(app, "GET", "/api/predictions/{id}", read_handler(gateway, door))

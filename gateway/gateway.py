@@ -126,5 +126,7 @@ class Gateway:
     """Where the spans of sampled webhooks go; None: nothing is traced here."""
     degraded: Callable[[], bool] = _never
     """Whether the last read that the cache could not answer came from the fallback store: what it says of a 404."""
+    event_streams: Callable[[], int] = int
+    """How many event streams are open."""
     websocket: Callable[[web.Request], Awaitable[web.StreamResponse]] | None = None
     """Serves `/api/ws` on connections that the HTTP server has already."""

@@ -16,6 +16,7 @@ from gateway.hub import Hub
 from storage.prediction import Status, Tombstone, encode
 from storage.store import Stored
 from streams.changes import Change, parse
+from streams.histogram import Histogram
 from streams.log import CHANGES, Log, LogError, Position, Record
 
 SLICE = 1_000
@@ -93,6 +94,8 @@ class ChangesReader:
         """Changes read so far."""
         self.lag = 0
         """Records behind the ends of the topic, as `measure` found last."""
+        self.to_push = Histogram()
+        """From the announcement of a change to the end of its fan-out, of the oldest of those that are read at once."""
         self.seen_at = 0.0
         """When it was last caught up or got a batch, on the monotonic clock."""
 
@@ -248,6 +251,8 @@ class ChangesReader:
         self._remember(changes)
         for _ in self._hub.fan_out(changes):
             await asyncio.sleep(0)
+        if self._caught_up.is_set():  # what was there before us is not late
+            self.to_push.observe(time.time() - batch[0].timestamp / 1000)
 
     def _remember(self, changes: Sequence[Change]) -> None:
         """Keep the last changes for a while, and answer those who wait for one."""

@@ -73,7 +73,7 @@ def webhook_handler(gateway: Gateway, clock: Callable[[], float] = time.time) ->
         try:
             answered = await take(request, name)
         except Problem as refused:
-            counts.answered(name if name in providers else "", refused.status)
+            counts.refused(name if name in providers else "", refused.status, refused.code)
             refusals.note(request, name if name in providers else "", refused)
             raise
         counts.answered(name, 200)

@@ -78,6 +78,11 @@ class CloudflareKvStore:
         self._listed_at = float("-inf")
         self._flusher = KvFlusher(namespace, self._pair, self._interval_of)
 
+    @property
+    def buffered(self) -> int:
+        """Keys that are applied here and not written to KV yet."""
+        return self._flusher.pending
+
     @classmethod
     async def open(
         cls,

@@ -37,6 +37,10 @@ _log = structlog.get_logger("tidings.projection")
 class Projecting(Protocol):
     """A store that decides by a copy of its own, and shows it to others late."""
 
+    @property
+    def buffered(self) -> int:
+        """Writes that the copy has and the store does not yet."""
+
     async def load(self, prediction_ids: Sequence[str]) -> dict[str, Stored]:
         """What the copy has."""
 

@@ -29,11 +29,17 @@ class Statistics:
         self.unknown_fields = 0
         self.dead_letters: dict[str, int] = {}
         """By code."""
-        self.seconds = dict.fromkeys(STAGES, 0.0)
+        self.stages = {stage: Histogram() for stage in STAGES}
+        """How long each stage of a batch took."""
         self.to_change = Histogram()
         """From an event's append to the announcement of what it changed; of several at once the last event's."""
         self.last_alive = monotonic()
         """When the loop last went round (monotonic seconds), for a watch from outside it."""
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Spent in each stage so far."""
+        return {stage: spent.total for stage, spent in self.stages.items()}
 
     def alive(self) -> None:
         """The loop went round."""
@@ -56,7 +62,7 @@ class Statistics:
                     ages.append(now - folded.recorded_at / 1000)
         self.to_change.observe_all(ages)
         for stage, spent in zip(STAGES, seconds, strict=True):
-            self.seconds[stage] += spent
+            self.stages[stage].observe(spent)
         self.last_alive = monotonic()
 
     def snapshot(self) -> dict[str, object]:

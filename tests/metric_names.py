@@ -10,7 +10,17 @@ from prometheus_client import CollectorRegistry
 from storage.memory import MemoryStore
 from storage.observed import ObservedStore
 from tidings.metrics import Family
-from tidings.metrics_of import ARCHIVER, CACHE, GATEWAY, LOG, PROCESSOR, PROVIDERS, SERVICE
+from tidings.metrics_of import (
+    ARCHIVER,
+    CACHE,
+    GATEWAY,
+    LOG,
+    PROCESSOR,
+    PROJECTION,
+    PROVIDERS,
+    SERVICE,
+    TRACES,
+)
 
 PAGE = Path(__file__).parent.parent / "docs" / "metrics.md"
 
@@ -22,6 +32,8 @@ PARTS: tuple[tuple[str, tuple[Family[Any], ...]], ...] = (
     ("The gateway", GATEWAY),
     ("The archiver", ARCHIVER),
     ("Work with providers", PROVIDERS),
+    ("A store that takes its time", PROJECTION),
+    ("Traces", TRACES),
 )
 
 ELSEWHERE = {"up": (), "process_cpu_seconds_total": (), "process_resident_memory_bytes": ()}

@@ -1,7 +1,7 @@
 """The metrics of each part: one table a part, in which every name, its meaning and where it is read stand together."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,8 +13,10 @@ from storage.cached import CachedStore
 from streams.archiver import Archiver
 from streams.log import Log
 from streams.observed_log import Appends, ObservedLog
+from streams.projection import Projecting
 from tidings.metrics import Family, Sample, by_name
 from tidings.tasks import ProviderTasks
+from tidings.traces import OpenTracing
 
 if TYPE_CHECKING:
     from tidings.observation import Observation
@@ -28,6 +30,7 @@ class GatewayParts:
     reader: ChangesReader
     hub: Hub
     webhooks: WebhookCounts
+    event_streams: Callable[[], int]
 
 
 # ---- every role ----
@@ -186,10 +189,10 @@ PROCESSOR: tuple[Family["Observation"], ...] = (
         lambda o: max(0.0, time.monotonic() - o.processor.statistics.last_alive),
     ),
     Family(
-        "tidings_processor_stage_seconds_total",
-        "counter",
-        "Time spent in each stage of the commit.",
-        lambda o: by_name(o.processor.statistics.seconds),
+        "tidings_processor_stage_seconds",
+        "histogram",
+        "Time that a batch spends in each stage of the commit.",
+        lambda o: [((stage,), spent) for stage, spent in o.processor.statistics.stages.items()],
         ("stage",),
     ),
     Family(
@@ -217,12 +220,22 @@ GATEWAY: tuple[Family[GatewayParts], ...] = (
         ("provider", "status"),
     ),
     Family(
+        "tidings_webhooks_refused_total",
+        "counter",
+        "Webhooks that were not taken, by provider and reason.",
+        lambda parts: [
+            ((name or "unknown", code), count) for (name, code), count in sorted(parts.webhooks.refusals.items())
+        ],
+        ("provider", "reason"),
+    ),
+    Family(
         "tidings_webhook_seconds",
         "histogram",
         "From a webhook's last byte to its being durable.",
         lambda parts: parts.webhooks.seconds,
     ),
     Family("tidings_sessions", "gauge", "WebSocket sessions open.", lambda parts: len(parts.sessions)),
+    Family("tidings_event_streams", "gauge", "Event streams open.", lambda parts: parts.event_streams()),
     Family("tidings_sessions_opened_total", "counter", "Sessions opened.", lambda parts: parts.sessions.opened),
     Family(
         "tidings_sessions_closed_total",
@@ -256,6 +269,13 @@ GATEWAY: tuple[Family[GatewayParts], ...] = (
         lambda parts: parts.reader.changes,
     ),
     Family(
+        "tidings_change_to_push_seconds",
+        "histogram",
+        "From the announcement of a change to its being handed to every session that watches it; of those read at once "
+        "the oldest.",
+        lambda parts: parts.reader.to_push,
+    ),
+    Family(
         "tidings_changes_caught_up",
         "gauge",
         "1 while the reader of the changes follows.",
@@ -266,6 +286,29 @@ GATEWAY: tuple[Family[GatewayParts], ...] = (
         "counter",
         "Changes handed to sessions, one for each that got it.",
         lambda parts: parts.hub.deliveries,
+    ),
+)
+
+# ---- stores that take their time ----
+
+PROJECTION: tuple[Family[Projecting], ...] = (
+    Family(
+        "tidings_store_writes_buffered",
+        "gauge",
+        "Writes that are announced, and that the store (Cloudflare KV) has not taken yet.",
+        lambda store: store.buffered,
+    ),
+)
+
+# ---- traces ----
+
+TRACES: tuple[Family[OpenTracing], ...] = (
+    Family(
+        "tidings_spans_total",
+        "counter",
+        "Spans by what became of them: sent to the collector, or lost because it did not take them.",
+        lambda traces: [(("sent",), traces.sent), (("lost",), traces.lost)],
+        ("result",),
     ),
 )
 

@@ -17,10 +17,23 @@ from streams.archiver import Archiver
 from streams.breaker import Breaker, poison
 from streams.log import CHANGES, EVENTS, Log
 from streams.processor import Processor
+from streams.projection import Projecting
 from tidings.metrics import Exposition
-from tidings.metrics_of import ARCHIVER, CACHE, GATEWAY, LOG, PROCESSOR, PROVIDERS, SERVICE, GatewayParts
+from tidings.metrics_of import (
+    ARCHIVER,
+    CACHE,
+    GATEWAY,
+    LOG,
+    PROCESSOR,
+    PROJECTION,
+    PROVIDERS,
+    SERVICE,
+    TRACES,
+    GatewayParts,
+)
 from tidings.progress_watch import Offsets, Progress, ProgressWatch
 from tidings.tasks import ProviderTasks
+from tidings.traces import OpenTracing
 
 SILENT = 3.0
 """Seconds within which the processor must go round to count as ready; it goes round twice a second when idle."""
@@ -67,7 +80,14 @@ class Observation:
         self._watch.add("events", self._measure_processor)
         self.exposition.add(PROCESSOR, self)
 
-    def observe_gateway(self, sessions: Sessions, reader: ChangesReader, hub: Hub, webhooks: WebhookCounts) -> None:
+    def observe_gateway(
+        self,
+        sessions: Sessions,
+        reader: ChangesReader,
+        hub: Hub,
+        webhooks: WebhookCounts,
+        event_streams: Callable[[], int] = int,
+    ) -> None:
         """Watch a gateway, and show its figures."""
 
         async def measure() -> tuple[Offsets, Offsets]:
@@ -75,11 +95,21 @@ class Observation:
             return {number: end for number, (_, end) in bounds.items()}, reader.positions
 
         self._watch.add("changes", measure)
-        self.exposition.add(GATEWAY, GatewayParts(sessions, reader, hub, webhooks))
+        self.exposition.add(GATEWAY, GatewayParts(sessions, reader, hub, webhooks, event_streams))
 
     def observe_providers(self, tasks: ProviderTasks) -> None:
         """Show the figures of the work with providers."""
         self.exposition.add(PROVIDERS, tasks)
+
+    def observe_projection(self, store: Projecting | None) -> None:
+        """Show what a store that takes its time has not taken yet, where it is such a store."""
+        if store is not None:
+            self.exposition.add(PROJECTION, store)
+
+    def observe_traces(self, traces: OpenTracing | None) -> None:
+        """Show what becomes of spans, where there are some."""
+        if traces is not None:
+            self.exposition.add(TRACES, traces)
 
     def observe_archiver(self, archiver: Archiver) -> None:
         """Show the figures of an archiver."""

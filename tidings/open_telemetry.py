@@ -85,6 +85,16 @@ class Traces:
         self._provider.add_span_processor(BatchSpanProcessor(self._exporter))
         self._tracer = self._provider.get_tracer("tidings", version("tidings"))
 
+    @property
+    def sent(self) -> int:
+        """Spans that the collector has taken."""
+        return self._exporter.sent
+
+    @property
+    def lost(self) -> int:
+        """Spans that it has not."""
+        return self._exporter.lost
+
     def chosen(self, incoming: str | None) -> bool:
         """See `Tracing.chosen`."""
         if incoming is not None:
@@ -163,6 +173,8 @@ class _Exporter(SpanExporter):
             library.handlers[:] = [self._complaints]
         self._exporter = OTLPSpanExporter(endpoint=endpoint)
         self._failing = False
+        self.sent = 0
+        self.lost = 0
 
     def check(self) -> str | None:
         """What is wrong; None: the collector takes spans."""
@@ -177,6 +189,10 @@ class _Exporter(SpanExporter):
         elif self._failing and not failed:
             _log.info("traces.taken_again", collector=masked_url(self._endpoint))
         self._failing = failed
+        if failed:
+            self.lost += len(spans)
+        else:
+            self.sent += len(spans)
         return result
 
     def shutdown(self) -> None:

@@ -160,6 +160,8 @@ async def running(
         cache = _cache_of(settings, opened)
         observation = Observation(opened.log, cache, breaker=not settings.no_breaker)
         stack.callback(observation.close)
+        observation.observe_projection(opened.projecting)
+        observation.observe_traces(traces)
         service = Service(opened, cache, observation, traces)
         # Of a projection the newest is in memory alone.
         known = structs.replace(opened, store=cache) if isinstance(cache, Replica) else opened

@@ -158,7 +158,11 @@ class GatewayRole:
     def observed_by(self, observation: Observation) -> None:
         """What watches this gateway from outside: its lag counts for readiness, and where it is stuck for liveness."""
         gateway = self._gateway
-        observation.observe_gateway(self.sessions, self.reader, gateway.hub, gateway.webhooks)
+
+        def streams() -> int:
+            return gateway.event_streams()  # another one by then: the application brings it
+
+        observation.observe_gateway(self.sessions, self.reader, gateway.hub, gateway.webhooks, streams)
         gateway.alive = observation.alive
         self.add_statistics("lag", observation.lags)
         self._behind = observation.changes_ready

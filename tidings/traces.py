@@ -11,6 +11,14 @@ from tidings.settings import Settings, SettingsError
 class OpenTracing(Tracing, Protocol):
     """Tracing that can be tried, and has to be closed."""
 
+    @property
+    def sent(self) -> int:
+        """Spans that the collector has taken."""
+
+    @property
+    def lost(self) -> int:
+        """Spans that it has not."""
+
     async def check(self) -> str | None:
         """Ask the collector; gives what is wrong, None where it takes spans."""
 

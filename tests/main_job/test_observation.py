@@ -70,6 +70,7 @@ async def test_each_stage_shows_in_the_metrics(service: TidingsProcess) -> None:
     assert found is not None
     assert figure(found, "tidings_webhooks_total", provider="replicate", status="200") == 11
     assert figure(found, "tidings_webhooks_total", provider="replicate", status="401") == 1
+    assert figure(found, "tidings_webhooks_refused_total", provider="replicate", reason="bad-signature") == 1
     assert figure(found, "tidings_webhook_seconds_count") == 11
     assert figure(found, "tidings_log_appended_records_total", topic="predictions.events") == 11
     assert figure(found, "tidings_log_appended_records_total", topic="predictions.changes") == 10
@@ -79,6 +80,10 @@ async def test_each_stage_shows_in_the_metrics(service: TidingsProcess) -> None:
     assert figure(found, "tidings_event_to_change_seconds_count") == 10
     assert 0 < figure(found, "tidings_event_to_change_seconds_sum") < 60
     assert figure(found, "tidings_changes_total") == 10
+    assert 1 <= figure(found, "tidings_change_to_push_seconds_count") <= 10
+    batches = figure(found, "tidings_processor_batches_total")
+    assert figure(found, "tidings_processor_stage_seconds_count", stage="write") == batches
+    assert figure(found, "tidings_event_streams") == 0
     assert figure(found, "tidings_deliveries_total") == 10
     assert figure(found, "tidings_sessions") == 1
     assert figure(found, "tidings_cache_hits_total") > 0
