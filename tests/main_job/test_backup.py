@@ -115,9 +115,19 @@ async def test_what_cannot_be_restored_is_refused_in_one_line(tmp_path: Path, wh
     assert not (tmp_path / "new" / "data" / "log.db").exists()
 
 
-async def test_only_embedded_data_is_backed_up(tmp_path: Path) -> None:
-    """With Kafka or a server as the store the command says whose part that is, and ends with 2."""
-    refused = await tidings(tmp_path, "backup", "b.tar", settings={"TIDINGS_STORE": "postgresql://user:secret@db/x"})
+@pytest.mark.parametrize("command", ["backup", "restore"])
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        ("TIDINGS_LOG", "kafka://kafka:9092?sasl_plain_password=secret"),
+        ("TIDINGS_STORE", "postgresql://user:secret@db/x"),
+        ("TIDINGS_STORE", "valkey://:secret@cache:6379"),
+    ],
+)
+async def test_only_embedded_data_is_backed_up(tmp_path: Path, command: str, name: str, url: str) -> None:
+    """With Kafka or a server as the store either command says whose part that is, without its secrets, and ends with 2."""
+    refused = await tidings(tmp_path, command, "b.tar", settings={name: url})
     assert refused.code == 2
-    assert refused.line.startswith("tidings: TIDINGS_STORE: ")
+    assert refused.line.startswith(f"tidings: {name}: ")
+    assert "is not embedded; back up a server by its own means" in refused.line
     assert "secret" not in refused.line
