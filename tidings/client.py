@@ -116,7 +116,8 @@ class Client:
             all: Every prediction.
             known: Versions that the caller has already, by id: only what is newer is reported.
             limit: How many of the newest to get at first (service's default 1,000; at most 10,000).
-            snapshot: False: only what changes from now on.
+            snapshot: False: only what changes from now on. After a reconnect what stands is reported where no version
+                of it was: it may have changed meanwhile.
 
         Returns:
             An async iterator of `Prediction` and `Deleted`; see `Watch`. Each watch has a connection of its own, opened

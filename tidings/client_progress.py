@@ -73,7 +73,7 @@ class Progress:
         selection: What it watches.
         known: Versions that the caller has already; nothing at or below them is news.
         limit: How many of the newest predictions to get at first, where the selection names none.
-        snapshot: Whether to get what stands, or only what changes from now on.
+        snapshot: Whether to get what stands at first, or only what changes from then on.
     """
 
     def __init__(
@@ -82,6 +82,8 @@ class Progress:
         self._selection = selection
         self._limit = limit
         self._snapshot = snapshot
+        self.begun = False
+        """Whether a subscription has stood before: what may have changed since is asked for in any case."""
         self._seen: OrderedDict[str, tuple[int, bool]] = OrderedDict((k, (v, False)) for k, v in known.items())
 
     def requests(self) -> Iterator[dict[str, object]]:
@@ -98,7 +100,7 @@ class Progress:
             request["all"] = True
         if self._limit is not None:
             request["limit"] = self._limit
-        if not self._snapshot and not self._seen:
+        if not (self._snapshot or self._seen or self.begun):
             request["snapshot"] = False
         request["known"] = self._newest_known()
         yield request
@@ -119,7 +121,7 @@ class Progress:
     def _subscribe(self, ref: int, chunk: list[str]) -> dict[str, object]:
         known = {prediction_id: self._seen[prediction_id][0] for prediction_id in chunk if prediction_id in self._seen}
         request: dict[str, object] = {"type": "subscribe", "ref": ref, "predictions": chunk, "known": known}
-        if not self._snapshot and not known:
+        if not (self._snapshot or known or self.begun):
             request["snapshot"] = False
         return request
 

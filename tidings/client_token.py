@@ -49,7 +49,11 @@ class TokenSource:
 
 
 def renewal_time(token: str, now: float) -> float | None:
-    """When to renew a JWT (seconds since the epoch); None: it does not say when it expires."""
+    """When to renew a JWT that the service takes (seconds since the epoch).
+
+    None: it does not say when it expires, or seems to have done so already: then the clock here is wrong, and the
+    service says when it is time.
+    """
     parts = token.split(".")
     if len(parts) != 3:
         return None
@@ -57,6 +61,6 @@ def renewal_time(token: str, now: float) -> float | None:
         claims = msgspec.json.decode(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)), type=_Claims)
     except (binascii.Error, ValueError, msgspec.DecodeError):
         return None
-    if claims.exp is None:
+    if claims.exp is None or claims.exp <= now:
         return None
-    return claims.exp - min(EARLY, max(0.0, claims.exp - now) / 10)
+    return claims.exp - min(EARLY, (claims.exp - now) / 10)

@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Self
 
 import msgspec
+import structlog
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 from websockets.typing import Subprotocol
@@ -26,6 +27,8 @@ FIRST_DELAY, LONGEST_DELAY = 0.5, 30.0
 """Bounds of the wait before coming back, in seconds. The wait is drawn evenly from nothing up to the bound ("full
 jitter"), so that clients cut off together do not come back together."""
 TOKEN_ATTEMPTS = 3
+
+_log = structlog.get_logger("tidings.client")
 
 
 class Watch:
@@ -196,7 +199,12 @@ class Watch:
     async def _renew(self, connection: ClientConnection) -> None:
         """Show a new token on the open connection, ahead of the old one's expiry."""
         self._renew_at = math.inf
-        if not await self._tokens.renew():
+        try:
+            renewed = await self._tokens.renew()
+        except Exception as error:  # of the caller's function: the token in use is still good
+            _log.warning("client.token_not_renewed", error=f"{type(error).__name__}: {error}")
+            return
+        if not renewed:
             return  # nothing newer yet; should the service close the connection, it is asked for again
         token = await self._tokens.current()
         if token is not None:
@@ -219,6 +227,7 @@ class Watch:
                     await self._send(self._connection, request)
         elif message.type == "synced":
             self.synced = True
+            self._progress.begun = True
             self._failures = 0
             self._unreached_since = None
         elif message.type == "bye":

@@ -472,8 +472,10 @@ export class Tidings extends EventTarget {
   #renew() {
     clearTimeout(this.#renewal);
     const expiry = expiryOf(this.#current);
-    this.#renewAt = expiry - Math.min(RENEW_EARLY, (expiry - Date.now()) / 10);
-    if (typeof this.#token !== "function" || expiry === Infinity) return;
+    const left = expiry - Date.now();
+    this.#renewAt = expiry - Math.min(RENEW_EARLY, left / 10);
+    // Where it seems to be over, although the service has just taken it, the clock here is wrong.
+    if (typeof this.#token !== "function" || left === Infinity || left < 0) return;
     this.#renewal = setTimeout(async () => {
       const attempt = this.#attempt;
       let token;

@@ -311,6 +311,25 @@ async def test_a_token_is_renewed(tab: Tab, secured: TidingsProcess) -> None:
     assert len(minted) == 3
 
 
+async def test_a_clock_that_is_wrong(tab: Tab, secured: TidingsProcess) -> None:
+    """Where tokens seem to be over the moment they come, they are not asked for again and again; the service knows."""
+    minted: list[str] = []
+
+    def bring() -> str:
+        minted.append(mint(600, sub="ada"))
+        return minted[-1]
+
+    await tab.page.expose_function("mint", bring)
+    await tab.open(secured, mint=True)
+    await tab.run(
+        "const now = Date.now; Date.now = () => now() + 3_600_000; tidings.watch({ owner: 'ada' }, keep).synced"
+    )
+    for status in ("starting", "processing", "succeeded"):
+        await report(secured, "t-3", status, owner="ada")
+    await tab.gets("t-3 succeeded 3")
+    assert len(minted) == len(tab.sockets) == 1
+
+
 async def test_a_refused_token(tab: Tab, secured: TidingsProcess) -> None:
     """A refused token is replaced where another is to be had; else the watch fails and says why."""
     tokens = iter([mint(-60, sub="ada"), mint(600, sub="ada")])

@@ -5,6 +5,7 @@ import base64
 import json
 import time
 from collections.abc import AsyncIterator, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -175,6 +176,45 @@ async def test_a_token_is_renewed_before_it_expires(service: ScriptedService) ->
     assert tokens == []
 
 
+async def test_a_renewal_that_fails_costs_nothing(service: ScriptedService) -> None:
+    """Where no newer token can be had ahead of time, the one in use goes on, until the service refuses it."""
+    service.good_tokens = {jwt(time.time() + 1)}
+    asked: list[str] = []
+
+    def bring() -> str:
+        asked.append("token")
+        if len(asked) == 2:
+            raise OSError("the login is away")
+        return next(iter(service.good_tokens or ()))
+
+    async with Client(service.url, bring) as client, client.watch("p1") as watch:
+        waiting = asyncio.create_task(take(watch, 1))
+        await eventually(lambda: len(asked) == 2)
+        await service.change(prediction_id="p1", version=1)
+        await waiting
+        waiting = asyncio.create_task(take(watch, 1))
+        service.good_tokens = {"three"}
+        await service.close(4102, "expired")
+        await eventually(lambda: len(service.sockets) == 1 and service.tokens[-1] == "three")
+        await service.change(prediction_id="p1", version=2)
+        assert said(await waiting) == [("p1", 2, "processing")]
+
+
+async def test_a_cut_loses_nothing_without_snapshots(service: ScriptedService) -> None:
+    """What stood at first is left out on request, but not what may have changed while there was no connection."""
+    await service.change(prediction_id="p1", version=1)
+    for wide in (False, True):
+        watching: dict[str, Any] = {"owner": "ann"} if wide else {}
+        names = () if wide else ("p1",)
+        async with Client(service.url) as client, client.watch(*names, **watching, snapshot=False) as watch:
+            waiting = asyncio.create_task(take(watch, 1))
+            await eventually(partial(getattr, watch, "synced"))
+            version = service.records["p1"]["version"] + 1
+            await service.cut()
+            await service.change(prediction_id="p1", version=version, announce=False)
+            assert said(await waiting) == [("p1", version, "processing")]
+
+
 async def test_a_refused_token_without_another_ends_the_watch(service: ScriptedService) -> None:
     """With a fixed token, or one that stays the same, there is no use in coming back."""
     service.good_tokens = {"good"}
@@ -327,6 +367,12 @@ def test_when_a_token_is_renewed() -> None:
     assert renewal_time(jwt(1100), 1000) == 1090
     for text in ("key", "a.b.c", "a.!.c", f"a.{base64.urlsafe_b64encode(b'[]').decode()}.c", "a.e30.c"):
         assert renewal_time(text, 0) is None
+
+
+def test_a_clock_that_is_wrong_renews_nothing() -> None:
+    """A token that the service takes, and that seems to be over, is not renewed at once, again and again."""
+    assert renewal_time(jwt(1000), 1000) is None
+    assert renewal_time(jwt(1000), 4600) is None
 
 
 async def test_reads(service: ScriptedService) -> None:
