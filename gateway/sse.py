@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import socket
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -29,6 +30,9 @@ PING_EVERY = 15.0
 """Seconds between comments, which keep proxies from closing a stream that is silent."""
 NO_PROGRESS = 30.0
 """Seconds after which a client that took nothing at all is given up."""
+UNANSWERED = 45_000
+"""Milliseconds that bytes may stay unacknowledged by the client's machine before it counts as gone: without it a phone
+that lost its network keeps its stream until TCP gives up, a quarter of an hour later (RFC 5482)."""
 TAKE_BYTES = 65_536
 MAX_STREAMS = 20_000
 PAGE = 500
@@ -99,6 +103,7 @@ class EventStreams:
         connection = request.protocol
         if isinstance(connection, Connection):
             connection.when_lost(stream.end)  # else a client that is gone would be noticed at the next write
+        _notice_silence(request)
         response = web.StreamResponse(headers=_HEADERS)
         self._open.add(stream)
         self._addresses[address] += 1
@@ -230,6 +235,14 @@ class EventStreams:
                 stream.outbox.restore(Change(prediction_id, version, b""))
             else:
                 stream.outbox.restore(Change(prediction_id, max(version, stored.version), stored.encoded))
+
+
+def _notice_silence(request: web.Request) -> None:
+    """Let the kernel end the connection of a machine that acknowledges nothing any more, where it can."""
+    option = getattr(socket, "TCP_USER_TIMEOUT", None)
+    plain = None if request.transport is None else request.transport.get_extra_info("socket")
+    if option is not None and plain is not None and plain.family != getattr(socket, "AF_UNIX", None):
+        plain.setsockopt(socket.IPPROTO_TCP, option, UNANSWERED)
 
 
 def _too_many(detail: str) -> Problem:

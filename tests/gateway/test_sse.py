@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import gc
 import json
+import socket
 import time
 from collections.abc import AsyncIterator
 from functools import partial
@@ -16,6 +18,7 @@ import gateway.sse
 from gateway.event_stream import event
 from gateway.limits import TrustedProxies
 from gateway.owners import OwnerLimits, Owners
+from gateway.server import Connection
 from gateway.tokens import Claims, SecretTokens
 from storage.errors import StoreUnavailable
 from storage.prediction import Tombstone, encode
@@ -304,6 +307,22 @@ async def test_a_reader_that_is_gone_is_noticed_at_once(monkeypatch: pytest.Monk
                 assert service.hub.watched(key) == 1
                 assert len(service.gateway.owners) == 1
             await eventually(partial(free, key))
+
+
+async def test_a_machine_that_vanished_is_noticed() -> None:
+    """The kernel ends a stream's connection once nothing is acknowledged for 45 s, and leaves other requests alone."""
+
+    def limits() -> set[int]:
+        transports = [one.transport for one in gc.get_objects() if isinstance(one, Connection)]
+        sockets = [one.get_extra_info("socket") for one in transports if one is not None]
+        return {one.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) for one in sockets}
+
+    async with serving() as (_, client):
+        await client.get("/api/predictions/p1")
+        assert limits() == {0}
+        async with stream(client, "/api/events?all=true") as events:
+            assert (await events.next())[0] == "synced"
+            assert 45_000 in limits()
 
 
 async def test_an_owners_streams_are_limited_with_its_websockets() -> None:

@@ -477,6 +477,20 @@ async def test_bye_spreads_the_return() -> None:
                 pass
 
 
+async def test_bye_spreads_many_returns() -> None:
+    """Each client gets a time of its own, over all of the spread, so that they do not come back together."""
+    async with pushing() as push, contextlib.AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(push.client()) for _ in range(40)]
+        for client in clients:
+            await hear(client)
+        closing = asyncio.create_task(push.front.close(10.0, 3.0))
+        times = [(await hear(client))["retryAfter"] for client in clients]
+        await closing
+    assert len(set(times)) > 30
+    assert max(times) - min(times) > 5_000
+    assert max(times) <= 10_000
+
+
 async def test_a_refused_handshake_is_an_http_answer() -> None:
     """What the application does not admit is refused with its problem."""
     async with pushing(admit=lambda headers, peer: forbidden("not from there")) as push:
