@@ -56,6 +56,11 @@ class TracedLog:
         self.committed = log.committed
         self.close = log.close
 
+    @property
+    def under_way(self) -> int:
+        """Sampled events that are not done."""
+        return len(self._events)
+
     def reached(self, step: int) -> None:
         """The processor has ended this step of its commit."""
         self._reached[step] = time_ns()

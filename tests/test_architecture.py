@@ -181,6 +181,17 @@ def test_importing_tidings_loads_no_driver() -> None:
     assert result.stdout.split() == []
 
 
+def test_the_service_loads_what_it_needs() -> None:
+    """What only some services need (tokens, keys, traces, other logs and stores, colors) is not loaded by all of them."""
+    rare = ("aiokafka", "asyncpg", "click", "cryptography", "httpx", "jwt", "obstore", "opentelemetry", "redis", "rich")
+    code = (
+        "import sys; from tidings.commands import running, serve; running.import_plain_structlog();"
+        f"import tidings.service, tidings.journal; print(*[name for name in {rare!r} if name in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert result.stdout.split() == []
+
+
 def test_the_public_names_are_there() -> None:
     """Every name that `tidings` promises can be had from it, and nothing else."""
     import tidings
