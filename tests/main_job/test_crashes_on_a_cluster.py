@@ -1,0 +1,46 @@
+"""The main job with its state spread over a Valkey cluster, of which one node dies and comes back."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.conditions import eventually
+from tests.main_job.test_crashes import KEY, check_complete, loaded_gateway
+from tests.main_job.webhooks import SECRET
+from tests.tidings_process import serving
+from tests.valkey_cluster import ValkeyCluster
+
+PROCESSOR = ("serve", "--role", "processor")
+
+
+@pytest.fixture
+def nodes() -> Iterator[ValkeyCluster]:
+    """Three primaries, to be harmed."""
+    cluster = ValkeyCluster()
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.close()
+
+
+async def test_a_node_dies_and_comes_back(tmp_path: Path, nodes: ValkeyCluster) -> None:
+    """A node that is killed under load and started again: webhooks are taken all the while, and nothing is lost."""
+    settings = {"TIDINGS_REPLICATE_SECRET": SECRET, "TIDINGS_STORE": nodes.url}
+    async with (
+        loaded_gateway(tmp_path, settings) as (gateway, load, watcher),
+        serving(tmp_path, {**settings, **KEY}, arguments=PROCESSOR) as processor,
+    ):
+        for node in nodes.primaries[:2]:
+            before = len(watcher.messages)
+            await eventually(lambda before=before: len(watcher.messages) > before + 30, 60)  # type: ignore[misc]
+            told = processor.output.count("processor.paused")
+            await asyncio.to_thread(node.kill)
+            await eventually(lambda told=told: processor.output.count("processor.paused") > told, 60)  # type: ignore[misc]
+            accepted = len(load.finished)
+            await eventually(lambda accepted=accepted: len(load.finished) > accepted, 60)  # type: ignore[misc]
+            await asyncio.to_thread(node.start)
+        await check_complete(gateway, load, watcher)
+        assert "Traceback" not in processor.output
