@@ -4,6 +4,7 @@ The second one is filled from the changes (`mirror`), by version. The processor 
 mirror writes to it: two stores that both accepted a compare-and-set would drift apart, and the log is the buffer.
 """
 
+import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -17,6 +18,10 @@ from storage.prediction import Standing
 from storage.store import Conflict, Outcome, Ownership, Page, PredictionStore, Query, Stored, Write
 
 T = TypeVar("T")
+
+PATIENCE = 1.0
+"""Seconds that one record is waited for before it is read from the copy: half of what a readiness check may take, so that
+a store which hangs does not take the gateways away with it. Pages may take as long as the store lets them."""
 
 _log = structlog.get_logger()
 
@@ -81,14 +86,23 @@ class FallbackStore:
         store: The one that counts.
         fallback: The copy.
         breaker: When the first is not even asked.
+        patience: Seconds that a record is waited for.
     """
 
-    def __init__(self, store: PredictionStore, fallback: PredictionStore, *, breaker: Breaker | None = None) -> None:
+    def __init__(
+        self,
+        store: PredictionStore,
+        fallback: PredictionStore,
+        *,
+        breaker: Breaker | None = None,
+        patience: float = PATIENCE,
+    ) -> None:
         self.store = store
         self.fallback = fallback
         self.name = store.name
         self.capabilities = store.capabilities
         self._breaker = breaker or Breaker()
+        self._patience = patience
         self.degraded = False
         """Whether the last outside read came from the fallback: such an answer may be behind."""
 
@@ -102,7 +116,7 @@ class FallbackStore:
 
     async def get(self, prediction_id: str) -> Stored | None:
         """The record, from the copy where the first store is unavailable, and marked then."""
-        stored, degraded = await self._read(lambda store: store.get(prediction_id))
+        stored, degraded = await self._read(lambda store: store.get(prediction_id), self._patience)
         return structs.replace(stored, degraded=True) if degraded and stored is not None else stored
 
     async def load(self, prediction_ids: Sequence[str]) -> dict[str, Stored]:
@@ -130,12 +144,14 @@ class FallbackStore:
         finally:
             await self.fallback.close()
 
-    async def _read(self, read: Callable[[PredictionStore], Awaitable[T]]) -> tuple[T, bool]:
+    async def _read(
+        self, read: Callable[[PredictionStore], Awaitable[T]], patience: float | None = None
+    ) -> tuple[T, bool]:
         """What was read, and whether it came from the copy."""
         if not self._breaker.allows():
             return await self._from_copy(read, None), True
         try:
-            answer = await read(self.store)
+            answer = await self._in_time(read, patience)
         except StoreUnavailable as error:
             self._breaker.failed()
             return await self._from_copy(read, error), True
@@ -144,6 +160,13 @@ class FallbackStore:
             self.degraded = False
             _log.info("storage.fallback.ended", store=self.name)
         return answer, False
+
+    async def _in_time(self, read: Callable[[PredictionStore], Awaitable[T]], patience: float | None) -> T:
+        try:
+            async with asyncio.timeout(patience):
+                return await read(self.store)
+        except TimeoutError:
+            raise StoreUnavailable(f"{self.name} has not answered for {patience} s; look whether it hangs") from None
 
     async def _from_copy(self, read: Callable[[PredictionStore], Awaitable[T]], error: StoreUnavailable | None) -> T:
         if not self.degraded:

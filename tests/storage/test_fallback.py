@@ -1,5 +1,7 @@
 """Reads fall back to the copy, nothing else does, and the mirror fills the copy by version."""
 
+import asyncio
+
 import pytest
 from msgspec.structs import replace
 
@@ -98,6 +100,31 @@ async def test_breaker_spares_the_store() -> None:
     for _ in range(20):
         await both.get("p")
     assert store.asked == 26
+    assert not both.degraded
+
+
+async def test_a_store_that_hangs_is_away() -> None:
+    """A record that the store does not bring in time comes from the copy; it counts as a failure, and opens the breaker."""
+
+    class Hanging(Away):
+        async def get(self, prediction_id: str) -> Stored | None:
+            if self.away:
+                self.asked += 1
+                await asyncio.Event().wait()
+            return await super().get(prediction_id)
+
+    store, copy, seconds = Hanging(), MemoryStore(), Seconds()
+    both = FallbackStore(store, copy, breaker=Breaker(timer=seconds), patience=0.01)
+    first = creation("p")
+    await both.write([first])
+    await mirror(copy, copies(first))
+    store.asked, store.away = 0, True
+    for _ in range(20):
+        assert await both.get("p") == replace(first.stored, degraded=True)
+    assert store.asked == 5
+    store.away = False
+    seconds.now += 5
+    assert await both.get("p") == first.stored
     assert not both.degraded
 
 
