@@ -130,3 +130,34 @@ async def test_a_service_without_the_secret_or_without_a_processor(tmp_path: Pat
         assert (state, "no service answers" in says) == ("failed", True), says
         _, state, says = await doctor(one, "bfl", "--log", "memory://", TIDINGS_PORT="0")
         assert (state, "--url" in says) == ("failed", True), says
+
+
+@pytest.mark.parametrize(
+    ("settings", "state", "says"),
+    [
+        ({}, "warning", "none is configured"),
+        ({"TIDINGS_REPLICATE_TOKEN": "t"}, "warning", "replicate: set, but without a secret"),
+        ({"TIDINGS_REPLICATE_SECRET": SECRET}, "ok", "taken from replicate; no token is set"),
+        (
+            {"TIDINGS_REPLICATE_SECRET": SECRET, "TIDINGS_REPLICATE_TOKEN": "t"},
+            "ok",
+            "to submit to replicate, set TIDINGS_PUBLIC_URL",
+        ),
+        (
+            {
+                "TIDINGS_REPLICATE_SECRET": SECRET,
+                "TIDINGS_REPLICATE_TOKEN": "t",
+                "TIDINGS_GEMINI_SECRET": SECRET,
+                "TIDINGS_GEMINI_TOKEN": "t",
+                "TIDINGS_PUBLIC_URL": "https://e.com",
+            },
+            "ok",
+            "taken from gemini, replicate, and predictions submitted to replicate",
+        ),
+    ],
+)
+async def test_it_says_whom_webhooks_come_from(tmp_path: Path, settings: dict[str, str], state: str, says: str) -> None:
+    """Who is configured, who is half, and what is missing to submit."""
+    ended = await tidings(tmp_path, "doctor", "--json", settings=settings)
+    (found,) = [one for one in ended.json["parts"] if one["part"] == "providers"]
+    assert (found["state"], says in found["says"]) == (state, True), found["says"]

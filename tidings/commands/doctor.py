@@ -165,6 +165,7 @@ async def _limits(settings: Settings) -> str:
 
 async def _providers(settings: Settings) -> str:
     from streams.providers.registry import open_providers
+    from streams.providers.submission import submitting_of
 
     opened = open_providers(settings.providers)
     idle = sorted(set(settings.providers) - set(opened))
@@ -174,7 +175,13 @@ async def _providers(settings: Settings) -> str:
         raise Warned(
             "none is configured: every webhook is answered with 404; set TIDINGS_REPLICATE_SECRET, for example"
         )
-    return f"webhooks are taken from {', '.join(sorted(opened))}"
+    says = f"webhooks are taken from {', '.join(sorted(opened))}"
+    submitting = sorted(name for name, provider in opened.items() if submitting_of(provider) is not None)
+    if not submitting:
+        return f"{says}; no token is set, so nothing is submitted"
+    if settings.public_url is None:
+        return f"{says}; to submit to {', '.join(submitting)}, set TIDINGS_PUBLIC_URL"
+    return f"{says}, and predictions submitted to {', '.join(submitting)}"
 
 
 async def _log(settings: Settings) -> str:
