@@ -90,6 +90,7 @@ class Trail:
         self._folder = tempfile.TemporaryDirectory(prefix="tidings-audit-")
         self._file = sqlite3.connect(Path(self._folder.name) / "trail.db", isolation_level=None)
         self._file.executescript("PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF;" + _SCHEMA)
+        self._file.execute("BEGIN")  # one transaction for all: each line by itself would be written to the disk
 
     def __enter__(self) -> "Trail":
         return self
