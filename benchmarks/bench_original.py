@@ -3,6 +3,7 @@
 Checks: status reads of 10,000 different predictions over HTTP, one gateway, its store Cloudflare KV (a strict stand-in). Updates:
 events from a real Kafka broker, decided, into Durable Objects (real workerd, 64 shards, on disk), announced to Kafka; the time
 is from before the append to the change in the reader's hands. Memory: what the service's process grew by, and what is in use.
+Beside both, in the same run, what the drivers alone make of the same load (`bare_original.py`).
 
     python -m benchmarks.bench_original [--reads 60000] [--seconds 6] [--rate 5000]
 """
@@ -12,11 +13,12 @@ import asyncio
 import multiprocessing
 import os
 import statistics
+import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import count
 from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
@@ -168,21 +170,42 @@ async def checks(reads: int) -> Figures:
     return Figures(rate, cuts[49], cuts[98], grown / PREDICTIONS * 1000 / 1e6, note)
 
 
+async def bare_checks(reads: int) -> Figures:
+    """The same reads from a handler that answers out of a dict."""
+    async with drivers_alone("reads", str(PREDICTIONS)) as port:
+        await asyncio.to_thread(reading, int(port), reads // 10)
+        rate, spent = await asyncio.to_thread(reading, int(port), reads)
+    cuts = statistics.quantiles(spent, n=100)
+    return Figures(rate, cuts[49], cuts[98], 0.0, "")
+
+
 # ---- updates ----
 
 
-class Changes:
-    """When the change with each event came."""
+class Updates(NamedTuple):
+    """What the updates came to."""
 
-    def __init__(self) -> None:
+    steady: Figures
+    calm: Figures
+    """At 500 a second."""
+    most: float
+    """A second."""
+
+
+class Changes:
+    """When the change with each event came; `bare`: of the drivers alone, which mark it by a header."""
+
+    def __init__(self, *, bare: bool = False) -> None:
         self.at: dict[str, float] = {}
+        self._bare = bare
 
     async def follow(self, log: Log) -> None:
         async for batch in log.follow(CHANGES, "end"):
             now = time.perf_counter()
             for record in batch:
-                change = parse(record)
-                if change is not None:
+                if self._bare:
+                    self.at[dict(record.headers)["p"].decode()] = now
+                elif (change := parse(record)) is not None:
                     self.at[str(change.position)] = now
 
 
@@ -216,7 +239,41 @@ async def paced(
     ]
 
 
-async def updates(rate: int, seconds: float) -> tuple[Figures, Figures]:
+@asynccontextmanager
+async def drivers_alone(*arguments: str) -> AsyncIterator[str]:
+    """The process of `bare_original.py`; gives its line."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "benchmarks.bare_original", *arguments, stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    try:
+        yield (await process.stdout.readline()).decode().strip()
+    finally:
+        process.kill()
+        await process.wait()
+
+
+@asynccontextmanager
+async def processing(url: str, prefix: str, worker: Workerd) -> AsyncIterator[Callable[[], float]]:
+    """A processor on this log, with its state in Durable Objects; gives what tells its memory."""
+    settings = {
+        "TIDINGS_LOG": url,
+        "TIDINGS_TOPIC_PREFIX": prefix,
+        "TIDINGS_PARTITIONS": "4",
+        "TIDINGS_STORE": f"durable-objects+{worker.url}",
+        "TIDINGS_WORKER_TOKEN": WORKER_TOKEN,
+        "TIDINGS_WEBHOOK_KEY": "a key of this run",
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        processor = TidingsProcess(Path(folder), settings, ("serve", "--role", "processor"))
+        await processor.start()
+        try:
+            yield lambda: memory_of(processor)
+        finally:
+            await processor.stop()
+
+
+async def updates(rate: int, seconds: float, *, bare: bool = False) -> Updates:
     """Updates with Durable Objects behind: as many as go, and at a steady rate."""
     async with AsyncExitStack() as stack:
         broker, worker = Broker(), Workerd(shards=64)
@@ -227,38 +284,30 @@ async def updates(rate: int, seconds: float) -> tuple[Figures, Figures]:
         url = f"kafka://{broker.bootstrap}"
         log = await open_log(url, topic_prefix=prefix, partitions=4)
         stack.push_async_callback(log.close)
-        settings = {
-            "TIDINGS_LOG": url,
-            "TIDINGS_TOPIC_PREFIX": prefix,
-            "TIDINGS_PARTITIONS": "4",
-            "TIDINGS_STORE": f"durable-objects+{worker.url}",
-            "TIDINGS_WORKER_TOKEN": WORKER_TOKEN,
-            "TIDINGS_WEBHOOK_KEY": "a key of this run",
-        }
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        processor = TidingsProcess(folder, settings, ("serve", "--role", "processor"))
-        await processor.start()
-        stack.push_async_callback(processor.stop)
-        changes = Changes()
+        changes = Changes(bare=bare)
         following = asyncio.create_task(changes.follow(log))
         stack.callback(following.cancel)
+        memory = float
+        if bare:
+            await stack.enter_async_context(drivers_alone("updates", broker.bootstrap, prefix, worker.url))
+        else:
+            memory = await stack.enter_async_context(processing(url, prefix, worker))
         await append(log, [event(n) for n in range(1000)])
         await eventually(lambda: len(changes.at) >= 1000, 60)
-        before = memory_of(processor)
+        before = memory()
         begun = time.perf_counter()
         await append(log, [event(n, logs="x") for n in range(3 * PREDICTIONS)])
         await eventually(lambda: len(changes.at) >= 1000 + 3 * PREDICTIONS, 120)
         most = 3 * PREDICTIONS / (time.perf_counter() - begun)
-        grown = (memory_of(processor) - before) / (3 * PREDICTIONS) * 1000 / 1e6
+        grown = (memory() - before) / (3 * PREDICTIONS) * 1000 / 1e6
         numbers = count()
         await paced(log, changes, numbers, rate, 1.0)
         reached, spent = await paced(log, changes, numbers, rate, seconds)
         cuts = statistics.quantiles(spent, n=100)
-        steady = Figures(reached, cuts[49], cuts[98], grown, f"{rate:,} a second offered for {seconds:.0f} s")
         calmly, spent = await paced(log, changes, numbers, 500, seconds)
         slow = statistics.quantiles(spent, n=100)
-        calm = Figures(calmly, slow[49], slow[98], grown, f"as many as go: {most:,.0f} a second, appending included")
-        return steady, calm
+        steady = Figures(reached, cuts[49], cuts[98], grown, f"{rate:,} a second offered for {seconds:.0f} s")
+        return Updates(steady, Figures(calmly, slow[49], slow[98], grown, ""), most)
 
 
 def main() -> None:
@@ -268,26 +317,42 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=6.0)
     parser.add_argument("--rate", type=int, default=5000)
     arguments, _ = parser.parse_known_args()
-    read = uvloop.run(checks(arguments.reads))
-    steady, calm = uvloop.run(updates(arguments.rate, arguments.seconds))
-    most = calm.note
-    print("| | original design | here | |\n|---|---|---|---|")
+    read, bare_read = uvloop.run(checks(arguments.reads)), uvloop.run(bare_checks(arguments.reads))
+    ours = uvloop.run(updates(arguments.rate, arguments.seconds))
+    bare = uvloop.run(updates(arguments.rate, arguments.seconds, bare=True))
+    steady, calm = ours.steady, ours.calm
+
+    def times(one: Figures) -> str:
+        return f"p50 {one.p50:.1f} ms, p99 {one.p99:.1f} ms"
+
+    print("| | original design | here | drivers alone | here / alone | |\n|---|---|---|---|---|---|")
     print(
-        f"| status checks over KV, a minute | 15,000 | {read.rate * 60:,.0f} | {read.rate:,.0f} a second; {read.note} |"
+        f"| status checks over KV, a minute | 15,000 | {read.rate * 60:,.0f} | {bare_read.rate * 60:,.0f} "
+        f"| {read.rate / bare_read.rate:.2f} | {read.rate:,.0f} a second; {read.note} |"
     )
     print(
-        f"| time of a check | 45 ms | p50 {read.p50:.1f} ms, p99 {read.p99:.1f} ms | {CONNECTIONS} connections at once |"
+        f"| time of a check | 45 ms | {times(read)} | {times(bare_read)} | {read.p50 / bare_read.p50:.2f} "
+        f"| {CONNECTIONS} connections at once |"
     )
     print(
-        f"| memory per 1,000 predictions, KV | 12 MB | {read.memory:.1f} MB | gateway, processor and log in one process |"
+        f"| memory per 1,000 predictions, KV | 12 MB | {read.memory:.1f} MB | | | gateway, processor, log in one process |"
     )
     print(
-        f"| updates over Durable Objects, a minute | 8,000 | {steady.rate * 60:,.0f} | {steady.rate:,.0f} a second; {most} |"
+        f"| updates over Durable Objects, a minute | 8,000 | {steady.rate * 60:,.0f} | {bare.steady.rate * 60:,.0f} "
+        f"| {steady.rate / bare.steady.rate:.2f} | {steady.note} |"
     )
-    print(f"| time of an update | 25 ms | p50 {steady.p50:.1f} ms, p99 {steady.p99:.1f} ms | {steady.note} |")
-    print(f"| the same at 500 a second | | p50 {calm.p50:.1f} ms, p99 {calm.p99:.1f} ms | |")
     print(
-        f"| memory per 1,000 predictions, Durable Objects | 8 MB | {steady.memory:.1f} MB | the processor, its cache full |"
+        f"| as many as go, a second | | {ours.most:,.0f} | {bare.most:,.0f} | {ours.most / bare.most:.2f} "
+        "| appending included |"
+    )
+    print(
+        f"| time of an update | 25 ms | {times(steady)} | {times(bare.steady)} | {steady.p50 / bare.steady.p50:.2f} "
+        f"| {steady.note} |"
+    )
+    print(f"| the same at 500 a second | | {times(calm)} | {times(bare.calm)} | {calm.p50 / bare.calm.p50:.2f} | |")
+    print(
+        f"| memory per 1,000 predictions, Durable Objects | 8 MB | {steady.memory:.1f} MB | | "
+        "| the processor, its cache full |"
     )
     print(f"\n(load of the machine at the end: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores)")
 
