@@ -9,10 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 from msgspec import Struct
 
+from storage.errors import StorageError
 from storage.store import Conflict, PredictionStore, Query, Refused
 from streams.batch import Batch, Entry
 from streams.fold import Expiry, Rules
-from streams.log import EVENTS, Log, LogError, Record, Since
+from streams.log import CHANGES, EVENTS, Log, LogError, Record, Since
 from streams.providers.provider import Provider
 from streams.splitting import event_by_event
 
@@ -279,3 +280,17 @@ async def check_source(log: Log, store: PredictionStore) -> None:
                 f"partition {partition} of {EVENTS} ends at {end}, but the store has seen offset {offset} of it: the "
                 "topic was recreated; raise TIDINGS_LOG_EPOCH and rebuild into an empty store with tidings replay"
             )
+
+
+async def check_filled(log: Log, store: PredictionStore) -> None:
+    """Refuse an empty store where changes were announced from another: a processor would begin in the middle.
+
+    Raises:
+        StorageError: With what to do about it.
+    """
+    # In this order: what another processor announces was written before.
+    announced = any(end for _, end in (await log.bounds(CHANGES)).values())
+    if announced and store.capabilities.durable and not await store.positions():
+        raise StorageError(
+            "the store is empty, but its log's events were processed before: fill it with tidings replay, then start again"
+        )

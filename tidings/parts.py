@@ -20,7 +20,7 @@ from streams.projection import Projecting, projecting
 from streams.providers.configuration import BadConfiguration
 from streams.providers.provider import Provider
 from streams.providers.registry import Translators, open_providers
-from streams.replay import check_source
+from streams.replay import check_filled, check_source
 from tidings.settings import Settings, SettingsError, sqlite_path
 
 
@@ -166,6 +166,8 @@ async def parts(settings: Settings) -> AsyncIterator[Parts]:
         store = await composed_store_of(settings)
         stack.push_async_callback(store.close)
         rules = await claim(log, store, settings)
+        if "processor" in settings.roles and projecting(store) is None:
+            await check_filled(log, store)
         if isinstance(store, FallbackStore):
             await claim(log, store.fallback, settings, "store_fallback")
         yield Parts(

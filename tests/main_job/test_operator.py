@@ -116,6 +116,24 @@ async def test_a_store_of_another_log_stops_the_start(tmp_path: Path, settings: 
     assert "Traceback" not in refused.output
 
 
+async def test_an_empty_store_behind_a_log_that_was_processed_stops_the_start(
+    tmp_path: Path, settings: dict[str, str]
+) -> None:
+    """A processor does not begin in the middle: one line says to replay, and then it starts."""
+    async with serving(tmp_path, settings) as service:
+        await some_predictions(service, 2)
+    lost = {**settings, "TIDINGS_STORE": "sqlite:///new.db"}
+    refused = TidingsProcess(tmp_path, lost)
+    await refused.launch()
+    assert await refused.ended() == 1
+    [line] = [line for line in refused.output.splitlines() if line.startswith("tidings:")]
+    assert "tidings replay" in line
+    filled = await tidings(tmp_path, "replay", settings=lost)
+    assert filled.code == 0, filled.err
+    async with serving(tmp_path, lost) as service, aiohttp.ClientSession() as session:
+        await reaches(session, service.url, "p1", "succeeded")
+
+
 async def test_a_recreated_log_stops_the_start(tmp_path: Path) -> None:
     """A log that ends below what the store has seen of it is another one: the start stops with one line."""
     async with serving(tmp_path, {"TIDINGS_REPLICATE_SECRET": webhooks.SECRET}) as service:
