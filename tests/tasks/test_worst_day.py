@@ -1,13 +1,19 @@
-"""A provider on its worst day: everything goes wrong at once, and every prediction ends as the provider says."""
+"""A provider on its worst day: everything goes wrong at once, and every prediction ends as the provider says.
+
+Its files are kept, once each, and its record tells every step and who reported it.
+"""
 
 import asyncio
 import random
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from storage.prediction import Status
+from streams.asset_names import is_asset_path
+from tests.conditions import eventually
 from tests.tasks.work import Work, at_work, creates
 from tidings.demo import BadDays, StandIn
 
@@ -43,7 +49,7 @@ async def _order(work: Work, number: int, chance: random.Random) -> tuple[str, s
 
 def _as_the_provider_says(work: Work, provider: str, record: dict[str, Any]) -> None:
     status, provider_id = record["status"], record.get("providerId")
-    assert [step["to"] for step in record["transitions"]][-1] == status
+    _explained(record)
     if provider_id is not None:
         # fal tells a cancel as an error of its own, which is read as one.
         assert status == work.stand_in.jobs[provider_id].status, record
@@ -55,6 +61,44 @@ def _as_the_provider_says(work: Work, provider: str, record: dict[str, Any]) -> 
         assert provider == "fal" or not any(record["predictionId"] in url for url in creates(work.stand_in)), record
     else:
         assert status == Status.CANCELED, record
+
+
+def _explained(record: dict[str, Any]) -> None:
+    """Each step follows from the one before, and names the event, its time, its place in the log, and who said it."""
+    before = None
+    for step in record["transitions"]:
+        assert step.get("from") == before, record
+        assert all(step.get(name) for name in ("id", "at", "source", "position")), step
+        before = step["to"]
+    assert before == record["status"], record
+
+
+async def _archived(work: Work, prediction_id: str) -> dict[str, Any]:
+    """The record once its files are kept, or it says why not."""
+    record = await work.get(prediction_id)
+    return record if "assets" in record or "assetsError" in record else {}
+
+
+async def _kept(work: Work, folder: Path, made: list[str], succeeded: list[str]) -> None:
+    """Every file of every success lies in the storage, once, and nothing that no record names."""
+    for prediction_id in succeeded:
+        record = await eventually(partial(_archived, work, prediction_id), 120)
+        assert "assetsError" not in record, record
+        assert record["imageUrl"] == record["assets"][0]["url"]
+
+    async def named() -> bool:
+        """What was canceled or failed may have shown a file before, which is kept as well."""
+        records = [await work.get(prediction_id) for prediction_id in made]
+        paths = [asset["path"] for record in records for asset in record.get("assets", ())]
+        files = [file for file in (folder / "assets").glob("*/*") if file.is_file()]
+        there = [path for file in files if is_asset_path(path := str(file.relative_to(folder / "assets")))]
+        return sorted(there) == sorted(paths)
+
+    await eventually(named, 60)
+    for prediction_id in succeeded:
+        for asset in (await work.get(prediction_id))["assets"]:
+            content = (folder / "assets" / asset["path"]).read_bytes()
+            assert (content[:8], len(content)) == (b"\x89PNG\r\n\x1a\n", asset["bytes"])
 
 
 async def _worst_day(folder: Path, count: int, seed: int) -> None:
@@ -69,18 +113,23 @@ async def _worst_day(folder: Path, count: int, seed: int) -> None:
                     return await _order(work, number, chance)
 
             made = await asyncio.gather(*(one(number) for number in range(count)))
+            succeeded = []
             for provider, prediction_id in made:
                 record = await work.becomes(prediction_id, "succeeded", "failed", "canceled", within=240)
                 _as_the_provider_says(work, provider, record)
+                if record["status"] == "succeeded":
+                    succeeded.append(prediction_id)
+            assert succeeded
+            await _kept(work, folder, [prediction_id for _, prediction_id in made], succeeded)
         assert set(creates(stand_in).values()) == {1}
 
 
 async def test_a_worst_day(tmp_path: Path) -> None:
-    """All the switches at once, 100 predictions: each ends as its provider says, none was submitted twice."""
+    """All the switches at once, 100 predictions: each ends as its provider says, submitted and archived once."""
     await _worst_day(tmp_path, 100, seed=5)
 
 
 @pytest.mark.long
 async def test_a_worst_day_in_full(tmp_path: Path) -> None:
-    """All the switches at once, 2,000 predictions: each ends as its provider says, none was submitted twice."""
+    """All the switches at once, 2,000 predictions: each ends as its provider says, submitted and archived once."""
     await _worst_day(tmp_path, 2000, seed=6)

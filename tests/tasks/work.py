@@ -108,6 +108,7 @@ async def at_work(
     places = {
         "TIDINGS_LOG": f"sqlite:////{folder}/log.db",
         "TIDINGS_STORE": f"sqlite:////{folder}/store.db",
+        "TIDINGS_ASSETS": f"file:////{folder}/assets",
         "TIDINGS_ASSETS_TTL": "0",
     }
     settings = load({"port": "0"}, environ=environment({**places, **variables(stand_in), **(more or {})}), config=None)
