@@ -121,8 +121,7 @@ class Suite:
     async def _one(self, fault: Fault) -> None:
         """One fault, and how long it takes until news flows again."""
         await asyncio.sleep(fault.pause)
-        if (calm := (await self._probe(time.monotonic()))[0]) is not None:
-            self.report.calm.append(calm)
+        calm, _ = await self._probe(time.monotonic())
         self._say(f"{time.strftime('%H:%M:%S')} {fault}")
         began = time.monotonic()
         not_ready: dict[str, list[str]] = {}
@@ -143,11 +142,12 @@ class Suite:
         flow, everyone = await self._probe(ended)
         silence = max(one.silence(began) for one in self.watchers if one.selection.all)
         limit = fault.limit * self._plan.slack
-        outcome = Outcome(fault.number, fault.name, ended - began, limit, flow, everyone, silence, not_ready)
+        lasted = ended - began
+        outcome = Outcome(fault.number, fault.name, lasted, limit, calm or 0.0, flow, everyone, silence, not_ready)
         self.report.outcomes.append(outcome)
         self._say(progress(fault, outcome))
         if not outcome.in_time:
-            self.ledger.problem(Problem.SLOW, f"{fault}: news after {flow} s; at most {limit:g}")
+            self.ledger.problem(Problem.SLOW, f"{fault}: news after {flow} s, {calm} s before; at most {limit:g} more")
         if everyone is None:
             away = [one.name for one in self.watchers if not one.connected]
             self.ledger.problem(

@@ -100,6 +100,7 @@ SHORT = (
 PAUSE = (1.0, 4.0)
 LASTING = (2.0, 8.0)
 SHORT_LASTING = (2.0, 3.0)
+SHORT_PAUSE = (0.3, 0.6)
 
 
 class UnknownFault(ValueError):
@@ -107,7 +108,10 @@ class UnknownFault(ValueError):
 
 
 def schedule(
-    seed: int, names: tuple[str, ...] | None = None, lasting: tuple[float, float] = LASTING
+    seed: int,
+    names: tuple[str, ...] | None = None,
+    lasting: tuple[float, float] = LASTING,
+    pause: tuple[float, float] = PAUSE,
 ) -> Iterator[Fault]:
     """Faults without end (or those named, in this order, once).
 
@@ -117,6 +121,7 @@ def schedule(
         seed: Of the order, the pauses and the lengths.
         names: `part.kind` each.
         lasting: Between how many seconds one lasts.
+        pause: Between how many seconds of calm come before it.
 
     Raises:
         UnknownFault: The catalog has no such fault.
@@ -133,6 +138,6 @@ def schedule(
         for name in order:
             number += 1
             part, _, kind = name.partition(".")
-            yield Fault(number, chance.uniform(*PAUSE), part, Kind(kind), chance.uniform(*lasting))
+            yield Fault(number, chance.uniform(*pause), part, Kind(kind), chance.uniform(*lasting))
         if names:
             return

@@ -3,10 +3,13 @@
 import asyncio
 import contextlib
 import sys
+from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from typing import cast
+from urllib.parse import urlsplit
 
+import aiohttp
 import msgspec
 
 from storage.prediction import Prediction
@@ -66,6 +69,7 @@ class Settlement:
         self._sent_is_there(found)
         for who, name, has, version in self._behind(found):
             self._ledger.problem(Problem.BEHIND, f"{who} has {name} v{has}; the newest is v{version}")
+        await self._submitted_once()
         await self._dead_letters()
         await self._verify()
 
@@ -92,6 +96,21 @@ class Settlement:
             for name, one in found.items()
             if watcher.watches(name, one.owner) and watcher.newest.get(name, 0) != one.version
         ]
+
+    async def _submitted_once(self) -> None:
+        """The provider was asked for each prediction once: its list says by the webhook's address for which."""
+        asked: Counter[str] = Counter()
+        address: str | None = f"http://127.0.0.1:{self._cluster.demo.port}/v1/predictions"
+        headers = {"Authorization": f"Bearer {self._cluster.secrets['TIDINGS_REPLICATE_TOKEN']}"}
+        async with aiohttp.ClientSession(headers=headers) as session:
+            while address is not None:
+                async with session.get(address) as response:
+                    page = await response.json()
+                asked.update(urlsplit(one["webhook"]).path for one in page["results"])
+                address = page["next"]
+        for path, count in asked.items():
+            if count > 1:
+                self._ledger.problem(Problem.TWICE, f"{path} was submitted {count} times", count - 1)
 
     async def _dead_letters(self) -> None:
         """Every record of the storms lies among the dead letters; one that was put there again has the same position."""

@@ -4,13 +4,14 @@ import asyncio
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from storage.prediction import Status
 from tests import system
 from tests.cluster import faults
 from tests.cluster.fault_report import Outcome, Report, as_json, table
 from tests.cluster.ledger import Ledger, Line, Problem, Way
-from tests.cluster.schedule import NAMES, SHORT, SHORT_LASTING, Kind, UnknownFault, schedule
+from tests.cluster.schedule import NAMES, SHORT, SHORT_LASTING, SHORT_PAUSE, Kind, UnknownFault, schedule
 from tests.cluster.watchers import Watcher
 from tidings.client_progress import Selection, parse
 
@@ -114,11 +115,14 @@ def test_faults_are_chosen_by_name() -> None:
 
 def test_a_report_says_whether_everything_holds(ledger: Ledger) -> None:
     """What is wrong makes the report bad, and stands in it with the seed."""
-    outcome = Outcome(1, "proxy.kill", 3.0, 2.0, 0.4, 1.2, 3.5, {"gateway-1": ["log"]})
+    outcome = Outcome(1, "proxy.kill", 3.0, 2.0, 0.1, 0.4, 1.2, 3.5, {"gateway-1": ["log"]})
     report = Report(SEED, 50, 1.0, 24, [outcome], verified={"faults": 0, "compared": 3})
     sent(ledger, 5)
     report.close(ledger)
     assert report.good
+    assert outcome.in_time
+    assert not replace(outcome, flow=2.2).in_time
+    assert not replace(outcome, flow=None).in_time
     assert "Everything holds." in table(report)
     ledger.settled("p1", 3, ("starting", "processing"))
     report.close(ledger)
@@ -131,8 +135,8 @@ def test_a_report_says_whether_everything_holds(ledger: Ledger) -> None:
 async def test_the_main_faults(tmp_path: Path) -> None:
     """Under the main faults nothing acknowledged is lost or applied twice, and every client ends with the newest."""
     system.require(*system.broker_parts(), system.HAPROXY)
-    plan = faults.Plan(schedule(SEED, SHORT, SHORT_LASTING), 0.0, SEED, rate=30, clients=12, slack=5.0)
-    report = await asyncio.wait_for(faults.run(tmp_path, plan, print), 300)
+    plan = faults.Plan(schedule(SEED, SHORT, SHORT_LASTING, SHORT_PAUSE), 0.0, SEED, rate=30, clients=12, slack=5.0)
+    report = await asyncio.wait_for(faults.run(tmp_path, plan, print), 600)
     print(table(report))  # noqa: T201
     assert report.good, report.notes
     assert report.acknowledged == report.applied > 300
