@@ -189,6 +189,7 @@ def check_commands(ended: list[Ended], names: list[str]) -> None:
 async def incident(folder: Path, settings: dict[str, str], form: Form) -> float:
     """Go through it; returns the longest silence of the live flow, in seconds."""
     names = [f"job-{number}" for number in range(form.predictions)]
+    settings = {**settings, "TIDINGS_ARCHIVE": "off"}  # the page's pictures are nowhere to be had
     (folder / "tidings.toml").write_text(mapping(mended=False))
     async with serving(folder, settings) as wrong:
         await post_all(wrong.url, names)
