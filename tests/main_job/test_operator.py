@@ -7,6 +7,7 @@ import aiohttp
 
 from tests.conditions import eventually
 from tests.main_job import webhooks
+from tests.main_job.replaying_page import commands
 from tests.main_job.webhooks import get, reaches, signed, watching
 from tests.tidings.command import tidings
 from tests.tidings_process import TidingsProcess, serving
@@ -60,16 +61,16 @@ async def test_a_database_filled_from_the_changes_has_the_same_bytes(
 ) -> None:
     """`--from-changes` beside the running service takes whole records and hardly any events, and gives every byte."""
     await some_predictions(service, 12)
-    into = ("--into", "sqlite:///filled.db")
-    done = await tidings(tmp_path, "replay", "--from-changes", *into, "--json", settings=settings)
+    (command,) = commands("From the changes")
+    done = await tidings(tmp_path, *command, "--json", settings=settings)
     assert done.code == 0, done.err
     assert (done.json["restored"], done.json["rejected"], done.json["poison"]) == (12, 0, 0)
     assert done.json["changes"] >= 12
-    assert documents(tmp_path / "filled.db") == documents(tmp_path / "data" / "store.db")
-    switched = {**settings, "TIDINGS_STORE": "sqlite:///filled.db"}
+    assert documents(tmp_path / "data" / "new.db") == documents(tmp_path / "data" / "store.db")
+    switched = {**settings, "TIDINGS_STORE": "sqlite:///data/new.db"}
     verified = await tidings(tmp_path, "replay", "--verify", "--json", settings=switched)
     assert (verified.code, verified.json["faults"]) == (0, 0), verified.out
-    again = await tidings(tmp_path, "replay", "--from-changes", *into, settings=settings)
+    again = await tidings(tmp_path, *command, settings=settings)
     assert again.code == 1
     assert "holds records already" in again.line
 
