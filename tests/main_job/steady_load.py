@@ -133,9 +133,9 @@ class SteadyLoad:
             await self._still_pushes(session)
 
     async def _report(self, session: aiohttp.ClientSession) -> None:
-        """Webhooks at an even rate; the four of a prediction are some seconds apart."""
+        """Webhooks at an even rate, the four of a prediction some seconds apart; what is late is not made up for."""
         due: deque[tuple[str, int]] = deque()
-        started, count = time.monotonic(), 0
+        following = time.monotonic()
         while True:
             if len(due) < self.plan.rate * 2:
                 self.begun += 1
@@ -146,8 +146,8 @@ class SteadyLoad:
             self.acknowledged += 1
             if step < 3:
                 due.append((name, step + 1))
-            count += 1
-            await asyncio.sleep(max(0.0, started + count / self.plan.rate - time.monotonic()))
+            following = max(following + 1 / self.plan.rate, time.monotonic())
+            await asyncio.sleep(following - time.monotonic())
 
     def _posted(self, session: aiohttp.ClientSession, name: str, step: int) -> Any:
         body = self._body(name, step)
@@ -315,7 +315,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=20, help="webhooks a second")
     arguments = parser.parse_args()
     seconds = arguments.minutes * 60
-    plan = Plan(seconds=seconds, rate=arguments.rate, warm_up=min(900, seconds / 4))
+    plan = Plan(seconds=seconds, rate=arguments.rate, warm_up=min(900, seconds / 2))
     with tempfile.TemporaryDirectory() as folder:
         verdicts = asyncio.run(steady_load(Path(folder), plan))
     _say(f"\n{'':<12} {'first quarter':>14} {'last quarter':>14} {'change':>8}")
