@@ -1,7 +1,9 @@
 """Comparing a store with the log, and mending it by events."""
 
+import asyncio
 import json
 import tempfile
+import time
 from argparse import Namespace
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -24,6 +26,9 @@ IN_MEMORY = 200_000
 EXAMPLES = 10
 """Differences that are named one by one."""
 REPAIRS_AT_ONCE = 500
+"""Repairs appended before the processor is waited for."""
+LOOK_SECONDS, PATIENCE = 0.05, 10.0
+"""Between two looks at where the processor is, and until one that stands still is not waited for any more."""
 
 
 async def compare(arguments: Namespace, settings: Settings) -> int:
@@ -92,10 +97,32 @@ def repair(difference: "Difference", upto: Mapping[int, int]) -> "NewRecord":
 
 
 async def _append(log: "Log", repairs: "list[NewRecord]") -> None:
+    """Append them, a few at a time: what is reported meanwhile waits behind these few, and not behind all of them."""
     from streams.log import EVENTS
 
+    waiting = True
     for first in range(0, len(repairs), REPAIRS_AT_ONCE):
-        await log.append(EVENTS, repairs[first : first + REPAIRS_AT_ONCE])
+        positions = await log.append(EVENTS, repairs[first : first + REPAIRS_AT_ONCE])
+        upto = {position.partition: position.offset + 1 for position in positions}
+        if waiting and first + REPAIRS_AT_ONCE < len(repairs):
+            waiting = await _processed(log, upto)
+
+
+async def _processed(log: "Log", upto: Mapping[int, int]) -> bool:
+    """Wait until the processor has come so far; False where it does not move: it may be stopped."""
+    from streams.log import EVENTS
+    from streams.processor import GROUP
+
+    seen: dict[int, int] = {}
+    moved = time.monotonic()
+    while time.monotonic() - moved < PATIENCE:
+        committed = await log.committed(EVENTS, GROUP)
+        if all(committed.get(partition, 0) >= offset for partition, offset in upto.items()):
+            return True
+        if committed != seen:
+            seen, moved = committed, time.monotonic()
+        await asyncio.sleep(LOOK_SECONDS)
+    return False
 
 
 def _report(arguments: Namespace, found: "Verification", progress: "Progress", seconds: float) -> None:
