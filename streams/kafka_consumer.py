@@ -18,8 +18,9 @@ _log = structlog.get_logger("tidings.log.kafka")
 
 SESSION_SECONDS = 6
 """How long the group waits for a member that was killed."""
-_REBALANCE_SECONDS = 10
-"""How long members may take to let go of their partitions."""
+_REBALANCE_SECONDS = 5
+"""How long members may take to let go of their partitions, which they do within 3 s. The group waits as long for a member
+that is known to a broker which came back, and has itself come back by another name."""
 _START_SECONDS = 30.0
 _COMMIT_SECONDS = 5.0
 _WATCH_SECONDS = 1.0
