@@ -197,7 +197,7 @@ class Suite:
 
         async def arrives(one: Watcher) -> None:
             # Who is sent away meanwhile comes back in its own time, and counts with everybody.
-            await eventually(lambda: has(one) or one.connections != since[one.name], EVERYONE)
+            await eventually(lambda: has(one) or one.connections != since[one.name], 2 * EVERYONE)
 
         fresh = asyncio.create_task(self._fresh(targets))
         sending = [asyncio.create_task(self._send_probe(line)) for line in self.load.probes]
