@@ -8,6 +8,7 @@ import asyncio
 import os
 import stat
 import subprocess
+import tempfile
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
@@ -319,13 +320,18 @@ async def linked(folder: Path) -> AsyncIterator[LinkedCluster]:
     with ExitStack() as mounts:
         disks: dict[str, Disk] = {}
         untested = []
+        # Not below a test's own folder: other runs of the tests close that to the user that Postgres runs as.
+        apart = Path(
+            mounts.enter_context(tempfile.TemporaryDirectory(prefix="tidings-disk-", ignore_cleanup_errors=True))
+        )
+        places = {"assets": folder / "assets", "broker": folder / "disk-broker", "postgres": apart / "disk"}
         for part, size in DISKS.items():
-            disk = Disk(folder / ("assets" if part == "assets" else f"disk-{part}"), size)
+            disk = Disk(places[part], size)
             try:
                 disk.mount()
             except (OSError, subprocess.CalledProcessError):
                 untested.append(f"a full disk of {part}: mounting is not allowed here; to test it: run as root")
-                disk.folder.mkdir(exist_ok=True)
+                disk.folder.mkdir(parents=True, exist_ok=True)
             else:
                 mounts.callback(disk.unmount)
                 disks[part] = disk
@@ -333,8 +339,8 @@ async def linked(folder: Path) -> AsyncIterator[LinkedCluster]:
             ports = {name: free_port() for name in ROLES}
             proxies = {name: await stack.enter_async_context(FaultyProxy(port)) for name, port in ports.items()}
             properties, port = _listeners({name: (port, proxies[name].port) for name, port in ports.items()})
-            broker = Broker(_own(folder / "disk-broker" / "broker"), port, properties)
-            one = LinkedCluster(folder, disks, broker, Postgres(_open(folder / "disk-postgres")))
+            broker = Broker(_own(places["broker"] / "broker"), port, properties)
+            one = LinkedCluster(folder, disks, broker, Postgres(_open(places["postgres"])))
             one.untested += untested
             one.links |= {("broker", name): proxy for name, proxy in proxies.items()}
             stack.push_async_callback(one.close)
