@@ -4,10 +4,11 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
+import structlog
 from msgspec import Struct
 
 from storage.composed import open_composed
-from storage.errors import StoreOwned
+from storage.errors import StorageError, StoreOwned
 from storage.factory import open_store
 from storage.fallback import FallbackStore
 from storage.objects import ObjectStorage
@@ -22,6 +23,8 @@ from streams.providers.provider import Provider
 from streams.providers.registry import Translators, open_providers
 from streams.replay import check_filled, check_source
 from tidings.settings import Settings, SettingsError, sqlite_path
+
+_log = structlog.get_logger("tidings.parts")
 
 
 class Parts(Struct, frozen=True):
@@ -152,6 +155,19 @@ async def claim(log: Log, store: PredictionStore, settings: Settings, name: str 
     return Rules(identity, settings.strict, settings.record_max)
 
 
+async def _check_filled(log: Log, store: PredictionStore, settings: Settings) -> None:
+    """A processor of its own does not begin in the middle; where one process does all, it serves what comes, and says so.
+
+    Without a gateway nothing is lost by waiting: webhooks are taken elsewhere meanwhile.
+    """
+    try:
+        await check_filled(log, store)
+    except StorageError as error:
+        if "gateway" not in settings.roles:
+            raise
+        _log.warning("store.empty", warning=str(error))
+
+
 @asynccontextmanager
 async def parts(settings: Settings) -> AsyncIterator[Parts]:
     """Everything open, and closed again at the end of the block.
@@ -167,7 +183,7 @@ async def parts(settings: Settings) -> AsyncIterator[Parts]:
         stack.push_async_callback(store.close)
         rules = await claim(log, store, settings)
         if "processor" in settings.roles and projecting(store) is None:
-            await check_filled(log, store)
+            await _check_filled(log, store, settings)
         if isinstance(store, FallbackStore):
             await claim(log, store.fallback, settings, "store_fallback")
         yield Parts(

@@ -1,7 +1,14 @@
 """What a process opens, as the settings say."""
 
+from pathlib import Path
+
+import pytest
+import structlog
+from msgspec.structs import replace
+
+from storage.errors import StorageError
 from streams.log import CHANGES, NewRecord
-from tidings.parts import log_of
+from tidings.parts import log_of, parts
 from tidings.settings import Settings
 
 
@@ -10,3 +17,18 @@ async def test_the_log_takes_every_record() -> None:
     log = await log_of(Settings(log="memory://", max_body=1024, record_max=200_000))
     await log.append(CHANGES, [NewRecord(b"p1", b"x" * 200_000)])
     await log.close()
+
+
+async def test_a_processor_of_its_own_does_not_begin_in_the_middle(tmp_path: Path) -> None:
+    """An empty store behind a log that was processed is refused with what to do; one process that does all warns."""
+    whole = Settings(log=f"sqlite:///{tmp_path}/log.db", store=f"sqlite:///{tmp_path}/store.db")
+    log = await log_of(whole)
+    await log.append(CHANGES, [NewRecord(b"p1", b"{}", [("v", b"1")])])
+    await log.close()
+    with pytest.raises(StorageError, match="fill it with tidings replay"):
+        async with parts(replace(whole, role=("processor", "archiver"))):
+            pass
+    with structlog.testing.capture_logs() as lines:
+        async with parts(whole):
+            pass
+    assert [line["event"] for line in lines if line["log_level"] == "warning"] == ["store.empty"]
