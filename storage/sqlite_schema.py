@@ -173,9 +173,10 @@ def _prepare(connection: sqlite3.Connection, path: Path, synchronous: str) -> No
 
 
 def _refuse_foreign(connection: sqlite3.Connection, path: Path) -> None:
+    # In this order: another process may make the tables, and the marks with them, in between.
+    empty = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0] == 0
     application = connection.execute("PRAGMA application_id").fetchone()[0]
     found = connection.execute("PRAGMA user_version").fetchone()[0]
-    empty = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0] == 0
     if application != APPLICATION_ID and not (empty and application == 0):
         raise StoreMisconfigured(f"{path} is a SQLite file of another program; name another file for the store")
     if not empty and not (found and reachable(found, FORMAT, STEPS)):

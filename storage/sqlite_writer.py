@@ -1,6 +1,8 @@
-"""The one thread that writes to a SQLite store, and its group commit.
+"""What writes to a SQLite store: one transaction at a time, shared by the calls that wait while another is on its way.
 
-Calls that wait while a transaction is on its way to the disk share the next one.
+A large transaction runs in a thread. A small one that finds nothing under way is made by its caller, in the event loop,
+and the thread is left what waits for the disk: the commit. Each statement that the thread runs gives up the
+interpreter's lock and waits for it again; for a small transaction that takes longer than the transaction.
 """
 
 import asyncio
@@ -10,7 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from threading import Thread
+from threading import Lock, Thread
 from typing import Any, TypeVar
 
 import msgspec
@@ -19,6 +21,7 @@ from storage.errors import StorageError
 from storage.interpreter import impatience
 from storage.prediction import Tombstone
 from storage.sqlite_schema import (
+    BUSY_TIMEOUT,
     COLUMNS,
     MOST_INSERTED,
     MOST_UPDATED,
@@ -38,6 +41,9 @@ Value = str | int | bytes | None
 
 _MOST_WRITES = 4096
 """Writes of one transaction; a single call may bring more."""
+
+_SMALL_WRITES, _SMALL_BYTES = 16, 65_536
+"""What a caller writes by itself at most: about 0.5 ms of its event loop."""
 
 _to_json = msgspec.json.Encoder().encode
 
@@ -100,6 +106,16 @@ class _Job:
         self.future: asyncio.Future[Any] = self.loop.create_future()
 
 
+class _Uncommitted:
+    """A call whose transaction lacks its commit; without a call: the connection is free again."""
+
+    __slots__ = ("job", "outcomes")
+
+    def __init__(self, job: _Job | None, outcomes: list[list[Outcome]]) -> None:
+        self.job = job
+        self.outcomes = outcomes
+
+
 class SqliteWriter:
     """Owns the connection that writes.
 
@@ -115,7 +131,11 @@ class SqliteWriter:
         self._path = path
         self._synchronous = synchronous
         self._connection: sqlite3.Connection | None = open_writer(path, synchronous=synchronous)
-        self._queue: SimpleQueue[_Job | None] = SimpleQueue()
+        self._patient = True
+        """Whether the connection waits for other processes, as when it was opened."""
+        self._turn = Lock()
+        """Held by whoever uses the connection; for an uncommitted call until the thread has committed it."""
+        self._queue: SimpleQueue[_Job | _Uncommitted | None] = SimpleQueue()
         self._held: deque[_Job | None] = deque()
         self._closed = False
         self._thread = Thread(target=self._work, name=f"sqlite-writer {path.name}", daemon=True)
@@ -123,7 +143,9 @@ class SqliteWriter:
 
     async def write(self, writes: Sequence[Write]) -> list[Outcome]:
         """Apply the writes in one transaction, possibly together with those of other callers."""
-        outcomes: list[Outcome] = await self._submit(_Job(writes, None))
+        job = _Job(writes, None)
+        small = len(writes) <= _SMALL_WRITES and sum([len(write.encoded) for write in writes]) <= _SMALL_BYTES
+        outcomes: list[Outcome] = await (self._begin(job) if small else self._submit(job))
         return outcomes
 
     async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
@@ -145,32 +167,96 @@ class SqliteWriter:
         self._queue.put(job)
         return job.future
 
+    def _begin(self, job: _Job) -> "asyncio.Future[Any]":
+        """Do all but the commit at once, where nobody uses the connection; otherwise as `_submit`."""
+        connection = self._connection
+        if self._closed or connection is None or not self._turn.acquire(blocking=False):
+            return self._submit(job)
+        try:
+            self._wait_for_others(connection, patient=False)
+            connection.execute("BEGIN IMMEDIATE")
+            outcomes = _apply(connection, [job])
+        except BaseException as error:
+            self._roll_back(connection)
+            self._turn.release()
+            self._queue.put(_Uncommitted(None, []))  # the thread may wait for its turn
+            if not isinstance(error, Exception):
+                raise
+            # Most of all another process that writes: the thread waits for it, and says what the rest means.
+            return self._submit(job)
+        impatience.begin()
+        self._queue.put(_Uncommitted(job, outcomes))
+        return job.future
+
+    def _wait_for_others(self, connection: sqlite3.Connection, *, patient: bool) -> None:
+        if self._patient is not patient:
+            connection.execute(f"PRAGMA busy_timeout = {round(BUSY_TIMEOUT * 1000) if patient else 0}")
+            self._patient = patient
+
     # What follows runs in the thread.
 
     def _work(self) -> None:
         while (jobs := self._take()) is not None:
-            try:
-                results = self._transact(jobs)
-            except Exception as error:
-                # Whatever it is belongs to the callers; the thread must outlive it.
-                failure = in_use(error, self._path) if isinstance(error, sqlite3.Error) else error
-                self._deliver(jobs, [failure] * len(jobs))
-            else:
-                self._deliver(jobs, results)
-            finally:
-                for _ in jobs:
-                    impatience.end()
+            self._await_turn()
+            self._attempt(jobs, self._transact)
+            self._turn.release()
+            for _ in jobs:
+                impatience.end()
+        self._await_turn()
         if self._connection is not None:
             self._connection.close()
 
+    def _attempt(self, jobs: list[_Job], work: Callable[[list[_Job]], list[Any]]) -> None:
+        try:
+            results = work(jobs)
+        except Exception as error:
+            # Whatever it is belongs to the callers; the thread must outlive it.
+            failure = in_use(error, self._path) if isinstance(error, sqlite3.Error) else error
+            self._deliver(jobs, [failure] * len(jobs))
+        else:
+            self._deliver(jobs, results)
+
+    def _await_turn(self) -> None:
+        """Own the connection; where a caller has it, its commit is on its way through the queue."""
+        while not self._turn.acquire(blocking=False):
+            self._receive(block=True)
+
+    def _receive(self, *, block: bool) -> None:
+        """Take an item from the queue: commit what a caller has begun, hold what is to be done."""
+        item = self._queue.get(block)
+        if isinstance(item, _Uncommitted):
+            self._complete(item)
+        else:
+            self._held.append(item)
+
+    def _complete(self, uncommitted: _Uncommitted) -> None:
+        """Commit what a caller has begun."""
+        job = uncommitted.job
+        if job is None:
+            return
+
+        def commit(_jobs: list[_Job]) -> list[Any]:
+            connection = self._connection
+            assert connection is not None
+            try:
+                connection.execute("COMMIT")
+            except BaseException:
+                self._roll_back(connection)
+                raise
+            return uncommitted.outcomes
+
+        self._attempt([job], commit)
+        self._turn.release()
+        impatience.end()
+
     def _take(self) -> list[_Job] | None:
         """The next jobs that can share a transaction: writes of different predictions. None: the store closes."""
-        first = self._held.popleft() if self._held else self._queue.get()
-        while True:
-            try:
-                self._held.append(self._queue.get_nowait())
-            except Empty:
-                break
+        while not self._held:
+            self._receive(block=True)
+        with suppress(Empty):
+            while True:
+                self._receive(block=False)
+        first = self._held.popleft()
         if first is None or first.run is not None or not self._held:
             return None if first is None else [first]
         jobs, ids = [first], set(first.ids)
@@ -186,7 +272,9 @@ class SqliteWriter:
     def _transact(self, jobs: list[_Job]) -> list[Any]:
         if self._connection is None:
             self._connection = open_writer(self._path, synchronous=self._synchronous)
+            self._patient = True
         connection, run = self._connection, jobs[0].run
+        self._wait_for_others(connection, patient=True)
         try:
             connection.execute("BEGIN IMMEDIATE")
             results = [run(connection)] if run is not None else _apply(connection, jobs)

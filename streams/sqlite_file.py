@@ -131,8 +131,9 @@ def open_file(path: Path, *, create: bool) -> tuple[sqlite3.Connection, str]:
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> str:
     """Check the file's marks, lay the schema where the file is empty, and return the log's id."""
-    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    # In this order: another process may lay the schema, which has both, in between.
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
     if application != APPLICATION_ID and (application or tables):
         raise LogMisconfigured(f"{path} is an SQLite file, but not a log of Tidings; name another file in TIDINGS_LOG")
     _enter_wal(connection)

@@ -91,8 +91,9 @@ class SqliteLog:
         first: int = await self._writer.submit(
             lambda transaction: transaction.append(number, records),
             durable=topic != CHANGES,
-            size=size,
+            size=size + 100 * len(records),
             limit=_APPEND_SECONDS,
+            quick=True,
         )
         self.bell(topic).ring()
         return [Position(0, offset) for offset in range(first, first + len(records))]
@@ -103,7 +104,7 @@ class SqliteLog:
         def write(transaction: Transaction) -> None:
             transaction.connection.execute("REPLACE INTO positions VALUES (?, ?, ?)", (topic, group, offset))
 
-        await self._writer.submit(write, durable=False, size=0, limit=_APPEND_SECONDS)
+        await self._writer.submit(write, durable=False, size=100, limit=_APPEND_SECONDS, quick=True)
 
     def consume(self, topic: str, group: str) -> SqliteConsumer:
         """See `Log.consume`. Raises `LogMisconfigured` where the group is being consumed already, by whomever."""

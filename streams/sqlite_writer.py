@@ -1,4 +1,9 @@
-"""The one thread that writes to a log's file: whatever is asked for while it works shares its next transaction."""
+"""What writes to a log's file, one transaction at a time: whatever is asked for meanwhile shares the next one.
+
+A large transaction runs in a thread. A small one is made in the event loop, and the thread is left what may take long:
+the commit that waits for the disk. Each statement that the thread runs gives up the interpreter's lock and waits for it
+again; a dozen of those for each of many small transactions cost more than the transactions themselves.
+"""
 
 import asyncio
 import contextlib
@@ -12,8 +17,9 @@ from typing import Any
 
 from msgspec import Struct
 
+from storage.interpreter import impatience
 from streams.log import LogError, LogUnavailable, NewRecord
-from streams.sqlite_file import Row, connect, encode_headers, table, translate
+from streams.sqlite_file import BUSY_SECONDS, Row, connect, encode_headers, table, translate
 
 _BATCH_BYTES = 16_777_216
 """Jobs beyond this many bytes wait for the next transaction."""
@@ -27,6 +33,9 @@ connection of their own: within it, appends would wait 30 ms for them."""
 _LONGEST_WAL_PAGES = 16_384
 """64 MiB; beyond that the writer itself makes a copy, for only when nothing is written meanwhile can the file start
 anew from its beginning."""
+
+_SMALL_BYTES = 65_536
+"""What is appended in the event loop at most, in about 0.2 ms."""
 
 _CHUNKS = (256, 64, 16, 4, 1)
 """Rows per INSERT. Each statement gives up the interpreter's lock once and must wait for it again, which beside a busy
@@ -84,7 +93,16 @@ class Job(Struct, eq=False):
     run: Callable[[Transaction], Any]
     durable: bool
     size: int
+    quick: bool
+    """Whether it takes no longer than its size says."""
     done: asyncio.Future[Any]
+
+
+class Prepared(Struct, eq=False):
+    """A transaction that lacks its commit."""
+
+    batch: list[Job]
+    results: list[Any]
 
 
 class Writer:
@@ -99,28 +117,38 @@ class Writer:
         self._connection = connection
         self._path = path
         self._loop = asyncio.get_running_loop()
-        self._batches: queue.SimpleQueue[list[Job] | None] = queue.SimpleQueue()
+        self._batches: queue.SimpleQueue[list[Job] | Prepared | None] = queue.SimpleQueue()
         self._waiting: list[Job] = []
         self._busy = False
         self._closing = False
         self._unchecked = 0
         self._checkpoint_now = False
         self._checkpointing: asyncio.Future[int] | None = None
+        self._pragmas: dict[str, int | str] = {}
+        """As they were set last."""
         connection.execute("PRAGMA wal_autocheckpoint = 0")
         self._thread = threading.Thread(target=self._work, name=f"log-writer {path.name}", daemon=True)
         self._thread.start()
 
-    async def submit(self, run: Callable[[Transaction], Any], *, durable: bool, size: int, limit: float) -> Any:
+    async def submit(
+        self, run: Callable[[Transaction], Any], *, durable: bool, size: int, limit: float, quick: bool = False
+    ) -> Any:
         """Run a job in the next transaction, and return its result once that is committed.
+
+        Args:
+            run: What to do; may be called a second time, in another transaction, where the first came to nothing.
+            durable: Whether it must survive a power cut.
+            size: Its bytes.
+            limit: Seconds.
+            quick: Whether it takes no longer than its size says, so that a small one may run in the event loop.
 
         Raises `LogUnavailable` after `limit` seconds; the outcome is then unknown.
         """
         if self._closing:
             raise LogUnavailable(f"the log {self._path} is closed; open it again")
-        return await self._enqueue(run, durable=durable, size=size, limit=limit)
+        return await self._enqueue(Job(run, durable, size, quick, self._loop.create_future()), limit)
 
-    async def _enqueue(self, run: Callable[[Transaction], Any], *, durable: bool, size: int, limit: float) -> Any:
-        job = Job(run, durable, size, self._loop.create_future())
+    async def _enqueue(self, job: Job, limit: float) -> Any:
         self._waiting.append(job)
         if not self._busy:
             # The writer starts at the end of this turn of the loop: callers that run in the same turn share it.
@@ -146,14 +174,35 @@ class Writer:
                 break
             count += 1
         batch, self._waiting = self._waiting[:count], self._waiting[count:]
-        self._batches.put(batch)
+        small = size <= _SMALL_BYTES and not self._checkpoint_now and all(job.quick for job in batch)
+        results = self._prepare(batch) if small else None
+        if results is None:
+            impatience.begin()
+            self._batches.put(batch)
+        elif any(job.durable for job in batch):
+            impatience.begin()
+            self._batches.put(Prepared(batch, results))
+        else:
+            self._loop.call_soon(self._finish, batch, results)
+
+    def _prepare(self, batch: list[Job]) -> list[Any] | None:
+        """In the loop: all of a small transaction, but for a commit that waits for the disk.
+
+        None where it came to nothing, most of all because another process writes: the thread waits for that.
+        """
+        durable = any(job.durable for job in batch)
+        try:
+            return self._run(batch, wait=False, commit=not durable)
+        except Exception:
+            return None
 
     def _work(self) -> None:
         """The thread: one transaction after the other."""
-        while (batch := self._batches.get()) is not None:
+        while (item := self._batches.get()) is not None:
+            batch = item.batch if isinstance(item, Prepared) else item
             results: list[Any] | LogError
             try:
-                results = self._commit(batch)
+                results = self._commit(item) if isinstance(item, Prepared) else self._run(item, wait=True, commit=True)
             except sqlite3.Error as error:
                 results = translate(error, self._path)
             except LogError as error:
@@ -166,25 +215,45 @@ class Writer:
                 self._loop.call_soon_threadsafe(self._finish, batch, results)
             except RuntimeError:  # the loop is closed: nobody waits any more
                 return
+            finally:
+                impatience.end()
 
-    def _commit(self, batch: list[Job]) -> list[Any]:
+    def _run(self, batch: list[Job], *, wait: bool, commit: bool) -> list[Any]:
+        """A transaction; `wait` for other processes, or raise; `commit`, or leave it open."""
         connection = self._connection
+        self._set("busy_timeout", round(BUSY_SECONDS * 1000) if wait else 0)
         # FULL makes SQLite fsync at the commit; NORMAL leaves it to the next FULL one. The order in the file stands.
-        connection.execute("PRAGMA synchronous = " + ("FULL" if any(job.durable for job in batch) else "NORMAL"))
+        self._set("synchronous", "FULL" if any(job.durable for job in batch) else "NORMAL")
         connection.execute("BEGIN IMMEDIATE")
         try:
             transaction = Transaction(connection)
             results = [job.run(transaction) for job in batch]
             transaction.flush()
+            if commit:
+                connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+        if self._checkpoint_now and commit:
+            self._checkpoint_now = False
+            connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        return results
+
+    def _set(self, pragma: str, value: int | str) -> None:
+        if self._pragmas.get(pragma) != value:
+            self._connection.execute(f"PRAGMA {pragma} = {value}")
+            self._pragmas[pragma] = value
+
+    def _commit(self, prepared: Prepared) -> list[Any]:
+        connection = self._connection
+        try:
             connection.execute("COMMIT")
         except BaseException:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
             raise
-        if self._checkpoint_now:
-            self._checkpoint_now = False
-            connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
-        return results
+        return prepared.results
 
     def _finish(self, batch: list[Job], results: list[Any] | LogError) -> None:
         """In the loop: tell those who wait, and go on with what has gathered meanwhile."""
@@ -216,7 +285,8 @@ class Writer:
         if not self._closing:
             self._closing = True
             with contextlib.suppress(LogUnavailable):  # those who wait for the writes before it have been told
-                await self._enqueue(lambda _: None, durable=False, size=0, limit=_CLOSE_SECONDS)
+                nothing = Job(lambda _: None, False, 0, False, self._loop.create_future())
+                await self._enqueue(nothing, _CLOSE_SECONDS)
             self._batches.put(None)
         if self._checkpointing is not None:
             await asyncio.wait([self._checkpointing])

@@ -47,10 +47,10 @@ async def test_full_disk(tmp_path: Path) -> None:
     await store.close()
 
 
-async def test_locked_by_another(tmp_path: Path) -> None:
+async def test_locked_by_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While another program holds the file for too long writes are `StoreUnavailable`; reads go on; then all is well."""
     store = await opened(tmp_path / "s.db")
-    await store._writer.run(lambda connection: connection.execute("PRAGMA busy_timeout = 50"))
+    monkeypatch.setattr("storage.sqlite_writer.BUSY_TIMEOUT", 0.05)
     other = sqlite3.connect(tmp_path / "s.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     write = creation(fresh())
@@ -312,3 +312,35 @@ async def test_switch_interval_comes_back(tmp_path: Path) -> None:
     for store in stores:
         await store.close()
     assert sys.getswitchinterval() == before
+
+
+async def test_small_and_large_writes_at_once_never_wait_for_each_other_for_ever(tmp_path: Path) -> None:
+    """Callers that write in their event loop, the thread, and another process's transaction take turns: all is written."""
+    store = await SqliteStore.open(f"sqlite:///{tmp_path}/store.db")
+    other = sqlite3.connect(tmp_path / "store.db", isolation_level=None, timeout=5)
+    failures = 0
+
+    async def write(name: str, count: int) -> None:
+        nonlocal failures
+        for version in range(1, 16):
+            writes = [writing(prediction(f"{name}-{number}", version), version - 1) for number in range(count)]
+            failures += sum(outcome is not None for outcome in await store.write(writes))
+
+    async def disturb() -> None:
+        for _ in range(20):
+            other.execute("BEGIN IMMEDIATE")
+            await asyncio.sleep(0.002)  # what the others wait for
+            other.execute("COMMIT")
+            await asyncio.sleep(0)
+
+    async with asyncio.timeout(30), asyncio.TaskGroup() as group:
+        for number in range(8):
+            group.create_task(write(f"small{number}", 1))
+            group.create_task(write(f"large{number}", 40))
+        group.create_task(disturb())
+    assert failures == 0
+    found = await store.load([f"small{number}-0" for number in range(8)] + ["large7-39"])
+    assert {stored.version for stored in found.values()} == {15}
+    assert len(found) == 9
+    other.close()
+    await store.close()

@@ -164,14 +164,14 @@ async def test_concurrent_appends_share_transactions(log: SqliteLog) -> None:
     """100 appends at once are committed in a few transactions."""
     await log.append(EVENTS, [NewRecord(b"key", b"x")])
     commits = 0
-    commit = log._writer._commit
+    finish = log._writer._finish
 
-    def counted(batch: list[object]) -> list[object]:
+    def counted(batch: list[object], results: list[object]) -> None:
         nonlocal commits
         commits += 1
-        return commit(batch)  # type: ignore[arg-type]
+        finish(batch, results)  # type: ignore[arg-type]
 
-    log._writer._commit = counted  # type: ignore[method-assign, assignment]
+    log._writer._finish = counted  # type: ignore[method-assign, assignment]
     await asyncio.gather(*[log.append(EVENTS, [NewRecord(b"key", b"x")]) for _ in range(100)])
     assert commits <= 3
 
@@ -179,16 +179,15 @@ async def test_concurrent_appends_share_transactions(log: SqliteLog) -> None:
 async def test_what_is_flushed_to_the_disk(log: SqliteLog) -> None:
     """Events and dead letters are committed with an fsync; changes and offsets leave it to the next such commit."""
     modes: list[tuple[str, int]] = []
-    commit = log._writer._commit
+    finish = log._writer._finish
 
-    def noted(batch: list[object]) -> list[object]:
-        result = commit(batch)  # type: ignore[arg-type]
+    def noted(batch: list[object], results: list[object]) -> None:
         modes.append((topic, log._writer._connection.execute("PRAGMA synchronous").fetchone()[0]))
-        return result
+        finish(batch, results)  # type: ignore[arg-type]
 
     for topic in (EVENTS, CHANGES, DEAD_LETTERS):
         await log.append(topic, [NewRecord(b"key", b"x")])
-    log._writer._commit = noted  # type: ignore[method-assign, assignment]
+    log._writer._finish = noted  # type: ignore[method-assign, assignment]
     for topic in (EVENTS, CHANGES, DEAD_LETTERS):
         await log.append(topic, [NewRecord(b"key", b"x")])
     topic = "offsets"
