@@ -70,9 +70,9 @@ class Watcher(asyncio.Protocol):
         transport.write(HANDSHAKE.format("").encode() + self._subscribe)
 
     def data_received(self, data: bytes) -> None:
-        if data == b"\x89\x00":
+        if b"\x89\x00" in data:  # a ping, maybe behind a change; the changes are ASCII
             self._transport.write(PONG)
-        elif self._synced:
+        if self._synced:
             self._arrivals.seen(data)
         elif b'"synced"' in data:
             self._synced = True
