@@ -60,6 +60,8 @@ class SqliteLog:
         self._writer = Writer(writing, path)
         self._numbers: dict[str, int] = {}
         self._bells: dict[str, Bell] = {}
+        self._ends: dict[str, int] = {}
+        """Per topic the end that its readers were woken for."""
         self._consumers: list[SqliteConsumer] = []
         self._maintenance: asyncio.Task[None] | None = None
         self._poll_timer: asyncio.TimerHandle | None = None
@@ -95,8 +97,10 @@ class SqliteLog:
             limit=_APPEND_SECONDS,
             quick=True,
         )
+        end = first + len(records)
+        self._ends[topic] = max(end, self._ends.get(topic, 0))
         self.bell(topic).ring()
-        return [Position(0, offset) for offset in range(first, first + len(records))]
+        return [Position(0, offset) for offset in range(first, end)]
 
     async def remember(self, topic: str, group: str, offset: int) -> None:
         """Keep the next offset that a group will read."""
@@ -250,22 +254,35 @@ class SqliteLog:
             bell.ring()
 
     def _poll(self) -> None:
-        """Look whether another process wrote; goes on for as long as somebody waits."""
+        """Look whether another process appended; goes on for as long as somebody waits."""
         self._poll_timer = None
         if self._closed:
             return
+        grown = False
         try:
             version = self._look()
-        except sqlite3.Error:  # as locked as can be: the next look will tell
-            version = self._data_version
-        if version != self._data_version:
-            self._data_version = version
-            self._poll_interval = _POLL_FASTEST
-            self._ring()
-        else:
-            self._poll_interval = min(self._poll_interval * 1.1, _POLL_SLOWEST)
+            if version != self._data_version:
+                grown = self._ring_where_grown()
+                self._data_version = version
+        except (sqlite3.Error, LogError) as error:
+            _log.debug(
+                "log.look.failed", file=str(self._path), error=str(error)
+            )  # as locked as can be: the next will tell
+        self._poll_interval = _POLL_FASTEST if grown else min(self._poll_interval * 1.1, _POLL_SLOWEST)
         if any(self._bells.values()):
             self._poll_timer = asyncio.get_running_loop().call_later(self._poll_interval, self._poll)
+
+    def _ring_where_grown(self) -> bool:
+        """Wake the readers of topics with news; most changes of the file are our own, and rang when they were made."""
+        grown = False
+        for topic, bell in self._bells.items():
+            number = self._known(topic)
+            end = 0 if number is None else end_offset(self._reading, number)
+            if end != self._ends.get(topic, 0):
+                self._ends[topic] = end
+                bell.ring()
+                grown = True
+        return grown
 
     def _look(self) -> int:
         (version,) = self._reading.execute("PRAGMA data_version").fetchone()
