@@ -37,6 +37,8 @@ _APPEND_SECONDS = 5.0
 _TRIM_SECONDS = 60.0
 _BATCH_BYTES = 1_048_576
 """Bytes after which a read ends early."""
+_UNKNOWN = -1
+"""No version of the file: the next look finds it changed."""
 _POLL_FASTEST, _POLL_SLOWEST = 0.002, 0.025
 """Seconds between looks at the file for what other processes wrote: just after a change, and at rest."""
 
@@ -62,6 +64,8 @@ class SqliteLog:
         self._bells: dict[str, Bell] = {}
         self._ends: dict[str, int] = {}
         """Per topic the end that its readers were woken for."""
+        self._appending: dict[str, int] = {}
+        """Per topic how many appends of our own are under way."""
         self._consumers: list[SqliteConsumer] = []
         self._maintenance: asyncio.Task[None] | None = None
         self._poll_timer: asyncio.TimerHandle | None = None
@@ -90,13 +94,20 @@ class SqliteLog:
         if any(record.partition for record in records):
             raise LogError("an SQLite log has partition 0 alone; leave the partition out")
         number = await self._number(topic)
-        first: int = await self._writer.submit(
-            lambda transaction: transaction.append(number, records),
-            durable=topic != CHANGES,
-            size=size + 100 * len(records),
-            limit=_APPEND_SECONDS,
-            quick=True,
-        )
+        self._appending[topic] = self._appending.get(topic, 0) + 1
+        try:
+            first: int = await self._writer.submit(
+                lambda transaction: transaction.append(number, records),
+                durable=topic != CHANGES,
+                size=size + 100 * len(records),
+                limit=_APPEND_SECONDS,
+                quick=True,
+            )
+        except BaseException:
+            self._data_version = _UNKNOWN  # nobody knows what became of it: the next look will tell
+            raise
+        finally:
+            self._appending[topic] -= 1
         end = first + len(records)
         self._ends[topic] = max(end, self._ends.get(topic, 0))
         self.bell(topic).ring()
@@ -278,7 +289,8 @@ class SqliteLog:
         for topic, bell in self._bells.items():
             number = self._known(topic)
             end = 0 if number is None else end_offset(self._reading, number)
-            if end != self._ends.get(topic, 0):
+            # One that is being appended to rings in a moment.
+            if end != self._ends.get(topic, 0) and not self._appending.get(topic):
                 self._ends[topic] = end
                 bell.ring()
                 grown = True
