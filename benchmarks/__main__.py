@@ -1,7 +1,8 @@
 """Run every benchmark (or those named) and write their tables to `benchmarks/RESULTS.md`.
 
 Each runs in a process of its own, one after the other: `python -m benchmarks [NAME ...]`, where `sqlite_store` stands for
-`benchmarks/bench_sqlite_store.py`. Sections of benchmarks that were not run stay as they are.
+`benchmarks/bench_sqlite_store.py`. What follows `--` is handed to each: `python -m benchmarks replay -- --rounds 1`.
+Sections of benchmarks that were not run stay as they are.
 """
 
 import ast
@@ -12,6 +13,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -29,7 +31,10 @@ from run to run; what counts is the ratio to what is measured beside it in the s
 def main() -> int:
     """Run them; the exit code tells whether all ended well."""
     files = {file.stem.removeprefix("bench_"): file for file in sorted(FOLDER.glob("bench_*.py"))}
-    names = [name.removeprefix("bench_").removesuffix(".py") for name in sys.argv[1:]] or list(files)
+    given = sys.argv[1:]
+    end = given.index("--") if "--" in given else len(given)
+    names = [name.removeprefix("bench_").removesuffix(".py") for name in given[:end]] or list(files)
+    options = given[end + 1 :]
     if unknown := [name for name in names if name not in files]:
         print(f"no benchmark is called {unknown[0]!r}; there are {', '.join(files)}", file=sys.stderr)
         return 2
@@ -37,7 +42,7 @@ def main() -> int:
     failed = []
     for name in names:
         print(f"== {name}", flush=True)
-        section = run(name, files[name])
+        section = run(name, files[name], options)
         if section is None:
             failed.append(name)
             continue
@@ -48,9 +53,9 @@ def main() -> int:
     return 1 if failed else 0
 
 
-def run(name: str, file: Path) -> str | None:
+def run(name: str, file: Path, options: Sequence[str]) -> str | None:
     """Run one, showing what it prints as it comes; returns its section, or None where it failed."""
-    command = [sys.executable, "-m", f"benchmarks.{file.stem}"]
+    command = [sys.executable, "-m", f"benchmarks.{file.stem}", *options]
     start = time.monotonic()
     lines = []
     with subprocess.Popen(command, cwd=FOLDER.parent, stdout=subprocess.PIPE, text=True) as process:
@@ -64,7 +69,7 @@ def run(name: str, file: Path) -> str | None:
     table = "\n".join(lines).strip("\n")
     return (
         f"## {name}\n\n{' '.join(about.split())}\n\n```\n{table}\n```\n\n"
-        f"`python -m benchmarks.{file.stem}`, {time.monotonic() - start:.0f} s, {datetime.now(UTC):%Y-%m-%d}; {machine()}\n"
+        f"`{' '.join(['python', *command[1:]])}`, {time.monotonic() - start:.0f} s, {datetime.now(UTC):%Y-%m-%d}; {machine()}\n"
     )
 
 
