@@ -117,14 +117,15 @@ async def test_a_store_of_another_log_stops_the_start(tmp_path: Path, settings: 
     assert "Traceback" not in refused.output
 
 
-async def test_an_empty_store_behind_a_log_that_was_processed_stops_the_start(
+async def test_an_empty_store_behind_a_log_that_was_processed_stops_a_processor(
     tmp_path: Path, settings: dict[str, str]
 ) -> None:
-    """A processor does not begin in the middle: one line says to replay, and then it starts."""
+    """A processor of its own does not begin in the middle: one line says to replay, and then it starts."""
     async with serving(tmp_path, settings) as service:
         await some_predictions(service, 2)
     lost = {**settings, "TIDINGS_STORE": "sqlite:///new.db"}
-    refused = TidingsProcess(tmp_path, lost)
+    alone = {**lost, "TIDINGS_WEBHOOK_KEY": "a key of thirty-two bytes or more"}
+    refused = TidingsProcess(tmp_path, alone, ("serve", "--role", "processor"))
     await refused.launch()
     assert await refused.ended() == 1
     [line] = [line for line in refused.output.splitlines() if line.startswith("tidings:")]
