@@ -144,6 +144,8 @@ class Processor:
             while not self._stopping.is_set():
                 try:
                     records = await self._take(consumer, limit)  # 1
+                    if self._stopping.is_set():
+                        break  # whoever comes next reads these again
                     if consumer.generation() != self._generation:
                         await self._drain()
                         await self._take_over(consumer)

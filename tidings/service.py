@@ -184,24 +184,7 @@ async def running(
             observation.observe_archiver(archiver.archiver)
             observation.observe_rounds("archiver", lambda: archiver.archiver.last_alive)
         if "gateway" in settings.roles:
-            _keep_keys_fresh(service, stack)
-            gateway = service.gateway = GatewayRole(
-                settings, opened, cache, tell=tasks.notice, on_gap=tasks.missed, tracing=traces
-            )
-            gateway.submit_by(tasks.submitting(gateway.reader), stamping_of(settings, Estimates(cache)))
-            gateway.add_statistics("tasks", tasks.figures)
-            gateway.observed_by(observation)
-            if service.processor is not None:
-                gateway.add_check("processor", observation.processor_ready)
-                gateway.add_statistics("processor", service.processor.statistics.snapshot)
-            if service.archiver is not None:
-                gateway.add_check("archiver", service.archiver.ready)
-                gateway.add_statistics("archiver", service.archiver.archiver.figures)
-            service.port = await stack.enter_async_context(gateway.serving(listening))
-            if settings.health_port is not None:
-                own = listen("127.0.0.1", settings.health_port, reuse_port=settings.shared_port)
-                stack.callback(own.close)
-                service.health_port = await stack.enter_async_context(_health(gateway.gateway, own))
+            await _open_gateway(settings, service, tasks, stack, listening)
         else:
             service.port = await stack.enter_async_context(_health_alone(settings, service, listening))
         if "reconciler" in settings.roles:
@@ -226,6 +209,31 @@ async def running(
             providers=sorted(opened.providers),
         )
         yield service
+
+
+async def _open_gateway(
+    settings: Settings, service: Service, tasks: ProviderTasks, stack: AsyncExitStack, listening: socket.socket
+) -> None:
+    """Serve clients, with what the other roles of this process add, until the stack ends."""
+    opened, cache, observation = service.parts, service.cache, service.observation
+    _keep_keys_fresh(service, stack)
+    gateway = service.gateway = GatewayRole(
+        settings, opened, cache, tell=tasks.notice, on_gap=tasks.missed, tracing=service.tracing
+    )
+    gateway.submit_by(tasks.submitting(gateway.reader), stamping_of(settings, Estimates(cache)))
+    gateway.add_statistics("tasks", tasks.figures)
+    gateway.observed_by(observation)
+    if service.processor is not None:
+        gateway.add_check("processor", observation.processor_ready)
+        gateway.add_statistics("processor", service.processor.statistics.snapshot)
+    if service.archiver is not None:
+        gateway.add_check("archiver", service.archiver.ready)
+        gateway.add_statistics("archiver", service.archiver.archiver.figures)
+    service.port = await stack.enter_async_context(gateway.serving(listening))
+    if settings.health_port is not None:
+        own = listen("127.0.0.1", settings.health_port, reuse_port=settings.shared_port)
+        stack.callback(own.close)
+        service.health_port = await stack.enter_async_context(_health(gateway.gateway, own))
 
 
 def _keep_keys_fresh(service: Service, stack: AsyncExitStack) -> None:
