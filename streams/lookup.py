@@ -199,13 +199,18 @@ class LookUps:
 
     # ---- submissions without an answer ----
 
-    async def find(self, provider: str, records: Sequence[Prediction], given_up: Sequence[Prediction]) -> None:
+    async def find(
+        self, provider: str, records: Sequence[Prediction], given_up: Sequence[Prediction]
+    ) -> list[Prediction]:
         """Look for predictions in the provider's list.
 
         Args:
             provider: Whose.
             records: Submitted, without an answer.
             given_up: Those among them that have failed if they are not there.
+
+        Returns:
+            Those given up that are not there. They may have been heard of since the list was read: see `give_up`.
         """
         api = self._api(provider)
         missing: Collection[Prediction] = records
@@ -213,21 +218,23 @@ class LookUps:
             by_url = {self._webhook_url(provider, record.prediction_id): record for record in records}
             lane = self._lanes[provider]
             if lane.closed_for > 0:
-                return
+                return []
             try:
                 async with lane.turn():
                     found = await find(api, lane, by_url, PAGES)
             except (CallFailed, Unreadable) as error:
                 _log.warning("lookup.not_listed", provider=provider, error=str(error))
-                return
+                return []
             for url, provider_id in found.items():
                 await self._found(by_url[url], provider, provider_id)
             missing = [record for url, record in by_url.items() if url not in found]
         lost = {record.prediction_id for record in given_up}
-        for record in missing:
-            if record.prediction_id in lost:
-                self.unknown += 1
-                await self._failed(record, UNKNOWN_ERROR)
+        return [record for record in missing if record.prediction_id in lost]
+
+    async def give_up(self, record: Prediction) -> None:
+        """Report that nobody knows what became of a submission."""
+        self.unknown += 1
+        await self._failed(record, UNKNOWN_ERROR)
 
     async def _found(self, record: Prediction, provider: str, provider_id: str) -> None:
         _log.info("submission.found", prediction=record.prediction_id, provider=provider, id=provider_id)

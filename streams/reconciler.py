@@ -267,10 +267,30 @@ class Reconciler:
         finally:
             self._tried(record, known)
 
+    async def _still_unanswered(self, records: Sequence[Prediction]) -> list[Prediction]:
+        """Those of which nothing was heard while the provider's list was read: a webhook may have come meanwhile."""
+        if not records:
+            return []
+        loaded = await self._load([record.prediction_id for record in records])
+        still = []
+        for record in records:
+            stored = loaded.get(record.prediction_id)
+            now = stored.standing() if stored is not None else None
+            if (
+                isinstance(now, Prediction)
+                and not now.status.terminal
+                and now.provider_id is None
+                and now.attempt == record.attempt
+            ):
+                still.append(record)
+        return still
+
     async def _find(self, provider: str, records: Sequence[Prediction]) -> None:
         try:
             self.done[Need.FIND.value] += len(records)
-            await self._look_ups.find(provider, records, [one for one in records if self._given_up(one)])
+            lost = await self._look_ups.find(provider, records, [one for one in records if self._given_up(one)])
+            for record in await self._still_unanswered(lost):
+                await self._look_ups.give_up(record)
         except (LogError, StorageError) as error:
             _log.warning("reconciler.interrupted", provider=provider, error=str(error))
         except Exception as error:

@@ -122,3 +122,42 @@ def test_waits_grow_and_have_a_bound(need: Need, tries: int, estimated: float | 
     assert 0 <= first <= second <= max(patience.longest, int((estimated or 0) * patience.estimates))
     if need is Need.LOOK:
         assert first >= patience.silence
+
+
+async def test_what_was_heard_of_while_the_list_was_read_is_not_given_up() -> None:
+    """A submission that is nowhere in the provider's list fails only if its record still knows nothing of it then."""
+
+    class Nowhere(LookUps):
+        """A provider whose list shows nothing, and takes its time."""
+
+        given: Sequence[Prediction] = ()
+
+        async def find(
+            self, provider: str, records: Sequence[Prediction], given_up: Sequence[Prediction]
+        ) -> list[Prediction]:
+            """Nothing; a webhook of one comes meanwhile, another one ends, a third is begun anew."""
+            for name, fields in heard.items():
+                bench.records[name] = prediction(name, **{"provider_id": None, **fields})
+            return list(given_up)
+
+        async def give_up(self, record: Prediction) -> None:
+            """Note it."""
+            failed.append(record.prediction_id)
+
+    bench, failed = Bench(), list[str]()
+    waiting: dict[str, Any] = {"status": Status.STARTING, "provider_id": None, "attempt": "first"}
+    heard: dict[str, dict[str, Any]] = {
+        "heard": {"attempt": "first", "provider_id": "r1"},
+        "ended": {"attempt": "first", "status": Status.CANCELED},
+        "anew": {**waiting, "attempt": "second"},
+        "lost": waiting,
+    }
+    names = (*heard, "deleted")
+    bench.records = {name: prediction(name, **waiting) for name in names if name != "deleted"}
+    reconciler = Reconciler(
+        bench.load, Nowhere({}, {}, Reports(MemoryLog()), None), None, clock=lambda: bench.now / 1000
+    )
+    records = [prediction(name, **waiting) for name in names]
+    bench.now += 10 * 3_600_000
+    await reconciler._find("replicate", records)
+    assert failed == ["lost"]
