@@ -137,13 +137,14 @@ class LiveFlow:
         """Report on one prediction after the other."""
         async with aiohttp.ClientSession() as session:
             for number in itertools.count():
-                if self._stopping:
-                    return
+                last = self._stopping  # one more after the stop: whoever watches waits for it
                 name = f"live-{number}"
                 body = json.dumps({"predictionId": name, "status": "processing"}).encode()
                 async with session.post(f"{url}/api/webhooks/standard", data=body, headers=signed(body)) as response:
                     assert response.status == 200, await response.text()
                 self.posted.append(name)
+                if last:
+                    return
                 await asyncio.sleep(TICK)
 
     async def watch(self, url: str) -> None:
