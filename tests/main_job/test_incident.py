@@ -131,10 +131,12 @@ class LiveFlow:
     def __init__(self) -> None:
         self.seen: list[tuple[float, str]] = []
         self.posted: list[str] = []
+        self._watched = asyncio.Event()
         self._stopping = False
 
     async def post(self, url: str) -> None:
-        """Report on one prediction after the other."""
+        """Report on one prediction after the other, once somebody watches."""
+        await self._watched.wait()
         async with aiohttp.ClientSession() as session:
             for number in itertools.count():
                 last = self._stopping  # one more after the stop: whoever watches waits for it
@@ -150,6 +152,7 @@ class LiveFlow:
     async def watch(self, url: str) -> None:
         """Note when each is heard of, until all are."""
         async with watching(url, all=True, snapshot=False) as watcher:
+            self._watched.set()
             heard: set[str] = set()
             while not self._stopping or not heard.issuperset(self.posted):
                 message = await watcher.receive()
