@@ -227,7 +227,6 @@ async def mend(service: TidingsProcess, folder: Path, settings: dict[str, str], 
     return flow.silence(begin, end)
 
 
-@pytest.mark.long
 async def test_the_incident_of_the_page(tmp_path: Path) -> None:
     """Records that a wrong mapping wrote are named, all and only they, and mended under the eyes of who watches."""
     settings = {"TIDINGS_STANDARD_SECRET": SECRET}
