@@ -1,9 +1,10 @@
 """The main job with its state spread over a Valkey cluster, of which one node dies and comes back."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from tests.conditions import eventually
@@ -26,6 +27,16 @@ def nodes() -> Iterator[ValkeyCluster]:
         cluster.close()
 
 
+async def every_slot_is_read(url: str, prediction_ids: Iterable[str]) -> bool:
+    """Whether these predictions can be read, wherever in the cluster they are."""
+    async with aiohttp.ClientSession() as session:
+        for prediction_id in list(prediction_ids):
+            async with session.get(f"{url}/api/predictions/{prediction_id}") as response:
+                if response.status == 503:
+                    return False
+    return True
+
+
 async def test_a_node_dies_and_comes_back(tmp_path: Path, nodes: ValkeyCluster) -> None:
     """A node that is killed under load and started again: webhooks are taken all the while, and nothing is lost."""
     settings = {"TIDINGS_REPLICATE_SECRET": SECRET, "TIDINGS_STORE": nodes.url}
@@ -42,5 +53,7 @@ async def test_a_node_dies_and_comes_back(tmp_path: Path, nodes: ValkeyCluster) 
             accepted = len(load.finished)
             await eventually(lambda accepted=accepted: len(load.finished) > accepted, 60)  # type: ignore[misc]
             await asyncio.to_thread(node.start)
+        # A node that has just started refuses its slots until the others know it again, and a read there is answered 503.
+        await eventually(lambda: every_slot_is_read(gateway.url, load.finished), 20)
         await check_complete(gateway, load, watcher)
         assert "Traceback" not in processor.output
