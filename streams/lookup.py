@@ -13,10 +13,11 @@ from storage.prediction import Prediction, Status
 from streams.event import Archive, Event, Poison
 from streams.lane import Lane
 from streams.provider_calls import Answer, CallFailed
+from streams.provider_list import find
 from streams.providers.provider import Provider, Webhook
 from streams.providers.submission import Asking, Listing, Naming, Notice, Origin, Unreadable, api_of
 from streams.reports import Reports
-from streams.submission import Refused, WebhookUrl, find, reason_of
+from streams.submission import Refused, WebhookUrl, reason_of
 from streams.transitions import Applied, decide
 
 GONE = frozenset({404, 410})
@@ -25,8 +26,9 @@ NO_RESULT = frozenset({400, 422})
 """Answers to the question for a result that say that it completed without one (fal)."""
 GONE_ERROR = "gone at the provider"
 UNKNOWN_ERROR = "submission outcome unknown"
-PAGES = 60
-"""Of a provider's list, searched for submissions without an answer: ten minutes' worth at 600 a minute."""
+PAGES = 600
+"""Of a provider's list, searched for submissions without an answer: it is read back to the oldest of them, and where
+that takes more, nothing is concluded."""
 
 Whose = Callable[[Origin], Awaitable[Prediction | None]]
 """The prediction that a submission was made for; None: none of ours. Raises `StorageError`."""
@@ -221,13 +223,18 @@ class LookUps:
                 return []
             try:
                 async with lane.turn():
-                    found = await find(api, lane, by_url, PAGES)
+                    found = await find(api, lane, by_url, min(record.created_at for record in records), PAGES)
             except (CallFailed, Unreadable) as error:
                 _log.warning("lookup.not_listed", provider=provider, error=str(error))
                 return []
-            for url, provider_id in found.items():
+            for url, provider_id in found.ids.items():
                 await self._found(by_url[url], provider, provider_id)
-            missing = [record for url, record in by_url.items() if url not in found]
+            if not found.complete:
+                _log.warning(
+                    "lookup.list_too_long", provider=provider, pages=PAGES, missing=len(by_url) - len(found.ids)
+                )
+                return []
+            missing = [record for url, record in by_url.items() if url not in found.ids]
         lost = {record.prediction_id for record in given_up}
         return [record for record in missing if record.prediction_id in lost]
 

@@ -14,7 +14,7 @@ import asyncio
 import time
 import uuid
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -29,8 +29,10 @@ from streams.due import Need, Patience, need_of
 from streams.lane import Lane
 from streams.log import LogError
 from streams.provider_calls import Answer, CallFailed, NotSent
+from streams.provider_list import find
 from streams.providers.provider import Provider
 from streams.providers.submission import (
+    Call,
     Listing,
     Order,
     Origin,
@@ -53,8 +55,9 @@ FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0
 MAX_REASON = 500
 SECRET_LENGTH = 6
 """Characters: less is no secret, and would be found in any word."""
-PAGES = 5
-"""Of the provider's list, read before a create call is repeated that the provider failed at."""
+PAGES = 20
+"""Of the provider's list, read before a create call is repeated that the provider failed at. It is read back to the
+time of the first call; where that takes more, the call is left to the reconciler, which reads further."""
 
 _log = structlog.get_logger("tidings.submission")
 
@@ -270,23 +273,28 @@ class Submissions:
             call = api.create(order)
         except ValueError as error:
             return Refused(str(error))
+        return await self._insist(api, call, lane, record, webhook)
+
+    async def _insist(self, api: Submitting, call: Call, lane: Lane, record: Prediction, webhook: str) -> Outcome:
+        """Call until the provider has decided, has taken longer than one attempt may, or gives no answer."""
         hidden = (webhook, webhook.rpartition("=")[2], *call.headers.get("Authorization", "").split(" ")[1:])
-        started, tries, reason, doubtful = time.monotonic(), 0, "", False
+        started, since, tries, reason, doubtful = time.monotonic(), int(time.time() * 1000), 0, "", False
         while (time.monotonic() - started) * 1000 < self._patience.attempt:
             if tries:
                 await asyncio.sleep(max(lane.closed_for, min(FIRST_WAIT * 2.0 ** min(tries, 10), LONGEST_WAIT)))
-                now = await self._record(record.prediction_id)
-                if now is None or now.status.terminal or now.cancel_requested_at is not None:
-                    return _withdrawn(now)
             tries += 1
-            if doubtful and isinstance(api, Listing):
+            if doubtful:
                 try:
-                    found = await find(api, lane, {webhook}, PAGES)
+                    begun = await self._begun(api, lane, webhook, since)
                 except (CallFailed, Unreadable) as failure:
                     _log.info("submission.not_listed", prediction=record.prediction_id, error=str(failure))
                     continue
-                if found:
-                    return Submitted(found[webhook])
+                if begun is not None:
+                    return begun
+            if tries > 1:
+                now = await self._record(record.prediction_id)
+                if now is None or now.status.terminal or now.cancel_requested_at is not None:
+                    return _withdrawn(now)
             try:
                 answer = await lane.call(call)
             except NotSent as failure:
@@ -299,7 +307,25 @@ class Submissions:
                 return _outcome(api, answer, hidden)
             reason, doubtful = reason_of(answer, hidden), doubtful or answer.status != 429
         _log.warning("submission.given_up", prediction=record.prediction_id, tries=tries, reason=reason)
-        return Refused(reason)
+        try:
+            return (await self._begun(api, lane, webhook, since) if doubtful else None) or Refused(reason)
+        except (CallFailed, Unreadable):
+            return None  # the last answer may have hidden a success, as far as anybody can tell now
+
+    async def _begun(self, api: Submitting, lane: Lane, webhook: str, since: int) -> Submitted | None:
+        """What the provider's list shows of calls that were answered with an error; None: they have begun nothing.
+
+        Raises:
+            CallFailed, Unreadable: It cannot be told now.
+        """
+        if not isinstance(api, Listing):
+            return None  # there is only the provider's word for it, which was that it has not done it
+        found = await find(api, lane, {webhook}, since, PAGES)
+        if found.ids:
+            return Submitted(found.ids[webhook])
+        if not found.complete:
+            raise Unreadable(f"more than {PAGES} pages are newer than the first call")
+        return None
 
     # ---- 5 ----
 
@@ -326,43 +352,6 @@ class Submissions:
 
 def _withdrawn(record: Prediction | None) -> Withdrawn:
     return Withdrawn(record is not None and not record.status.terminal)
-
-
-async def find(api: Listing, lane: Lane, webhooks: Collection[str], pages: int) -> dict[str, str]:
-    """Look for predictions in the provider's list by the address they report to.
-
-    Args:
-        api: Whose list shows it.
-        lane: Of the provider.
-        webhooks: The addresses.
-        pages: How many pages are read at most, newest first.
-
-    Returns:
-        The provider's ids by address; those that are not there are left out.
-
-    Raises:
-        CallFailed, Unreadable: The list cannot be read.
-    """
-    # The service may have had another public address when it submitted; path and token say enough.
-    wanted = {_behind_host(url): url for url in webhooks}
-    found: dict[str, str] = {}
-    following: str | None = None
-    for _ in range(pages):
-        answer = await lane.call(api.list(following))
-        if not answer.good:
-            raise Unreadable(f"the list was answered with {answer.status}")
-        shown, following = api.listed(answer.body)
-        for one in shown:
-            url = wanted.get(_behind_host(one.webhook)) if one.webhook is not None else None
-            if url is not None:
-                found.setdefault(url, one.provider_id)
-        if following is None or len(found) == len(webhooks):
-            break
-    return found
-
-
-def _behind_host(url: str) -> str:
-    return url.partition("://")[2].partition("/")[2]
 
 
 def _repeatable(answer: Answer) -> bool:

@@ -4,6 +4,7 @@ Source: Replicate's HTTP API reference, predictions.
 """
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
@@ -25,6 +26,7 @@ class _Answer(Struct, frozen=True):
     id: str
     urls: Raw = ABSENT
     webhook: str | None = None
+    created_at: datetime | None = None
 
 
 class _Page(Struct, frozen=True):
@@ -99,7 +101,7 @@ class ReplicateApi(Struct, frozen=True):
         except (msgspec.DecodeError, RecursionError) as error:
             raise Unreadable(f"no page of predictions: {error}") from None
         following = page.next if page.next is not None and inside(page.next, self.url) else None
-        return [Listed(one.id, one.webhook) for one in page.results], following
+        return [Listed(one.id, one.webhook, _milliseconds(one.created_at)) for one in page.results], following
 
     def _headers(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.token}"}
@@ -113,3 +115,7 @@ class ReplicateApi(Struct, frozen=True):
         if isinstance(given, str) and inside(given, self.url):
             return given
         return f"{self.url}/v1/predictions/{quote(provider_id, safe='')}{tail}"
+
+
+def _milliseconds(moment: datetime | None) -> int | None:
+    return int(moment.timestamp() * 1000) if moment is not None and moment.tzinfo is not None else None

@@ -62,6 +62,8 @@ class Listed(Struct, frozen=True):
 
     provider_id: str
     webhook: str | None
+    created_at: int | None = None
+    """ms since the epoch; None: it does not say."""
 
 
 class Unreadable(ValueError):
@@ -101,7 +103,7 @@ class Listing(Protocol):
     """A provider whose list shows webhooks' addresses, by which a submission without an answer is found again."""
 
     def list(self, following: str | None = None) -> Call:
-        """The newest predictions, or the page that `listed` named."""
+        """The newest predictions, newest first, or the page that `listed` named."""
 
     def listed(self, body: bytes) -> tuple[Sequence[Listed], str | None]:
         """What stands on a page, and the address of the next. Raises `Unreadable`."""

@@ -4,12 +4,15 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import msgspec
 
 from storage.memory import MemoryStore
 from storage.prediction import Status, decode
 from streams.changes_watch import ChangesWatch
+from streams.due import Patience
 from streams.lane import Lane
 from streams.log import EVENTS, NewRecord
 from streams.memory_log import MemoryLog
@@ -18,7 +21,7 @@ from streams.providers.configuration import Configuration
 from streams.providers.registry import open_providers
 from streams.providers.submission import Call
 from streams.reports import Reports
-from streams.submission import Submissions
+from streams.submission import PAGES, Submissions
 from tests.conditions import eventually
 from tests.streams.pipeline import Pipeline, pipeline
 from tests.streams.providers.bodies import SECRET
@@ -33,11 +36,21 @@ class Upstream:
         self.created: Counter[str] = Counter()
         self.replies = list(replies)
         self.listed = 0
+        self.newer = 0
+        """Pages of others' predictions that the list shows first."""
+        self.age = 0
+        """Seconds since those on the last of them were created."""
 
     async def send(self, call: Call) -> Answer:
         await asyncio.sleep(0)
         if call.method == "GET":
             self.listed += 1
+            page = int(call.url.partition("page=")[2] or 0)
+            if page < self.newer:
+                created = datetime.now(UTC) - timedelta(seconds=self.age * (page + 1) / self.newer)
+                shown: list[dict[str, Any]] = [{"id": f"x{page}", "webhook": None, "created_at": created.isoformat()}]
+                following = f"{call.url.partition('?')[0]}?page={page + 1}"
+                return Answer(200, {}, msgspec.json.encode({"results": shown, "next": following}))
             shown = [{"id": f"r-{url}", "webhook": url} for url in self.created]
             return Answer(200, {}, msgspec.json.encode({"results": shown, "next": None}))
         url = msgspec.json.decode(call.body)["webhook"]
@@ -53,7 +66,9 @@ class Upstream:
 
 
 @asynccontextmanager
-async def submitters(upstream: Upstream, count: int) -> AsyncIterator[tuple[Pipeline, list[Submissions]]]:
+async def submitters(
+    upstream: Upstream, count: int, patience: Patience | None = None
+) -> AsyncIterator[tuple[Pipeline, list[Submissions]]]:
     """So many processes' worth of them, on one log with a processor."""
     log = MemoryLog()
     async with pipeline(log, MemoryStore(), providers=PROVIDERS) as running, AsyncExitStack() as stack:
@@ -65,7 +80,13 @@ async def submitters(upstream: Upstream, count: int) -> AsyncIterator[tuple[Pipe
             stack.callback(following.cancel)
             lanes = {"replicate": Lane("replicate", upstream.send)}
             one = Submissions(
-                PROVIDERS, lanes, Reports(log), running.store.load, watch, lambda _, name: f"http://t/{name}"
+                PROVIDERS,
+                lanes,
+                Reports(log),
+                running.store.load,
+                watch,
+                lambda _, name: f"http://t/{name}",
+                patience=patience,
             )
             stack.push_async_callback(one.close)
             found.append(one)
@@ -110,6 +131,50 @@ async def test_a_500_that_hid_a_success_is_not_repeated() -> None:
         await reaches(running, "p1", Status.PROCESSING)
         assert (await running.prediction("p1")).provider_id == "r-http://t/p1"
     assert (upstream.created, upstream.listed) == (Counter({"http://t/p1": 1}), 1)
+
+
+async def test_a_500_is_repeated_only_if_the_list_tells_that_it_hid_nothing() -> None:
+    """Others' newer predictions fill the list: it is read back to the time of the call, or nothing is called again."""
+    upstream = Upstream(503)
+    upstream.newer, upstream.age = PAGES + 5, 3_600  # the first page alone is older than the call by over five minutes
+    async with submitters(upstream, 1) as (running, (one,)):
+        await ordered(running, "p1")
+        one.take("p1", "replicate")
+        await reaches(running, "p1", Status.PROCESSING)
+    assert upstream.created == Counter({"http://t/p1": 1})
+    assert upstream.listed < PAGES
+
+    upstream = Upstream(500)
+    upstream.newer, upstream.age = PAGES + 5, 60
+    async with submitters(upstream, 1, Patience(attempt=1_000)) as (running, (one,)):
+        await ordered(running, "p1")
+        one.take("p1", "replicate")
+        await one.idle()
+        record = await running.prediction("p1")
+    assert (record.status, record.provider_id, one.unknown) == (Status.STARTING, None, 1)
+    assert upstream.created == Counter({"http://t/p1": 1})
+    assert upstream.listed >= PAGES
+
+
+async def test_a_cancel_after_a_500_that_hid_a_success_says_no_end() -> None:
+    """It was begun all the same: it is found in the list, and canceled at the provider by the reconciler."""
+    upstream = Upstream(500)
+    answer = upstream.send
+
+    async def canceled_meanwhile(call: Call) -> Answer:
+        result = await answer(call)
+        if call.method == "POST":
+            await running.send({"type": "cancel"}, key="p1")
+        return result
+
+    upstream.send = canceled_meanwhile  # type: ignore[method-assign]
+    async with submitters(upstream, 1) as (running, (one,)):
+        await ordered(running, "p1")
+        one.take("p1", "replicate")
+        await reaches(running, "p1", Status.PROCESSING)
+        record = await running.prediction("p1")
+    assert record.provider_id == "r-http://t/p1"
+    assert record.cancel_requested_at is not None
 
 
 async def test_no_answer_is_never_repeated() -> None:

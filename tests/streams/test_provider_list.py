@@ -1,0 +1,81 @@
+"""A provider's list tells what became of a submission only if it was read far enough back."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import msgspec
+import pytest
+
+from streams.lane import Lane
+from streams.lookup import PAGES, LookUps
+from streams.memory_log import MemoryLog
+from streams.provider_calls import Answer
+from streams.provider_list import find
+from streams.providers.configuration import Configuration
+from streams.providers.registry import open_providers
+from streams.providers.replicate_api import ReplicateApi
+from streams.providers.submission import Call
+from streams.reports import Reports
+from tests.storage.samples import prediction
+from tests.streams.providers.bodies import SECRET
+
+NOW = datetime(2026, 5, 1, tzinfo=UTC)
+CALLED = int(NOW.timestamp() * 1000)
+API = ReplicateApi("r8_secret")
+
+
+class Listed:
+    """A list of these predictions, two on a page: (webhook, minutes before the call)."""
+
+    def __init__(self, *shown: tuple[str, float], endless: bool = False) -> None:
+        self.shown, self.endless, self.read = shown, endless, 0
+
+    async def send(self, call: Call) -> Answer:
+        start = int(call.url.partition("cursor=")[2] or 0)
+        self.read += 1
+        page: Sequence[dict[str, Any]] = [
+            {"id": f"id-{url}", "webhook": f"http://t/{url}", "created_at": (NOW - timedelta(minutes=age)).isoformat()}
+            for url, age in self.shown[start : start + 2]
+        ]
+        more = self.endless or start + 2 < len(self.shown)
+        following = f"{API.url}/v1/predictions?cursor={start + 2}" if more else None
+        return Answer(200, {}, msgspec.json.encode({"results": page, "next": following}))
+
+    @property
+    def lane(self) -> Lane:
+        return Lane("replicate", self.send)
+
+
+OTHERS = tuple((f"other{number}", number - 10.0) for number in range(30))
+"""From ten minutes after the call to twenty before."""
+
+
+@pytest.mark.parametrize(
+    ("listed", "pages", "ids", "complete", "read"),
+    [
+        (Listed(), 9, {}, True, 1),
+        (Listed(("other", -1), ("wanted", 0), ("older", 1)), 9, {"http://t/wanted": "id-wanted"}, True, 1),
+        (Listed(*OTHERS), 4, {}, False, 4),
+        (Listed(*OTHERS), 99, {}, True, 9),  # as soon as a page ends over five minutes before the call
+        (Listed(*OTHERS[:15]), 99, {}, True, 8),
+        (Listed(endless=True), 7, {}, False, 7),
+    ],
+)
+async def test_a_list_is_read_back_to_the_call(
+    listed: Listed, pages: int, ids: dict[str, str], complete: bool, read: int
+) -> None:
+    """It is complete where all were found, where it ends, and where it reaches back beyond the call; else it is not."""
+    found = await find(API, listed.lane, {"http://t/wanted"}, CALLED, pages)
+    assert (found.ids, found.complete, listed.read) == (ids, complete, read)
+
+
+async def test_nothing_is_given_up_by_a_list_that_was_not_read_far_enough() -> None:
+    """What is not on the newest pages of a longer list is not lost; in a list that ends, it is."""
+    providers = open_providers({"replicate": Configuration(secret=(SECRET,), token="r8_secret")})
+    lost = prediction("lost", provider_id=None, attempt="a", created_at=CALLED)
+    for listed, given_up, read in ((Listed(endless=True), [], PAGES), (Listed(*OTHERS[:3]), [lost], 2)):
+        lanes = {"replicate": listed.lane}
+        look_ups = LookUps(providers, lanes, Reports(MemoryLog()), lambda _, name: f"http://t/{name}")
+        assert await look_ups.find("replicate", [lost], [lost]) == given_up
+        assert listed.read == read
