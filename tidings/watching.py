@@ -23,9 +23,8 @@ SUBPROTOCOL = Subprotocol("tidings.v1")
 MAX_MESSAGE = 16 * 1024 * 1024
 OPEN_WITHIN = 10.0
 """Seconds for the handshake."""
-FIRST_DELAY, LONGEST_DELAY = 0.5, 30.0
-"""Bounds of the wait before coming back, in seconds. The wait is drawn evenly from nothing up to the bound ("full
-jitter"), so that clients cut off together do not come back together."""
+FIRST_DELAY, LONGEST_DELAY = 0.5, 20.0
+"""Bounds of the wait before coming back, in seconds."""
 TOKEN_ATTEMPTS = 3
 
 _log = structlog.get_logger("tidings.client")
@@ -148,12 +147,12 @@ class Watch:
             self._renew_at = renewal_time(token, time.time()) or math.inf
 
     def _delay(self) -> float:
-        """Seconds before the next attempt: what the server asked for, else a draw below a bound that doubles."""
+        """Seconds before the next attempt: what the server asked for, else at most as long again as it has lasted so far."""
         if (asked := self._wait) is not None:
             self._wait = None
             return asked
-        elapsed = time.monotonic() - (self._unreached_since or 0.0)
-        bound = min(LONGEST_DELAY, FIRST_DELAY * 2 ** min(self._failures - 1, 16), max(0.1, self._patience - elapsed))
+        lasted = time.monotonic() - (self._unreached_since or 0.0)
+        bound = min(longest_wait(lasted), max(0.1, self._patience - lasted))
         return random.uniform(0, bound)  # noqa: S311 - spreads load; guards nothing
 
     def _failed(self, reason: str) -> None:
@@ -250,3 +249,12 @@ class Watch:
             raise Refused(f"{self._url} closed the watch: {reason or code}", status=code)
         elif self._wait is None:
             self._failed(f"closed with {code}" if code is not None else "the connection broke")
+
+
+def longest_wait(lasted: float) -> float:
+    """Seconds to wait at most before coming back, after an outage of so many seconds so far.
+
+    The wait is drawn evenly from nothing up to this ("full jitter"), so that clients cut off together do not come back
+    together; and as no wait is longer than what has passed, an outage is at most doubled by it.
+    """
+    return min(LONGEST_DELAY, max(FIRST_DELAY, lasted))

@@ -10,7 +10,7 @@
 const TERMINAL = ["succeeded", "failed", "canceled"];
 const KINDS = ["predictions", "owner", "tag", "model", "all"];
 const FIRST_DELAY = 500;
-const LONGEST_DELAY = 30_000;
+const LONGEST_DELAY = 20_000;
 const ANSWER_WITHIN = 15_000;
 const SILENT_STREAM = 40_000; // a stream has a comment every 15 s
 const SOCKET_AGAIN = 300_000; // how long a stream stands in before the WebSocket is tried again
@@ -102,7 +102,7 @@ export class Tidings extends EventTarget {
   #attempt;
   #timer;
   #hiding;
-  #failures = 0;
+  #lost = Infinity; // when the trouble began
   #refusals = 0;
   #blocked = 0; // attempts in a row that did not get through
   #worked; // a WebSocket did
@@ -240,18 +240,18 @@ export class Tidings extends EventTarget {
     try {
       if (typeof this.#token !== "function") this.#current = this.#token;
       else if (!this.#current || Date.now() >= this.#renewAt) this.#current = await this.#token();
+      if (attempt !== this.#attempt) return;
+      this.#fresh = new Set(this.#topics.values());
+      this.#asked.clear();
+      this.#heard(attempt, ANSWER_WITHIN, true);
+      // Few networks block WebSockets, and many services restart: the two ways are tried in turn.
+      const streams = this.#blocked % 2 && this.#blocked > (this.#worked ? 2 : 0);
+      attempt.kind = this.#transport ?? (streams ? "sse" : "websocket");
+      if (attempt.kind === "sse") this.#stream(attempt);
+      else this.#socket(attempt);
     } catch (error) {
-      return this.#ended(attempt, 1006, `no token: ${error.message}`);
+      this.#ended(attempt, 1006, error.message);
     }
-    if (attempt !== this.#attempt) return;
-    this.#fresh = new Set(this.#topics.values());
-    this.#asked.clear();
-    this.#heard(attempt, ANSWER_WITHIN, true);
-    // Few networks block WebSockets, and many services restart: the two ways are tried in turn.
-    const streams = this.#blocked % 2 && this.#blocked > (this.#worked ? 2 : 0);
-    attempt.kind = this.#transport ?? (streams ? "sse" : "websocket");
-    if (attempt.kind === "sse") this.#stream(attempt);
-    else this.#socket(attempt);
   }
 
   #socket(attempt) {
@@ -350,7 +350,7 @@ export class Tidings extends EventTarget {
         // Only a stream is not told what is known; on a WebSocket this may come behind the first change.
         return attempt.kind === "sse" && this.#records.has(id) && this.#gone(id, this.#records.get(id).version);
       case "synced":
-        this.#failures = 0;
+        this.#lost = Infinity;
         return this.#synced(topics, message.more);
       case "bye":
         return (attempt.after = message.retryAfter);
@@ -447,7 +447,7 @@ export class Tidings extends EventTarget {
   #ended(attempt, code = 1006, reason = "", after = attempt.after) {
     if (attempt !== this.#attempt) return;
     this.#drop();
-    let wait = after ?? Math.random() * Math.min(LONGEST_DELAY, FIRST_DELAY * 2 ** this.#failures);
+    let wait = after ?? Math.random() * Math.min(LONGEST_DELAY, Math.max(FIRST_DELAY, Date.now() - this.#lost));
     if (code === 4101 || code === 4102) {
       this.#current = undefined;
       if (typeof this.#token !== "function" || ++this.#refusals > 3) {
@@ -456,7 +456,7 @@ export class Tidings extends EventTarget {
       if (this.#refusals < 2) wait = 0;
     } else if (code === 1009 || (code > 4099 && code < 4200)) {
       return this.#fail(new TidingsError(reason || `closed with ${code}`, code));
-    } else if (after == null) this.#failures++;
+    } else this.#lost = Math.min(this.#lost, Date.now());
     if (!attempt.welcomed && code === 1006) this.#blocked++;
     if (!this.#topics.size) return this.#become("idle");
     this.#become("waiting", undefined, Date.now() + +wait);

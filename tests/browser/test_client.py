@@ -236,6 +236,32 @@ async def test_goodbye(tab: Tab, own_service: TidingsProcess) -> None:
     assert await tab.run("tidings.state") == "closed"
 
 
+async def test_no_wait_is_longer_than_the_outage_has_lasted(tab: Tab, service: TidingsProcess) -> None:
+    """It comes back after half a second at most, then after up to as long again as it has lasted, 20 s at most."""
+    await tab.page.clock.install()
+    await tab.page.route_web_socket("**/api/ws", lambda route: route.close(code=1011))
+    await tab.open(service)
+    await tab.run(
+        """(() => {
+            window.waits = [];
+            let began;
+            tidings.addEventListener("state", ({ detail: { state, retryAt } }) => {
+                if (state === "waiting") waits.push([Date.now() - (began ??= Date.now()), retryAt - Date.now()]);
+            });
+            tidings.watch("w-1", keep);
+        })()"""
+    )
+
+    async def enough() -> bool:
+        await tab.page.clock.run_for(5_000)
+        return bool(await tab.run("waits.length > 20 && waits.at(-1)[0] > 60000"))
+
+    await eventually(enough)
+    waits = await tab.run("waits")
+    assert all(0 <= wait <= min(20_000, max(500, lasted)) for lasted, wait in waits), waits
+    assert any(wait > 500 for _, wait in waits)
+
+
 @pytest.mark.outage
 async def test_event_streams_stand_in(tab: Tab, context: BrowserContext, own_service: TidingsProcess) -> None:
     """Where WebSockets are blocked the same watches run over event streams, with restarts and deletions."""
@@ -299,12 +325,12 @@ async def test_a_token_is_renewed(tab: Tab, secured: TidingsProcess) -> None:
 
     def bring() -> str:
         minted.append(time.monotonic())
-        return mint(2 if len(minted) < 3 else 600, sub="ada")
+        return mint(6 if len(minted) < 2 else 600, sub="ada")
 
     await tab.page.expose_function("mint", bring)
     await tab.open(secured, mint=True)
     await tab.run("tidings.watch({ owner: 'ada' }, keep).synced")
-    await eventually(lambda: len([message for message in tab.sent if message["type"] == "auth"]) == 3, 20)
+    await eventually(lambda: len([message for message in tab.sent if message["type"] == "auth"]) == 2, 20)
     await report(secured, "t-1", "processing", owner="ada")
     await tab.gets("t-1 processing 1")
     assert len(tab.sockets) == 1

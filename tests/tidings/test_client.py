@@ -20,6 +20,7 @@ from tidings.client import Client, Deleted, Update
 from tidings.client_errors import Conflicting, Forbidden, NotFound, Refused, Unauthorized, Unreachable
 from tidings.client_progress import Progress, Selection, parse
 from tidings.client_token import renewal_time
+from tidings.watching import longest_wait
 
 LIMIT = 20.0
 
@@ -274,6 +275,12 @@ async def test_patience_has_an_end() -> None:
     async with Client("http://127.0.0.1:9", patience=0.5) as client:
         with pytest.raises(Unreachable, match=r"ws://127\.0\.0\.1:9/api/ws cannot be reached"):
             await take(client.watch("p1"), 1)
+
+
+@given(st.floats(0, 1e6))
+def test_no_wait_is_longer_than_the_outage_has_lasted(lasted: float) -> None:
+    """Half a second at first, then up to as long again as it has lasted, and never over 20 s."""
+    assert longest_wait(lasted) == sorted((0.5, lasted, 20.0))[1]
 
 
 async def test_closing_ends_the_iteration(service: ScriptedService) -> None:
