@@ -334,7 +334,7 @@ async def test_a_token_is_renewed(tab: Tab, secured: TidingsProcess) -> None:
     await report(secured, "t-1", "processing", owner="ada")
     await tab.gets("t-1 processing 1")
     assert len(tab.sockets) == 1
-    assert len(minted) == 3
+    assert len(minted) == 2
 
 
 async def test_a_clock_that_is_wrong(tab: Tab, secured: TidingsProcess) -> None:
