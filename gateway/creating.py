@@ -22,7 +22,6 @@ from gateway.problems import Handler, Problem, bad_request, forbidden, unprocess
 from gateway.writes import Draft, Writes, read_object
 from storage.prediction import Prediction, decode, valid_id
 from storage.store import Stored
-from streams.translation import TRACE_HEADER
 
 CREATE_FIELDS = frozenset({"provider", "model", "prompt", "payload", "owner", "tags", "estimatedTime", "predictionId"})
 MAX_KEY = 255
@@ -47,6 +46,7 @@ def create_handler(gateway: Gateway, door: Door, writes: Writes) -> Handler:
     """The handler of `POST /api/predictions`."""
 
     async def create(request: web.Request) -> web.StreamResponse:
+        now = writes.now()
         permissions = await door.caller(request)
         fields = await read_object(request, gateway.max_body)
         order = _order(request, permissions, fields)
@@ -56,8 +56,8 @@ def create_handler(gateway: Gateway, door: Door, writes: Writes) -> Handler:
             return _created(there, _ours(there, order))
         # After the fingerprint: an estimate changes with time, and the same order stays the same.
         stamps = {} if gateway.stamp is None else await gateway.stamp(order.fields)
-        draft = Draft(gateway, order.prediction_id, {**order.fields, **stamps}, writes.now())
-        position = await draft.append(request.headers.get(TRACE_HEADER))
+        draft = Draft(gateway, order.prediction_id, {**order.fields, **stamps}, now)
+        position = await draft.append(request)
         change = await gateway.reader.wait_for(order.prediction_id, position, WRITE_WAIT)
         stored = await gateway.store.get_fresh(order.prediction_id) if change is None else announced(change)
         if stored is None:

@@ -18,8 +18,8 @@ from gateway.appending import Appender
 from gateway.bodies import read_body
 from gateway.gateway import WRITE_WAIT, Gateway
 from gateway.problems import Handler, Problem, unavailable
+from gateway.request_trace import RequestTrace, begun
 from gateway.webhook_refusals import RefusalLog
-from gateway.webhook_trace import WebhookTrace, begun
 from storage.prediction import valid_id
 from streams.log import EVENTS, LogError, NewRecord, RecordTooLarge
 from streams.log_fields import fields
@@ -31,6 +31,7 @@ from streams.translation import ARCHIVE_HEADER, DELIVERY_HEADER, PROVIDER_HEADER
 APPEND_TIME = WRITE_WAIT - 1.0
 """Seconds for the log to take a webhook, so that the answer is out within 5 s: providers give up after that."""
 
+_SPAN = "POST /api/webhooks/{provider}"
 _HEADERS = b"Content-Type: application/json\r\nX-Content-Type-Options: nosniff\r\n"
 _ACCEPTED = b'{"success":true}'
 _log = structlog.get_logger()
@@ -94,7 +95,7 @@ def webhook_handler(gateway: Gateway, clock: Callable[[], float] = time.time) ->
         stamps = [named[name], (RECEIVED_HEADER, b"%d" % (now * 1000)), archive]
         if delivery:
             stamps.append((DELIVERY_HEADER, delivery.encode("utf-8", "replace")))
-        trace, carried = begun(tracing, name, prediction_id, request.headers.get(TRACE_HEADER), now)
+        trace, carried = begun(tracing, _SPAN, prediction_id, request.headers.get(TRACE_HEADER), now, provider=name)
         if carried is not None:
             stamps.append((TRACE_HEADER, carried))
         key = prediction_id.encode() if prediction_id is not None and valid_id(prediction_id) else None
@@ -110,7 +111,7 @@ def webhook_handler(gateway: Gateway, clock: Callable[[], float] = time.time) ->
     return receive
 
 
-def _not_taken(error: LogError, provider: str, prediction_id: str | None, trace: WebhookTrace | None) -> Exception:
+def _not_taken(error: LogError, provider: str, prediction_id: str | None, trace: RequestTrace | None) -> Exception:
     """What the request ends with where the log has not taken its webhook."""
     if trace is not None:
         trace.end(str(error))

@@ -20,11 +20,12 @@ from gateway.long_poll import announced
 from gateway.permissions import Permissions
 from gateway.predictions import answer_with, find, may_read
 from gateway.problems import Problem, bad_request, forbidden, not_found, unprocessable
+from gateway.request_trace import begun
 from storage.prediction import Prediction, Status
 from storage.store import Stored
 from streams.blobs import FIELD_MAX, settle
 from streams.event import Event, Poison
-from streams.log import EVENTS, NewRecord, Position, StoredRecord
+from streams.log import EVENTS, LogError, NewRecord, Position, StoredRecord
 from streams.transitions import Applied, Duplicate, Rejected, Stale, decide
 from streams.translation import ARCHIVE_HEADER, TRACE_HEADER, translate
 
@@ -67,7 +68,7 @@ class Draft:
         gateway: Where it goes.
         prediction_id: What it is about.
         fields: Its members as JSON.
-        now: Milliseconds since the epoch.
+        now: When the request came, ms since the epoch.
 
     Raises:
         Problem: 422 where the processor would not understand it.
@@ -76,7 +77,7 @@ class Draft:
     def __init__(self, gateway: Gateway, prediction_id: str, fields: dict[str, Raw], now: int) -> None:
         members: dict[str, object] = {"predictionId": prediction_id, "id": f"api-{uuid.uuid4().hex}", "at": now}
         value = _encoder.encode({**members, **fields, "source": SOURCE})
-        self._gateway = gateway
+        self._gateway, self._received = gateway, now / 1000
         self.headers: list[tuple[str, bytes]] = [(ARCHIVE_HEADER, gateway.archive.value.encode())]
         self.prediction_id = prediction_id
         self.value = value
@@ -92,12 +93,22 @@ class Draft:
             settle(event)
         return event
 
-    async def append(self, trace: str | None) -> Position:
-        """Append it; returns where it lies. Raises what the log raises."""
-        headers = self.headers if trace is None else [*self.headers, (TRACE_HEADER, trace.encode("utf-8", "replace"))]
-        (position,) = await self._gateway.log.append(
-            EVENTS, (NewRecord(self.prediction_id.encode(), self.value, headers),)
-        )
+    async def append(self, request: web.Request) -> Position:
+        """Append it, in the trace of the request that it comes of; returns where it lies. Raises `LogError`."""
+        resource = request.match_info.route.resource
+        name = f"{request.method} {resource.canonical if resource is not None else request.path}"
+        incoming = request.headers.get(TRACE_HEADER)
+        trace, carried = begun(self._gateway.tracing, name, self.prediction_id, incoming, self._received)
+        headers = self.headers if carried is None else [*self.headers, (TRACE_HEADER, carried)]
+        record = NewRecord(self.prediction_id.encode(), self.value, headers)
+        try:
+            (position,) = await self._gateway.log.append(EVENTS, (record,))
+        except LogError as error:
+            if trace is not None:
+                trace.end(str(error))
+            raise
+        if trace is not None:
+            trace.end()
         return position
 
 
@@ -121,6 +132,7 @@ class Writes:
 
     async def patch(self, request: web.Request) -> web.StreamResponse:
         """`PATCH /api/predictions/{id}`: an event's fields."""
+        now = self.now()
         permissions = await self._door.caller(request)
         prediction_id = request.match_info["id"]
         if not permissions.may_write():
@@ -133,7 +145,7 @@ class Writes:
                     f"{name[:64]!r} cannot be changed; the fields are {', '.join(sorted(EVENT_FIELDS))}.",
                 )
         stored = await find(self._gateway, prediction_id, fresh=True)
-        draft = Draft(self._gateway, prediction_id, fields, self.now())
+        draft = Draft(self._gateway, prediction_id, fields, now)
         if not self._would_apply(stored, draft.event):
             return self._answer(permissions, prediction_id, stored, HTTPStatus.OK)
         newer = await self.carry_out(request, draft)
@@ -143,6 +155,7 @@ class Writes:
 
     async def cancel(self, request: web.Request) -> web.StreamResponse:
         """`POST /api/predictions/{id}/cancel`: a request, carried out when the provider says so."""
+        now = self.now()
         permissions = await self._door.caller(request)
         prediction_id = request.match_info["id"]
         stored = await find(self._gateway, prediction_id, fresh=True)
@@ -151,20 +164,21 @@ class Writes:
         status = stored.status
         if status is not None and status.terminal and status is not Status.CANCELED:
             raise invalid_transition(status, Status.CANCELED)
-        draft = Draft(self._gateway, prediction_id, {"type": Raw(b'"cancel"')}, self.now())
+        draft = Draft(self._gateway, prediction_id, {"type": Raw(b'"cancel"')}, now)
         if self._would_apply(stored, draft.event):
             stored = await self.carry_out(request, draft) or stored
         return self._answer(permissions, prediction_id, stored, HTTPStatus.ACCEPTED)
 
     async def delete(self, request: web.Request) -> web.StreamResponse:
         """`DELETE /api/predictions/{id}`: 204 when it is gone, 202 where that has not been seen in time."""
+        now = self.now()
         permissions = await self._door.caller(request)
         prediction_id = request.match_info["id"]
         stored = await find(self._gateway, prediction_id, fresh=True)
         if not permissions.may_delete(stored.owner):
             await self._refuse(permissions, prediction_id, "Deleting it needs its owner's token or the scope write.")
-        draft = Draft(self._gateway, prediction_id, {"type": Raw(b'"delete"')}, self.now())
-        position = await draft.append(request.headers.get(TRACE_HEADER))
+        draft = Draft(self._gateway, prediction_id, {"type": Raw(b'"delete"')}, now)
+        position = await draft.append(request)
         change = await self._gateway.reader.wait_for(prediction_id, position, WRITE_WAIT)
         headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
         if change is None:
@@ -180,7 +194,7 @@ class Writes:
         Raises:
             Problem: 404 where the prediction is gone by then.
         """
-        position = await draft.append(request.headers.get(TRACE_HEADER))
+        position = await draft.append(request)
         change = await self._gateway.reader.wait_for(draft.prediction_id, position, WRITE_WAIT)
         return None if change is None else announced(change)
 

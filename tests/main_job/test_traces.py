@@ -85,6 +85,34 @@ async def test_a_senders_trace_is_continued(tmp_path: Path, settings: dict[str, 
         assert {one.trace for one in collector.spans} == {trace}
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "route"),
+    [
+        ("PATCH", "", "PATCH /api/predictions/{id}"),
+        ("POST", "/cancel", "POST /api/predictions/{id}/cancel"),
+        ("DELETE", "", "DELETE /api/predictions/{id}"),
+    ],
+)
+async def test_a_requests_way_is_one_trace(tmp_path: Path, method: str, path: str, route: str) -> None:
+    """A prediction that is changed, canceled or deleted over HTTP has the same trace, from its request to the push."""
+    async with collecting() as collector, aiohttp.ClientSession() as session:
+        settings = tracing({"TIDINGS_REPLICATE_SECRET": SECRET}, collector.url, sample="0")
+        trace, span = secrets.token_hex(16), secrets.token_hex(8)
+        async with serving(tmp_path, settings) as service:
+            assert await post(session, service, webhooks.start("p1")) == 200
+            await reaches(session, service.url, "p1", "processing")
+            async with watching(service.ws_url, predictions=["p1"]) as watcher:
+                headers = {"traceparent": f"00-{trace}-{span}-01"}
+                body = {"progress": 0.5} if method == "PATCH" else None
+                url = f"{service.url}/api/predictions/p1{path}"
+                async with session.request(method, url, json=body, headers=headers) as response:
+                    assert response.status in (200, 202, 204), await response.text()
+                await watcher.until("deleted" if method == "DELETE" else "change")
+            spans = await collector.named(route, *WAY[1:])
+        parents_are_right({RECEIVE: spans.pop(route), **spans}, first=span)
+        assert {one.trace for one in collector.spans} == {trace}
+
+
 async def test_what_changes_nothing_and_what_is_refused_end_their_traces(tmp_path: Path) -> None:
     """A repeat that says nothing new ends with its processing; a record that cannot be applied ends with the reason."""
     async with collecting() as collector, aiohttp.ClientSession() as session:

@@ -1,34 +1,43 @@
-"""The spans of one sampled webhook: its request, and within it the append to the log."""
+"""The spans of one sampled request that appends an event: the request, and within it the append to the log."""
+
+from collections.abc import Mapping
 
 from streams.log import EVENTS
 from streams.tracing import PREDICTION, Tracing, valid
 
 
-class WebhookTrace:
-    """Begun once the webhook is proven: strangers make no spans.
+class RequestTrace:
+    """Begun once the caller is known or the webhook is proven: strangers make no spans.
 
     Args:
         tracing: Where spans go.
-        provider: Whose webhook it is.
+        name: Method and route, such as `PATCH /api/predictions/{id}`.
         prediction_id: What it is about, where that is known.
         incoming: The `traceparent` that it came with.
         received: When it had come, in seconds since the epoch.
+        about: Further attributes of the request's span.
     """
 
     __slots__ = ("_append", "_request")
 
     def __init__(
-        self, tracing: Tracing, provider: str, prediction_id: str | None, incoming: str | None, received: float
+        self,
+        tracing: Tracing,
+        name: str,
+        prediction_id: str | None,
+        incoming: str | None,
+        received: float,
+        about: Mapping[str, str],
     ) -> None:
-        about: dict[str, str | int] = {"http.request.method": "POST", "tidings.provider": provider}
+        attributes: dict[str, str | int] = {"http.request.method": name.partition(" ")[0], **about}
         if prediction_id is not None:
-            about[PREDICTION] = prediction_id
+            attributes[PREDICTION] = prediction_id
         self._request = tracing.begin(
-            "POST /api/webhooks/{provider}",
+            name,
             "server",
             parent=incoming.encode() if incoming is not None else None,
             at=int(received * 1e9),
-            attributes=about,
+            attributes=attributes,
         )
         self._append = tracing.begin(
             "send predictions.events",
@@ -49,9 +58,14 @@ class WebhookTrace:
 
 
 def begun(
-    tracing: Tracing | None, provider: str, prediction_id: str | None, incoming: str | None, received: float
-) -> tuple[WebhookTrace | None, bytes | None]:
-    """The spans of a webhook where it is sampled, and the `traceparent` that its event carries on.
+    tracing: Tracing | None,
+    name: str,
+    prediction_id: str | None,
+    incoming: str | None,
+    received: float,
+    **about: str,
+) -> tuple[RequestTrace | None, bytes | None]:
+    """The spans of a request where it is sampled, and the `traceparent` that its event carries on.
 
     What is not sampled carries on what it came with, if that is one.
     """
@@ -59,5 +73,6 @@ def begun(
         incoming = None
     if tracing is None or not tracing.chosen(incoming):
         return None, incoming.encode() if incoming is not None else None
-    trace = WebhookTrace(tracing, provider, prediction_id, incoming, received)
+    about = {f"tidings.{key}": value for key, value in about.items()}
+    trace = RequestTrace(tracing, name, prediction_id, incoming, received, about)
     return trace, trace.traceparent
