@@ -49,12 +49,12 @@ def event(number: int, status: str) -> bytes:
     return json.dumps(fields, separators=(",", ":")).encode()
 
 
-async def fill(url: str, prefix: str, events: int, *, together: bool) -> None:
+async def fill(url: str, prefix: str, events: int, *, together: bool, partitions: int = PARTITIONS) -> None:
     """Write the events; `together`: the three of a prediction follow one another."""
     from streams.log import EVENTS, NewRecord
     from streams.logs import open_log
 
-    log = await open_log(url, topic_prefix=prefix, partitions=PARTITIONS)
+    log = await open_log(url, topic_prefix=prefix, partitions=partitions)
     count = events // 3
     block = 1 if together else APART
     order = (

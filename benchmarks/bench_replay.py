@@ -1,7 +1,8 @@
-"""A replay of 300,000 events into an empty SQLite store, from the embedded log and from a real Kafka broker.
+"""A replay of 300,000 events into empty stores, from the embedded log and from a real Kafka broker.
 
-Beside it, in the same run, reading alone (the log followed to its end and every value decoded as JSON), and the filling
-from the changes topic that `--from-changes` does: one record of each of the 100,000 predictions.
+The stores are SQLite, a real Postgres and a real Valkey. Beside it, in the same run, reading alone (the log followed to
+its end and every value decoded as JSON), and the filling from the changes topic that `--from-changes` does: one record of
+each of the 100,000 predictions. The CPU is ours, without the servers'.
 
     python -m benchmarks.bench_replay [--events 300000] [--rounds 3]
 """
@@ -11,25 +12,28 @@ import asyncio
 import tempfile
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+import asyncpg
 import uvloop
 
 from benchmarks.bench_processor import PARTITIONS, alone, fill
+from tests.servers import Postgres, Valkey
 
 
-async def replay(url: str, prefix: str, folder: Path) -> dict[str, Any]:
+async def replay(url: str, prefix: str, target: str) -> dict[str, Any]:
     """Into an empty store."""
-    from storage.sqlite import SqliteStore
+    from storage.factory import open_store
     from streams.fold import Rules
     from streams.logs import open_log
     from streams.replay import Rebuild, span
     from tidings import collector
 
     log = await open_log(url, topic_prefix=prefix, partitions=PARTITIONS)
-    store = await SqliteStore.open(f"sqlite:///{folder}/{uuid.uuid4().hex}.db")
+    store = await open_store(target)
     rebuild = Rebuild(log, store, {}, Rules(await log.identity()))
     collector.settle()
     started, cpu = time.perf_counter(), time.process_time()
@@ -71,16 +75,16 @@ async def announce(url: str, prefix: str, folder: Path) -> None:
     await log.close()
 
 
-async def restore(url: str, prefix: str, folder: Path) -> dict[str, Any]:
+async def restore(url: str, prefix: str, target: str) -> dict[str, Any]:
     """From the changes into an empty store."""
-    from storage.sqlite import SqliteStore
+    from storage.factory import open_store
     from streams.logs import open_log
     from streams.replay import Progress
     from streams.restore import Restoration
     from tidings import collector
 
     log = await open_log(url, topic_prefix=prefix, partitions=PARTITIONS)
-    store = await SqliteStore.open(f"sqlite:///{folder}/{uuid.uuid4().hex}.db")
+    store = await open_store(target)
     progress = Progress()
     restoration = Restoration(log, store, await log.identity(), progress)
     collector.settle()
@@ -92,7 +96,7 @@ async def restore(url: str, prefix: str, folder: Path) -> dict[str, Any]:
     return {"rate": progress.restored / elapsed, "cpu": spent / progress.restored * 1e6}
 
 
-async def read(url: str, prefix: str, folder: Path) -> dict[str, Any]:  # noqa: ARG001 - the same shape as `replay`
+async def read(url: str, prefix: str) -> dict[str, Any]:
     """Reading and decoding alone."""
     import json
 
@@ -113,6 +117,15 @@ async def read(url: str, prefix: str, folder: Path) -> dict[str, Any]:  # noqa: 
     return {"rate": count / elapsed, "cpu": spent / count * 1e6}
 
 
+async def database(postgres: Postgres) -> str:
+    """The URL of a new database."""
+    name = f"b{uuid.uuid4().hex}"
+    connection = await asyncpg.connect(postgres.url)
+    await connection.execute(f"CREATE DATABASE {name}")
+    await connection.close()
+    return f"{postgres.url.rpartition('/')[0]}/{name}"
+
+
 def main() -> None:
     """Measure and print."""
     from tests.broker import Broker
@@ -121,28 +134,36 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=300_000)
     parser.add_argument("--rounds", type=int, default=3)
     arguments, _ = parser.parse_known_args()
-    broker = Broker()
+    broker, postgres, valkey = Broker(), Postgres(), Valkey()
     try:
-        broker.start()
+        for server in (broker, postgres, valkey):
+            server.start()
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             places = {
                 "SQLite log": (f"sqlite:///{folder}/log.db", ""),
                 "Kafka": (f"kafka://{broker.bootstrap}", "replay."),
             }
+            stores: dict[str, Callable[[], str]] = {
+                "SQLite": lambda: f"sqlite:///{folder}/{uuid.uuid4().hex}.db",
+                "Postgres": lambda: asyncio.run(database(postgres)),
+                "Valkey": lambda: f"{valkey.url}?prefix={uuid.uuid4().hex}",
+            }
             for url, prefix in places.values():
                 asyncio.run(fill(url, prefix, arguments.events, together=True))
                 asyncio.run(announce(url, prefix, folder))
             found: dict[str, list[dict[str, Any]]] = {}
             for _ in range(arguments.rounds):
-                for name_, (url, prefix) in places.items():
-                    found.setdefault(f"{name_}: read and json.loads", []).append(alone(read, url, prefix, folder))
-                    found.setdefault(f"{name_}: replay into SQLite", []).append(alone(replay, url, prefix, folder))
-                    found.setdefault(f"{name_}: from the changes into SQLite", []).append(
-                        alone(restore, url, prefix, folder)
-                    )
+                for log, (url, prefix) in places.items():
+                    found.setdefault(f"{log}: read and json.loads", []).append(alone(read, url, prefix))
+                    for store, target in stores.items():
+                        name_ = f"{log}: replay into {store}"
+                        found.setdefault(name_, []).append(alone(replay, url, prefix, target()))
+                    name_ = f"{log}: from the changes into SQLite"
+                    found.setdefault(name_, []).append(alone(restore, url, prefix, stores["SQLite"]()))
     finally:
-        broker.close()
+        for server in (broker, postgres, valkey):
+            server.close()
     print(f"| {arguments.events:,} events | records/s | CPU us a record |\n|---|---|---|")
     for name_, results in found.items():
         print(f"| {name_} | {median(r['rate'] for r in results):,.0f} | {median(r['cpu'] for r in results):.1f} |")

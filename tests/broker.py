@@ -113,6 +113,11 @@ class Broker:
         """Whether its process lives."""
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def pid(self) -> int | None:
+        """Its process id while it runs."""
+        return self._process.pid if self._process is not None else None
+
     def start(self, within: float = 60.0) -> None:
         """Start it, on the data it has, and return when it answers."""
         self.launch()
