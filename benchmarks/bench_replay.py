@@ -2,17 +2,19 @@
 
 The stores are SQLite, a real Postgres and a real Valkey. Beside it, in the same run, reading alone (the log followed to
 its end and every value decoded as JSON), and the filling from the changes topic that `--from-changes` does: one record of
-each of the 100,000 predictions. The CPU is ours, without the servers'.
+each of the 100,000 predictions; and those rows written by the bare SQLite driver alone. The CPU is ours, without the servers'.
 
     python -m benchmarks.bench_replay [--events 300000] [--rounds 3]
 """
 
 import argparse
 import asyncio
+import sqlite3
 import tempfile
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -117,6 +119,26 @@ async def read(url: str, prefix: str) -> dict[str, Any]:
     return {"rate": count / elapsed, "cpu": spent / count * 1e6}
 
 
+async def bare(filled: str, folder: Path) -> dict[str, Any]:
+    """The rows of a SQLite store written into another one, whose tables and indexes are the same, by the bare driver."""
+    from storage.sqlite import SqliteStore
+
+    path = f"{folder}/{uuid.uuid4().hex}.db"
+    await (await SqliteStore.open(f"sqlite:///{path}")).close()
+    with closing(sqlite3.connect(filled)) as source:
+        rows = source.execute("SELECT * FROM predictions").fetchall()
+    with closing(sqlite3.connect(path, isolation_level=None)) as target:
+        target.execute("PRAGMA synchronous=FULL")
+        marks = ",".join("?" * len(rows[0]))
+        started, cpu = time.perf_counter(), time.process_time()
+        for first in range(0, len(rows), 5000):
+            target.execute("BEGIN IMMEDIATE")
+            target.executemany(f"INSERT INTO predictions VALUES ({marks})", rows[first : first + 5000])
+            target.execute("COMMIT")
+        elapsed, spent = time.perf_counter() - started, time.process_time() - cpu
+    return {"rate": len(rows) / elapsed, "cpu": spent / len(rows) * 1e6}
+
+
 async def database(postgres: Postgres) -> str:
     """The URL of a new database."""
     name = f"b{uuid.uuid4().hex}"
@@ -159,8 +181,10 @@ def main() -> None:
                     for store, target in stores.items():
                         name_ = f"{log}: replay into {store}"
                         found.setdefault(name_, []).append(alone(replay, url, prefix, target()))
-                    name_ = f"{log}: from the changes into SQLite"
-                    found.setdefault(name_, []).append(alone(restore, url, prefix, stores["SQLite"]()))
+                    name_, filled = f"{log}: from the changes into SQLite", stores["SQLite"]()
+                    found.setdefault(name_, []).append(alone(restore, url, prefix, filled))
+                name_ = "the rows of a store by the bare SQLite driver"
+                found.setdefault(name_, []).append(alone(bare, filled.removeprefix("sqlite:///"), folder))
     finally:
         for server in (broker, postgres, valkey):
             server.close()
