@@ -20,7 +20,7 @@ from gateway.websocket import Cores, WebSocketConnection
 
 PATH = b"GET /api/ws"
 MAX_HEAD = 16 * 1024
-"""Bytes of a request's head that are waited for; what is longer is HTTP's to refuse."""
+"""Bytes of a request's head that are waited for, and looked at here; what is longer is HTTP's to refuse."""
 
 SEND_BUFFER = 64 * 1024
 """`SO_SNDBUF` of the connections: a client that does not read is noticed after 144 KB instead of 3.9 MB."""
@@ -171,7 +171,7 @@ class Front(asyncio.Protocol):
         if end < 0 and len(head) < MAX_HEAD:
             return
         self._door.sessions.dismiss(self)
-        if end >= 0 and _wants_websocket(head, end):
+        if 0 <= end <= MAX_HEAD and _wants_websocket(head, end):
             self._waiting = not self._door.enter(self._open_websocket)
         else:
             self._hand_to_http(head)

@@ -69,12 +69,21 @@ def test_a_repeated_header_is_no_trick() -> None:
     assert parsed.headers["origin"] == "http://a, http://b"
 
 
+def test_white_space_around_a_value() -> None:
+    """Spaces and tabs before and after a value are none of it, and no other character is left out."""
+    parsed = handshake.parse(head([*USUAL, "a:\t b\t c \t", "d:e\xa0", "f:"]))
+    assert (parsed.headers["a"], parsed.headers["d"], parsed.headers["f"]) == ("b\t c", "e\xa0", "")
+    assert handshake.from_request(handshake._parse_unusual(parsed.raw)).headers == parsed.headers
+
+
 lines = st.one_of(
     st.sampled_from(
         [
             *USUAL,
             "upgrade: WebSocket",
             "Upgrade: h2c, websocket",
+            "Upgrade: \twebsocket\t ",
+            "Sec-WebSocket-Version: 13\xa0",
             "Connection: close",
             "Connection: upgrade",
             "Connection: keep-alive,,Upgrade,",

@@ -320,6 +320,31 @@ async def greedy(service: TidingsProcess) -> None:
             assert client.close_code == Close.TOO_MANY
 
 
+REQUEST = b"GET /api/ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n"
+HEADS = {
+    "many-lines": (REQUEST + b"a: b\r\n" * 40 + b"x\x01\r\n\r\n", b"400"),
+    "more-headers-than-usual": (REQUEST + b"a: b\r\n" * 110 + b"\r\n", b"426"),
+    "white-space": (REQUEST + b"a:" + b" \t" * 7_000 + b"\x01\r\n\r\n", b"400"),
+    "longer-than-is-waited-for": (REQUEST + b"a:" + b" " * 100_000 + b"\x01\r\n\r\n", b"400"),
+}
+
+
+async def test_a_head_that_fails_at_its_end_is_refused_at_once(tmp_path: Path) -> None:
+    """However many ways there are to read its lines: the time that a head takes grows with its length alone."""
+    async with serving(tmp_path) as service:
+        for kind, (head, status) in HEADS.items():
+            reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+            writer.write(head)
+            try:
+                async with asyncio.timeout(10):
+                    answer = await reader.readline()
+            except TimeoutError:
+                pytest.fail(f"no answer to the head with {kind}")
+            finally:
+                writer.transport.abort()
+            assert answer.split()[1] == status, (kind, answer)
+
+
 async def test_floods_leave_nothing_behind(tmp_path: Path) -> None:
     """Through each kind of flood another client is answered, and the process does not grow from round to round."""
     half = frame(b"x" * 200_000, fin=False)
