@@ -85,7 +85,7 @@ class CachedStore:
     def steady(self) -> bool:
         """While True entries do not age: a reader of the changes puts every one of them. False: they age from now.
 
-        Tombstones always age: once the store has purged one, its id starts again at version 1.
+        Tombstones and what has expired always age: once the store has purged them, their ids start again at version 1.
         """
         return self._steady
 
@@ -169,10 +169,12 @@ class CachedStore:
     async def get(self, prediction_id: str) -> Stored | None:
         """The record, from memory where it is fresh. Concurrent misses of one id are one read of the store."""
         entry = self._entries.get(prediction_id)
-        if entry is not None and ((self._steady and entry.stored.status is not None) or self._fresh(entry)):
-            entry.used = True
-            self.hits += 1
-            return None if hidden(entry.stored, self._clock()) else entry.stored
+        if entry is not None:
+            gone = hidden(entry.stored, self._clock())
+            if self._timer() < entry.until if gone else self._steady or self._fresh(entry):
+                entry.used = True
+                self.hits += 1
+                return None if gone else entry.stored
         if self._absent and (until := self._absent.get(prediction_id)) is not None:
             if self._timer() < until:
                 self.hits += 1
@@ -199,13 +201,14 @@ class CachedStore:
         entries = self._entries
         now = self._timer()
         all_fresh = self._steady or now < self._fresh_until
+        wall = self._clock()
         found: dict[str, Stored] = {}
         missing: list[str] = []
         for prediction_id in prediction_ids:
             entry = entries.get(prediction_id)
             if (
                 entry is not None
-                and (now < entry.until or (all_fresh and entry.stored.status is not None))
+                and (now < entry.until or (all_fresh and not hidden(entry.stored, wall)))
                 and not (certain and entry.told)
             ):
                 entry.used = True
@@ -324,15 +327,18 @@ class CachedStore:
         self._absent[prediction_id] = self._timer() + NEGATIVE_TTL
 
     def _fresh(self, entry: _Entry) -> bool:
+        """Of an entry that is not hidden."""
         now = self._timer()
-        return now < entry.until or (now < self._fresh_until and entry.stored.status is not None)
+        return now < entry.until or now < self._fresh_until
 
     def _keep(self, prediction_id: str, stored: Stored, *, told: bool = False) -> None:
         entries = self._entries
-        until = self._timer() + self._ttl
+        now = self._timer()
+        until = now + self._ttl
         entry = entries.get(prediction_id)
         if entry is not None:
-            if stored.version < entry.stored.version and (entry.stored.status is not None or self._fresh(entry)):
+            standing = entry.stored
+            if stored.version < standing.version and (now < entry.until or not hidden(standing, self._clock())):
                 return
             self._size += len(stored.encoded) - len(entry.stored.encoded)
             entry.told = told and (entry.told or stored.version != entry.stored.version)

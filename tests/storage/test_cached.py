@@ -269,6 +269,29 @@ async def test_tombstones_age(cache: CachedStore, clock: Clock) -> None:
     assert cache.peek("q") is not None
 
 
+@pytest.mark.parametrize("read", ["get", "load", "put"])
+async def test_what_has_expired_ages(store: Gate, cache: CachedStore, clock: Clock, read: str) -> None:
+    """What has expired ages even while changes are followed: purged and made again at version 1, it is seen again."""
+    cache.steady = True
+    again = creation("p")
+    cache.put("p", state(5, expires_at=clock.wall() + 5000))
+    clock.seconds += 29
+    cache.put("p", again.stored)  # older than what is known, as far as anybody can tell
+    assert list((await cache.load(["p"])).values()) == [state(5, expires_at=clock.wall() - 24_000)]
+    assert store.loads == []
+    clock.seconds += 1
+    await MemoryStore.write(store, [again])
+    if read == "put":
+        cache.put("p", again.stored)
+        assert cache.peek("p") == again.stored
+    elif read == "load":
+        assert await cache.load(["p"]) == {"p": again.stored}
+    assert await cache.get("p") == again.stored
+    assert store.gets == (1 if read == "get" else 0)
+    clock.seconds += 10_000
+    assert cache.peek("p") == again.stored
+
+
 async def test_load_reads_the_rest(store: Gate, cache: CachedStore) -> None:
     """A load reads in one call what is not in memory, and what it read is in memory afterwards."""
     writes = [creation(one) for one in "abc"]
