@@ -5,7 +5,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from streams.log import LogUnavailable, Record, StoredRecord
+from streams.log import LogError, LogUnavailable, Record, StoredRecord
 from streams.sqlite_file import GroupLock
 
 if TYPE_CHECKING:
@@ -48,7 +48,12 @@ class SqliteConsumer:
         records: list[StoredRecord] = []
         size = 0
         while True:
-            portion, more = self._log.read(self._topic, self._position, min(limit - len(records), BATCH))
+            try:
+                portion, more = self._log.read(self._topic, self._position, min(limit - len(records), BATCH))
+            except LogError:
+                if records:
+                    return records  # the position is past them already
+                raise
             if portion:
                 self._position = portion[-1].offset + 1
                 records = records + portion if records else portion

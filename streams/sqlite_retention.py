@@ -117,6 +117,8 @@ def _plan(path: Path, number: int, now: int) -> tuple[list[int], int, int] | Non
             if key is not None:
                 newest[key] = offset
             upto = offset + 1
+        else:
+            upto = end  # whatever lay between has been removed since
         obsolete: list[int] = []
         stay = 0
         for offset, key, timestamp, deletion in _scan(connection, number, 0, upto):

@@ -221,6 +221,28 @@ async def test_a_fetch_is_bounded_in_bytes(log: SqliteLog, monkeypatch: pytest.M
     assert max(sizes) <= 4
 
 
+async def test_a_read_that_fails_half_way_loses_nothing(log: SqliteLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a later portion of a fetch cannot be read, what was read before it comes, and then the rest."""
+    monkeypatch.setattr(sqlite_consumer, "BATCH", 10)
+    await log.append(EVENTS, [NewRecord(b"k", b"%d" % number) for number in range(25)])
+    consumer = log.consume(EVENTS, "g")
+    whole = log.read
+
+    def failing(topic: str, position: int, limit: int) -> object:
+        if position == 10:
+            raise LogUnavailable("disk I/O error")
+        return whole(topic, position, limit)
+
+    monkeypatch.setattr(log, "read", failing)
+    found = [record.offset for record in await consumer.fetch(2000, 0)]
+    assert found == list(range(10))
+    with pytest.raises(LogUnavailable):
+        await consumer.fetch(2000, 0)
+    monkeypatch.setattr(log, "read", whole)
+    found += [record.offset for record in await consumer.fetch(2000, 0)]
+    assert found == list(range(25))
+
+
 async def test_a_record_that_cannot_be_written_stops_nobody(log: SqliteLog) -> None:
     """Whoever appends what no log can hold is told; those who append at the same time may try again, and then it works."""
     wrong = NewRecord(b"k", b"v", [("x", object())])  # type: ignore[list-item]
@@ -286,6 +308,21 @@ async def test_changes_are_compacted(path: Path) -> None:
             if not batch:
                 break
         assert {record.key for record in rest} >= {key for key, _ in newest}
+    finally:
+        await log.close()
+
+
+async def test_changes_that_aged_before_they_were_compacted(path: Path) -> None:
+    """Where every change since the last compaction is too old by now, trimming ends, and so does the one after it."""
+    log = await open_at(path, changes_retention=7200)
+    try:
+        await log.append(CHANGES, [NewRecord(b"%d" % number, b"x") for number in range(1200)])
+        now = time.time_ns() // 1_000_000
+        async with asyncio.timeout(20):
+            assert await log.trim(now + 7_300_000) == 1200
+            assert await log.trim(now + 7_300_000) == 0
+        await log.append(CHANGES, [NewRecord(b"%d" % (number % 600), b"y") for number in range(1200)])
+        assert await log.trim(now) == 600
     finally:
         await log.close()
 
