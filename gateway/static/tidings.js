@@ -161,7 +161,7 @@ export class Tidings extends EventTarget {
   }
 
   connect() {
-    if (!this.#attempt && this.#topics.size) this.#open();
+    if (!this.#attempt) this.#open();
   }
 
   close() {
@@ -196,10 +196,9 @@ export class Tidings extends EventTarget {
       if (!this.#fresh.delete(topic)) left.push(topic);
     }
     this.#say("unsubscribe", left);
-    if (!this.#topics.size) {
-      clearTimeout(this.#timer);
-      this.#timer = setTimeout(() => this.#drop("idle"), LINGER);
-    }
+    if (this.#topics.size || this.state === "waiting") return;
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => this.#topics.size || this.#drop("idle"), LINGER);
   }
 
   #settle() {
@@ -235,6 +234,7 @@ export class Tidings extends EventTarget {
 
   async #open() {
     clearTimeout(this.#timer);
+    if (!this.#topics.size) return this.#become("idle");
     const attempt = (this.#attempt = { say() {}, close() {} });
     this.#become("connecting");
     try {

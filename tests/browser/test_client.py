@@ -262,6 +262,54 @@ async def test_no_wait_is_longer_than_the_outage_has_lasted(tab: Tab, service: T
     assert any(wait > 500 for _, wait in waits)
 
 
+async def test_a_watch_soon_after_the_last(tab: Tab, service: TidingsProcess) -> None:
+    """A watch begun just after the last one was closed keeps the connection; 5 s after its own close that goes."""
+    await tab.page.clock.install()
+    await tab.open(service)
+    await tab.run("window.first = tidings.watch('l-1', keep); first.synced")
+    await tab.run("first.close(); window.second = tidings.watch('l-2', keep); second.synced")
+    await tab.page.clock.run_for(6_000)
+    await report(service, "l-2", "processing")
+    await tab.gets("l-2 processing 1")
+    assert await tab.run("states") == ["connecting", "open"]
+    assert len(tab.sockets) == 1
+    await tab.run("second.close()")
+    await tab.page.clock.run_for(6_000)
+    assert await tab.run("tidings.state") == "idle"
+
+
+@pytest.mark.parametrize("another", [True, False])
+async def test_the_last_watch_is_closed_while_it_waits(tab: Tab, service: TidingsProcess, another: bool) -> None:
+    """A watch that follows the last one during an outage has the connection back; where none does, none is opened."""
+    opened: list[WebSocketRoute] = []
+
+    def refuse_the_first(route: WebSocketRoute) -> Any:
+        opened.append(route)
+        return route.close(code=1011) if len(opened) == 1 else route.connect_to_server()
+
+    await tab.page.clock.install()
+    await tab.page.route_web_socket("**/api/ws", refuse_the_first)
+    await tab.open(service)
+    await tab.run(
+        f"window.another = {json.dumps(another)};"
+        """(async () => {
+          const first = tidings.watch("l-3", keep);
+          await new Promise((resolve) =>
+            tidings.addEventListener("state", ({ detail }) => detail.state === "waiting" && resolve()));
+          first.close();
+          if (another) tidings.watch("l-4", keep);
+        })()"""
+    )
+    await tab.page.clock.run_for(6_000)
+    if another:
+        await report(service, "l-4", "processing")
+        await tab.gets("l-4 processing 1")
+        assert await tab.run("tidings.state") == "open"
+    else:
+        assert await tab.run("states") == ["connecting", "waiting", "idle"]
+    assert len(opened) == (2 if another else 1)
+
+
 @pytest.mark.outage
 async def test_event_streams_stand_in(tab: Tab, context: BrowserContext, own_service: TidingsProcess) -> None:
     """Where WebSockets are blocked the same watches run over event streams, with restarts and deletions."""
