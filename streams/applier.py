@@ -3,6 +3,7 @@
 Outages are not met here: every call of a store or a log goes through `insist`, which waits them out.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from time import perf_counter
 from typing import Protocol, TypeVar
@@ -22,6 +23,9 @@ from streams.splitting import event_by_event
 from streams.statistics import Statistics
 
 T = TypeVar("T")
+
+_PUTS_AT_ONCE = 16
+"""Records whose contents are put at a time: a batch of large ones should take no longer than it must."""
 
 log_ = structlog.get_logger("tidings.processor")
 
@@ -171,9 +175,8 @@ class Applier:
         todo = [(i, e) for i, e in entries.items() if e.changed]
         while todo:
             await self._keep(work, _letters(entry for _, entry in todo))
-            for _, entry in todo:
-                if entry.contents:
-                    await self._put_contents(entry)
+            if large := [entry for _, entry in todo if entry.contents]:
+                await self._put_all(large)
             writes = [entry.write(self._expiry) for _, entry in todo]
             outcomes = await self._insist(lambda writes=writes: self._store.write(writes))  # type: ignore[misc]
             lost = []
@@ -184,8 +187,24 @@ class Applier:
                     await self._split(work, prediction_id, entry, outcome)
             todo = await self._refold(lost) if lost else []
 
+    async def _put_all(self, entries: Sequence[Entry]) -> None:
+        """Put what these records refer to, before any of them stands; several records' at once."""
+        left = iter(entries)
+
+        async def put() -> None:
+            for entry in left:
+                await self._put_contents(entry)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in entries[:_PUTS_AT_ONCE]:
+                    group.create_task(put())
+        except ExceptionGroup as failed:
+            # Each waits outages out for itself: what is left has one cause, and who retries looks for that.
+            raise failed.exceptions[0] from None
+
     async def _put_contents(self, entry: Entry) -> None:
-        """Before the record that refers to them stands; a repeat is harmless."""
+        """One record's: first the note whose they are, then each content; a repeat is harmless."""
         for path, content in entry.contents_to_put().items():
             await self._insist(lambda path=path, content=content: self._objects.put(path, content))  # type: ignore[misc]
 

@@ -316,7 +316,7 @@ class Processor:
         try:
             while True:
                 try:
-                    return await operation()
+                    result = await operation()
                 except (StorageError, LogError) as error:
                     if not error.retryable:
                         raise
@@ -330,6 +330,9 @@ class Processor:
                         async with asyncio.timeout(delay * random.uniform(0.5, 1)):  # noqa: S311 - nothing secret
                             await self._stopping.wait()
                     delay = min(delay * 2, RETRY_MOST)
+                else:
+                    self.statistics.alive()  # a batch may have many of them
+                    return result
         finally:
             if waiting:
                 self._resume()

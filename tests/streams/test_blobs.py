@@ -1,5 +1,6 @@
 """Fields that are too large for a record."""
 
+import asyncio
 import hashlib
 import json
 from typing import Any
@@ -8,16 +9,19 @@ import msgspec
 import pytest
 from msgspec import Raw
 
-from storage.errors import StoreUnavailable
+from storage.errors import StoreMisconfigured, StoreUnavailable
 from storage.memory import MemoryStore
 from storage.objects import ObjectStorage
 from storage.prediction import ABSENT, Blob, Prediction
 from streams import blobs
 from streams.blobs import FIELD_MAX, reference, settle
 from streams.contents import whole
-from streams.log import Log
+from streams.fold import Rules
+from streams.log import EVENTS, Log, NewRecord
 from streams.memory_log import MemoryLog
+from streams.processor import Processor
 from streams.replay import Rebuild, span
+from tests.conditions import eventually
 from tests.streams.events import event, record
 from tests.streams.pipeline import Pipeline, codes, pipeline
 
@@ -159,8 +163,6 @@ async def content(objects: ObjectStorage, raw: Raw, prediction_id: str = "p1") -
 
 
 async def rebuilt(pipe: Pipeline, log: Log) -> Prediction:
-    from streams.fold import Rules
-
     scratch = MemoryStore()
     await Rebuild(log, scratch, {}, Rules(await log.identity())).run(await span(log))
     stored = await scratch.get("p1")
@@ -199,6 +201,87 @@ async def test_an_outage_of_the_object_storage_is_waited_out() -> None:
         stands = await pipe.prediction()
         assert pipe.processor.statistics.pauses == 1
         assert await content(objects, stands.payload) is not None
+
+
+class Held(ObjectStorage):
+    """Object storage in memory where every put waits until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__("memory://")
+        self.free = asyncio.Semaphore(0)
+        self.under_way = 0
+        self.most = 0
+        self.done: list[str] = []
+
+    async def put(self, path: str, data: bytes, headers: Any = None) -> None:
+        self.under_way += 1
+        self.most = max(self.most, self.under_way)
+        await self.free.acquire()
+        await super().put(path, data, headers)
+        self.under_way -= 1
+        self.done.append(path)
+
+
+async def large_batch(count: int = 40) -> tuple[MemoryLog, list[str]]:
+    """A log in which so many predictions wait, each with a field of its own that is too large."""
+    log, ids = MemoryLog(), [f"p{number}" for number in range(count)]
+    value = msgspec.json.encode({"status": "processing", "payload": {"image": LARGE}})
+    await log.append(EVENTS, [NewRecord(prediction_id.encode(), value) for prediction_id in ids])
+    return log, ids
+
+
+async def test_a_batch_of_large_fields_is_put_several_at_once() -> None:
+    """16 records' contents are put at a time, each after its note, all before any record stands; each is a sign of life."""
+    (log, ids), store, objects = await large_batch(), MemoryStore(), Held()
+    async with pipeline(log, store, objects=objects) as pipe:
+        statistics = pipe.processor.statistics
+        await eventually(lambda: objects.under_way == 16)
+        before = statistics.last_alive
+        objects.free.release()
+        await eventually(lambda: statistics.last_alive > before)
+        for _ in range(2 * len(ids) - 2):
+            objects.free.release()
+        await eventually(lambda: len(objects.done) == 2 * len(ids) - 1)
+        assert await store.load(ids) == {}
+        objects.free.release()
+        await pipe.settled()
+        for prediction_id in ids:
+            stands = await pipe.prediction(prediction_id)
+            assert await content(objects, stands.payload, prediction_id) is not None
+            note, put = [path for path in objects.done if path.startswith(blobs.folder(prediction_id))]
+            assert (note, put != note) == (blobs.note(prediction_id), True)
+    assert objects.most == 16
+
+
+async def test_an_outage_in_the_middle_of_a_batch_of_large_fields() -> None:
+    """What failed is put again, whichever it was; a processor that is stopped meanwhile ends without a word."""
+    (log, ids), objects = await large_batch(), Unsteady()
+    objects.failures = 1_000_000
+    async with pipeline(log, MemoryStore(), objects=objects) as pipe:
+        await eventually(lambda: pipe.processor.obstacle)
+    objects.failures = 30
+    async with pipeline(log, MemoryStore(), objects=objects) as pipe:
+        await pipe.settled()
+        assert pipe.processor.statistics.pauses > 0
+        for prediction_id in ids:
+            stands = await pipe.prediction(prediction_id)
+            assert await content(objects, stands.payload, prediction_id) is not None
+
+
+class Lost(ObjectStorage):
+    """Object storage that will never take anything."""
+
+    async def put(self, path: str, data: bytes, headers: Any = None) -> None:
+        raise StoreMisconfigured("there is no such bucket; mend TIDINGS_ASSETS")
+
+
+async def test_contents_that_can_never_be_put_end_the_processor() -> None:
+    """The one error says what is wrong, however many puts it met."""
+    log, _ = await large_batch()
+    rules = Rules(await log.identity())
+    running = Processor(log, MemoryStore(), {}, rules, objects=Lost("memory://"))
+    with pytest.raises(StoreMisconfigured, match="no such bucket"):
+        await asyncio.wait_for(running.run(), 20)
 
 
 async def test_what_every_report_repeats_is_put_once() -> None:
