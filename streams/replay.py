@@ -17,8 +17,8 @@ from streams.log import CHANGES, EVENTS, Log, LogError, Record, Since
 from streams.providers.provider import Provider
 from streams.splitting import event_by_event
 
-BATCH = 2000
-"""Records folded into one write."""
+BATCH, BATCH_BYTES = 2000, 16_777_216
+"""Records, and bytes of their values, that are folded into one write: whichever is reached first."""
 
 LAG_SECONDS = 1.0
 """Between two looks at the log's end while a replay follows it."""
@@ -191,16 +191,23 @@ class Rebuild:
         if self._reached(end):
             return
         pending: list[Record] = []
+        size = 0
         async for records in self._log.follow(EVENTS, self.next):
-            pending += [r for r in records if r.offset < end.get(r.partition, 0)]
             for record in records:
-                if record.partition in end:  # of the others nothing is applied: they stay where they were
-                    self.next[record.partition] = max(self.next.get(record.partition, 0), record.offset + 1)
-            done = not records or self._reached(end)
-            while len(pending) >= BATCH or (done and pending):
-                await self._apply(pending[:BATCH])
-                del pending[:BATCH]
-            if done:
+                to = end.get(record.partition)
+                if to is None:
+                    continue  # nothing of these is applied: they stay where they were
+                self.next[record.partition] = max(self.next.get(record.partition, 0), record.offset + 1)
+                if record.offset >= to:
+                    continue
+                pending.append(record)
+                size += len(record.value or b"")
+                if len(pending) == BATCH or size >= BATCH_BYTES:
+                    await self._apply(pending)
+                    pending, size = [], 0
+            if not records or self._reached(end):
+                if pending:
+                    await self._apply(pending)
                 await self._written()
                 # What follows the end was fetched, but not applied.
                 for partition, to in end.items():

@@ -1,7 +1,7 @@
 """Comparing a store in use with what the log says, while it goes on."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Literal
 
 from msgspec import Struct
@@ -63,6 +63,7 @@ async def verify(
     log: Log,
     *,
     group: str,
+    only: str | None = None,
     clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
 ) -> Verification:
     """Compare the live store with a finished rebuild, byte for byte.
@@ -73,24 +74,15 @@ async def verify(
         live: The store in use, without a cache in front.
         log: Read on where a live record has moved beyond what was rebuilt.
         group: The processor's group: what it has not committed yet may not be in the live store.
+        only: This prediction alone, which is then all that the rebuild may hold.
         clock: Milliseconds since the epoch, for what is hidden.
     """
     bounds = await log.bounds(EVENTS)
     first = {partition: start for partition, (start, _) in bounds.items()}
-    seen: set[str] = set()
     result = Verification()
     suspects: dict[str, None] = {}
-    cursor: str | None = None
-    for store in (scratch, live):
-        while True:
-            page = await store.list(Query(limit=1000, cursor=cursor))
-            ids = [_id(stored) for stored in page.items]
-            fresh = [i for i in ids if i not in seen]
-            seen.update(fresh)
-            await _compare(fresh, scratch, live, result, suspects, clock())
-            cursor = page.cursor
-            if cursor is None:
-                break
+    async for ids in _listed(scratch, live) if only is None else _alone(only):
+        await _compare(ids, scratch, live, result, suspects, clock())
     await _follow_moved(rebuild, scratch, live, result, suspects, clock)
     committed = await log.committed(EVENTS, group)
     rebuilt, standing = await scratch.load(list(suspects)), await live.load(list(suspects))
@@ -100,6 +92,25 @@ async def verify(
         result.differences.append(Difference(prediction_id, kind, theirs, mine))
     result.upto = {partition: offset - 1 for partition, offset in rebuild.next.items()}
     return result
+
+
+async def _listed(scratch: PredictionStore, live: PredictionStore) -> AsyncIterator[list[str]]:
+    """What either store lists, each once."""
+    seen: set[str] = set()
+    for store in (scratch, live):
+        cursor: str | None = None
+        while True:
+            page = await store.list(Query(limit=1000, cursor=cursor))
+            fresh = [i for stored in page.items if (i := _id(stored)) not in seen]
+            seen.update(fresh)
+            yield fresh
+            cursor = page.cursor
+            if cursor is None:
+                break
+
+
+async def _alone(prediction_id: str) -> AsyncIterator[list[str]]:
+    yield [prediction_id]
 
 
 async def _compare(
@@ -113,6 +124,8 @@ async def _compare(
     rebuilt, standing = await scratch.load(ids), await live.load(ids)
     for prediction_id in ids:
         mine, theirs = rebuilt.get(prediction_id), standing.get(prediction_id)
+        if _gone(mine) and _gone(theirs):
+            continue  # neither lists it: of a deleted one a store keeps the tombstone only for a time
         result.compared += 1
         if _same(mine, theirs):
             result.equal += 1
@@ -124,6 +137,10 @@ async def _compare(
 
 def _same(mine: Stored | None, theirs: Stored | None) -> bool:
     return mine is not None and theirs is not None and mine.encoded == theirs.encoded
+
+
+def _gone(stored: Stored | None) -> bool:
+    return stored is None or stored.deleted
 
 
 def _expired(stored: Stored | None, now: int) -> bool:

@@ -40,8 +40,8 @@ async def rebuilt(log: Log, store: PredictionStore, **how: object) -> Rebuild:
     return rebuild
 
 
-async def compared(log: Log, live: PredictionStore) -> Verification:
+async def compared(log: Log, live: PredictionStore, only: str | None = None) -> Verification:
     """Verify a live store."""
     scratch = MemoryStore()
-    rebuild = await rebuilt(log, scratch)
-    return await verify(rebuild, scratch, live, log, group=GROUP)
+    rebuild = await rebuilt(log, scratch, only=only)
+    return await verify(rebuild, scratch, live, log, group=GROUP, only=only)

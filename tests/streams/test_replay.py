@@ -1,6 +1,7 @@
 """Replay: a rebuilt store has the same bytes, and a comparison finds what differs."""
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,8 @@ from msgspec.structs import replace
 from storage.memory import MemoryStore
 from storage.prediction import Prediction, encode
 from storage.sqlite import SqliteStore
-from storage.store import Ownership, Query, Write
+from storage.store import Ownership, Query, Stored, Write
+from streams import replay
 from streams.fold import Expiry, Rules
 from streams.log import EVENTS, Log, LogError, NewRecord
 from streams.memory_log import MemoryLog
@@ -111,6 +113,29 @@ async def test_one_prediction_alone_can_be_rebuilt(log: Log) -> None:
     assert set(await everything(store)) == {"p7"}
 
 
+async def test_events_are_written_in_batches_of_bounded_size(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many events lie there, no more of their bytes wait for a write than a batch may have, and one event."""
+
+    class Weighed(MemoryStore):
+        def __init__(self) -> None:
+            super().__init__()
+            self.batches: list[int] = []
+
+        async def load(self, prediction_ids: Sequence[str]) -> dict[str, Stored]:
+            self.batches.append(sum(sizes[one] for one in prediction_ids))
+            return await super().load(prediction_ids)
+
+    values = {f"p{n}": b'{"status":"processing","logs":"%s"}' % (b"y" * (900 if n % 3 else 5000)) for n in range(40)}
+    sizes = {name: len(value) for name, value in values.items()}
+    await log.append(EVENTS, [NewRecord(name.encode(), value) for name, value in values.items()])
+    monkeypatch.setattr(replay, "BATCH_BYTES", 8000)
+    store = Weighed()
+    rebuild = await rebuilt(log, store)
+    assert max(store.batches) < 8000 + max(sizes.values())
+    assert sum(store.batches) == sum(sizes.values())
+    assert rebuild.progress.read == rebuild.progress.applied == len(await everything(store)) == 40
+
+
 async def test_a_verification_of_an_untouched_store_finds_nothing(log: Log) -> None:
     """The store that the processor wrote is what the log says."""
     live = MemoryStore()
@@ -139,6 +164,29 @@ async def test_a_verification_finds_planted_differences(log: Log) -> None:
         ("p8", "missing"),
         ("stranger", "extra"),
     }
+
+
+async def test_one_prediction_alone_can_be_compared(log: Log) -> None:
+    """`only` compares and counts the one, whatever else there is; what neither side lists is nothing to compare."""
+    live = MemoryStore()
+    async with pipeline(log, live) as running:
+        await some_history(running)
+    standing = (await live.load(["p7"]))["p7"].standing()
+    assert isinstance(standing, Prediction)
+    wrong = replace(standing, version=4, prompt="planted")
+    await live.write([Write(wrong, encode(wrong), standing.version)])
+    sound = await compared(log, live, "p8")
+    assert (sound.compared, sound.equal, sound.differences) == (1, 1, [])
+    found = await compared(log, live, "p7")
+    assert (found.compared, found.equal) == (1, 0)
+    assert [(d.prediction_id, d.kind) for d in found.differences] == [("p7", "different")]
+    missing = await compared(log, await _without(live, "p8"), "p8")
+    assert [(d.prediction_id, d.kind) for d in missing.differences] == [("p8", "missing")]
+    for nobody in ("p5", "stranger"):
+        nothing = await compared(log, live, nobody)
+        assert (nothing.compared, nothing.differences) == (0, [])
+    purged = await compared(log, await _without(live, "p5"), "p5")
+    assert (purged.compared, purged.differences) == (0, [])
 
 
 async def _without(store: MemoryStore, gone: str) -> MemoryStore:

@@ -229,6 +229,8 @@ async def test_verify_finds_a_planted_difference_and_repair_mends_it(tmp_path: P
         found = await tidings(tmp_path, "replay", "--verify", "--json")
         assert (found.code, found.json["different"]) == (1, 1)
         assert [one["predictionId"] for one in found.json["examples"]] == ["p3"]
+        sound = await tidings(tmp_path, "replay", "--verify", "--only", "p4", "--json")
+        assert (sound.code, sound.json["compared"], sound.json["equal"]) == (0, 1, 1)
         async with Client(service.url) as client, client.watch("p3") as watch:
             wrong = await anext(watch)
             assert isinstance(wrong, Prediction)

@@ -47,8 +47,7 @@ async def compare(arguments: Namespace, settings: Settings) -> int:
                 async with _scratch(what) as scratch:
                     rebuild = rebuilder(settings, log, scratch, rules, arguments.only, bar)
                     await rebuild.run(what)
-                    found = await verify(rebuild, scratch, live, log, group=GROUP)
-                    found.differences = [d for d in found.differences if arguments.only in (None, d.prediction_id)]
+                    found = await verify(rebuild, scratch, live, log, group=GROUP, only=arguments.only)
                     repairs = [repair(difference, found.upto) for difference in found.faults]
                 seconds = bar.seconds
             if arguments.repair and not arguments.dry_run:
