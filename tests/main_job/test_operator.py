@@ -1,6 +1,7 @@
 """The operator: rebuilds, compares and mends beside the running service, and is told in one line what does not fit."""
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import aiohttp
@@ -99,6 +100,70 @@ async def test_a_planted_difference_is_found_and_mended(
         assert (pushed["prediction"]["version"], pushed["prediction"]["prompt"]) == (3, "a jersey")
         record = await get(http, service.url, "p3")
         assert record == pushed["prediction"]
+    after = await tidings(tmp_path, "replay", "--verify", "--json", settings=settings)
+    assert (after.code, after.json["faults"]) == (0, 0), after.out
+
+
+class Replica:
+    """A prediction's row in the store as it was: what a replica has that was promoted too early.
+
+    Args:
+        folder: Of the service; its store is the one in `data`.
+        prediction_id: Whose row; there may be none.
+    """
+
+    _COLUMNS = ("version", "status", "owner", "model", "created_at", "expires_at", "purge_at", "tags", "doc")
+
+    def __init__(self, folder: Path, prediction_id: str) -> None:
+        self._file = folder / "data" / "store.db"
+        self._id = prediction_id
+        with closing(sqlite3.connect(self._file)) as store:
+            self._row = store.execute(
+                f"SELECT {', '.join(self._COLUMNS)} FROM predictions WHERE id = ?",
+                (prediction_id,),
+            ).fetchone()
+
+    def restore(self) -> None:
+        """Lose what was written since."""
+        named = ", ".join(f"{column} = ?" for column in self._COLUMNS)
+        with closing(sqlite3.connect(self._file, timeout=10)) as store, store:
+            if self._row is None:
+                store.execute("DELETE FROM predictions WHERE id = ?", (self._id,))
+            else:
+                store.execute(f"UPDATE predictions SET {named} WHERE id = ?", (*self._row, self._id))
+
+
+async def test_a_repair_goes_beyond_what_was_announced(
+    service: TidingsProcess, tmp_path: Path, settings: dict[str, str]
+) -> None:
+    """What a store lost after its clients were told is mended at a version that is new to them, and so is what follows."""
+
+    async def post(body: bytes) -> None:
+        async with http.post(f"{service.url}/api/webhooks/replicate", data=body, headers=signed(body)) as response:
+            assert response.status == 200
+
+    async with aiohttp.ClientSession() as http, watching(service.ws_url, all=True, snapshot=False) as watcher:
+        await post(webhooks.start("p1"))
+        await watcher.version("p1", "processing")
+        replicas = [Replica(tmp_path, "p1"), Replica(tmp_path, "p2")]
+        for body in (webhooks.logs("p1"), webhooks.report("p1"), webhooks.start("p2"), webhooks.logs("p2")):
+            await post(body)
+        announced = {"p1": (await watcher.version("p1", "succeeded"))["version"]}
+        await watcher.version("p2", "processing")
+        announced["p2"] = (await watcher.version("p2", "processing"))["version"]
+        for replica in replicas:
+            replica.restore()
+        assert documents(tmp_path / "data" / "store.db").keys() == {"p1"}
+        found = await tidings(tmp_path, "replay", "--repair", "--json", settings=settings)
+        assert (found.code, found.json["different"], found.json["missing"]) == (0, 1, 1), found.err
+        mended: dict[str, tuple[int, str]] = {}
+        while len(mended) < 2:
+            record = (await watcher.until("change"))["prediction"]
+            mended[record["predictionId"]] = (record["version"], record["status"])
+        assert mended == {"p1": (announced["p1"] + 1, "succeeded"), "p2": (announced["p2"] + 1, "processing")}
+        await post(webhooks.report("p2"))
+        assert (await watcher.version("p2", "succeeded"))["version"] == announced["p2"] + 2
+        assert (await reaches(http, service.url, "p2", "succeeded"))["version"] == announced["p2"] + 2
     after = await tidings(tmp_path, "replay", "--verify", "--json", settings=settings)
     assert (after.code, after.json["faults"]) == (0, 0), after.out
 

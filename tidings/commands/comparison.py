@@ -77,7 +77,10 @@ async def _scratch(what: "Span") -> "AsyncIterator[PredictionStore]":
 
 
 def repair(difference: "Difference", upto: Mapping[int, int]) -> "NewRecord":
-    """The event that makes the live record what the log says, at a version of its own."""
+    """The event that makes the live record what the log says.
+
+    Its version is above both: where the store has lost writes, the log's was announced, and clients have it.
+    """
     import msgspec
 
     from streams.log import NewRecord
@@ -88,7 +91,7 @@ def repair(difference: "Difference", upto: Mapping[int, int]) -> "NewRecord":
         "type": "repair",
         "predictionId": difference.prediction_id,
         "replace": None if rebuilt is None or gone else msgspec.Raw(rebuilt.encoded),
-        "version": (live.version if live is not None else 0) + 1,
+        "version": max((stored.version for stored in (live, rebuilt) if stored is not None), default=0) + 1,
         "upto": {str(partition): offset for partition, offset in upto.items()},
         "source": "replay",
     }
