@@ -75,7 +75,8 @@ class Restoration:
         self._pending: dict[bytes, tuple[int, Record]] = {}
         self._size = 0
         self._versions: dict[str, int] = {}
-        self._highest: dict[int, tuple[Position, Change, int]] = {}
+        self._highest: dict[int, tuple[int, Write]] = {}
+        """Per partition the highest offset that the store's records came of, and the newest record of that prediction."""
         self._writing: asyncio.Task[None] | None = None
 
     async def run(self, group: str) -> dict[int, int]:
@@ -136,7 +137,7 @@ class Restoration:
         pending, self._pending, self._size = self._pending, {}, 0
         await self._written()
         versions = self._versions
-        writes = []
+        writes: list[tuple[Write, Position | None]] = []
         for _, record in pending.values():
             change = parse(record)
             try:
@@ -144,18 +145,17 @@ class Restoration:
                     raise ValueError("no change of ours")
                 standing = versions.get(change.prediction_id, 0)
                 if change.version > standing:
-                    writes.append(self._write(change, record.timestamp, standing, None))
+                    writes.append((self._write(change, record.timestamp, standing), change.position))
                     versions[change.prediction_id] = change.version
-                    self._remember(change, record.timestamp)
             except (msgspec.DecodeError, ValueError, KeyError):
                 self._progress.poison += 1
         self._writing = asyncio.create_task(self._put(writes))
         await asyncio.sleep(0)  # lets it begin
 
-    def _write(self, change: Change, announced_at: int, expected: int, source: Source | None) -> Write:
+    def _write(self, change: Change, announced_at: int, expected: int) -> Write:
         if change.deleted:
             whole = restored(change, log=self._owner, announced_at=announced_at, retention=self._retention)
-            return Write(replace(whole.record, source=source), whole.encoded, expected, None, whole.purge_at)
+            return Write(replace(whole.record, source=None), whole.encoded, expected, None, whole.purge_at)
         times = _times(change.value)
         facts = Prediction(
             prediction_id=change.prediction_id,
@@ -166,37 +166,52 @@ class Restoration:
             owner=change.owner,
             model=change.model,
             tags=change.tags,
-            source=source,
         )
         expires_at = change.expires_at
         purge_at = None if expires_at is None else expires_at + self._retention + DAY
         return Write(facts, change.value, expected, expires_at, purge_at)
 
-    def _remember(self, change: Change, announced_at: int) -> None:
-        at = change.position
-        if at is not None and ((held := self._highest.get(at.partition)) is None or held[0].offset < at.offset):
-            self._highest[at.partition] = at, change, announced_at
-
     async def _place(self) -> None:
         """Write what came of each partition's highest offset once more, with it: that makes the store's positions."""
-        for at, change, announced_at in self._highest.values():
-            source = Source(self._owner, {str(at.partition): at.offset})
-            await self._put([self._write(change, announced_at, change.version, source)])
+        placed: dict[str, tuple[Write, dict[str, int]]] = {}
+        for partition, (offset, write) in self._highest.items():
+            _, offsets = placed.setdefault(write.record.prediction_id, (write, {}))
+            offsets[str(partition)] = offset
+        again = [
+            replace(
+                write,
+                record=replace(write.record, source=Source(self._owner, offsets)),
+                expected=write.record.version,
+            )
+            for write, offsets in placed.values()
+        ]
+        await self._put([(write, None) for write in again])
 
     async def _written(self) -> None:
         writing, self._writing = self._writing, None
         if writing is not None:
             await writing
 
-    async def _put(self, writes: Sequence[Write]) -> None:
-        for write, outcome in zip(writes, await self._store.write(writes), strict=True):
+    async def _put(self, writes: Sequence[tuple[Write, Position | None]]) -> None:
+        """Write, and remember what was accepted."""
+        accepted: dict[str, Write] = {}
+        outcomes = await self._store.write([write for write, _ in writes])
+        for (write, at), outcome in zip(writes, outcomes, strict=True):
+            prediction_id = write.record.prediction_id
             if isinstance(outcome, Conflict):
-                raise taken(write.record.prediction_id)
+                raise taken(prediction_id)
             if isinstance(outcome, Refused):
                 self._progress.rejected += 1
-                self._versions[write.record.prediction_id] = write.expected
-            elif not write.expected:
+                self._versions[prediction_id] = write.expected
+                continue
+            accepted[prediction_id] = write
+            if not write.expected:
                 self._progress.restored += 1
+            if at is not None and ((held := self._highest.get(at.partition)) is None or held[0] < at.offset):
+                self._highest[at.partition] = at.offset, write
+        for partition, (offset, write) in self._highest.items():
+            # Where events lie in several partitions, the newest record may have come of another one's offset.
+            self._highest[partition] = offset, accepted.get(write.record.prediction_id, write)
         if self._notice is not None:
             self._notice(self._progress)
 

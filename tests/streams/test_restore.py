@@ -9,7 +9,7 @@ from storage.memory import MemoryStore
 from storage.prediction import Status, encode
 from storage.sqlite import SqliteStore
 from storage.store import Outcome, PredictionStore, Query, Write
-from streams import restore
+from streams import memory_log, restore
 from streams.changes import announcement
 from streams.fold import Rules
 from streams.log import CHANGES, EVENTS, Log, NewRecord, Position
@@ -18,6 +18,7 @@ from streams.processor import GROUP
 from streams.replay import Rebuild, StoreInUse, span
 from streams.restore import Restoration
 from tests.streams.events import event, record
+from tests.streams.fussy_store import Fussy
 from tests.streams.history import everything, some_history
 from tests.streams.pipeline import pipeline
 
@@ -147,6 +148,39 @@ async def test_a_store_that_somebody_else_writes_is_left(log: Log) -> None:
     rebuild = Rebuild(log, store, {}, Rules(await log.identity()))
     with pytest.raises(StoreInUse, match="p1"):
         await Restoration(log, store, await log.identity(), rebuild.progress).run(GROUP)
+
+
+async def test_what_the_target_refuses_is_left_out() -> None:
+    """A record that the store will not take is counted, wherever it lies; the positions are those of what it took."""
+    log, live = MemoryLog(), Fussy()
+    async with pipeline(log, MemoryStore()) as running:
+        await running.send({"status": "starting"}, {"status": "processing"}, key="p1")
+        await running.settled()
+        await running.send({"status": "processing"}, {"prompt": "forbidden"}, key="p2")
+        await running.settled()
+    rebuild = await filled(log, live)
+    assert (rebuild.progress.restored, rebuild.progress.rejected) == (1, 1)
+    assert set(await everything(live)) == {"p1"}
+    assert await live.positions() == {0: 1}
+
+
+async def test_events_of_one_prediction_in_two_partitions_are_restored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The newest record stands, however far its versions lie apart, and each partition's position is known."""
+    log, live = MemoryLog(partitions=2), MemoryStore()
+    async with pipeline(log, live) as running:
+        for partition, status in enumerate((b"processing", b"succeeded")):
+            await log.append(EVENTS, [NewRecord(b"p1", b'{"status":"%s"}' % status, (), partition)])
+            await running.settled()
+    monkeypatch.setattr(memory_log, "_BATCH", 1)
+    monkeypatch.setattr(restore, "BATCH", 1)
+    store = await SqliteStore.open(f"sqlite:///{tmp_path}/filled.db")
+    rebuild = await filled(log, store)
+    assert await everything(store) == await everything(live)
+    assert await store.positions() == await live.positions() == {0: 0, 1: 0}
+    assert (rebuild.progress.restored, rebuild.progress.rejected, rebuild.progress.read) == (1, 0, 0)
+    await store.close()
 
 
 async def test_what_is_no_change_of_ours_is_counted() -> None:
