@@ -173,6 +173,8 @@ class Session(Watcher):
         self._grant(permissions)
         waiting, self._inbox = self._inbox or (), None
         for position, data in enumerate(waiting):
+            if not self._open:
+                break  # by one of them
             if self._inbox is not None:
                 self._inbox.extend(waiting[position:])
                 break
@@ -244,7 +246,7 @@ class Session(Watcher):
             self.reply(protocol.error_message(message.ref, "forbidden", f"the token does not let you watch {keys[0]}"))
             return 0
         limit = self._sessions.limits.subscriptions
-        if self.count + len(keys) > limit or self.floors + len(message.known) > 2 * limit:
+        if self.count + len(keys) > limit or self.claims + len(message.known) > 2 * limit:
             self._output.close(Close.TOO_MANY, f"more than {limit} subscriptions; watch an owner or a tag instead")
             return 0
         most = self._sessions.owners.limits.subscriptions
@@ -351,6 +353,9 @@ class Session(Watcher):
             await self._sessions.snapshots.refill(outbox, self)
         except StorageError:
             await asyncio.sleep(REFILL_PAUSE)  # what waits is kept, and read when the store answers again
+        except Exception:
+            self.fail()
+            raise
         finally:
             self._refilling = False
         if not self._paused:

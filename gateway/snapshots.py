@@ -119,13 +119,12 @@ class Snapshots:
         The session is told before this is started that a snapshot begins; here it is told that it has ended.
         """
         try:
-            unlistable = self._unlistable(message)
-            if unlistable is not None:
-                session.reply(protocol.error_message(message.ref, "unsupported", unlistable))
-                return
             more = False
             names = message.known if message.predictions is None else message.predictions
             sent = await self._send(session, self._by_name(session, message, list(dict.fromkeys(names))))
+            if sent and (unlistable := self._unlistable(message)) is not None:
+                session.reply(protocol.error_message(message.ref, "unsupported", unlistable))
+                return
             if sent and message.predictions is None:
                 listing = _Listing(message)
                 sent = await self._send(session, self._listed(session, message, listing))

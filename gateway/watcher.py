@@ -13,6 +13,9 @@ from streams.changes import Change
 
 PREDICTION = "prediction:"
 
+FLOORS = 100_000
+"""Floors kept beside the subscriptions, as many as the hub remembers versions; beyond it the oldest go first."""
+
 
 class Watcher:
     """The state of one client's subscriptions.
@@ -23,6 +26,7 @@ class Watcher:
 
     __slots__ = (
         "_checked",
+        "_claimed",
         "_floored",
         "_floors",
         "_hub",
@@ -42,7 +46,9 @@ class Watcher:
         self._floored = 0
         """How many of the keys have a floor."""
         self._floors: dict[str, int] | None = None
-        """Floors of predictions that are not watched by name."""
+        """Floors of predictions that are not watched by name: a wide subscription brings them."""
+        self._claimed: set[str] | None = None
+        """Those of them that the client itself has named: how many there are is up to it."""
         self._unproven: set[str] | None = None
         """Watched predictions of which it is not known yet whether the client may see them."""
         self._checked = False
@@ -57,9 +63,9 @@ class Watcher:
         return len(self.keys or ())
 
     @property
-    def floors(self) -> int:
-        """How many floors are kept beside the subscriptions."""
-        return len(self._floors or ())
+    def claims(self) -> int:
+        """How many predictions, beside those that it watches by name, the client said it knows."""
+        return len(self._claimed or ())
 
     def watch(self, keys: tuple[str, ...], known: dict[str, int], sink: Sink) -> None:
         """Subscribe to these keys; of what is known only newer versions are wanted."""
@@ -72,7 +78,10 @@ class Watcher:
             if key.startswith(PREDICTION):
                 self._distrust(key.removeprefix(PREDICTION))
         for prediction_id, version in known.items():
-            self.has(prediction_id, version)
+            if self.has(prediction_id, version) and PREDICTION + prediction_id not in self.keys:
+                if self._claimed is None:
+                    self._claimed = set()
+                self._claimed.add(prediction_id)
         if len(keys) == 1 and not keys[0].startswith(PREDICTION):
             self._check_wide()
         self.settle()
@@ -89,6 +98,7 @@ class Watcher:
             self._hub.unsubscribe(key, sink)
             if self._unproven is not None:
                 self._unproven.discard(key.removeprefix(PREDICTION))
+        self._forget_unwatched()
         self._check_wide()
         self.settle()
 
@@ -96,7 +106,7 @@ class Watcher:
         """End everything."""
         for key in self.keys or ():
             self._hub.unsubscribe(key, sink)
-        self.keys = self._floors = self._unproven = None
+        self.keys = self._floors = self._claimed = self._unproven = None
         self._floored = 0
 
     def narrow(self, permissions: Permissions, sink: Sink) -> list[str]:
@@ -188,10 +198,12 @@ class Watcher:
         if self.keys is not None and key in self.keys:
             self.keys[key] = version
             self._floored += not floor
-        elif self._floors is None:
-            self._floors = {prediction_id: version}
         else:
+            if self._floors is None:
+                self._floors = {}
             self._floors[prediction_id] = version
+            if len(self._floors) > FLOORS:
+                self._forget_beside(next(iter(self._floors)))
         return True
 
     def floor(self, prediction_id: str) -> int:
@@ -205,12 +217,28 @@ class Watcher:
 
     def _forget_floor(self, prediction_id: str) -> None:
         if self._floors is not None:
-            self._floors.pop(prediction_id, None)
+            self._forget_beside(prediction_id)
         if self._floored and self.keys is not None:
             key = PREDICTION + prediction_id
             if self.keys.get(key):
                 self.keys[key] = 0
                 self._floored -= 1
+
+    def _forget_beside(self, prediction_id: str) -> None:
+        if self._floors is not None:
+            self._floors.pop(prediction_id, None)
+        if self._claimed is not None:
+            self._claimed.discard(prediction_id)
+
+    def _forget_unwatched(self) -> None:
+        """Without a wide subscription, keep the floors of what is watched by name alone."""
+        keys = self.keys or {}
+        if self._floors is None or any(not key.startswith(PREDICTION) for key in keys):
+            return
+        floors, self._floors, self._claimed = self._floors, None, None
+        for prediction_id, version in floors.items():
+            if PREDICTION + prediction_id in keys:
+                self.has(prediction_id, version)
 
     def begin_sync(self) -> int:
         """A snapshot begins: the versions that go out are remembered until it ends. Returns how many run now."""
@@ -221,6 +249,7 @@ class Watcher:
     def end_sync(self) -> int:
         """A snapshot has ended. Returns how many still run."""
         self._syncing -= 1
+        self._forget_unwatched()  # the snapshot may have outlived its subscription
         self.forget_announced()
         return self._syncing
 
@@ -249,7 +278,7 @@ class Watcher:
     def settle(self) -> None:
         """See whether anything is left that must be looked at change by change."""
         if not self._floors:
-            self._floors = None
+            self._floors = self._claimed = None
         if not self._unproven:
             self._unproven = None
         self.settled = not (
