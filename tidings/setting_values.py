@@ -4,6 +4,7 @@ Every function raises ValueError with the end of a sentence that begins with the
 """
 
 import ipaddress
+import re
 from collections.abc import Callable
 from urllib.parse import SplitResult, urlsplit
 
@@ -27,7 +28,8 @@ STORE_SCHEMES = (
 ASSET_SCHEMES = ("file", "s3", "gs", "az", "memory")
 
 MASK = "********"
-_SECRET_PARAMETERS = ("password", "secret", "token", "key")
+_ESCAPES = "in a user or a password write / ? # @ [ ] as %2F %3F %23 %40 %5B %5D"
+_SECRET_PARAMETER = re.compile(r"[?&][^?&=]*(?:password|secret|token|key)[^?&=]*=", re.IGNORECASE)
 _TRUE = frozenset({"1", "true", "yes", "on"})
 _FALSE = frozenset({"0", "false", "no", "off"})
 
@@ -50,13 +52,19 @@ def words(text: str) -> tuple[str, ...]:
 def _split(url: str, schemes: tuple[str, ...]) -> SplitResult:
     try:
         parts = urlsplit(url)
-    except ValueError as error:
-        raise ValueError(f"{masked_url(url)!r} is not a URL ({error})") from None
+    except ValueError:  # its text repeats the part with the password
+        raise ValueError(f"{masked_url(url)!r} is not a URL; {_ESCAPES}") from None
     if not parts.scheme or "://" not in url:
         raise ValueError(f"{masked_url(url)!r} is not a URL; it begins with one of {_listed(schemes)}")
     if parts.scheme not in schemes:
         raise ValueError(f"{parts.scheme!r} in {masked_url(url)!r} is not known here; use one of {_listed(schemes)}")
     return parts
+
+
+def _escaped(parts: SplitResult, url: str) -> None:
+    """Refuse a URL whose password ends the host's part: what follows would be shown as its path or its host."""
+    if "@" in parts.path or ("@" not in parts.netloc and "@" in url):
+        raise ValueError(f"{masked_url(url)!r} has an @ behind the first /, ? or #; {_ESCAPES}")
 
 
 def _listed(schemes: tuple[str, ...]) -> str:
@@ -83,15 +91,17 @@ def log_url(url: str) -> str:
     if parts.scheme == "sqlite":
         _sqlite_path(parts, url)
     elif parts.scheme == "kafka":
+        if "@" in parts.path:
+            _escaped(parts, url)
         brokers = words(parts.netloc.rpartition("@")[2])
         if not brokers:
             raise ValueError(f"{masked_url(url)!r} names no broker; say kafka://host:9092")
         for broker in brokers:
-            _broker(broker)
+            _broker(broker, masked_url(url) if "@" in url else broker)
     return url
 
 
-def _broker(broker: str) -> None:
+def _broker(broker: str, shown: str) -> None:
     try:
         parts = urlsplit(f"//{broker}")
         port = parts.port
@@ -99,7 +109,7 @@ def _broker(broker: str) -> None:
         port = None
         parts = SplitResult("", "", "", "", "")
     if not parts.hostname or port is None or port == 0:
-        raise ValueError(f"{broker!r} is not a broker's host:port; say kafka://host:9092,host2:9092")
+        raise ValueError(f"{shown!r} is not a broker's host:port; say kafka://host:9092,host2:9092")
 
 
 def store_url(url: str) -> str:
@@ -108,6 +118,7 @@ def store_url(url: str) -> str:
     if parts.scheme == "sqlite":
         _sqlite_path(parts, url)
         return url
+    _escaped(parts, url)
     _port(parts, url)
     if parts.scheme in {"cloudflare-kv", "cloudflare-kv+http"}:
         if not parts.netloc or not parts.path.strip("/") or "/" in parts.path.strip("/"):
@@ -133,9 +144,9 @@ def assets_url(url: str) -> str:
     """The URL of an object storage, checked."""
     parts = _split(url, ASSET_SCHEMES)
     if parts.scheme == "file" and (parts.netloc or len(parts.path) < 2):
-        raise ValueError(f"{url!r} names no folder; say file:///data/assets (three slashes)")
+        raise ValueError(f"{masked_url(url)!r} names no folder; say file:///data/assets (three slashes)")
     if parts.scheme in {"s3", "gs", "az"} and not parts.netloc:
-        raise ValueError(f"{url!r} names no bucket; say {parts.scheme}://bucket/prefix")
+        raise ValueError(f"{masked_url(url)!r} names no bucket; say {parts.scheme}://bucket/prefix")
     return url
 
 
@@ -153,7 +164,9 @@ def origin(text: str) -> str:
     url = http_url(text)
     parts = urlsplit(url)
     if parts.path or parts.query or parts.fragment or parts.username:
-        raise ValueError(f"{text!r} is more than an origin; say {parts.scheme}://{parts.netloc.rpartition('@')[2]}")
+        raise ValueError(
+            f"{masked_url(text)!r} is more than an origin; say {parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+        )
     return url.lower()
 
 
@@ -190,21 +203,21 @@ def loopback(host: str) -> bool:
 
 
 def masked_url(url: str) -> str:
-    """The URL with its password, and every parameter that sounds like a secret, struck out."""
-    scheme, separator, rest = url.partition("://")
-    if not separator:
-        return url
-    rest, question, query = rest.partition("?")
-    authority, slash, path = rest.partition("/")
-    credentials, at, hosts = authority.rpartition("@")
-    if at:
-        authority = f"{credentials.partition(':')[0]}:{MASK}@{hosts}"
-    parameters = [
-        f"{name}={MASK}" if _secret(name) else f"{name}{equals}{value}"
-        for name, equals, value in (parameter.partition("=") for parameter in query.split("&"))
-    ]
-    return f"{scheme}://{authority}{slash}{path}{question}{'&'.join(parameters) if question else ''}"
+    """The URL with its password, and every parameter that sounds like a secret, struck out.
 
-
-def _secret(name: str) -> bool:
-    return any(word in name.lower() for word in _SECRET_PARAMETERS)
+    A password that was not escaped may hold a `/`, `?` or `#`, so everything from the first `:` to the last `@` is one.
+    """
+    begin = url.find("://") + 3 if "://" in url else 0
+    secrets: list[tuple[int, int]] = []
+    if (at := url.rfind("@", begin)) >= 0 and (colon := url.find(":", begin, at)) >= 0:
+        secrets.append((colon + 1, at))
+    for parameter in _SECRET_PARAMETER.finditer(url, begin):
+        end = url.find("&", parameter.end())
+        secrets.append((parameter.end(), len(url) if end < 0 else end))
+    shown: list[str] = []
+    done = 0
+    for start, end in sorted(secrets):
+        if start > done or not shown:
+            shown += [url[done:start], MASK]
+        done = max(done, end)
+    return "".join((*shown, url[done:]))
