@@ -7,20 +7,19 @@ from typing import Any
 import msgspec
 from aiohttp import web
 from msgspec import Struct
+from msgspec.structs import replace
 
 from gateway.access import Door
 from gateway.bodies import read_json
 from gateway.gateway import Gateway
 from gateway.problems import bad_request, unprocessable
-from streams.letters import Letter, letters, newest_attempts, redriven
+from streams.letters import Letter, again, letters, select
 from streams.log import EVENTS
 
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 1000
 EVIDENCE = 16_384
 """Bytes of a letter's value that a list shows."""
-AT_ONCE = 500
-"""Records of a redrive in one append."""
 
 _NOT_CACHED = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
@@ -57,7 +56,7 @@ class DeadLetters:
         async for letter in letters(self._gateway.log):
             reasons[letter.code] += 1
             if wanted(letter):
-                newest.append(letter)
+                newest.append(_shortened(letter))
         found = sorted(newest, key=lambda letter: letter.at, reverse=True)
         counts = {"count": reasons.total(), "reasons": dict(reasons.most_common())}
         return _answer({"success": True, "data": [_shown(letter) for letter in found], **counts})
@@ -73,17 +72,12 @@ class DeadLetters:
         if not (chosen.positions or chosen.reason or chosen.prediction or chosen.all):
             raise unprocessable("Nothing chosen", "Give positions, reason or prediction, or say all: true.")
         wanted = _wanted(chosen.reason, chosen.prediction, chosen.positions)
-        found = [letter async for letter in letters(self._gateway.log, wanted)]
-        latest = found if chosen.positions else newest_attempts(found)
-        records, skipped = [], len(found) - len(latest)
-        for letter in latest:
-            try:
-                records.append(redriven(letter))
-            except ValueError:
-                skipped += 1  # only the beginning of it was kept
-        for first in range(0, len(records), AT_ONCE):
-            await self._gateway.log.append(EVENTS, records[first : first + AT_ONCE])
-        return _answer({"success": True, "data": {"redriven": len(records), "skipped": skipped}})
+        log, count = self._gateway.log, 0
+        selection = await select(log, wanted, repeats=bool(chosen.positions))
+        async for records in again(log, selection):
+            await log.append(EVENTS, records)
+            count += len(records)
+        return _answer({"success": True, "data": {"redriven": count, "skipped": selection.left_out}})
 
 
 def _wanted(reason: str | None, prediction: str | None, positions: frozenset[str] | None) -> Callable[[Letter], bool]:
@@ -93,6 +87,14 @@ def _wanted(reason: str | None, prediction: str | None, positions: frozenset[str
         and key in (None, letter.key)
         and (positions is None or str(letter.position) in positions)
     )
+
+
+def _shortened(letter: Letter) -> Letter:
+    """With as much of its value as is shown: others wait beside it."""
+    value = letter.value or b""
+    if len(value) <= EVIDENCE:
+        return letter
+    return replace(letter, value=value[:EVIDENCE], truncated=letter.truncated or len(value))
 
 
 def _shown(letter: Letter) -> dict[str, Any]:
@@ -107,7 +109,7 @@ def _shown(letter: Letter) -> dict[str, Any]:
         "attempt": letter.attempt,
         "predictionId": None if letter.key is None else letter.key.decode("utf-8", "replace"),
         "headers": [[name, content.decode("utf-8", "replace")] for name, content in letter.headers],
-        "value": value[:EVIDENCE].decode("utf-8", "replace"),
+        "value": value.decode("utf-8", "replace"),
         "bytes": len(value) if letter.truncated is None else letter.truncated,
     }
 

@@ -4,7 +4,7 @@ A letter is named by the position of the record it holds, `partition:offset` in 
 same record there twice, and it is listed once.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable
 from hashlib import sha256
 
 import msgspec
@@ -23,6 +23,12 @@ from streams.dead_letters import (
     attempts,
 )
 from streams.log import DEAD_LETTERS, Headers, Log, NewRecord, Position, Record
+
+AT_ONCE, AT_ONCE_BYTES = 500, 16_777_216
+"""Records, and bytes of their values, that a redrive appends at once."""
+
+Name = tuple[str, Position]
+"""Of a letter: the topic and the position of the record that it holds."""
 
 
 class Letter(Struct, frozen=True, gc=False):
@@ -81,29 +87,6 @@ def redriven(letter: Letter) -> NewRecord:
     return NewRecord(letter.key, letter.value, headers, letter.position.partition)
 
 
-def newest_attempts(found: Iterable[Letter]) -> list[Letter]:
-    """Of letters that hold the same record the one with the most attempts, the others left out, in order.
-
-    Else trying everything again would double, each time, what can never be applied.
-    """
-    latest: dict[bytes, int] = {}
-    kept: list[Letter | None] = []
-    for letter in found:
-        content = msgspec.msgpack.encode(
-            (letter.topic, letter.position.partition, letter.key, letter.headers, letter.value)
-        )
-        digest = sha256(content).digest()
-        before = latest.get(digest)
-        other = None if before is None else kept[before]
-        if before is not None and other is not None:
-            if other.attempt >= letter.attempt:
-                continue
-            kept[before] = None
-        latest[digest] = len(kept)
-        kept.append(letter)
-    return [letter for letter in kept if letter is not None]
-
-
 async def letters(log: Log, keep: Callable[[Letter], bool] = lambda _: True) -> AsyncIterator[Letter]:
     """What lies in the topic as of now and passes `keep`, in the order of each partition; each record once."""
     bounds = await log.bounds(DEAD_LETTERS)
@@ -122,3 +105,66 @@ async def letters(log: Log, keep: Callable[[Letter], bool] = lambda _: True) -> 
             yield letter
         if not batch or not left:
             return
+
+
+class Selection(Struct, frozen=True):
+    """What a redrive appends again, by name alone: what the letters hold is read once more when they are appended."""
+
+    chosen: frozenset[Name]
+    cut: dict[Name, str]
+    """Those that cannot be, for only the beginning was kept, and the reason in words."""
+    left_out: int
+    """How many were found beside the chosen."""
+
+
+async def select(log: Log, keep: Callable[[Letter], bool], *, repeats: bool = False) -> Selection:
+    """Choose among the letters that pass `keep`; of those that hold the same record, the one with the most attempts.
+
+    Else trying everything again would double, each time, what can never be applied.
+
+    Args:
+        log: Where the letters are.
+        keep: Which ones are wanted.
+        repeats: Choose all of them, also several that hold the same record.
+    """
+    found = 0
+    latest: dict[Name | bytes, tuple[int, Name, str | None]] = {}
+    async for letter in letters(log, keep):
+        found += 1
+        name = letter.topic, letter.position
+        record = name if repeats else _digest(letter)
+        if (before := latest.get(record)) is None or before[0] < letter.attempt:
+            latest[record] = letter.attempt, name, _unfit(letter)
+    chosen = frozenset(name for _, name, unfit in latest.values() if unfit is None)
+    cut = {name: unfit for _, name, unfit in latest.values() if unfit is not None}
+    return Selection(chosen, cut, found - len(chosen))
+
+
+async def again(log: Log, selection: Selection, most: int = AT_ONCE) -> AsyncIterator[list[NewRecord]]:
+    """The records to append, in the order of each partition: at most `most` and `AT_ONCE_BYTES` (or one) at a time."""
+    records: list[NewRecord] = []
+    size = 0
+    async for letter in letters(log, lambda one: (one.topic, one.position) in selection.chosen):
+        weight = len(letter.value or b"")
+        if records and (len(records) >= most or size + weight > AT_ONCE_BYTES):
+            yield records
+            records, size = [], 0
+        records.append(redriven(letter))
+        size += weight
+    if records:
+        yield records
+
+
+def _digest(letter: Letter) -> bytes:
+    """Of the record that it holds."""
+    content = (letter.topic, letter.position.partition, letter.key, letter.headers, letter.value)
+    return sha256(msgspec.msgpack.encode(content)).digest()
+
+
+def _unfit(letter: Letter) -> str | None:
+    """Why it cannot be appended again."""
+    try:
+        redriven(letter)
+    except ValueError as error:
+        return str(error)
+    return None

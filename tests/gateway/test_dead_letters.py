@@ -2,14 +2,15 @@
 
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import httpx
 import jwt
 import pytest
 
 from gateway.tokens import Claims, SecretTokens
-from streams.log import DEAD_LETTERS, EVENTS, NewRecord
+from streams import letters
+from streams.log import DEAD_LETTERS, EVENTS, NewRecord, Position
 from tests.conditions import eventually
 from tests.gateway.small_service import SmallService, small_service
 
@@ -74,6 +75,35 @@ async def test_a_redrive_of_all_tries_each_record_once() -> None:
             await eventually(back)
         letters = (await client.get("/api/dead-letters?prediction=c")).json()["data"]
         assert sorted(letter["attempt"] for letter in letters) == [1, 2, 3]
+
+
+async def test_a_redrive_appends_slice_by_slice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However much is chosen, no more than a slice of it is in one append."""
+    monkeypatch.setattr(letters, "AT_ONCE_BYTES", 10)
+    async with with_letters() as (service, client):
+        appended: list[int] = []
+        append = service.log.append
+
+        async def counted(topic: str, records: Sequence[NewRecord]) -> list[Position]:
+            if topic == EVENTS:
+                appended.append(len(records))
+            return await append(topic, records)
+
+        monkeypatch.setattr(service.log, "append", counted)
+        answer = (await client.post("/api/dead-letters/redrive", json={"all": True})).json()["data"]
+        assert (answer, appended) == ({"redriven": 3, "skipped": 0}, [2, 1])
+
+
+async def test_a_large_letter_is_listed_by_its_beginning() -> None:
+    """Of a long value as much is shown as says what it was, and how long it is."""
+    async with small_service() as service, httpx.AsyncClient(base_url=service.url, timeout=20) as client:
+        await service.log.append(EVENTS, [NewRecord(b"a", b"x" * 20_000)])
+
+        async def there() -> list[dict[str, object]]:
+            return list((await client.get("/api/dead-letters")).json()["data"])
+
+        (letter,) = await eventually(there)
+        assert (letter["value"], letter["bytes"]) == ("x" * 16_384, 20_000)
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"positions":[]}', b'{"everything":true}', b'{"all":"yes"}'])

@@ -2,8 +2,9 @@
 
 import pytest
 
+from streams import letters as letters_module
 from streams.dead_letters import ATTEMPT, EVIDENCE, dead_letter, shortened
-from streams.letters import letters, read, redriven
+from streams.letters import again, letters, read, redriven, select
 from streams.log import DEAD_LETTERS, EVENTS, NewRecord, Position, StoredRecord
 from streams.memory_log import MemoryLog
 
@@ -81,3 +82,39 @@ async def test_each_record_is_listed_once() -> None:
     await log.append(DEAD_LETTERS, [twice, twice, dead_letter(poison(10), "bad-id", "no id")])
     assert [str(letter.position) async for letter in letters(log)] == ["3:9", "3:10"]
     assert [letter.code async for letter in letters(log, lambda one: one.code == "bad-id")] == ["bad-id"]
+
+
+async def test_the_newest_attempt_of_a_record_is_chosen() -> None:
+    """Of letters that hold the same record the one with the most attempts stands for all, or each where all are wanted."""
+    log = MemoryLog(partitions=4)
+    first, other = (
+        dead_letter(poison(9), "not-json", "no JSON"),
+        dead_letter(poison(10, b"\xfe"), "not-json", "no JSON"),
+    )
+    tried = StoredRecord(EVENTS, 3, 12, 60, b"p1", b"\xff", [*HEADERS, (ATTEMPT, b"1")])
+    cut = shortened(dead_letter(poison(13, b"x" * (EVIDENCE + 1)), "too-large", "too large"))
+    await log.append(DEAD_LETTERS, [first, other, dead_letter(tried, "not-json", "still no JSON"), cut])
+    selection = await select(log, lambda _: True)
+    assert selection.chosen == {(EVENTS, Position(3, 10)), (EVENTS, Position(3, 12))}
+    assert selection.left_out == 2
+    assert selection.cut == {(EVENTS, Position(3, 13)): "of 3:13 only 65536 of 65537 bytes were kept"}
+    ((one, two),) = [records async for records in again(log, selection)]
+    assert [(new.value, dict(new.headers)[ATTEMPT]) for new in (one, two)] == [(b"\xfe", b"1"), (b"\xff", b"2")]
+    everything = await select(log, lambda one: one.code == "not-json", repeats=True)
+    assert ({position.offset for _, position in everything.chosen}, everything.left_out) == ({9, 10, 12}, 0)
+
+
+async def test_letters_are_appended_again_in_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slice has so many records and so many bytes at most; what comes to lie there meanwhile is not tried again."""
+    monkeypatch.setattr(letters_module, "AT_ONCE_BYTES", 1000)
+    log = MemoryLog(partitions=4)
+    sizes = [10] * 7 + [400, 400, 400] + [2000] + [10]
+    await log.append(
+        DEAD_LETTERS, [dead_letter(poison(n, b"%d" % n + b"x" * size), "c", "m") for n, size in enumerate(sizes)]
+    )
+    selection = await select(log, lambda _: True)
+    slices = []
+    async for records in again(log, selection, 5):
+        slices.append([int((new.value or b"").rstrip(b"x")) for new in records])
+        await log.append(DEAD_LETTERS, [dead_letter(poison(100 + len(slices)), "c", "came meanwhile")])
+    assert slices == [[0, 1, 2, 3, 4], [5, 6, 7, 8], [9], [10], [11]]

@@ -7,6 +7,7 @@ import json
 import sys
 import time
 from argparse import Namespace
+from collections import deque
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -16,12 +17,29 @@ from tidings.commands.progress import Bar
 from tidings.settings import Settings
 
 if TYPE_CHECKING:
-    from streams.letters import Letter
-    from streams.log import Log, NewRecord
+    from streams.letters import Letter, Selection
+    from streams.log import Log
 
 EXAMPLES = 3
-AT_ONCE = 500
-"""Records per append where no rate is given."""
+
+
+class _Reason:
+    """The letters of one reason, as far as they are shown.
+
+    Args:
+        most: So many of them, the last; None: all.
+    """
+
+    def __init__(self, most: int | None) -> None:
+        self.count = 0
+        self.last = 0
+        """When one was dead-lettered last, in ms."""
+        self.shown: deque[dict[str, Any]] = deque(maxlen=most)
+
+    def add(self, letter: "Letter") -> None:
+        self.count += 1
+        self.last = max(self.last, letter.at)
+        self.shown.append(_brief(letter))
 
 
 def register(commands: running.Commands) -> None:
@@ -52,28 +70,29 @@ def register(commands: running.Commands) -> None:
 
 def run_list(arguments: Namespace) -> None:
     """`list`."""
-    groups: dict[str, list[Letter]] = {}
+    most = None if arguments.as_json else EXAMPLES
+    reasons: dict[str, _Reason] = {}
 
     async def collect(log: "Log") -> None:
         from streams.letters import letters
 
         async for letter in letters(log, _wanted(arguments)):
-            groups.setdefault(letter.code, []).append(letter)
+            if (reason := reasons.get(letter.code)) is None:
+                reason = reasons[letter.code] = _Reason(most)
+            reason.add(letter)
 
     running.run_loop(_with_log(running.settings(arguments), collect))
-    ordered = sorted(groups.items(), key=lambda group: -len(group[1]))
+    ordered = sorted(reasons.items(), key=lambda one: -one[1].count)
     if arguments.as_json:
-        found = [
-            {"reason": code, "count": len(group), "letters": [_brief(one) for one in group]} for code, group in ordered
-        ]
-        running.say(json.dumps({"count": sum(len(group) for group in groups.values()), "reasons": found}))
+        found = [{"reason": code, "count": one.count, "letters": list(one.shown)} for code, one in ordered]
+        running.say(json.dumps({"count": sum(one.count for one in reasons.values()), "reasons": found}))
         return
     if not ordered:
         running.say("no dead letters")
-    for code, group in ordered:
-        running.say(f"{len(group):>7,}  {code}  (last {_time(max(letter.at for letter in group))})")
-        for letter in group[-EXAMPLES:]:
-            running.say(f"         {letter.position}  {_key(letter) or '-'}  {letter.message}")
+    for code, one in ordered:
+        running.say(f"{one.count:>7,}  {code}  (last {_time(one.last)})")
+        for letter in one.shown:
+            running.say(f"         {letter['position']}  {letter['predictionId'] or '-'}  {letter['message']}")
 
 
 def run_show(arguments: Namespace) -> int:
@@ -113,50 +132,48 @@ def run_redrive(arguments: Namespace) -> int:
         raise running.Failure(f"--rate: {arguments.rate:g} is no rate; give records a second", running.WRONG_USE)
     wanted = _wanted(arguments)
     found: set[str] = set()
-    skipped = 0
+    count = skipped = 0
 
     async def redrive(log: "Log") -> None:
-        from streams.letters import letters, newest_attempts, redriven
+        from streams.letters import select
 
-        nonlocal skipped
-        there = [
-            one async for one in letters(log, lambda one: wanted(one) and (not chosen or str(one.position) in chosen))
-        ]
-        latest = there if chosen else newest_attempts(there)
-        skipped = len(there) - len(latest)
-        for letter in latest:
-            found.add(str(letter.position))
-            try:
-                records.append(redriven(letter))
-            except ValueError as error:
-                skipped += 1
-                sys.stderr.write(f"tidings: left out: {error}\n")
+        nonlocal count, skipped
+        selection = await select(
+            log, lambda one: wanted(one) and (not chosen or str(one.position) in chosen), repeats=bool(chosen)
+        )
+        found.update(str(position) for _, position in (*selection.chosen, *selection.cut))
+        count, skipped = len(selection.chosen), selection.left_out
+        for why in selection.cut.values():
+            sys.stderr.write(f"tidings: left out: {why}\n")
         if not arguments.dry_run:
-            await _append(log, records, arguments.rate, quiet=arguments.as_json)
+            count = await _append(log, selection, arguments.rate, quiet=arguments.as_json)
 
-    records: list[NewRecord] = []
     running.run_loop(_with_log(running.settings(arguments), redrive))
     if arguments.as_json:
-        running.say(json.dumps({"redriven": len(records), "skipped": skipped, "dryRun": arguments.dry_run}))
+        running.say(json.dumps({"redriven": count, "skipped": skipped, "dryRun": arguments.dry_run}))
     else:
         done = "would be redriven" if arguments.dry_run else "redriven"
-        running.say(f"{len(records):,} {done}, {skipped:,} left out")
+        running.say(f"{count:,} {done}, {skipped:,} left out")
     if missing := chosen - found:
         raise running.Failure(f"no dead letter holds the event at {min(missing)}; tidings dead-letters list names them")
     return running.DONE
 
 
-async def _append(log: "Log", records: "list[NewRecord]", rate: float | None, *, quiet: bool) -> None:
+async def _append(log: "Log", selection: "Selection", rate: float | None, *, quiet: bool) -> int:
+    """Append what was selected, at most so many records a second; returns how many there were."""
+    from streams.letters import AT_ONCE, again
     from streams.log import EVENTS
 
-    size = AT_ONCE if rate is None else max(1, int(rate / 10))
-    start = time.monotonic()
+    most = AT_ONCE if rate is None else min(AT_ONCE, max(1, int(rate / 10)))
+    done, start = 0, time.monotonic()
     with Bar("redrive", "records", quiet=quiet) as bar:
-        for first in range(0, len(records), size):
+        async for records in again(log, selection, most):
             if rate is not None:
-                await asyncio.sleep(max(0.0, start + first / rate - time.monotonic()))
-            await log.append(EVENTS, records[first : first + size])
-            bar.update(min(len(records), first + size), len(records))
+                await asyncio.sleep(max(0.0, start + done / rate - time.monotonic()))
+            await log.append(EVENTS, records)
+            done += len(records)
+            bar.update(done, len(selection.chosen))
+    return done
 
 
 def run_export(arguments: Namespace) -> None:
