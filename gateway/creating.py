@@ -21,12 +21,15 @@ from gateway.predictions import answer_with
 from gateway.problems import Handler, Problem, bad_request, forbidden, unprocessable
 from gateway.writes import Draft, Writes, read_object
 from storage.prediction import Prediction, decode, valid_id
-from storage.store import Stored
+from storage.store import Stored, hidden
+from streams.event import Event
+from streams.transitions import Applied, decide
 
 CREATE_FIELDS = frozenset({"provider", "model", "prompt", "payload", "owner", "tags", "estimatedTime", "predictionId"})
 MAX_KEY = 255
 """Characters of an `Idempotency-Key`."""
 
+_IN_USE = "A prediction with this id exists already, or did until lately; choose another predictionId."
 _NULL = b"null"
 
 
@@ -51,12 +54,14 @@ def create_handler(gateway: Gateway, door: Door, writes: Writes) -> Handler:
         fields = await read_object(request, gateway.max_body)
         order = _order(request, permissions, fields)
         submitter = _submitter(gateway, order.provider)
-        there = await gateway.store.get_fresh(order.prediction_id)
-        if there is not None:
+        there = (await gateway.store.load_fresh((order.prediction_id,))).get(order.prediction_id)
+        if there is not None and not hidden(there, now):
             return _created(there, _ours(there, order))
         # After the fingerprint: an estimate changes with time, and the same order stays the same.
         stamps = {} if gateway.stamp is None else await gateway.stamp(order.fields)
         draft = Draft(gateway, order.prediction_id, {**order.fields, **stamps}, now)
+        if there is not None:
+            _admit(there, order, draft.event, strict=gateway.strict)
         position = await draft.append(request)
         change = await gateway.reader.wait_for(order.prediction_id, position, WRITE_WAIT)
         stored = await gateway.store.get_fresh(order.prediction_id) if change is None else announced(change)
@@ -148,9 +153,34 @@ def _ours(stored: Stored, order: Order) -> Prediction:
         raise unprocessable(
             "Idempotency-Key used", "This key was used with another body; send that body again, or take a new key."
         )
-    raise Problem(
-        409, "exists", "Prediction exists", "A prediction with this id exists already; choose another predictionId."
-    )
+    raise _taken(_IN_USE)
+
+
+def _admit(there: Stored, order: Order, event: Event, *, strict: bool) -> None:
+    """Let an order pass whose id is that of a deleted or expired prediction, where the rules will make one of it.
+
+    Otherwise it would be written down, and nothing would ever come of it. What another owner has, or had, is answered
+    like what stands.
+
+    Raises:
+        Problem: 409, or 422 where its key came with another body.
+    """
+    current = there.standing()
+    decision = decide(current, event, None, strict=strict)
+    made = decision.record if isinstance(decision, Applied) else None
+    if isinstance(made, Prediction) and not made.status.terminal:  # what has finished stays hidden
+        return
+    if isinstance(current, Prediction):
+        _ours(there, order)
+        raise _taken(
+            "This order was carried out before, and its prediction has expired; for another one send a new "
+            "Idempotency-Key, and a new predictionId where the order has one."
+        )
+    raise _taken(_IN_USE)
+
+
+def _taken(detail: str) -> Problem:
+    return Problem(409, "exists", "Prediction exists", detail)
 
 
 def _created(stored: Stored, record: Prediction) -> web.Response:

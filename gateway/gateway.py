@@ -1,6 +1,6 @@
 """What the HTTP side of a gateway is made of: its collaborators, handed in, and the limits in force."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -41,6 +41,9 @@ class StatusStore(Protocol):
 
     async def get_fresh(self, prediction_id: str) -> Stored | None:
         """An outside read that passes the cache by."""
+
+    async def load_fresh(self, prediction_ids: Sequence[str]) -> dict[str, Stored]:
+        """What stands in the store now, deleted and expired ones included."""
 
     async def list(self, query: Query) -> Page:
         """A page of what `get` would show."""

@@ -35,7 +35,11 @@ PARAMETERS: dict[str, Schema] = {
     "prediction": {"in": "query"},
     "If-None-Match": {"in": "header", "description": "The version that is known"},
     "Prefer": {"in": "header", "description": "wait=30: with If-None-Match, wait for the next change"},
-    "Idempotency-Key": {"in": "header", "description": "The same key and owner give the same prediction"},
+    "Idempotency-Key": {
+        "in": "header",
+        "description": "The same key and owner give the same prediction. Where the body has a predictionId, the id makes "
+        "the request unique, and the key guards the body",
+    },
     "Last-Event-ID": {"in": "header", "description": "The version that is known"},
 }
 

@@ -7,14 +7,17 @@ from typing import Any
 
 import httpx
 import jwt
+import msgspec
 import pytest
 
 from gateway.tokens import Claims, SecretTokens
-from storage.prediction import Prediction
+from storage.prediction import Prediction, decode
+from streams.log import DEAD_LETTERS, EVENTS
 from tests.gateway.small_service import SmallService, prediction, small_service
 
 SECRET = b"a secret of more than thirty-two bytes"
 ORDER = {"provider": "replicate", "model": "owner/model", "prompt": "a jersey", "payload": {"seed": 1}}
+STOOD = {"status": "processing", "version": 2, "createdAt": 1_764_000_000_000, "updatedAt": 1_764_000_000_000}
 
 
 class Notes:
@@ -129,3 +132,66 @@ async def test_one_creates_for_oneself() -> None:
     assert bobs.json()["data"]["owner"] == "bob"
     assert own.json()["data"]["predictionId"] != bobs.json()["data"]["predictionId"]
     assert written.status_code == 201
+
+
+async def expired(service: SmallService, record: dict[str, Any]) -> None:
+    """Let this record have finished over an hour ago: it stands, and nobody sees it."""
+    finished = {**record, "status": "succeeded", "version": record["version"] + 1}
+    await service.put(decode(msgspec.json.encode(finished)), int(time.time() * 1000) - 1)
+
+
+@pytest.mark.parametrize("named", [{}, {"predictionId": "mine"}])
+async def test_what_has_expired_is_not_made_again(named: dict[str, str]) -> None:
+    """The same order, once its prediction has expired, is a 409 that says so; another body a 422; nothing is written."""
+    async with serving() as (service, client, notes):
+        order, headers = {**ORDER, **named}, {"Idempotency-Key": "k1"}
+        first = await client.post("/api/predictions", json=order, headers=headers)
+        await expired(service, first.json()["data"])
+        assert (await client.get(first.headers["location"])).status_code == 404
+        written = len(await service.records())
+        again = await client.post("/api/predictions", json=order, headers=headers)
+        other = await client.post("/api/predictions", json={**order, "prompt": "x"}, headers=headers)
+        assert len(await service.records()) == written
+        renewed = {**order, "predictionId": "new"} if named else order
+        new = await client.post("/api/predictions", json=renewed, headers={"Idempotency-Key": "k2"})
+    assert (again.status_code, again.json()["code"]) == (409, "exists")
+    assert "expired" in again.json()["detail"]
+    assert (other.status_code, new.status_code) == (422, 201)
+    assert len(notes.submitted) == 2
+
+
+async def test_an_id_that_webhooks_made_and_that_has_expired() -> None:
+    """A finished prediction that nobody created is not shown again by a create, which is refused as for one that stands."""
+    async with serving() as (service, client, _):
+        await service.put(prediction("standing"))
+        await expired(service, {**STOOD, "predictionId": "gone"})
+        answers = [
+            await client.post("/api/predictions", json={**ORDER, "predictionId": name}) for name in ("standing", "gone")
+        ]
+        assert await service.records() == []
+    assert [answer.status_code for answer in answers] == [409, 409]
+    assert answers[0].json() == answers[1].json()
+
+
+async def test_an_id_that_is_deleted_belongs_to_its_owner() -> None:
+    """After a deletion the owner may use the id again; another is told what he would be told if it still stood."""
+    async with serving(authenticator=SecretTokens(SECRET, Claims())) as (service, client, _):
+
+        def token(who: str) -> dict[str, str]:
+            signed = jwt.encode({"exp": time.time() + 60, "sub": who}, SECRET, algorithm="HS256")
+            return {"Authorization": f"Bearer {signed}"}
+
+        async def create(who: str) -> httpx.Response:
+            return await client.post("/api/predictions", json={**ORDER, "predictionId": "x"}, headers=token(who))
+
+        assert (await create("ann")).status_code == 201
+        standing = await create("bob")
+        assert (await client.delete("/api/predictions/x", headers=token("ann"))).status_code == 204
+        written = len(await service.records(EVENTS))
+        deleted = await create("bob")
+        assert len(await service.records(EVENTS)) == written
+        again = await create("ann")
+        assert await service.records(DEAD_LETTERS) == []
+    assert standing.status_code == deleted.status_code == 409
+    assert standing.json() == deleted.json()
+    assert (again.status_code, again.json()["data"]["version"]) == (201, 3)
