@@ -16,8 +16,9 @@ from streams.provider_calls import Answer, CallFailed
 from streams.provider_list import find
 from streams.providers.provider import Provider, Webhook
 from streams.providers.submission import Asking, Listing, Naming, Notice, Origin, Unreadable, api_of
+from streams.refusals import reason_of
 from streams.reports import Reports
-from streams.submission import Refused, WebhookUrl, reason_of
+from streams.submission import Refused, WebhookUrl
 from streams.transitions import Applied, decide
 
 GONE = frozenset({404, 410})

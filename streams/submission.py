@@ -17,9 +17,9 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
-import msgspec
 import structlog
-from msgspec import Raw, Struct
+from msgspec import Struct
+from msgspec.structs import replace
 
 from storage.errors import StorageError
 from storage.prediction import Prediction, decode
@@ -42,6 +42,7 @@ from streams.providers.submission import (
     api_of,
     submitting_of,
 )
+from streams.refusals import reason_of, secrets_of
 from streams.reports import Reports, raw
 
 PREFIX = "AI service submission failed: "
@@ -50,11 +51,10 @@ MAX_QUEUED = 10_000
 """Submissions kept waiting per provider; the reconciler comes back to the rest."""
 LOOK_AGAIN = 30.0
 """Seconds after which the store is asked for a record whose change has not come."""
+STORE_PAUSE = 1.0
+"""Seconds until a store that was away is asked again for a record that has our attempt."""
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0
 """Seconds before a create call is repeated, where the provider does not say."""
-MAX_REASON = 500
-SECRET_LENGTH = 6
-"""Characters: less is no secret, and would be found in any word."""
 PAGES = 20
 """Of the provider's list, read before a create call is repeated that the provider failed at. It is read back to the
 time of the first call; where that takes more, the call is left to the reconciler, which reads further."""
@@ -137,6 +137,7 @@ class Submissions:
         self.submitted = 0
         self.refused = 0
         self.unknown = 0
+        self.interrupted = 0
 
     def refusal(self, provider: str) -> str | None:
         """Why nothing can be submitted to this provider, with the remedy; None: it can."""
@@ -166,7 +167,8 @@ class Submissions:
             return False
         queue.append(prediction_id)
         self._known.add(prediction_id)
-        working = sum(1 for name in self._workers.values() if name == provider)
+        # One that is done has seen an empty queue, and is taken out of the workers only when the loop goes round.
+        working = sum(1 for worker, name in self._workers.items() if name == provider and not worker.done())
         if working < self._lanes[provider].limits.concurrency:
             worker = asyncio.create_task(self._work(provider, queue), name=f"submit-{provider}")
             self._workers[worker] = provider
@@ -201,8 +203,10 @@ class Submissions:
                 await self._one(prediction_id, provider)
             except (StorageError, LogError) as error:
                 # The reconciler comes back to it: the record says how far it got.
+                self.interrupted += 1
                 _log.warning("submission.interrupted", prediction=prediction_id, error=str(error))
             except Exception as error:
+                self.interrupted += 1
                 _log.error("submission.defect", prediction=prediction_id, exc_info=error)
             finally:
                 self._known.discard(prediction_id)
@@ -231,8 +235,8 @@ class Submissions:
         record = await self._record(prediction_id)
         if record is None or need_of(record) is not Need.SUBMIT:
             return None
-        if self._whole is not None:
-            await self._whole(record)  # what cannot be had now must not be missing when the attempt is made
+        # What cannot be had now must not be missing when the attempt is made. Neither changes after the create.
+        contents = record if self._whole is None else await self._whole(record)
         attempt = f"attempt-{uuid.uuid4().hex}"
         # Listening before the event is out: the change may be faster than the append's answer.
         change = asyncio.create_task(self._sight.wait_for_version(prediction_id, record.version, LOOK_AGAIN))
@@ -241,7 +245,7 @@ class Submissions:
             self._reached(2, prediction_id)
             while need_of(record) is Need.SUBMIT:
                 seen = await change
-                fresh = await self._record(prediction_id) if seen is None or seen.deleted else decode(seen.value)
+                fresh = await self._after(record) if seen is None or seen.deleted else decode(seen.value)
                 if fresh is None:
                     return None
                 record = fresh
@@ -251,7 +255,27 @@ class Submissions:
         self._reached(3, prediction_id)
         if record.attempt != attempt:
             return None
-        return record if self._whole is None else await self._whole(record)
+        return replace(record, payload=contents.payload, prompt=contents.prompt)
+
+    async def _after(self, record: Prediction) -> Prediction | None:
+        """The record as it stands now; None: it is gone.
+
+        Outages of the store are waited out, because the attempt may be ours: nobody else would call for it.
+
+        Raises:
+            StorageError: It could not be read for so long that calls could come after the attempt was given up.
+        """
+        started = time.monotonic()
+        # A half: the other one is for the last of the calls, which takes its time as well.
+        limit = (self._patience.unknown - self._patience.attempt) / 2
+        while True:
+            try:
+                return await self._record(record.prediction_id)
+            except StorageError as error:
+                if (time.monotonic() - started) * 1000 >= limit:
+                    raise
+                _log.warning("submission.store_unavailable", prediction=record.prediction_id, error=str(error))
+            await asyncio.sleep(STORE_PAUSE)
 
     async def _record(self, prediction_id: str) -> Prediction | None:
         stored = (await self._load([prediction_id])).get(prediction_id)
@@ -277,9 +301,10 @@ class Submissions:
 
     async def _insist(self, api: Submitting, call: Call, lane: Lane, record: Prediction, webhook: str) -> Outcome:
         """Call until the provider has decided, has taken longer than one attempt may, or gives no answer."""
-        hidden = (webhook, webhook.rpartition("=")[2], *call.headers.get("Authorization", "").split(" ")[1:])
-        started, since, tries, reason, doubtful = time.monotonic(), int(time.time() * 1000), 0, "", False
-        while (time.monotonic() - started) * 1000 < self._patience.attempt:
+        hidden = secrets_of(api, call, webhook)
+        late = time.monotonic() + self._patience.attempt / 1000
+        since, tries, reason, doubtful = int(time.time() * 1000), 0, "", False
+        while time.monotonic() < late:
             if tries:
                 await asyncio.sleep(max(lane.closed_for, min(FIRST_WAIT * 2.0 ** min(tries, 10), LONGEST_WAIT)))
             tries += 1
@@ -292,9 +317,15 @@ class Submissions:
                 if begun is not None:
                     return begun
             if tries > 1:
-                now = await self._record(record.prediction_id)
+                try:
+                    now = await self._record(record.prediction_id)
+                except StorageError as error:
+                    _log.warning("submission.store_unavailable", prediction=record.prediction_id, error=str(error))
+                    continue
                 if now is None or now.status.terminal or now.cancel_requested_at is not None:
                     return _withdrawn(now)
+                if time.monotonic() >= late:  # the provider may have asked for a long wait, or the list taken one
+                    break
             try:
                 answer = await lane.call(call)
             except NotSent as failure:
@@ -369,32 +400,3 @@ def _outcome(api: Submitting, answer: Answer, hidden: Sequence[str]) -> Outcome:
     except Unreadable as error:
         _log.warning("submission.unreadable", error=str(error))
         return None
-
-
-_problem = msgspec.json.Decoder(dict[str, Raw])
-
-
-def reason_of(answer: Answer, hidden: Sequence[str]) -> str:
-    """The status and what the provider says about it, bounded, without what must not be shown."""
-    said = ""
-    try:
-        fields = _problem.decode(answer.body)
-    except (msgspec.DecodeError, RecursionError):
-        fields = {}
-    for name in ("detail", "error", "message", "title"):
-        value = fields.get(name)
-        if value is not None and (text := _text(value)):
-            said = text
-            break
-    said = " ".join(said.split())
-    for secret in hidden:
-        if len(secret) >= SECRET_LENGTH:
-            said = said.replace(secret, "...")
-    return f"{answer.status}: {said[:MAX_REASON]}" if said else str(answer.status)
-
-
-def _text(value: Raw) -> str:
-    decoded = msgspec.json.decode(value)
-    if isinstance(decoded, dict) and isinstance(decoded.get("message"), str):
-        decoded = decoded["message"]
-    return decoded if isinstance(decoded, str) else bytes(value).decode("utf-8", "replace") if decoded else ""

@@ -2,18 +2,25 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
+import pytest
+from msgspec import Raw
+from msgspec.structs import replace
 
+from storage.errors import StoreUnavailable
 from storage.memory import MemoryStore
-from storage.prediction import Status, decode
+from storage.prediction import Prediction, Status, decode
+from storage.store import Stored
+from streams import submission
+from streams.changes import Change
 from streams.changes_watch import ChangesWatch
 from streams.due import Patience
-from streams.lane import Lane
+from streams.lane import Lane, Limits
 from streams.log import EVENTS, NewRecord
 from streams.memory_log import MemoryLog
 from streams.provider_calls import Answer, NoAnswer, NotSent
@@ -21,7 +28,7 @@ from streams.providers.configuration import Configuration
 from streams.providers.registry import open_providers
 from streams.providers.submission import Call
 from streams.reports import Reports
-from streams.submission import PAGES, Submissions
+from streams.submission import PAGES, Load, Sight, Submissions, Whole
 from tests.conditions import eventually
 from tests.streams.pipeline import Pipeline, pipeline
 from tests.streams.providers.bodies import SECRET
@@ -65,9 +72,46 @@ class Upstream:
         return Answer(201, {}, msgspec.json.encode({"id": f"r-{url}"}))
 
 
+class Outage:
+    """A store that is away for the submitters, and not for the processor."""
+
+    def __init__(self) -> None:
+        self.left = 0
+        """How often it is still asked in vain."""
+        self.ended = 0
+
+    def before(self, load: Load) -> Load:
+        """The store, as the submitters see it."""
+
+        async def asked(ids: Sequence[str]) -> dict[str, Stored]:
+            if self.left:
+                self.left -= 1
+                self.ended += not self.left
+                raise StoreUnavailable("away")
+            return await load(ids)
+
+        return asked
+
+
+class Blind:
+    """Sees no change in time."""
+
+    async def wait_for_version(self, prediction_id: str, beyond: int, timeout: float) -> Change | None:
+        await asyncio.sleep(timeout)
+        return None
+
+
 @asynccontextmanager
 async def submitters(
-    upstream: Upstream, count: int, patience: Patience | None = None
+    upstream: Upstream,
+    count: int,
+    patience: Patience | None = None,
+    *,
+    limits: Limits | None = None,
+    store: Outage | None = None,
+    sight: Sight | None = None,
+    whole: Whole | None = None,
+    reached: Callable[[int, str], None] | None = None,
 ) -> AsyncIterator[tuple[Pipeline, list[Submissions]]]:
     """So many processes' worth of them, on one log with a processor."""
     log = MemoryLog()
@@ -78,15 +122,17 @@ async def submitters(
             await watch.start()
             following = asyncio.create_task(watch.run())
             stack.callback(following.cancel)
-            lanes = {"replicate": Lane("replicate", upstream.send)}
+            lanes = {"replicate": Lane("replicate", upstream.send, limits)}
             one = Submissions(
                 PROVIDERS,
                 lanes,
                 Reports(log),
-                running.store.load,
-                watch,
+                running.store.load if store is None else store.before(running.store.load),
+                sight or watch,
                 lambda _, name: f"http://t/{name}",
                 patience=patience,
+                whole=whole,
+                reached=reached,
             )
             stack.push_async_callback(one.close)
             found.append(one)
@@ -235,3 +281,128 @@ async def test_errors_show_no_secret() -> None:
         await reaches(running, "p1", Status.FAILED)
         stored = (await running.store.load(["p1"]))["p1"]
     assert decode(stored.encoded).error == "AI service submission failed: 422: bad webhook ... ..."
+
+
+async def test_an_outage_of_the_store_after_the_attempt_is_waited_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The attempt is in the log, no change comes and the store is away: when it is back, the provider is called."""
+    monkeypatch.setattr(submission, "LOOK_AGAIN", 0.05)
+    monkeypatch.setattr(submission, "STORE_PAUSE", 0.01)
+    upstream, outage = Upstream(), Outage()
+
+    def reached(step: int, _name: str) -> None:
+        outage.left = 3 if step == 2 else 0
+
+    async with submitters(upstream, 1, store=outage, sight=Blind(), reached=reached) as (running, (one,)):
+        await ordered(running, "p1")
+        one.take("p1", "replicate")
+        await reaches(running, "p1", Status.PROCESSING)
+        assert one.interrupted == 0
+    assert (upstream.created, outage.ended) == (Counter({"http://t/p1": 1}), 1)
+
+
+async def test_after_too_long_an_outage_nothing_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where an attempt may have been given up before the calls for it would end, it is left to the reconciler."""
+    monkeypatch.setattr(submission, "LOOK_AGAIN", 0.05)
+    monkeypatch.setattr(submission, "STORE_PAUSE", 0.01)
+    upstream, outage = Upstream(), Outage()
+
+    def reached(step: int, _name: str) -> None:
+        outage.left = 1_000_000
+
+    patience = Patience(attempt=1_000, unknown=1_100)
+    async with submitters(upstream, 1, patience, store=outage, sight=Blind(), reached=reached) as (running, (one,)):
+        await ordered(running, "p1")
+        one.take("p1", "replicate")
+        await one.idle()
+        assert (one.interrupted, one.waiting) == (1, 0)
+    assert not upstream.created
+
+
+async def test_an_outage_of_the_store_between_two_calls_is_waited_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The provider asked to come back, and the record cannot be read then: it is read again, and the call repeated."""
+    monkeypatch.setattr(submission, "FIRST_WAIT", 0.01)
+    upstream, outage = Upstream(429), Outage()
+    answer = upstream.send
+
+    async def away_after(call: Call) -> Answer:
+        outage.left = 2 if upstream.replies else 0
+        return await answer(call)
+
+    upstream.send = away_after  # type: ignore[method-assign]
+    async with submitters(upstream, 1, store=outage) as (running, (one,)):
+        await ordered(running, "p1")
+        one.take("p1", "replicate")
+        await reaches(running, "p1", Status.PROCESSING)
+    assert (upstream.created, outage.ended) == (Counter({"http://t/p1": 1}), 1)
+
+
+async def test_what_is_submitted_was_read_before_the_attempt() -> None:
+    """The contents of large fields are read once, before the attempt: an outage of theirs after it does no harm."""
+    upstream, asked, bodies = Upstream(), list[str](), list[Any]()
+    answer = upstream.send
+
+    async def whole(record: Prediction) -> Prediction:
+        asked.append(record.prediction_id)
+        if len(asked) > 1:
+            raise StoreUnavailable("away")
+        return replace(record, payload=Raw(b'{"large":true}'), prompt="long")
+
+    async def noted(call: Call) -> Answer:
+        bodies.append(msgspec.json.decode(call.body))
+        return await answer(call)
+
+    upstream.send = noted  # type: ignore[method-assign]
+    async with submitters(upstream, 1, whole=whole) as (running, (one,)):
+        await ordered(running, "p1")
+        one.take("p1", "replicate")
+        await reaches(running, "p1", Status.PROCESSING)
+    assert (asked, [body["input"] for body in bodies]) == (["p1"], [{"large": True, "prompt": "long"}])
+
+
+async def test_nothing_is_called_after_the_time_for_an_attempt() -> None:
+    """A wait that ends after it is not followed by a call: the prediction fails with what the provider said last."""
+    upstream = Upstream(429)  # the wait after it is a second
+    async with submitters(upstream, 1, Patience(attempt=500)) as (running, (one,)):
+        await ordered(running, "p1")
+        one.take("p1", "replicate")
+        await reaches(running, "p1", Status.FAILED)
+        assert (await running.prediction("p1")).error == "AI service submission failed: 429"
+    assert not upstream.created
+
+
+async def test_what_is_taken_as_the_last_worker_ends_is_submitted() -> None:
+    """A prediction that is taken when the only worker has returned, and the loop has not yet gone round, has one."""
+    upstream = Upstream()
+    taken = list[bool]()
+
+    def reached(step: int, name: str) -> None:
+        if (step, name) == (5, "p1"):
+            # Scheduled in the worker's last step: it comes before whatever the worker's end schedules.
+            asyncio.get_running_loop().call_soon(lambda: taken.append(several[0].take("p2", "replicate")))
+
+    async with submitters(upstream, 1, limits=Limits(concurrency=1), reached=reached) as (running, several):
+        await ordered(running, "p1", "p2")
+        several[0].take("p1", "replicate")
+        await reaches(running, "p2", Status.PROCESSING)
+    assert (taken, upstream.created) == ([True], Counter({"http://t/p1": 1, "http://t/p2": 1}))
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"detail":"caf\xe9"}', b'{"detail":1e999}', b'{"caf\xe9":1}', b'{"detail":"\\ud800"}']
+)
+async def test_a_refusal_that_cannot_be_read_is_one(body: bytes) -> None:
+    """What is no UTF-8, or a number beyond all bounds, fails the prediction with the status, at once."""
+    upstream = Upstream()
+
+    async def refuse(call: Call) -> Answer:
+        return Answer(422, {}, body)
+
+    upstream.send = refuse  # type: ignore[method-assign]
+    async with submitters(upstream, 1) as (running, (one,)):
+        await ordered(running, "p1")
+        one.take("p1", "replicate")
+        await reaches(running, "p1", Status.FAILED)
+        error = (await running.prediction("p1")).error
+        assert isinstance(error, str)
+        assert error.startswith("AI service submission failed: 422")
+        assert (one.refused, one.interrupted) == (1, 0)
