@@ -6,6 +6,9 @@ from msgspec import Struct
 
 from storage.prediction import Prediction
 
+LONGEST_ESTIMATE = 7 * 24 * 3_600_000
+"""An estimated time beyond this counts as this: any number at all may stand in an event."""
+
 
 class Need(StrEnum):
     """What is to be done about a prediction, should nothing happen by itself."""
@@ -32,9 +35,10 @@ class Patience(Struct, frozen=True):
     unanswered: int = 15_000
     """Until an attempt without an answer is looked for."""
     unknown: int = 600_000
-    """Until an attempt that cannot be found has failed."""
+    """Until an attempt that cannot be found has failed, once it was seen."""
     attempt: int = 300_000
-    """For which a submission may be repeated, after 429 and 5xx. Well below `unknown`: what is given up is not called."""
+    """Within which a submission is called, repeats after 429 and 5xx included, once its attempt was seen. Well below
+    `unknown`: what is given up is not called."""
     cancel: int = 5_000
     """Until a cancel is repeated."""
     longest: int = 3_600_000
@@ -73,5 +77,7 @@ def wait_for(need: Need, record: Prediction, tries: int, patience: Patience) -> 
             return min(patience.unanswered * doubled, max(patience.unanswered, patience.unknown // 4))
     silence = patience.silence
     if record.estimated_time:
-        silence = max(silence, int(record.estimated_time * patience.estimates))
+        # Bounded before it is multiplied: the product of a number that is too large cannot be an int.
+        estimated = max(0, min(record.estimated_time, LONGEST_ESTIMATE))
+        silence = max(silence, int(estimated * patience.estimates))
     return min(silence * doubled, max(silence, patience.longest))

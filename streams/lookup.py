@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
 import msgspec
 import structlog
+from msgspec import Struct
 
 from storage.prediction import Prediction, Status
 from streams.event import Archive, Event, Poison
@@ -37,6 +38,15 @@ Whose = Callable[[Origin], Awaitable[Prediction | None]]
 _log = structlog.get_logger("tidings.lookup")
 
 
+class Sought(Struct, frozen=True):
+    """What came of looking for submissions in a provider's list."""
+
+    lost: Sequence[Prediction] = ()
+    """Those given up that are not there. They may have been heard of since the list was read."""
+    untold: int = 0
+    """Of how many it could not be told for now."""
+
+
 class LookUps:
     """What is asked of providers about predictions that they have.
 
@@ -44,7 +54,8 @@ class LookUps:
         providers: Those that are configured.
         lanes: How each may be called.
         reports: Where events go.
-        webhook_url: Where providers report, by which they are found again; None: they are not.
+        webhook_url: Where providers report, by which submissions are found again; None: they cannot be looked for in
+            a list, and nothing is concluded from that.
         strict: The processor's rule, to tell what would be news.
         clock: Seconds since the epoch.
     """
@@ -61,6 +72,7 @@ class LookUps:
     ) -> None:
         self._providers, self._lanes, self._reports = providers, lanes, reports
         self._webhook_url, self._strict, self._clock = webhook_url, strict, clock
+        self._unlisted: set[str] = set()
         self.reported = 0
         self.gone = 0
         self.unknown = 0
@@ -202,9 +214,7 @@ class LookUps:
 
     # ---- submissions without an answer ----
 
-    async def find(
-        self, provider: str, records: Sequence[Prediction], given_up: Sequence[Prediction]
-    ) -> list[Prediction]:
+    async def find(self, provider: str, records: Sequence[Prediction], given_up: Sequence[Prediction]) -> Sought:
         """Look for predictions in the provider's list.
 
         Args:
@@ -213,31 +223,35 @@ class LookUps:
             given_up: Those among them that have failed if they are not there.
 
         Returns:
-            Those given up that are not there. They may have been heard of since the list was read: see `give_up`.
+            Those given up that are not there, and of how many the list did not tell.
         """
         api = self._api(provider)
         missing: Collection[Prediction] = records
-        if isinstance(api, Listing) and self._webhook_url is not None:
+        if isinstance(api, Listing):
+            if self._webhook_url is None:
+                if provider not in self._unlisted:
+                    self._unlisted.add(provider)
+                    remedy = "set TIDINGS_PUBLIC_URL and TIDINGS_WEBHOOK_KEY as where it submits"
+                    _log.warning("lookup.no_address", provider=provider, missing=len(records), remedy=remedy)
+                return Sought(untold=len(records))
             by_url = {self._webhook_url(provider, record.prediction_id): record for record in records}
             lane = self._lanes[provider]
             if lane.closed_for > 0:
-                return []
+                return Sought(untold=len(records))
             try:
                 async with lane.turn():
                     found = await find(api, lane, by_url, min(record.created_at for record in records), PAGES)
             except (CallFailed, Unreadable) as error:
                 _log.warning("lookup.not_listed", provider=provider, error=str(error))
-                return []
+                return Sought(untold=len(records))
             for url, provider_id in found.ids.items():
                 await self._found(by_url[url], provider, provider_id)
-            if not found.complete:
-                _log.warning(
-                    "lookup.list_too_long", provider=provider, pages=PAGES, missing=len(by_url) - len(found.ids)
-                )
-                return []
             missing = [record for url, record in by_url.items() if url not in found.ids]
+            if not found.complete:
+                _log.warning("lookup.list_too_long", provider=provider, pages=PAGES, missing=len(missing))
+                return Sought(untold=len(missing))
         lost = {record.prediction_id for record in given_up}
-        return [record for record in missing if record.prediction_id in lost]
+        return Sought([record for record in missing if record.prediction_id in lost])
 
     async def give_up(self, record: Prediction) -> None:
         """Report that nobody knows what became of a submission."""

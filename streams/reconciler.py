@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from storage.errors import StorageError
 from storage.prediction import Prediction, Status, decode
-from storage.store import PredictionStore, Query
+from storage.store import PredictionStore, Query, Stored
 from streams import changes as topic
 from streams.changes import Change
 from streams.due import Need, Patience, need_of, wait_for
@@ -43,8 +43,10 @@ class _Watched(Struct, gc=False):
 
     seen: int
     """When the last news came, in ms since the epoch."""
-    since: int
-    """When it was first seen here."""
+    settled: bool = False
+    """Nobody can be calling for it."""
+    attempted: int = 0
+    """When it was first found with an attempt and no answer, ms since the epoch; 0: it was not."""
     due: int = 0
     """The heap's entry that counts."""
     tries: int = 0
@@ -53,7 +55,7 @@ class _Watched(Struct, gc=False):
     """Its provider was asked to cancel it."""
     busy: bool = False
     urgent: bool = False
-    """Came due while it was busy."""
+    """A cancel came while it was being seen to, and is to be carried out right after."""
     at_once: bool = False
     """Not to be waited for."""
 
@@ -108,14 +110,17 @@ class Reconciler:
                 continue
             known = watched.get(prediction_id)
             if known is None:
-                known = watched[prediction_id] = _Watched(now, now)
+                known = watched[prediction_id] = _Watched(now)
                 starting = change.status == Status.STARTING.value
                 self._at(prediction_id, known, now + (patience.unsubmitted if starting else patience.silence))
             else:
                 known.seen = now
                 known.tries = 0
-            if not known.canceled and known.due > now and _CANCELING in change.value:
-                self._at(prediction_id, known, now)
+            if not known.canceled and _CANCELING in change.value:
+                if known.due > now:
+                    self._at(prediction_id, known, now)
+                elif not known.due:
+                    known.urgent = True
 
     def remember(self, record: Prediction, *, at_once: bool = False, settled: bool = False) -> None:
         """Watch a prediction that was unfinished when this began.
@@ -126,9 +131,10 @@ class Reconciler:
             settled: Nobody can be calling for it at this moment.
         """
         if record.prediction_id not in self._watched and need_of(record) is not Need.NOTHING:
-            known = _Watched(0 if at_once else record.updated_at, 0 if settled else self._now(), at_once=at_once)
+            known = _Watched(0 if at_once else record.updated_at, settled, at_once=at_once)
+            due = self._now() if at_once else self._due(record, known)
             self._watched[record.prediction_id] = known
-            self._at(record.prediction_id, known, self._now() if at_once else self._due(record, known))
+            self._at(record.prediction_id, known, due)
 
     def _at(self, prediction_id: str, known: _Watched, due: int) -> None:
         known.due = due
@@ -189,10 +195,7 @@ class Reconciler:
             if known is None or known.due != at:
                 continue
             known.due = 0
-            if known.busy:
-                known.urgent = True
-            else:
-                due.append(prediction_id)
+            due.append(prediction_id)
         return due
 
     async def _act_on(self, ids: Sequence[str]) -> None:
@@ -200,31 +203,51 @@ class Reconciler:
             loaded = await self._load(ids)
         except StorageError as error:
             _log.warning("reconciler.store_unavailable", error=str(error))
+            self.failed += len(ids)
             for prediction_id in ids:
                 self._again(prediction_id, 1000)
             return
         finding: dict[str, list[Prediction]] = {}
         for prediction_id in ids:
-            stored = loaded.get(prediction_id)
-            record = decode(stored.encoded) if stored is not None and not stored.deleted else None
             known = self._watched.get(prediction_id)
             if known is None:
                 continue
-            need = Need.NOTHING if record is None else need_of(record)
-            if record is None or need is Need.NOTHING or not self._possible(record, need):
-                del self._watched[prediction_id]
+            try:
+                due = self._due_now(prediction_id, loaded.get(prediction_id), known)
+            except Exception as error:  # one record must not end the watch over all
+                self.failed += 1
+                _log.error("reconciler.defect", prediction=prediction_id, exc_info=error)
+                self._again(prediction_id, self._patience.longest)
                 continue
-            left = 0 if known.at_once else self._due(record, known) - self._now()
-            if left > 0 or not self._ours(record):
-                self._again(prediction_id, max(left, self._patience.unanswered))
-            elif need is Need.FIND:
-                known.busy = True
+            if due is None:
+                continue
+            record, need = due
+            known.busy = True
+            if need is Need.FIND:
                 finding.setdefault(record.provider or "", []).append(record)
             else:
-                known.busy = True
                 await self._start(self._meet(record, need, known))
         for provider, records in finding.items():
             await self._start(self._find(provider, records))
+
+    def _due_now(self, prediction_id: str, stored: Stored | None, known: _Watched) -> tuple[Prediction, Need] | None:
+        """The record and what it needs now; None: nothing yet, or nothing any more."""
+        record = decode(stored.encoded) if stored is not None and not stored.deleted else None
+        need = Need.NOTHING if record is None else need_of(record)
+        if record is None or need is Need.NOTHING or not self._possible(record, need):
+            del self._watched[prediction_id]
+            return None
+        if need is Need.FIND and not known.attempted:
+            # The record's time is that of the `submit`, which may have waited for a processor for long: whoever calls
+            # began when the record showed it.
+            known.attempted = record.updated_at if known.settled else self._now()
+        if need is Need.CANCEL:
+            known.urgent = False  # it is carried out herewith
+        left = 0 if known.at_once or known.urgent else self._due(record, known) - self._now()
+        if left > 0 or not self._ours(record):
+            self._again(prediction_id, max(left, self._patience.unanswered))
+            return None
+        return record, need
 
     def _possible(self, record: Prediction, need: Need) -> bool:
         provider = record.provider or ""
@@ -261,8 +284,10 @@ class Reconciler:
             else:
                 self.failed += not await self._look_ups.look(record, "overdue")
         except (LogError, StorageError) as error:
+            self.failed += 1
             _log.warning("reconciler.interrupted", prediction=prediction_id, error=str(error))
         except Exception as error:
+            self.failed += 1
             _log.error("reconciler.defect", prediction=prediction_id, exc_info=error)
         finally:
             self._tried(record, known)
@@ -288,12 +313,15 @@ class Reconciler:
     async def _find(self, provider: str, records: Sequence[Prediction]) -> None:
         try:
             self.done[Need.FIND.value] += len(records)
-            lost = await self._look_ups.find(provider, records, [one for one in records if self._given_up(one)])
-            for record in await self._still_unanswered(lost):
+            sought = await self._look_ups.find(provider, records, [one for one in records if self._given_up(one)])
+            self.failed += sought.untold
+            for record in await self._still_unanswered(sought.lost):
                 await self._look_ups.give_up(record)
         except (LogError, StorageError) as error:
+            self.failed += len(records)
             _log.warning("reconciler.interrupted", provider=provider, error=str(error))
         except Exception as error:
+            self.failed += len(records)
             _log.error("reconciler.defect", provider=provider, exc_info=error)
         finally:
             for record in records:
@@ -302,21 +330,18 @@ class Reconciler:
                     self._tried(record, known)
 
     def _given_up(self, record: Prediction) -> bool:
-        """Whether an attempt is so old that nobody can be calling for it any more.
-
-        Where this has just started, somebody may have seen the attempt only now.
-        """
-        now, known = self._now(), self._watched.get(record.prediction_id)
-        settled = known is None or now - known.since >= self._patience.attempt * 1.1
-        return settled and now - record.updated_at >= self._patience.unknown
+        """Whether an attempt has been known for so long that nobody can be calling for it any more."""
+        known = self._watched.get(record.prediction_id)
+        since = record.updated_at if known is None else known.attempted
+        return self._now() - since >= self._patience.unknown
 
     def _tried(self, record: Prediction, known: _Watched) -> None:
         known.busy = known.at_once = False
-        known.tries += 1
+        urgent, known.urgent = known.urgent, False
+        known.tries = 0 if urgent else known.tries + 1
         if self._watched.get(record.prediction_id) is known:
             pause = wait_for(need_of(record), record, known.tries, self._patience)
             pause = max(MIN_PAUSE, pause, int(self._look_ups.closed_for(record.provider or "") * 1000))
-            urgent, known.urgent = known.urgent, False
             self._again(record.prediction_id, 0 if urgent else pause)
 
 
@@ -338,10 +363,17 @@ async def remember_unfinished(
     Raises:
         StorageError, LogError: It cannot be read.
     """
+
+    def remember(encoded: bytes) -> None:
+        try:
+            reconciler.remember(decode(encoded), at_once=at_once, settled=settled)
+        except Exception as error:  # one record must not keep the others from being watched
+            _log.error("reconciler.defect", record=encoded[:200].decode("utf-8", "replace"), exc_info=error)
+
     if store.capabilities.lists and "status" in store.capabilities.filters:
         for status in (Status.STARTING, Status.PROCESSING):
-            async for record in _listed(store, status):
-                reconciler.remember(record, at_once=at_once, settled=settled)
+            async for encoded in _listed(store, status):
+                remember(encoded)
         return len(reconciler)
     newest: dict[str, Change] = {}
     async for batch in log.follow(CHANGES, "beginning"):
@@ -350,16 +382,16 @@ async def remember_unfinished(
         newest |= topic.newest(batch)
     for change in newest.values():
         if change.status in _UNFINISHED:
-            reconciler.remember(decode(change.value), at_once=at_once, settled=settled)
+            remember(change.value)
     return len(reconciler)
 
 
-async def _listed(store: PredictionStore, status: Status) -> AsyncIterator[Prediction]:
+async def _listed(store: PredictionStore, status: Status) -> AsyncIterator[bytes]:
     cursor: str | None = None
     while True:
         page = await store.list(Query(status=status, limit=PAGE, cursor=cursor))
         for stored in page.items:
-            yield decode(stored.encoded)
+            yield stored.encoded
         if page.cursor is None:
             return
         cursor = page.cursor

@@ -183,7 +183,8 @@ class ProviderTasks:
             everything: Whatever is unfinished, overdue or not.
 
         Returns:
-            By what was done: how often. `left`: predictions whose provider could not say.
+            By what was done: how often. `left`: predictions whose provider could not say, or for which the store or
+            the log was away.
 
         Raises:
             StorageError, LogError: What is unfinished cannot be read.
@@ -209,7 +210,7 @@ class ProviderTasks:
             "submitted": submissions.submitted,
             "reported": self.look_ups.reported,
             "gone": self.look_ups.gone + self.look_ups.unknown,
-            "left": left,
+            "left": left + submissions.interrupted + submissions.unknown,
         }
 
     def last_alive(self) -> float:

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from streams.lane import Lane
-from streams.lookup import PAGES, LookUps
+from streams.lookup import PAGES, LookUps, Sought
 from streams.memory_log import MemoryLog
 from streams.provider_calls import Answer
 from streams.provider_list import find
@@ -74,8 +74,11 @@ async def test_nothing_is_given_up_by_a_list_that_was_not_read_far_enough() -> N
     """What is not on the newest pages of a longer list is not lost; in a list that ends, it is."""
     providers = open_providers({"replicate": Configuration(secret=(SECRET,), token="r8_secret")})
     lost = prediction("lost", provider_id=None, attempt="a", created_at=CALLED)
-    for listed, given_up, read in ((Listed(endless=True), [], PAGES), (Listed(*OTHERS[:3]), [lost], 2)):
+    for listed, sought, read in (
+        (Listed(endless=True), Sought(untold=1), PAGES),
+        (Listed(*OTHERS[:3]), Sought([lost]), 2),
+    ):
         lanes = {"replicate": listed.lane}
         look_ups = LookUps(providers, lanes, Reports(MemoryLog()), lambda _, name: f"http://t/{name}")
-        assert await look_ups.find("replicate", [lost], [lost]) == given_up
+        assert await look_ups.find("replicate", [lost], [lost]) == sought
         assert listed.read == read

@@ -3,15 +3,15 @@
 from collections.abc import Sequence
 from typing import Any
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec import Raw
 
 from storage.prediction import Prediction, Status, encode
 from storage.store import Stored
 from streams.changes import Change
-from streams.due import Need, Patience, need_of, wait_for
-from streams.lookup import LookUps
+from streams.due import LONGEST_ESTIMATE, Need, Patience, need_of, wait_for
+from streams.lookup import LookUps, Sought
 from streams.memory_log import MemoryLog
 from streams.reconciler import Reconciler
 from streams.reports import Reports
@@ -112,14 +112,18 @@ def test_what_a_record_needs() -> None:
 @given(
     st.sampled_from([need for need in Need if need is not Need.NOTHING]),
     st.integers(0, 100),
-    st.one_of(st.none(), st.floats(0, 1e13), st.integers(0, 10**13)),
+    st.one_of(st.none(), st.floats(allow_nan=False, allow_infinity=False), st.integers(-(10**400), 10**400)),
 )
+@example(Need.LOOK, 0, 1.7e308)
+@example(Need.LOOK, 0, -1.7e308)
+@example(Need.LOOK, 0, 10**310)
 def test_waits_grow_and_have_a_bound(need: Need, tries: int, estimated: float | None) -> None:
     """Each wait is at least as long as the one before; none overflows; an estimate makes patient, not impatient."""
     patience = Patience()
     record = prediction(estimated_time=estimated, payload=Raw(b"{}"))
     first, second = (wait_for(need, record, tries + n, patience) for n in (0, 1))
-    assert 0 <= first <= second <= max(patience.longest, int((estimated or 0) * patience.estimates))
+    longest = min(max(estimated or 0, 0), LONGEST_ESTIMATE) * patience.estimates
+    assert 0 <= first <= second <= max(patience.longest, longest)
     if need is Need.LOOK:
         assert first >= patience.silence
 
@@ -132,13 +136,11 @@ async def test_what_was_heard_of_while_the_list_was_read_is_not_given_up() -> No
 
         given: Sequence[Prediction] = ()
 
-        async def find(
-            self, provider: str, records: Sequence[Prediction], given_up: Sequence[Prediction]
-        ) -> list[Prediction]:
+        async def find(self, provider: str, records: Sequence[Prediction], given_up: Sequence[Prediction]) -> Sought:
             """Nothing; a webhook of one comes meanwhile, another one ends, a third is begun anew."""
             for name, fields in heard.items():
                 bench.records[name] = prediction(name, **{"provider_id": None, **fields})
-            return list(given_up)
+            return Sought(given_up)
 
         async def give_up(self, record: Prediction) -> None:
             """Note it."""
