@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from aiohttp import web
+from multidict import CIMultiDictProxy
 
 from gateway.gateway import Gateway
 from gateway.limits import is_loopback
@@ -124,7 +125,8 @@ class Door:
         return self._client(request.headers, request.remote or "")
 
     def _client(self, headers: Mapping[str, str], peer: str) -> str:
-        return self._gateway.trusted_proxies.client(peer, headers.get("x-forwarded-for"))
+        proxies = self._gateway.trusted_proxies
+        return proxies.client(peer, _forwarded_for(headers)) if proxies else peer
 
     def _hosts_to_check(self) -> frozenset[str] | None:
         # Without authentication a page elsewhere could reach us by a name that it points at this machine (DNS
@@ -171,6 +173,13 @@ class Door:
         wait = self._gateway.limits.take(address, self._clock())
         if wait:
             raise _too_many("This address asks faster than is allowed; wait as long as Retry-After says.", wait)
+
+
+def _forwarded_for(headers: Mapping[str, str]) -> str | None:
+    """The header with all of its lines, which aiohttp keeps apart: a proxy may add its own behind the client's."""
+    if isinstance(headers, CIMultiDictProxy):
+        return ", ".join(headers.getall("x-forwarded-for", ())) or None
+    return headers.get("x-forwarded-for")
 
 
 def _too_many(detail: str, wait: float) -> Problem:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import httpx
 import pytest
 from websockets.asyncio.client import ClientConnection
 
@@ -15,6 +16,7 @@ from gateway.permissions import Permissions
 from gateway.problems import Problem
 from tests.conditions import eventually
 from tests.gateway.pushing import Tokens, hear, hear_until, nothing_more, pushing, say, subscribe
+from tests.gateway.small_service import small_service
 from tests.gateway.test_websocket import closed
 
 TOKENS = Tokens(
@@ -151,3 +153,21 @@ def test_a_trusted_proxy_tells_whom_to_count(proxy: str) -> None:
     refused(judge.admit({"x-forwarded-for": "203.0.113.9, 192.0.2.1"}, proxy))
     admitted(judge.admit({"x-forwarded-for": "192.0.2.2"}, proxy))
     admitted(judge.admit({"x-forwarded-for": "192.0.2.2"}, "192.0.2.77"))  # nobody trusts that one's word
+
+
+async def test_a_line_of_the_clients_own_evades_no_limit() -> None:
+    """A proxy may add its word as another header line: over HTTP it is read with the client's, as on the WebSocket."""
+    settings: dict[str, Any] = {"trusted_proxies": TrustedProxies(["127.0.0.1"])}
+    settings["limits"] = AddressLimits(rate=0.001, burst=3.0)
+    async with (
+        small_service(allowed_hosts=None, **settings) as service,
+        httpx.AsyncClient(base_url=service.url, timeout=20) as client,
+    ):
+
+        async def ask(*addresses: str) -> int:
+            headers = [("X-Forwarded-For", address) for address in addresses]
+            return (await client.get("/api/predictions/p1", headers=headers)).status_code
+
+        forged = [await ask(f"192.0.2.{number}", "203.0.113.7") for number in range(5)]
+        assert forged == [404, 404, 404, 429, 429]
+        assert await ask("203.0.113.7", "203.0.113.8") == 404

@@ -10,7 +10,7 @@ import httpx
 import pytest
 from websockets.asyncio.client import connect
 
-from gateway.limits import AddressConnections, TrustedProxies
+from gateway.limits import AddressConnections, AddressLimits, TrustedProxies
 from gateway.websocket import WebSocketConnection
 from tests import system
 from tests.conditions import eventually
@@ -100,6 +100,24 @@ async def test_the_clients_address_counts_and_not_the_proxys(kind: str) -> None:
         await eventually(lambda: not len(service.gateway.connections))
         async with through(proxy, "127.0.0.5") as again:
             await hear(again)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_the_clients_address_counts_for_plain_requests(kind: str) -> None:
+    """Over HTTP the limit is the forwarded address's too, whatever the client writes into the header itself."""
+    limits = AddressLimits(rate=0.001, burst=3.0)
+    async with behind(kind, trusted_proxies=TrustedProxies(["127.0.0.1"]), limits=limits) as (_, proxy):
+
+        async def ask(address: str, **headers: str) -> int:
+            transport = httpx.AsyncHTTPTransport(local_address=address)
+            async with httpx.AsyncClient(transport=transport, timeout=20) as http:
+                return (
+                    await http.get(f"http://127.0.0.1:{proxy.port}/api/predictions/p1", headers=headers)
+                ).status_code
+
+        forged = [await ask("127.0.0.5", **{"X-Forwarded-For": f"192.0.2.{number}"}) for number in range(4)]
+        assert forged == [404, 404, 404, 429]
+        assert await ask("127.0.0.6") == 404
 
 
 @pytest.mark.parametrize("kind", KINDS)
