@@ -3,6 +3,7 @@
 The files of predictions by their secret addresses, and the contents of large fields to whoever may read the record.
 """
 
+import structlog
 from aiohttp import web
 
 from gateway.access import Door
@@ -10,6 +11,7 @@ from gateway.gateway import Gateway
 from gateway.permissions import OPEN
 from gateway.predictions import find, may_read
 from gateway.problems import Handler, Problem, not_found
+from storage.errors import StorageError
 from storage.objects import ObjectStorage
 from streams import blobs
 from streams.asset_names import is_asset_path
@@ -20,6 +22,8 @@ LINK_LIVES = 3600
 _LINK_CACHED = 1800
 _WHOLE = 4 * 1024 * 1024
 """Bytes of a content that is sent in one piece."""
+
+_log = structlog.get_logger()
 
 _NOSNIFF = {"X-Content-Type-Options": "nosniff"}
 
@@ -107,8 +111,14 @@ async def _send(request: web.Request, objects: ObjectStorage, path: str, headers
         return web.Response(body=content, headers=headers)
     response = web.StreamResponse(headers={**headers, "Content-Length": str(found.size)})
     await response.prepare(request)
-    async for chunk in objects.stream(path):
-        await response.write(chunk)
+    try:
+        async for chunk in objects.stream(path):
+            await response.write(chunk)
+    except StorageError as error:
+        # The answer has begun: that it ends too early, and not another one in it, tells the client of the failure.
+        _log.warning("assets.store_failed", error=str(error))
+        request.protocol.force_close()
+        return response
     await response.write_eof()
     return response
 

@@ -1,5 +1,6 @@
 """Serving files and large fields over a real port."""
 
+import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator
@@ -11,6 +12,7 @@ import jwt
 import pytest
 
 from gateway.tokens import Claims, SecretTokens
+from storage.errors import StoreUnavailable
 from storage.objects import ObjectStorage
 from streams import blobs
 from tests.gateway.small_service import SmallService, prediction, small_service
@@ -148,3 +150,28 @@ async def test_a_large_field_has_its_records_permission(objects: ObjectStorage) 
         stolen = await client.get(f"/api/predictions/p2/blobs/{HASH}", headers=bearer(sub="bob"))
         assert stolen.status_code == 404
         assert (await client.get(path)).status_code == 401
+
+
+async def test_a_content_that_breaks_off_is_followed_by_nothing(objects: ObjectStorage) -> None:
+    """Where the storage fails in mid-content the connection is cut: no second answer is written into the first."""
+    await objects.put(blobs.path("p1", HASH), CONTENT)
+    whole = objects.stream
+
+    async def half(path: str) -> AsyncIterator[bytes]:
+        chunks = whole(path)
+        yield await anext(chunks)
+        raise StoreUnavailable("the disk is gone")
+
+    objects.stream = half  # type: ignore[method-assign]
+    async with serving(objects) as (service, _):
+        await service.put(prediction("p1"))
+        reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+        path = f"/api/predictions/p1/blobs/{HASH}"
+        writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+        async with asyncio.timeout(10):
+            received = await reader.read()
+        writer.close()
+    head, _, content = received.partition(b"\r\n\r\n")
+    assert f"content-length: {len(CONTENT)}".encode() in head.lower()
+    assert content
+    assert CONTENT.startswith(content)
