@@ -154,6 +154,8 @@ class EventStreams:
     async def _run(self, stream: EventStream, writing: "_Writing", wanted: Watched) -> None:
         more = False
         async for data in self._snapshots(stream, wanted.named, wanted.query):
+            if self._expired(stream):
+                return
             if data is None:
                 more = True
             else:
@@ -163,11 +165,18 @@ class EventStreams:
         while True:
             stream.wake.clear()
             while data := stream.outbox.take(TAKE_BYTES):
+                if self._expired(stream):
+                    return
                 await writing.write(data)
             if stream.outbox:
                 await self._read_again(stream)
             elif stream.finished or not await self._woken(stream, writing):
                 return
+
+    def _expired(self, stream: EventStream) -> bool:
+        """Whether the client's token has: one that takes its time would get more and more after that."""
+        expires_at = stream.permissions.expires_at
+        return expires_at is not None and expires_at <= self._clock()
 
     async def _woken(self, stream: EventStream, writing: "_Writing") -> bool:
         """Wait for news, with comments in between; False when the token has expired."""
