@@ -297,7 +297,7 @@ class Client:
                 continue
             if answer.is_success:
                 return answer
-            if answer.status_code == 401 and not renewed and await self._tokens.renew():
+            if answer.status_code == 401 and not renewed and await self._tokens.renew(token):
                 renewed = True
             elif answer.status_code in {429, 503} and not last:
                 await asyncio.sleep(_retry_after(answer, attempt))

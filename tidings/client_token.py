@@ -20,7 +20,7 @@ class _Claims(Struct):
 
 
 class TokenSource:
-    """Keeps the token in use and asks for the next one."""
+    """Keeps the newest token and asks for the next one; the watches and requests of a client share it."""
 
     def __init__(self, token: Token | None) -> None:
         self._token = token
@@ -32,20 +32,20 @@ class TokenSource:
         return callable(self._token)
 
     async def current(self) -> str | None:
-        """The token in use; asks for the first one. None: there is none."""
-        if self._current is None and self._token is not None:
-            await self.renew()
+        """The newest token; asks for the first one. None: there is none."""
+        if self._current is None:
+            await self.renew(None)
         return self._current
 
-    async def renew(self) -> bool:
-        """Ask for a new token; return whether it is another than before."""
-        if not callable(self._token):
-            return False
-        answer = self._token()
-        token = await answer if inspect.isawaitable(answer) else answer
-        changed = token != self._current
-        self._current = token
-        return changed
+    async def renew(self, shown: str | None) -> bool:
+        """Have a token in place of the one that was shown; return whether it is another.
+
+        Nobody is asked where another watch or request has had it renewed since.
+        """
+        if self._current == shown and callable(self._token):
+            answer = self._token()
+            self._current = await answer if inspect.isawaitable(answer) else answer
+        return self._current != shown
 
 
 def renewal_time(token: str, now: float) -> float | None:

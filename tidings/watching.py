@@ -26,6 +26,8 @@ OPEN_WITHIN = 10.0
 FIRST_DELAY, LONGEST_DELAY = 0.5, 20.0
 """Bounds of the wait before coming back, in seconds."""
 TOKEN_ATTEMPTS = 3
+AGAIN_WITHIN = 5.0
+"""Seconds within which a subscription is sent again that the service could not answer from its store."""
 
 _log = structlog.get_logger("tidings.client")
 
@@ -61,7 +63,16 @@ class Watch:
         self._patience = math.inf if patience is None else patience
         self._heartbeat = heartbeat
         self._connection: ClientConnection | None = None
+        self._shown: str | None = None
+        """The token that this connection has shown."""
         self._renew_at = math.inf
+        """Seconds since the epoch."""
+        self._unanswered: set[int | None] = set()
+        """The requests of this connection that are not answered yet, by ref."""
+        self._incomplete = False
+        """Whether the service could not read what one of them asks for."""
+        self._again_at = math.inf
+        """Seconds of the monotonic clock."""
         self._failures = 0
         self._refusals = 0
         self._unreached_since: float | None = None
@@ -118,7 +129,7 @@ class Watch:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._closing.wait(), self._delay())
                 return
-        token = await self._tokens.current()
+        token = self._shown = await self._tokens.current()
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         try:
             connection = await connect(
@@ -142,7 +153,7 @@ class Watch:
             await connection.close()
             return
         self._connection = connection
-        self._renew_at = math.inf
+        self._renew_at = self._again_at = math.inf
         if token is not None and self._tokens.renewable:
             self._renew_at = renewal_time(token, time.time()) or math.inf
 
@@ -178,16 +189,20 @@ class Watch:
     async def _token_refused(self, status: int, reason: str) -> None:
         """Ask for another token once it was refused; there is no use in showing the same one again."""
         self._refusals += 1
-        if self._refusals > TOKEN_ATTEMPTS or not await self._tokens.renew():
+        if self._refusals > TOKEN_ATTEMPTS or not await self._tokens.renew(self._shown):
             raise Unauthorized(f"{self._url}: {reason}; bring another token", status=status)
 
     async def _receive(self, connection: ClientConnection) -> Message | None:
-        """The next message; None: the connection has ended, or the token was renewed meanwhile."""
+        """The next message; None: the connection has ended, or something else was due."""
+        left = min(self._renew_at - time.time(), self._again_at - time.monotonic())
         try:
-            async with asyncio.timeout(None if self._renew_at == math.inf else max(0.0, self._renew_at - time.time())):
+            async with asyncio.timeout(None if left == math.inf else max(0.0, left)):
                 return parse(await connection.recv())
         except TimeoutError:
-            await self._renew(connection)
+            if self._again_at <= time.monotonic():
+                await self._subscribe()
+            elif self._renew_at <= time.time():
+                await self._renew(connection)
         except ConnectionClosed as closed:
             self._connection = None
             await self._ended(closed)
@@ -199,13 +214,13 @@ class Watch:
         """Show a new token on the open connection, ahead of the old one's expiry."""
         self._renew_at = math.inf
         try:
-            renewed = await self._tokens.renew()
+            renewed = await self._tokens.renew(self._shown)
         except Exception as error:  # of the caller's function: the token in use is still good
             _log.warning("client.token_not_renewed", error=f"{type(error).__name__}: {error}")
             return
         if not renewed:
             return  # nothing newer yet; should the service close the connection, it is asked for again
-        token = await self._tokens.current()
+        token = self._shown = await self._tokens.current()
         if token is not None:
             self._renew_at = renewal_time(token, time.time()) or math.inf
             await self._send(connection, {"type": "auth", "token": token})
@@ -221,19 +236,39 @@ class Watch:
         """Do what a message that carries no news asks for."""
         if message.type == "welcome":
             self._refusals = 0
-            for request in self._progress.requests():
-                if self._connection is not None:
-                    await self._send(self._connection, request)
+            await self._subscribe()
         elif message.type == "synced":
-            self.synced = True
-            self._progress.begun = True
-            self._failures = 0
-            self._unreached_since = None
+            self._answered(message.ref)
         elif message.type == "bye":
             self._wait = (message.retry_after or 0.0) / 1000
         elif message.type == "error":
-            kind: type[ClientError] = Forbidden if message.code == "forbidden" else Refused
-            raise kind(message.message or "the service refused the subscription", code=message.code)
+            if message.code == "unavailable":
+                self._incomplete = True
+            elif message.code != "unsupported" or self._progress.snapshot:
+                kind: type[ClientError] = Forbidden if message.code == "forbidden" else Refused
+                raise kind(message.message or "the service refused the subscription", code=message.code)
+            self._answered(message.ref)
+
+    async def _subscribe(self) -> None:
+        """Ask for what is watched, and what is newer than what is known of it."""
+        self._again_at = math.inf
+        self._incomplete = False
+        requests = dict(enumerate(self._progress.requests(), 1))
+        self._unanswered = set(requests)
+        for ref, request in requests.items():
+            if self._connection is not None:
+                await self._send(self._connection, {**request, "ref": ref})
+
+    def _answered(self, ref: int | None) -> None:
+        """A subscription stands; once all do, ask again where the service could not read what there is."""
+        self._unanswered.discard(ref)
+        self._progress.begun = True
+        self._failures = 0
+        self._unreached_since = None
+        if not self._unanswered:
+            self.synced = not self._incomplete
+            if self._incomplete:
+                self._again_at = time.monotonic() + random.uniform(0, AGAIN_WITHIN)  # noqa: S311 - spreads load
 
     async def _ended(self, closed: ConnectionClosed) -> None:
         """Decide from the close code whether to come back."""

@@ -30,6 +30,8 @@ class ScriptedService:
         self.answers: list[web.Response] = []
         self.requests: list[tuple[str, str, dict[str, str], bytes]] = []
         self.welcomes = True
+        self.subscription_errors: list[str] = []
+        """Codes of errors that the next subscriptions are answered with, one each."""
         self.port = 0
         self._runner: web.AppRunner | None = None
 
@@ -113,6 +115,10 @@ class ScriptedService:
         if message["type"] != "subscribe":
             return
         await socket.send_json({"type": "subscribed", "ref": message["ref"]})
+        if self.subscription_errors:
+            code = self.subscription_errors.pop(0)
+            await socket.send_json({"type": "error", "ref": message["ref"], "code": code, "message": code})
+            return
         known = message.get("known", {})
         for prediction_id in message.get("predictions", [*self.records, *(set(known) - set(self.records))]):
             if (value := self.records.get(prediction_id)) is not None:

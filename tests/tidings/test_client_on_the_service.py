@@ -9,6 +9,7 @@ import jwt
 from storage.prediction import Prediction, Status
 from streams.log import EVENTS, NewRecord
 from streams.logs import open_log
+from tests.cloudflare_emulator import ACCOUNT, TOKEN, CloudflareEmulator
 from tests.conditions import eventually
 from tests.tidings_process import serving
 from tidings.client import Client, Deleted
@@ -76,6 +77,69 @@ async def test_tokens_are_renewed_on_the_open_connection(tmp_path: Path) -> None
             await report(tmp_path, ("p1", b'{"status": "failed", "error": "no"}'))
             last = await waiting
         assert (first.version, last.version) == (1, 2)
+
+
+async def test_an_end_during_a_cut_is_found_among_thousands(tmp_path: Path) -> None:
+    """A wide watch hears of an end during a cut, also of a prediction that was quiet while thousands changed."""
+    quiet = f"{'q' * 30}-quiet"
+    others = [f"{'o' * 30}-{number:05}" for number in range(2500)]
+    async with serving(tmp_path) as service, Client(service.url) as client, client.watch(all=True, limit=10) as watch:
+        left = {quiet, *others}
+        ended: list[Prediction] = []
+
+        async def read() -> None:
+            async for update in watch:
+                left.discard(update.prediction_id)
+                if isinstance(update, Prediction) and update.status.terminal:
+                    ended.append(update)
+                    return
+
+        reading = asyncio.create_task(read())
+        await eventually(lambda: watch.synced, within=30)
+        await report(tmp_path, (quiet, b'{"status": "processing"}'))
+        await eventually(lambda: quiet not in left, within=30)
+        await report(tmp_path, *[(name, b'{"status": "processing"}') for name in others])
+        await eventually(lambda: not left, within=60)
+        await service.kill()
+        await report(tmp_path, (quiet, b'{"status": "succeeded"}'))
+        await service.start()
+        async with asyncio.timeout(60):
+            await reading
+        assert [one.prediction_id for one in ended] == [quiet]
+
+
+async def test_no_snapshots_from_a_store_that_cannot_list(tmp_path: Path) -> None:
+    """On Cloudflare KV, which lists no tags, a watch of a tag without snapshots goes on over a kill."""
+    cloudflare = CloudflareEmulator(write_interval=0.05, limit=10**6)
+    cloudflare.start()
+    try:
+        cloudflare.namespace("n")
+        store = {
+            "TIDINGS_STORE": f"cloudflare-kv://{ACCOUNT}/n",
+            "TIDINGS_CLOUDFLARE_URL": cloudflare.url,
+            "TIDINGS_CLOUDFLARE_TOKEN": TOKEN,
+        }
+        async with (
+            serving(tmp_path, store) as service,
+            Client(service.url) as client,
+            client.watch(tag="t", snapshot=False) as watch,
+            asyncio.timeout(90),
+        ):
+            waiting = asyncio.ensure_future(anext(watch))
+            await eventually(lambda: watch.synced, within=30)
+            await report(tmp_path, ("p1", b'{"status": "processing", "tags": ["t"]}'))
+            assert (await waiting).version == 1
+            waiting = asyncio.ensure_future(anext(watch))
+            await service.kill()
+            await report(tmp_path, ("p1", b'{"status": "succeeded"}'))
+            await service.start()
+            assert (await waiting).version == 2
+            waiting = asyncio.ensure_future(anext(watch))
+            await eventually(lambda: watch.synced, within=30)
+            await report(tmp_path, ("p2", b'{"status": "processing", "tags": ["t"]}'))
+            assert (await waiting).prediction_id == "p2"
+    finally:
+        cloudflare.close()
 
 
 async def test_reads_and_writes(tmp_path: Path) -> None:
