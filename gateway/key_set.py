@@ -53,6 +53,8 @@ class KeySet:
         self._clock = clock
         self._keys: list[jwt.PyJWK] | None = None
         self._fetched = self._tried = float("-inf")
+        self._failed = False
+        """Whether the last fetch has: a key that is not known may have been published since."""
         self._lock = asyncio.Lock()
         self._refreshing: asyncio.Task[None] | None = None
 
@@ -65,10 +67,10 @@ class KeySet:
             self._refreshing = asyncio.create_task(self._refresh())
             self._refreshing.add_done_callback(self._refreshed)
         found = self._matching(key_id)
-        if not found and self._may_try():
-            await self._refresh()  # a key that came with a rotation
+        if not found and (self._lock.locked() or self._may_try()):
+            await self._refresh()  # a key that came with a rotation: with this fetch, or with one that is under way
             found = self._matching(key_id)
-        if self._keys is None:
+        if self._keys is None or (self._failed and not found):
             raise KeysUnavailable("the issuer's keys cannot be fetched")
         return found
 
@@ -85,11 +87,11 @@ class KeySet:
             _log.error("jwks.refresh_failed", exc_info=task.exception())
 
     async def _refresh(self) -> None:
-        asked = self._clock()
         async with self._lock:
-            if self._tried >= asked or (self._keys is None and not self._may_try()):
+            if not self._may_try():
                 return  # somebody else has tried while we waited, or a moment ago
             self._tried = self._clock()
+            self._failed = True
             try:
                 async with asyncio.timeout(FETCH_TIME):
                     self._keys = _parse(await self._fetch())
@@ -97,6 +99,7 @@ class KeySet:
                 _log.warning("jwks.unavailable", error=str(error)[:200], kind=type(error).__name__)
                 return
             self._fetched = self._clock()
+            self._failed = False
 
 
 def _parse(data: bytes) -> list[jwt.PyJWK]:

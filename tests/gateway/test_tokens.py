@@ -1,5 +1,6 @@
 """Tokens: JWTs with a secret or a key set, and API keys."""
 
+import asyncio
 import json
 import time
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from gateway.key_set import PAUSE, KeySet
 from gateway.permissions import KeysUnavailable, TokenRefused
 from gateway.tokens import ApiKeys, Claims, KeySetTokens, SecretTokens, Tokens
+from tests.conditions import eventually
 
 SECRET = b"a secret of more than thirty-two bytes"
 RSA = rsa.generate_private_key(public_exponent=65537, key_size=2048)
@@ -115,9 +117,12 @@ class Issuer:
         self.up = True
         self.fetches = 0
         self.now = 1000.0
+        self.answering = asyncio.Event()
+        self.answering.set()
 
     async def fetch(self) -> bytes:
         self.fetches += 1
+        await self.answering.wait()
         if not self.up:
             raise ConnectionRefusedError("refused")
         return json.dumps({"keys": [public(key, kid) for kid, key in self.keys.items()]}).encode()
@@ -196,3 +201,43 @@ async def test_known_keys_go_on_working_while_the_issuer_is_down() -> None:
     issuer.up = False
     issuer.now += 100_000
     assert (await tokens.authenticate(token)).subject == "ann"
+
+
+async def test_a_rotation_refuses_nobody_who_comes_while_the_keys_are_fetched() -> None:
+    """Tokens of a new key that come together wait for one fetch, and all are taken."""
+    issuer = Issuer(a=RSA)
+    tokens = issuer.tokens()
+    await tokens.authenticate(signed(RSA, "RS256", "a"))
+    issuer.keys = {"a": RSA, "b": RSA_NEXT}
+    issuer.now += PAUSE
+    issuer.answering.clear()
+    first, second = (asyncio.create_task(tokens.authenticate(signed(RSA_NEXT, "RS256", "b"))) for _ in range(2))
+    await eventually(lambda: issuer.fetches == 2)
+    issuer.now += 1
+    third = asyncio.create_task(tokens.authenticate(signed(RSA_NEXT, "RS256", "b")))
+    made_up = asyncio.create_task(tokens.authenticate(signed(RSA_NEXT, "RS256", "x")))
+    assert (await tokens.authenticate(signed(RSA, "RS256", "a"))).subject == "ann"  # which waits for nothing
+    issuer.answering.set()
+    assert [(await one).subject for one in (first, second, third)] == ["ann"] * 3
+    with pytest.raises(TokenRefused) as refused:
+        await made_up
+    assert not refused.value.retryable
+    assert issuer.fetches == 2
+
+
+async def test_an_unknown_key_is_not_held_against_a_token_while_the_issuer_is_down() -> None:
+    """Where the keys could not be fetched again, the token may come back, and is taken once they can."""
+    issuer = Issuer(a=RSA)
+    tokens = issuer.tokens()
+    await tokens.authenticate(signed(RSA, "RS256", "a"))
+    issuer.keys = {"b": RSA_NEXT}
+    issuer.up = False
+    issuer.now += PAUSE
+    new = signed(RSA_NEXT, "RS256", "b")
+    for _ in range(2):
+        with pytest.raises(KeysUnavailable):
+            await tokens.authenticate(new)
+    assert issuer.fetches == 2
+    issuer.up = True
+    issuer.now += PAUSE
+    assert (await tokens.authenticate(new)).subject == "ann"
