@@ -11,7 +11,7 @@ from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import CommitFailedError, IllegalStateError
 
 from streams.kafka_calls import bounded, stop
-from streams.kafka_unreadable import fetch_around
+from streams.kafka_unreadable import fetch_around, rewind
 from streams.log import LogError, LogMisconfigured, LogUnavailable, Record
 
 _log = structlog.get_logger("tidings.log.kafka")
@@ -88,6 +88,7 @@ class KafkaConsumer:
         self._committing = asyncio.Lock()
         self._uncommitted: dict[int, int] = {}
         self._empty_fetches = 0
+        self._astray = False
         self._moved_at = time.monotonic()
         self._supervisor = asyncio.get_running_loop().create_task(self._supervise())
 
@@ -103,16 +104,20 @@ class KafkaConsumer:
         consumer = self._consumer
         if consumer is None:
             return ()
+        if self._astray:
+            await self._recover(consumer)
+        self._astray = True  # where this fails, what the client had taken by then is lost
         async with bounded(None, f"{self._topic} cannot be read as {self._group}"):
             try:
                 # The client's own limit does not count while the group rebalances.
                 async with asyncio.timeout(wait + 0.05):
                     fetched = await consumer.getmany(timeout_ms=int(wait * 1000), max_records=limit)
             except TimeoutError:
+                self._astray = False
                 return ()
             except UnicodeDecodeError:
-                positions = {tp: self._positions.get(tp.partition) for tp in consumer.assignment()}
-                fetched = await fetch_around(consumer, positions)
+                fetched = await fetch_around(consumer, self._handed_out(consumer))
+        self._astray = False
         if not fetched:
             self._empty_fetches += 1
             return ()
@@ -127,6 +132,15 @@ class KafkaConsumer:
             only: Sequence[Record] = records
             return only
         return [record for records in fetched.values() for record in records]
+
+    def _handed_out(self, consumer: AIOKafkaConsumer) -> dict[TopicPartition, int | None]:
+        """Up to where records were handed out; None: nothing was since the assignment."""
+        return {tp: self._positions.get(tp.partition) for tp in consumer.assignment()}
+
+    async def _recover(self, consumer: AIOKafkaConsumer) -> None:
+        """Read again what a fetch that failed had taken already: the client's positions are past it."""
+        async with bounded(_COMMIT_SECONDS, f"the position in {self._topic} is not known yet"):
+            await rewind(consumer, self._handed_out(consumer))
 
     def _rewind(self, consumer: AIOKafkaConsumer, fetched: Mapping[TopicPartition, Sequence[Record]]) -> None:
         """Give back what came in spite of a pause."""
@@ -221,19 +235,25 @@ class KafkaConsumer:
         ends: Mapping[int, int] | None = None
         lag: dict[int, int] = {}
         for partition in self._assigned:
+            here = TopicPartition(self._topic, partition)
+            if here not in consumer.assignment():
+                continue  # lost while another one's position was awaited
             position = self._positions.get(partition)
-            end = consumer.highwater(TopicPartition(self._topic, partition))
+            end = consumer.highwater(here)
             if position is None or end is None:
                 ends = await self._ends() if ends is None else ends
                 end = ends.get(partition, 0)
                 position = await self._position(consumer, partition)
-            lag[partition] = max(0, end - position)
+            if position is not None:
+                lag[partition] = max(0, end - position)
         return lag
 
-    async def _position(self, consumer: AIOKafkaConsumer, partition: int) -> int:
-        """The next offset to be fetched."""
+    async def _position(self, consumer: AIOKafkaConsumer, partition: int) -> int | None:
+        """The next offset to be fetched; None where the partition is no longer ours."""
         async with bounded(_COMMIT_SECONDS, f"the position in {self._topic} is not known yet"):
-            return int(await consumer.position(TopicPartition(self._topic, partition)))
+            with contextlib.suppress(IllegalStateError):
+                return int(await consumer.position(TopicPartition(self._topic, partition)))
+        return None
 
     async def _supervise(self) -> None:
         """Join the group, and join it anew whenever the client is stuck."""
@@ -294,7 +314,7 @@ class KafkaConsumer:
             except LogUnavailable:
                 behind_since = None  # nobody can read right now
                 continue
-            behind = {p: position for p, position in positions.items() if position < ends.get(p, 0)}
+            behind = {p: at for p, at in positions.items() if at is not None and at < ends.get(p, 0)}
             if behind and behind_since == behind:
                 return
             behind_since = behind

@@ -34,14 +34,19 @@ async def fetch_around(
     Raises:
         KafkaError: As the client does.
     """
-    for partition, position in positions.items():
-        await _seek(consumer, partition, position)
+    await rewind(consumer, positions)
     found: dict[TopicPartition, Sequence[Record]] = {}
     for partition in positions:
         records = await _read(consumer, partition)
         if records:
             found[partition] = records
     return found
+
+
+async def rewind(consumer: AIOKafkaConsumer, positions: Mapping[TopicPartition, int | None]) -> None:
+    """Take a client back to these positions; None: to where the group has committed. Raises `KafkaError`."""
+    for partition, position in positions.items():
+        await _seek(consumer, partition, position)
 
 
 async def _seek(consumer: AIOKafkaConsumer, partition: TopicPartition, position: int | None) -> None:

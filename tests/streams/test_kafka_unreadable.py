@@ -1,15 +1,19 @@
 """Records that the Kafka client cannot decode."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.errors import KafkaConnectionError
 from aiokafka.record.default_records import _DefaultRecordBatchBuilderPy
 
 from storage.memory import MemoryStore
-from streams.log import EVENTS, NewRecord, Record
+from streams.kafka_consumer import KafkaConsumer
+from streams.log import EVENTS, LogUnavailable, NewRecord, Record
 from streams.logs import open_log
 from tests.conditions import eventually
 from tests.streams.pipeline import pipeline, read
@@ -60,6 +64,44 @@ async def test_a_header_that_is_no_text_stops_nobody(kafka_address: str, kafka_u
         assert headers["tidings-error"] == b"encoding"
         assert b"not UTF-8" in headers["tidings-error-message"]
         assert (headers["tidings-partition"], headers["tidings-offset"]) == (b"1", b"%d" % offset)
+    finally:
+        await log.close()
+
+
+async def test_an_outage_while_it_is_read_around(
+    kafka_address: str, kafka_url: str, topic_prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the client fails in the middle of it, what had been read by then comes with the next fetch, once."""
+    log = await open_log(kafka_url, topic_prefix=topic_prefix, partitions=1)
+    try:
+        await log.append(EVENTS, [NewRecord(b"p", b"1"), NewRecord(b"p", b"2")])
+        await produce(kafka_address, f"{topic_prefix}{EVENTS}", b"odd", 0)
+        await log.append(EVENTS, [NewRecord(b"p", b"3")])
+        member = log.consume(EVENTS, "group")
+        assert isinstance(member, KafkaConsumer)
+        client = await eventually(lambda: member._consumer, 30)
+        assert client is not None
+        whole = client.getone
+        calls = 0
+
+        async def failing(partition: TopicPartition) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == 4:  # behind the one that cannot be decoded
+                raise KafkaConnectionError("cut off")
+            return await whole(partition)
+
+        monkeypatch.setattr(client, "getone", failing)
+        found: list[Record] = []
+
+        async def all_read() -> bool:
+            with contextlib.suppress(LogUnavailable):
+                found.extend(await member.fetch(100, 0.2))
+            return len(found) >= 4
+
+        await eventually(all_read, 40)
+        assert calls > 4
+        assert [(record.offset, record.value) for record in found] == [(0, b"1"), (1, b"2"), (2, None), (3, b"3")]
     finally:
         await log.close()
 
