@@ -9,7 +9,6 @@ import jwt
 from storage.prediction import Prediction, Status
 from streams.log import EVENTS, NewRecord
 from streams.logs import open_log
-from tests.cloudflare_emulator import ACCOUNT, TOKEN, CloudflareEmulator
 from tests.conditions import eventually
 from tests.tidings_process import serving
 from tidings.client import Client, Deleted
@@ -106,40 +105,6 @@ async def test_an_end_during_a_cut_is_found_among_thousands(tmp_path: Path) -> N
         async with asyncio.timeout(60):
             await reading
         assert [one.prediction_id for one in ended] == [quiet]
-
-
-async def test_no_snapshots_from_a_store_that_cannot_list(tmp_path: Path) -> None:
-    """On Cloudflare KV, which lists no tags, a watch of a tag without snapshots goes on over a kill."""
-    cloudflare = CloudflareEmulator(write_interval=0.05, limit=10**6)
-    cloudflare.start()
-    try:
-        cloudflare.namespace("n")
-        store = {
-            "TIDINGS_STORE": f"cloudflare-kv://{ACCOUNT}/n",
-            "TIDINGS_CLOUDFLARE_URL": cloudflare.url,
-            "TIDINGS_CLOUDFLARE_TOKEN": TOKEN,
-        }
-        async with (
-            serving(tmp_path, store) as service,
-            Client(service.url) as client,
-            client.watch(tag="t", snapshot=False) as watch,
-            asyncio.timeout(90),
-        ):
-            waiting = asyncio.ensure_future(anext(watch))
-            await eventually(lambda: watch.synced, within=30)
-            await report(tmp_path, ("p1", b'{"status": "processing", "tags": ["t"]}'))
-            assert (await waiting).version == 1
-            waiting = asyncio.ensure_future(anext(watch))
-            await service.kill()
-            await report(tmp_path, ("p1", b'{"status": "succeeded"}'))
-            await service.start()
-            assert (await waiting).version == 2
-            waiting = asyncio.ensure_future(anext(watch))
-            await eventually(lambda: watch.synced, within=30)
-            await report(tmp_path, ("p2", b'{"status": "processing", "tags": ["t"]}'))
-            assert (await waiting).prediction_id == "p2"
-    finally:
-        cloudflare.close()
 
 
 async def test_reads_and_writes(tmp_path: Path) -> None:
