@@ -336,7 +336,8 @@ class CloudflareKvStore:
         if query.tag is not None:
             raise ValueError("Cloudflare KV cannot list by tag; list by status, owner or model")
         before = None if query.cursor is None else decode_cursor(query.cursor)
-        places = [place for place, meta in await self._catalogue() if may_match(query, meta, self._clock())]
+        now = query.at(self._clock())
+        places = [place for place, meta in await self._catalogue() if may_match(query, meta, now)]
         places = sorted((place for place in places if before is None or place < before), reverse=True)
         items: list[Stored] = []
         for start in range(0, len(places), query.limit):
@@ -344,7 +345,7 @@ class CloudflareKvStore:
             found = await self._look_up([place.prediction_id for place in part], everywhere=True)
             for number, place in enumerate(part, start):
                 stored = found.get(place.prediction_id)
-                if stored is None or hidden(stored, self._clock()) or not matches(query, decode(stored.encoded)):
+                if stored is None or hidden(stored, now) or not matches(query, decode(stored.encoded)):
                     continue
                 items.append(stored)
                 if len(items) == query.limit:

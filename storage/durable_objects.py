@@ -258,7 +258,7 @@ class DurableObjectsStore:
 
     async def list(self, query: Query) -> Page:
         """As the protocol says. A page may be shorter than asked for where its records are large."""
-        params = {"limit": str(min(query.limit, 1000)), "now": str(self._clock())}
+        params = {"limit": str(min(query.limit, 1000)), "now": str(query.at(self._clock()))}
         for name in ("status", "owner", "model", "tag"):
             if (value := getattr(query, name)) is not None:
                 params[name] = value

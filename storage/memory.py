@@ -96,7 +96,7 @@ class MemoryStore:
 
     async def list(self, query: Query) -> Page:
         """A page, newest first."""
-        now = self._clock()
+        now = query.at(self._clock())
         end = len(self._places) if query.cursor is None else bisect_left(self._places, decode_cursor(query.cursor))
         items: list[Stored] = []
         last: Place | None = None

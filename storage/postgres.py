@@ -146,7 +146,7 @@ class PostgresStore:
 
     async def list(self, query: Query) -> Page:
         """A page, newest first."""
-        sql, values = _listing(query, self._clock(), self._statements.table)
+        sql, values = _listing(query, query.at(self._clock()), self._statements.table)
         rows = await self._run(lambda connection: connection.fetch(sql, *values))
         items = [Stored(row[1], _STATUS[row[2]], row[3], row[4], row[5]) for row in rows[: query.limit]]
         if len(rows) <= query.limit or not items:

@@ -183,12 +183,12 @@ class RedisStore:
 
     async def list(self, query: Query) -> Page:
         """A page, newest first: the indexes of all shards, merged."""
-        listing = Listing(query, self._prefixes, self._clock())
+        listing = Listing(query, self._prefixes, query.at(self._clock()))
         while (calls := listing.wanted()) is not None:
             listing.feed(await self._scripts(_LIST, calls))
         ids, cursor = listing.page()
         found = await self.load(ids)
-        now = self._clock()
+        now = query.at(self._clock())
         items = [found[one] for one in ids if one in found and found[one].status is not None]
         return Page([one for one in items if one.expires_at is None or one.expires_at > now], cursor)
 

@@ -111,7 +111,7 @@ class Replica(CachedStore):
 
     async def list(self, query: Query) -> Page:
         """A page, newest first. Raises ValueError for a cursor that is none."""
-        now = self._clock()
+        now = query.at(self._clock())
         before = None if query.cursor is None else decode_cursor(query.cursor)
         items: list[Stored] = []
         last: Place | None = None

@@ -100,7 +100,7 @@ class SqliteStore:
 
     async def list(self, query: Query) -> Page:
         """A page, newest first."""
-        sql, values = _listing(query, self._clock())
+        sql, values = _listing(query, query.at(self._clock()))
         loop = asyncio.get_running_loop()
         rows, docs = await loop.run_in_executor(self._listing, self._scan, sql, values)
         items: list[tuple[Place, Stored]] = []

@@ -65,6 +65,10 @@ class Refused(Struct, frozen=True, gc=False):
 Outcome = Conflict | Refused | None
 
 
+BEFORE_ALL = -1
+"""Earlier than every time. Not 0, which the Worker of the Durable Objects takes for "not said"."""
+
+
 class Query(Struct, frozen=True, kw_only=True):
     """What to list: newest first by creation, ties by id. Filters that are None match everything."""
 
@@ -77,6 +81,12 @@ class Query(Struct, frozen=True, kw_only=True):
     limit: int = 50
     cursor: str | None = None
     """From the page before. A cursor is opaque, and stable while records come and go."""
+    hidden: bool = False
+    """Expired ones, too: for whoever looks after the store, never for outside reads."""
+
+    def at(self, now: int) -> int:
+        """The time (ms) that expiry is compared with: `now`, or one that nothing expires before."""
+        return BEFORE_ALL if self.hidden else now
 
 
 class Page(Struct, frozen=True):

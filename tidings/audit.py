@@ -136,11 +136,11 @@ async def collect(log: Log, store: PredictionStore, providers: Mapping[str, Prov
     async for batch in _upto_now(log, EVENTS):
         await _records(store, trail, _keys(batch))
         await _actions(store, trail, [found for record in batch if (found := _action(record, providers)) is not None])
-    async for batch in _upto_now(log, CHANGES):  # older than the events that are kept, hidden in the store's lists
+    async for batch in _upto_now(log, CHANGES):  # older than the events that are kept, and in no list of the store
         await _records(store, trail, _keys(batch))
     cursor: str | None = None
     while store.capabilities.lists and trail.wanted.only is None:
-        page = await store.list(Query(owner=trail.wanted.owner, limit=AT_ONCE, cursor=cursor))
+        page = await store.list(Query(owner=trail.wanted.owner, limit=AT_ONCE, cursor=cursor, hidden=True))
         await _records(store, trail, [stored.standing().prediction_id for stored in page.items])
         cursor = page.cursor
         if cursor is None:

@@ -48,7 +48,7 @@ class Erasure(Struct, frozen=True, rename="camel"):
 
 
 async def find(log: Log, store: PredictionStore, owner: str) -> list[str]:
-    """The ids of everything that is this owner's: what the store lists, and what the changes tell of, hidden ones too.
+    """The ids of everything that is this owner's: what the store lists, hidden ones too, and what the changes tell of.
 
     Raises:
         LogError, StorageError: They cannot be read.
@@ -56,7 +56,7 @@ async def find(log: Log, store: PredictionStore, owner: str) -> list[str]:
     found: dict[str, None] = {}
     cursor: str | None = None
     while store.capabilities.lists:
-        page = await store.list(Query(owner=owner, limit=PAGE, cursor=cursor))
+        page = await store.list(Query(owner=owner, limit=PAGE, cursor=cursor, hidden=True))
         found.update((stored.standing().prediction_id, None) for stored in page.items)
         cursor = page.cursor
         if cursor is None:

@@ -6,8 +6,10 @@ from typing import Any
 
 import aiohttp
 
+from storage.factory import open_store
 from tests.conditions import eventually
 from tests.main_job.webhooks import SECRET, get, reaches, signed, watching
+from tests.storage.samples import prediction, writing
 from tests.tidings.command import tidings
 from tests.tidings_process import TidingsProcess, serving
 
@@ -60,6 +62,24 @@ async def test_hidden_predictions_are_erased_too(tmp_path: Path) -> None:
         await eventually(hidden, 20)
         done = await tidings(tmp_path, "erase", "--owner", "ann", "--json", settings=short)
         assert (done.code, done.json["predictions"], done.json["deleted"]) == (0, 1, 1)
+
+
+async def test_what_the_log_tells_no_more_is_erased_too(tmp_path: Path) -> None:
+    """What is hidden, and of which neither an event nor a change is left, is found in the store and deleted."""
+    async with serving(tmp_path, OWN) as service, aiohttp.ClientSession() as session:
+        await report(session, service, predictionId="p1", status="succeeded", owner="ann")
+        await reaches(session, service.url, "p1", "succeeded")
+        store = await open_store(f"sqlite:///{tmp_path}/data/store.db")
+        try:
+            old = [writing(prediction(f"old{number}", owner="ann"), 0, expires_at=1) for number in range(3)]
+            others = [writing(prediction("other", owner="bob"), 0, expires_at=1)]
+            assert await store.write([*old, *others]) == [None] * 4
+            done = await tidings(tmp_path, "erase", "--owner", "ann", "--json", settings=OWN)
+            assert (done.code, done.json["predictions"], done.json["deleted"]) == (0, 4, 4), done.err
+            standing = await store.load(["old0", "old1", "old2", "other"])
+            assert [one for one, stored in standing.items() if not stored.deleted] == ["other"]
+        finally:
+            await store.close()
 
 
 async def test_without_a_service_it_says_so(tmp_path: Path) -> None:

@@ -240,13 +240,21 @@ class DeletionAndExpiry:
             assert ids_of(await store.list(Query(owner=owner))) == [one]
 
     async def test_expired(self, store: PredictionStore) -> None:
-        """An expired record is hidden at once from get and list, is there for load, and can be written on."""
+        """An expired record is hidden at once from get and list, is there for load, and can be written on.
+
+        A listing for whoever looks after the store shows it, with what is not hidden, but no tombstone.
+        """
         one, owner = fresh(), fresh("owner")
         await store.write([writing(prediction(one, owner=owner), 0, expires_at=now_ms() - 1)])
         assert await store.get(one) is None
         assert (await store.load([one]))[one].version == 1
         if "owner" in store.capabilities.filters:
             assert (await store.list(Query(owner=owner))).items == []
+            visible, gone = prediction(fresh(), owner=owner), fresh()
+            await store.write([writing(visible, 0), writing(tombstone(gone, 1, owner=owner), 0)])
+            shown = await everything(store, {"owner": owner, "hidden": True}, 1)
+            assert sorted(shown) == sorted([one, visible.prediction_id])
+            await store.write([writing(tombstone(visible.prediction_id, 2, owner=owner), 1)])
         write = writing(prediction(one, 2, owner=owner), 1, expires_at=now_ms() + HOUR)
         assert await store.write([write]) == [None]
         assert await store.get(one) == write.stored
