@@ -10,7 +10,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NoReturn
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from msgspec import Struct
 
@@ -35,6 +35,12 @@ class Found(Struct, frozen=True, gc=False):
     """When it was written, in ms."""
 
 
+def folder_of(url: str) -> Path | None:
+    """The folder of a `file://` URL, where `%20` is a space; None: objects are not kept in files of this machine."""
+    parts = urlsplit(url)
+    return Path(unquote(parts.path[1:])) if parts.scheme == "file" else None
+
+
 class ObjectStorage:
     """Objects under a URL. Methods raise `StoreUnavailable` where a retry helps, other `StorageError`s where not.
 
@@ -54,7 +60,7 @@ class ObjectStorage:
         self.public = options.pop("public", "").rstrip("/") or None
         """Where everybody can read the objects; None: nowhere but through this service."""
         self._options = options
-        self._folder = Path(parts.path[1:]) if parts.scheme == "file" else None
+        self._folder = folder_of(url)
         self._opened: Any = None
 
     def local_path(self, path: str) -> Path | None:

@@ -12,11 +12,11 @@ import tarfile
 import tempfile
 import time
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import msgspec
 from msgspec import Struct
 
+from storage.objects import folder_of
 from streams import sqlite_backup
 from tidings.settings import Settings, SettingsError, sqlite_path
 from tidings.webhook_key import FILE as KEY_FILE
@@ -24,6 +24,9 @@ from tidings.webhook_key import FILE as KEY_FILE
 FORMAT = 1
 MANIFEST = "tidings-backup.json"
 LOG, STORE, KEY, ASSETS = "log.db", "store.db", KEY_FILE, "assets"
+
+SIDE_FILES = ("-wal", "-shm", "-journal")
+"""Ends of the names of what SQLite keeps beside a database (https://www.sqlite.org/tempfiles.html)."""
 
 
 class BadBackup(ValueError):
@@ -64,7 +67,7 @@ def places_of(settings: Settings) -> Places:
     """Where the settings put the embedded data.
 
     Raises:
-        SettingsError: The log or the store is not embedded.
+        SettingsError: The log or the store is not embedded, or there are two stores.
     """
     for name, url in (("TIDINGS_LOG", settings.log), ("TIDINGS_STORE", settings.store)):
         if not url.startswith("sqlite://"):
@@ -73,8 +76,12 @@ def places_of(settings: Settings) -> Places:
                 f"{name}: {shown} is not embedded; back up a server by its own means, and rebuild a lost store from "
                 "the log with tidings replay"
             )
-    parts = urlsplit(settings.assets)
-    assets = Path(unquote(parts.path[1:])) if parts.scheme == "file" else None
+    if settings.store_split is not None:
+        raise SettingsError(
+            "TIDINGS_STORE_SPLIT: a backup holds one store, and a part of the predictions lies in another; back both up "
+            "by their own means, or move them into one with tidings replay"
+        )
+    assets = folder_of(settings.assets)
     return Places(sqlite_path(settings.log), sqlite_path(settings.store), settings.data_folder / KEY_FILE, assets)
 
 
@@ -150,6 +157,13 @@ def restore(places: Places, file: Path) -> Summary:
     for there in (places.log, places.store, places.key):
         if there.exists():
             raise FileExistsError(f"{there}: is there already; move the old data away, or name another place")
+    for there in (places.log, places.store):
+        for left in (there.with_name(there.name + suffix) for suffix in SIDE_FILES):
+            if left.exists():
+                raise FileExistsError(
+                    f"{left}: was left by an earlier {there.name}, and SQLite would read it into the restored one; "
+                    "move it away with the old data"
+                )
     if places.assets is not None and places.assets.is_dir() and any(places.assets.iterdir()):
         raise FileExistsError(f"{places.assets}: is not empty; move the old files away, or name another TIDINGS_ASSETS")
     try:

@@ -7,7 +7,7 @@ setting has its name from the environment in lower case without `TIDINGS_`, and 
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 from msgspec import Meta, Struct
@@ -213,8 +213,8 @@ DERIVED = frozenset({"providers", "origins"})
 
 
 def sqlite_path(url: str) -> Path:
-    """The file of a `sqlite://` URL: three slashes are relative to the working folder, four absolute."""
-    return Path(urlsplit(url).path[1:])
+    """The file of a `sqlite://` URL: three slashes are relative to the working folder, four absolute; `%20` is a space."""
+    return Path(unquote(urlsplit(url).path[1:]))
 
 
 def check(settings: Settings) -> None:

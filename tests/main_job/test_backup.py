@@ -115,6 +115,55 @@ async def test_what_cannot_be_restored_is_refused_in_one_line(tmp_path: Path, wh
     assert not (tmp_path / "new" / "data" / "log.db").exists()
 
 
+@pytest.mark.parametrize("left", ["log.db-wal", "store.db-wal", "store.db-shm", "log.db-journal"])
+async def test_nothing_of_a_lost_database_is_mixed_in(tmp_path: Path, left: str) -> None:
+    """What SQLite left beside a file that is gone would be read into the restored one: it is named, and nothing restored."""
+    async with serving(tmp_path, SETTINGS):
+        pass
+    assert (await tidings(tmp_path, "backup", "b.tar")).code == 0
+    for file in (tmp_path / "data").iterdir():
+        if file.is_file():
+            file.unlink()
+    beside = tmp_path / "data" / left
+    beside.write_bytes(b"of another file")
+    refused = await tidings(tmp_path, "restore", "b.tar")
+    assert refused.code == 1
+    assert f"{left}: was left by an earlier" in refused.line
+    assert "move it away" in refused.line
+    assert [file for file in (tmp_path / "data").iterdir() if file.is_file()] == [beside]
+    beside.unlink()
+    assert (await tidings(tmp_path, "restore", "b.tar")).code == 0
+
+
+async def test_places_with_a_space_are_backed_up(tmp_path: Path) -> None:
+    """A `%20` in a URL is a space in the file's name, for the service, its backup and what is restored from it."""
+    settings = {
+        **SETTINGS,
+        "TIDINGS_LOG": "sqlite:///my%20data/log%231.db",
+        "TIDINGS_STORE": "sqlite:///my%20data/store%20one.db",
+        "TIDINGS_ASSETS": "file:///my%20assets",
+    }
+    body = webhooks.report("p1", output="x" * 40_000)  # too large for an event: kept as a file
+    async with serving(tmp_path, settings) as service, aiohttp.ClientSession() as session:
+        await post(session, service.url, body)
+        await reaches(session, service.url, "p1", "succeeded")
+        made = await tidings(tmp_path, "backup", "b.tar", "--json", settings=settings)
+        assert made.code == 0, made.err
+    kept = [file.relative_to(tmp_path) for file in (tmp_path / "my assets").rglob("*") if file.is_file()]
+    assert kept
+    assert made.json["assets"] == len(kept)
+    assert sorted(file.name for file in (tmp_path / "my data").glob("*.db")) == ["log#1.db", "store one.db"]
+    assert not (tmp_path / "my%20assets").exists()
+    assert not (tmp_path / "my%20data").exists()
+    new = tmp_path / "new"
+    new.mkdir()
+    restored = await tidings(new, "restore", str(tmp_path / "b.tar"), settings=settings)
+    assert restored.code == 0, restored.err
+    assert all((new / file).is_file() for file in kept)
+    async with serving(new, settings) as service, aiohttp.ClientSession() as session:
+        await reaches(session, service.url, "p1", "succeeded")
+
+
 @pytest.mark.parametrize("command", ["backup", "restore"])
 @pytest.mark.parametrize(
     ("name", "url"),
