@@ -129,6 +129,12 @@ class SplitStore:
         gone = await self.arms[0].sweep(now, limit)
         return gone + await self.arms[1].sweep(now, limit - gone) if gone < limit else gone
 
+    async def mark_filled(self) -> None:
+        """Say that both hold what they should, to those that want to know."""
+        for arm in self.arms:
+            if (mark_filled := getattr(arm, "mark_filled", None)) is not None:
+                await mark_filled()
+
     async def close(self) -> None:
         """Close both."""
         try:

@@ -301,13 +301,15 @@ def _delete(current: Standing | None, event: Event, position: Place | None, log:
 
 
 def _repair(current: Standing | None, event: Event, position: Place | None, log: str | None) -> Decision:
-    """The record as a rebuild found it, unless something that the rebuild had not read was applied meanwhile."""
+    """The record as a rebuild found it, unless something that the rebuild had not read was applied meanwhile.
+
+    A version never goes back: watchers drop what is not newer than what they have.
+    """
     upto = event.upto or {}
-    if event.version is None or (
-        current is not None
-        and current.source is not None
-        and any(offset > upto.get(partition, -1) for partition, offset in current.source.offsets.items())
-    ):
+    if event.version is None or (current is not None and event.version <= current.version):
+        return _STALE
+    applied = current.source.offsets if current is not None and current.source is not None else {}
+    if any(offset > upto.get(partition, -1) for partition, offset in applied.items()):
         return _STALE
     if bytes(event.replace) == b"null":
         if not isinstance(current, Prediction):

@@ -12,6 +12,7 @@ from storage.errors import StorageError, StoreOwned
 from storage.factory import open_store
 from storage.fallback import FallbackStore
 from storage.objects import ObjectStorage
+from storage.split import SplitStore
 from storage.store import Ownership, PredictionStore
 from streams.fold import Expiry, Rules
 from streams.log import Log
@@ -22,6 +23,7 @@ from streams.providers.configuration import BadConfiguration
 from streams.providers.provider import Provider
 from streams.providers.registry import Translators, open_providers
 from streams.replay import check_filled, check_source
+from tidings.setting_values import masked_url
 from tidings.settings import Settings, SettingsError, sqlite_path
 
 _log = structlog.get_logger("tidings.parts")
@@ -88,9 +90,27 @@ async def log_of(settings: Settings) -> Log:
 
 
 async def store_of(settings: Settings, url: str | None = None) -> PredictionStore:
-    """The store of the settings, or the one at another URL with the same credentials. Raises `StorageError`."""
+    """The store of `TIDINGS_STORE` alone, or the one at another URL with the same credentials. Raises `StorageError`."""
     chosen = url or settings.store
     return await open_store(chosen, **_credentials(settings, chosen))
+
+
+async def whole_store_of(settings: Settings) -> PredictionStore:
+    """Where the service keeps records, for commands beside it: the store, with its A/B arm where it has one.
+
+    Raises:
+        SettingsError: The two do not go together.
+        StorageError: One of them cannot be opened.
+    """
+    split = _split_of(settings)
+    first = await store_of(settings)
+    if split is None:
+        return first
+    try:
+        return SplitStore(first, await store_of(settings, split[0]), split[1])
+    except BaseException:
+        await first.close()
+        raise
 
 
 async def composed_store_of(settings: Settings) -> PredictionStore:
@@ -100,18 +120,24 @@ async def composed_store_of(settings: Settings) -> PredictionStore:
         SettingsError: What is asked for does not go together.
         StorageError: One of them cannot be opened.
     """
-    url, split = settings.store, settings.split_arm
-    for name, one in (("TIDINGS_STORE", url), ("TIDINGS_STORE_SPLIT", split[0] if split else "")):
-        if split and one.startswith("cloudflare-kv"):
-            raise SettingsError(
-                f"{name}: Cloudflare KV has no compare-and-set and cannot be an arm of a split; "
-                "split two stores that have, and name KV as TIDINGS_STORE alone"
-            )
+    url, split = settings.store, _split_of(settings)
     if settings.store_fallback is not None and settings.store_fallback in (url, split[0] if split else url):
         raise SettingsError("TIDINGS_STORE_FALLBACK: is the store itself, and is away when it is; name another one")
     return await open_composed(
         url, split=split, fallback=settings.store_fallback, options=lambda one: _credentials(settings, one)
     )
+
+
+def _split_of(settings: Settings) -> tuple[str, float] | None:
+    """URL and per cent of the B arm; raises `SettingsError` where an arm cannot be one."""
+    split = settings.split_arm
+    for name, one in (("TIDINGS_STORE", settings.store), ("TIDINGS_STORE_SPLIT", split[0] if split else "")):
+        if split and one.startswith("cloudflare-kv"):
+            raise SettingsError(
+                f"{name}: Cloudflare KV has no compare-and-set and cannot be an arm of a split; "
+                "split two stores that have, and name KV as TIDINGS_STORE alone"
+            )
+    return split
 
 
 def _credentials(settings: Settings, url: str) -> dict[str, Any]:
@@ -125,8 +151,17 @@ def _credentials(settings: Settings, url: str) -> dict[str, Any]:
     return {}
 
 
-async def claim(log: Log, store: PredictionStore, settings: Settings, name: str = "store") -> Rules:
+async def claim(
+    log: Log, store: PredictionStore, settings: Settings, name: str = "store", *, into: str | None = None
+) -> Rules:
     """Make sure that the store belongs to this log, and was opened with the same rules.
+
+    Args:
+        log: The log of the settings.
+        store: Is claimed for it.
+        settings: What the rules are.
+        name: The setting that names the store.
+        into: Its URL, where the flag `--into` names it instead.
 
     Raises:
         StoreOwned: It belongs to another log, or to none.
@@ -137,9 +172,12 @@ async def claim(log: Log, store: PredictionStore, settings: Settings, name: str 
     standing = await store.claim(mine)
     if standing.log != identity:
         owner = f"the log {standing.log}" if standing.log else "programs that write it without a log"
+        shown, said = (
+            (settings.shown(name), f"TIDINGS_{name.upper()}") if into is None else (masked_url(into), "--into")
+        )
         raise StoreOwned(
-            f"the store {settings.shown(name)} belongs to {owner}, not to {identity}; "
-            f"name another TIDINGS_{name.upper()} and fill it with tidings replay, or the log it belongs to"
+            f"the store {shown} belongs to {owner}, not to {identity}; "
+            f"name another {said} and fill it with tidings replay, or the log it belongs to"
         )
     if standing.strict != settings.strict:
         raise SettingsError(

@@ -8,10 +8,13 @@ from typing import Any
 
 import aiohttp
 
+from storage.factory import open_store
+from storage.prediction import Status, Transition
 from streams.log import EVENTS, NewRecord
 from streams.logs import open_log
 from tests.conditions import eventually
 from tests.main_job.webhooks import SECRET, get, reaches, signed
+from tests.storage.samples import prediction, writing
 from tests.tidings.command import tidings
 from tests.tidings_process import TidingsProcess, serving
 
@@ -90,6 +93,27 @@ async def test_everything_that_happened_is_listed_by_time(
         again = await tidings(tmp_path, "audit", "export", "--out", "trail.jsonl", settings=settings)
         assert again.code == 2
         assert "trail.jsonl is there already" in again.line
+
+
+async def test_what_the_log_tells_no_more_is_listed(tmp_path: Path) -> None:
+    """The steps of a hidden prediction of which neither an event nor a change is left come from the store."""
+    async with serving(tmp_path, {}):
+        store = await open_store(f"sqlite:///{tmp_path}/data/store.db")
+        step = Transition(None, Status.STARTING, 5, "e1", None, "0:1")
+        await store.write([writing(prediction("old", owner="ann", transitions=(step,)), 0, expires_at=1)])
+        await store.close()
+        (line,) = await export(tmp_path, {}, "--owner", "ann")
+    assert (line["predictionId"], line["to"], line["at"], line["eventId"]) == ("old", "starting", 5, "e1")
+
+
+async def test_an_export_that_fails_leaves_no_file(tmp_path: Path) -> None:
+    """Where the store is away nothing is left under the name of `--out`, so that the next try may have it."""
+    away = {"TIDINGS_STORE": "postgresql://u@127.0.0.1:1/x"}
+    for _ in range(2):
+        failed = await tidings(tmp_path, "audit", "export", "--out", "trail.jsonl", settings=away)
+        assert failed.code == 1
+        assert "127.0.0.1:1" in failed.line
+        assert not (tmp_path / "trail.jsonl").exists()
 
 
 async def test_hidden_predictions_and_repairs_are_listed(tmp_path: Path) -> None:

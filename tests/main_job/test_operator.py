@@ -6,6 +6,8 @@ from pathlib import Path
 
 import aiohttp
 
+from storage.factory import open_store
+from storage.store import Ownership
 from tests.conditions import eventually
 from tests.main_job import webhooks
 from tests.main_job.replaying_page import commands
@@ -180,6 +182,18 @@ async def test_a_store_of_another_log_stops_the_start(tmp_path: Path, settings: 
     assert "belongs to" in line
     assert "tidings replay" in line
     assert "Traceback" not in refused.output
+
+
+async def test_a_target_of_another_log_is_named(tmp_path: Path) -> None:
+    """Where `--into` names a store of another log, the line is about that one, and not about the service's."""
+    foreign = await open_store(f"sqlite:///{tmp_path}/foreign.db")
+    await foreign.claim(Ownership(log="another"))
+    await foreign.close()
+    refused = await tidings(tmp_path, "replay", "--into", "sqlite:///foreign.db")
+    assert refused.code == 1
+    assert "the store sqlite:///foreign.db belongs to the log another" in refused.line
+    assert "name another --into" in refused.line
+    assert "store.db" not in refused.line
 
 
 async def test_an_empty_store_behind_a_log_that_was_processed_stops_a_processor(

@@ -296,6 +296,23 @@ def test_repair_replaces_only_what_the_rebuild_had_read() -> None:
     assert isinstance(gone.record, Tombstone)
 
 
+@pytest.mark.parametrize("version", [1, 2, 3])
+@pytest.mark.parametrize("after", ["succeeded", "deleted"])
+def test_a_repair_never_turns_a_version_back(after: str, version: int) -> None:
+    """A repair whose version is not above the one that stands is stale, whatever it was made from."""
+    last = event(type="delete") if after == "deleted" else event("succeeded")
+    live = run(event("starting"), event("processing"), last)
+    assert live is not None
+    assert live.version == 3
+    right = to_builtins(record(event("processing", prompt="right")))
+    for content in (right, None):
+        mend = event(type="repair", replace=content, version=version, upto={"0": 2})
+        assert isinstance(judge(live, mend, 7), Stale)
+    ahead = judge(live, event(type="repair", replace=right, version=4, upto={"0": 2}), 7)
+    assert isinstance(ahead, Applied)
+    assert ahead.record.version == 4
+
+
 # ---- properties ----
 
 

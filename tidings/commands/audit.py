@@ -5,6 +5,7 @@ import csv
 import json
 import sys
 from argparse import Namespace
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -47,9 +48,7 @@ def run_export(arguments: Namespace) -> None:
         if value == "":
             raise running.Failure(f"{flag}: is empty; name one, or leave it out", running.WRONG_USE)
     settings = running.settings(arguments, "log", "store")
-    for name, url in (("TIDINGS_LOG", settings.log), ("TIDINGS_STORE", settings.store)):
-        if url.startswith("memory://"):
-            raise running.Failure(f"{name}: memory:// is seen by the service alone", running.WRONG_USE)
+    running.refuse_memory(settings)
     from tidings.audit import Trail, Wanted
 
     wanted = Wanted(since=since, until=until, owner=arguments.owner, only=arguments.only)
@@ -61,23 +60,32 @@ def run_export(arguments: Namespace) -> None:
         running.say(said if arguments.as_json else f"{count:,} lines written to {arguments.out}")
 
 
-def _output(file: str) -> contextlib.AbstractContextManager[IO[str]]:
+@contextlib.contextmanager
+def _output(file: str) -> Iterator[IO[str]]:
+    """Where the lines go; a file that did not become whole is removed again."""
     if file == "-":
-        return contextlib.nullcontext(sys.stdout)
+        yield sys.stdout
+        return
     try:
-        return Path(file).open("x", encoding="utf-8", newline="")
+        out = Path(file).open("x", encoding="utf-8", newline="")  # noqa: SIM115 - closed below
     except FileExistsError:
         raise running.Failure(f"--out: {file} is there already; name a new file", running.WRONG_USE) from None
+    try:
+        with out:
+            yield out
+    except BaseException:
+        Path(file).unlink(missing_ok=True)
+        raise
 
 
 async def _collect(settings: Settings, trail: "Trail") -> None:
     from streams.providers.registry import Translators
     from tidings.audit import collect
-    from tidings.parts import log_of, providers_of, store_of
+    from tidings.parts import log_of, providers_of, whole_store_of
 
     log = await log_of(settings)
     try:
-        store = await store_of(settings)
+        store = await whole_store_of(settings)
         try:
             await collect(log, store, Translators(providers_of(settings)), trail)
         finally:

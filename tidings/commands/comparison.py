@@ -35,11 +35,12 @@ async def compare(arguments: Namespace, settings: Settings) -> int:
     """Compare the store with the log, and mend it where that is asked for; returns the exit code."""
     from streams.processor import GROUP
     from streams.verification import verify
-    from tidings.parts import claim, log_of, store_of
+    from tidings.parts import claim, log_of, whole_store_of
 
+    running.refuse_memory(settings)
     log = await log_of(settings)
     try:
-        live = await store_of(settings)
+        live = await whole_store_of(settings)
         try:
             rules = await claim(log, live, settings)
             what = await span_of(log, "beginning", None)

@@ -37,8 +37,7 @@ def run(arguments: Namespace) -> int:
     if not arguments.within > 0:
         raise running.Failure("--within: takes seconds, more than 0", running.WRONG_USE)
     settings = running.settings(arguments, "log", "store")
-    if settings.log.startswith("memory://"):
-        raise running.Failure("TIDINGS_LOG: memory:// is seen by the service alone", running.WRONG_USE)
+    running.refuse_memory(settings)
     done = running.run_loop(_erase(settings, arguments))
     if arguments.as_json:
         running.say(msgspec.json.encode({**msgspec.to_builtins(done), "dryRun": arguments.dry_run}).decode())
@@ -49,11 +48,11 @@ def run(arguments: Namespace) -> int:
 
 async def _erase(settings: "Settings", arguments: Namespace) -> "Erasure":
     from tidings.erasure import Erasure, erase, find, letters_of, traces
-    from tidings.parts import log_of, store_of
+    from tidings.parts import log_of, whole_store_of
 
     log = await log_of(settings)
     try:
-        store = await store_of(settings)
+        store = await whole_store_of(settings)
         try:
             ids = await find(log, store, arguments.owner)
             letters = await letters_of(log, ids)

@@ -39,16 +39,18 @@ async def span_of(log: "Log", since: "Since | int", until: int | None) -> "Span"
 async def rebuild(arguments: Namespace, settings: Settings, since: "Since | int", until: int | None) -> int:
     """Fill an empty store, or go on with one that was interrupted; returns the exit code."""
     from storage.factory import open_store
-    from tidings.parts import claim, log_of, store_of
+    from tidings.parts import claim, log_of, store_of, whole_store_of
 
     log = await log_of(settings)
     try:
         if arguments.dry_run:
             store = await open_store("memory://")
-        else:
+        elif arguments.into is not None:
             store = await store_of(settings, arguments.into)
+        else:
+            store = await whole_store_of(settings)
         try:
-            rules = await claim(log, store, settings)
+            rules = await claim(log, store, settings, into=arguments.into)
             return await _fill(arguments, settings, log, store, rules, since, until)
         finally:
             await store.close()
@@ -87,13 +89,11 @@ async def _fill(
         if whole and (mark_filled := getattr(store, "mark_filled", None)) is not None:
             await mark_filled()
         summary = counts(rebuild.progress, bar.seconds)
-    into = arguments.into or settings.shown("store")
+    into = None if arguments.dry_run else _filled(arguments.into, settings)
     if arguments.as_json:
-        running.say(
-            json.dumps({"into": None if arguments.dry_run else shown(into), "dryRun": arguments.dry_run, **summary})
-        )
+        running.say(json.dumps({"into": into, "dryRun": arguments.dry_run, **summary}))
     else:
-        table("dry run: nothing was written" if arguments.dry_run else f"replayed into {shown(into)}", summary)
+        table("dry run: nothing was written" if into is None else f"replayed into {into}", summary)
     return running.DONE
 
 
@@ -119,6 +119,14 @@ async def _restore(
         notice=rebuild.notice,
     )
     return await restoration.run(GROUP)
+
+
+def _filled(into: str | None, settings: Settings) -> str:
+    """What the store, or the two of them, are called."""
+    arm = settings.split_arm
+    if into is not None or arm is None:
+        return shown(into or settings.store)
+    return f"{shown(settings.store)} and {shown(arm[0])}"
 
 
 def shown(url: str) -> str:

@@ -86,6 +86,15 @@ def settings(arguments: Namespace, *names: str) -> Settings:
     return load(flags, environ=os.environ, config=arguments.config)
 
 
+def refuse_memory(settings: Settings) -> None:
+    """Raise `Failure` where the log or a part of the store lies in the memory of the service, which no command sees."""
+    split = settings.split_arm
+    arm = split[0] if split is not None else ""
+    for name, url in (("LOG", settings.log), ("STORE", settings.store), ("STORE_SPLIT", arm)):
+        if url.startswith("memory://"):
+            raise Failure(f"TIDINGS_{name}: memory:// is seen by the service alone", WRONG_USE)
+
+
 def run_loop(main: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine on uvloop where there is one; what is logged goes to standard error, never among the output."""
     _log_quietly()
