@@ -24,6 +24,7 @@ from streams.asset_names import AssetNames, index_of
 from streams.content_types import HEAD, shown_inline, sniff
 from streams.downloads import DownloadError, Downloads, Interrupted, Missing
 from streams.event import Archive
+from streams.log import RecordTooLarge
 from streams.outputs import MAX_OUTPUTS, Asset, data_of, is_data, shown_source, sources, wanted
 from streams.reports import Reports
 
@@ -258,13 +259,13 @@ class Archiving:
         if record.pending is not None and reason is not None:
             assets = []
         listed = Raw(msgspec.json.encode(assets)) if assets or reason is None else None
-        await self._reports.said(
-            record.prediction_id,
-            type="archive",
-            assets=listed,
-            assetsError=reason,
-            createdAt=record.created_at,
-        )
+        said = {"type": "archive", "createdAt": record.created_at}
+        try:
+            await self._reports.said(record.prediction_id, **said, assets=listed, assetsError=reason)
+        except RecordTooLarge:
+            # A file's entry names two addresses: a list can be larger than the output that the log took.
+            reason = f"the list of {len(assets)} files is larger than TIDINGS_MAX_BODY ({len(listed or b'')} bytes)"
+            await self._reports.said(record.prediction_id, **said, assetsError=reason)
 
     async def _check_still_there(self, record: Prediction, folder: str) -> None:
         stored = (await self._load([record.prediction_id])).get(record.prediction_id)

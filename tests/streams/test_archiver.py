@@ -145,6 +145,20 @@ async def test_before_does_not_wait_for_nothing() -> None:
         assert (record.status, bytes(record.assets)) == ("succeeded", b"[]")
 
 
+@pytest.mark.parametrize("mode", ["after", "before"])
+async def test_a_list_of_files_that_the_log_does_not_take(mode: str) -> None:
+    """Where the list of the kept files is larger than a record may be, the record says so, and the archiver goes on."""
+    async with archiving(log=MemoryLog(max_body=1), mode=mode) as at:
+        await at.send({"status": "succeeded", "output": [f"data:,{i}" for i in range(400)]}, mode=mode)
+        record = await at.dealt_with()
+        assert record.assets_error is not None
+        assert record.assets_error.startswith("the list of 400 files is larger than TIDINGS_MAX_BODY (")
+        assert (record.status, bytes(record.assets)) == ("succeeded" if mode == "after" else "failed", b"")
+        await at.send({"status": "succeeded", "output": ["data:,one"]}, key="p2", mode=mode)
+        assert len(listed((await at.dealt_with("p2")).assets)) == 1
+        await at.idle()
+
+
 async def test_off_keeps_nothing() -> None:
     """In mode `off` nobody asks for the file."""
     async with Site(picture).open() as site, archiving(site.place, mode="off") as at:
