@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import msgspec
 from msgspec import Raw, Struct
+from msgspec.structs import replace
 
 from storage.prediction import ABSENT, Status
 from streams.event import Event
@@ -19,9 +20,10 @@ from streams.providers.standard_webhooks import check_timestamp, header_bytes
 TOLERANCE = 1800.0
 """Seconds: what ElevenLabs' own clients allow."""
 
+AUDIO = "post_call_audio"
 STATUSES = {
     "post_call_transcription": Status.SUCCEEDED,
-    "post_call_audio": Status.SUCCEEDED,
+    AUDIO: Status.SUCCEEDED,
     "call_initiation_failure": Status.FAILED,
     "speech_to_text_transcription": Status.SUCCEEDED,
 }
@@ -64,16 +66,18 @@ class ElevenLabs(Struct, frozen=True):
         check_hex_hmac(self.secrets, signed, [part[3:] for part in parts if part.startswith(b"v0=")])
 
     def prediction_id(self, body: bytes) -> str | None:
-        """`data.conversation_id`."""
+        """`data.conversation_id`; of a conversation's audio, which comes apart, with `.audio` after it."""
         found = bodies.peek(_event, body)
         data = bodies.peek(_data, bytes(found.data)) if found is not None else None
-        return (data.conversation_id or data.request_id) if data is not None else None
+        return _own_id(found, data) if found is not None and data is not None else None
 
     def translate(self, webhook: Webhook) -> Event:
         """The conversation as it ended; its data is the output."""
         found = bodies.decode(_event, webhook.body)
         status = bodies.status(STATUSES, found.type, self.name)
         data = bodies.decode(_data, bytes(found.data) or b"{}")
+        if webhook.prediction_id is None:
+            webhook = replace(webhook, prediction_id=_own_id(found, data))
         return bodies.event(
             webhook,
             self.name,
@@ -83,6 +87,13 @@ class ElevenLabs(Struct, frozen=True):
             output=bodies.given(found.data) if status is Status.SUCCEEDED else ABSENT,
             error=(data.failure_reason or found.type) if status is Status.FAILED else None,
         )
+
+
+def _own_id(found: _Event, data: _Data) -> str | None:
+    """Transcript and audio come in either order, each as a whole output: one prediction would keep the first alone."""
+    if found.type == AUDIO and data.conversation_id:
+        return f"{data.conversation_id}.audio"
+    return data.conversation_id or data.request_id
 
 
 def open_provider(name: str, configuration: Configuration) -> ElevenLabs | None:

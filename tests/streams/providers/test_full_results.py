@@ -5,10 +5,13 @@ from typing import Any
 
 import pytest
 
+from storage.memory import MemoryStore
 from storage.prediction import ABSENT, Status
 from streams.event import Event, Poison
+from streams.memory_log import MemoryLog
 from streams.providers.configuration import BadConfiguration, Configuration
 from streams.providers.registry import open_provider, open_providers
+from tests.streams.pipeline import pipeline
 from tests.streams.providers.bodies import NOW, SECRET, signed, webhook
 from tests.streams.providers.proofs import (
     BASETEN,
@@ -75,6 +78,27 @@ def test_elevenlabs() -> None:
         "elevenlabs", {"type": "call_initiation_failure", "data": {"conversation_id": "c", "failure_reason": "busy"}}
     )
     assert (failed.status, failed.error, failed.output) == (Status.FAILED, "busy", ABSENT)
+
+
+@pytest.mark.parametrize("first", [0, 1])
+async def test_a_conversation_keeps_transcript_and_audio(first: int) -> None:
+    """Both webhooks of a conversation are kept whole, in either order, the audio under an id of its own."""
+    provider = open_provider("elevenlabs", Configuration(secret=("word",)))
+    assert provider is not None
+    audio = {"agent_id": "xyz", "conversation_id": "abc", "full_audio": "UklGRg=="}
+    bodies = [ELEVENLABS, json.dumps({"type": "post_call_audio", "data": audio}).encode()]
+    async with pipeline(MemoryLog(), MemoryStore(), providers={"elevenlabs": provider}) as pipe:
+        for body in (bodies[first], bodies[1 - first]):
+            own = provider.prediction_id(body)
+            assert own == provider.translate(webhook(body)).prediction_id
+            assert provider.translate(webhook(body, "abc")).prediction_id == "abc"  # as its record is keyed
+            await pipe.send(body, key=own, tidings_provider="elevenlabs")
+        await pipe.settled()
+        transcript, recording = await pipe.prediction("abc"), await pipe.prediction("abc.audio")
+        assert json.loads(bytes(transcript.output))["transcript"]
+        assert json.loads(bytes(recording.output)) == audio
+        assert transcript.provider_id == recording.provider_id == "abc"
+        assert await pipe.letters() == []
 
 
 def test_bfl() -> None:
