@@ -13,6 +13,7 @@ from msgspec import Struct
 from storage.prediction import Prediction, Status
 from streams.event import Archive, Event, Poison
 from streams.lane import Lane
+from streams.log import RecordTooLarge
 from streams.provider_calls import Answer, CallFailed
 from streams.provider_list import find
 from streams.providers.provider import Provider, Webhook
@@ -27,6 +28,7 @@ GONE = frozenset({404, 410})
 NO_RESULT = frozenset({400, 422})
 """Answers to the question for a result that say that it completed without one (fal)."""
 GONE_ERROR = "gone at the provider"
+TOO_LARGE_ERROR = "the result is larger than TIDINGS_MAX_BODY"
 UNKNOWN_ERROR = "submission outcome unknown"
 PAGES = 600
 """Of a provider's list, searched for submissions without an answer: it is read back to the oldest of them, and where
@@ -81,6 +83,17 @@ class LookUps:
         """Whether this provider can be asked."""
         return self._api(provider) is not None
 
+    def can_look(self, record: Prediction) -> bool:
+        """Whether the provider can be asked about this prediction, as far as its record tells where it is."""
+        api = self._api(record.provider or "")
+        if api is None:
+            return False
+        try:
+            api.get(record.provider_id or "", record.model, record.provider_urls)
+        except ValueError:
+            return False
+        return True
+
     def closed_for(self, provider: str) -> float:
         """Seconds for which the provider is left alone."""
         lane = self._lanes.get(provider)
@@ -110,7 +123,7 @@ class LookUps:
         async with self._lanes[provider].turn():
             try:
                 body = await self._fetch(api, self._lanes[provider], record, provider_id)
-            except (CallFailed, Unreadable, ValueError) as error:
+            except (CallFailed, ValueError) as error:
                 _log.warning("lookup.failed", prediction=record.prediction_id, provider=provider, error=str(error))
                 return False
         if isinstance(body, Answer):
@@ -125,9 +138,14 @@ class LookUps:
                 _log.info("lookup.not_ours", provider=provider, id=provider_id, prediction=origin.prediction_id)
                 return True
             record = ours
-        if self._news(record, provider, body):
+        event = self._news(record, provider, body)
+        if event is None:
+            return True
+        try:
             await self._reports.came(record.prediction_id, provider, body, why)
-            self.reported += 1
+        except RecordTooLarge:
+            return await self._too_large(record, event, len(body))
+        self.reported += 1
         return True
 
     async def _fetch(self, api: Asking, lane: Lane, record: Prediction, provider_id: str) -> bytes | Answer | Refused:
@@ -157,14 +175,27 @@ class LookUps:
             _log.warning("lookup.failed_for_good", prediction=record.prediction_id, reason=error)
             await self._reports.said(record.prediction_id, status=Status.FAILED.value, error=error)
 
-    def _news(self, record: Prediction, provider: str, body: bytes) -> bool:
-        """Whether the record would change by this report."""
+    async def _too_large(self, record: Prediction, event: Event, size: int) -> bool:
+        """Say how it ended where the log will never take the report itself; False: it has not ended yet."""
+        _log.warning("lookup.too_large", prediction=record.prediction_id, provider=record.provider, bytes=size)
+        if event.status is None or not event.status.terminal:
+            return False
+        if not (record.pending or record.status).terminal:
+            status = Status.CANCELED if event.status is Status.CANCELED else Status.FAILED
+            said = {"provider": event.provider, "providerId": event.provider_id, "model": event.model}
+            error = f"{TOO_LARGE_ERROR} ({size} bytes)"
+            await self._reports.said(record.prediction_id, status=status.value, error=error, **said)
+            self.reported += 1
+        return True
+
+    def _news(self, record: Prediction, provider: str, body: bytes) -> Event | None:
+        """The report as the processor will read it; None: the record would not change by it."""
         try:
             event = self.translated(record.prediction_id, provider, body)
         except Poison as poison:
             _log.warning("lookup.no_sense", prediction=record.prediction_id, provider=provider, error=str(poison))
-            return False
-        return isinstance(decide(record, event, None, strict=self._strict), Applied)
+            return None
+        return event if isinstance(decide(record, event, None, strict=self._strict), Applied) else None
 
     def translated(self, prediction_id: str, provider: str, body: bytes) -> Event:
         """The report as the processor will read it. Raises `Poison`."""
@@ -183,7 +214,7 @@ class LookUps:
             record: As for `look`.
             notice: The webhook's.
         """
-        if notice.status is not None:
+        if notice.status is not None and not (record.pending or record.status).terminal:
             said = {"error": notice.error, "provider": record.provider, "providerId": notice.provider_id}
             await self._reports.said(record.prediction_id, status=notice.status.value, **said)
             self.reported += 1
@@ -196,15 +227,17 @@ class LookUps:
         api = self._api(provider)
         if api is None or self._lanes[provider].closed_for > 0:
             return False
-        call = api.cancel(record.provider_id or "", record.model, record.provider_urls)
-        if call is None:
+        answer: Answer | None = None
+        try:
+            call = api.cancel(record.provider_id or "", record.model, record.provider_urls)
+            if call is not None:
+                async with self._lanes[provider].turn():
+                    answer = await self._lanes[provider].call(call)
+        except (CallFailed, ValueError) as error:
+            _log.warning("cancel.failed", prediction=record.prediction_id, provider=provider, error=str(error))
+            return False
+        if answer is None:
             return await self.look(record, "cancel")
-        async with self._lanes[provider].turn():
-            try:
-                answer = await self._lanes[provider].call(call)
-            except CallFailed as error:
-                _log.warning("cancel.failed", prediction=record.prediction_id, provider=provider, error=str(error))
-                return False
         if answer.status == 429 or answer.status >= 500:
             return False
         _log.info("cancel.asked", prediction=record.prediction_id, provider=provider, status=answer.status)

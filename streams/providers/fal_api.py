@@ -106,6 +106,9 @@ class FalApi(Struct, frozen=True):
             given = None
         if isinstance(given, str) and inside(given, self.url):
             return given
+        if not model:
+            # Another address would answer 404, which says that the request is gone.
+            raise ValueError("no model: a request is found by the model's name; report it as `model`")
         # fal's addresses leave out what follows the second part of a model's name.
-        owner_and_name = "/".join((model or "").split("/")[:2])
+        owner_and_name = "/".join(model.split("/")[:2])
         return f"{self.url}/{quote(owner_and_name)}/requests/{quote(provider_id, safe='')}{tail}"

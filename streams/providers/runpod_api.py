@@ -71,4 +71,7 @@ class RunPodApi(Struct, frozen=True):
         return {"Authorization": f"Bearer {self.token}"}
 
     def _endpoint(self, model: str | None) -> str:
-        return f"{self.url}/v2/{quote(model or '', safe='')}"
+        if not model:
+            # Another address would answer 404, which says that the job is gone.
+            raise ValueError("no model: a job is found by its endpoint; report the endpoint's id as `model`")
+        return f"{self.url}/v2/{quote(model, safe='')}"

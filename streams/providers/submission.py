@@ -72,7 +72,10 @@ class Unreadable(ValueError):
 
 @runtime_checkable
 class Asking(Protocol):
-    """A provider that can be asked how predictions stand."""
+    """A provider that can be asked how predictions stand.
+
+    `get`, `result` and `cancel` raise ValueError where a prediction's address cannot be told, for want of its model.
+    """
 
     def get(self, provider_id: str, model: str | None, urls: Raw) -> Call:
         """Ask how a prediction stands."""

@@ -1,12 +1,15 @@
 """Reconciling: what the provider's webhooks do not say is found out, and cancels reach it."""
 
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from streams.due import Patience
+from streams.log import EVENTS, NewRecord
 from tests.conditions import eventually
+from tests.tasks.upstream import Upstream
 from tests.tasks.work import QUICK, Work, at_work, creates
 from tidings.demo import StandIn
 
@@ -44,6 +47,55 @@ async def test_what_is_gone_at_the_provider_has_failed(work: Work) -> None:
         api.forget(record["providerId"])
     record = await work.becomes(made["predictionId"], "failed")
     assert record["error"] == "gone at the provider (404)"
+
+
+async def reports(work: Work, **said: str) -> None:
+    """Another service reports about the prediction `p`."""
+    await work.service.parts.log.append(EVENTS, [NewRecord(b"p", json.dumps(said).encode())])
+
+
+@pytest.mark.parametrize("provider", ["runpod", "fal"])
+async def test_what_cannot_be_found_for_want_of_its_model_goes_on(
+    tmp_path: Path, stand_in: StandIn, provider: str
+) -> None:
+    """A job whose address needs a model that nobody has told is neither asked for nor failed; its own end counts."""
+    upstream = Upstream()
+    await upstream.start()
+    try:
+        async with at_work(tmp_path, stand_in, upstream.settings("RUNPOD")) as work:
+            tasks = work.service.tasks
+            assert tasks is not None
+            reconciler = tasks.reconciler
+            assert reconciler is not None
+            await reports(work, status="processing", provider=provider, providerId="j1")
+            await eventually(lambda: reconciler.done["look"] >= 2, 30)
+            await work.cancel("p")
+            await eventually(lambda: reconciler.done["cancel"] >= 2, 30)
+            assert (await work.get("p"))["status"] == "processing"
+            await reports(work, status="succeeded", output="there")
+            assert (await work.becomes("p", "succeeded", "failed"))["output"] == "there"
+        assert upstream.asked == []
+    finally:
+        await upstream.close()
+
+
+async def test_a_result_that_the_log_does_not_take_ends_as_a_failure(tmp_path: Path, stand_in: StandIn) -> None:
+    """A result beyond `TIDINGS_MAX_BODY` is fetched once, and its prediction fails with the reason."""
+    upstream = Upstream()
+    await upstream.start()
+    try:
+        more = {**upstream.settings("ASSEMBLYAI"), "TIDINGS_MAX_BODY": "600000"}
+        async with at_work(tmp_path, stand_in, more) as work:
+            made = await work.create(provider="assemblyai", model="m", payload={"audio_url": "https://e.com/a.mp3"})
+            await work.becomes(made["predictionId"], "processing")
+            upstream.ends("/v2/transcript/t_1", status="completed", text="a" * 700_000)
+            record = await work.becomes(made["predictionId"], "failed", "succeeded")
+            assert record["error"].startswith("the result is larger than TIDINGS_MAX_BODY (700")
+            tasks = work.service.tasks
+            assert tasks is not None
+            await eventually(lambda: len(tasks.reconciler or ()) == 0)
+    finally:
+        await upstream.close()
 
 
 @pytest.mark.parametrize("provider", ["replicate", "fal"])

@@ -124,6 +124,29 @@ def test_gemini_is_asked_where_a_resource_lies(provider_id: str, urls: Raw, path
     assert "key" not in repr(api) + repr(call)
 
 
+@pytest.mark.parametrize("model", [None, ""])
+def test_without_its_model_nothing_is_asked(model: str | None) -> None:
+    """RunPod and fal find a prediction by its model: without it there is no address, rather than one that answers 404."""
+    configured = {
+        "runpod": Configuration(token="tok"),
+        "fal": Configuration(token="tok", jwks_url="https://e.com/jwks"),
+    }
+    providers = open_providers(configured)
+    for name in configured:
+        api = submitting_of(providers[name])
+        assert api is not None
+        for ask in (api.get, api.cancel):
+            with pytest.raises(ValueError, match="no model"):
+                ask("j1", model, ABSENT)
+            assert ask("j1", "owner/name", ABSENT) is not None
+    fal = submitting_of(providers["fal"])
+    assert fal is not None
+    with pytest.raises(ValueError, match="no model"):
+        fal.result("j1", b'{"status":"COMPLETED"}', ABSENT, model)
+    told = Raw(b'{"status_url":"https://queue.fal.run/owner/name/requests/j1/status"}')
+    assert fal.get("j1", model, told).url == "https://queue.fal.run/owner/name/requests/j1/status?logs=1"
+
+
 @each
 def test_an_answer_is_a_report(name: str) -> None:
     """What a look-up answers is appended as a report, if it is about the right one."""
