@@ -193,7 +193,8 @@ class ThinWebhooks:
     async def _asked(self, prediction: Prediction, notice: Notice) -> bool:
         """Whether the provider has said how it stands, or there is no way to ask it."""
         provider = prediction.provider or ""
-        if not self._look_ups.can(provider):
+        # What is not in the store yet may bring what the provider's address needs.
+        if not self._look_ups.can(provider) or (prediction.version and not self._look_ups.can_look(prediction)):
             await self._look_ups.told(prediction, notice)
             return True
 
@@ -235,7 +236,18 @@ class ThinWebhooks:
         prediction = decode(stored.encoded)
         if prediction.provider_id not in (None, provider_id) or prediction.provider not in (None, provider):
             return None
-        if prediction.status.terminal and (prediction.output or prediction.status is not Status.SUCCEEDED):
+        if _complete(prediction):
             return None
         urls = prediction.provider_urls or notice.urls
         return msgspec.structs.replace(prediction, provider=provider, provider_id=provider_id, provider_urls=urls)
+
+
+def _complete(prediction: Prediction) -> bool:
+    """Whether it has ended with everything that is fetched about such an end."""
+    match prediction.status:
+        case Status.SUCCEEDED:
+            return bool(prediction.output)
+        case Status.FAILED:
+            return prediction.error is not None
+        case status:
+            return status is Status.CANCELED

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from storage.prediction import ABSENT, Status
-from streams.event import Event
+from streams.event import Archive, Event
 from streams.providers import body as bodies
 from streams.providers.configuration import BadConfiguration, Configuration, setting
 from streams.providers.fal_api import URL, FalApi
@@ -92,12 +92,15 @@ class Fal(Struct, frozen=True):
     def thin(self, body: bytes) -> Notice | None:
         """The request's id, where it succeeded and its result is left to be fetched."""
         found = bodies.peek(_request, body)
-        if found is None or found.status not in ("OK", "COMPLETED") or bodies.given(found.payload):
+        if found is None or not found.request_id or not _left_out(found):
             return None
-        return Notice(found.request_id) if found.request_id and bodies.text(found.error) is None else None
+        return Notice(found.request_id, status=Status.SUCCEEDED)
 
     def translate(self, webhook: Webhook) -> Event:
-        """How the request ended. A success whose result was too large for the webhook says so without an output."""
+        """How the request ended. A success whose result was left out of the webhook says so without an output.
+
+        Where a success waits for its files, it waits for that result first: nobody knows of any file before.
+        """
         request = bodies.decode(_request, webhook.body)
         status = bodies.status(STATUSES, request.status, self.name)
         error = bodies.text(request.error) or bodies.text(request.payload_error)
@@ -106,19 +109,31 @@ class Fal(Struct, frozen=True):
         if request.error_type == CANCELED:
             status, failed = Status.CANCELED, False
         if failed:
-            error = _with_detail(error or request.error_type or "failed", output)
+            status, error = Status.FAILED, _with_detail(error or request.error_type or "failed", output)
+        # `COMPLETED` is the queue's word: what is fetched has whatever result there is.
+        waits = webhook.archive is Archive.BEFORE and request.status == "OK" and _left_out(request)
         seconds = request.metrics.inference_time if request.metrics else None
         return bodies.event(
             webhook,
             self.name,
             request.request_id,
             request_id=request.request_id,
-            status=Status.FAILED if failed else status,
+            status=None if waits and request.request_id else status,
             output=ABSENT if failed or status is Status.CANCELED else output,
             error=error if failed else None,
             logs="".join(f"{line.message}\n" for line in request.logs) if request.logs else None,
             generation_time=bodies.milliseconds(seconds),
         )
+
+
+def _left_out(request: _Request) -> bool:
+    """Whether this is a success without its result."""
+    return (
+        request.status in ("OK", "COMPLETED")
+        and request.error_type != CANCELED
+        and not bodies.given(request.payload)
+        and bodies.text(request.error) is None
+    )
 
 
 def _with_detail(error: str, payload: Raw) -> str:

@@ -1,5 +1,6 @@
 """Webhooks without a result: the resource is fetched, and what the provider says is reported as it came, where it belongs."""
 
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,8 @@ from urllib.parse import urlsplit
 import pytest
 from msgspec.structs import replace
 
+from streams.log import EVENTS, NewRecord
+from streams.translation import ARCHIVE_HEADER, PROVIDER_HEADER
 from tests.conditions import eventually
 from tests.main_job.webhooks import SECRET
 from tests.tasks.upstream import Upstream, event, post
@@ -119,6 +122,17 @@ async def test_without_a_token_the_webhook_is_believed(
         await post(work.client, event("resp_1", f"response.{kind}"))
         record = await work.becomes("resp_1", status)
         assert (record.get("error"), record["providerId"], record["provider"]) == (error, "resp_1", "openai")
+
+
+async def test_a_result_that_the_log_does_not_take_makes_a_failure(tmp_path: Path, upstream: Upstream) -> None:
+    """What is too large to be reported is told as the failure that it is, even of a prediction that nobody knew."""
+    upstream.resources[PATH] = {"id": "resp_1", **RESPONSE, "output": "a" * 700_000}
+    more = {**upstream.settings(), "TIDINGS_MAX_BODY": "600000"}
+    async with StandIn() as stand_in, at_work(tmp_path, stand_in, more) as work:
+        await post(work.client, event("resp_1"))
+        record = await work.becomes("resp_1", "failed", "succeeded")
+        assert record["error"].startswith("the result is larger than TIDINGS_MAX_BODY (700")
+        assert (record["provider"], record["providerId"], record["model"]) == ("openai", "resp_1", "gpt")
 
 
 # ---- predictions that we submitted ----
@@ -278,3 +292,80 @@ async def test_a_transcript_cannot_be_stopped(tmp_path: Path, upstream: Upstream
         upstream.ends("/v2/transcript/t_1", status="completed", text="hello")
         record = await work.becomes(made["predictionId"], "succeeded")
         assert record["output"] == "hello"
+
+
+@pytest.mark.parametrize(
+    ("provider", "said", "path", "resource"),
+    [
+        (
+            "assemblyai",
+            {"transcript_id": "x1", "status": "error"},
+            "/v2/transcript/x1",
+            {"id": "x1", "status": "error", "error": "no speech"},
+        ),
+        (
+            "gemini",
+            {"type": "interaction.failed", "data": {"id": "x1"}},
+            "/v1beta/interactions/x1",
+            {"id": "x1", "status": "failed", "error": "no speech"},
+        ),
+    ],
+)
+async def test_why_it_failed_is_fetched(
+    tmp_path: Path, upstream: Upstream, provider: str, said: dict[str, Any], path: str, resource: dict[str, Any]
+) -> None:
+    """A failure whose webhook does not say why gets its reason, although the webhook has long been applied."""
+    upstream.resources[path] = resource
+    upstream.status = 500
+    settings = upstream.settings(provider.upper())
+    async with StandIn() as stand_in, at_work(tmp_path, stand_in, settings, patience=SLOW) as work:
+        begun = {"status": "processing", "provider": provider, "providerId": "x1"}
+        await work.service.parts.log.append(EVENTS, [NewRecord(b"x1", json.dumps(begun).encode())])
+        await post(work.client, said, provider)
+        assert "error" not in await work.becomes("x1", "failed")
+        await eventually(lambda: upstream.asked, 20)
+        upstream.status = 200
+
+        async def told() -> bool:
+            return (await work.get("x1")).get("error") == "no speech"
+
+        await eventually(told, 30)
+        await fetched(work, 1)
+        asked = len(upstream.asked)
+        await post(work.client, said, provider)
+        await fetched(work, 2)
+        assert len(upstream.asked) == asked
+
+
+# ---- a success without its result (fal) ----
+
+
+async def left_out(work: Work, prediction_id: str, request_id: str) -> None:
+    """What fal sends about a success whose result it could not send, as the gateway appends it."""
+    said = {"request_id": request_id, "status": "OK", "payload": None, "payload_error": "not serializable"}
+    headers = [(PROVIDER_HEADER, b"fal"), (ARCHIVE_HEADER, b"before")]
+    await work.service.parts.log.append(EVENTS, [NewRecord(prediction_id.encode(), json.dumps(said).encode(), headers)])
+
+
+async def test_a_success_whose_files_come_first_waits_for_its_result(tmp_path: Path) -> None:
+    """In mode `before`, a success without its result is told with the result and its files, and not sooner."""
+    more = {"TIDINGS_ARCHIVE": "before"}
+    async with StandIn(duration=0.1) as stand_in, at_work(tmp_path, stand_in, more, patience=SLOW) as work:
+        work.bad(never=1)
+        made = await work.create(provider="fal")
+        record = await work.becomes(made["predictionId"], "processing")
+        await eventually(lambda: stand_in.jobs[record["providerId"]].terminal, 20)
+        await left_out(work, record["predictionId"], record["providerId"])
+        record = await work.becomes(made["predictionId"], "succeeded", "failed")
+        assert record["output"]["images"]
+        assert len(record["assets"]) == 1
+
+
+@pytest.mark.parametrize("token", ["", "a token, but no model"])
+async def test_a_success_whose_result_cannot_be_fetched(tmp_path: Path, token: str) -> None:
+    """Where fal cannot be asked, for want of a token or of the model, the success that its webhook names is all there is."""
+    more = {"TIDINGS_ARCHIVE": "before", "TIDINGS_FAL_TOKEN": token}
+    async with StandIn() as stand_in, at_work(tmp_path, stand_in, more, patience=SLOW) as work:
+        await left_out(work, "p1", "r1")
+        record = await work.becomes("p1", "succeeded", "failed")
+        assert (record["status"], record["providerId"], record.get("output")) == ("succeeded", "r1", None)

@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from msgspec.structs import replace
 
 from storage.prediction import ABSENT, Status
-from streams.event import Event
+from streams.event import Archive, Event
 from streams.providers.configuration import BadConfiguration, Configuration
 from streams.providers.fal import Fal
 from streams.providers.provider import BadSignature, KeysUnavailable
@@ -51,11 +52,14 @@ def test_a_failure_says_what_was_wrong() -> None:
 
 
 def test_a_success_without_its_payload_is_to_be_fetched() -> None:
-    """`OK` with a payload that could not be sent is a success, and thin."""
+    """`OK` with a payload that could not be sent is a success, and thin; where its files come first, it waits for them."""
     body = {"request_id": "r", "status": "OK", "payload": None, "payload_error": "Response payload is not JSON"}
     event = translated(body)
     assert (event.status, event.output, event.error) == (Status.SUCCEEDED, ABSENT, None)
-    assert fal().thin(json.dumps(body).encode()) == Notice("r")
+    assert fal().thin(json.dumps(body).encode()) == Notice("r", status=Status.SUCCEEDED)
+    for said, status in ((body, None), (body | {"status": "COMPLETED"}, Status.SUCCEEDED), (FAL, Status.SUCCEEDED)):
+        before = webhook(said if isinstance(said, bytes) else json.dumps(said).encode())
+        assert fal().translate(replace(before, archive=Archive.BEFORE)).status is status
 
 
 @pytest.mark.parametrize(
