@@ -74,9 +74,11 @@ async def archiving(settings: Settings, parts: Parts, load: Load) -> AsyncIterat
     finally:
         archiver.stop()
         sweeper.cancel()
-        await asyncio.wait([task], timeout=4)
-        task.cancel()
-        await downloads.close()
+        try:
+            await asyncio.wait([task], timeout=4)
+        finally:
+            task.cancel()
+            await downloads.close()
 
 
 def _records_live(settings: Settings) -> float | None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -41,6 +40,7 @@ from tidings.parts import Parts, parts
 from tidings.serving import GatewayRole, bare_gateway
 from tidings.settings import Settings
 from tidings.stamping import stamping_of
+from tidings.stopping import told_to_stop, unless
 from tidings.tasks import ProviderTasks
 from tidings.traces import tracing
 from tidings.workers import orphaned
@@ -66,7 +66,7 @@ async def serve(
     patience: Patience | None = None,
     submission_reached: SubmissionReached | None = None,
 ) -> None:
-    """Run the roles of the settings until SIGINT or SIGTERM.
+    """Run the roles of the settings until SIGINT or SIGTERM, which end a start that is under way too.
 
     Args:
         settings: Checked, with a webhook key.
@@ -78,26 +78,23 @@ async def serve(
     Raises:
         SettingsError, StorageError, LogError, OSError: It cannot start, or a part failed for good; one line says why.
     """
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
-    try:
-        async with running(settings, reached, patience, submission_reached) as service:
+    with told_to_stop() as stop:
+        async with AsyncExitStack() as stack:
+            if settings.parent is not None:
+                stack.callback(asyncio.create_task(_end_with_parent(settings.parent, stop)).cancel)
+            async with unless(stop):
+                service = await stack.enter_async_context(running(settings, reached, patience, submission_reached))
+            if stop.is_set():
+                log_.info("service.stopping", started=False)
+                return
             if ready is not None:
                 ready(service.port)
-            if settings.parent is not None:
-                service.start(_end_with_parent(settings.parent, stop), "orphaned")
             await service.until(stop)
-    finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(number)
 
 
 async def _end_with_parent(parent: int, stop: asyncio.Event) -> None:
     await orphaned(parent)
     stop.set()
-    await asyncio.Event().wait()
 
 
 class Service:
@@ -265,12 +262,15 @@ async def _mirroring(settings: Settings, service: Service, store: FallbackStore)
         return
     if (kv := projecting(copy)) is not None:
         await kv.restore(())  # what it has is told by what was written here: it is slow to show it, and each look costs
-    task = service.start(Mirror(opened.log, copy, keep=opened.expiry.retention + DAY).run(), "mirror")
+    tasks = [service.start(Mirror(opened.log, copy, keep=opened.expiry.retention + DAY).run(), "mirror")]
+    if "processor" not in settings.roles:  # which sweeps both
+        tasks.append(service.start(_sweep(copy), "copy-sweeper"))
     try:
         yield
     finally:
-        task.cancel()
-        await asyncio.wait([task])
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
 
 
 @asynccontextmanager
@@ -301,9 +301,11 @@ async def _processing(service: Service, reached: Reached | None) -> AsyncIterato
         processor.stop()
         if service.observation.tripped is not None:
             task.cancel()
-        await asyncio.wait([task, sweeper], timeout=4)
-        if projection is not None:
-            await projection.close()
+        try:
+            await asyncio.wait([task, sweeper], timeout=4)
+        finally:
+            if projection is not None:
+                await projection.close()
 
 
 def _followed(log: Log, tracing: Tracing | None, reached: Reached | None) -> tuple[Log, Reached | None]:
@@ -356,8 +358,8 @@ async def _health_alone(settings: Settings, service: Service, listening: socket.
         if isinstance(service.cache, Replica) and settings.roles - {"processor"}:
             # Nobody else here reads the changes, and the other parts look records up.
             reader = ChangesReader(service.parts.log, Hub(), service.cache, from_beginning=True, tombstones=True)
-            await reader.start()
             stack.push_async_callback(reader.close)
+            await reader.start()
             await reader.ready()
         yield await stack.enter_async_context(_health(gateway, listening))
 
@@ -376,13 +378,12 @@ def _store_check(store: PredictionStore) -> Check:
 async def _health(gateway: Gateway, listening: socket.socket) -> AsyncIterator[int]:
     """Health and metrics on a socket of their own; gives its port."""
     http = HttpServer(build_health_app(gateway))
-    await http.start()
-    server = await asyncio.get_running_loop().create_server(http.connection, sock=listening)
-    try:
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(http.close)
+        await http.start()
+        server = await asyncio.get_running_loop().create_server(http.connection, sock=listening)
+        stack.callback(server.close)
         yield listening.getsockname()[1]
-    finally:
-        server.close()
-        await http.close()
 
 
 def write_port(file: Path, *ports: int) -> None:

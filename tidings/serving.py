@@ -3,7 +3,7 @@
 import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
 from urllib.parse import urlsplit
 
@@ -11,7 +11,7 @@ from gateway.access import Door
 from gateway.app import build_app
 from gateway.front import FrontServer
 from gateway.gateway import Check, Gateway, Stamp, Submitter
-from gateway.hub import SLICE, Hub
+from gateway.hub import SLICE, Hub, Sink
 from gateway.limits import TrustedProxies
 from gateway.owners import Owners
 from gateway.permissions import Authenticator
@@ -95,10 +95,13 @@ class TellingHub(Hub):
     Args:
         tell: Told.
         tracing: Where the spans of sampled changes go.
+        on_error: Told of a sink whose `deliver` raised, as with `Hub`.
     """
 
-    def __init__(self, tell: Tell, tracing: Tracing | None = None) -> None:
-        super().__init__()
+    def __init__(
+        self, tell: Tell, tracing: Tracing | None = None, *, on_error: Callable[[Sink, Exception], None]
+    ) -> None:
+        super().__init__(on_error=on_error)
         self._tell = tell
         self._tracing = tracing
 
@@ -131,15 +134,16 @@ class GatewayRole:
         on_gap: Callable[[], None] | None = None,
         tracing: Tracing | None = None,
     ) -> None:
-        hub = TellingHub(tell, tracing) if tell is not None else None
+        hub = Hub(on_error=self._failed) if tell is None else TellingHub(tell, tracing, on_error=self._failed)
         gateway = self._gateway = bare_gateway(settings, parts, cache, hub)
         gateway.tracing = tracing
         self.sessions = Sessions(
             gateway.hub, cache, gateway.authenticator, limiting.session_limits(settings), owners=gateway.owners
         )
+        self._on_gap = on_gap
         projection = parts.projecting is not None
         self.reader = ChangesReader(
-            parts.log, gateway.hub, cache, from_beginning=projection, tombstones=projection, on_gap=on_gap
+            parts.log, gateway.hub, cache, from_beginning=projection, tombstones=projection, on_gap=self._missed
         )
         gateway.reader = self.reader
         self._checks: dict[str, Check] = {"changes": self._changes_ready, "store": self._store_ready(parts, cache)}
@@ -191,16 +195,33 @@ class GatewayRole:
         front = FrontServer(self.sessions, http, Door(gateway).admit)
         gateway.websocket = upgrade_route(front.door)
         server = HttpServer(build_app(gateway))
-        await server.start()
-        await self.reader.start()
-        await self.reader.ready()
-        try:
-            yield await front.serve(listening)
-        finally:
+
+        async def farewell() -> None:
             spread = min(LONGEST_SPREAD, len(self.sessions) / RETURNS)
             await front.close(retry_after_spread=spread, limit=1.5)
-            await server.close()
-            await self.reader.close()
+
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(self.reader.close)
+            stack.push_async_callback(server.close)
+            stack.push_async_callback(farewell)
+            await server.start()
+            await self.reader.start()
+            await self.reader.ready()
+            yield await front.serve(listening)
+
+    def _failed(self, sink: Sink, error: Exception) -> None:
+        self.sessions.failed(sink, error)
+
+    def _missed(self) -> None:
+        if self._on_gap is not None:
+            self._on_gap()
+        self.sessions.spawn(self._resync())
+
+    async def _resync(self) -> None:
+        """Let every client come back for what is newest, once there is something newer to be had than it missed."""
+        await self.reader.ready()
+        self.sessions.resync()
+        self._gateway.end_event_streams()
 
     async def _changes_ready(self) -> str | None:
         if not self.reader.caught_up:

@@ -1,0 +1,55 @@
+"""Being told to stop: by a signal, and in the middle of a start."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+AGAIN = 1.5
+"""Seconds after which what was cancelled is cancelled again: a driver may lose the first one while it connects, and what
+closes on the way out may wait for the same silent server."""
+
+
+@contextmanager
+def told_to_stop() -> Iterator[asyncio.Event]:
+    """An event that SIGINT and SIGTERM set while the block runs."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    try:
+        yield stop
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+
+
+@asynccontextmanager
+async def unless(stop: asyncio.Event) -> AsyncIterator[None]:
+    """Run the block; where `stop` is set meanwhile, it is cancelled and left without an error.
+
+    What waits for somebody who may never answer is not ended otherwise: nobody looks at the event while it waits.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    before = task.cancelling()
+    cancels = 0
+
+    async def watch() -> None:
+        nonlocal cancels
+        await stop.wait()
+        while True:
+            cancels += 1
+            task.cancel()
+            await asyncio.sleep(AGAIN)
+
+    watching = asyncio.create_task(watch())
+    try:
+        yield
+    except asyncio.CancelledError:
+        if task.cancelling() - cancels > before or not cancels:
+            raise  # somebody else cancels, too
+    finally:
+        watching.cancel()
+        for _ in range(cancels):
+            task.uncancel()
