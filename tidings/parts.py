@@ -140,6 +140,21 @@ def _split_of(settings: Settings) -> tuple[str, float] | None:
     return split
 
 
+def unshared_store(settings: Settings) -> str | None:
+    """What is wrong with a store in memory where several processes work together, with the remedy; None: nothing."""
+    if settings.workers == 1 and settings.roles >= {"gateway", "processor"}:
+        return None
+    split = settings.split_arm
+    for name, url in (("TIDINGS_STORE", settings.store), ("TIDINGS_STORE_SPLIT", split[0] if split else "")):
+        if url.startswith("memory://"):
+            return (
+                f"{name}: memory:// is seen by one process alone, so a gateway beside the processor's process lists "
+                "nothing and answers 404 for what it has not just heard of; name a store that all of them reach: "
+                "sqlite:// on one machine, postgresql:// or valkey:// on several"
+            )
+    return None
+
+
 def _credentials(settings: Settings, url: str) -> dict[str, Any]:
     """What a store needs beside its URL, which carries no secret of Cloudflare's."""
     scheme = url.partition("://")[0]

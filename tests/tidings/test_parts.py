@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from storage.errors import StorageError
 from streams.log import CHANGES, NewRecord
-from tidings.parts import log_of, parts
+from tidings.parts import log_of, parts, unshared_store
 from tidings.settings import Settings
 
 
@@ -32,3 +32,20 @@ async def test_a_processor_of_its_own_does_not_begin_in_the_middle(tmp_path: Pat
         async with parts(whole):
             pass
     assert [line["event"] for line in lines if line["log_level"] == "warning"] == ["store.empty"]
+
+
+def test_a_store_in_memory_is_for_one_process() -> None:
+    """Where a gateway and the processor are two processes, a store in memory is doubted by its setting's name."""
+    whole = Settings(store="memory://")
+    for settings in (whole, replace(whole, role=("gateway", "processor")), Settings(role=("gateway",))):
+        assert unshared_store(settings) is None
+    for settings in (
+        replace(whole, role=("gateway",)),
+        replace(whole, role=("processor", "archiver")),
+        replace(whole, workers=2),
+    ):
+        doubt = unshared_store(settings) or ""
+        assert doubt.startswith("TIDINGS_STORE: memory:// is seen by one process alone")
+        assert "postgresql://" in doubt
+    arm = Settings(role=("gateway",), store_split="memory://=10")
+    assert (unshared_store(arm) or "").startswith("TIDINGS_STORE_SPLIT: memory://")

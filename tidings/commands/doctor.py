@@ -210,6 +210,10 @@ async def _log(settings: Settings) -> str:
 
 
 async def _store(settings: Settings) -> str:
+    from tidings.parts import unshared_store
+
+    if (doubt := unshared_store(settings)) is not None:
+        raise Warned(doubt)
     return await examined(settings, settings.store)
 
 

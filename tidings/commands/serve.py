@@ -43,12 +43,17 @@ def run(arguments: Namespace) -> None:
     from tidings.settings import check_serving
 
     check_serving(settings)
+    import structlog
+
     from tidings import journal, limiting, service
+    from tidings.parts import unshared_store
     from tidings.webhook_key import with_webhook_key
 
     settings = with_webhook_key(settings)
     journal.configure()
     limiting.raise_open_files()
+    if (doubt := unshared_store(settings)) is not None and settings.parent is None:
+        structlog.get_logger("tidings.serve").warning("store.unshared", warning=doubt)
     if settings.workers > 1:
         _supervise(settings, arguments)
     else:
@@ -65,6 +70,9 @@ def _supervise(settings: "Settings", arguments: Namespace) -> None:
     given.append(("--config", arguments.config))
     flags = [part for flag, value in given if value is not None for part in (flag, str(value))]
     flags += ["--no-breaker"] if settings.no_breaker else []
+    if settings.port:
+        # Once the port is shared nobody is refused: that somebody else has it is found out before.
+        listen(settings.host, settings.port).close()
     # Bound but not listened on: the port is ours before a worker starts, and no connection comes here.
     with listen(settings.host, settings.port, reuse_port=True) as held:
 
