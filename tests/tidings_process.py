@@ -27,6 +27,7 @@ class TidingsProcess:
         settings: Its environment (`TIDINGS_...`).
         arguments: Of the command; the port is added.
         program: Another program to run in its place, given the same arguments.
+        port: To serve; 0: any.
     """
 
     def __init__(
@@ -35,13 +36,14 @@ class TidingsProcess:
         settings: Mapping[str, str] | None = None,
         arguments: tuple[str, ...] = ("serve",),
         program: tuple[str, ...] = (sys.executable, "-m", "tidings"),
+        port: int = 0,
     ) -> None:
         self.folder = folder
         self.settings = dict(settings or {})
         self._command = (*program, *arguments)
         self._port_file = folder / f"port-{id(self):x}"
         self._output = folder / f"output-{id(self):x}.txt"
-        self._port = 0
+        self._port = port
         self.process: asyncio.subprocess.Process | None = None
 
     @property
@@ -138,10 +140,14 @@ class TidingsProcess:
 
 @asynccontextmanager
 async def serving(
-    folder: Path, settings: Mapping[str, str] | None = None, *, arguments: tuple[str, ...] = ("serve",)
+    folder: Path,
+    settings: Mapping[str, str] | None = None,
+    *,
+    arguments: tuple[str, ...] = ("serve",),
+    port: int = 0,
 ) -> AsyncIterator[TidingsProcess]:
     """A running service, ended in order when the block ends."""
-    service = TidingsProcess(folder, settings, arguments)
+    service = TidingsProcess(folder, settings, arguments, port=port)
     await service.start()
     try:
         yield service

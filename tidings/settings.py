@@ -239,6 +239,11 @@ def check(settings: Settings) -> None:
         raise SettingsError("--workers: more than one gateway process takes TIDINGS_LOG=kafka://...")
     if settings.workers > 1 and "gateway" not in settings.roles:
         raise SettingsError("--workers: is for gateways, and --role names none; start more processes instead")
+    if settings.workers > 1 and settings.health_port is not None:
+        raise SettingsError(
+            "--health-port: with --workers every process has a port for its health already (PORT+1 and so on); "
+            "leave it out"
+        )
     both_files = settings.log.startswith("sqlite://") and settings.store.startswith("sqlite://")
     if both_files and sqlite_path(settings.log) == sqlite_path(settings.store):
         raise SettingsError(f"TIDINGS_STORE: {settings.store} is the log's file; give the store its own")

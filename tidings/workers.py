@@ -18,6 +18,7 @@ import structlog
 from msgspec import Struct
 
 from tidings.settings import Settings
+from tidings.stopping import told_to_stop, unless
 
 START_SECONDS = 30.0
 """For a process to serve."""
@@ -50,8 +51,8 @@ class Plan(Struct, frozen=True):
 
     name: str
     arguments: tuple[str, ...]
-    health_port: int
-    """0: any."""
+    health_port: int | None
+    """0: any. None: it answers for its health on the port that it serves."""
     health_host: str = "127.0.0.1"
 
 
@@ -76,7 +77,8 @@ def plans(settings: Settings, port: int, arguments: Sequence[str]) -> list[Plan]
         return gateways
     own = port + settings.workers + 1 if settings.port else 0
     host = "127.0.0.1" if settings.host in {"0.0.0.0", "::"} else settings.host  # noqa: S104 - both are reached so
-    return [Plan("rest", ("--role", rest, "--port", str(own), *arguments), 0, host), *gateways]
+    # Its port is shared too, with its own successor, which serves before it ends.
+    return [Plan("rest", ("--role", rest, "--port", str(own), "--shared-port", *arguments), None, host), *gateways]
 
 
 class Worker:
@@ -108,6 +110,7 @@ class Worker:
         Raises:
             Ended: It ended instead.
             TimeoutError: It does not serve in time; it has been killed.
+            OSError: The machine does not start it: no memory, or no process or file more.
         """
         self._process, self._health_port = await self._launch()
 
@@ -123,7 +126,8 @@ class Worker:
     async def _launch(self) -> tuple[asyncio.subprocess.Process, int]:
         self._starts += 1
         said = self._folder / f"{self.plan.name}-{self._starts}"
-        health = ("--health-port", str(self.plan.health_port)) if "--shared-port" in self.plan.arguments else ()
+        own = self.plan.health_port
+        health = () if own is None else ("--health-port", str(own))
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "tidings", "serve", *self.plan.arguments, *health),
             *("--port-file", str(said), "--parent", str(os.getpid())),
@@ -171,7 +175,7 @@ class Worker:
                 await asyncio.sleep(BACKOFF[min(failures, len(BACKOFF) - 1)])
                 try:
                     await self._start_instead_of(process)
-                except (Ended, TimeoutError) as error:
+                except (Ended, OSError) as error:  # a TimeoutError is an OSError
                     failures += 1
                     _log.error("worker.not_started", worker=self.plan.name, error=str(error))
                 else:
@@ -233,50 +237,50 @@ async def supervise(
         ready: Called with the port once all of them serve.
 
     Raises:
-        Ended, TimeoutError: One of them did not come up at the start; the others have been stopped.
+        Ended, TimeoutError, OSError: One of them did not come up at the start; the others have been stopped.
     """
-    stop, again = asyncio.Event(), asyncio.Event()
+    again = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
     loop.add_signal_handler(signal.SIGHUP, again.set)
     environ = {**os.environ, "TIDINGS_WEBHOOK_KEY": settings.webhook_key or ""}
-    with tempfile.TemporaryDirectory(prefix="tidings-workers-") as folder:
+    with told_to_stop() as stop, tempfile.TemporaryDirectory(prefix="tidings-workers-") as folder:
         workers = [Worker(plan, Path(folder), environ) for plan in plans(settings, port, arguments)]
         keeping: list[asyncio.Task[None]] = []
         try:
-            await _started(workers, stop)
+            async with unless(stop):
+                await _started(workers)
+            if stop.is_set():
+                return
             keeping = [asyncio.create_task(worker.keep()) for worker in workers]
-            if ready is not None and not stop.is_set():
+            if ready is not None:
                 ready(port)
             _log.info("workers.started", port=port, workers={one.plan.name: one.pid for one in workers})
             while not stop.is_set():
                 await _either(stop, again)
                 if again.is_set() and not stop.is_set():
                     again.clear()
-                    await _replace_all(workers, stop)
+                    await replace_all(workers, stop)
         finally:
             for task in keeping:
                 task.cancel()
             await asyncio.gather(*(worker.stop() for worker in workers))
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-                loop.remove_signal_handler(number)
+            loop.remove_signal_handler(signal.SIGHUP)
 
 
-async def _started(workers: Sequence[Worker], stop: asyncio.Event) -> None:
+async def _started(workers: Sequence[Worker]) -> None:
     """Start them one after the other: the first makes what is missing, and a wrong setting is told once."""
     for worker in workers:
-        if not stop.is_set():
-            await worker.start()
+        await worker.start()
 
 
-async def _replace_all(workers: Sequence[Worker], stop: asyncio.Event) -> None:
+async def replace_all(workers: Sequence[Worker], stop: asyncio.Event) -> None:
+    """Replace one after the other, until `stop` is set; what stops the first successor would stop the others too."""
     for worker in workers:
         if stop.is_set():
             return
         try:
             await worker.replace()
-        except (Ended, TimeoutError) as error:
+        except (Ended, OSError) as error:  # a TimeoutError is an OSError
             _log.error("worker.not_replaced", worker=worker.plan.name, error=str(error))
             return
 

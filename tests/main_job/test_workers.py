@@ -5,6 +5,7 @@ import contextlib
 import os
 import re
 import signal
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,12 @@ import aiohttp
 import pytest
 from psutil import NoSuchProcess, Process  # type: ignore[import-untyped]  # carries no types
 
+from tests.broker import free_port
 from tests.conditions import eventually
 from tests.main_job import webhooks
 from tests.main_job.webhooks import SECRET, reaches, signed, watching
+from tests.tidings.command import tidings
+from tests.tidings.test_stopping import SOON, silent
 from tests.tidings_process import TidingsProcess, serving
 
 pytestmark = pytest.mark.kafka
@@ -44,6 +48,16 @@ def children(service: TidingsProcess) -> dict[str, int]:
 
 def gateways(service: TidingsProcess) -> set[int]:
     return {pid for name, pid in children(service).items() if name.startswith("gateway-")}
+
+
+def free_ports(count: int) -> int:
+    """The first of so many ports in a row that nobody listens on."""
+    while True:
+        first = free_port()
+        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+            for port in range(first, first + count):
+                stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            return first
 
 
 async def post(url: str, body: bytes) -> int:
@@ -98,11 +112,13 @@ def _lives(pid: int) -> bool:
     return False
 
 
+@pytest.mark.parametrize("chosen", ["any port", "a port"])
 async def test_a_hangup_replaces_all_without_turning_anybody_away(
-    tmp_path: Path, kafka_settings: dict[str, str]
+    tmp_path: Path, kafka_settings: dict[str, str], chosen: str
 ) -> None:
     """SIGHUP starts successors one by one; requests on new connections are answered all the while, and sessions are told."""
-    async with serving(tmp_path, kafka_settings, arguments=("serve", "--workers", "2")) as service:
+    port = 0 if chosen == "any port" else free_ports(4)
+    async with serving(tmp_path, kafka_settings, arguments=("serve", "--workers", "2"), port=port) as service:
         before = children(service)
         answered: list[int] = []
         done = asyncio.Event()
@@ -121,6 +137,8 @@ async def test_a_hangup_replaces_all_without_turning_anybody_away(
                 return len(now) == 3 and not set(now) & set(before)
 
             await eventually(replaced, 90)
+            if port:
+                assert await answers_for_health(port + 3)
             done.set()
             await work
             assert (await asyncio.wait_for(farewell, 20))["retryAfter"] >= 0
@@ -129,6 +147,37 @@ async def test_a_hangup_replaces_all_without_turning_anybody_away(
         async with aiohttp.ClientSession() as session:
             for number in range(len(answered)):
                 await reaches(session, service.url, f"p{number}", "succeeded")
+
+
+async def answers_for_health(port: int) -> bool:
+    async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{port}/healthz") as response:
+        return response.status == 200
+
+
+async def test_a_port_that_other_workers_share_is_in_use(tmp_path: Path, kafka_settings: dict[str, str]) -> None:
+    """A second command on the same port is refused with one line, and does not take a part of the connections."""
+    async with serving(tmp_path, kafka_settings, arguments=("serve", "--workers", "2"), port=free_ports(4)) as service:
+        other = tmp_path / "other"
+        other.mkdir()
+        arguments = ("serve", "--workers", "2", "--port", str(service.port))
+        ended = await tidings(other, *arguments, settings=kafka_settings)
+        assert ended.code == 1
+        assert "in use" in ended.line
+        assert await post(service.url, webhooks.report("p1")) == 200
+
+
+async def test_a_signal_ends_workers_that_have_not_come_up(tmp_path: Path, kafka_settings: dict[str, str]) -> None:
+    """Told to stop while the first of them waits for a store that says nothing, all of it ends, in order."""
+    async with silent() as (port, came):
+        settings = {**kafka_settings, "TIDINGS_STORE": f"valkey://127.0.0.1:{port}?timeout=300"}
+        service = TidingsProcess(tmp_path, settings, ("serve", "--workers", "2"))
+        await service.launch()
+        await asyncio.wait_for(came.wait(), 40)
+        left = children(service)
+        service.signal(signal.SIGTERM)
+        assert await service.ended(SOON) == 0
+        assert left
+        await eventually(lambda: not any(_lives(pid) for pid in left.values()))
 
 
 async def test_workers_end_with_their_parent(tmp_path: Path, kafka_settings: dict[str, str]) -> None:
