@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from storage.cached import CachedStore
+    from storage.composed import reset_shared, shared_store
     from storage.errors import StorageError, StoreMisconfigured, StoreOwned, StoreUnavailable
     from storage.factory import open_store
     from storage.prediction import Prediction, Status, Tombstone
+    from storage.selection import selected_url
     from storage.store import PredictionStore, Query, Stored, Write
 
 _HOMES = {
@@ -20,6 +22,9 @@ _HOMES = {
     "StoreOwned": "storage.errors",
     "StoreUnavailable": "storage.errors",
     "open_store": "storage.factory",
+    "selected_url": "storage.selection",
+    "shared_store": "storage.composed",
+    "reset_shared": "storage.composed",
     "Prediction": "storage.prediction",
     "Status": "storage.prediction",
     "Tombstone": "storage.prediction",
@@ -43,6 +48,9 @@ __all__ = [
     "Tombstone",
     "Write",
     "open_store",
+    "reset_shared",
+    "selected_url",
+    "shared_store",
 ]
 
 

@@ -8,6 +8,8 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from storage import selection
+from storage.errors import StoreMisconfigured
 from streams.providers.configuration import BadConfiguration, Configuration
 from streams.providers.registry import PROVIDERS as REGISTERED
 from streams.providers.registry import known_providers, open_providers
@@ -205,7 +207,9 @@ def _checked(name: str, value: Any) -> Any:
     if isinstance(value, str):
         value = value.strip() if name not in SECRETS else value
         if name in TRUTHS:
-            return values.truth(value)
+            return selection.truth(value)
+        if name == "prediction_storage_provider":
+            return value.lower()
         if name in CHECKS:
             CHECKS[name](value)
     return value
@@ -262,32 +266,12 @@ def _reason(name: str, error: msgspec.ValidationError) -> str:
 
 
 def _original_store(settings: Settings, given: Mapping[str, Given]) -> str:
-    """The store where `TIDINGS_STORE` is not set, chosen as in the original design.
-
-    The provider where it is named; else `development` is KV; else strong consistency is Durable Objects; else
-    throughput or any other value is KV. Where none of the four is set, the default.
-    """
-    four = ("prediction_storage_provider", "require_strong_consistency", "optimize_for_throughput", "env")
-    asked = next((given[name].origin for name in four if name in given), None)
-    if asked is None:
-        return settings.store
-    kind = settings.prediction_storage_provider
-    if kind is None:
-        strong = settings.env != "development" and settings.require_strong_consistency
-        kind = "do" if strong else "kv"
-    scheme, host = ("https", "")
-    if settings.worker_url is not None:
-        scheme, _, host = settings.worker_url.partition("://")
-    plus = "+http" if scheme == "http" else ""
-    if kind == "do":
-        if not host:
-            raise SettingsError(f"TIDINGS_WORKER_URL: is missing; {asked} chooses Durable Objects, which need it")
-        return f"durable-objects{plus}://{host}"
-    if settings.cloudflare_account and settings.cloudflare_namespace:
-        return f"cloudflare-kv://{settings.cloudflare_account}/{settings.cloudflare_namespace}"
-    if host:
-        return f"cloudflare-kv+worker{plus}://{host}"
-    missing = "TIDINGS_CLOUDFLARE_NAMESPACE" if settings.cloudflare_account else "TIDINGS_CLOUDFLARE_ACCOUNT"
-    raise SettingsError(
-        f"{missing}: is missing; {asked} chooses Cloudflare KV, which needs account and namespace (or TIDINGS_WORKER_URL)"
-    )
+    """The store where `TIDINGS_STORE` is not set: as the original design's names choose, else the default."""
+    names = {env_name(name): entry for name, entry in given.items()}
+    chosen = {name: names[name] for name in (*selection.NAMES, *selection.PLACES) if name in names}
+    environment = {name: str(entry.value) for name, entry in chosen.items()}
+    try:
+        url = selection.selected_url(environment, {name: entry.origin for name, entry in chosen.items()})
+    except StoreMisconfigured as error:
+        raise SettingsError(str(error)) from None
+    return settings.store if url is None else url

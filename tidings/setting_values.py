@@ -30,18 +30,6 @@ ASSET_SCHEMES = ("file", "s3", "gs", "az", "memory")
 MASK = "********"
 _ESCAPES = "in a user or a password write / ? # @ [ ] as %2F %3F %23 %40 %5B %5D"
 _SECRET_PARAMETER = re.compile(r"[?&][^?&=]*(?:password|secret|token|key)[^?&=]*=", re.IGNORECASE)
-_TRUE = frozenset({"1", "true", "yes", "on"})
-_FALSE = frozenset({"0", "false", "no", "off"})
-
-
-def truth(text: str) -> bool:
-    """The boolean that a word stands for."""
-    word = text.strip().lower()
-    if word in _TRUE:
-        return True
-    if word in _FALSE:
-        return False
-    raise ValueError(f"{text!r} is neither on nor off; say 1 or 0")
 
 
 def words(text: str) -> tuple[str, ...]:

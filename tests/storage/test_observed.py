@@ -122,11 +122,15 @@ def test_selected_urls() -> None:
     do = {"PREDICTION_STORAGE_PROVIDER": "do"}
     assert selected_url(do | {"TIDINGS_WORKER_URL": "https://w.example/"}) == "durable-objects://w.example"
     assert selected_url(do | {"TIDINGS_WORKER_URL": "http://127.0.0.1:1"}) == "durable-objects+http://127.0.0.1:1"
+    by_worker = {"TIDINGS_ENV": "x", "TIDINGS_WORKER_URL": "https://w.example"}
+    assert selected_url(by_worker) == "cloudflare-kv+worker://w.example"
     for environment, message in (
-        (do, "TIDINGS_WORKER_URL is missing.*PREDICTION_STORAGE_PROVIDER"),
+        (do, "TIDINGS_WORKER_URL: is missing.*PREDICTION_STORAGE_PROVIDER"),
         (do | {"TIDINGS_WORKER_URL": "w.example"}, "TIDINGS_WORKER_URL"),
-        ({"TIDINGS_ENV": "production"}, "TIDINGS_CLOUDFLARE_ACCOUNT is missing.*TIDINGS_ENV"),
-        ({"PREDICTION_STORAGE_PROVIDER": "s3"}, "'s3'.*kv or do"),
+        ({"TIDINGS_ENV": "production"}, "TIDINGS_CLOUDFLARE_ACCOUNT: is missing.*TIDINGS_ENV"),
+        ({"PREDICTION_STORAGE_PROVIDER": "s3"}, "'s3'.*kv, do"),
+        ({"REQUIRE_STRONG_CONSISTENCY": "maybe"}, "REQUIRE_STRONG_CONSISTENCY: 'maybe' is neither on nor off"),
+        ({"PREDICTION_STORAGE_PROVIDER": "kv", "OPTIMIZE_FOR_THROUGHPUT": "2"}, "OPTIMIZE_FOR_THROUGHPUT: '2'"),
     ):
         with pytest.raises(StoreMisconfigured, match=message):
             selected_url(environment)

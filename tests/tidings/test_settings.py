@@ -1,10 +1,13 @@
 """Settings: where they come from, what they may say, and what a wrong one is answered with."""
 
 import stat
+from itertools import product
 from pathlib import Path
 
 import pytest
 
+from storage import selected_url
+from storage.errors import StoreMisconfigured
 from tidings.setting_sources import env_name, load
 from tidings.setting_values import loopback, masked_url
 from tidings.settings import DERIVED, FLAGS_ONLY, Settings, SettingsError, check_serving, sqlite_path
@@ -265,6 +268,30 @@ def test_the_original_selection() -> None:
     assert "PREDICTION_STORAGE_PROVIDER" in error({"PREDICTION_STORAGE_PROVIDER": "s3"})
 
 
+def test_the_library_selects_as_the_settings_do() -> None:
+    """Whatever the original design's names say, the library's function and the settings come out at the same store."""
+    choices: dict[str, tuple[str, ...]] = {
+        "PREDICTION_STORAGE_PROVIDER": ("", "kv", "DO", "s3"),
+        "REQUIRE_STRONG_CONSISTENCY": ("", " true", "off", "maybe"),
+        "OPTIMIZE_FOR_THROUGHPUT": ("", "1", "maybe"),
+        "TIDINGS_ENV": ("", "Development", "production"),
+        "TIDINGS_CLOUDFLARE_ACCOUNT": ("", "a"),
+        "TIDINGS_CLOUDFLARE_NAMESPACE": ("n",),
+        "TIDINGS_WORKER_URL": ("", "https://w.example/", "http://127.0.0.1:8/space"),
+    }
+    stores = set()
+    for values in product(*choices.values()):
+        environ = dict(zip(choices, values, strict=True))
+        try:
+            store = selected_url(environ)
+        except StoreMisconfigured:
+            error({**environ, "TIDINGS_CLOUDFLARE_TOKEN": "t"})
+        else:
+            assert given({**environ, "TIDINGS_CLOUDFLARE_TOKEN": "t"}).store == (store or Settings().store), environ
+            stores.add(store)
+    assert len(stores) == 6
+
+
 def test_serving_everybody_has_to_be_asked_for() -> None:
     """Without authentication only loopback is served, unless `TIDINGS_ANONYMOUS` allows it."""
     for host in ("0.0.0.0", "::", "192.168.1.1", "tidings.example.com"):
@@ -284,6 +311,9 @@ def test_roles_need_a_shared_key_and_a_shared_log() -> None:
     check_serving(given({"TIDINGS_ROLE": "gateway", "TIDINGS_WEBHOOK_KEY": "k"}))
     assert "memory://" in error({"TIDINGS_ROLE": "gateway", "TIDINGS_LOG": "memory://"})
     assert "--workers" in error(flags={"workers": "2"})
+    workers = {"workers": "2", "log": "kafka://localhost:9092"}
+    assert load(workers, environ={}, folder=Path("/nowhere")).workers == 2
+    assert error(flags={**workers, "health_port": "0"}).startswith("--health-port: with --workers")
 
 
 def test_the_webhook_key_is_made_once(tmp_path: Path) -> None:
