@@ -5,10 +5,12 @@ process to kill. Without node and npm these tests are skipped with one line, and
 """
 
 import atexit
+import contextlib
 import os
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import tempfile
 import time
@@ -200,6 +202,16 @@ class Workerd:
         """Kill it and start it again on the same data and port."""
         self.kill()
         self.start()
+
+    def objects(self, kind: str) -> list[set[str]]:
+        """Per object of a class (`single`) its tables on the disk; to be asked while it does not run."""
+        found = []
+        for file in (self.folder / "data" / kind).glob("*.sqlite"):
+            if file.stem != "metadata":
+                with contextlib.closing(sqlite3.connect(file)) as database:
+                    rows = database.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
+                found.append({name for (name,) in rows if not name.startswith("_cf_")})
+        return found
 
     def close(self) -> None:
         """Kill it and remove its data. Idempotent."""

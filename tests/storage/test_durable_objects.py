@@ -252,6 +252,42 @@ async def test_alarms_purge(layout: str) -> None:
         worker.close()
 
 
+async def test_an_object_that_holds_nothing_keeps_no_storage() -> None:
+    """A record that was purged, an id that was only asked for and a write that was refused leave nothing on the disk."""
+    workerd.needed()
+    worker = Workerd(layout="one-per-prediction", shards=1, alarm_delay=0)
+
+    async def gone(*ids: str) -> bool:
+        return not await store.load(ids)
+
+    try:
+        worker.start()
+        async with opened(worker.url) as store:
+            once, again, swept, never = fresh("once"), fresh("again"), fresh("swept"), fresh("never")
+            soon = now_ms() + 300
+            await store.write([writing(prediction(one), 0, purge_at=soon) for one in (once, again)])
+            await store.write([writing(prediction(swept), 0, purge_at=now_ms() + 600_000)])
+            assert await store.load([never]) == {}
+            assert await store.write([writing(prediction(never, 4), 3)]) == [Conflict(0)]
+            await eventually(lambda: gone(once, again), within=30)
+            assert await store.write([writing(prediction(again, 2), 1)]) == [Conflict(0)]
+            standing = creation(again)
+            assert await store.write([standing]) == [None]
+            assert await store.sweep(now_ms() + 700_000, 10) == 1
+            assert await gone(swept)
+            assert (await store.load([again]))[again].encoded == standing.encoded
+        await asyncio.to_thread(worker.kill)
+        assert len(worker.objects("single")) == 4
+        assert [tables for tables in worker.objects("single") if tables] == [{"records", "positions"}]
+        await asyncio.to_thread(worker.start)
+        async with opened(worker.url) as store:
+            assert set(await store.load([once, again, swept, never])) == {again}
+            assert await store.write([creation(once)]) == [None]
+            assert set(await store.load([once])) == {once}
+    finally:
+        worker.close()
+
+
 async def test_spaces(place: str) -> None:
     """Two spaces under one Worker know nothing of each other."""
     async with opened(place) as store, opened(place + "-2") as other:

@@ -33,8 +33,12 @@ export class Shard extends DurableObject {
   constructor(ctx, env) {
     super(ctx, env);
     this.sql = ctx.storage.sql;
-    this.sql.exec(this.constructor.indexed ? TABLES + INDEXES : TABLES);
     this.alarms = new Alarms(ctx.storage, env);
+    this.prepare();
+  }
+
+  prepare() {
+    this.sql.exec(TABLES + INDEXES);
   }
 
   // Per operation: null (it stands now), or the version that stands instead ("0": nothing is there).
@@ -113,25 +117,45 @@ export class Shard extends DurableObject {
   }
 }
 
+// An object without storage costs nothing, so there are tables only while there is a record: who asks for an id that
+// nobody has used leaves nothing behind, nor does a record that was purged.
 export class Single extends Shard {
   static indexed = false;
 
+  prepare() {
+    this.empty = !this.sql.exec("SELECT 1 FROM sqlite_master WHERE name = 'records'").toArray().length;
+  }
+
+  async write(ops, repeat) {
+    if (this.empty) {
+      if (ops.every((op) => op.if_version !== "0")) return ops.map(() => "0");
+      this.sql.exec(TABLES);
+      this.empty = false;
+    }
+    return super.write(ops, repeat);
+  }
+
+  load(ids, budget) {
+    return this.empty ? { rows: [], rest: [] } : super.load(ids, budget);
+  }
+
   async sweep(now) {
+    if (this.empty) return 0;
     const removed = this.purge(now, 1);
     if (removed) await this.forget();
     return removed;
   }
 
   async alarm() {
+    if (this.empty) return;
     await super.alarm();
     const { left } = this.sql.exec("SELECT count(*) AS left FROM records").one();
     if (left === 0) await this.forget();
   }
 
-  // An object without storage costs nothing; the tables come back with the next write.
   async forget() {
     await this.alarms.ran(null);
+    this.empty = true;
     await this.ctx.storage.deleteAll();
-    this.sql.exec(TABLES);
   }
 }
