@@ -39,6 +39,7 @@ def build_app(gateway: Gateway) -> web.Application:
     writes = Writes(gateway, door)
     streams = EventStreams(gateway, door)
     gateway.event_streams = streams.__len__
+    gateway.end_event_streams = streams.end
     webhook = webhook_handler(gateway)
     # The routes with the most traffic come first among those of equal depth.
     _add(app, "GET", "/api/predictions/{id}", read_handler(gateway, door))

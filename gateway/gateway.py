@@ -84,6 +84,10 @@ def _alive() -> None:
     """Nothing is known to be in the way."""
 
 
+def _none_open() -> None:
+    """There is no event stream to end."""
+
+
 @dataclass(kw_only=True)
 class Gateway:
     """The parts that the HTTP routes work with."""
@@ -131,5 +135,7 @@ class Gateway:
     """Whether the last read that the cache could not answer came from the fallback store: what it says of a 404."""
     event_streams: Callable[[], int] = int
     """How many event streams are open."""
+    end_event_streams: Callable[[], None] = _none_open
+    """Ends them all, with a time to come back."""
     websocket: Callable[[web.Request], Awaitable[web.StreamResponse]] | None = None
     """Serves `/api/ws` on connections that the HTTP server has already."""

@@ -16,6 +16,7 @@ import structlog
 from msgspec import Struct
 
 from gateway import protocol
+from gateway.event_stream import EventStream
 from gateway.hub import Hub, Sink
 from gateway.owners import Owners
 from gateway.permissions import Authenticator
@@ -205,10 +206,12 @@ class Sessions:
         self.closed[code] = self.closed.get(code, 0) + 1
 
     def failed(self, sink: Sink, error: Exception) -> None:
-        """A sink of the hub raised; for `Hub(on_error=...)`."""
+        """A sink of the hub raised; for `Hub(on_error=...)`. Its client is to come back, and hears nothing until then."""
         _log.error("session.delivery_failed", exc_info=error)
         if isinstance(sink, Session):
             sink.fail()
+        elif isinstance(sink, EventStream):
+            sink.end()
 
     # The sweep
 

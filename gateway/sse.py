@@ -37,7 +37,7 @@ TAKE_BYTES = 65_536
 MAX_STREAMS = 20_000
 PAGE = 500
 COME_BACK = 3_000
-"""Milliseconds over which clients are told to spread their return after a shutdown."""
+"""Milliseconds over which clients are told to spread their return."""
 
 _log = structlog.get_logger()
 
@@ -70,6 +70,10 @@ class EventStreams:
         return len(self._open)
 
     async def close(self, app: web.Application) -> None:  # noqa: ARG002 - a signal's signature
+        """End every stream at the application's end."""
+        self.end()
+
+    def end(self) -> None:
         """End every stream, with a time to come back."""
         for stream in self._open:
             stream.outbox.send(b"retry: %d\n\n" % random.randint(COME_BACK // 3, COME_BACK))  # noqa: S311 - no secret
