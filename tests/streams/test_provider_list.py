@@ -82,3 +82,24 @@ async def test_nothing_is_given_up_by_a_list_that_was_not_read_far_enough() -> N
         look_ups = LookUps(providers, lanes, Reports(MemoryLog()), lambda _, name: f"http://t/{name}")
         assert await look_ups.find("replicate", [lost], [lost]) == sought
         assert listed.read == read
+
+
+async def test_nothing_is_given_up_by_a_list_that_was_not_read() -> None:
+    """Without a public address nothing is known to look for, and a list that fails tells nothing: nothing is lost."""
+    providers = open_providers({"replicate": Configuration(secret=(SECRET,), token="r8_secret")})
+    lost = prediction("lost", provider_id=None, attempt="a", created_at=CALLED)
+
+    async def fails(call: Call) -> Answer:
+        return Answer(500, {}, b"")
+
+    listed = Listed()
+    closed = listed.lane
+    closed.close_for(60)
+    for lane, url in (
+        (listed.lane, None),
+        (Lane("replicate", fails), lambda _, name: f"http://t/{name}"),
+        (closed, lambda _, name: f"http://t/{name}"),
+    ):
+        look_ups = LookUps(providers, {"replicate": lane}, Reports(MemoryLog()), url)
+        assert await look_ups.find("replicate", [lost], [lost]) == Sought(untold=1)
+    assert listed.read == 0

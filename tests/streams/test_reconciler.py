@@ -1,19 +1,22 @@
 """The reconciler's heap: nothing is read before it is due, and each need is met in its time."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec import Raw
 
+from storage.errors import StoreUnavailable
+from storage.memory import MemoryStore
 from storage.prediction import Prediction, Status, encode
-from storage.store import Stored
+from storage.store import Stored, Write
 from streams.changes import Change
 from streams.due import LONGEST_ESTIMATE, Need, Patience, need_of, wait_for
 from streams.lookup import LookUps, Sought
 from streams.memory_log import MemoryLog
-from streams.reconciler import Reconciler
+from streams.reconciler import Reconciler, remember_unfinished
 from streams.reports import Reports
 
 
@@ -163,3 +166,154 @@ async def test_what_was_heard_of_while_the_list_was_read_is_not_given_up() -> No
     bench.now += 10 * 3_600_000
     await reconciler._find("replicate", records)
     assert failed == ["lost"]
+
+
+class Scripted(LookUps):
+    """Providers that can be asked anything; what happens meanwhile is the test's."""
+
+    def __init__(self) -> None:
+        super().__init__({}, {}, Reports(MemoryLog()), None)
+        self.asked: list[str] = []
+        self.meanwhile: Callable[[], None] = lambda: None
+        self.tells: Callable[[], Awaitable[bool]] | None = None
+        self.sought = Sought()
+        self.lost: list[str] = []
+
+    def can(self, provider: str) -> bool:
+        return True
+
+    async def look(self, record: Prediction, why: str, whose: object = None) -> bool:
+        self.asked.append("look")
+        self.meanwhile()
+        return True if self.tells is None else await self.tells()
+
+    async def cancel(self, record: Prediction) -> bool:
+        self.asked.append("cancel")
+        return True
+
+    async def find(self, provider: str, records: Sequence[Prediction], given_up: Sequence[Prediction]) -> Sought:
+        self.asked.append("find")
+        return Sought(given_up, self.sought.untold)
+
+    async def give_up(self, record: Prediction) -> None:
+        self.lost.append(record.prediction_id)
+
+
+def scripted() -> tuple[Bench, Scripted]:
+    bench, providers = Bench(), Scripted()
+    bench.reconciler = Reconciler(bench.load, providers, None, clock=lambda: bench.now / 1000)
+    return bench, providers
+
+
+@pytest.mark.parametrize("when", ["asked", "read"])
+async def test_a_cancel_during_a_look_up_follows_it_at_once(when: str) -> None:
+    """Canceled while its record is read, or while its provider is asked: the cancel goes out right after, once."""
+    bench, providers = scripted()
+    bench.change("p1")
+    bench.now += 60_000
+    canceled: list[int] = []
+
+    def cancel() -> None:
+        if not canceled:
+            canceled.append(bench.now)
+            bench.change("p1", cancel_requested_at=bench.now)
+
+    async def load_then_cancel(ids: Sequence[str]) -> dict[str, Stored]:
+        found = await bench.load(ids)
+        cancel()
+        return found
+
+    if when == "asked":
+        providers.meanwhile = cancel
+    else:
+        bench.reconciler._load = load_then_cancel
+    await bench.reconciler.once()
+    assert (providers.asked, canceled) == (["look"], [bench.now])
+    await bench.reconciler.once()
+    await bench.reconciler.once()
+    assert providers.asked == ["look", "cancel"]
+
+
+async def test_one_record_that_makes_no_sense_stops_no_other() -> None:
+    """A record that cannot be read is put off and counted; what came due with it is looked up."""
+    bench, providers = scripted()
+
+    async def load(ids: Sequence[str]) -> dict[str, Stored]:
+        return await bench.load(ids) | {"bad": Stored(2, Status.PROCESSING, b"{")}
+
+    bench.reconciler._load = load
+    bench.change("bad")
+    bench.change("good")
+    bench.now += 60_000
+    assert await bench.reconciler.once() == 1
+    assert (providers.asked, len(bench.reconciler)) == (["look"], 2)
+    bench.now += Patience().longest
+    assert await bench.reconciler.once() == 1
+
+
+async def test_no_record_keeps_the_others_from_being_remembered() -> None:
+    """At a start, what cannot be read is left out; any estimate is borne; the rest is watched."""
+    bench, _ = scripted()
+    store = MemoryStore()
+    far, farther = (prediction(f"p{number}", estimated_time=number) for number in (1.7e308, 10**400))
+    near, bad = prediction("near"), prediction("bad")
+    written = [Write(one, encode(one), 0) for one in (far, farther, near)]
+    await store.write([Write(bad, b"{", 0), *written])
+    assert await remember_unfinished(bench.reconciler, store, MemoryLog()) == 3
+
+
+@pytest.mark.parametrize("began", ["noticed", "remembered"])
+async def test_nothing_is_given_up_that_may_still_be_called(began: str) -> None:
+    """A `submit` that waited an hour for its processor is given up ten minutes after it was seen, news or not."""
+    bench, providers = scripted()
+    fields: dict[str, Any] = {"status": Status.STARTING, "provider_id": None, "attempt": "a", "create_id": "c"}
+    record = bench.records["p1"] = prediction("p1", updated_at=bench.now - 3_600_000, **fields)
+    if began == "noticed":
+        bench.reconciler.notice([Change("p1", 2, encode(record), Status.STARTING.value)])
+    else:
+        bench.reconciler.remember(record)
+    for _ in range(9):
+        bench.now += 60_000
+        await bench.reconciler.once()
+        assert not providers.lost
+        bench.reconciler.notice([Change("p1", 2, encode(record), Status.STARTING.value)])  # tags, say
+    assert "find" in providers.asked
+    for _ in range(5):
+        bench.now += 60_000
+        await bench.reconciler.once()
+    assert providers.lost[0] == "p1"
+
+
+async def test_what_could_not_be_done_is_counted() -> None:
+    """An outage of the store or the log, a provider's or a defect: each prediction that was due counts as left."""
+    bench, providers = scripted()
+    for name in ("p1", "p2"):
+        bench.change(name)
+    bench.now += 60_000
+    load, bench.reconciler._load = bench.reconciler._load, away
+    assert await bench.reconciler.once() == 2
+    bench.reconciler._load = load
+    for tells, left in ((away, 2), (broken, 2), (untold, 2), (told, 0)):
+        bench.now += 10 * 3_600_000
+        providers.tells = tells
+        assert await bench.reconciler.once() == left, tells
+    providers.sought = Sought(untold=1)
+    bench.change("p3", Status.STARTING, provider_id=None, attempt="a")
+    bench.now += 15_000
+    assert await bench.reconciler.once() == 1
+
+
+async def away(*_: object) -> Any:
+    raise StoreUnavailable("away")
+
+
+async def broken() -> bool:
+    raise ZeroDivisionError
+
+
+async def untold() -> bool:
+    return False
+
+
+async def told() -> bool:
+    return True
