@@ -9,6 +9,7 @@ from typing import Any
 import structlog
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import (
+    KafkaConnectionError,
     KafkaError,
     MessageSizeTooLargeError,
     RecordListTooLargeError,
@@ -291,11 +292,27 @@ def _failure(error: KafkaError) -> LogError:
 
 
 async def abandon(producer: AIOKafkaProducer) -> None:
-    """Disconnect a producer without waiting for what it has not delivered; its own `stop` would, for ever."""
+    """Disconnect a producer without waiting for what it has not delivered; its own `stop` would, for ever.
+
+    Nothing of it may stay behind: a task that is forgotten while it waits is complained of when it is collected.
+    """
     sender: asyncio.Task[None] | None = producer._sender.sender_task  # noqa: SLF001 - it has no door for this
     if sender is not None:
         sender.cancel()
     with contextlib.suppress(LogError):
         async with bounded(STOP_SECONDS, "disconnecting"):
             await producer.client.close()
+    if sender is not None and not sender.done():
+        # It waits for requests that may wait for ever; cancelled once more, it cancels the one that it waits for.
+        await asyncio.wait([sender], timeout=1)
+        sender.cancel()
+        await asyncio.wait([sender], timeout=1)
+    # What was not delivered would be waited for. Each batch takes itself out of those on the way when it ends, those
+    # that were to be sent again too.
+    on_the_way = producer._message_accumulator._pending_batches  # noqa: SLF001 - as before
+    on_the_way.update(*producer._message_accumulator._batches.values())  # noqa: SLF001 - as before
+    for batch in tuple(on_the_way):
+        if not batch.future.done():
+            batch.future.set_exception(KafkaConnectionError("the producer was given up"))
+            _seen(batch.future)
     await stop(producer)

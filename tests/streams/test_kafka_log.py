@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -303,8 +304,11 @@ RECOVERY_SECONDS = 8.0
 
 
 @pytest.mark.parametrize("how", ["kill", "restart", "freeze", pytest.param("freeze long", marks=pytest.mark.long)])
-async def test_a_failing_broker(own_broker: Broker, how: str) -> None:
-    """Appends are refused within 5 s while the broker is away; on its return all flows again and nothing is lost."""
+async def test_a_failing_broker(own_broker: Broker, how: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Appends are refused within 5 s while the broker is away; on its return all flows again and nothing is lost.
+
+    Of the producers that were given up nothing stays behind.
+    """
     log = await open_log(f"kafka://{own_broker.bootstrap}", partitions=4)
     traffic = Traffic(log)
     try:
@@ -328,6 +332,10 @@ async def test_a_failing_broker(own_broker: Broker, how: str) -> None:
     finally:
         own_broker.thaw()
         await log.close()
+    gc.collect()
+    complaints = [record.getMessage() for record in caplog.records if record.name == "asyncio"]
+    assert not [complaint for complaint in complaints if "producer" in complaint]
+    assert not [task for task in asyncio.all_tasks() if "aiokafka/producer" in repr(task.get_coro())]
 
 
 async def test_a_stuck_consumer_is_replaced(kafka_url: str, topic_prefix: str) -> None:
