@@ -4,6 +4,7 @@ import asyncio
 from pathlib import Path
 
 from streams.due import Patience
+from tests.conditions import eventually
 from tests.tasks.work import at_work, variables
 from tests.tidings.command import tidings
 from tidings.demo import BadDays, StandIn
@@ -45,6 +46,26 @@ async def test_a_provider_that_cannot_say(tmp_path: Path) -> None:
         places = ("--log", f"sqlite:////{tmp_path}/log.db", "--store", f"sqlite:////{tmp_path}/store.db")
         ended = await tidings(tmp_path, "reconcile", "--once", "--all", *places, settings=variables(stand_in))
         assert (ended.code, "1 left" in ended.out) == (1, True)
+
+
+async def test_a_list_that_cannot_be_read(tmp_path: Path) -> None:
+    """A submission without an answer is left where the provider's list fails, or nobody said what to look for there."""
+    async with StandIn(duration=600) as stand_in:
+        async with at_work(tmp_path, stand_in, {"TIDINGS_ROLE": "gateway,processor"}, patience=Patience()) as work:
+            work.bad(lost_answers=1, never=1)
+            made = await work.create()
+            await eventually(lambda: len(stand_in.jobs) == 1, 30)
+        places = ("--log", f"sqlite:////{tmp_path}/log.db", "--store", f"sqlite:////{tmp_path}/store.db")
+        stand_in.bad_days = BadDays(broken=1)
+        ended = await tidings(tmp_path, "reconcile", "--once", "--all", *places, settings=variables(stand_in))
+        assert (ended.code, "1 left" in ended.out) == (1, True), ended.err
+        stand_in.bad_days = BadDays()
+        settings = {name: value for name, value in variables(stand_in).items() if name != "TIDINGS_PUBLIC_URL"}
+        ended = await tidings(tmp_path, "reconcile", "--once", "--all", *places, settings=settings)
+        assert (ended.code, "1 left" in ended.out, "TIDINGS_PUBLIC_URL" in ended.err) == (1, True, True), ended.err
+        ended = await tidings(tmp_path, "reconcile", "--once", "--all", *places, "--json", settings=variables(stand_in))
+        assert (ended.code, ended.json["left"], ended.json["reported"]) == (0, 0, 1), ended.err
+        assert made["status"] == "starting"
 
 
 async def test_wrong_use(tmp_path: Path) -> None:
