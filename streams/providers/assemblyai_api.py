@@ -53,7 +53,7 @@ class AssemblyAIApi(Struct, frozen=True):
     def created(self, body: bytes) -> Submitted:
         """The answer is the transcript as it stands."""
         try:
-            return Submitted(_transcript.decode(body).id, report=body)
+            return Submitted(_transcript.decode(body).id)
         except (msgspec.DecodeError, RecursionError) as error:
             raise Unreadable(f"no transcript: {error}") from None
 

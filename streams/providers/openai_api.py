@@ -60,7 +60,7 @@ class OpenAIApi(Struct, frozen=True):
     def created(self, body: bytes) -> Submitted:
         """The answer is the response as it stands."""
         try:
-            return Submitted(_response.decode(body).id, report=body)
+            return Submitted(_response.decode(body).id)
         except (msgspec.DecodeError, RecursionError) as error:
             raise Unreadable(f"no response: {error}") from None
 

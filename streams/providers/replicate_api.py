@@ -69,7 +69,7 @@ class ReplicateApi(Struct, frozen=True):
             answer = _answer.decode(body)
         except (msgspec.DecodeError, RecursionError) as error:
             raise Unreadable(f"no prediction: {error}") from None
-        return Submitted(answer.id, answer.urls, body)
+        return Submitted(answer.id, answer.urls)
 
     def get(self, provider_id: str, model: str | None, urls: Raw) -> Call:  # noqa: ARG002 - the protocol
         """At `urls.get`, or where that would be."""

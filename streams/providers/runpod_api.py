@@ -43,7 +43,7 @@ class RunPodApi(Struct, frozen=True):
     def created(self, body: bytes) -> Submitted:
         """The answer is the job, in a webhook's shape."""
         try:
-            return Submitted(_job.decode(body).id, report=body)
+            return Submitted(_job.decode(body).id)
         except (msgspec.DecodeError, RecursionError) as error:
             raise Unreadable(f"no job: {error}") from None
 

@@ -53,8 +53,6 @@ class Submitted(Struct, frozen=True):
     provider_id: str
     urls: Raw = ABSENT
     """Where it is asked about and canceled, as the record keeps it (`providerUrls`)."""
-    report: bytes | None = None
-    """The answer in the shape of a webhook's body, where it is one: it may be appended as a report."""
 
 
 class Listed(Struct, frozen=True):
