@@ -129,10 +129,14 @@ class TidingsProcess:
             self.process = None
 
     async def ended(self, within: float = 20) -> int:
-        """Wait until it ends by itself; returns its exit code."""
+        """Wait until it ends by itself; returns its exit code. One that does not is killed."""
         assert self.process is not None
         started = time.monotonic()
-        code = await asyncio.wait_for(self.process.wait(), within)
+        try:
+            code = await asyncio.wait_for(self.process.wait(), within)
+        except TimeoutError:
+            await self.kill()
+            raise AssertionError(f"it did not end within {within} s:\n{self.output}") from None
         assert time.monotonic() - started < within
         self.process = None
         return code
