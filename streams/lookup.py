@@ -281,7 +281,7 @@ class LookUps:
                 await self._found(by_url[url], provider, provider_id)
             missing = [record for url, record in by_url.items() if url not in found.ids]
             if not found.complete:
-                _log.warning("lookup.list_too_long", provider=provider, pages=PAGES, missing=len(missing))
+                _log.warning("lookup.list_not_read_to_the_end", provider=provider, most=PAGES, missing=len(missing))
                 return Sought(untold=len(missing))
         lost = {record.prediction_id for record in given_up}
         return Sought([record for record in missing if record.prediction_id in lost])

@@ -1,14 +1,23 @@
 """Finding submissions in a provider's list: what became of a create call whose answer is missing or is not believed."""
 
+import asyncio
 from collections.abc import Collection
 
+import structlog
 from msgspec import Struct
 
 from streams.lane import Lane
+from streams.provider_calls import Answer, CallFailed
 from streams.providers.submission import Listing, Unreadable
 
 SKEW = 300_000
 """Milliseconds by which the provider's clock may be behind ours."""
+TRIES = 6
+"""Of one page. A long list would never be read to its end otherwise where a part of all calls fails."""
+FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0
+"""Seconds between two of them; a provider that is to be left alone for longer is asked another time."""
+
+_log = structlog.get_logger("tidings.submission")
 
 
 class Found(Struct, frozen=True):
@@ -31,17 +40,20 @@ async def find(api: Listing, lane: Lane, webhooks: Collection[str], since: int, 
         pages: How many pages are read at most, newest first.
 
     Raises:
-        CallFailed, Unreadable: The list cannot be read.
+        CallFailed, Unreadable: Not even its first page can be read.
     """
     # The service may have had another public address when it submitted; path and token say enough.
     wanted = {_behind_host(url): url for url in webhooks}
     found: dict[str, str] = {}
     following: str | None = None
-    for _ in range(pages):
-        answer = await lane.call(api.list(following))
-        if not answer.good:
-            raise Unreadable(f"the list was answered with {answer.status}")
-        shown, following = api.listed(answer.body)
+    for page in range(pages):
+        try:
+            shown, following = api.listed((await _page(api, lane, following)).body)
+        except (CallFailed, Unreadable) as error:
+            if not page:
+                raise
+            _log.info("list.broken_off", provider=lane.name, pages=page, found=len(found), error=str(error))
+            return Found(found, complete=False)
         for one in shown:
             url = wanted.get(_behind_host(one.webhook)) if one.webhook is not None else None
             if url is not None:
@@ -50,6 +62,24 @@ async def find(api: Listing, lane: Lane, webhooks: Collection[str], since: int, 
         if following is None or len(found) == len(webhooks) or (oldest is not None and oldest < since - SKEW):
             return Found(found, complete=True)
     return Found(found, complete=False)
+
+
+async def _page(api: Listing, lane: Lane, following: str | None) -> Answer:
+    pause = FIRST_PAUSE
+    for left in reversed(range(TRIES)):
+        try:
+            answer = await lane.call(api.list(following))
+        except CallFailed:
+            if not left or lane.closed_for > LONGEST_PAUSE:
+                raise
+        else:
+            if answer.good:
+                return answer
+            if not left or lane.closed_for > LONGEST_PAUSE or not (answer.status == 429 or answer.status >= 500):
+                raise Unreadable(f"the list was answered with {answer.status}")
+        await asyncio.sleep(max(pause, lane.closed_for))
+        pause *= 2
+    raise AssertionError("the last try ends it")
 
 
 def _behind_host(url: str) -> str:

@@ -355,7 +355,7 @@ class Submissions:
         if found.ids:
             return Submitted(found.ids[webhook])
         if not found.complete:
-            raise Unreadable(f"more than {PAGES} pages are newer than the first call")
+            raise Unreadable(f"it could not be read back to the first call, on {PAGES} pages at most")
         return None
 
     # ---- 5 ----

@@ -1,6 +1,6 @@
 """A provider's list tells what became of a submission only if it was read far enough back."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -10,12 +10,12 @@ import pytest
 from streams.lane import Lane
 from streams.lookup import PAGES, LookUps, Sought
 from streams.memory_log import MemoryLog
-from streams.provider_calls import Answer
-from streams.provider_list import find
+from streams.provider_calls import Answer, NoAnswer
+from streams.provider_list import TRIES, find
 from streams.providers.configuration import Configuration
 from streams.providers.registry import open_providers
 from streams.providers.replicate_api import ReplicateApi
-from streams.providers.submission import Call
+from streams.providers.submission import Call, Unreadable
 from streams.reports import Reports
 from tests.storage.samples import prediction
 from tests.streams.providers.bodies import SECRET
@@ -30,8 +30,14 @@ class Listed:
 
     def __init__(self, *shown: tuple[str, float], endless: bool = False) -> None:
         self.shown, self.endless, self.read = shown, endless, 0
+        self.failures: Iterator[int | Exception] = iter(())
 
     async def send(self, call: Call) -> Answer:
+        failure = next(self.failures, 200)
+        if isinstance(failure, Exception):
+            raise failure
+        if failure != 200:
+            return Answer(failure, {"retry-after": "0"}, b"{}")
         start = int(call.url.partition("cursor=")[2] or 0)
         self.read += 1
         page: Sequence[dict[str, Any]] = [
@@ -68,6 +74,23 @@ async def test_a_list_is_read_back_to_the_call(
     """It is complete where all were found, where it ends, and where it reaches back beyond the call; else it is not."""
     found = await find(API, listed.lane, {"http://t/wanted"}, CALLED, pages)
     assert (found.ids, found.complete, listed.read) == (ids, complete, read)
+
+
+async def test_a_list_is_read_on_where_a_page_failed() -> None:
+    """A page that cannot be had is asked for again, and what was found before it counts; a refusal is not repeated."""
+    listed = Listed(("other", -1), ("first", 0), ("second", 0))
+    listed.failures = iter([500, NoAnswer("cut"), 200, 429, 503, 200])
+    found = await find(API, listed.lane, {"http://t/first", "http://t/second"}, CALLED, 9)
+    assert (set(found.ids.values()), found.complete) == ({"id-first", "id-second"}, True)
+
+    listed.failures = iter([200] + [500] * TRIES)
+    found = await find(API, listed.lane, {"http://t/first", "http://t/second"}, CALLED, 9)
+    assert (found.ids, found.complete) == ({"http://t/first": "id-first"}, False)
+
+    listed.failures = iter([401])
+    with pytest.raises(Unreadable, match="401"):
+        await find(API, listed.lane, {"http://t/first"}, CALLED, 9)
+    assert next(listed.failures, None) is None
 
 
 async def test_nothing_is_given_up_by_a_list_that_was_not_read_far_enough() -> None:
