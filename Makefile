@@ -1,8 +1,8 @@
 # Everything a newcomer needs: `make run` and `make test`. `make help` lists the rest.
 PYTHON ?= python3
 BIN := .venv/bin
-# Most of a test's time is waiting for other processes: two at once take little more than half as long.
-WORKERS ?= 2
+# Most of a test's time is waiting for other processes: three at once take little more than a third as long.
+WORKERS ?= 3
 .DEFAULT_GOAL := help
 
 .PHONY: help setup run test test-long check bench kafka cluster faults format clean

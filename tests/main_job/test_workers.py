@@ -41,7 +41,7 @@ def children(service: TidingsProcess) -> dict[str, int]:
     for child in Process(service.process.pid).children():
         with contextlib.suppress(NoSuchProcess):
             line = child.cmdline()
-            if "serve" in line:
+            if "--role" in line:  # which one that has just been forked has not yet
                 found[f"{line[line.index('--role') + 1]}-{child.pid}"] = child.pid
     return found
 
