@@ -25,7 +25,7 @@ from tests.broker import Broker
 from tests.servers import Postgres
 
 PARTITIONS = 8
-ALLOWED = 300
+ALLOWED = 60
 """Seconds that a round may take."""
 
 
@@ -89,7 +89,7 @@ def measure(broker: Broker, postgres: Postgres, events: int, count: int) -> dict
     done = context.Event()
     processed = [context.Value("q", 0, lock=False) for _ in range(count)]
     url = f"kafka://{broker.bootstrap}"
-    children = [context.Process(target=_child, args=(url, prefix, target, one, done)) for one in processed]
+    children = [context.Process(target=_child, args=(url, prefix, target, one, done), daemon=True) for one in processed]
     for child in children:
         child.start()
     deadline = time.monotonic() + ALLOWED

@@ -124,7 +124,11 @@ async def prepare(connection: "asyncpg.Connection[asyncpg.Record]", statements: 
             await connection.execute("SELECT pg_advisory_xact_lock($1)", _LOCK)
             if statements.schema is not None:
                 await connection.execute(f"CREATE SCHEMA IF NOT EXISTS {quoted(statements.schema)}")
-            if await connection.fetchval("SELECT to_regclass($1)", statements.meta) is None:
+            # Looked up through a table: a session that has waited for the lock is told of others' tables only when it
+            # locks one itself, and would go on to believe what it found before.
+            if not await connection.fetchval(
+                "SELECT EXISTS (SELECT FROM pg_class WHERE oid = to_regclass($1))", statements.meta
+            ):
                 await connection.execute(statements.tables)
                 await connection.execute(statements.formatted, str(FORMAT))
     found = await connection.fetchval(statements.format)

@@ -228,6 +228,21 @@ async def test_opened_by_many_at_once(kind: str) -> None:
     await asyncio.gather(*(store.close() for store in stores))
 
 
+async def test_a_new_database_opened_by_many_at_once() -> None:
+    """The same in Postgres without a schema of its own, in a database that has nothing yet."""
+    server, name = servers.postgres(), fresh("d").replace("-", "_")
+    connection = await asyncpg.connect(server)
+    try:
+        await connection.execute(f"CREATE DATABASE {name}")
+        stores = await asyncio.gather(*(open_store(f"{server.rpartition('/')[0]}/{name}") for _ in range(8)))
+        await stores[0].write([creation("p")])
+        assert all([await store.get("p") for store in stores])
+        await asyncio.gather(*(store.close() for store in stores))
+        await connection.execute(f"DROP DATABASE {name}")
+    finally:
+        await connection.close()
+
+
 async def test_unreachable(kind: str) -> None:
     """A server that is not there is `StoreUnavailable` within the limit, with its address and without its password."""
     with pytest.raises(StoreUnavailable, match=r"127\.0\.0\.1:1\b") as caught:
