@@ -1,10 +1,10 @@
 """Two processors against one: Kafka with 8 partitions, state in Postgres, each processor a process of its own.
 
-120,000 events of 40,000 predictions, waiting when the processors begin. The time runs from the first record that is
+60,000 events of 20,000 predictions, waiting when the processors begin. The time runs from the first record that is
 processed to the last. Beside the rate stands what limits it: the CPU that an event costs the processors, Postgres and the
 broker, all on the same cores.
 
-    python -m benchmarks.bench_processors [--events 120000] [--rounds 3]
+    python -m benchmarks.bench_processors [--events 60000] [--rounds 3]
 """
 
 import argparse
@@ -18,6 +18,7 @@ from typing import Any
 
 import asyncpg
 import psutil  # type: ignore[import-untyped]  # carries no types
+import structlog
 import uvloop
 
 from benchmarks.bench_processor import fill
@@ -122,9 +123,10 @@ def measure(broker: Broker, postgres: Postgres, events: int, count: int) -> dict
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--events", type=int, default=120_000)
+    parser.add_argument("--events", type=int, default=60_000)
     parser.add_argument("--rounds", type=int, default=3)
     arguments, _ = parser.parse_known_args()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
     broker, postgres = Broker(), Postgres()
     try:
         broker.start()

@@ -20,6 +20,7 @@ from statistics import median
 from typing import Any
 
 import asyncpg
+import structlog
 import uvloop
 
 from benchmarks.bench_processor import PARTITIONS, alone, fill
@@ -156,6 +157,7 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=300_000)
     parser.add_argument("--rounds", type=int, default=3)
     arguments, _ = parser.parse_known_args()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
     broker, postgres, valkey = Broker(), Postgres(), Valkey()
     try:
         for server in (broker, postgres, valkey):
