@@ -368,7 +368,7 @@ async def remember_unfinished(
         try:
             reconciler.remember(decode(encoded), at_once=at_once, settled=settled)
         except Exception as error:  # one record must not keep the others from being watched
-            _log.error("reconciler.defect", record=encoded[:200].decode("utf-8", "replace"), exc_info=error)
+            _log.error("reconciler.defect", size=len(encoded), exc_info=error)
 
     if store.capabilities.lists and "status" in store.capabilities.filters:
         for status in (Status.STARTING, Status.PROCESSING):
