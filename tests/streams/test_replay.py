@@ -147,17 +147,23 @@ async def test_a_verification_of_an_untouched_store_finds_nothing(log: Log) -> N
         assert result.equal == result.compared == 27
 
 
+async def _planted(live: MemoryStore) -> Write:
+    """What makes of p7 a record that the log does not say."""
+    standing = (await live.load(["p7"]))["p7"].standing()
+    assert isinstance(standing, Prediction)
+    wrong = replace(standing, version=4, prompt="planted")
+    return Write(wrong, encode(wrong), standing.version)
+
+
 async def test_a_verification_finds_planted_differences(log: Log) -> None:
     """Another byte, a record too few and a record too many are each found and named by kind."""
     live = MemoryStore()
     async with pipeline(log, live) as running:
         await some_history(running)
-    standing = (await live.load(["p7"]))["p7"].standing()
-    assert isinstance(standing, Prediction)
-    wrong = replace(standing, version=4, prompt="planted")
-    stranger = replace(standing, prediction_id="stranger", version=1)
+    wrong = await _planted(live)
+    stranger = replace(wrong.record, prediction_id="stranger", version=1)
     live = await _without(live, "p8")
-    await live.write([Write(wrong, encode(wrong), standing.version), Write(stranger, encode(stranger), 0)])
+    await live.write([wrong, Write(stranger, encode(stranger), 0)])
     result = await compared(log, live)
     assert {(d.prediction_id, d.kind) for d in result.faults} == {
         ("p7", "different"),
@@ -171,10 +177,7 @@ async def test_one_prediction_alone_can_be_compared(log: Log) -> None:
     live = MemoryStore()
     async with pipeline(log, live) as running:
         await some_history(running)
-    standing = (await live.load(["p7"]))["p7"].standing()
-    assert isinstance(standing, Prediction)
-    wrong = replace(standing, version=4, prompt="planted")
-    await live.write([Write(wrong, encode(wrong), standing.version)])
+    await live.write([await _planted(live)])
     sound = await compared(log, live, "p8")
     assert (sound.compared, sound.equal, sound.differences) == (1, 1, [])
     found = await compared(log, live, "p7")
