@@ -116,11 +116,12 @@ def _package(name: str) -> Path:
 
 
 def _let_others_in(folder: Path) -> None:
-    """Let every user pass through to a folder."""
+    """Let every user pass through to a folder: of this group too, which a process that changes its user alone keeps."""
+    everybody = stat.S_IXGRP | stat.S_IXOTH
     for parent in (folder, *folder.parents):
         mode = parent.stat().st_mode
-        if not mode & stat.S_IXOTH:
-            parent.chmod(mode | stat.S_IXOTH)
+        if mode & everybody != everybody:
+            parent.chmod(mode | everybody)
 
 
 class Postgres(Server):
