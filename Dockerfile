@@ -5,6 +5,7 @@ RUN python -m venv /opt/tidings
 COPY requirements.lock ./
 # The lock holds what development needs as well; the service's own part of it is chosen by the distribution's metadata.
 COPY pyproject.toml README.md LICENSE ./
+# `tidings/storage`, `tidings/streams` and `tidings/gateway` are links to these three.
 COPY storage storage
 COPY streams streams
 COPY gateway gateway

@@ -24,11 +24,11 @@ run: setup ## Start everything embedded and print the page's address
 	@$(BIN)/tidings demo
 
 test: setup check ## Run every check (the long ones in their short form)
-	@$(BIN)/python -m tests.system
+	@$(BIN)/python -m tests.support.system
 	@$(BIN)/python -m pytest -q -m "not long" -n $(WORKERS) --dist loadfile
 
 test-long: setup check ## Run every check in its full form
-	@$(BIN)/python -m tests.system
+	@$(BIN)/python -m tests.support.system
 	@$(BIN)/python -m pytest -q --hypothesis-profile=long
 
 check: setup ## Lint, format and types
@@ -44,14 +44,14 @@ bench: setup ## Run the benchmarks and print their tables
 	@$(BIN)/python -m benchmarks
 
 kafka: setup ## Start a real Kafka broker on loopback for development
-	@$(BIN)/python -m tests.broker
+	@$(BIN)/python -m tests.support.broker
 
 cluster: setup ## Start what docker-compose.yml composes as plain processes on loopback
-	@$(BIN)/python -m tests.cluster.cluster
+	@$(BIN)/python -m tests.chaos.cluster.cluster
 
 faults: setup ## Harm the composed system in every way for half an hour under load (MINUTES=30 SEED=N)
-	@$(BIN)/python -m tests.system
-	@$(BIN)/python -m tests.cluster.faults --minutes $(or $(MINUTES),30) --rate $(or $(RATE),50) $(if $(SEED),--seed $(SEED))
+	@$(BIN)/python -m tests.support.system
+	@$(BIN)/python -m tests.chaos.cluster.faults --minutes $(or $(MINUTES),30) --rate $(or $(RATE),50) $(if $(SEED),--seed $(SEED))
 
 clean: ## Remove what was made here, the data folder excepted
 	rm -rf .venv .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis

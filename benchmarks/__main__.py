@@ -20,7 +20,17 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parent
 RESULTS = FOLDER / "RESULTS.md"
-LIBRARIES = ("aiohttp", "aiokafka", "asyncpg", "cryptography", "hiredis", "msgspec", "redis", "uvloop", "websockets")
+LIBRARIES = (
+    "aiohttp",
+    "aiokafka",
+    "asyncpg",
+    "cryptography",
+    "hiredis",
+    "msgspec",
+    "redis",
+    "uvloop",
+    "websockets",
+)
 HEAD = """# Measured
 
 Written by `make bench` (`python -m benchmarks [NAME ...]`). Figures are of the machine named with each table and vary
@@ -36,7 +46,9 @@ def main() -> int:
     names = [name.removeprefix("bench_").removesuffix(".py") for name in given[:end]] or list(files)
     options = given[end + 1 :]
     if unknown := [name for name in names if name not in files]:
-        print(f"no benchmark is called {unknown[0]!r}; there are {', '.join(files)}", file=sys.stderr)
+        print(
+            f"no benchmark is called {unknown[0]!r}; there are {', '.join(files)}", file=sys.stderr
+        )
         return 2
     sections = read_sections()
     failed = []
@@ -47,7 +59,9 @@ def main() -> int:
             failed.append(name)
             continue
         sections[name] = section
-        RESULTS.write_text(HEAD + "".join(f"\n{sections[key]}" for key in sorted(sections)), encoding="utf-8")
+        RESULTS.write_text(
+            HEAD + "".join(f"\n{sections[key]}" for key in sorted(sections)), encoding="utf-8"
+        )
     if failed:
         print(f"did not end well: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
@@ -78,7 +92,9 @@ def read_sections() -> dict[str, str]:
     if not RESULTS.exists():
         return {}
     parts = re.split(r"^(?=## )", RESULTS.read_text(encoding="utf-8"), flags=re.MULTILINE)
-    return {part.split("\n", 1)[0].removeprefix("## "): part.rstrip("\n") + "\n" for part in parts[1:]}
+    return {
+        part.split("\n", 1)[0].removeprefix("## "): part.rstrip("\n") + "\n" for part in parts[1:]
+    }
 
 
 def machine() -> str:

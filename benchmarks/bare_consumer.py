@@ -31,7 +31,9 @@ async def consume() -> None:
                 now = time.perf_counter_ns()
                 for record in records:
                     start = record.value.find(MARK) + len(MARK)
-                    took.append((now - int(record.value[start : record.value.index(b" ", start)])) / 1e6)
+                    took.append(
+                        (now - int(record.value[start : record.value.index(b" ", start)])) / 1e6
+                    )
 
     reading = asyncio.create_task(read())
     lines = asyncio.StreamReader()

@@ -15,7 +15,7 @@ import uvloop
 from aiohttp import web
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
-from tests.workerd import TOKEN
+from tests.support.workerd import TOKEN
 
 BATCH = 2000
 """Events read at once, and operations of a request: as many as the Worker takes."""
@@ -85,7 +85,9 @@ async def updates(bootstrap: str, prefix: str, worker: str) -> None:
                 assert not any(msgspec.json.decode(await answer.read())["results"])
             sent = []
             for partition, records in found.items():
-                sent += await announce(producer, partition, [one for one in records if last[one.key] is one])
+                sent += await announce(
+                    producer, partition, [one for one in records if last[one.key] is one]
+                )
             await asyncio.gather(*sent)
 
 
@@ -104,7 +106,12 @@ async def announce(producer: AIOKafkaProducer, partition: Any, records: list[Any
     batch = producer.create_batch()
     for record in records:
         mark = [("p", f"{partition.partition}:{record.offset}".encode())]
-        change = {"key": record.key, "value": record.value.ljust(DOC), "timestamp": None, "headers": mark}
+        change = {
+            "key": record.key,
+            "value": record.value.ljust(DOC),
+            "timestamp": None,
+            "headers": mark,
+        }
         if batch.append(**change) is None:
             batch.close()
             sent.append(await producer.send_batch(batch, topic, partition=partition.partition))

@@ -60,7 +60,10 @@ async def serve() -> None:
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
     while await lines.readline():
         port = server.sockets[0].getsockname()[1]
-        print(json.dumps({"port": port, "cpu": cpu(), "rss": rss(), "sessions": Session.made}), flush=True)
+        print(
+            json.dumps({"port": port, "cpu": cpu(), "rss": rss(), "sessions": Session.made}),
+            flush=True,
+        )
     sweeping.cancel()
 
 

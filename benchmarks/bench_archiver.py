@@ -25,7 +25,10 @@ def bare(place: str, folder: Path) -> int:
     total = 0
     with httpx.Client(trust_env=False) as http:
         for number in range(FILES):
-            with http.stream("GET", f"http://{place}/{number}") as response, (folder / str(number)).open("wb") as file:
+            with (
+                http.stream("GET", f"http://{place}/{number}") as response,
+                (folder / str(number)).open("wb") as file,
+            ):
                 for chunk in response.iter_bytes():
                     total += file.write(chunk)
     return total
@@ -35,18 +38,18 @@ async def archive(place: str, folder: Path) -> int:
     """One finished prediction per file; returns the bytes."""
     from msgspec import Raw
 
-    from storage.memory import MemoryStore
-    from storage.objects import ObjectStorage
-    from storage.prediction import Prediction, Status, encode
-    from storage.store import Write
-    from streams.archiver import GROUP, Archiver
-    from streams.archiving import Archiving
-    from streams.asset_names import AssetNames
-    from streams.changes import announcement
-    from streams.downloads import Downloads
-    from streams.log import CHANGES, Position
-    from streams.memory_log import MemoryLog
-    from streams.reports import Reports
+    from tidings.storage.memory import MemoryStore
+    from tidings.storage.object_storage import ObjectStorage
+    from tidings.storage.prediction import Prediction, Status, encode
+    from tidings.storage.store import Write
+    from tidings.streams.archive.downloader import Downloads
+    from tidings.streams.archive.paths import AssetNames
+    from tidings.streams.archive.transfer import Archiving
+    from tidings.streams.archive.worker import GROUP, Archiver
+    from tidings.streams.changes.codec import announcement
+    from tidings.streams.log.memory import MemoryLog
+    from tidings.streams.log.protocol import CHANGES, Position
+    from tidings.streams.submission.event_publisher import Reports
 
     log, store, objects = MemoryLog(), MemoryStore(), ObjectStorage(f"file:///{folder}")
     records = [
@@ -61,7 +64,9 @@ async def archive(place: str, folder: Path) -> int:
         for number in range(FILES)
     ]
     await store.write([Write(record, encode(record), 0) for record in records])
-    await log.append(CHANGES, [announcement(r, encode(r), position=Position(0, 0)) for r in records])
+    await log.append(
+        CHANGES, [announcement(r, encode(r), position=Position(0, 0)) for r in records]
+    )
     downloads = Downloads([place])
     work = Archiving(store.load, objects, AssetNames(b"key"), downloads, Reports(log))
     archiver = Archiver(log, work)
@@ -130,7 +135,9 @@ def main() -> None:
     print(f"{FILES} files of {SIZE / 1e6:g} MB from a server on loopback (best of 3)")
     print("| | s | MB/s | ratio | most memory, MB |\n|---|---|---|---|---|")
     print(f"| bare httpx-to-disk loop | {loop:.2f} | {FILES / loop:.0f} | 1 | {loop_memory:.0f} |")
-    print(f"| archiver, flushed to disk | {ours:.2f} | {FILES / ours:.0f} | {loop / ours:.2f} | {memory:.0f} |")
+    print(
+        f"| archiver, flushed to disk | {ours:.2f} | {FILES / ours:.0f} | {loop / ours:.2f} | {memory:.0f} |"
+    )
 
 
 if __name__ == "__main__":

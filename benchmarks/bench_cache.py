@@ -7,10 +7,10 @@ import time
 import tracemalloc
 from collections.abc import Callable
 
-from storage.cached import CachedStore
-from storage.memory import MemoryStore
-from storage.prediction import Status
-from storage.store import Stored
+from tidings.storage.memory import MemoryStore
+from tidings.storage.prediction import Status
+from tidings.storage.store import Stored
+from tidings.storage.wrappers.cache import CachedStore
 
 RECORDS = 100_000
 ROUNDS = 5
@@ -21,7 +21,9 @@ def states(version: int) -> list[tuple[str, Stored]]:
     return [
         (
             f"prediction-{number:012d}",
-            Stored(version, Status.PROCESSING, b"%0*d" % (ENCODED, number), 2_000_000_000_000, "owner"),
+            Stored(
+                version, Status.PROCESSING, b"%0*d" % (ENCODED, number), 2_000_000_000_000, "owner"
+            ),
         )
         for number in range(RECORDS)
     ]
@@ -122,13 +124,17 @@ def main() -> None:
         note("cache: await get", lambda: get(first, store))  # noqa: B023
         note("cache: load of 500, a record", lambda: load(first, store))  # noqa: B023
     median = {name: statistics.median(values) for name, values in figures.items()}
-    print(f"{f'cache, {RECORDS:,} records of {ENCODED} bytes':<44}{'figure':>12}{'ratio to dict':>16}")
+    print(
+        f"{f'cache, {RECORDS:,} records of {ENCODED} bytes':<44}{'figure':>12}{'ratio to dict':>16}"
+    )
     for name, value in median.items():
         reference = median["dict: set" if "put" in name or "set" in name else "dict: get"]
         print(f"{name:<44}{value:>9.2f} µs{value / reference:>16.1f}")
     plain_memory, cache_memory = memory(filled_dict), memory(filled_cache)
     print(f"{'dict: memory of an entry':<44}{plain_memory:>10.0f} B{1:>16.2f}")
-    print(f"{'cache: memory of an entry':<44}{cache_memory:>10.0f} B{cache_memory / plain_memory:>16.2f}")
+    print(
+        f"{'cache: memory of an entry':<44}{cache_memory:>10.0f} B{cache_memory / plain_memory:>16.2f}"
+    )
 
 
 if __name__ == "__main__":

@@ -26,13 +26,13 @@ from websockets.frames import Frame, Opcode
 
 from benchmarks.push_clients import HANDSHAKE, PONG, Server
 from benchmarks.push_server import record
-from storage.prediction import encode
-from streams.changes import announcement
-from streams.log import CHANGES, Log, Position
-from streams.logs import open_log
-from tests.broker import Broker
-from tests.conditions import eventually
-from tests.tidings_process import TidingsProcess
+from tests.support.broker import Broker
+from tests.support.conditions import eventually
+from tests.support.tidings_process import TidingsProcess
+from tidings.storage.prediction import encode
+from tidings.streams.changes.codec import announcement
+from tidings.streams.log.factory import open_log
+from tidings.streams.log.protocol import CHANGES, Log, Position
 
 PARTITIONS = 4
 LEAD = 1.0
@@ -105,7 +105,13 @@ def figures(took: list[float], spent: float, count: int) -> Figures:
 
 
 async def gateway(
-    url: str, prefix: str, log: Log, sessions: int, rates: list[int], seconds: float, versions: list[int]
+    url: str,
+    prefix: str,
+    log: Log,
+    sessions: int,
+    rates: list[int],
+    seconds: float,
+    versions: list[int],
 ) -> list[Figures]:
     """Our side, at one rate after the other."""
     settings = {
@@ -126,7 +132,9 @@ async def gateway(
             for number in range(sessions):
                 transport, _ = await loop.create_connection(Watcher, "127.0.0.1", service.port)
                 message = b'{"type":"subscribe","ref":1,"predictions":["own-%06d"]}' % number
-                transport.write(HANDSHAKE.format("").encode() + Frame(Opcode.TEXT, message).serialize(mask=True))
+                transport.write(
+                    HANDSHAKE.format("").encode() + Frame(Opcode.TEXT, message).serialize(mask=True)
+                )
                 open_ones.append(transport)
             await eventually(lambda: Watcher.open == sessions, 60)
             for rate in rates:
@@ -136,7 +144,9 @@ async def gateway(
                 count = await produce(log, sessions, rate, seconds, versions)
                 with contextlib.suppress(AssertionError):
                     await eventually(partial(arrived, count), 5)
-                found.append(figures(list(Watcher.took), cpu_of(service.process.pid) - before, count))
+                found.append(
+                    figures(list(Watcher.took), cpu_of(service.process.pid) - before, count)
+                )
         finally:
             for transport in open_ones:
                 transport.abort()
@@ -145,7 +155,13 @@ async def gateway(
 
 
 async def bare(
-    bootstrap: str, prefix: str, log: Log, sessions: int, rates: list[int], seconds: float, versions: list[int]
+    bootstrap: str,
+    prefix: str,
+    log: Log,
+    sessions: int,
+    rates: list[int],
+    seconds: float,
+    versions: list[int],
 ) -> list[Figures]:
     """The consumer that sends nothing, at one rate after the other."""
     found = []
@@ -178,8 +194,12 @@ async def run(sessions: int, rates: list[int], seconds: float, rounds: int) -> N
             prefix = f"c{uuid.uuid4().hex[:8]}."
             log = await open_log(url, topic_prefix=prefix, partitions=PARTITIONS)
             try:
-                measured[False].append(await gateway(url, prefix, log, sessions, rates, seconds, versions))
-                measured[True].append(await bare(broker.bootstrap, prefix, log, sessions, rates, seconds, versions))
+                measured[False].append(
+                    await gateway(url, prefix, log, sessions, rates, seconds, versions)
+                )
+                measured[True].append(
+                    await bare(broker.bootstrap, prefix, log, sessions, rates, seconds, versions)
+                )
             finally:
                 await log.close()
     finally:
@@ -194,7 +214,9 @@ async def run(sessions: int, rates: list[int], seconds: float, rounds: int) -> N
             return median(one[at][what] for one in measured[least])
 
         for least, name in ((False, "ours"), (True, "bare consumer")):
-            ratios = " | ".join(f"{of(least, what) / of(True, what):.2f}" for what in ("p50", "p99", "cpu"))
+            ratios = " | ".join(
+                f"{of(least, what) / of(True, what):.2f}" for what in ("p50", "p99", "cpu")
+            )
             print(
                 f"| {rate:,}/s, {name} | {of(least, 'p50'):.2f} | {of(least, 'p99'):.2f} | {of(least, 'cpu'):.0f} "
                 f"| {of(least, 'seen') * 100:.1f} | {ratios} |"
@@ -203,7 +225,9 @@ async def run(sessions: int, rates: list[int], seconds: float, rounds: int) -> N
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seconds", type=float, default=3)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--rates", default="500,2000,5000")

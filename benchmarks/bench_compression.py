@@ -11,9 +11,9 @@ from pathlib import Path
 from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.frames import Frame, Opcode
 
-from gateway.protocol import change_frame
-from storage.prediction import Prediction, Status, encode
-from streams.changes import Change
+from tidings.gateway.push.protocol import change_frame
+from tidings.storage.prediction import Prediction, Status, encode
+from tidings.streams.changes.codec import Change
 
 MESSAGES = 2_000
 CONNECTIONS = 500

@@ -13,10 +13,15 @@ import aiohttp
 import msgspec
 import uvloop
 
-from storage.durable_objects import DurableObjectsStore, _operation, _Results, _Rows
-from storage.prediction import Prediction, Status, Transition, encode
-from storage.store import Write
-from tests.workerd import TOKEN, Workerd
+from tests.support.workerd import TOKEN, Workerd
+from tidings.storage.cloudflare.durable_objects import (
+    DurableObjectsStore,
+    _operation,
+    _Results,
+    _Rows,
+)
+from tidings.storage.prediction import Prediction, Status, Transition, encode
+from tidings.storage.store import Write
 
 BATCH = 500
 ROUNDS = 12
@@ -61,7 +66,9 @@ def body_of(writes: list[Write]) -> bytes:
     return msgspec.json.encode({"ops": [_operation(one) for one in writes], "repeat": False})
 
 
-async def batches(store: DurableObjectsStore, bare: Bare, size: int, rounds: int) -> dict[str, float]:
+async def batches(
+    store: DurableObjectsStore, bare: Bare, size: int, rounds: int
+) -> dict[str, float]:
     """Transitions per second of each, as medians."""
     seconds = defaultdict(list)
     for name in ("ours", "bare"):
@@ -103,7 +110,9 @@ async def measure(layout: str, size: int, rounds: int, *, read: bool) -> None:
     try:
         headers = {"authorization": f"Bearer {TOKEN}", "content-type": "application/json"}
         async with aiohttp.ClientSession(headers=headers) as session:
-            store = await DurableObjectsStore.open(f"durable-objects+{worker.url}", worker_token=TOKEN, timeout=120)
+            store = await DurableObjectsStore.open(
+                f"durable-objects+{worker.url}", worker_token=TOKEN, timeout=120
+            )
             bare = Bare(worker.url, session)
             rates = await batches(store, bare, size, rounds)
             print(
@@ -113,9 +122,15 @@ async def measure(layout: str, size: int, rounds: int, *, read: bool) -> None:
             if read:
                 micros = await reads(store, bare)
                 ours, theirs = (statistics.median(micros[name]) for name in ("ours", "bare"))
-                ours99, theirs99 = (statistics.quantiles(micros[name], n=100)[98] for name in ("ours", "bare"))
-                print(f"| {layout}, one read, p50 | {ours:,.0f} µs | {theirs:,.0f} µs | {ours / theirs:.2f} |")
-                print(f"| {layout}, one read, p99 | {ours99:,.0f} µs | {theirs99:,.0f} µs | {ours99 / theirs99:.2f} |")
+                ours99, theirs99 = (
+                    statistics.quantiles(micros[name], n=100)[98] for name in ("ours", "bare")
+                )
+                print(
+                    f"| {layout}, one read, p50 | {ours:,.0f} µs | {theirs:,.0f} µs | {ours / theirs:.2f} |"
+                )
+                print(
+                    f"| {layout}, one read, p99 | {ours99:,.0f} µs | {theirs99:,.0f} µs | {ours99 / theirs99:.2f} |"
+                )
             await store.close()
     finally:
         worker.close()

@@ -27,7 +27,9 @@ def everything(_: int) -> bytes:
     return b'{"type":"subscribe","all":true,"snapshot":false}'
 
 
-async def shape(sessions: int, burst: int, rounds: int, every: float, repeats: int) -> dict[bool, list[float]]:
+async def shape(
+    sessions: int, burst: int, rounds: int, every: float, repeats: int
+) -> dict[bool, list[float]]:
     """µs of CPU a delivery, ours (False) and bare (True), in interleaved repeats."""
     server = Server()
     counter = Counter()
@@ -42,10 +44,17 @@ async def shape(sessions: int, burst: int, rounds: int, every: float, repeats: i
                 each = 1 if burst > 1 else rounds
                 for done in range(0, rounds, each):
                     answer: dict[str, Any] = await server(
-                        "paced", bare=bare, rounds=each, every=every, burst=burst, distinct=burst > 1
+                        "paced",
+                        bare=bare,
+                        rounds=each,
+                        every=every,
+                        burst=burst,
+                        distinct=burst > 1,
                     )
                     total += answer["cpu"]
-                    await counter.until("bytes", wanted - sessions * burst * (rounds - done - each) * FRAME)
+                    await counter.until(
+                        "bytes", wanted - sessions * burst * (rounds - done - each) * FRAME
+                    )
                 found[bare].append(total / (sessions * burst * rounds) * 1e6)
         return found
     finally:
@@ -54,7 +63,9 @@ async def shape(sessions: int, burst: int, rounds: int, every: float, repeats: i
 
 async def main() -> None:
     repeats = int(sys.argv[1]) if len(sys.argv) > 1 else 5
-    print(f"{'shape':28}{'sessions':>9}{'ours µs':>9}{'bare µs':>9}{'ratio':>7}{'ours/s of CPU':>15}")
+    print(
+        f"{'shape':28}{'sessions':>9}{'ours µs':>9}{'bare µs':>9}{'ratio':>7}{'ours/s of CPU':>15}"
+    )
     for name, sessions, burst, rounds, every in SHAPES:
         found = await shape(sessions, burst, rounds, every, repeats)
         ours, bare = statistics.median(found[False]), statistics.median(found[True])

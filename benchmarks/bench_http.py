@@ -27,23 +27,27 @@ import uvloop
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
-from gateway.app import build_app
-from gateway.gateway import Gateway
-from gateway.hub import Hub
-from gateway.reader import ChangesReader
-from gateway.server import HttpServer
-from storage.cached import CachedStore
-from storage.memory import MemoryStore
-from storage.prediction import Prediction, Status, encode
-from storage.store import Write
-from streams.log import Log
-from streams.logs import open_log
-from streams.providers.configuration import Configuration
-from streams.providers.registry import open_providers
+from tidings.gateway.app import build_app
+from tidings.gateway.gateway import Gateway
+from tidings.gateway.http.server import HttpServer
+from tidings.gateway.push.changes_reader import ChangesReader
+from tidings.gateway.push.hub import Hub
+from tidings.storage.memory import MemoryStore
+from tidings.storage.prediction import Prediction, Status, encode
+from tidings.storage.store import Write
+from tidings.storage.wrappers.cache import CachedStore
+from tidings.streams.log.factory import open_log
+from tidings.streams.log.protocol import Log
+from tidings.streams.providers.configuration import Configuration
+from tidings.streams.providers.registry import open_providers
 
 CONNECTIONS = 64
 SECRET = base64.b64encode(bytes(range(32))).decode()
-BODY = b'{"id":"p%07d","status":"processing","input":{"prompt":"a jersey"},"logs":"' + b"x" * 900 + b'"}'
+BODY = (
+    b'{"id":"p%07d","status":"processing","input":{"prompt":"a jersey"},"logs":"'
+    + b"x" * 900
+    + b'"}'
+)
 
 
 async def store_with(record: Prediction) -> CachedStore:
@@ -86,7 +90,9 @@ class Caller(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         data = self._left + data
         head, separator, body = data.partition(b"\r\n\r\n")
-        length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0]) if separator else 1
+        length = (
+            int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0]) if separator else 1
+        )
         if len(body) < length:
             self._left = data
             return
@@ -128,9 +134,14 @@ def bare_app(answer: bytes) -> web.Application:
 
     async def receive(request: web.Request) -> web.Response:
         body = await request.read()
-        signed = f"{request.headers['webhook-id']}.{request.headers['webhook-timestamp']}.".encode() + body
+        signed = (
+            f"{request.headers['webhook-id']}.{request.headers['webhook-timestamp']}.".encode()
+            + body
+        )
         expected = base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest())
-        if not hmac.compare_digest(request.headers["webhook-signature"].encode(), b"v1," + expected):
+        if not hmac.compare_digest(
+            request.headers["webhook-signature"].encode(), b"v1," + expected
+        ):
             raise web.HTTPUnauthorized
         return web.Response(body=b'{"success":true}', content_type="application/json")
 
@@ -165,12 +176,24 @@ async def measure(pipe: Pipe, port: int, kind: str, path: str, count: int) -> tu
 
 async def run(pipe: Pipe, log: Log, rounds: int, count: int) -> None:
     record = Prediction(
-        prediction_id="p1", status=Status.PROCESSING, version=3, created_at=1, updated_at=2, logs="x" * 300
+        prediction_id="p1",
+        status=Status.PROCESSING,
+        version=3,
+        created_at=1,
+        updated_at=2,
+        logs="x" * 300,
     )
     store, hub = await store_with(record), Hub()
     providers = open_providers({"standard": Configuration(secret=(f"whsec_{SECRET}",))})
     reader = ChangesReader(log, hub, store)
-    gateway = Gateway(log=log, store=store, reader=reader, hub=hub, providers=providers, registry=CollectorRegistry())
+    gateway = Gateway(
+        log=log,
+        store=store,
+        reader=reader,
+        hub=hub,
+        providers=providers,
+        registry=CollectorRegistry(),
+    )
     answer = b'{"success":true,"data":' + encode(record) + b"}"
     _, ours = await serve(build_app(gateway))
     _, bare = await serve(bare_app(answer))

@@ -10,7 +10,7 @@ import sys
 import uvloop
 
 from benchmarks.push_clients import Server
-from tests.main_job.follower import JWT_SECRET, Follower, Plan
+from tests.support.gateway.follower import JWT_SECRET, Follower, Plan
 
 SECONDS = 45.0
 PREDICTIONS = 200
@@ -38,22 +38,34 @@ async def main() -> None:
         _, late = await asyncio.wait(running, timeout=20)
         after = await server("measure")
         wanted = sum(len(follower.wants) for follower in followers)
-        missed = sum(follower.known.get(name) != final[name] for follower in followers for name in follower.wants)
+        missed = sum(
+            follower.known.get(name) != final[name]
+            for follower in followers
+            for name in follower.wants
+        )
         times = [seconds for follower in followers for seconds in follower.recoveries[1:]]
         cuts = statistics.quantiles(times, n=100)
-        print(f"clients               {count:,}, {sum(one.connections for one in followers):,} connections in all")
+        print(
+            f"clients               {count:,}, {sum(one.connections for one in followers):,} connections in all"
+        )
         print(
             f"final states          {(wanted - missed) / wanted:.2%} of {wanted:,} delivered, {len(late)} clients late"
         )
         print(
             f"to be up to date      p50 {cuts[49] * 1e3:.0f} ms, p99 {cuts[98] * 1e3:.0f} ms, max {max(times) * 1e3:.0f} ms"
         )
-        print(f"versions seen         {sum(one.heard for one in followers):,}, none twice, none older than one before")
+        print(
+            f"versions seen         {sum(one.heard for one in followers):,}, none twice, none older than one before"
+        )
         print(f"CPU of the gateway    {(after['cpu'] - before['cpu']) / SECONDS:.0%} of a core")
         print(f"worst stall           {after['stall'] * 1e3:.0f} ms")
         for task in running:
             task.cancel()
-        failed = [error for task in running if task.done() and not task.cancelled() and (error := task.exception())]
+        failed = [
+            error
+            for task in running
+            if task.done() and not task.cancelled() and (error := task.exception())
+        ]
         if failed:
             raise failed[0]
     finally:

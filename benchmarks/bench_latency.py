@@ -24,10 +24,10 @@ from aiohttp import web
 from websockets.frames import Frame, Opcode
 
 from benchmarks.push_clients import HANDSHAKE, PONG
-from tests.broker import Broker
-from tests.conditions import eventually
-from tests.main_job.webhooks import SECRET, signed
-from tests.tidings_process import TidingsProcess
+from tests.support.broker import Broker
+from tests.support.conditions import eventually
+from tests.support.tidings_process import TidingsProcess
+from tests.support.webhooks import SECRET, signed
 
 SESSIONS = 1000
 CONNECTIONS = 16
@@ -61,7 +61,9 @@ class Watcher(asyncio.Protocol):
 
     def __init__(self, arrivals: Arrivals, prediction_id: str) -> None:
         self._arrivals = arrivals
-        message = json.dumps({"type": "subscribe", "ref": 1, "predictions": [prediction_id]}).encode()
+        message = json.dumps(
+            {"type": "subscribe", "ref": 1, "predictions": [prediction_id]}
+        ).encode()
         self._subscribe = Frame(Opcode.TEXT, message).serialize(mask=True)
         self._synced = False
 
@@ -125,7 +127,9 @@ def report(number: int) -> bytes:
 async def load(port: int, arrivals: Arrivals, rate: int, seconds: float) -> None:
     """Post at a steady rate over a few connections."""
     loop = asyncio.get_running_loop()
-    posters = [(await loop.create_connection(Poster, "127.0.0.1", port))[1] for _ in range(CONNECTIONS)]
+    posters = [
+        (await loop.create_connection(Poster, "127.0.0.1", port))[1] for _ in range(CONNECTIONS)
+    ]
     free: asyncio.Queue[Poster] = asyncio.Queue()
     for poster in posters:
         free.put_nowait(poster)
@@ -166,7 +170,9 @@ async def measure(settings: dict[str, str], rate: int, seconds: float) -> dict[s
         try:
             for number in range(SESSIONS):
                 transport, _ = await loop.create_connection(
-                    lambda number=number: Watcher(arrivals, f"latency-{number:04d}"), "127.0.0.1", service.port
+                    lambda number=number: Watcher(arrivals, f"latency-{number:04d}"),
+                    "127.0.0.1",
+                    service.port,
                 )
                 sessions.append(transport)
             await eventually(lambda: arrivals.open == SESSIONS, 60)
@@ -176,7 +182,9 @@ async def measure(settings: dict[str, str], rate: int, seconds: float) -> dict[s
                 transport.abort()
             await service.stop()
     # Two reports of one prediction within a batch are one change: the first is not seen by itself.
-    assert len(arrivals.sent) <= rate * seconds / 100, f"{len(arrivals.sent)} reports never came back"
+    assert len(arrivals.sent) <= rate * seconds / 100, (
+        f"{len(arrivals.sent)} reports never came back"
+    )
     return figures(arrivals)
 
 
@@ -239,7 +247,9 @@ async def run(rate: int, seconds: float, rounds: int) -> None:
             }
             found["Kafka"].append(await measure(kafka, rate, seconds))
     floor = median(r["p50"] for r in found["bare"])
-    print(f"| POST -> frame, {rate}/s over {SESSIONS:,} sessions | p50 ms | p99 ms | x bare p50 |\n|---|---|---|---|")
+    print(
+        f"| POST -> frame, {rate}/s over {SESSIONS:,} sessions | p50 ms | p99 ms | x bare p50 |\n|---|---|---|---|"
+    )
     for name, results in found.items():
         p50, p99 = median(r["p50"] for r in results), median(r["p99"] for r in results)
         print(f"| {name} | {p50:.2f} | {p99:.2f} | {p50 / floor:.1f} |")
@@ -247,7 +257,9 @@ async def run(rate: int, seconds: float, rounds: int) -> None:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seconds", type=float, default=10)
     parser.add_argument("--rate", type=int, default=500)
     parser.add_argument("--rounds", type=int, default=3)

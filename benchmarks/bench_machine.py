@@ -87,7 +87,10 @@ def gathered() -> float:
 
 def write() -> float:
     """400 bytes into a loopback connection that somebody reads from."""
-    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as client:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(server.getsockname()) as client,
+    ):
         reader, _ = server.accept()
         with reader:
             reader.settimeout(5)

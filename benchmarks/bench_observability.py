@@ -50,8 +50,8 @@ class Collector(BaseHTTPRequestHandler):
 
 async def fill(folder: Path, events: int, sample: float) -> None:
     """Write the events; some carry a sampled `traceparent`."""
-    from streams.log import EVENTS, NewRecord
-    from streams.logs import open_log
+    from tidings.streams.log.factory import open_log
+    from tidings.streams.log.protocol import EVENTS, NewRecord
 
     log = await open_log(f"sqlite:///{folder}/log.db")
     chance = random.Random(1)
@@ -76,18 +76,18 @@ async def process(kind: str, source: Path, events: int, collector: str) -> dict[
     """Process everything, watched or not."""
     from prometheus_client import CollectorRegistry, generate_latest
 
-    from storage.cached import CachedStore
-    from storage.composed import open_composed
-    from storage.sqlite import SqliteStore
-    from streams.fold import Rules
-    from streams.logs import open_log
-    from streams.observed_log import ObservedLog
-    from streams.processor import Processor
-    from streams.traced_log import TracedLog
-    from tests.conditions import eventually
-    from tidings import collector as garbage
-    from tidings.observation import Observation
-    from tidings.open_telemetry import Traces
+    from tests.support.conditions import eventually
+    from tidings.observability import gc_tuning as garbage
+    from tidings.observability.health import Observation
+    from tidings.observability.open_telemetry import Traces
+    from tidings.storage.sqlite.store import SqliteStore
+    from tidings.storage.wrappers.cache import CachedStore
+    from tidings.storage.wrappers.compose import open_composed
+    from tidings.streams.log.factory import open_log
+    from tidings.streams.log.instrumented import ObservedLog
+    from tidings.streams.log.traced import TracedLog
+    from tidings.streams.processing.processor import Processor
+    from tidings.streams.rules.reducer import Rules
 
     async with AsyncExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
@@ -95,7 +95,9 @@ async def process(kind: str, source: Path, events: int, collector: str) -> dict[
         log: Any = await open_log(f"sqlite:///{folder}/log.db")
         stack.push_async_callback(log.close)
         url, registry = f"sqlite:///{folder}/store.db", CollectorRegistry()
-        store: Any = await (SqliteStore.open(url) if kind == "bare" else open_composed(url, registry=registry))
+        store: Any = await (
+            SqliteStore.open(url) if kind == "bare" else open_composed(url, registry=registry)
+        )
         stack.push_async_callback(store.close)
         cache = CachedStore(store, records=40_000, bytes_=48 * 1024 * 1024)
         rules, reached, watching = Rules(await log.identity()), None, None
@@ -152,7 +154,9 @@ def show(found: dict[str, list[dict[str, Any]]]) -> None:
     print("|---|---|---|---|---|---|")
     for kind, results in found.items():
         pairs = list(zip(results, found["bare"], strict=True))
-        rate, cpu = (median(one[name] / bare[name] for one, bare in pairs) for name in ("rate", "cpu"))
+        rate, cpu = (
+            median(one[name] / bare[name] for one, bare in pairs) for name in ("rate", "cpu")
+        )
         print(
             f"| {kind} | {median(r['rate'] for r in results):,.0f} | {rate:.3f} | {TARGETS.get(kind, '')} |"
             f" {median(r['cpu'] for r in results):.1f} | {cpu:.3f} |"
@@ -161,7 +165,9 @@ def show(found: dict[str, list[dict[str, Any]]]) -> None:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--events", type=int, default=60_000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--sample", type=float, default=0.01)

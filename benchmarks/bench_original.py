@@ -28,15 +28,15 @@ import msgspec
 import psutil  # type: ignore[import-untyped]  # carries no types
 import uvloop
 
-from streams.changes import parse
-from streams.log import CHANGES, EVENTS, Log, NewRecord
-from streams.logs import open_log
-from tests.broker import Broker
-from tests.cloudflare_emulator import ACCOUNT, TOKEN, CloudflareEmulator
-from tests.conditions import eventually
-from tests.tidings_process import TidingsProcess
-from tests.workerd import TOKEN as WORKER_TOKEN
-from tests.workerd import Workerd
+from tests.support.broker import Broker
+from tests.support.cloudflare_emulator import ACCOUNT, TOKEN, CloudflareEmulator
+from tests.support.conditions import eventually
+from tests.support.tidings_process import TidingsProcess
+from tests.support.workerd import TOKEN as WORKER_TOKEN
+from tests.support.workerd import Workerd
+from tidings.streams.changes.codec import parse
+from tidings.streams.log.factory import open_log
+from tidings.streams.log.protocol import CHANGES, EVENTS, Log, NewRecord
 
 PREDICTIONS = 10_000
 CONNECTIONS = 32
@@ -58,7 +58,12 @@ class Figures(NamedTuple):
 
 def event(number: int, **fields: object) -> NewRecord:
     """An event of about 300 bytes."""
-    said = {"status": "processing", "owner": f"owner-{number % 100}", "model": "acme/paint-1", "prompt": "x" * 120}
+    said = {
+        "status": "processing",
+        "owner": f"owner-{number % 100}",
+        "model": "acme/paint-1",
+        "prompt": "x" * 120,
+    }
     key = f"prediction-{number:08d}"
     return NewRecord(key.encode(), msgspec.json.encode({"predictionId": key, **said, **fields}))
 
@@ -80,7 +85,9 @@ def memory_of(process: TidingsProcess) -> float:
 class Reader(asyncio.Protocol):
     """A kept-alive connection that reads one prediction after the other."""
 
-    def __init__(self, numbers: "count[int]", last: int, spent: list[float], done: asyncio.Future[None]) -> None:
+    def __init__(
+        self, numbers: "count[int]", last: int, spent: list[float], done: asyncio.Future[None]
+    ) -> None:
         self._numbers, self._last, self._spent, self._done = numbers, last, spent, done
         self._buffer = b""
 
@@ -121,7 +128,9 @@ def read_all(port: int, reads: int, answer: Pipe) -> None:
         for _ in range(CONNECTIONS):
             done: asyncio.Future[None] = loop.create_future()
             dones.append(done)
-            await loop.create_connection(lambda done=done: Reader(numbers, reads, spent, done), "127.0.0.1", port)  # type: ignore[misc]
+            await loop.create_connection(
+                lambda done=done: Reader(numbers, reads, spent, done), "127.0.0.1", port
+            )  # type: ignore[misc]
         await asyncio.gather(*dones)
         answer.send((len(spent) / (time.perf_counter() - begun), [one * 1000 for one in spent]))
 
@@ -130,7 +139,9 @@ def read_all(port: int, reads: int, answer: Pipe) -> None:
 
 def reading(port: int, reads: int) -> tuple[float, list[float]]:
     ours, theirs = multiprocessing.Pipe()
-    process = multiprocessing.get_context("spawn").Process(target=read_all, args=(port, reads, theirs))
+    process = multiprocessing.get_context("spawn").Process(
+        target=read_all, args=(port, reads, theirs)
+    )
     process.start()
     found: tuple[float, list[float]] = ours.recv()
     process.join()
@@ -156,7 +167,11 @@ async def checks(reads: int) -> Figures:
         before = memory_of(service)
         log = await open_log(f"sqlite:///{folder}/data/log.db")
         await append(
-            log, [event(n, status="succeeded", output=["https://cdn.example/x.png"]) for n in range(PREDICTIONS)]
+            log,
+            [
+                event(n, status="succeeded", output=["https://cdn.example/x.png"])
+                for n in range(PREDICTIONS)
+            ],
         )
         await eventually(lambda: emulator.writes >= PREDICTIONS, 120)
         await log.close()
@@ -226,7 +241,10 @@ async def paced(
     for tick in range(int(seconds / TICK)):
         await asyncio.sleep(max(0.0, start + tick * TICK - time.perf_counter()))
         size = int(rate * TICK)
-        some = [event(n % PREDICTIONS, logs="x" * (n // PREDICTIONS + 2)) for n in (next(numbers) for _ in range(size))]
+        some = [
+            event(n % PREDICTIONS, logs="x" * (n // PREDICTIONS + 2))
+            for n in (next(numbers) for _ in range(size))
+        ]
         task = asyncio.create_task(send(some, time.perf_counter()))
         pending.add(task)
         task.add_done_callback(pending.discard)
@@ -289,7 +307,9 @@ async def updates(rate: int, seconds: float, *, bare: bool = False) -> Updates:
         stack.callback(following.cancel)
         memory = float
         if bare:
-            await stack.enter_async_context(drivers_alone("updates", broker.bootstrap, prefix, worker.url))
+            await stack.enter_async_context(
+                drivers_alone("updates", broker.bootstrap, prefix, worker.url)
+            )
         else:
             memory = await stack.enter_async_context(processing(url, prefix, worker))
         await append(log, [event(n) for n in range(1000)])
@@ -306,13 +326,17 @@ async def updates(rate: int, seconds: float, *, bare: bool = False) -> Updates:
         cuts = statistics.quantiles(spent, n=100)
         calmly, spent = await paced(log, changes, numbers, 500, seconds)
         slow = statistics.quantiles(spent, n=100)
-        steady = Figures(reached, cuts[49], cuts[98], grown, f"{rate:,} a second offered for {seconds:.0f} s")
+        steady = Figures(
+            reached, cuts[49], cuts[98], grown, f"{rate:,} a second offered for {seconds:.0f} s"
+        )
         return Updates(steady, Figures(calmly, slow[49], slow[98], grown, ""), most)
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--reads", type=int, default=60_000)
     parser.add_argument("--seconds", type=float, default=6.0)
     parser.add_argument("--rate", type=int, default=5000)
@@ -325,7 +349,9 @@ def main() -> None:
     def times(one: Figures) -> str:
         return f"p50 {one.p50:.1f} ms, p99 {one.p99:.1f} ms"
 
-    print("| | original design | here | drivers alone | here / alone | |\n|---|---|---|---|---|---|")
+    print(
+        "| | original design | here | drivers alone | here / alone | |\n|---|---|---|---|---|---|"
+    )
     print(
         f"| status checks over KV, a minute | 15,000 | {read.rate * 60:,.0f} | {bare_read.rate * 60:,.0f} "
         f"| {read.rate / bare_read.rate:.2f} | {read.rate:,.0f} a second; {read.note} |"
@@ -349,7 +375,9 @@ def main() -> None:
         f"| time of an update | 25 ms | {times(steady)} | {times(bare.steady)} | {steady.p50 / bare.steady.p50:.2f} "
         f"| {steady.note} |"
     )
-    print(f"| the same at 500 a second | | {times(calm)} | {times(bare.calm)} | {calm.p50 / bare.calm.p50:.2f} | |")
+    print(
+        f"| the same at 500 a second | | {times(calm)} | {times(bare.calm)} | {calm.p50 / bare.calm.p50:.2f} | |"
+    )
     print(
         f"| memory per 1,000 predictions, Durable Objects | 8 MB | {steady.memory:.1f} MB | | "
         "| the processor, its cache full |"

@@ -43,22 +43,34 @@ def event(number: int, status: str) -> bytes:
             "owner": f"owner-{number % 100}",
         }
     elif status == "processing":
-        fields |= {"progress": 0.5, "logs": "Using seed: 7710683\nGenerating image 1 of 1\n 50% |#####     |"}
+        fields |= {
+            "progress": 0.5,
+            "logs": "Using seed: 7710683\nGenerating image 1 of 1\n 50% |#####     |",
+        }
     else:
-        fields |= {"output": [f"https://delivery.example/{number}/out.png"], "generationTime": 5247, "progress": 1}
+        fields |= {
+            "output": [f"https://delivery.example/{number}/out.png"],
+            "generationTime": 5247,
+            "progress": 1,
+        }
     return json.dumps(fields, separators=(",", ":")).encode()
 
 
-async def fill(url: str, prefix: str, events: int, *, together: bool, partitions: int = PARTITIONS) -> None:
+async def fill(
+    url: str, prefix: str, events: int, *, together: bool, partitions: int = PARTITIONS
+) -> None:
     """Write the events; `together`: the three of a prediction follow one another."""
-    from streams.log import EVENTS, NewRecord
-    from streams.logs import open_log
+    from tidings.streams.log.factory import open_log
+    from tidings.streams.log.protocol import EVENTS, NewRecord
 
     log = await open_log(url, topic_prefix=prefix, partitions=partitions)
     count = events // 3
     block = 1 if together else APART
     order = (
-        (n, s) for first in range(0, count, block) for s in STATUSES for n in range(first, min(first + block, count))
+        (n, s)
+        for first in range(0, count, block)
+        for s in STATUSES
+        for n in range(first, min(first + block, count))
     )
     chunk: list[NewRecord] = []
     for number, status in order:
@@ -73,13 +85,13 @@ async def fill(url: str, prefix: str, events: int, *, together: bool, partitions
 
 async def ours(url: str, prefix: str, folder: Path, events: int) -> dict[str, Any]:
     """Our processor, until everything is processed."""
-    from storage.cached import CachedStore
-    from storage.sqlite import SqliteStore
-    from streams.fold import Rules
-    from streams.logs import open_log
-    from streams.processor import Processor
-    from tests.conditions import eventually
-    from tidings import collector
+    from tests.support.conditions import eventually
+    from tidings.observability import gc_tuning as collector
+    from tidings.storage.sqlite.store import SqliteStore
+    from tidings.storage.wrappers.cache import CachedStore
+    from tidings.streams.log.factory import open_log
+    from tidings.streams.processing.processor import Processor
+    from tidings.streams.rules.reducer import Rules
 
     log = await open_log(url, topic_prefix=prefix, partitions=PARTITIONS)
     store = await SqliteStore.open(f"sqlite:///{folder}/store.db")
@@ -100,7 +112,9 @@ async def ours(url: str, prefix: str, folder: Path, events: int) -> dict[str, An
     return {
         "rate": done / elapsed,
         "cpu": spent / done * 1e5,
-        "stages": {name: seconds / events * 1e6 for name, seconds in processor.statistics.seconds.items()},
+        "stages": {
+            name: seconds / events * 1e6 for name, seconds in processor.statistics.seconds.items()
+        },
         "applied": processor.statistics.applied,
         "batches": processor.statistics.batches,
     }
@@ -125,7 +139,11 @@ async def by_hand(url: str, prefix: str, folder: Path, events: int) -> dict[str,
     producer = AIOKafkaProducer(bootstrap_servers=server, acks="all", enable_idempotence=True)
     await consumer.start()
     await producer.start()
-    allowed = {None: {"starting"}, "starting": {"processing"}, "processing": {"succeeded", "failed", "canceled"}}
+    allowed = {
+        None: {"starting"},
+        "starting": {"processing"},
+        "processing": {"succeeded", "failed", "canceled"},
+    }
     done = 0
     started = cpu = 0.0
     try:
@@ -137,7 +155,9 @@ async def by_hand(url: str, prefix: str, folder: Path, events: int) -> dict[str,
             records = [json.loads(r.value) for rs in batch.values() for r in rs]
             ids = [record["predictionId"] for record in records]
             marks = ",".join("?" * len(ids))
-            rows = database.execute(f"SELECT id, status, doc FROM predictions WHERE id IN ({marks})", ids)
+            rows = database.execute(
+                f"SELECT id, status, doc FROM predictions WHERE id IN ({marks})", ids
+            )
             known = {i: (status, json.loads(doc)) for i, status, doc in rows}
             changed = {}
             for record in records:
@@ -154,7 +174,9 @@ async def by_hand(url: str, prefix: str, folder: Path, events: int) -> dict[str,
             database.execute("COMMIT")
             await asyncio.gather(
                 *[
-                    producer.send_and_wait(f"{prefix}predictions.changes", json.dumps(d).encode(), key=i.encode())
+                    producer.send_and_wait(
+                        f"{prefix}predictions.changes", json.dumps(d).encode(), key=i.encode()
+                    )
                     for i, d in changed.items()
                 ]
             )
@@ -218,7 +240,9 @@ def measure(url: str, events: int, rounds: int) -> dict[str, list[dict[str, Any]
 def show(found: dict[str, list[dict[str, Any]]]) -> None:
     """Print the table."""
     hand = median(r["rate"] for r in found["by hand"])
-    print("| Kafka -> SQLite FULL -> Kafka | events/s | x by hand | CPU-s per 100,000 | peak RSS MB |")
+    print(
+        "| Kafka -> SQLite FULL -> Kafka | events/s | x by hand | CPU-s per 100,000 | peak RSS MB |"
+    )
     print("|---|---|---|---|---|")
     for name, results in found.items():
         rate = median(r["rate"] for r in results)
@@ -232,9 +256,11 @@ def show(found: dict[str, list[dict[str, Any]]]) -> None:
 
 def main() -> None:
     """Measure and print."""
-    from tests.broker import Broker
+    from tests.support.broker import Broker
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--events", type=int, default=300_000)
     parser.add_argument("--rounds", type=int, default=3)
     arguments, _ = parser.parse_known_args()

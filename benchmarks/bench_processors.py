@@ -22,8 +22,8 @@ import structlog
 import uvloop
 
 from benchmarks.bench_processor import fill
-from tests.broker import Broker
-from tests.servers import Postgres
+from tests.support.broker import Broker
+from tests.support.servers import Postgres
 
 PARTITIONS = 8
 ALLOWED = 60
@@ -32,12 +32,12 @@ ALLOWED = 60
 
 async def process(url: str, prefix: str, target: str, processed: Any, done: Any) -> None:
     """One processor, until all is done."""
-    from storage.cached import CachedStore
-    from storage.factory import open_store
-    from streams.fold import Rules
-    from streams.logs import open_log
-    from streams.processor import Processor
-    from tidings import collector
+    from tidings.observability import gc_tuning as collector
+    from tidings.storage.factory import open_store
+    from tidings.storage.wrappers.cache import CachedStore
+    from tidings.streams.log.factory import open_log
+    from tidings.streams.processing.processor import Processor
+    from tidings.streams.rules.reducer import Rules
 
     log = await open_log(url, topic_prefix=prefix, partitions=PARTITIONS)
     cache = CachedStore(await open_store(target), records=40_000, bytes_=48 * 1024 * 1024)
@@ -90,7 +90,10 @@ def measure(broker: Broker, postgres: Postgres, events: int, count: int) -> dict
     done = context.Event()
     processed = [context.Value("q", 0, lock=False) for _ in range(count)]
     url = f"kafka://{broker.bootstrap}"
-    children = [context.Process(target=_child, args=(url, prefix, target, one, done), daemon=True) for one in processed]
+    children = [
+        context.Process(target=_child, args=(url, prefix, target, one, done), daemon=True)
+        for one in processed
+    ]
     for child in children:
         child.start()
     deadline = time.monotonic() + ALLOWED
@@ -108,8 +111,15 @@ def measure(broker: Broker, postgres: Postgres, events: int, count: int) -> dict
         first = reached(first)
         time.sleep(0.005)
     first = reached(first)
-    pids = {"processors": [child.pid for child in children], "Postgres": [postgres.pid], "broker": [broker.pid]}
-    began, before = time.perf_counter(), {name: sum(map(spent, some)) for name, some in pids.items()}
+    pids = {
+        "processors": [child.pid for child in children],
+        "Postgres": [postgres.pid],
+        "broker": [broker.pid],
+    }
+    began, before = (
+        time.perf_counter(),
+        {name: sum(map(spent, some)) for name, some in pids.items()},
+    )
     reached(events)
     elapsed = time.perf_counter() - began
     after = {name: sum(map(spent, some)) for name, some in pids.items()}
@@ -122,7 +132,9 @@ def measure(broker: Broker, postgres: Postgres, events: int, count: int) -> dict
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--events", type=int, default=60_000)
     parser.add_argument("--rounds", type=int, default=3)
     arguments, _ = parser.parse_known_args()
@@ -140,13 +152,19 @@ def main() -> None:
         postgres.close()
     alone = median(one["rate"] for one in found[1])
     print(f"{os.cpu_count()} cores for everything")
-    print("| processors | events/s | x one | CPU us an event: processors | Postgres | broker | cores busy |")
+    print(
+        "| processors | events/s | x one | CPU us an event: processors | Postgres | broker | cores busy |"
+    )
     print("|---|---|---|---|---|---|---|")
     for count, results in found.items():
         rate = median(one["rate"] for one in results)
-        ours, theirs, log = (median(one[name] for one in results) for name in ("processors", "Postgres", "broker"))
+        ours, theirs, log = (
+            median(one[name] for one in results) for name in ("processors", "Postgres", "broker")
+        )
         busy = rate * (ours + theirs + log) / 1e6
-        print(f"| {count} | {rate:,.0f} | {rate / alone:.2f} | {ours:.0f} | {theirs:.0f} | {log:.0f} | {busy:.2f} |")
+        print(
+            f"| {count} | {rate:,.0f} | {rate / alone:.2f} | {ours:.0f} | {theirs:.0f} | {log:.0f} | {busy:.2f} |"
+        )
 
 
 if __name__ == "__main__":

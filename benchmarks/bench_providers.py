@@ -9,9 +9,9 @@ from collections.abc import Callable
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from streams.providers.configuration import Configuration
-from streams.providers.provider import Webhook
-from streams.providers.registry import open_providers
+from tidings.streams.providers.configuration import Configuration
+from tidings.streams.providers.protocol import Webhook
+from tidings.streams.providers.registry import open_providers
 
 NOW = 1764000000
 KEY = bytes(range(24))
@@ -25,7 +25,8 @@ BODY = msgspec.json.encode(
             "seed": 1745422043824231,
             "aspect_ratio": "1:1",
         },
-        "logs": "Using seed: 7710683\nGenerating...\n" + "".join(f"step {n} of 12\n" for n in range(12)),
+        "logs": "Using seed: 7710683\nGenerating...\n"
+        + "".join(f"step {n} of 12\n" for n in range(12)),
         "output": "https://replicate.delivery/xezq/tmp5v_v9dtm.png",
         "error": None,
         "status": "succeeded",
@@ -65,7 +66,9 @@ def main() -> None:
         "webhook-timestamp": str(NOW),
         "webhook-signature": "v1," + base64.b64encode(hmac.digest(KEY, signed, "sha256")).decode(),
     }
-    ed25519 = headers | {"webhook-signature": "v1a," + base64.b64encode(private.sign(signed)).decode()}
+    ed25519 = headers | {
+        "webhook-signature": "v1a," + base64.b64encode(private.sign(signed)).decode()
+    }
     raw = private.sign(signed)
     webhook = Webhook(BODY, None, NOW * 1000, "msg_2Lh9KRb0pzN4LePd3XiA4v12Axj")
     rows: list[tuple[str, float | None, Callable[[], object], int]] = [

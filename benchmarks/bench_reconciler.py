@@ -23,20 +23,21 @@ import uvloop
 from msgspec import Raw
 
 from benchmarks.bench_http import SECRET, call, cpu
-from storage.prediction import Prediction, Status, encode
-from storage.store import Stored
-from streams.changes import Change
-from streams.event import Event
-from streams.log import EVENTS
-from streams.lookup import LookUps
-from streams.memory_log import MemoryLog
-from streams.processor import GROUP
-from streams.providers.provider import Webhook
-from streams.providers.replicate import Replicate
-from streams.reconciler import Reconciler
-from streams.reports import Reports
-from tidings import journal, service
-from tidings.setting_sources import load
+from tidings.config.loader import load
+from tidings.observability import logging as journal
+from tidings.service import runtime as service
+from tidings.storage.prediction import Prediction, Status, encode
+from tidings.storage.store import Stored
+from tidings.streams.changes.codec import Change
+from tidings.streams.log.memory import MemoryLog
+from tidings.streams.log.protocol import EVENTS
+from tidings.streams.processing.processor import GROUP
+from tidings.streams.providers.catalog.replicate import Replicate
+from tidings.streams.providers.protocol import Webhook
+from tidings.streams.rules.event import Event
+from tidings.streams.submission.event_publisher import Reports
+from tidings.streams.submission.reconciler import Reconciler
+from tidings.streams.submission.status_client import LookUps
 
 IDLE = 2.0
 """Seconds watched while nothing is due."""
@@ -70,9 +71,13 @@ async def in_flight(watched: int) -> tuple[float, float, float, int, int]:
         reads.extend(ids)
         return {i: Stored(records[i].version, records[i].status, encode(records[i])) for i in ids}
 
-    reconciler = Reconciler(read, LookUps({}, {}, Reports(MemoryLog()), None), None, clock=lambda: time.time() + ahead)
+    reconciler = Reconciler(
+        read, LookUps({}, {}, Reports(MemoryLog()), None), None, clock=lambda: time.time() + ahead
+    )
     task = asyncio.create_task(reconciler.run())
-    records["silent"] = msgspec.structs.replace(prediction(0, int(time.time() * 1000)), prediction_id="silent")
+    records["silent"] = msgspec.structs.replace(
+        prediction(0, int(time.time() * 1000)), prediction_id="silent"
+    )
     reconciler.notice([Change("silent", 2, encode(records["silent"]), Status.PROCESSING.value)])
     ahead += 30
     now = int((time.time() + ahead) * 1000)
@@ -92,7 +97,9 @@ async def in_flight(watched: int) -> tuple[float, float, float, int, int]:
     idle = (time.process_time() - start) * 1000
     quiet = len(reads)
     ahead += 31
-    reconciler.notice(changes[:1])  # wakes nobody up for what is not new; the heap's own time has come
+    reconciler.notice(
+        changes[:1]
+    )  # wakes nobody up for what is not new; the heap's own time has come
     await reconciler.once()
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)

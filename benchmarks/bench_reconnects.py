@@ -101,7 +101,10 @@ async def main() -> None:
                 await asyncio.sleep(0.02)
             gone = time.perf_counter() - begun
             stall = after["stall"] * 1e3
-            print(f"{number:5} {elapsed:9.2f} s {errors:7} {each:6.0f} µs {stall:9.1f} ms {gone:14.2f} s", flush=True)
+            print(
+                f"{number:5} {elapsed:9.2f} s {errors:7} {each:6.0f} µs {stall:9.1f} ms {gone:14.2f} s",
+                flush=True,
+            )
     finally:
         server.close()
 

@@ -24,16 +24,16 @@ import structlog
 import uvloop
 
 from benchmarks.bench_processor import PARTITIONS, alone, fill
-from tests.servers import Postgres, Valkey
+from tests.support.servers import Postgres, Valkey
 
 
 async def replay(url: str, prefix: str, target: str) -> dict[str, Any]:
     """Into an empty store."""
-    from storage.factory import open_store
-    from streams.fold import Rules
-    from streams.logs import open_log
-    from streams.replay import Rebuild, span
-    from tidings import collector
+    from tidings.observability import gc_tuning as collector
+    from tidings.storage.factory import open_store
+    from tidings.streams.log.factory import open_log
+    from tidings.streams.replay.rebuild import Rebuild, span
+    from tidings.streams.rules.reducer import Rules
 
     log = await open_log(url, topic_prefix=prefix, partitions=PARTITIONS)
     store = await open_store(target)
@@ -49,13 +49,13 @@ async def replay(url: str, prefix: str, target: str) -> dict[str, Any]:
 
 async def announce(url: str, prefix: str, folder: Path) -> None:
     """Put the newest record of each prediction into the changes topic, as a processor and compaction leave them."""
-    from storage.sqlite import SqliteStore
-    from storage.store import Query
-    from streams.changes import announcement
-    from streams.fold import Rules
-    from streams.log import CHANGES, Position
-    from streams.logs import open_log
-    from streams.replay import Rebuild, span
+    from tidings.storage.sqlite.store import SqliteStore
+    from tidings.storage.store import Query
+    from tidings.streams.changes.codec import announcement
+    from tidings.streams.log.factory import open_log
+    from tidings.streams.log.protocol import CHANGES, Position
+    from tidings.streams.replay.rebuild import Rebuild, span
+    from tidings.streams.rules.reducer import Rules
 
     log = await open_log(url, topic_prefix=prefix, partitions=PARTITIONS)
     store = await SqliteStore.open(f"sqlite:///{folder}/{uuid.uuid4().hex}.db?synchronous=normal")
@@ -69,7 +69,11 @@ async def announce(url: str, prefix: str, folder: Path) -> None:
             assert record.source is not None
             ((partition, offset),) = record.source.offsets.items()
             position = Position(int(partition), offset)
-            new.append(announcement(record, stored.encoded, position=position, expires_at=stored.expires_at))
+            new.append(
+                announcement(
+                    record, stored.encoded, position=position, expires_at=stored.expires_at
+                )
+            )
         await log.append(CHANGES, new)
         cursor = page.cursor
         if cursor is None:
@@ -80,11 +84,11 @@ async def announce(url: str, prefix: str, folder: Path) -> None:
 
 async def restore(url: str, prefix: str, target: str) -> dict[str, Any]:
     """From the changes into an empty store."""
-    from storage.factory import open_store
-    from streams.logs import open_log
-    from streams.replay import Progress
-    from streams.restore import Restoration
-    from tidings import collector
+    from tidings.observability import gc_tuning as collector
+    from tidings.storage.factory import open_store
+    from tidings.streams.log.factory import open_log
+    from tidings.streams.replay.from_changes import Restoration
+    from tidings.streams.replay.rebuild import Progress
 
     log = await open_log(url, topic_prefix=prefix, partitions=PARTITIONS)
     store = await open_store(target)
@@ -103,8 +107,8 @@ async def read(url: str, prefix: str) -> dict[str, Any]:
     """Reading and decoding alone."""
     import json
 
-    from streams.log import EVENTS
-    from streams.logs import open_log
+    from tidings.streams.log.factory import open_log
+    from tidings.streams.log.protocol import EVENTS
 
     log = await open_log(url, topic_prefix=prefix, partitions=PARTITIONS)
     count = 0
@@ -122,7 +126,7 @@ async def read(url: str, prefix: str) -> dict[str, Any]:
 
 async def bare(filled: str, folder: Path) -> dict[str, Any]:
     """The rows of a SQLite store written into another one, whose tables and indexes are the same, by the bare driver."""
-    from storage.sqlite import SqliteStore
+    from tidings.storage.sqlite.store import SqliteStore
 
     path = f"{folder}/{uuid.uuid4().hex}.db"
     await (await SqliteStore.open(f"sqlite:///{path}")).close()
@@ -134,7 +138,9 @@ async def bare(filled: str, folder: Path) -> dict[str, Any]:
         started, cpu = time.perf_counter(), time.process_time()
         for first in range(0, len(rows), 5000):
             target.execute("BEGIN IMMEDIATE")
-            target.executemany(f"INSERT INTO predictions VALUES ({marks})", rows[first : first + 5000])
+            target.executemany(
+                f"INSERT INTO predictions VALUES ({marks})", rows[first : first + 5000]
+            )
             target.execute("COMMIT")
         elapsed, spent = time.perf_counter() - started, time.process_time() - cpu
     return {"rate": len(rows) / elapsed, "cpu": spent / len(rows) * 1e6}
@@ -151,9 +157,11 @@ async def database(postgres: Postgres) -> str:
 
 def main() -> None:
     """Measure and print."""
-    from tests.broker import Broker
+    from tests.support.broker import Broker
 
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--events", type=int, default=300_000)
     parser.add_argument("--rounds", type=int, default=3)
     arguments, _ = parser.parse_known_args()
@@ -179,20 +187,26 @@ def main() -> None:
             found: dict[str, list[dict[str, Any]]] = {}
             for _ in range(arguments.rounds):
                 for log, (url, prefix) in places.items():
-                    found.setdefault(f"{log}: read and json.loads", []).append(alone(read, url, prefix))
+                    found.setdefault(f"{log}: read and json.loads", []).append(
+                        alone(read, url, prefix)
+                    )
                     for store, target in stores.items():
                         name_ = f"{log}: replay into {store}"
                         found.setdefault(name_, []).append(alone(replay, url, prefix, target()))
                     name_, filled = f"{log}: from the changes into SQLite", stores["SQLite"]()
                     found.setdefault(name_, []).append(alone(restore, url, prefix, filled))
                 name_ = "the rows of a store by the bare SQLite driver"
-                found.setdefault(name_, []).append(alone(bare, filled.removeprefix("sqlite:///"), folder))
+                found.setdefault(name_, []).append(
+                    alone(bare, filled.removeprefix("sqlite:///"), folder)
+                )
     finally:
         for server in (broker, postgres, valkey):
             server.close()
     print(f"| {arguments.events:,} events | records/s | CPU us a record |\n|---|---|---|")
     for name_, results in found.items():
-        print(f"| {name_} | {median(r['rate'] for r in results):,.0f} | {median(r['cpu'] for r in results):.1f} |")
+        print(
+            f"| {name_} | {median(r['rate'] for r in results):,.0f} | {median(r['cpu'] for r in results):.1f} |"
+        )
 
 
 if __name__ == "__main__":

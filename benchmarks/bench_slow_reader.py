@@ -42,7 +42,9 @@ class Reader(asyncio.Protocol):
 
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
-        transport.write(HANDSHAKE.format("").encode() + Frame(Opcode.TEXT, SUBSCRIBE).serialize(mask=True))
+        transport.write(
+            HANDSHAKE.format("").encode() + Frame(Opcode.TEXT, SUBSCRIBE).serialize(mask=True)
+        )
 
     def data_received(self, data: bytes) -> None:
         if PING in data:  # often behind a change, in one piece with it
@@ -114,7 +116,11 @@ async def main() -> None:
         f"{f'{count} readers of {RATE}/s':24}{'p50 ms':>8}{'p99 ms':>8}{'max ms':>8}{'CPU %':>7}{'RSS MB':>8}{'p99 ratio':>10}"
     )
     usual = (before["p99"] + after["p99"]) / 2
-    phases = (("all read", before, seconds), ("two have stopped", during, held), ("all read again", after, seconds))
+    phases = (
+        ("all read", before, seconds),
+        ("two have stopped", during, held),
+        ("all read again", after, seconds),
+    )
     for name, row, length in phases:
         assert row["seen"] == row["sent"] * count, "a reader missed a change"
         print(

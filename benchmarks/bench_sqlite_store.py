@@ -17,21 +17,19 @@ from typing import Any
 import msgspec
 import uvloop
 
-from storage import sqlite_writer
-from storage.clock import now_ms
-from storage.prediction import Prediction, Status, Transition, encode
-from storage.sqlite import SqliteStore
-from storage.sqlite_schema import GET, LOAD, open_reader, open_writer
-from storage.store import Write
+from tidings.storage.clock import now_ms
+from tidings.storage.prediction import Prediction, Status, Transition, encode
+from tidings.storage.sqlite import writer as sqlite_writer
+from tidings.storage.sqlite.schema import GET, LOAD, open_reader, open_writer
+from tidings.storage.sqlite.store import SqliteStore
+from tidings.storage.store import Write
 
 BATCH = 500
 ROUNDS = 40
 START = now_ms()
 STATUSES = (Status.STARTING, Status.PROCESSING, Status.SUCCEEDED)
 INSERT = "INSERT INTO predictions VALUES (?,?,?,?,?,?,?,?,?,?) ON CONFLICT DO NOTHING"
-UPDATE = (
-    "UPDATE predictions SET version = ?, status = ?, expires_at = ?, purge_at = ?, doc = ? WHERE id = ? AND version = ?"
-)
+UPDATE = "UPDATE predictions SET version = ?, status = ?, expires_at = ?, purge_at = ?, doc = ? WHERE id = ? AND version = ?"
 
 
 def write(number: int, version: int) -> Write:
@@ -45,9 +43,12 @@ def write(number: int, version: int) -> Write:
         owner=f"owner-{number % 100}",
         model=f"model-{number % 10}",
         payload=msgspec.Raw(b'{"prompt":"%s","seed":17454220438242315174}' % (b"x" * 300)),
-        transitions=(Transition(None, Status.STARTING, at, "evt-1", None, f"0:{number}"),) * version,
+        transitions=(Transition(None, Status.STARTING, at, "evt-1", None, f"0:{number}"),)
+        * version,
     )
-    return Write(record, encode(record), version - 1, at + version + 3_600_000, at + version + 694_800_000)
+    return Write(
+        record, encode(record), version - 1, at + version + 3_600_000, at + version + 694_800_000
+    )
 
 
 def bare(connection: sqlite3.Connection, writes: Sequence[Write]) -> None:
@@ -174,7 +175,10 @@ def main() -> None:
             ("bare", "bare, a statement each"),
         ):
             name = f"{what}: {label}"
-            rate, ratio = 1e6 / per[f"{side}, {what}"], per[f"bare, {what}"] / per[f"{side}, {what}"]
+            rate, ratio = (
+                1e6 / per[f"{side}, {what}"],
+                per[f"bare, {what}"] / per[f"{side}, {what}"],
+            )
             print(f"{name:<44}{rate:>14,.0f}/s{ratio:>16.2f}")
     for what, label in (("get", "one get, inline"), ("load", "load of 500, a record")):
         for side in ("store", "bare"):

@@ -90,7 +90,9 @@ def answers(port: Path) -> bool:
     if not port.exists() or not (text := port.read_text()).strip():
         return False
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{text.split()[0]}/readyz", timeout=5) as response:
+        with urllib.request.urlopen(
+            f"http://127.0.0.1:{text.split()[0]}/readyz", timeout=5
+        ) as response:
             return response.status == 200
     except (urllib.error.URLError, OSError):
         return False
@@ -104,7 +106,10 @@ def measure(rounds: int, kafka: str | None) -> dict[str, list[Start]]:
         "embedded": (serve, {}),
     }
     if kafka is not None:
-        kinds["Kafka"] = (serve, {"TIDINGS_LOG": kafka, "TIDINGS_TOPIC_PREFIX": f"s{uuid.uuid4().hex[:8]}."})
+        kinds["Kafka"] = (
+            serve,
+            {"TIDINGS_LOG": kafka, "TIDINGS_TOPIC_PREFIX": f"s{uuid.uuid4().hex[:8]}."},
+        )
     found: dict[str, list[Start]] = {kind: [] for kind in kinds}
     with tempfile.TemporaryDirectory() as name:
         for kind in kinds:
@@ -123,21 +128,27 @@ def show(found: dict[str, list[Start]]) -> None:
     print("| start of | ready after s | x bare | at most | CPU s | resident MB | at most |")
     print("|---|---|---|---|---|---|---|")
     for kind, starts in found.items():
-        seconds, cpu, memory = (median(getattr(start, name) for start in starts) for name in Start._fields)
+        seconds, cpu, memory = (
+            median(getattr(start, name) for start in starts) for name in Start._fields
+        )
         most, weight = (TARGETS[kind], MEMORY) if kind in TARGETS else ("", "")
-        print(f"| {kind} | {seconds:.2f} | {seconds / bare:.1f} | {most} | {cpu:.2f} | {memory:.1f} | {weight} |")
+        print(
+            f"| {kind} | {seconds:.2f} | {seconds / bare:.1f} | {most} | {cpu:.2f} | {memory:.1f} | {weight} |"
+        )
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--no-kafka", action="store_true")
     arguments, _ = parser.parse_known_args()
     if arguments.no_kafka:
         show(measure(arguments.rounds, None))
         return
-    from tests.broker import Broker
+    from tests.support.broker import Broker
 
     broker = Broker()
     try:

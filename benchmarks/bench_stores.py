@@ -15,14 +15,14 @@ import redis.asyncio
 import uvloop
 
 from benchmarks.bench_sqlite_store import write
-from storage import postgres as postgres_module
-from storage import redis as redis_module
-from storage.clock import now_ms
-from storage.factory import open_store
-from storage.postgres import PostgresStore
-from storage.redis import RedisStore
-from storage.store import Write, high_water
-from tests import servers
+from tests.support import servers
+from tidings.storage.clock import now_ms
+from tidings.storage.factory import open_store
+from tidings.storage.postgres import store as postgres_module
+from tidings.storage.postgres.store import PostgresStore
+from tidings.storage.redis import store as redis_module
+from tidings.storage.redis.store import RedisStore
+from tidings.storage.store import Write, high_water
 
 BATCH = 500
 ROUNDS = 30
@@ -39,12 +39,16 @@ class Bare:
 
 
 class BarePostgres(Bare):
-    def __init__(self, store: PostgresStore, connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+    def __init__(
+        self, store: PostgresStore, connection: "asyncpg.Connection[asyncpg.Record]"
+    ) -> None:
         self.statements = store._statements
         self.connection = connection
 
     def prepare(self, writes: list[Write]) -> Any:
-        columns = [*zip(*map(postgres_module._row, sorted(writes, key=postgres_module._id)), strict=True)]
+        columns = [
+            *zip(*map(postgres_module._row, sorted(writes, key=postgres_module._id)), strict=True)
+        ]
         positions = high_water(writes)
         return [*columns, list(positions), list(positions.values())]
 
@@ -66,7 +70,13 @@ class BareRedis(Bare):
             shards.setdefault(self.store._shard(one.record.prediction_id), []).append(one)
         sha = redis_module._WRITE.sha
         return [
-            ("EVALSHA", sha, 1, self.store._prefixes[shard], *redis_module._arguments(some, now_ms()))
+            (
+                "EVALSHA",
+                sha,
+                1,
+                self.store._prefixes[shard],
+                *redis_module._arguments(some, now_ms()),
+            )
             for shard, some in shards.items()
         ]
 
@@ -87,7 +97,9 @@ async def batches(store: PostgresStore | RedisStore, other: Bare, figures: Figur
     for number in range(ROUNDS):
         for version in (1, 2, 3):
             mine = [write(2 * number * BATCH + n, version) for n in range(BATCH)]
-            theirs = other.prepare([write((2 * number + 1) * BATCH + n, version) for n in range(BATCH)])
+            theirs = other.prepare(
+                [write((2 * number + 1) * BATCH + n, version) for n in range(BATCH)]
+            )
             start = time.perf_counter()
             assert await store.write(mine) == [None] * BATCH
             middle = time.perf_counter()
@@ -109,13 +121,20 @@ async def measure() -> dict[str, Figures]:
     assert isinstance(store, PostgresStore)
     connection = await asyncpg.connect(
         servers.postgres(),
-        server_settings={"enable_seqscan": "off", "enable_hashjoin": "off", "enable_mergejoin": "off", "jit": "off"},
+        server_settings={
+            "enable_seqscan": "off",
+            "enable_hashjoin": "off",
+            "enable_mergejoin": "off",
+            "jit": "off",
+        },
     )
     await batches(store, BarePostgres(store, connection), figures["postgres"])
     await connection.close()
     await store.close()
     for durability in ("aof", "everysec"):
-        valkey = await open_store(f"{servers.valkey()}?prefix=bench-{durability}&durability={durability}")
+        valkey = await open_store(
+            f"{servers.valkey()}?prefix=bench-{durability}&durability={durability}"
+        )
         assert isinstance(valkey, RedisStore)
         driver = redis.asyncio.Redis.from_url(servers.valkey().replace("valkey://", "redis://"))
         await batches(valkey, BareRedis(valkey, driver), figures[f"valkey, {durability}"])
@@ -134,7 +153,9 @@ def main() -> None:
             print(f"{f'{name}: {side}, batch of {BATCH}':<40}{rate:>14,.0f}/s{ratio:>10.2f}")
         for side in ("store", "bare"):
             ratio = median[f"{side} read"] / median["bare read"]
-            print(f"{f'{name}: {side}, one read p50':<40}{median[f'{side} read'] * 1e6:>13,.0f} µs{ratio:>10.2f}")
+            print(
+                f"{f'{name}: {side}, one read p50':<40}{median[f'{side} read'] * 1e6:>13,.0f} µs{ratio:>10.2f}"
+            )
 
 
 if __name__ == "__main__":

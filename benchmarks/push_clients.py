@@ -57,7 +57,10 @@ class Client(asyncio.BufferedProtocol):
     def connection_made(self, transport: Any) -> None:
         self.transport = transport
         header = f"Authorization: Bearer {self.token}\r\n" if self.token else ""
-        transport.write(HANDSHAKE.format(header).encode() + Frame(Opcode.TEXT, self.subscribe).serialize(mask=True))
+        transport.write(
+            HANDSHAKE.format(header).encode()
+            + Frame(Opcode.TEXT, self.subscribe).serialize(mask=True)
+        )
 
     def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002 -- asyncio's signature
         return self.view
@@ -82,7 +85,9 @@ class Server:
 
     def __init__(self, *arguments: str, program: str = "push_server") -> None:
         command = [sys.executable, "-m", f"benchmarks.{program}", *arguments]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
 
     async def __call__(self, name: str, **arguments: Any) -> dict[str, Any]:
         """Run a command there."""
@@ -102,7 +107,12 @@ class Server:
 
 
 async def connect(
-    port: int, count: int, counter: Counter, subscribe: Any, tokens: Sequence[str] = (), together: int = 200
+    port: int,
+    count: int,
+    counter: Counter,
+    subscribe: Any,
+    tokens: Sequence[str] = (),
+    together: int = 200,
 ) -> list[Client]:
     """Open clients, some at a time; `subscribe(number)` gives each one's message. Returns when all are synced."""
     loop = asyncio.get_running_loop()

@@ -18,21 +18,21 @@ from typing import Any
 import uvloop
 from msgspec import structs
 
-from gateway.front import FrontServer
-from gateway.hub import Hub
-from gateway.owners import OwnerLimits, Owners
-from gateway.protocol import change_frame
-from gateway.reader import ChangesReader
-from gateway.sessions import SessionLimits, Sessions
-from gateway.tokens import Claims, SecretTokens
-from gateway.websocket import WebSocketConnection
-from storage.cached import CachedStore
-from storage.memory import MemoryStore
-from storage.prediction import Prediction, Status, encode
-from storage.store import Write
-from streams.changes import announcement, parse
-from streams.log import CHANGES, NewRecord, Position, StoredRecord
-from streams.memory_log import MemoryLog
+from tidings.gateway.auth.quotas import OwnerLimits, Owners
+from tidings.gateway.auth.tokens import Claims, SecretTokens
+from tidings.gateway.push.changes_reader import ChangesReader
+from tidings.gateway.push.hub import Hub
+from tidings.gateway.push.protocol import change_frame
+from tidings.gateway.push.session_registry import SessionLimits, Sessions
+from tidings.gateway.websocket.connection import WebSocketConnection
+from tidings.gateway.websocket.listener import FrontServer
+from tidings.storage.memory import MemoryStore
+from tidings.storage.prediction import Prediction, Status, encode
+from tidings.storage.store import Write
+from tidings.storage.wrappers.cache import CachedStore
+from tidings.streams.changes.codec import announcement, parse
+from tidings.streams.log.memory import MemoryLog
+from tidings.streams.log.protocol import CHANGES, NewRecord, Position, StoredRecord
 
 RECORD_BYTES = 400
 
@@ -55,7 +55,9 @@ def record(prediction_id: str, version: int) -> Prediction:
         owner="someone", logs="",
     )  # fmt: skip
     fill = RECORD_BYTES - 31 - len(encode(bare))
-    return Prediction(**{name: getattr(bare, name) for name in bare.__struct_fields__} | {"logs": "x" * fill})
+    return Prediction(
+        **{name: getattr(bare, name) for name in bare.__struct_fields__} | {"logs": "x" * fill}
+    )
 
 
 class Bench:
@@ -70,7 +72,9 @@ class Bench:
         owners = Owners(
             OwnerLimits(connections=10**6, subscriptions=10**6, messages_per_second=10**6)
         )  # the tokens differ, but are all one subject's
-        self.sessions = Sessions(self.hub, self.store, authenticator, SessionLimits(), owners=owners)
+        self.sessions = Sessions(
+            self.hub, self.store, authenticator, SessionLimits(), owners=owners
+        )
         self.reader = ChangesReader(self.log, self.hub, self.store)
         self.front = FrontServer(self.sessions, self._no_http)
         self.versions = 0
@@ -130,12 +134,16 @@ class Bench:
             await asyncio.sleep(0.005)
             self.stall = max(self.stall, time.perf_counter() - before - 0.005)
 
-    async def paced(self, bare: bool, rounds: int, every: float, burst: int, distinct: bool) -> dict[str, Any]:
+    async def paced(
+        self, bare: bool, rounds: int, every: float, burst: int, distinct: bool
+    ) -> dict[str, Any]:
         """Announce `burst` changes in one batch, `rounds` times; or write the same bytes in a bare loop."""
         spent = 0.0
         sizes = 0
         for _ in range(rounds):
-            new = self.announcements(burst, lambda number: f"burst-{number:04}" if distinct else "the-one")
+            new = self.announcements(
+                burst, lambda number: f"burst-{number:04}" if distinct else "the-one"
+            )
             data = b"".join([_frame(one) for one in new]) if bare else b""
             await asyncio.sleep(every)
             begun = cpu()
@@ -192,9 +200,12 @@ class Bench:
         """Announce changes that nobody watches; `bare`: look each one's key up in as large a table, and no more."""
         new = self.announcements(count, lambda number: f"nobody-{number % 1000:04}")
         records = [
-            StoredRecord(CHANGES, 0, number, 0, one.key, one.value, one.headers) for number, one in enumerate(new)
+            StoredRecord(CHANGES, 0, number, 0, one.key, one.value, one.headers)
+            for number, one in enumerate(new)
         ]
-        watched = dict.fromkeys(f"prediction:own-{number:06}" for number in range(len(self.sessions)))
+        watched = dict.fromkeys(
+            f"prediction:own-{number:06}" for number in range(len(self.sessions))
+        )
         gc.collect()
         begun = cpu()
         for start in range(0, count, 500):
@@ -214,7 +225,9 @@ class Bench:
             for number in range(sent, sent + due):
                 self.versions += 1
                 bare = record(f"marked-{number % count:05}", self.versions)
-                one = structs.replace(bare, logs=f"mark {time.perf_counter_ns()} {bare.logs}"[: len(bare.logs or "")])
+                one = structs.replace(
+                    bare, logs=f"mark {time.perf_counter_ns()} {bare.logs}"[: len(bare.logs or "")]
+                )
                 new.append(announcement(one, encode(one), position=Position(0, self.versions)))
             sent += due
             if new:
@@ -231,7 +244,9 @@ class Bench:
     def conflated(self) -> int:
         """Changes that newer ones have replaced, those of sessions that are backed up still included."""
         waiting = [one.session._outbox for one in self.connections()]
-        return self.sessions.conflated + sum(outbox.conflated for outbox in waiting if outbox is not None)
+        return self.sessions.conflated + sum(
+            outbox.conflated for outbox in waiting if outbox is not None
+        )
 
     async def closes(self) -> dict[str, Any]:
         """How many connections were closed from here, by code."""

@@ -1,1 +1,4 @@
-"""What the outside talks to: HTTP, WebSocket, webhooks, the page."""
+"""What the outside talks to: HTTP, WebSocket, webhooks, the page.
+
+`app` puts the routes together on top of `auth`, `push`, `websocket` and `http`. Imports `streams` and `storage`.
+"""

@@ -4,24 +4,26 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from gateway.access import Door
-from gateway.assets import asset_handler, blob_handler
-from gateway.creating import create_handler
-from gateway.dead_letters import DeadLetters
-from gateway.gateway import Gateway
-from gateway.health import health_handler, metrics_handler, ready_handler, stats_handler
-from gateway.listing import list_handler
-from gateway.openapi import specification_handlers
-from gateway.pages import page_handler
-from gateway.predictions import read_handler
-from gateway.problems import Handler, Problem, answering
-from gateway.sse import EventStreams
-from gateway.webhooks import webhook_handler
-from gateway.writes import Writes
+from tidings.gateway.api.assets import asset_handler, blob_handler
+from tidings.gateway.api.create import create_handler
+from tidings.gateway.api.dead_letters import DeadLetters
+from tidings.gateway.api.health import health_handler, metrics_handler, ready_handler, stats_handler
+from tidings.gateway.api.listing import list_handler
+from tidings.gateway.api.mutations import Writes
+from tidings.gateway.api.predictions import read_handler
+from tidings.gateway.api.sse import EventStreams
+from tidings.gateway.api.static_files import page_handler
+from tidings.gateway.api.webhooks import webhook_handler
+from tidings.gateway.auth.request_guard import Door
+from tidings.gateway.gateway import Gateway
+from tidings.gateway.http.problems import Handler, Problem, answering
+from tidings.gateway.openapi import specification_handlers
 
 EXPOSED = "ETag, Location, Retry-After, Tidings-Degraded"
 METHODS = "GET, HEAD, POST, PATCH, DELETE"
-REQUEST_HEADERS = "Authorization, Content-Type, If-None-Match, Idempotency-Key, Last-Event-ID, Prefer"
+REQUEST_HEADERS = (
+    "Authorization, Content-Type, If-None-Match, Idempotency-Key, Last-Event-ID, Prefer"
+)
 
 
 def build_app(gateway: Gateway) -> web.Application:
@@ -106,7 +108,10 @@ def _nowhere(app: web.Application, door: Door) -> Handler:
         allowed = await _methods(app, request)
         if not allowed:
             raise Problem(
-                404, "no-route", "Not found", "Nothing is served at this address; /openapi.json lists what is."
+                404,
+                "no-route",
+                "Not found",
+                "Nothing is served at this address; /openapi.json lists what is.",
             )
         headers = {"Allow": ", ".join(sorted(allowed | {"OPTIONS"}))}
         if request.method == "OPTIONS":

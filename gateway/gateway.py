@@ -8,19 +8,19 @@ from aiohttp import web
 from msgspec import Raw
 from prometheus_client import REGISTRY, CollectorRegistry
 
-from gateway.hub import Hub
-from gateway.limits import AddressConnections, AddressLimits, TrustedProxies
-from gateway.owners import Owners
-from gateway.permissions import Authenticator
-from gateway.webhook_counts import WebhookCounts
-from storage.objects import ObjectStorage
-from storage.prediction import Prediction
-from storage.store import Capabilities, Page, Query, Stored
-from streams.changes import Change
-from streams.event import Archive
-from streams.log import Log, Position
-from streams.providers.provider import Provider
-from streams.tracing import Tracing
+from tidings.gateway.api.webhook_counts import WebhookCounts
+from tidings.gateway.auth.permissions import Authenticator
+from tidings.gateway.auth.quotas import Owners
+from tidings.gateway.auth.rate_limits import AddressConnections, AddressLimits, TrustedProxies
+from tidings.gateway.push.hub import Hub
+from tidings.storage.object_storage import ObjectStorage
+from tidings.storage.prediction import Prediction
+from tidings.storage.store import Capabilities, Page, Query, Stored
+from tidings.streams.changes.codec import Change
+from tidings.streams.log.protocol import Log, Position
+from tidings.streams.providers.protocol import Provider
+from tidings.streams.rules.event import Archive
+from tidings.streams.support.tracing import Tracing
 
 WRITE_WAIT = 5.0
 """Seconds that a write waits for the change it caused, and for the log to take it."""
@@ -52,10 +52,14 @@ class StatusStore(Protocol):
 class Waiter(Protocol):
     """The reader of the changes topic, as far as writes need it."""
 
-    async def wait_for(self, prediction_id: str, position: Position, timeout: float) -> Change | None:
+    async def wait_for(
+        self, prediction_id: str, position: Position, timeout: float
+    ) -> Change | None:
         """Wait for a change of this prediction at or past the position; None where it has not come in time."""
 
-    async def wait_for_version(self, prediction_id: str, beyond: int, timeout: float) -> Change | None:
+    async def wait_for_version(
+        self, prediction_id: str, beyond: int, timeout: float
+    ) -> Change | None:
         """Wait for a change with a version above `beyond`; None where it has not come in time."""
 
 

@@ -8,33 +8,57 @@ import msgspec
 from aiohttp import web
 from msgspec import Struct
 
-from gateway.access import Door
-from gateway.gateway import Gateway
-from gateway.problems import Handler
-from gateway.protocol import SUBPROTOCOL
-from gateway.schemas import Schema, components, reference
-from storage.prediction import Status
+from tidings.gateway.auth.request_guard import Door
+from tidings.gateway.gateway import Gateway
+from tidings.gateway.http.problems import Handler
+from tidings.gateway.push.protocol import SUBPROTOCOL
+from tidings.gateway.schemas import Schema, components, reference
+from tidings.storage.prediction import Status
 
 PARAMETERS: dict[str, Schema] = {
-    "id": {"in": "path", "required": True, "description": "1 to 256 bytes without spaces, commas and controls"},
-    "hash": {"in": "path", "required": True, "description": "As in the field that the content stands for: sha256-..."},
+    "id": {
+        "in": "path",
+        "required": True,
+        "description": "1 to 256 bytes without spaces, commas and controls",
+    },
+    "hash": {
+        "in": "path",
+        "required": True,
+        "description": "As in the field that the content stands for: sha256-...",
+    },
     "path": {"in": "path", "required": True, "description": "As in the record's assets"},
-    "provider": {"in": "path", "required": True, "description": "A provider that is configured here"},
-    "token": {"in": "query", "description": "HMAC-SHA256 of the id in the URL with the service's webhook key"},
+    "provider": {
+        "in": "path",
+        "required": True,
+        "description": "A provider that is configured here",
+    },
+    "token": {
+        "in": "query",
+        "description": "HMAC-SHA256 of the id in the URL with the service's webhook key",
+    },
     "status": {"in": "query", "schema": {"enum": [status.value for status in Status]}},
     "owner": {"in": "query"},
     "model": {"in": "query"},
     "tag": {"in": "query"},
     "limit": {"in": "query", "schema": {"type": "integer", "minimum": 1}},
     "cursor": {"in": "query", "description": "From the page before"},
-    "fields": {"in": "query", "description": "Names of members, with commas: the answer holds these alone"},
+    "fields": {
+        "in": "query",
+        "description": "Names of members, with commas: the answer holds these alone",
+    },
     "predictions": {"in": "query", "description": "Ids, with commas"},
     "all": {"in": "query", "schema": {"enum": ["true"]}},
-    "access_token": {"in": "query", "description": "For browsers, whose event streams send no headers"},
+    "access_token": {
+        "in": "query",
+        "description": "For browsers, whose event streams send no headers",
+    },
     "reason": {"in": "query"},
     "prediction": {"in": "query"},
     "If-None-Match": {"in": "header", "description": "The version that is known"},
-    "Prefer": {"in": "header", "description": "wait=30: with If-None-Match, wait for the next change"},
+    "Prefer": {
+        "in": "header",
+        "description": "wait=30: with If-None-Match, wait for the next change",
+    },
     "Idempotency-Key": {
         "in": "header",
         "description": "The same key and owner give the same prediction. Where the body has a predictionId, the id makes "
@@ -166,13 +190,29 @@ def openapi(version: str) -> dict[str, Any]:
 
 def asyncapi(version: str) -> dict[str, Any]:
     """The AsyncAPI document of the WebSocket."""
-    ours = ("Welcome", "Subscribed", "Unsubscribed", "Snapshot", "Change", "Deleted", "Unknown", "Synced", "Pong")
+    ours = (
+        "Welcome",
+        "Subscribed",
+        "Unsubscribed",
+        "Snapshot",
+        "Change",
+        "Deleted",
+        "Unknown",
+        "Synced",
+        "Pong",
+    )
     from_server = (*ours, "Error", "Bye")
     from_client = ("Auth", "Subscribe", "Unsubscribe", "Ping")
-    messages = {name: {"name": name, "payload": reference(name)} for name in (*from_client, *from_server)}
+    messages = {
+        name: {"name": name, "payload": reference(name)} for name in (*from_client, *from_server)
+    }
     return {
         "asyncapi": "3.0.0",
-        "info": {"title": "Tidings", "version": version, "description": f"The WebSocket subprotocol {SUBPROTOCOL}."},
+        "info": {
+            "title": "Tidings",
+            "version": version,
+            "description": f"The WebSocket subprotocol {SUBPROTOCOL}.",
+        },
         "channels": {
             "push": {
                 "address": "/api/ws",
@@ -210,9 +250,15 @@ def _described(operation: Operation) -> dict[str, Any]:
     names = [part.strip("{}") for part in operation.path.split("/") if part.startswith("{")]
     answers: dict[str, Any] = {}
     for status, schema in operation.answers.items():
-        answers[str(status)] = {"description": operation.summary, **_content(schema, operation.media, status)}
+        answers[str(status)] = {
+            "description": operation.summary,
+            **_content(schema, operation.media, status),
+        }
     for status in {*operation.problems, *(() if operation.open else (401, 403, 429, 503))}:
-        answers[str(status)] = {"description": "A problem", **_content("Problem", "application/problem+json", status)}
+        answers[str(status)] = {
+            "description": "A problem",
+            **_content("Problem", "application/problem+json", status),
+        }
     described: dict[str, Any] = {
         "summary": operation.summary,
         "parameters": [_parameter(name) for name in (*names, *operation.parameters)],
@@ -220,7 +266,10 @@ def _described(operation: Operation) -> dict[str, Any]:
     }
     if operation.body:
         body = {} if operation.body == "*" else reference(operation.body)
-        described["requestBody"] = {"required": True, "content": {"application/json": {"schema": body}}}
+        described["requestBody"] = {
+            "required": True,
+            "content": {"application/json": {"schema": body}},
+        }
     if operation.open:
         described["security"] = [{}]
     return described

@@ -5,12 +5,12 @@ from typing import Any
 import msgspec
 from msgspec import Raw, Struct
 
-from gateway.creating import CREATE_FIELDS
-from gateway.dead_letters import Redrive
-from gateway.protocol import Auth, Ping, Subscribe, Unsubscribe
-from gateway.writes import EVENT_FIELDS
-from storage.prediction import Prediction
-from streams.event import Event
+from tidings.gateway.api.create import CREATE_FIELDS
+from tidings.gateway.api.dead_letters import Redrive
+from tidings.gateway.api.mutations import EVENT_FIELDS
+from tidings.gateway.push.protocol import Auth, Ping, Subscribe, Unsubscribe
+from tidings.storage.prediction import Prediction
+from tidings.streams.rules.event import Event
 
 Schema = dict[str, Any]
 
@@ -57,7 +57,9 @@ def components() -> dict[str, Schema]:
     return found | _hand_made()
 
 
-def _like(struct: type[Struct], name: str, only: frozenset[str] | None = None, required: Any = None) -> Any:
+def _like(
+    struct: type[Struct], name: str, only: frozenset[str] | None = None, required: Any = None
+) -> Any:
     """The struct as its JSON is: fields by their names on the wire, and JSON that passes through as anything."""
     fields: list[Any] = []
     for field in msgspec.structs.fields(struct):
@@ -67,7 +69,10 @@ def _like(struct: type[Struct], name: str, only: frozenset[str] | None = None, r
         needed = field.encode_name in required if required is not None else field.required
         wire = _identifier(field.encode_name)
         fields.append((wire, kind) if needed else (wire, kind, None))
-    rename = {_identifier(field.encode_name): field.encode_name for field in msgspec.structs.fields(struct)}
+    rename = {
+        _identifier(field.encode_name): field.encode_name
+        for field in msgspec.structs.fields(struct)
+    }
     return msgspec.defstruct(name, fields, kw_only=True, rename=rename)
 
 
@@ -78,14 +83,20 @@ def _identifier(name: str) -> str:
 def _without_defaults(schema: Any) -> Any:
     """A member that is left out is absent: there is no default that would stand for it."""
     if isinstance(schema, dict):
-        return {name: _without_defaults(value) for name, value in schema.items() if name != "default"}
+        return {
+            name: _without_defaults(value) for name, value in schema.items() if name != "default"
+        }
     if isinstance(schema, list):
         return [_without_defaults(value) for value in schema]
     return schema
 
 
 def _object(required: dict[str, Schema], optional: dict[str, Schema] | None = None) -> Schema:
-    return {"type": "object", "properties": {**required, **(optional or {})}, "required": list(required)}
+    return {
+        "type": "object",
+        "properties": {**required, **(optional or {})},
+        "required": list(required),
+    }
 
 
 def _hand_made() -> dict[str, Schema]:
@@ -96,20 +107,32 @@ def _hand_made() -> dict[str, Schema]:
     gone: Schema = {"predictionId": text}
 
     def message(name: str, **members: Schema) -> Schema:
-        return _object({"type": {"const": name}, **members}, {"ref": {"type": ["integer", "string"]}})
+        return _object(
+            {"type": {"const": name}, **members}, {"ref": {"type": ["integer", "string"]}}
+        )
 
     return {
-        "Problem": _object(dict.fromkeys(("type", "title", "detail", "code", "error"), text) | {"status": number}),
+        "Problem": _object(
+            dict.fromkeys(("type", "title", "detail", "code", "error"), text) | {"status": number}
+        ),
         "Accepted": _object({"success": yes}),
         # `fields` may leave any member out, so nothing of the record is required here.
         "PredictionAnswer": _object({"success": yes, "data": {"type": "object"}}),
         "WholePrediction": _object({"success": yes, "data": record}),
         "PredictionList": _object(
-            {"success": yes, "data": {"type": "array", "items": record}, "cursor": {"type": ["string", "null"]}}
+            {
+                "success": yes,
+                "data": {"type": "array", "items": record},
+                "cursor": {"type": ["string", "null"]},
+            }
         ),
         "Figures": _object({"success": yes, "data": {"type": "object"}}),
         "DeadLetterList": _object(
-            {"success": yes, "data": {"type": "array", "items": {"type": "object"}}, "count": number}
+            {
+                "success": yes,
+                "data": {"type": "array", "items": {"type": "object"}},
+                "count": number,
+            }
         ),
         "Health": _object({"status": text}),
         "Change": message("change", prediction=record),

@@ -18,7 +18,9 @@ class Place(NamedTuple):
 
 def encode_cursor(place: Place) -> str:
     """The opaque text for a place, safe in a URL."""
-    return urlsafe_b64encode(f"{place.created_at}:{place.prediction_id}".encode()).decode().rstrip("=")
+    return (
+        urlsafe_b64encode(f"{place.created_at}:{place.prediction_id}".encode()).decode().rstrip("=")
+    )
 
 
 def decode_cursor(cursor: str) -> Place:
@@ -34,4 +36,6 @@ def decode_cursor(cursor: str) -> Place:
             raise ValueError(text)
         return Place(int(created_at), prediction_id)
     except (ValueError, binascii.Error):
-        raise ValueError(f"{cursor[:80]!r} is no cursor; pass the `cursor` of the page before, or none") from None
+        raise ValueError(
+            f"{cursor[:80]!r} is no cursor; pass the `cursor` of the page before, or none"
+        ) from None

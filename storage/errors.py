@@ -37,7 +37,9 @@ class AlreadyExists(StorageError):
     """A prediction with this id exists already."""
 
     def __init__(self, prediction_id: str) -> None:
-        super().__init__(f"prediction {prediction_id!r} exists already; choose another id or update it")
+        super().__init__(
+            f"prediction {prediction_id!r} exists already; choose another id or update it"
+        )
         self.prediction_id = prediction_id
 
 

@@ -3,8 +3,8 @@
 from importlib import import_module
 from typing import Any, NamedTuple, Protocol, cast
 
-from storage.errors import StoreMisconfigured
-from storage.store import PredictionStore
+from tidings.storage.errors import StoreMisconfigured
+from tidings.storage.store import PredictionStore
 
 
 class _Kind(NamedTuple):
@@ -19,16 +19,16 @@ class _Openable(Protocol):
 
 
 STORES: dict[str, _Kind] = {
-    "memory": _Kind("storage.memory:MemoryStore"),
-    "sqlite": _Kind("storage.sqlite:SqliteStore"),
-    "postgresql": _Kind("storage.postgres:PostgresStore", "postgres"),
-    "postgres": _Kind("storage.postgres:PostgresStore", "postgres"),
-    "redis": _Kind("storage.redis:RedisStore", "redis"),
-    "rediss": _Kind("storage.redis:RedisStore", "redis"),
-    "valkey": _Kind("storage.redis:RedisStore", "redis"),
-    "valkeys": _Kind("storage.redis:RedisStore", "redis"),
-    "cloudflare-kv": _Kind("storage.cloudflare_kv:CloudflareKvStore"),
-    "durable-objects": _Kind("storage.durable_objects:DurableObjectsStore"),
+    "memory": _Kind("tidings.storage.memory:MemoryStore"),
+    "sqlite": _Kind("tidings.storage.sqlite.store:SqliteStore"),
+    "postgresql": _Kind("tidings.storage.postgres.store:PostgresStore", "postgres"),
+    "postgres": _Kind("tidings.storage.postgres.store:PostgresStore", "postgres"),
+    "redis": _Kind("tidings.storage.redis.store:RedisStore", "redis"),
+    "rediss": _Kind("tidings.storage.redis.store:RedisStore", "redis"),
+    "valkey": _Kind("tidings.storage.redis.store:RedisStore", "redis"),
+    "valkeys": _Kind("tidings.storage.redis.store:RedisStore", "redis"),
+    "cloudflare-kv": _Kind("tidings.storage.cloudflare.kv_store:CloudflareKvStore"),
+    "durable-objects": _Kind("tidings.storage.cloudflare.durable_objects:DurableObjectsStore"),
 }
 """Per scheme of a URL (without what follows a `+`) the class that opens it."""
 
@@ -66,5 +66,7 @@ async def open_store(url: str, **options: Any) -> PredictionStore:
         opener = cast("_Openable", getattr(import_module(module), name))
     except ImportError as error:
         remedy = f"pip install 'tidings[{kind.extra}]'" if kind.extra else "reinstall tidings"
-        raise StoreMisconfigured(f"{scheme_of(url)}:// needs {error.name or module}: {remedy}") from error
+        raise StoreMisconfigured(
+            f"{scheme_of(url)}:// needs {error.name or module}: {remedy}"
+        ) from error
     return await opener.open(url, **options)

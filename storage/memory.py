@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from storage.clock import Clock, now_ms
-from storage.cursor import Place, decode_cursor, encode_cursor
-from storage.errors import StoreMisconfigured
-from storage.prediction import Prediction
-from storage.store import (
+from tidings.storage.clock import Clock, now_ms
+from tidings.storage.cursor import Place, decode_cursor, encode_cursor
+from tidings.storage.errors import StoreMisconfigured
+from tidings.storage.prediction import Prediction
+from tidings.storage.store import (
     Capabilities,
     Conflict,
     Outcome,
@@ -97,7 +97,11 @@ class MemoryStore:
     async def list(self, query: Query) -> Page:
         """A page, newest first."""
         now = query.at(self._clock())
-        end = len(self._places) if query.cursor is None else bisect_left(self._places, decode_cursor(query.cursor))
+        end = (
+            len(self._places)
+            if query.cursor is None
+            else bisect_left(self._places, decode_cursor(query.cursor))
+        )
         items: list[Stored] = []
         last: Place | None = None
         for index in range(end - 1, -1, -1):
@@ -113,7 +117,11 @@ class MemoryStore:
 
     async def sweep(self, now: int, limit: int) -> int:
         """Remove at most `limit` rows whose `purge_at` is at or before `now`."""
-        due = [one for one, row in self._rows.items() if row.purge_at is not None and row.purge_at <= now][:limit]
+        due = [
+            one
+            for one, row in self._rows.items()
+            if row.purge_at is not None and row.purge_at <= now
+        ][:limit]
         for prediction_id in due:
             self._unlist(prediction_id, self._rows.pop(prediction_id))
         return len(due)

@@ -42,7 +42,14 @@ class Status(StrEnum):
 TERMINAL = frozenset({Status.SUCCEEDED, Status.FAILED, Status.CANCELED})
 
 
-class Blob(Struct, frozen=True, gc=False, omit_defaults=True, rename={"hash": "$blob"}, forbid_unknown_fields=True):
+class Blob(
+    Struct,
+    frozen=True,
+    gc=False,
+    omit_defaults=True,
+    rename={"hash": "$blob"},
+    forbid_unknown_fields=True,
+):
     """What stands in a field whose content is too large for the record: it lies in object storage, as JSON."""
 
     hash: str
@@ -160,7 +167,12 @@ def to_builtins(record: Standing) -> dict[str, Any]:
 
 def valid_id(prediction_id: str) -> bool:
     """Whether this may name a prediction: 1 to 256 bytes of UTF-8 without control characters, spaces or commas."""
-    if not prediction_id or "," in prediction_id or not prediction_id.isprintable() or " " in prediction_id:
+    if (
+        not prediction_id
+        or "," in prediction_id
+        or not prediction_id.isprintable()
+        or " " in prediction_id
+    ):
         return _odd_but_valid(prediction_id)
     try:
         return len(prediction_id) <= 64 or len(prediction_id.encode()) <= MAX_ID_BYTES

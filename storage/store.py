@@ -5,7 +5,14 @@ from typing import Protocol
 
 from msgspec import Struct
 
-from storage.prediction import Prediction, Standing, Status, Tombstone, decode, decode_tombstone
+from tidings.storage.prediction import (
+    Prediction,
+    Standing,
+    Status,
+    Tombstone,
+    decode,
+    decode_tombstone,
+)
 
 
 class Stored(Struct, frozen=True, gc=False):

@@ -15,12 +15,27 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from storage.errors import AlreadyExists, InvalidTransition, NotFound, StorageError, StoreOwned
-from storage.prediction import Prediction, Standing, Status, encode, valid_id
-from storage.store import Conflict, Ownership, Page, PredictionStore, Query, Refused, Stored, Write
-from streams.event import Event, EventType
-from streams.fold import Expiry, Folded
-from streams.transitions import Applied, Decision, Rejected, Stale, decide
+from tidings.storage.errors import (
+    AlreadyExists,
+    InvalidTransition,
+    NotFound,
+    StorageError,
+    StoreOwned,
+)
+from tidings.storage.prediction import Prediction, Standing, Status, encode, valid_id
+from tidings.storage.store import (
+    Conflict,
+    Ownership,
+    Page,
+    PredictionStore,
+    Query,
+    Refused,
+    Stored,
+    Write,
+)
+from tidings.streams.rules.event import Event, EventType
+from tidings.streams.rules.reducer import Expiry, Folded
+from tidings.streams.rules.transitions import Applied, Decision, Rejected, Stale, decide
 
 _JSON = frozenset({"payload", "provider_urls", "output", "assets"})
 _FIELDS = frozenset(
@@ -100,7 +115,13 @@ class PredictionStatusManager:
             prediction_id,
             EventType.CREATE,
             None,
-            {"payload": payload, "prompt": prompt, "model": model, "estimated_time": estimated_time, **fields},
+            {
+                "payload": payload,
+                "prompt": prompt,
+                "model": model,
+                "estimated_time": estimated_time,
+                **fields,
+            },
         )
 
         def admit(current: Standing | None, _decision: Decision) -> None:
@@ -114,7 +135,9 @@ class PredictionStatusManager:
         stored = await self._store.get(prediction_id)
         return _prediction(stored) if stored is not None else None
 
-    async def update(self, prediction_id: str, status: Status | str | None = None, **fields: Any) -> Prediction:
+    async def update(
+        self, prediction_id: str, status: Status | str | None = None, **fields: Any
+    ) -> Prediction:
         """Change the status, fields, or both, as a report would.
 
         Args:
@@ -190,12 +213,16 @@ class PredictionStatusManager:
 
     # ---- one compare-and-set ----
 
-    async def _apply(self, event: Event, admit: Callable[[Standing | None, Decision], None]) -> Prediction:
+    async def _apply(
+        self, event: Event, admit: Callable[[Standing | None, Decision], None]
+    ) -> Prediction:
         standing = await self._change(event, admit)
         assert isinstance(standing, Prediction)
         return standing
 
-    async def _change(self, event: Event, admit: Callable[[Standing | None, Decision], None]) -> Standing:
+    async def _change(
+        self, event: Event, admit: Callable[[Standing | None, Decision], None]
+    ) -> Standing:
         await self._claim()
         while True:
             before = (await self._load(event.prediction_id)).get(event.prediction_id)
@@ -210,10 +237,14 @@ class PredictionStatusManager:
             expires_at, purge_at = self._expiry.of(
                 Folded(record, recorded_at=event.recorded_at, stepped_at=stepped), before
             )
-            write = Write(record, encode(record), before.version if before else 0, expires_at, purge_at)
+            write = Write(
+                record, encode(record), before.version if before else 0, expires_at, purge_at
+            )
             [outcome] = await self._store.write([write])
             if isinstance(outcome, Refused):
-                raise StorageError(f"the store refuses prediction {event.prediction_id!r}: {outcome.reason}")
+                raise StorageError(
+                    f"the store refuses prediction {event.prediction_id!r}: {outcome.reason}"
+                )
             if not isinstance(outcome, Conflict):
                 return record
             # Somebody else was faster: judge again by what stands now.
@@ -232,16 +263,22 @@ class PredictionStatusManager:
                 f"this store belongs to the log {standing.log}: write through that log, or open another store"
             )
         if standing.strict != self._strict:
-            raise StoreOwned(f"this store was opened with strict={standing.strict}; open it the same way")
+            raise StoreOwned(
+                f"this store was opened with strict={standing.strict}; open it the same way"
+            )
         self._claimed = True
 
-    def _event(self, prediction_id: str, kind: EventType, status: Status | None, fields: dict[str, Any]) -> Event:
+    def _event(
+        self, prediction_id: str, kind: EventType, status: Status | None, fields: dict[str, Any]
+    ) -> Event:
         if not valid_id(prediction_id):
             raise ValueError(
                 f"{prediction_id[:80]!r} is no id: 1 to 256 bytes without spaces, commas or control characters"
             )
         if unknown := fields.keys() - _FIELDS:
-            raise ValueError(f"unknown field {sorted(unknown)[0]!r}; known are {', '.join(sorted(_FIELDS))}")
+            raise ValueError(
+                f"unknown field {sorted(unknown)[0]!r}; known are {', '.join(sorted(_FIELDS))}"
+            )
         now = self._clock()
         given: dict[str, Any] = {
             name: Raw(msgspec.json.encode(value)) if name in _JSON else value
@@ -251,7 +288,13 @@ class PredictionStatusManager:
         if isinstance(given.get("tags"), list):
             given["tags"] = tuple(given["tags"])
         event = Event(
-            prediction_id=prediction_id, at=now, recorded_at=now, type=kind, status=status, source="library", **given
+            prediction_id=prediction_id,
+            at=now,
+            recorded_at=now,
+            type=kind,
+            status=status,
+            source="library",
+            **given,
         )
         _check_types(event)
         return event

@@ -2,18 +2,24 @@
 
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
+import hypothesis
 import pytest
-from hypothesis import settings
 
-from tests import system
-from tests.broker import Broker
+from tests.support import system
+from tests.support.broker import Broker
+from tests.support.tidings_process import TidingsProcess, serving
+from tests.support.webhooks import SECRET
+from tidings.streams.log.factory import open_log
+from tidings.streams.log.memory import MemoryLog
+from tidings.streams.log.protocol import Log
 
 # No limit on the time of one example: what is measured on a busy machine is the machine.
-settings.register_profile("short", max_examples=100, deadline=None)
-settings.register_profile("long", max_examples=2000, deadline=None)
-settings.load_profile("short")
+hypothesis.settings.register_profile("short", max_examples=100, deadline=None)
+hypothesis.settings.register_profile("long", max_examples=2000, deadline=None)
+hypothesis.settings.load_profile("short")
 
 
 @pytest.fixture(scope="session")
@@ -54,3 +60,42 @@ def own_broker() -> Iterator[Broker]:
         yield broker
     finally:
         broker.close()
+
+
+@pytest.fixture(params=["memory", "sqlite", pytest.param("kafka", marks=pytest.mark.kafka)])
+async def log(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Log]:
+    """A log of each kind, with several partitions where it can have them."""
+    match request.param:
+        case "memory":
+            opened: Log = MemoryLog(partitions=3)
+        case "sqlite":
+            opened = await open_log(f"sqlite:///{tmp_path}/log.db")
+        case _:
+            url: str = request.getfixturevalue("kafka_url")
+            prefix: str = request.getfixturevalue("topic_prefix")
+            opened = await open_log(url, topic_prefix=prefix, partitions=3)
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture(params=["sqlite", pytest.param("kafka", marks=pytest.mark.kafka)])
+def log_settings(request: pytest.FixtureRequest) -> dict[str, str]:
+    """The settings of a log of the test's own."""
+    if request.param == "sqlite":
+        return {}
+    url: str = request.getfixturevalue("kafka_url")
+    prefix: str = request.getfixturevalue("topic_prefix")
+    return {"TIDINGS_LOG": url, "TIDINGS_TOPIC_PREFIX": prefix, "TIDINGS_PARTITIONS": "4"}
+
+
+@pytest.fixture
+def settings(log_settings: dict[str, str]) -> dict[str, str]:
+    """Those of a service that knows Replicate and Standard Webhooks."""
+    return {**log_settings, "TIDINGS_REPLICATE_SECRET": SECRET, "TIDINGS_STANDARD_SECRET": SECRET}
+
+
+@pytest.fixture
+async def service(tmp_path: Path, settings: dict[str, str]) -> AsyncIterator[TidingsProcess]:
+    """A running service."""
+    async with serving(tmp_path, settings) as running:
+        yield running

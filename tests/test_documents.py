@@ -8,21 +8,23 @@ from pathlib import Path
 
 import pytest
 
-from streams.log import EVENTS, NewRecord
-from streams.logs import open_log
-from tests import setting_names
-from tests.tidings_process import environment, serving
-from tidings.setting_sources import env_name, load
-from tidings.settings import DERIVED, FLAGS_ONLY, Settings
+from tests.support.reference import setting_names
+from tests.support.root import ROOT
+from tests.support.tidings_process import environment, serving
+from tidings.config.loader import env_name, load
+from tidings.config.settings import DERIVED, FLAGS_ONLY, Settings
+from tidings.streams.log.factory import open_log
+from tidings.streams.log.protocol import EVENTS, NewRecord
 
-ROOT = Path(__file__).parent.parent
 PAPERS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SETTING = re.compile(r"(?<![A-Z_`{])TIDINGS_[A-Z_]+[A-Z](?![A-Z_*{}])")
 
 
 def blocks(paper: Path, language: str) -> list[str]:
     """The code of a language in a paper."""
-    return re.findall(rf"^```{language}\n(.*?)^```", paper.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    return re.findall(
+        rf"^```{language}\n(.*?)^```", paper.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    )
 
 
 def python(name: str, marker: str) -> str:
@@ -58,19 +60,25 @@ async def report(folder: Path, prediction_id: str, body: bytes) -> None:
         await log.close()
 
 
-@pytest.mark.parametrize(("paper", "marker"), [("README.md", "client.finished"), ("docs/python.md", "client.watch")])
+@pytest.mark.parametrize(
+    ("paper", "marker"), [("README.md", "client.finished"), ("docs/python.md", "client.watch")]
+)
 async def test_the_clients_code_runs(tmp_path: Path, paper: str, marker: str) -> None:
     """The Python of the papers that watches a prediction prints its end."""
     async with serving(tmp_path) as service:
         running = asyncio.create_task(run(python(paper, marker), tmp_path, http=service.url))
-        await report(tmp_path, "p1", b'{"status": "succeeded", "imageUrl": "https://example.com/cat.png"}')
+        await report(
+            tmp_path, "p1", b'{"status": "succeeded", "imageUrl": "https://example.com/cat.png"}'
+        )
         assert "succeeded https://example.com/cat.png" in await running
 
 
 async def test_the_first_report_is_taken(tmp_path: Path) -> None:
     """The webhook of the page on getting started is genuine for the secret that the page sets, and has its effect."""
     paper = ROOT / "docs" / "getting-started.md"
-    secret = re.findall(r"^export TIDINGS_REPLICATE_SECRET=(\S+)", paper.read_text(encoding="utf-8"), re.MULTILINE)[0]
+    secret = re.findall(
+        r"^export TIDINGS_REPLICATE_SECRET=(\S+)", paper.read_text(encoding="utf-8"), re.MULTILINE
+    )[0]
     async with serving(tmp_path, {"TIDINGS_REPLICATE_SECRET": secret}) as service:
         (code,) = blocks(paper, "python")
         assert await run(code, tmp_path, http=service.url) == "200\n"
@@ -93,11 +101,15 @@ async def test_the_tokens_code_runs(tmp_path: Path) -> None:
 
 
 @pytest.mark.kafka
-async def test_the_producers_code_runs(tmp_path: Path, kafka_address: str, topic_prefix: str) -> None:
+async def test_the_producers_code_runs(
+    tmp_path: Path, kafka_address: str, topic_prefix: str
+) -> None:
     """What the README's producer sends to Kafka is taken for the reports that they are."""
     settings = {"TIDINGS_LOG": f"kafka://{kafka_address}", "TIDINGS_TOPIC_PREFIX": topic_prefix}
     async with serving(tmp_path, settings) as service:
-        code = python("README.md", "AIOKafkaProducer").replace('"predictions.', f'"{topic_prefix}predictions.')
+        code = python("README.md", "AIOKafkaProducer").replace(
+            '"predictions.', f'"{topic_prefix}predictions.'
+        )
         await run(code, tmp_path, kafka=kafka_address)
         printed = await run(python("README.md", "client.finished"), tmp_path, http=service.url)
         assert printed == "succeeded https://example.com/cat.png\n"
@@ -123,19 +135,27 @@ def test_every_setting_is_described() -> None:
     text = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
     names = {env_name(name) for name in set(Settings.__struct_fields__) - DERIVED - FLAGS_ONLY}
     assert [name for name in sorted(names) if f"`{name}`" not in text] == []
-    for default in (Settings().log, Settings().store, Settings().assets, str(Settings().cache_bytes)):
+    for default in (
+        Settings().log,
+        Settings().store,
+        Settings().assets,
+        str(Settings().cache_bytes),
+    ):
         assert f"`{default}`" in text
 
 
 @pytest.mark.parametrize(
-    "name", ["README.md", "docs/python.md", "docs/operations.md", "docs/stores.md", "docs/scaling.md"]
+    "name",
+    ["README.md", "docs/python.md", "docs/operations.md", "docs/stores.md", "docs/scaling.md"],
 )
 def test_papers_name_settings_that_exist(name: str) -> None:
     """Settings that a paper for users of the service names are settings."""
     text = (ROOT / name).read_text(encoding="utf-8")
     names = {env_name(name) for name in Settings.__struct_fields__}
     parts = re.compile(r"TIDINGS_[A-Z]+_(SECRET|TOKEN|URL|TOLERANCE|JWKS_URL)")
-    assert [name for name in SETTING.findall(text) if name not in names and not parts.fullmatch(name)] == []
+    assert [
+        name for name in SETTING.findall(text) if name not in names and not parts.fullmatch(name)
+    ] == []
 
 
 @pytest.mark.parametrize("paper", PAPERS, ids=lambda paper: paper.name)

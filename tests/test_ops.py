@@ -3,15 +3,14 @@
 import json
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
 
-from tests import metric_names
+from tests.support.reference import metric_names
+from tests.support.root import ROOT
 
-ROOT = Path(__file__).parent.parent
 SERIES = metric_names.series()
 FROM_PROMETHEUS = {"job", "instance"}
 """Labels that every series gets when it is read."""
@@ -20,25 +19,35 @@ WORD = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 
 
 def rules() -> list[dict[str, Any]]:
-    content = YAML(typ="safe").load(ROOT / "ops" / "alerts.yml")
+    content = YAML(typ="safe").load(ROOT / "deploy" / "alerts.yml")
     return [rule for group in content["groups"] for rule in group["rules"]]
 
 
 def panels() -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = json.loads((ROOT / "ops" / "grafana-dashboard.json").read_text())["panels"]
+    found: list[dict[str, Any]] = json.loads(
+        (ROOT / "deploy" / "grafana-dashboard.json").read_text()
+    )["panels"]
     return found
 
 
 def expressions() -> list[tuple[str, str]]:
     found = [(rule["alert"], str(rule["expr"])) for rule in rules()]
-    found += [(panel["title"], target["expr"]) for panel in panels() for target in panel.get("targets", ())]
+    found += [
+        (panel["title"], target["expr"])
+        for panel in panels()
+        for target in panel.get("targets", ())
+    ]
     return found
 
 
 def used(expression: str) -> Iterator[tuple[str, set[str]]]:
     """The series of an expression, with the labels that are asked of each or grouped by."""
     bare = re.sub(r'"[^"]*"', '""', expression)
-    grouped = {word for part in re.findall(r"\b(?:by|without) ?\(([^)]*)\)", bare) for word in WORD.findall(part)}
+    grouped = {
+        word
+        for part in re.findall(r"\b(?:by|without) ?\(([^)]*)\)", bare)
+        for word in WORD.findall(part)
+    }
     bare = re.sub(r"\b(?:by|without) ?\([^)]*\)", "", bare)
     for name, selector in re.findall(r"\b((?:tidings|process)_\w+|up)\b(?:\{([^}]*)\})?", bare):
         yield name, set(WORD.findall(selector)) | grouped
@@ -62,7 +71,8 @@ def test_counters_are_rated() -> None:
     """A counter is only ever looked at through its rate or increase."""
     for title, expression in expressions():
         for name in re.findall(
-            r"(?<![\w(])(tidings_\w+_total)", re.sub(r"(rate|increase)\(tidings_\w+", "", expression)
+            r"(?<![\w(])(tidings_\w+_total)",
+            re.sub(r"(rate|increase)\(tidings_\w+", "", expression),
         ):
             pytest.fail(f"{title}: {name}")
 
@@ -97,8 +107,15 @@ def test_alerts_look_at_what_matters() -> None:
 
 def test_the_dashboard_shows_every_metric() -> None:
     """No metric of ours is missing from the dashboard, apart from a few that only say who is who."""
-    shown = {name for panel in panels() for target in panel.get("targets", ()) for name, _ in used(target["expr"])}
-    ours = {re.sub(r"_(bucket|count|sum)$", "", name) for name in SERIES if name.startswith("tidings_")}
+    shown = {
+        name
+        for panel in panels()
+        for target in panel.get("targets", ())
+        for name, _ in used(target["expr"])
+    }
+    ours = {
+        re.sub(r"_(bucket|count|sum)$", "", name) for name in SERIES if name.startswith("tidings_")
+    }
     missing = ours - {re.sub(r"_(bucket|count|sum)$", "", name) for name in shown}
     assert missing <= {
         "tidings_build_info",
@@ -116,12 +133,16 @@ def test_the_dashboard_can_be_laid_out() -> None:
     taken: set[tuple[int, int]] = set()
     for panel in panels():
         at = panel["gridPos"]
-        cells = {(x, y) for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"])}
+        cells = {
+            (x, y)
+            for x in range(at["x"], at["x"] + at["w"])
+            for y in range(at["y"], at["y"] + at["h"])
+        }
         assert not cells & taken, panel["title"]
         assert at["x"] + at["w"] <= 24
         taken |= cells
 
 
 def test_the_page_on_metrics_is_up_to_date() -> None:
-    """The page lists every metric; `python -m tests.metric_names` writes it anew."""
+    """The page lists every metric; `python -m tests.support.reference.metric_names` writes it anew."""
     assert metric_names.PAGE.read_text(encoding="utf-8") == metric_names.page()

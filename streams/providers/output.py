@@ -20,7 +20,10 @@ def first_url(output: Raw) -> str | None:
         return None
     try:
         return _first(msgspec.json.decode(data))
-    except (msgspec.DecodeError, RecursionError):  # numbers no float holds, endless nesting: kept, but not looked into
+    except (
+        msgspec.DecodeError,
+        RecursionError,
+    ):  # numbers no float holds, endless nesting: kept, but not looked into
         return None
 
 

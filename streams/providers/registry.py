@@ -12,27 +12,27 @@ from typing import cast
 
 from msgspec import Struct
 
-from streams.event import Event
-from streams.providers.configuration import BadConfiguration, Configuration
-from streams.providers.provider import BadSignature, Provider, Webhook
+from tidings.streams.providers.configuration import BadConfiguration, Configuration
+from tidings.streams.providers.protocol import BadSignature, Provider, Webhook
+from tidings.streams.rules.event import Event
 
 Open = Callable[[str, Configuration], Provider | None]
 
 GROUP = "tidings.providers"
 
 PROVIDERS: Mapping[str, str] = {
-    "standard": "streams.providers.standard:open_provider",
-    "replicate": "streams.providers.replicate:open_provider",
-    "fal": "streams.providers.fal:open_provider",
-    "openai": "streams.providers.openai:open_provider",
-    "gemini": "streams.providers.gemini:open_provider",
-    "runpod": "streams.providers.runpod:open_provider",
-    "baseten": "streams.providers.baseten:open_provider",
-    "elevenlabs": "streams.providers.elevenlabs:open_provider",
-    "bfl": "streams.providers.bfl:open_provider",
-    "assemblyai": "streams.providers.assemblyai:open_provider",
-    "luma": "streams.providers.luma:open_provider",
-    "generic": "streams.providers.generic:open_provider",
+    "standard": "tidings.streams.providers.catalog.standard:open_provider",
+    "replicate": "tidings.streams.providers.catalog.replicate:open_provider",
+    "fal": "tidings.streams.providers.catalog.fal:open_provider",
+    "openai": "tidings.streams.providers.catalog.openai:open_provider",
+    "gemini": "tidings.streams.providers.catalog.gemini:open_provider",
+    "runpod": "tidings.streams.providers.catalog.runpod:open_provider",
+    "baseten": "tidings.streams.providers.catalog.baseten:open_provider",
+    "elevenlabs": "tidings.streams.providers.catalog.elevenlabs:open_provider",
+    "bfl": "tidings.streams.providers.catalog.bfl:open_provider",
+    "assemblyai": "tidings.streams.providers.catalog.assemblyai:open_provider",
+    "luma": "tidings.streams.providers.catalog.luma:open_provider",
+    "generic": "tidings.streams.providers.catalog.generic:open_provider",
 }
 """Dotted paths: a provider's module is loaded when its settings are there."""
 
@@ -52,7 +52,9 @@ def open_providers(configurations: Mapping[str, Configuration]) -> dict[str, Pro
     Raises:
         BadConfiguration: A name that nobody knows, or a setting that cannot be used; the message names it.
     """
-    opened = {name: open_provider(name, configuration) for name, configuration in configurations.items()}
+    opened = {
+        name: open_provider(name, configuration) for name, configuration in configurations.items()
+    }
     return {name: provider for name, provider in opened.items() if provider is not None}
 
 
@@ -116,7 +118,9 @@ class Translators(Mapping[str, Provider]):
 def open_provider(name: str, configuration: Configuration) -> Provider | None:
     """One provider; None where it is not configured."""
     if not _name.fullmatch(name):
-        raise BadConfiguration(f"{name!r} cannot name a provider: small letters, digits, `-` and `_`")
+        raise BadConfiguration(
+            f"{name!r} cannot name a provider: small letters, digits, `-` and `_`"
+        )
     return _find(configuration.kind or name)(name, configuration)
 
 
@@ -134,5 +138,9 @@ def _find(kind: str) -> Open:
         try:
             return cast("Open", point.load())
         except (ImportError, AttributeError) as error:
-            raise BadConfiguration(f"the provider {kind!r} ({point.value}) cannot be loaded: {error}") from error
-    raise BadConfiguration(f"no provider is called {kind!r}; known are {', '.join(known_providers())}")
+            raise BadConfiguration(
+                f"the provider {kind!r} ({point.value}) cannot be loaded: {error}"
+            ) from error
+    raise BadConfiguration(
+        f"no provider is called {kind!r}; known are {', '.join(known_providers())}"
+    )

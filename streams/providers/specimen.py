@@ -11,22 +11,26 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from storage.prediction import Status
-from streams.providers.assemblyai import AssemblyAI
-from streams.providers.baseten import Baseten
-from streams.providers.bfl import Bfl
-from streams.providers.elevenlabs import ElevenLabs
-from streams.providers.fal import Fal
-from streams.providers.gemini import Gemini
-from streams.providers.generic import Generic, Path
-from streams.providers.luma import Luma
-from streams.providers.openai import OpenAI
-from streams.providers.provider import Provider
-from streams.providers.replicate import Replicate
-from streams.providers.runpod import RunPod
-from streams.providers.signatures import ProvenByAddress
-from streams.providers.standard import Standard
-from streams.providers.standard_webhooks import StandardWebhooks, header_bytes, sign
+from tidings.storage.prediction import Status
+from tidings.streams.providers.catalog.assemblyai import AssemblyAI
+from tidings.streams.providers.catalog.baseten import Baseten
+from tidings.streams.providers.catalog.bfl import Bfl
+from tidings.streams.providers.catalog.elevenlabs import ElevenLabs
+from tidings.streams.providers.catalog.fal import Fal
+from tidings.streams.providers.catalog.gemini import Gemini
+from tidings.streams.providers.catalog.generic import Generic, Path
+from tidings.streams.providers.catalog.luma import Luma
+from tidings.streams.providers.catalog.openai import OpenAI
+from tidings.streams.providers.catalog.replicate import Replicate
+from tidings.streams.providers.catalog.runpod import RunPod
+from tidings.streams.providers.catalog.standard import Standard
+from tidings.streams.providers.protocol import Provider
+from tidings.streams.providers.signatures.hmac_signatures import ProvenByAddress
+from tidings.streams.providers.signatures.standard_webhooks import (
+    StandardWebhooks,
+    header_bytes,
+    sign,
+)
 
 
 class Unsigned(ValueError):
@@ -103,8 +107,14 @@ def _proof(provider: Provider, body: bytes, now: int) -> dict[str, str]:
     keys = getattr(provider, "keys", None)
     if isinstance(keys, StandardWebhooks) and keys.secrets:
         identity = f"msg_{hmac.digest(keys.secrets[0], body, 'sha256').hex()[:24]}"
-        signature = sign(keys.secrets[0], b".".join((identity.encode(), str(now).encode(), body))).decode()
-        return {"webhook-id": identity, "webhook-timestamp": str(now), "webhook-signature": f"v1,{signature}"}
+        signature = sign(
+            keys.secrets[0], b".".join((identity.encode(), str(now).encode(), body))
+        ).decode()
+        return {
+            "webhook-id": identity,
+            "webhook-timestamp": str(now),
+            "webhook-signature": f"v1,{signature}",
+        }
     secrets: tuple[bytes, ...] = getattr(provider, "secrets", ())
     if not secrets:
         raise Unsigned(f"{provider.name} is configured by public keys, and signs with private ones")
@@ -126,7 +136,10 @@ def _proof(provider: Provider, body: bytes, now: int) -> dict[str, str]:
 def _described(provider: Generic, prediction_id: str) -> Any:
     """A body with an id and a success where the settings say that they stand."""
     said: Any = {}
-    word = next((word for word, status in provider.statuses.items() if status is Status.SUCCEEDED), "succeeded")
+    word = next(
+        (word for word, status in provider.statuses.items() if status is Status.SUCCEEDED),
+        "succeeded",
+    )
     for field, value in (("id", prediction_id), ("status", word)):
         if (path := provider.fields.get(field)) is not None:
             said = _with(said, path, value)

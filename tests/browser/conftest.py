@@ -6,11 +6,18 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Page, async_playwright, expect
+from playwright.async_api import (
+    Browser,
+    BrowserContext,
+    ConsoleMessage,
+    Page,
+    async_playwright,
+    expect,
+)
 
-from tests import system
 from tests.browser.reports import PICTURE, SETTINGS
-from tests.tidings_process import TidingsProcess, serving
+from tests.support import system
+from tests.support.tidings_process import TidingsProcess, serving
 
 expect.set_options(timeout=20_000)
 
@@ -32,7 +39,9 @@ async def chromium() -> AsyncIterator[Browser]:
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def service(tmp_path_factory: pytest.TempPathFactory, chromium: Browser) -> AsyncIterator[TidingsProcess]:
+async def service(
+    tmp_path_factory: pytest.TempPathFactory, chromium: Browser
+) -> AsyncIterator[TidingsProcess]:
     """A running service, one for all tests that do it no harm: each uses predictions and owners of its own."""
     async with serving(tmp_path_factory.mktemp("browser"), SETTINGS) as running:
         yield running
@@ -51,7 +60,8 @@ async def context(chromium: Browser) -> AsyncIterator[BrowserContext]:
     context = await chromium.new_context(viewport={"width": 1280, "height": 900})
     await context.add_init_script(WATCHDOG)
     await context.route(
-        "https://pictures.example/**", lambda route: route.fulfill(body=PICTURE, content_type="image/png")
+        "https://pictures.example/**",
+        lambda route: route.fulfill(body=PICTURE, content_type="image/png"),
     )
     yield context
     await context.close()

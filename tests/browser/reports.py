@@ -6,9 +6,9 @@ from typing import Any
 import httpx
 import jwt
 
-from tests.conditions import eventually
-from tests.main_job.webhooks import SECRET, signed
-from tests.tidings_process import TidingsProcess
+from tests.support.conditions import eventually
+from tests.support.tidings_process import TidingsProcess
+from tests.support.webhooks import SECRET, signed
 
 SETTINGS = {"TIDINGS_STANDARD_SECRET": SECRET}
 
@@ -26,7 +26,9 @@ PICTURE = bytes.fromhex(
 """A PNG of one pixel."""
 
 
-async def report(service: TidingsProcess, prediction_id: str, status: str | None = None, **fields: Any) -> None:
+async def report(
+    service: TidingsProcess, prediction_id: str, status: str | None = None, **fields: Any
+) -> None:
     """Report about a prediction, and wait until its status is this one; the fields are those of an event."""
     said = {"predictionId": prediction_id, "status": status, **fields}
     body = json.dumps({name: value for name, value in said.items() if value is not None}).encode()
@@ -36,7 +38,9 @@ async def report(service: TidingsProcess, prediction_id: str, status: str | None
         assert answer.status_code == 200, answer.text
 
         async def applied() -> bool:
-            there = await http.get(f"/api/predictions/{prediction_id}", headers={"Authorization": f"Bearer {token}"})
+            there = await http.get(
+                f"/api/predictions/{prediction_id}", headers={"Authorization": f"Bearer {token}"}
+            )
             return there.status_code == 200 and status in (None, there.json()["data"]["status"])
 
         await eventually(applied, 20)

@@ -11,12 +11,13 @@ from pathlib import Path
 import httpx
 from playwright.async_api import Page, async_playwright
 
-from streams.log import EVENTS, NewRecord
-from streams.logs import open_log
-from tests import system
-from tests.tidings_process import TidingsProcess, serving
+from tests.support import system
+from tests.support.root import ROOT
+from tests.support.tidings_process import TidingsProcess, serving
+from tidings.streams.log.factory import open_log
+from tidings.streams.log.protocol import EVENTS, NewRecord
 
-FOLDER = Path(__file__).parent.parent.parent / "docs" / "screenshots"
+FOLDER = ROOT / "docs" / "screenshots"
 WISHES = (
     ("a lighthouse on the edge of the fog", 4, "ada"),
     ("two herons and a bicycle, woodcut", 5, "grace"),
@@ -29,7 +30,10 @@ WISHES = (
 )
 """Prompt, seconds, owner."""
 BAD = [
-    *((b"render-%d" % number, b'{"status": "finished", "seconds": %d.5}' % number) for number in range(11, 16)),
+    *(
+        (b"render-%d" % number, b'{"status": "finished", "seconds": %d.5}' % number)
+        for number in range(11, 16)
+    ),
     (b"thumb-7", b"<html><body>502 Bad Gateway</body></html>"),
     (b"render-3", b'{"status": "processing", "progress": "half"}'),
 ]
@@ -41,8 +45,15 @@ async def fill(service: TidingsProcess) -> None:
     async with httpx.AsyncClient(base_url=service.url, trust_env=False) as http:
         for prompt, seconds, owner in WISHES:
             payload = {"prompt": prompt, "duration": seconds}
-            wish = {"provider": "replicate", "model": "tidings-demo/pictures", "owner": owner, "payload": payload}
-            (await http.post("/api/predictions", json={**wish, "prompt": prompt})).raise_for_status()
+            wish = {
+                "provider": "replicate",
+                "model": "tidings-demo/pictures",
+                "owner": owner,
+                "payload": payload,
+            }
+            (
+                await http.post("/api/predictions", json={**wish, "prompt": prompt})
+            ).raise_for_status()
             await asyncio.sleep(1.2)
     log = await open_log(f"sqlite:///{next(service.folder.rglob('log.db'))}")
     try:
@@ -60,7 +71,10 @@ async def main() -> None:
     system.require(system.CHROMIUM)
     found = next(path for command in system.CHROMIUM.commands if (path := shutil.which(command)))
     with tempfile.TemporaryDirectory() as folder:
-        async with serving(Path(folder), arguments=("demo",)) as service, async_playwright() as playwright:
+        async with (
+            serving(Path(folder), arguments=("demo",)) as service,
+            async_playwright() as playwright,
+        ):
             browser = await playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
             page = await browser.new_page(viewport={"width": 1280, "height": 800})
             await page.goto(service.url)

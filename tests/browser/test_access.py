@@ -9,7 +9,7 @@ import pytest_asyncio
 from playwright.async_api import Browser, BrowserContext, expect
 
 from tests.browser.reports import FOR_EVER, KEY, SETTINGS, report
-from tests.tidings_process import TidingsProcess, serving
+from tests.support.tidings_process import TidingsProcess, serving
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -31,7 +31,9 @@ async def test_tokens(context: BrowserContext, secured: TidingsProcess) -> None:
     await dialog.get_by_label("Token").fill("nonsense")
     await page.keyboard.press("Enter")
     await expect(dialog.locator(".problem")).to_contain_text("refused")
-    await dialog.get_by_label("Token").fill(jwt.encode({"sub": "ada", "exp": FOR_EVER}, KEY, "HS256"))
+    await dialog.get_by_label("Token").fill(
+        jwt.encode({"sub": "ada", "exp": FOR_EVER}, KEY, "HS256")
+    )
     await page.keyboard.press("Enter")
     await expect(page.locator(".card .prompt")).to_have_text(["an engine"])
     await expect(page.locator("#notice")).to_have_text("This token covers the predictions of ada.")
@@ -40,7 +42,9 @@ async def test_tokens(context: BrowserContext, secured: TidingsProcess) -> None:
     await expect(page.locator(".card .excerpt")).to_have_text("it computes")
     await page.get_by_role("button", name="Sign out").click()
     await expect(dialog).to_be_visible()
-    await dialog.get_by_label("Token").fill(jwt.encode({"scope": "admin", "exp": FOR_EVER}, KEY, "HS256"))
+    await dialog.get_by_label("Token").fill(
+        jwt.encode({"scope": "admin", "exp": FOR_EVER}, KEY, "HS256")
+    )
     await page.keyboard.press("Enter")
     await expect(page.locator(".card .prompt")).to_have_text(["a compiler", "an engine"])
     await expect(page.locator("#health")).to_be_visible()

@@ -12,10 +12,10 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import BrowserContext, Page, WebSocket, WebSocketRoute
 
-import gateway
 from tests.browser.reports import KEY, SETTINGS, report
-from tests.conditions import eventually
-from tests.tidings_process import TidingsProcess, serving
+from tests.support.conditions import eventually
+from tests.support.tidings_process import TidingsProcess, serving
+from tidings import gateway
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -77,7 +77,10 @@ class Tab:
     def subscriptions(self) -> list[dict[str, Any]]:
         """What was asked for, over all connections, without the refs."""
         asked = [message for message in self.sent if message["type"] == "subscribe"]
-        return [{name: value for name, value in message.items() if name not in ("type", "ref")} for message in asked]
+        return [
+            {name: value for name, value in message.items() if name not in ("type", "ref")}
+            for message in asked
+        ]
 
 
 @pytest_asyncio.fixture(loop_scope="session")
@@ -102,7 +105,9 @@ async def test_watch(tab: Tab, service: TidingsProcess) -> None:
     await report(service, "w-1", "processing")
     await report(service, "w-1", "succeeded")
     await tab.gets("w-1 starting 1", "w-1 processing 2", "w-1 succeeded 3")
-    await tab.run("watch.close(); window.other = tidings.watch({ predictions: ['w-1', 'w-2'] }, keep); other.synced")
+    await tab.run(
+        "watch.close(); window.other = tidings.watch({ predictions: ['w-1', 'w-2'] }, keep); other.synced"
+    )
     await report(service, "w-2", "failed", error="no")
     await tab.gets("w-1 succeeded 3", "w-2 failed 1")
     assert len(tab.sockets) == 1
@@ -137,7 +142,9 @@ async def test_finished(tab: Tab, service: TidingsProcess) -> None:
     assert (await tab.run("end"))["error"] == "out of luck"
     assert (await tab.run("tidings.finished('e-1')"))["status"] == "failed"
     await report(service, "e-2", "processing")
-    await tab.run("window.end = tidings.finished('e-2').catch((error) => error.code), tidings.watch('e-2').synced")
+    await tab.run(
+        "window.end = tidings.finished('e-2').catch((error) => error.code), tidings.watch('e-2').synced"
+    )
     await tab.run("fetch('/api/predictions/e-2', { method: 'DELETE' })")
     assert await tab.run("end") == "deleted"
     assert await tab.run(
@@ -217,7 +224,9 @@ async def test_known_from_before(tab: Tab, service: TidingsProcess) -> None:
     await report(service, "kn-1", "processing")
     await report(service, "kn-2", "processing")
     await tab.open(service)
-    await tab.run("tidings.watch({ predictions: ['kn-1', 'kn-2'], known: { 'kn-1': 1 } }, keep).synced")
+    await tab.run(
+        "tidings.watch({ predictions: ['kn-1', 'kn-2'], known: { 'kn-1': 1 } }, keep).synced"
+    )
     assert await tab.run("got") == ["kn-2 processing 1"]
     await report(service, "kn-1", "succeeded")
     await tab.gets("kn-2 processing 1", "kn-1 succeeded 2")
@@ -236,7 +245,9 @@ async def test_goodbye(tab: Tab, own_service: TidingsProcess) -> None:
     assert await tab.run("tidings.state") == "closed"
 
 
-async def test_no_wait_is_longer_than_the_outage_has_lasted(tab: Tab, service: TidingsProcess) -> None:
+async def test_no_wait_is_longer_than_the_outage_has_lasted(
+    tab: Tab, service: TidingsProcess
+) -> None:
     """It comes back after half a second at most, then after up to as long again as it has lasted, 20 s at most."""
     await tab.page.clock.install()
     await tab.page.route_web_socket("**/api/ws", lambda route: route.close(code=1011))
@@ -279,7 +290,9 @@ async def test_a_watch_soon_after_the_last(tab: Tab, service: TidingsProcess) ->
 
 
 @pytest.mark.parametrize("another", [True, False])
-async def test_the_last_watch_is_closed_while_it_waits(tab: Tab, service: TidingsProcess, another: bool) -> None:
+async def test_the_last_watch_is_closed_while_it_waits(
+    tab: Tab, service: TidingsProcess, another: bool
+) -> None:
     """A watch that follows the last one during an outage has the connection back; where none does, none is opened."""
     opened: list[WebSocketRoute] = []
 
@@ -311,7 +324,9 @@ async def test_the_last_watch_is_closed_while_it_waits(tab: Tab, service: Tiding
 
 
 @pytest.mark.outage
-async def test_event_streams_stand_in(tab: Tab, context: BrowserContext, own_service: TidingsProcess) -> None:
+async def test_event_streams_stand_in(
+    tab: Tab, context: BrowserContext, own_service: TidingsProcess
+) -> None:
     """Where WebSockets are blocked the same watches run over event streams, with restarts and deletions."""
     await context.add_init_script(BLOCKED)
     for name in ("s-1", "s-2", "s-3"):
@@ -321,7 +336,11 @@ async def test_event_streams_stand_in(tab: Tab, context: BrowserContext, own_ser
         "Promise.all([tidings.watch({ owner: 'sofia' }, keep), tidings.watch('s-9', keep)].map((one) => one.synced))"
     )
     assert await tab.run("[tidings.state, tidings.transport]") == ["open", "sse"]
-    assert sorted(await tab.run("got")) == ["s-1 processing 1", "s-2 processing 1", "s-3 processing 1"]
+    assert sorted(await tab.run("got")) == [
+        "s-1 processing 1",
+        "s-2 processing 1",
+        "s-3 processing 1",
+    ]
     await report(own_service, "s-9", "processing")
     await tab.gets("s-9 processing 1")
     await tab.run("tidings.watch('s-8', keep).synced")
@@ -333,13 +352,18 @@ async def test_event_streams_stand_in(tab: Tab, context: BrowserContext, own_ser
     await tab.run("fetch('/api/predictions/s-3', { method: 'DELETE' })")
     await report(own_service, "s-2", "succeeded")
     await eventually(
-        lambda: tab.run("got.includes('s-2 succeeded 2') && got.some((one) => one.startsWith('s-3 deleted'))"), 30
+        lambda: tab.run(
+            "got.includes('s-2 succeeded 2') && got.some((one) => one.startsWith('s-3 deleted'))"
+        ),
+        30,
     )
     assert len(await tab.run("got")) == 7
 
 
 @pytest.mark.outage
-async def test_the_websocket_comes_back(tab: Tab, context: BrowserContext, service: TidingsProcess) -> None:
+async def test_the_websocket_comes_back(
+    tab: Tab, context: BrowserContext, service: TidingsProcess
+) -> None:
     """After five minutes of an event stream the WebSocket is tried again, and goes on where the stream was."""
     await context.add_init_script(BLOCKED)
     await tab.page.clock.install()
@@ -363,7 +387,9 @@ def mint(lifetime: float, **claims: Any) -> str:
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def secured(tmp_path_factory: pytest.TempPathFactory, service: TidingsProcess) -> Any:
     """A service that asks for tokens."""
-    async with serving(tmp_path_factory.mktemp("secured"), {**SETTINGS, "TIDINGS_JWT_SECRET": KEY}) as running:
+    async with serving(
+        tmp_path_factory.mktemp("secured"), {**SETTINGS, "TIDINGS_JWT_SECRET": KEY}
+    ) as running:
         yield running
 
 
@@ -378,7 +404,9 @@ async def test_a_token_is_renewed(tab: Tab, secured: TidingsProcess) -> None:
     await tab.page.expose_function("mint", bring)
     await tab.open(secured, mint=True)
     await tab.run("tidings.watch({ owner: 'ada' }, keep).synced")
-    await eventually(lambda: len([message for message in tab.sent if message["type"] == "auth"]) == 2, 20)
+    await eventually(
+        lambda: len([message for message in tab.sent if message["type"] == "auth"]) == 2, 20
+    )
     await report(secured, "t-1", "processing", owner="ada")
     await tab.gets("t-1 processing 1")
     assert len(tab.sockets) == 1
@@ -411,7 +439,10 @@ async def test_a_refused_token(tab: Tab, secured: TidingsProcess) -> None:
     await tab.open(secured, mint=True)
     await tab.run("tidings.watch({ owner: 'ada' }).synced")
     assert await tab.run("tidings.state") == "open"
-    assert await tab.run("tidings.watch({ owner: 'grace' }).closed.catch((error) => error.code)") == "forbidden"
+    assert (
+        await tab.run("tidings.watch({ owner: 'grace' }).closed.catch((error) => error.code)")
+        == "forbidden"
+    )
     assert await tab.run("tidings.state") == "open"
     old = json.dumps(mint(-60, sub="ada"))
     script = f"new Tidings(location.origin, {{ token: {old} }}).finished('t-1').catch((error) => error.code)"

@@ -6,7 +6,7 @@ import pytest
 from playwright.async_api import Browser, Page, expect
 
 from tests.browser.test_page import card, visit
-from tests.tidings_process import serving
+from tests.support.tidings_process import serving
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -16,7 +16,9 @@ async def test_the_demo(page: Page, chromium: Browser, tmp_path: Path) -> None:
     """A prediction that is started in the form shows its picture as it sharpens, and another one is canceled."""
     async with serving(tmp_path, arguments=("demo",)) as service:
         await visit(page, service)
-        await expect(card(page, "a lighthouse in a storm").locator("img")).to_have_js_property("naturalWidth", 384)
+        await expect(card(page, "a lighthouse in a storm").locator("img")).to_have_js_property(
+            "naturalWidth", 384
+        )
         form, detail = page.locator("#start-form"), page.locator("#detail")
         await page.keyboard.press("n")
         await form.get_by_label("Prompt").fill("two herons")

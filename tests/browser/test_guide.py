@@ -1,22 +1,24 @@
 """The code of the guide to the browser client runs."""
 
 import re
-from pathlib import Path
 
 import pytest
 from playwright.async_api import Page, expect
 
 from tests.browser.reports import report
-from tests.tidings_process import TidingsProcess
+from tests.support.root import ROOT
+from tests.support.tidings_process import TidingsProcess
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-GUIDE = Path(__file__).parent.parent.parent / "docs" / "browser.md"
+GUIDE = ROOT / "docs" / "browser.md"
 
 
 def blocks(language: str) -> list[str]:
     """The guide's code in a language."""
-    return re.findall(rf"^```{language}\n(.*?)^```", GUIDE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    return re.findall(
+        rf"^```{language}\n(.*?)^```", GUIDE.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+    )
 
 
 async def test_the_guide(page: Page, service: TidingsProcess) -> None:

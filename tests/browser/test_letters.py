@@ -8,11 +8,11 @@ import pytest
 import pytest_asyncio
 from playwright.async_api import Browser, BrowserContext, Locator, Page, expect
 
-from streams.log import EVENTS, NewRecord
-from streams.logs import open_log
 from tests.browser.reports import FOR_EVER, KEY, SETTINGS
 from tests.browser.test_page import WIDEST, visit
-from tests.tidings_process import TidingsProcess, serving
+from tests.support.tidings_process import TidingsProcess, serving
+from tidings.streams.log.factory import open_log
+from tidings.streams.log.protocol import EVENTS, NewRecord
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -32,7 +32,11 @@ async def append(folder: Path, *bad: tuple[bytes, bytes]) -> None:
 async def troubled(own_service: TidingsProcess) -> TidingsProcess:
     """A service with three records that are no JSON and one of an unknown status."""
     unread = [(b"n-%d" % number, b"not json %d" % number) for number in range(3)]
-    await append(own_service.folder, *unread, (b"done", b'{"status": "finished", "seed": 17454220438242315174}'))
+    await append(
+        own_service.folder,
+        *unread,
+        (b"done", b'{"status": "finished", "seed": 17454220438242315174}'),
+    )
     return own_service
 
 
@@ -51,7 +55,9 @@ def group(sheet: Locator, reason: str) -> Locator:
 
 
 @pytest.mark.outage  # the service ends before the page does
-async def test_letters_are_listed_by_reason_and_shown_whole(page: Page, troubled: TidingsProcess) -> None:
+async def test_letters_are_listed_by_reason_and_shown_whole(
+    page: Page, troubled: TidingsProcess
+) -> None:
     """Counts and examples by reason; of each letter why it lies there, its headers, and a body that can be read."""
     sheet = await opened(page, troubled)
     await expect(sheet.locator("#letters-total")).to_contain_text("4 in all")
@@ -62,7 +68,9 @@ async def test_letters_are_listed_by_reason_and_shown_whole(page: Page, troubled
     await unknown.locator(".letters summary").click()
     await expect(unknown.locator(".why")).to_contain_text("finished")
     await expect(unknown.locator(".facts").last).to_contain_text("<b>render</b>")
-    await expect(unknown.locator("pre")).to_have_text('{\n  "status": "finished",\n  "seed": 17454220438242315174\n}')
+    await expect(unknown.locator("pre")).to_have_text(
+        '{\n  "status": "finished",\n  "seed": 17454220438242315174\n}'
+    )
     await unknown.get_by_role("button", name="Show the prediction").click()
     await expect(sheet).to_be_hidden()
     await expect(page.locator("#detail .id")).to_have_text("done")
@@ -121,13 +129,17 @@ async def test_letters_by_keys_and_on_a_phone(page: Page, troubled: TidingsProce
     await page.keyboard.press("Tab")
     await page.keyboard.press("Enter")
     await expect(sheet.locator("pre")).to_be_visible()
-    assert await sheet.evaluate("node => node.scrollWidth <= node.clientWidth && node.clientWidth <= 360")
+    assert await sheet.evaluate(
+        "node => node.scrollWidth <= node.clientWidth && node.clientWidth <= 360"
+    )
     await page.keyboard.press("Escape")
     await expect(sheet).to_be_hidden()
     await expect(page.get_by_role("button", name="Dead letters")).to_be_focused()
 
 
-async def test_letters_are_offered_to_admins_alone(context: BrowserContext, chromium: Browser, tmp_path: Path) -> None:
+async def test_letters_are_offered_to_admins_alone(
+    context: BrowserContext, chromium: Browser, tmp_path: Path
+) -> None:
     """Whoever may see and change everything, but is no admin, is offered neither the letters nor the figures."""
     async with serving(tmp_path, {**SETTINGS, "TIDINGS_JWT_SECRET": KEY}) as service:
         page = await context.new_page()  # the browser notes refused requests in its console
@@ -157,6 +169,8 @@ async def test_the_lag_of_a_gateway_that_only_serves(page: Page, split: TidingsP
     await append(split.folder, (b"n", b"not json"))
     await visit(page, split)
     await expect(page.locator("#elsewhere")).to_be_visible()
-    await expect(page.locator("#tiles > div:visible dt")).to_have_text(["Changes", "Unread", "Sessions", "Conflated"])
+    await expect(page.locator("#tiles > div:visible dt")).to_have_text(
+        ["Changes", "Unread", "Sessions", "Conflated"]
+    )
     await page.get_by_role("button", name="Dead letters").click()
     await expect(page.locator('[data-reason="not-json"] .number')).to_have_text("1")

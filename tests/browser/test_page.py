@@ -6,7 +6,7 @@ import pytest
 from playwright.async_api import Locator, Page, expect
 
 from tests.browser.reports import report
-from tests.tidings_process import TidingsProcess
+from tests.support.tidings_process import TidingsProcess
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -37,19 +37,43 @@ async def test_a_prediction_goes_through_its_states(page: Page, service: Tidings
     await visit(page, service, "#live-1")
     detail = page.locator("#detail")
     await expect(detail.locator("h2")).to_have_text("Not there yet")
-    await report(service, "live-1", "starting", prompt="a heron on stilts", model="demo/pictures", owner="ada")
+    await report(
+        service,
+        "live-1",
+        "starting",
+        prompt="a heron on stilts",
+        model="demo/pictures",
+        owner="ada",
+    )
     await expect(detail.locator("h2")).to_have_text("a heron on stilts")
     await expect(detail.locator(".line .status")).to_have_text("Starting")
     await report(service, "live-1", "processing", logs="first line\n", progress=0.25)
     await expect(detail.locator(".share")).to_have_text("25 %")
     await expect(card(page, "a heron on stilts").locator(".status")).to_have_text("Processing")
-    await report(service, "live-1", logs="first line\nsecond line\n", imageUrl="https://pictures.example/1.png")
+    await report(
+        service,
+        "live-1",
+        logs="first line\nsecond line\n",
+        imageUrl="https://pictures.example/1.png",
+    )
     await expect(detail.locator(".lines")).to_have_text("first line\nsecond line\n")
-    await expect(detail.locator(".pictures img")).to_have_attribute("src", "https://pictures.example/1.png")
-    await report(service, "live-1", "succeeded", imageUrl="https://pictures.example/2.png", generationTime=1500)
+    await expect(detail.locator(".pictures img")).to_have_attribute(
+        "src", "https://pictures.example/1.png"
+    )
+    await report(
+        service,
+        "live-1",
+        "succeeded",
+        imageUrl="https://pictures.example/2.png",
+        generationTime=1500,
+    )
     await expect(detail.locator(".line .status")).to_have_text("Succeeded")
-    await expect(detail.locator(".steps .status")).to_have_text(["Starting", "Processing", "Succeeded"])
-    await expect(detail.locator(".pictures img")).to_have_attribute("src", "https://pictures.example/2.png")
+    await expect(detail.locator(".steps .status")).to_have_text(
+        ["Starting", "Processing", "Succeeded"]
+    )
+    await expect(detail.locator(".pictures img")).to_have_attribute(
+        "src", "https://pictures.example/2.png"
+    )
     await expect(detail.get_by_role("button", name="Cancel")).to_be_hidden()
     await expect(page.locator("#announcer")).to_have_text("a heron on stilts: Succeeded")
     picture = card(page, "a heron on stilts").locator("img")
@@ -59,7 +83,9 @@ async def test_a_prediction_goes_through_its_states(page: Page, service: Tidings
 
 async def test_the_raw_record_keeps_numbers(page: Page, service: TidingsProcess) -> None:
     """The raw record shows a number beyond 2^53 as it came."""
-    await report(service, "raw-1", "processing", payload={"seed": 17454220438242315174, "scale": 7.0})
+    await report(
+        service, "raw-1", "processing", payload={"seed": 17454220438242315174, "scale": 7.0}
+    )
     await visit(page, service, "#raw-1")
     await page.get_by_text("Raw record").click()
     await expect(page.locator(".raw")).to_contain_text('"seed": 17454220438242315174')
@@ -69,8 +95,24 @@ async def test_the_raw_record_keeps_numbers(page: Page, service: TidingsProcess)
 async def test_filters(page: Page, service: TidingsProcess) -> None:
     """Status, owner, model and words narrow what is shown, live, and stand in the address."""
     await report(service, "f-1", "processing", prompt="red kite", owner="grace", model="demo/one")
-    await report(service, "f-2", "succeeded", prompt="blue kite", owner="grace", model="demo/two", output="done")
-    await report(service, "f-3", "failed", prompt="green kite", owner="edsger", model="demo/two", error="no wind")
+    await report(
+        service,
+        "f-2",
+        "succeeded",
+        prompt="blue kite",
+        owner="grace",
+        model="demo/two",
+        output="done",
+    )
+    await report(
+        service,
+        "f-3",
+        "failed",
+        prompt="green kite",
+        owner="edsger",
+        model="demo/two",
+        error="no wind",
+    )
     await visit(page, service)
     form, prompts = page.locator("#filters"), page.locator(".card .prompt")
     await form.get_by_label("Id or words").fill("kite")
@@ -99,7 +141,9 @@ async def test_cancel(page: Page, service: TidingsProcess) -> None:
     await visit(page, service, "#c-1")
     await page.get_by_role("button", name="Cancel").click()
     await expect(page.locator("#detail .line .status")).to_have_text("Canceled")
-    await expect(page.locator("#detail .steps .status")).to_have_text(["Starting", "Processing", "Canceled"])
+    await expect(page.locator("#detail .steps .status")).to_have_text(
+        ["Starting", "Processing", "Canceled"]
+    )
 
 
 async def test_a_deletion_shows(page: Page, service: TidingsProcess) -> None:
@@ -108,7 +152,10 @@ async def test_a_deletion_shows(page: Page, service: TidingsProcess) -> None:
     await visit(page, service, "#d-1")
     await expect(card(page, "gone tomorrow")).to_be_visible()
     assert (
-        await page.evaluate("fetch('api/predictions/d-1', {method: 'DELETE'}).then((answer) => answer.status)") == 204
+        await page.evaluate(
+            "fetch('api/predictions/d-1', {method: 'DELETE'}).then((answer) => answer.status)"
+        )
+        == 204
     )
     await expect(card(page, "gone tomorrow")).to_have_count(0)
     await expect(page.locator("#detail h2")).to_have_text("Deleted")
@@ -137,16 +184,31 @@ async def test_strangers_text_stays_text(page: Page, service: TidingsProcess) ->
     evil = "<script>window.ran = 1</script><img src=x onerror='window.ran = 2'>"
     fields = dict.fromkeys(("prompt", "model", "owner", "logs", "error", "provider"), evil)
     await report(
-        service, "x-1", "failed", **fields, tags=[evil], payload={evil: evil}, imageUrl="javascript:window.ran=3"
+        service,
+        "x-1",
+        "failed",
+        **fields,
+        tags=[evil],
+        payload={evil: evil},
+        imageUrl="javascript:window.ran=3",
     )
-    await report(service, "x-2", "succeeded", prompt="x-two", output=["data:text/html,<script>window.ran=4</script>"])
+    await report(
+        service,
+        "x-2",
+        "succeeded",
+        prompt="x-two",
+        output=["data:text/html,<script>window.ran=4</script>"],
+    )
     await visit(page, service, "#x-1")
     await page.get_by_text("Raw record").click()
     await expect(page.locator(".raw")).to_contain_text("onerror")
     await expect(page.locator("#detail h2")).to_have_text(evil)
     await expect(page.locator("#detail .lines")).to_have_text(evil)
     await expect(card(page, "x-two").locator(".excerpt")).to_contain_text("data:text/html")
-    assert await page.locator("#detail img, #gallery img[src^=javascript], #gallery script").count() == 0
+    assert (
+        await page.locator("#detail img, #gallery img[src^=javascript], #gallery script").count()
+        == 0
+    )
     assert await page.evaluate("window.ran") is None
 
 
@@ -173,17 +235,23 @@ async def test_health(page: Page, service: TidingsProcess) -> None:
     """The figures of the service and its parts are there, with words for those who do not see charts."""
     await visit(page, service)
     for part in ("changes", "store", "processor"):
-        await expect(page.locator("#parts .right", has_text=part)).to_have_attribute("title", "ready")
+        await expect(page.locator("#parts .right", has_text=part)).to_have_attribute(
+            "title", "ready"
+        )
     sessions = page.locator("#tiles > div", has_text="Sessions")
     await expect(sessions.locator("b")).to_have_text(re.compile("[1-9]"))
-    await expect(sessions.get_by_role("img")).to_have_attribute("aria-label", re.compile("now [1-9]"))
+    await expect(sessions.get_by_role("img")).to_have_attribute(
+        "aria-label", re.compile("now [1-9]")
+    )
     lag = page.locator("#tiles > div", has_text="Lag")
     await expect(lag.locator("b")).to_have_text("0")
     await expect(lag.get_by_role("img")).to_have_attribute(
         "aria-label", re.compile("events that wait in the log: now 0")
     )
     await expect(page.locator("#elsewhere")).to_be_hidden()
-    await expect(page.get_by_role("button", name="New prediction")).to_be_hidden()  # nothing can be submitted here
+    await expect(
+        page.get_by_role("button", name="New prediction")
+    ).to_be_hidden()  # nothing can be submitted here
 
 
 async def test_narrow(page: Page, service: TidingsProcess) -> None:

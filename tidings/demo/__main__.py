@@ -15,11 +15,15 @@ from tidings.demo.stand_in import StandIn
 
 def main() -> None:
     """Serve until SIGINT or SIGTERM."""
-    parser = ArgumentParser(prog="python -m tidings.demo", description="A provider that makes real pictures.")
+    parser = ArgumentParser(
+        prog="python -m tidings.demo", description="A provider that makes real pictures."
+    )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--port", type=int, default=9000, help="port to listen on")
     parser.add_argument("--url", help="by which others reach it; else by address and port")
-    parser.add_argument("--duration", type=float, default=4.0, help="seconds that a prediction takes")
+    parser.add_argument(
+        "--duration", type=float, default=4.0, help="seconds that a prediction takes"
+    )
     asyncio.run(_serve(parser.parse_args()))
 
 
@@ -36,7 +40,9 @@ async def _serve(arguments: Namespace) -> None:
     try:
         await stand_in.start(arguments.host, arguments.port)
     except OSError as error:
-        sys.exit(f"{arguments.host}:{arguments.port} cannot be listened on: {error.strerror}; name another --port")
+        sys.exit(
+            f"{arguments.host}:{arguments.port} cannot be listened on: {error.strerror}; name another --port"
+        )
     stand_in.url = arguments.url or stand_in.url
     try:
         await stop.wait()

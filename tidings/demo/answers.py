@@ -15,7 +15,10 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 def answer(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> web.Response:
     """A JSON answer."""
     return web.Response(
-        body=msgspec.json.encode(value), status=status, headers=headers, content_type="application/json"
+        body=msgspec.json.encode(value),
+        status=status,
+        headers=headers,
+        content_type="application/json",
     )
 
 

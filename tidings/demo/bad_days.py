@@ -57,10 +57,14 @@ class BadDays(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         try:
             return msgspec.convert(values, BadDays, strict=False)
         except msgspec.ValidationError as error:
-            raise ValueError(f"{error}; the switches are {', '.join(SWITCHES)}, each from 0 to 1") from None
+            raise ValueError(
+                f"{error}; the switches are {', '.join(SWITCHES)}, each from 0 to 1"
+            ) from None
 
 
-SWITCHES = tuple(name for name in BadDays.__struct_fields__ if name not in ("late_by", "slow_by", "huge_bytes"))
+SWITCHES = tuple(
+    name for name in BadDays.__struct_fields__ if name not in ("late_by", "slow_by", "huge_bytes")
+)
 
 
 class Dice:

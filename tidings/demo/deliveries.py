@@ -45,7 +45,9 @@ class Deliveries:
 
     async def start(self) -> None:
         """Open the connections' pool."""
-        self._session = aiohttp.ClientSession(timeout=LIMIT, connector=aiohttp.TCPConnector(limit=64))
+        self._session = aiohttp.ClientSession(
+            timeout=LIMIT, connector=aiohttp.TCPConnector(limit=64)
+        )
 
     async def close(self) -> None:
         """Give up what is under way."""
@@ -87,7 +89,9 @@ class Deliveries:
     async def _attempt(self, delivery: Delivery) -> bool:
         assert self._session is not None
         wrong = self._dice.falls(self._switches().wrong_signature)
-        headers = {"Content-Type": "application/json"} | delivery.sign(delivery.body, time.time(), wrong)
+        headers = {"Content-Type": "application/json"} | delivery.sign(
+            delivery.body, time.time(), wrong
+        )
         try:
             async with self._session.post(
                 delivery.url, data=delivery.body, headers=headers, allow_redirects=False

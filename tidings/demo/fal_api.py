@@ -58,7 +58,9 @@ class FalApi:
         """The prediction is no longer known."""
         self._webhooks.pop(job_id, None)
 
-    def signed(self, request_id: str, body: bytes, now: float, wrong: bool = False) -> dict[str, str]:
+    def signed(
+        self, request_id: str, body: bytes, now: float, wrong: bool = False
+    ) -> dict[str, str]:
         """The four headers of fal's webhooks."""
         key = Ed25519PrivateKey.generate() if wrong else self._key
         timestamp = str(int(now))
@@ -75,9 +77,17 @@ class FalApi:
         if job.status == "succeeded":
             return {"status": "OK", "error": None, "payload": self._payload(job)}
         if job.status == "canceled":
-            return {"status": "ERROR", "error": "Request was cancelled", "error_type": "client_cancelled"}
+            return {
+                "status": "ERROR",
+                "error": "Request was cancelled",
+                "error_type": "client_cancelled",
+            }
         detail = [{"loc": ["body", "prompt"], "msg": job.error, "type": "model_error"}]
-        return {"status": "ERROR", "error": "Invalid status code: 422", "payload": {"detail": detail}}
+        return {
+            "status": "ERROR",
+            "error": "Invalid status code: 422",
+            "payload": {"detail": detail},
+        }
 
     def _payload(self, job: Job) -> dict[str, Any]:
         picture = {
@@ -125,7 +135,10 @@ class FalApi:
         job = self._find(request)
         if job is None:
             return _not_found()
-        shown: dict[str, Any] = {"status": STATUS.get(job.status, "COMPLETED"), **self._addresses(job)}
+        shown: dict[str, Any] = {
+            "status": STATUS.get(job.status, "COMPLETED"),
+            **self._addresses(job),
+        }
         if job.status == "starting":
             shown["queue_position"] = 0
         if request.query.get("logs") in ("1", "true"):
@@ -133,7 +146,9 @@ class FalApi:
         if job.terminal:
             shown["metrics"] = {"inference_time": job.predict_time or 0.0}
             end = self._end(job)
-            shown |= {name: end[name] for name in ("error", "error_type") if end.get(name) is not None}
+            shown |= {
+                name: end[name] for name in ("error", "error_type") if end.get(name) is not None
+            }
         return answer(shown, 200 if job.terminal else 202)
 
     async def _result(self, request: web.Request) -> web.StreamResponse:
@@ -161,8 +176,14 @@ class FalApi:
         return answer({"status": "CANCELLATION_REQUESTED"}, 202)
 
     async def _jwks(self, _request: web.Request) -> web.StreamResponse:
-        x = base64.urlsafe_b64encode(self._key.public_key().public_bytes_raw()).rstrip(b"=").decode()
-        return answer({"keys": [{"kty": "OKP", "crv": "Ed25519", "kid": "demo", "use": "sig", "x": x}]})
+        x = (
+            base64.urlsafe_b64encode(self._key.public_key().public_bytes_raw())
+            .rstrip(b"=")
+            .decode()
+        )
+        return answer(
+            {"keys": [{"kty": "OKP", "crv": "Ed25519", "kid": "demo", "use": "sig", "x": x}]}
+        )
 
     def _find(self, request: web.Request) -> Job | None:
         identity = request.match_info["id"]

@@ -74,7 +74,9 @@ class Job:
     @property
     def predict_time(self) -> float | None:
         """Seconds of work, once it has ended."""
-        return None if self.finished is None or self.started is None else self.finished - self.started
+        return (
+            None if self.finished is None or self.started is None else self.finished - self.started
+        )
 
     def sharpness(self, name: str) -> float | None:
         """How sharp the picture in the file of this name is, 0 to 1; None: there is no such file."""

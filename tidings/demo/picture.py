@@ -41,7 +41,10 @@ def draw(prompt: str, sharpness: float = 1.0, width: int = WIDTH, height: int = 
     sharpness = min(1.0, max(0.0, sharpness))
     if sharpness < 1:
         block = _BLOCKS[int(sharpness * (len(_BLOCKS) - 1))]
-        planes = [_noisy(plane, random.Random(f"{prompt}{sharpness}{n}"), sharpness) for n, plane in enumerate(planes)]  # noqa: S311
+        planes = [
+            _noisy(plane, random.Random(f"{prompt}{sharpness}{n}"), sharpness)  # noqa: S311
+            for n, plane in enumerate(planes)
+        ]
     else:
         block = 1
     return encode([_rows(plane, width, height, block) for plane in planes], width, height)
@@ -73,14 +76,18 @@ def _landscape(chance: random.Random, width: int, height: int) -> list[bytes]:
     zenith, horizon = _colour(hue, 0.75, 0.35), _colour(hue + chance.uniform(0.05, 0.18), 0.45, 1.0)
     sky = _gradient(zenith, horizon, height)
     sun_x, sun_y = chance.uniform(0.2, 0.8) * width, chance.uniform(0.2, 0.5) * height
-    glow = _glow(_colour(hue + chance.uniform(0.1, 0.5), 0.18, 1.0), chance.uniform(0.06, 0.12) * width)
+    glow = _glow(
+        _colour(hue + chance.uniform(0.1, 0.5), 0.18, 1.0), chance.uniform(0.06, 0.12) * width
+    )
     ranges = _ranges(chance, hue, width, height, horizon)
     planes = [bytearray() for _ in range(3)]
     for x in range(width):
         column = _sunlit(sky, glow, x - sun_x, sun_y, height)
         for ridge, ground in ranges:
             top = ridge[x]
-            column = [above[:top] + below[top:] for above, below in zip(column, ground, strict=True)]
+            column = [
+                above[:top] + below[top:] for above, below in zip(column, ground, strict=True)
+            ]
         for plane, part in zip(planes, column, strict=True):
             plane += part
     return [bytes(plane) for plane in planes]
@@ -94,7 +101,10 @@ def _ranges(
     for number in range(count):
         near = (number + 1) / count
         base = height * (0.45 + 0.42 * near)
-        waves = [(chance.uniform(0.4, 1) / f, f * chance.uniform(1, 3), chance.random() * 7) for f in (1, 2, 4, 9)]
+        waves = [
+            (chance.uniform(0.4, 1) / f, f * chance.uniform(1, 3), chance.random() * 7)
+            for f in (1, 2, 4, 9)
+        ]
         swing = height * 0.09 * (1.2 - 0.5 * near)
         ridge = [
             round(base - swing * sum(a * math.sin(f * 6.283 * x / width + p) for a, f, p in waves))
@@ -107,7 +117,9 @@ def _ranges(
     return ranges
 
 
-def _sunlit(sky: list[bytes], glow: list[Ring], x: float, centre_y: float, height: int) -> list[bytes]:
+def _sunlit(
+    sky: list[bytes], glow: list[Ring], x: float, centre_y: float, height: int
+) -> list[bytes]:
     """A column of the sky, `x` from the sun's centre."""
     if x * x >= glow[0].reach ** 2:
         return sky
@@ -129,7 +141,9 @@ def _glow(light: Colour, radius: float) -> list[Ring]:
     for number in range(9, -1, -1):
         share = 0.12 if number else 1.0
         shifts = [
-            bytes(min(255, round(value * (1 - share) + 255 * colour * share)) for value in range(256))
+            bytes(
+                min(255, round(value * (1 - share) + 255 * colour * share)) for value in range(256)
+            )
             for colour in light
         ]
         rings.append(Ring(radius * (1 + 0.28 * number), shifts))
@@ -139,7 +153,9 @@ def _glow(light: Colour, radius: float) -> list[Ring]:
 def _noisy(plane: bytes, chance: random.Random, sharpness: float) -> bytes:
     share = sharpness**0.7
     kept = plane.translate(bytes(int(value * share) for value in range(256)))
-    noise = chance.randbytes(len(plane)).translate(bytes(int(value * (1 - share)) for value in range(256)))
+    noise = chance.randbytes(len(plane)).translate(
+        bytes(int(value * (1 - share)) for value in range(256))
+    )
     # Both shares add up to 255 at most, so one addition of two long numbers adds every byte without a carry.
     return (int.from_bytes(kept) + int.from_bytes(noise)).to_bytes(len(plane))
 
@@ -157,7 +173,10 @@ def _rows(plane: bytes, width: int, height: int, block: int) -> list[bytes]:
 
 def _gradient(top: Colour, bottom: Colour, height: int) -> list[bytes]:
     shares = [y / (height - 1) for y in range(height)]
-    return [bytes(round(255 * (a + (b - a) * share)) for share in shares) for a, b in zip(top, bottom, strict=True)]
+    return [
+        bytes(round(255 * (a + (b - a) * share)) for share in shares)
+        for a, b in zip(top, bottom, strict=True)
+    ]
 
 
 def _colour(hue: float, saturation: float, value: float) -> Colour:

@@ -64,7 +64,11 @@ class ReplicateApi:
     def tell(self, job: Job, news: News) -> None:
         """Send the webhook that this news calls for, with the prediction as it stands now."""
         asked = self._asked.get(job.id)
-        if asked is None or asked.webhook is None or (asked.events is not None and news not in asked.events):
+        if (
+            asked is None
+            or asked.webhook is None
+            or (asked.events is not None and news not in asked.events)
+        ):
             return
         identity = f"msg_{secrets.token_urlsafe(20)}"
 
@@ -82,7 +86,9 @@ class ReplicateApi:
         """The three headers of Standard Webhooks."""
         key = secrets.token_bytes(32) if wrong else self._key
         timestamp = str(int(now))
-        digest = hmac.digest(key, b".".join((identity.encode(), timestamp.encode(), body)), "sha256")
+        digest = hmac.digest(
+            key, b".".join((identity.encode(), timestamp.encode(), body)), "sha256"
+        )
         return {
             "webhook-id": identity,
             "webhook-timestamp": timestamp,
@@ -112,7 +118,10 @@ class ReplicateApi:
             shown["started_at"] = _instant(job.started)
         if job.finished is not None:
             shown["completed_at"] = _instant(job.finished)
-            shown["metrics"] = {"predict_time": job.predict_time, "total_time": job.finished - job.created}
+            shown["metrics"] = {
+                "predict_time": job.predict_time,
+                "total_time": job.finished - job.created,
+            }
         if asked.webhook is not None:
             shown["webhook"] = asked.webhook
         if asked.events is not None:
@@ -131,16 +140,26 @@ class ReplicateApi:
         if wanted.webhook is not None and not wanted.webhook.startswith(("https://", "http://")):
             return _invalid("webhook", "webhook must be an HTTP(S) URL")
         if unknown := set(wanted.webhook_events_filter or ()) - _EVENTS:
-            return _invalid("webhook_events_filter", f"unknown events: {', '.join(sorted(unknown))}")
+            return _invalid(
+                "webhook_events_filter", f"unknown events: {', '.join(sorted(unknown))}"
+            )
         named = request.match_info
-        model = f"{named['owner']}/{named['model']}" if "owner" in named else wanted.model or "tidings/landscape"
+        model = (
+            f"{named['owner']}/{named['model']}"
+            if "owner" in named
+            else wanted.model or "tidings/landscape"
+        )
         if "owner" not in named and wanted.version is None and wanted.model is None:
             return _invalid("version", "version is required")
-        job = self._workshop.begin(model, wanted.input, _deadline(request.headers.get("Cancel-After")))
+        job = self._workshop.begin(
+            model, wanted.input, _deadline(request.headers.get("Cancel-After"))
+        )
         events = wanted.webhook_events_filter
         self._asked[job.id] = _Asked(wanted.version or "hidden", wanted.webhook, events)
         await _wait_for(job, request.headers.get("Prefer", ""))
-        return answer(self.shown(job), 201, {"Location": f"{self._workshop.url}/v1/predictions/{job.id}"})
+        return answer(
+            self.shown(job), 201, {"Location": f"{self._workshop.url}/v1/predictions/{job.id}"}
+        )
 
     async def _get(self, request: web.Request) -> web.StreamResponse:
         if refused := self._unauthenticated(request):
@@ -169,7 +188,9 @@ class ReplicateApi:
                 return problem(400, "Bad cursor", "The cursor is not one of ours")
             newest = newest[newest.index(cursor) + 1 :]
         page = newest[:PAGE]
-        following = f"{self._workshop.url}/v1/predictions?cursor={page[-1]}" if len(newest) > PAGE else None
+        following = (
+            f"{self._workshop.url}/v1/predictions?cursor={page[-1]}" if len(newest) > PAGE else None
+        )
         results = [self.shown(self._workshop.jobs[id_]) for id_ in page]
         return answer({"previous": None, "next": following, "results": results})
 
@@ -198,11 +219,23 @@ def _not_found() -> web.Response:
 def _invalid(name: str, message: str) -> web.Response:
     fields = [{"type": "invalid", "field": name, "description": message}]
     title = "Input validation failed"
-    return answer({"title": title, "detail": f"- {name}: {message}\n", "status": 422, "invalid_fields": fields}, 422)
+    return answer(
+        {
+            "title": title,
+            "detail": f"- {name}: {message}\n",
+            "status": 422,
+            "invalid_fields": fields,
+        },
+        422,
+    )
 
 
 def _instant(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return (
+        datetime.fromtimestamp(seconds, UTC)
+        .isoformat(timespec="microseconds")
+        .replace("+00:00", "Z")
+    )
 
 
 def _deadline(header: str | None) -> float | None:

@@ -114,14 +114,18 @@ class StandIn:
         wishes = work.read_wishes(payload)
         bad = self.bad_days
         if wishes.fail is None and self._dice.falls(bad.failing):
-            wishes = msgspec.structs.replace(wishes, fail="CUDA out of memory. Tried to allocate 20.00 MiB.")
+            wishes = msgspec.structs.replace(
+                wishes, fail="CUDA out of memory. Tried to allocate 20.00 MiB."
+            )
         job = Job(
             id=work.new_id(),
             model=job_model,
             input=Raw(bytes(payload)),
             wishes=wishes,
             steps=min(200, max(1, wishes.steps or self._steps)),
-            duration=min(3600.0, max(0.0, self._duration if wishes.duration is None else wishes.duration)),
+            duration=min(
+                3600.0, max(0.0, self._duration if wishes.duration is None else wishes.duration)
+            ),
             created=time.time(),
             noise=bad.huge_bytes if self._dice.falls(bad.huge) else 0,
             deadline=deadline,
@@ -155,11 +159,19 @@ class StandIn:
 
     async def _file(self, request: web.Request) -> web.StreamResponse:
         job = self.jobs.get(request.match_info["id"])
-        sharpness = job.sharpness(request.match_info["name"]) if job is not None and not self.gone(job) else None
+        sharpness = (
+            job.sharpness(request.match_info["name"])
+            if job is not None and not self.gone(job)
+            else None
+        )
         if job is None or sharpness is None:
             return problem(404, "Not found", "There is no such file, or no more")
-        picture = await asyncio.to_thread(draw, f"{job.wishes.prompt}{job.wishes.seed or ''}", sharpness)
-        return web.Response(body=picture, content_type="image/png", headers={"Cache-Control": "max-age=3600"})
+        picture = await asyncio.to_thread(
+            draw, f"{job.wishes.prompt}{job.wishes.seed or ''}", sharpness
+        )
+        return web.Response(
+            body=picture, content_type="image/png", headers={"Cache-Control": "max-age=3600"}
+        )
 
     async def _show_bad_days(self, _request: web.Request) -> web.StreamResponse:
         return answer(self.bad_days)

@@ -1,0 +1,232 @@
+"""`POST /api/predictions`: written down first, then handed to whoever submits it.
+
+The record decides: a create counts as ours when the record carries our create's id, so a repeated request, a lost
+answer and two gateways at once all end in one prediction.
+"""
+
+import uuid
+from hashlib import sha256
+from http import HTTPStatus
+from urllib.parse import quote
+
+import msgspec
+from aiohttp import web
+from msgspec import Raw, Struct
+
+from tidings.gateway.api.long_poll import announced
+from tidings.gateway.api.mutations import Draft, Writes, read_object
+from tidings.gateway.api.predictions import answer_with
+from tidings.gateway.auth.permissions import Permissions
+from tidings.gateway.auth.request_guard import Door
+from tidings.gateway.gateway import WRITE_WAIT, Gateway, Submitter
+from tidings.gateway.http.problems import Handler, Problem, bad_request, forbidden, unprocessable
+from tidings.storage.prediction import Prediction, decode, valid_id
+from tidings.storage.store import Stored, hidden
+from tidings.streams.rules.event import Event
+from tidings.streams.rules.transitions import Applied, decide
+
+CREATE_FIELDS = frozenset(
+    {"provider", "model", "prompt", "payload", "owner", "tags", "estimatedTime", "predictionId"}
+)
+MAX_KEY = 255
+"""Characters of an `Idempotency-Key`."""
+
+_IN_USE = (
+    "A prediction with this id exists already, or did until lately; choose another predictionId."
+)
+_NULL = b"null"
+
+
+class Order(Struct, frozen=True, kw_only=True):
+    """A prediction to be created."""
+
+    prediction_id: str
+    create_id: str
+    """Of the create event. With an idempotency key it says which key and which body it came from."""
+    key: str | None
+    """What every create of the same owner and idempotency key begins with."""
+    provider: str
+    fields: dict[str, Raw]
+
+
+def create_handler(gateway: Gateway, door: Door, writes: Writes) -> Handler:
+    """The handler of `POST /api/predictions`."""
+
+    async def create(request: web.Request) -> web.StreamResponse:
+        now = writes.now()
+        permissions = await door.caller(request)
+        fields = await read_object(request, gateway.max_body)
+        order = _order(request, permissions, fields)
+        submitter = _submitter(gateway, order.provider)
+        there = (await gateway.store.load_fresh((order.prediction_id,))).get(order.prediction_id)
+        if there is not None and not hidden(there, now):
+            return _created(there, _ours(there, order))
+        # After the fingerprint: an estimate changes with time, and the same order stays the same.
+        stamps = {} if gateway.stamp is None else await gateway.stamp(order.fields)
+        draft = Draft(gateway, order.prediction_id, {**order.fields, **stamps}, now)
+        if there is not None:
+            _admit(there, order, draft.event, strict=gateway.strict)
+        position = await draft.append(request)
+        change = await gateway.reader.wait_for(order.prediction_id, position, WRITE_WAIT)
+        stored = (
+            await gateway.store.get_fresh(order.prediction_id)
+            if change is None
+            else announced(change)
+        )
+        if stored is None:
+            return _accepted(order.prediction_id)
+        record = _ours(stored, order)
+        await submitter.submit(record)
+        return _created(stored, record)
+
+    return create
+
+
+def _submitter(gateway: Gateway, provider: str) -> Submitter:
+    name = f"TIDINGS_{provider[:64].upper().replace('-', '_')}_TOKEN"
+    submitter = gateway.submitter
+    refusal = (
+        f"Set {name} and TIDINGS_PUBLIC_URL." if submitter is None else submitter.refusal(provider)
+    )
+    if submitter is None or refusal is not None:
+        raise Problem(422, "provider-not-configured", "Provider not configured", refusal or "")
+    return submitter
+
+
+def _order(request: web.Request, permissions: Permissions, fields: dict[str, Raw]) -> Order:
+    fields = {name: value for name, value in fields.items() if bytes(value) != _NULL}
+    for name in fields:
+        if name not in CREATE_FIELDS:
+            known = ", ".join(sorted(CREATE_FIELDS))
+            raise unprocessable(
+                "Unknown field", f"{name[:64]!r} is no field of a new prediction; use {known}."
+            )
+    provider = _text(fields, "provider")
+    if provider is None or _text(fields, "model") is None:
+        raise unprocessable(
+            "Missing field", "A new prediction needs provider and model; name both."
+        )
+    owner = _text(fields, "owner")
+    if owner is None and permissions.subject is not None:
+        owner = permissions.subject
+        fields["owner"] = Raw(msgspec.json.encode(owner))
+    if not permissions.may_create(owner):
+        raise forbidden(
+            "You may create predictions for yourself alone; leave owner out, or ask for the scope write."
+        )
+    wanted = _text(fields, "predictionId")
+    if wanted is not None and not valid_id(wanted):
+        raise unprocessable(
+            "Bad id",
+            "predictionId has 1 to 256 bytes without spaces, commas and control characters.",
+        )
+    key = _key(request, owner)
+    fields["type"] = Raw(b'"create"')
+    create_id = (
+        f"create-{uuid.uuid4().hex}" if key is None else f"create-{key}-{_fingerprint(fields)}"
+    )
+    fields["id"] = Raw(msgspec.json.encode(create_id))
+    return Order(
+        prediction_id=wanted or key or uuid.uuid4().hex,
+        create_id=create_id,
+        key=None if key is None else f"create-{key}-",
+        provider=provider,
+        fields=fields,
+    )
+
+
+def _fingerprint(fields: dict[str, Raw]) -> str:
+    """The same for bodies that say the same, whatever their white space and order."""
+    try:
+        canonical = {name: msgspec.json.decode(value) for name, value in fields.items()}
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise bad_request(
+            "Not JSON", f"A field cannot be read ({error}); send plain JSON in UTF-8."
+        ) from None
+    return sha256(msgspec.json.encode(canonical, order="deterministic")).hexdigest()[:32]
+
+
+def _key(request: web.Request, owner: str | None) -> str | None:
+    given = request.headers.get("Idempotency-Key")
+    if given is None:
+        return None
+    if not 0 < len(given) <= MAX_KEY:
+        raise bad_request(
+            "Bad Idempotency-Key", f"The key has {len(given)} characters; give 1 to {MAX_KEY}."
+        )
+    return sha256(f"{owner or ''}\0{given}".encode("utf-8", "surrogateescape")).hexdigest()[:32]
+
+
+def _text(fields: dict[str, Raw], name: str) -> str | None:
+    if name not in fields:
+        return None
+    try:
+        text = msgspec.json.decode(fields[name], type=str)
+    except msgspec.DecodeError:
+        raise unprocessable("Invalid field", f"{name} must be a string.") from None
+    if not text:
+        raise unprocessable("Invalid field", f"{name} is empty; leave it out or give it a value.")
+    return text
+
+
+def _ours(stored: Stored, order: Order) -> Prediction:
+    """The record, where our create made it; a problem where another one did."""
+    record = decode(stored.encoded)
+    if record.create_id == order.create_id:
+        return record
+    if order.key is not None and (record.create_id or "").startswith(order.key):
+        raise unprocessable(
+            "Idempotency-Key used",
+            "This key was used with another body; send that body again, or take a new key.",
+        )
+    raise _taken(_IN_USE)
+
+
+def _admit(there: Stored, order: Order, event: Event, *, strict: bool) -> None:
+    """Let an order pass whose id is that of a deleted or expired prediction, where the rules will make one of it.
+
+    Otherwise it would be written down, and nothing would ever come of it. What another owner has, or had, is answered
+    like what stands.
+
+    Raises:
+        Problem: 409, or 422 where its key came with another body.
+    """
+    current = there.standing()
+    decision = decide(current, event, None, strict=strict)
+    made = decision.record if isinstance(decision, Applied) else None
+    if isinstance(made, Prediction) and not made.status.terminal:  # what has finished stays hidden
+        return
+    if isinstance(current, Prediction):
+        _ours(there, order)
+        raise _taken(
+            "This order was carried out before, and its prediction has expired; for another one send a new "
+            "Idempotency-Key, and a new predictionId where the order has one."
+        )
+    raise _taken(_IN_USE)
+
+
+def _taken(detail: str) -> Problem:
+    return Problem(409, "exists", "Prediction exists", detail)
+
+
+def _created(stored: Stored, record: Prediction) -> web.Response:
+    response = answer_with(stored.encoded, stored.version, status=HTTPStatus.CREATED)
+    response.headers["Location"] = _location(record.prediction_id)
+    return response
+
+
+def _accepted(prediction_id: str) -> web.Response:
+    """Written down, and not seen yet: whoever submits it will find it in the log."""
+    body = msgspec.json.encode({"success": True, "data": {"predictionId": prediction_id}})
+    headers = {
+        "Location": _location(prediction_id),
+        "Cache-Control": "no-store",
+        "X-Content-Type-Options": "nosniff",
+    }
+    return web.Response(
+        status=HTTPStatus.ACCEPTED, body=body, headers=headers, content_type="application/json"
+    )
+
+
+def _location(prediction_id: str) -> str:
+    return f"/api/predictions/{quote(prediction_id, safe='')}"

@@ -1,0 +1,138 @@
+"""Dead letters for admins over HTTP: what lies there and why, and trying it again."""
+
+from collections import Counter, deque
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+from aiohttp import web
+from msgspec import Struct
+from msgspec.structs import replace
+
+from tidings.gateway.auth.request_guard import Door
+from tidings.gateway.gateway import Gateway
+from tidings.gateway.http.problems import bad_request, unprocessable
+from tidings.gateway.http.request_body import read_json
+from tidings.streams.log.protocol import EVENTS
+from tidings.streams.processing.letters import Letter, again, letters, select
+
+DEFAULT_LIMIT = 50
+MAX_LIMIT = 1000
+EVIDENCE = 16_384
+"""Bytes of a letter's value that a list shows."""
+
+_NOT_CACHED = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+
+
+class Redrive(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which letters to try again; what is given must hold together."""
+
+    positions: frozenset[str] | None = None
+    """`partition:offset` of the events, as the list names them."""
+    reason: str | None = None
+    prediction: str | None = None
+    all: bool = False
+
+
+class DeadLetters:
+    """The handlers.
+
+    Args:
+        gateway: The log that the letters are in.
+        door: Who may come in: admins.
+    """
+
+    def __init__(self, gateway: Gateway, door: Door) -> None:
+        self._gateway = gateway
+        self._door = door
+
+    async def list(self, request: web.Request) -> web.StreamResponse:
+        """`GET /api/dead-letters?reason=&prediction=&limit=`: the newest, and how many there are by reason."""
+        await self._door.admin(request)
+        limit = _limit(request.query.get("limit"))
+        wanted = _wanted(request.query.get("reason"), request.query.get("prediction"), None)
+        newest: deque[Letter] = deque(maxlen=limit)
+        reasons: Counter[str] = Counter()
+        async for letter in letters(self._gateway.log):
+            reasons[letter.code] += 1
+            if wanted(letter):
+                newest.append(_shortened(letter))
+        found = sorted(newest, key=lambda letter: letter.at, reverse=True)
+        counts = {"count": reasons.total(), "reasons": dict(reasons.most_common())}
+        return _answer({"success": True, "data": [_shown(letter) for letter in found], **counts})
+
+    async def redrive(self, request: web.Request) -> web.StreamResponse:
+        """`POST /api/dead-letters/redrive`: append them to the events again, where the same rules judge them."""
+        await self._door.admin(request)
+        body = await read_json(request, self._gateway.max_body)
+        try:
+            chosen = msgspec.json.decode(body, type=Redrive)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise unprocessable(
+                "Bad choice", f"{error}; give positions, reason, prediction or all."
+            ) from None
+        if not (chosen.positions or chosen.reason or chosen.prediction or chosen.all):
+            raise unprocessable(
+                "Nothing chosen", "Give positions, reason or prediction, or say all: true."
+            )
+        wanted = _wanted(chosen.reason, chosen.prediction, chosen.positions)
+        log, count = self._gateway.log, 0
+        selection = await select(log, wanted, repeats=bool(chosen.positions))
+        async for records in again(log, selection):
+            await log.append(EVENTS, records)
+            count += len(records)
+        return _answer(
+            {"success": True, "data": {"redriven": count, "skipped": selection.left_out}}
+        )
+
+
+def _wanted(
+    reason: str | None, prediction: str | None, positions: frozenset[str] | None
+) -> Callable[[Letter], bool]:
+    key = None if prediction is None else prediction.encode("utf-8", "replace")
+    return lambda letter: (
+        reason in (None, letter.code)
+        and key in (None, letter.key)
+        and (positions is None or str(letter.position) in positions)
+    )
+
+
+def _shortened(letter: Letter) -> Letter:
+    """With as much of its value as is shown: others wait beside it."""
+    value = letter.value or b""
+    if len(value) <= EVIDENCE:
+        return letter
+    return replace(letter, value=value[:EVIDENCE], truncated=letter.truncated or len(value))
+
+
+def _shown(letter: Letter) -> dict[str, Any]:
+    value = letter.value or b""
+    return {
+        "position": str(letter.position),
+        "topic": letter.topic,
+        "reason": letter.code,
+        "message": letter.message,
+        "at": letter.at,
+        "timestamp": letter.timestamp,
+        "attempt": letter.attempt,
+        "predictionId": None if letter.key is None else letter.key.decode("utf-8", "replace"),
+        "headers": [[name, content.decode("utf-8", "replace")] for name, content in letter.headers],
+        "value": value.decode("utf-8", "replace"),
+        "bytes": len(value) if letter.truncated is None else letter.truncated,
+    }
+
+
+def _answer(content: dict[str, Any]) -> web.Response:
+    return web.Response(
+        body=msgspec.json.encode(content), headers=_NOT_CACHED, content_type="application/json"
+    )
+
+
+def _limit(text: str | None) -> int:
+    if text is None:
+        return DEFAULT_LIMIT
+    if not (text.isascii() and text.isdecimal() and len(text) <= 6 and 1 <= int(text) <= MAX_LIMIT):
+        raise bad_request(
+            "Bad limit", f"The limit is {text[:20]!r}; give a number from 1 to {MAX_LIMIT}."
+        )
+    return int(text)

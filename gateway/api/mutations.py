@@ -1,0 +1,295 @@
+"""Changing predictions over HTTP: an event is checked against the store, appended, and its change waited for.
+
+The rules have the last word in the processor; the check here is for an answer that says at once what it will say.
+"""
+
+import time
+import uuid
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import assert_never
+
+import msgspec
+from aiohttp import web
+from msgspec import Raw
+
+from tidings.gateway.api.long_poll import announced
+from tidings.gateway.api.predictions import answer_with, find, may_read
+from tidings.gateway.auth.permissions import Permissions
+from tidings.gateway.auth.request_guard import Door
+from tidings.gateway.gateway import WRITE_WAIT, Gateway
+from tidings.gateway.http.problems import Problem, bad_request, forbidden, not_found, unprocessable
+from tidings.gateway.http.request_body import read_json
+from tidings.gateway.http.request_trace import begun
+from tidings.storage.prediction import Prediction, Status
+from tidings.storage.store import Stored
+from tidings.streams.log.protocol import EVENTS, LogError, NewRecord, Position, StoredRecord
+from tidings.streams.processing.decoder import ARCHIVE_HEADER, TRACE_HEADER, translate
+from tidings.streams.rules.event import Event, Poison
+from tidings.streams.rules.large_fields import FIELD_MAX, settle
+from tidings.streams.rules.transitions import Applied, Duplicate, Rejected, Stale, decide
+
+EVENT_FIELDS = frozenset(
+    [
+        "status",
+        "payload",
+        "prompt",
+        "model",
+        "provider",
+        "providerId",
+        "providerUrls",
+        "owner",
+        "tags",
+        "output",
+        "imageUrl",
+        "imagePath",
+        "assets",
+        "error",
+        "progress",
+        "logs",
+        "estimatedTime",
+        "generationTime",
+        "at",
+        "id",
+    ]
+)
+"""What a `PATCH` may say."""
+
+SOURCE = "api"
+
+_object = msgspec.json.Decoder(dict[str, Raw])
+_encoder = msgspec.json.Encoder()
+
+
+class Draft:
+    """An event on its way into the log.
+
+    Args:
+        gateway: Where it goes.
+        prediction_id: What it is about.
+        fields: Its members as JSON.
+        now: When the request came, ms since the epoch.
+
+    Raises:
+        Problem: 422 where the processor would not understand it.
+    """
+
+    def __init__(
+        self, gateway: Gateway, prediction_id: str, fields: dict[str, Raw], now: int
+    ) -> None:
+        members: dict[str, object] = {
+            "predictionId": prediction_id,
+            "id": f"api-{uuid.uuid4().hex}",
+            "at": now,
+        }
+        value = _encoder.encode({**members, **fields, "source": SOURCE})
+        self._gateway, self._received = gateway, now / 1000
+        self.headers: list[tuple[str, bytes]] = [(ARCHIVE_HEADER, gateway.archive.value.encode())]
+        self.prediction_id = prediction_id
+        self.value = value
+        self.event = self._event(now)
+
+    def _event(self, now: int) -> Event:
+        record = StoredRecord(
+            EVENTS, 0, 0, now, self.prediction_id.encode(), self.value, self.headers
+        )
+        try:
+            event = translate(record, {})
+        except Poison as poison:
+            raise unprocessable(
+                "Invalid field", f"{poison}; mend it and send the request again."
+            ) from None
+        if len(self.value) > FIELD_MAX:
+            settle(event)
+        return event
+
+    async def append(self, request: web.Request) -> Position:
+        """Append it, in the trace of the request that it comes of; returns where it lies. Raises `LogError`."""
+        resource = request.match_info.route.resource
+        name = f"{request.method} {resource.canonical if resource is not None else request.path}"
+        incoming = request.headers.get(TRACE_HEADER)
+        trace, carried = begun(
+            self._gateway.tracing, name, self.prediction_id, incoming, self._received
+        )
+        headers = self.headers if carried is None else [*self.headers, (TRACE_HEADER, carried)]
+        record = NewRecord(self.prediction_id.encode(), self.value, headers)
+        try:
+            (position,) = await self._gateway.log.append(EVENTS, (record,))
+        except LogError as error:
+            if trace is not None:
+                trace.end(str(error))
+            raise
+        if trace is not None:
+            trace.end()
+        return position
+
+
+class Writes:
+    """The handlers that change predictions.
+
+    Args:
+        gateway: The parts that they work with.
+        door: Who may come in.
+        clock: Seconds since the epoch.
+    """
+
+    def __init__(
+        self, gateway: Gateway, door: Door, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._gateway = gateway
+        self._door = door
+        self._clock = clock
+
+    def now(self) -> int:
+        """Milliseconds since the epoch."""
+        return int(self._clock() * 1000)
+
+    async def patch(self, request: web.Request) -> web.StreamResponse:
+        """`PATCH /api/predictions/{id}`: an event's fields."""
+        now = self.now()
+        permissions = await self._door.caller(request)
+        prediction_id = request.match_info["id"]
+        if not permissions.may_write():
+            await self._refuse(
+                permissions, prediction_id, "Changing a prediction needs the scope write."
+            )
+        fields = await read_object(request, self._gateway.max_body)
+        for name in fields:
+            if name not in EVENT_FIELDS:
+                raise unprocessable(
+                    "Unknown field",
+                    f"{name[:64]!r} cannot be changed; the fields are {', '.join(sorted(EVENT_FIELDS))}.",
+                )
+        stored = await find(self._gateway, prediction_id, fresh=True)
+        draft = Draft(self._gateway, prediction_id, fields, now)
+        if not self._would_apply(stored, draft.event):
+            return self._answer(permissions, prediction_id, stored, HTTPStatus.OK)
+        newer = await self.carry_out(request, draft)
+        if newer is None:
+            return self._answer(permissions, prediction_id, stored, HTTPStatus.ACCEPTED)
+        return self._answer(permissions, prediction_id, newer, HTTPStatus.OK)
+
+    async def cancel(self, request: web.Request) -> web.StreamResponse:
+        """`POST /api/predictions/{id}/cancel`: a request, carried out when the provider says so."""
+        now = self.now()
+        permissions = await self._door.caller(request)
+        prediction_id = request.match_info["id"]
+        stored = await find(self._gateway, prediction_id, fresh=True)
+        if not permissions.may_cancel(stored.owner):
+            await self._refuse(
+                permissions,
+                prediction_id,
+                "Canceling it needs its owner's token or the scope write.",
+            )
+        status = stored.status
+        if status is not None and status.terminal and status is not Status.CANCELED:
+            raise invalid_transition(status, Status.CANCELED)
+        draft = Draft(self._gateway, prediction_id, {"type": Raw(b'"cancel"')}, now)
+        if self._would_apply(stored, draft.event):
+            stored = await self.carry_out(request, draft) or stored
+        return self._answer(permissions, prediction_id, stored, HTTPStatus.ACCEPTED)
+
+    async def delete(self, request: web.Request) -> web.StreamResponse:
+        """`DELETE /api/predictions/{id}`: 204 when it is gone, 202 where that has not been seen in time."""
+        now = self.now()
+        permissions = await self._door.caller(request)
+        prediction_id = request.match_info["id"]
+        stored = await find(self._gateway, prediction_id, fresh=True)
+        if not permissions.may_delete(stored.owner):
+            await self._refuse(
+                permissions,
+                prediction_id,
+                "Deleting it needs its owner's token or the scope write.",
+            )
+        draft = Draft(self._gateway, prediction_id, {"type": Raw(b'"delete"')}, now)
+        position = await draft.append(request)
+        change = await self._gateway.reader.wait_for(prediction_id, position, WRITE_WAIT)
+        headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+        if change is None:
+            return web.Response(
+                status=202,
+                body=b'{"success":true}',
+                headers=headers,
+                content_type="application/json",
+            )
+        return web.Response(status=204, headers=headers)
+
+    async def carry_out(self, request: web.Request, draft: Draft) -> Stored | None:
+        """Append the event and wait for its change.
+
+        Returns:
+            What stands afterwards; None where the change has not come in time.
+
+        Raises:
+            Problem: 404 where the prediction is gone by then.
+        """
+        position = await draft.append(request)
+        change = await self._gateway.reader.wait_for(draft.prediction_id, position, WRITE_WAIT)
+        return None if change is None else announced(change)
+
+    def _would_apply(self, stored: Stored, event: Event) -> bool:
+        """Whether the event says something new; raises a 409 where the rules forbid it."""
+        current = stored.standing()
+        decision = decide(current, event, None, strict=self._gateway.strict)
+        match decision:
+            case Applied():
+                return True
+            case Duplicate():
+                return False
+            case Stale():
+                if decision.behind and isinstance(current, Prediction) and event.status is not None:
+                    raise invalid_transition(current.status, event.status)
+                return False
+            case Rejected():
+                if (
+                    decision.code in {"contradiction", "strict"}
+                    and event.status
+                    and isinstance(current, Prediction)
+                ):
+                    raise invalid_transition(current.status, event.status)
+                raise Problem(
+                    409,
+                    "conflict",
+                    "Conflict",
+                    f"{decision.reason}; leave the field out, or use another prediction.",
+                )
+        assert_never(decision)
+
+    async def _refuse(self, permissions: Permissions, prediction_id: str, detail: str) -> None:
+        """403 to whoever may see the record; to others it does not exist."""
+        stored = await find(self._gateway, prediction_id)
+        if not may_read(permissions, prediction_id, stored):
+            raise not_found()
+        raise forbidden(detail)
+
+    def _answer(
+        self, permissions: Permissions, prediction_id: str, stored: Stored, status: HTTPStatus
+    ) -> web.StreamResponse:
+        if may_read(permissions, prediction_id, stored):
+            return answer_with(stored.encoded, stored.version, status=status)
+        # The right to change everything is not the right to read it.
+        told = {"predictionId": prediction_id, "status": stored.status, "version": stored.version}
+        return answer_with(_encoder.encode(told), stored.version, status=status)
+
+
+async def read_object(request: web.Request, limit: int) -> dict[str, Raw]:
+    """The body, which must be a JSON object, by member.
+
+    Raises:
+        Problem: 415, 400 or 413.
+    """
+    body = await read_json(request, limit)
+    try:
+        return _object.decode(body)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise bad_request("Not JSON", f"The body is no JSON object ({error}); send one.") from None
+
+
+def invalid_transition(current: Status, wanted: Status) -> Problem:
+    """The rules do not let the prediction go from one status to the other."""
+    return Problem(
+        409,
+        "invalid-transition",
+        f"Invalid transition from {current} to {wanted}",
+        f"The prediction is {current}, from where it does not become {wanted}; read it and send what still applies.",
+    )

@@ -1,0 +1,152 @@
+"""Reading predictions over HTTP: one with its ETag, and lists of what the caller may see.
+
+A record goes out as the bytes that the store keeps: nothing is decoded unless a field is to be picked, or a right
+hangs on a tag or a model.
+"""
+
+import msgspec
+from aiohttp import web
+from msgspec import Raw
+
+from tidings.gateway.api.long_poll import next_change, wait_preferred
+from tidings.gateway.auth.permissions import OPEN, Permissions
+from tidings.gateway.auth.request_guard import Door
+from tidings.gateway.gateway import Gateway
+from tidings.gateway.http.fast_response import answer
+from tidings.gateway.http.problems import Handler, bad_request, not_found
+from tidings.storage.prediction import Prediction, valid_id
+from tidings.storage.store import Stored
+
+FIELDS = frozenset(field.encode_name for field in msgspec.structs.fields(Prediction))
+"""Names that `?fields=` may pick."""
+
+DEGRADED = "Tidings-Degraded"
+
+_HEAD = b'{"success":true,"data":'
+_fields = msgspec.json.Decoder(dict[str, Raw])
+_encoder = msgspec.json.Encoder()
+
+
+_HEADERS = b'Content-Type: application/json\r\nETag: "%d"\r\nCache-Control: no-cache\r\nX-Content-Type-Options: nosniff\r\n'
+
+
+def answer_with(
+    data: bytes, version: int, *, status: int = 200, degraded: bool = False
+) -> web.Response:
+    """The answer that carries a record (or some fields of it) as it is encoded."""
+    headers = {
+        "Content-Type": "application/json",
+        "ETag": f'"{version}"',
+        "Cache-Control": "no-cache",
+        "X-Content-Type-Options": "nosniff",
+    }
+    if degraded:
+        headers[DEGRADED] = "1"
+    return web.Response(status=status, body=_HEAD + data + b"}", headers=headers)
+
+
+def may_read(permissions: Permissions, prediction_id: str, stored: Stored) -> bool:
+    """Whether the caller may read this record; it is decoded only where its tags or model may decide."""
+    if permissions.may_read(prediction_id, stored.owner, None, ()):
+        return True
+    if not permissions.needs_record or stored.owner is None:
+        return False
+    record = stored.standing()
+    return permissions.may_read(prediction_id, record.owner, record.model, record.tags)
+
+
+def may_watch(permissions: Permissions, prediction_id: str, stored: Stored) -> bool:
+    """Whether the caller may be sent this record; decoded as `may_read` does."""
+    if permissions.may_watch(prediction_id, stored.owner, None, ()):
+        return True
+    if not permissions.needs_record or stored.owner is None:
+        return False
+    record = stored.standing()
+    return permissions.may_watch(prediction_id, record.owner, record.model, record.tags)
+
+
+async def find(gateway: Gateway, prediction_id: str, *, fresh: bool = False) -> Stored:
+    """The record that stands.
+
+    Raises:
+        Problem: 404 where there is none.
+    """
+    if not valid_id(prediction_id):
+        raise not_found()
+    stored = await (
+        gateway.store.get_fresh(prediction_id) if fresh else gateway.store.get(prediction_id)
+    )
+    if stored is None or stored.deleted:
+        raise not_found({DEGRADED: "1"} if gateway.degraded() else None)
+    return stored
+
+
+def known_version(header: str, version: int) -> bool:
+    """Whether `If-None-Match` names this version (RFC 9110, 13.1.2: compared weakly)."""
+    if header == f'"{version}"':
+        return True
+    wanted = f'"{version}"'
+    tags = (tag.strip().removeprefix("W/") for tag in header.split(","))
+    return any(tag in {wanted, "*"} for tag in tags)
+
+
+def pick(stored: Stored, names: str) -> bytes:
+    """Some fields of a record, each exactly as it is encoded there.
+
+    Raises:
+        Problem: 400 for a name that no record has.
+    """
+    wanted = [name for name in names.split(",") if name]
+    for name in wanted:
+        if name not in FIELDS:
+            raise bad_request(
+                "Unknown field",
+                f"No record has a field {name[:64]!r}; the fields are named as in it.",
+            )
+    record = _fields.decode(stored.encoded)
+    return _encoder.encode({name: record[name] for name in wanted if name in record})
+
+
+def read_handler(gateway: Gateway, door: Door) -> Handler:
+    """The handler of `GET /api/predictions/{id}`."""
+    peek = gateway.store.peek
+    is_open = door.open
+
+    async def read(request: web.Request) -> web.StreamResponse:
+        if is_open:
+            door.check(request)
+            permissions = OPEN
+        else:
+            permissions = await door.caller(request)
+        prediction_id = request.match_info["id"]
+        stored = peek(prediction_id)
+        if stored is None:
+            stored = await find(gateway, prediction_id)
+        if not is_open and not may_read(permissions, prediction_id, stored):
+            raise not_found()
+        known = request.headers.get("If-None-Match")
+        if known is not None and known_version(known, stored.version):
+            wait = wait_preferred(request.headers.get("Prefer"))
+            if not wait:
+                return not_modified(stored.version)
+            newer = await next_change(gateway, permissions, prediction_id, stored, wait)
+            if newer is None:
+                return not_modified(stored.version)
+            stored = newer
+        query = request.rel_url.raw_query_string
+        data = stored.encoded if not query else _narrowed(request, stored)
+        if stored.degraded:
+            return answer_with(data, stored.version, degraded=True)
+        return answer(request, _HEADERS % stored.version, b'{"success":true,"data":%b}' % data)
+
+    return read
+
+
+def not_modified(version: int) -> web.Response:
+    """The answer where the client has this version already."""
+    return web.Response(status=304, headers={"ETag": f'"{version}"', "Cache-Control": "no-cache"})
+
+
+def _narrowed(request: web.Request, stored: Stored) -> bytes:
+    fields = request.query.get("fields")
+    return stored.encoded if fields is None else pick(stored, fields)

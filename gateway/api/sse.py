@@ -1,0 +1,325 @@
+"""Server-Sent Events: the streams of one prediction, and of several, over plain HTTP."""
+
+import asyncio
+import random
+import socket
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+
+import structlog
+from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
+
+from tidings.gateway.api.predictions import may_watch
+from tidings.gateway.api.sse_request import Watched, last_event_id, watched
+from tidings.gateway.auth.quotas import Owner
+from tidings.gateway.auth.rate_limits import is_loopback
+from tidings.gateway.auth.request_guard import Door
+from tidings.gateway.gateway import Gateway
+from tidings.gateway.http.problems import Problem, not_found
+from tidings.gateway.http.server import Connection
+from tidings.gateway.push.event_stream import PING, EventStream, event
+from tidings.gateway.push.protocol import synced_message
+from tidings.storage.errors import StorageError
+from tidings.storage.prediction import TERMINAL, valid_id
+from tidings.storage.store import Query, Stored
+from tidings.streams.changes.codec import Change
+
+PING_EVERY = 15.0
+"""Seconds between comments, which keep proxies from closing a stream that is silent."""
+NO_PROGRESS = 30.0
+"""Seconds after which a client that took nothing at all is given up."""
+UNANSWERED = 45_000
+"""Milliseconds that bytes may stay unacknowledged by the client's machine before it counts as gone: without it a phone
+that lost its network keeps its stream until TCP gives up, a quarter of an hour later (RFC 5482)."""
+TAKE_BYTES = 65_536
+MAX_STREAMS = 20_000
+PAGE = 500
+COME_BACK = 3_000
+"""Milliseconds over which clients are told to spread their return."""
+
+_log = structlog.get_logger()
+
+_HEADERS = {
+    "Content-Type": "text/event-stream",
+    "Cache-Control": "no-cache, no-transform",
+    "X-Accel-Buffering": "no",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+class EventStreams:
+    """The handlers of the event streams, and the streams that are open.
+
+    Args:
+        gateway: The parts that they work with.
+        door: Who may come in.
+        clock: Seconds since the epoch, for tokens that expire.
+    """
+
+    def __init__(
+        self, gateway: Gateway, door: Door, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._gateway = gateway
+        self._door = door
+        self._clock = clock
+        self._open: set[EventStream] = set()
+        self._addresses: Counter[str] = Counter()
+
+    def __len__(self) -> int:
+        """How many streams are open."""
+        return len(self._open)
+
+    async def close(self, app: web.Application) -> None:  # noqa: ARG002 - a signal's signature
+        """End every stream at the application's end."""
+        self.end()
+
+    def end(self) -> None:
+        """End every stream, with a time to come back."""
+        for stream in self._open:
+            stream.outbox.send(b"retry: %d\n\n" % random.randint(COME_BACK // 3, COME_BACK))  # noqa: S311 - no secret
+            stream.end()
+
+    async def one(self, request: web.Request) -> web.StreamResponse:
+        """`GET /api/predictions/{id}/events`."""
+        permissions = await self._door.caller(request, request.query.get("access_token"))
+        prediction_id = request.match_info["id"]
+        if not valid_id(prediction_id):
+            raise not_found()
+        known = last_event_id(request)
+        stream = EventStream(permissions, prediction_id)
+        if known:
+            stream.knows(prediction_id, known)
+        stored = await self._gateway.store.get(prediction_id)
+        ended = stored is not None and stored.status in TERMINAL and stored.version <= known
+        if ended and stored is not None and may_watch(permissions, prediction_id, stored):
+            # The end is known there: this answer keeps an EventSource from connecting again and again.
+            return web.Response(status=204, headers={"Cache-Control": "no-cache"})
+        return await self._serve(
+            request, stream, Watched([prediction_id], ["prediction:" + prediction_id], None)
+        )
+
+    async def many(self, request: web.Request) -> web.StreamResponse:
+        """`GET /api/events?predictions=a,b&owner=o` (also `tag`, `model`, `all=true`, `limit`)."""
+        permissions = await self._door.caller(request, request.query.get("access_token"))
+        return await self._serve(request, EventStream(permissions), watched(request, permissions))
+
+    async def _serve(
+        self, request: web.Request, stream: EventStream, wanted: Watched
+    ) -> web.StreamResponse:
+        address = self._door.client(request)
+        owner = self._admit(address, stream.permissions.subject, len(wanted.keys))
+        connection = request.protocol
+        if isinstance(connection, Connection):
+            connection.when_lost(
+                stream.end
+            )  # else a client that is gone would be noticed at the next write
+        _notice_silence(request)
+        response = web.StreamResponse(headers=_HEADERS)
+        self._open.add(stream)
+        self._addresses[address] += 1
+        stream.watch(self._gateway.hub, wanted.keys)
+        try:
+            writing = _Writing(request, await response.prepare(request))
+            if request.method != "HEAD":
+                await self._run(stream, writing, wanted)
+            await response.write_eof()
+        except (ConnectionError, _Stuck):
+            request.protocol.force_close()  # nothing can be said any more to a client that is gone, or takes nothing
+        except StorageError as error:
+            # The answer has begun: its end, and not another one, tells the client to come back.
+            _log.warning("sse.store_failed", error=str(error))
+            request.protocol.force_close()
+        finally:
+            stream.leave(self._gateway.hub)
+            if isinstance(connection, Connection):
+                connection.when_lost(None)
+            if owner is not None:
+                self._gateway.owners.leave(owner, len(wanted.keys))
+            self._open.discard(stream)
+            self._addresses[address] -= 1
+            if not self._addresses[address]:
+                del self._addresses[address]
+        return response
+
+    def _admit(self, address: str, subject: str | None, keys: int) -> Owner | None:
+        """Count a stream of the subject with so many keys; raises the problem where it is one too many."""
+        if len(self._open) >= MAX_STREAMS:
+            raise Problem(
+                503,
+                "too-many-streams",
+                "Too many streams",
+                "Come back in a while.",
+                headers={"Retry-After": "5"},
+            )
+        most = self._gateway.streams_per_address
+        if self._addresses[address] >= most and not is_loopback(address):
+            raise _too_many(
+                f"One address may have {most} streams; watch several predictions on one."
+            )
+        if subject is None:
+            return None
+        owners = self._gateway.owners
+        owner = owners.enter(subject, keys)
+        if owner is None:
+            raise _too_many("This owner has too many connections; close some.")
+        if owner.subscriptions > owners.limits.subscriptions:
+            owners.leave(owner, keys)
+            raise _too_many("This owner has too many subscriptions; watch the owner instead.")
+        return owner
+
+    async def _run(self, stream: EventStream, writing: "_Writing", wanted: Watched) -> None:
+        more = False
+        async for data in self._snapshots(stream, wanted.named, wanted.query):
+            if self._expired(stream):
+                return
+            if data is None:
+                more = True
+            else:
+                await writing.write(data)
+        stream.settle()
+        await writing.write(event(b"synced", synced_message(None, more)))
+        while True:
+            stream.wake.clear()
+            while data := stream.outbox.take(TAKE_BYTES):
+                if self._expired(stream):
+                    return
+                await writing.write(data)
+            if stream.outbox:
+                await self._read_again(stream)
+            elif stream.finished or not await self._woken(stream, writing):
+                return
+
+    def _expired(self, stream: EventStream) -> bool:
+        """Whether the client's token has: one that takes its time would get more and more after that."""
+        expires_at = stream.permissions.expires_at
+        return expires_at is not None and expires_at <= self._clock()
+
+    async def _woken(self, stream: EventStream, writing: "_Writing") -> bool:
+        """Wait for news, with comments in between; False when the token has expired."""
+        expires_at = stream.permissions.expires_at
+        while not stream.wake.is_set():
+            wait = PING_EVERY if expires_at is None else min(PING_EVERY, expires_at - self._clock())
+            if wait <= 0:
+                return False
+            try:
+                async with asyncio.timeout(wait):
+                    await stream.wake.wait()
+            except TimeoutError:
+                await writing.write(PING)
+        return True
+
+    async def _snapshots(
+        self, stream: EventStream, named: list[str], query: Query | None
+    ) -> AsyncIterator[bytes | None]:
+        """The snapshot's events; None once where the limit left some out."""
+        store = self._gateway.store
+        for prediction_id in named:
+            stored = await store.get(prediction_id)
+            if stored is not None and stored.version < stream.known(prediction_id):
+                stored = await store.get_fresh(
+                    prediction_id
+                )  # the cache is behind what the client knows
+            if stored is None or not may_watch(stream.permissions, prediction_id, stored):
+                yield stream.gone(prediction_id, there=stored is not None)
+            else:
+                yield stream.snapshot(prediction_id, stored)
+        if query is None:
+            return
+        async for stored in self._listed(query):
+            if stored is None:
+                yield None
+                return
+            prediction_id = stored.standing().prediction_id
+            if may_watch(stream.permissions, prediction_id, stored):
+                yield stream.snapshot(prediction_id, stored)
+
+    async def _listed(self, query: Query) -> AsyncIterator[Stored | None]:
+        """At most `query.limit` records; None at last where there are more, or the store cannot list them."""
+        capabilities = self._gateway.store.capabilities
+        filters = [name for name in ("owner", "tag", "model") if getattr(query, name) is not None]
+        if not capabilities.lists or not capabilities.filters.issuperset(filters):
+            yield None
+            return
+        left, cursor = query.limit, None
+        while left > 0:
+            asked = Query(
+                owner=query.owner,
+                tag=query.tag,
+                model=query.model,
+                limit=min(PAGE, left),
+                cursor=cursor,
+            )
+            page = await self._gateway.store.list(asked)
+            for stored in page.items:
+                yield stored
+            left -= len(page.items)
+            cursor = page.cursor
+            if cursor is None:
+                return
+        yield None
+
+    async def _read_again(self, stream: EventStream) -> None:
+        """Bytes for what waits as ids and versions alone."""
+        for prediction_id, version in stream.outbox.missing(100).items():
+            stored = await self._gateway.store.get(prediction_id)
+            if stored is not None and stored.version < version:
+                stored = await self._gateway.store.get_fresh(prediction_id)
+            if stored is None:
+                stream.outbox.restore(Change(prediction_id, version, b""))
+            else:
+                stream.outbox.restore(
+                    Change(prediction_id, max(version, stored.version), stored.encoded)
+                )
+
+
+def _notice_silence(request: web.Request) -> None:
+    """Let the kernel end the connection of a machine that acknowledges nothing any more, where it can."""
+    option = getattr(socket, "TCP_USER_TIMEOUT", None)
+    plain = None if request.transport is None else request.transport.get_extra_info("socket")
+    if (
+        option is not None
+        and plain is not None
+        and plain.family != getattr(socket, "AF_UNIX", None)
+    ):
+        plain.setsockopt(socket.IPPROTO_TCP, option, UNANSWERED)
+
+
+def _too_many(detail: str) -> Problem:
+    return Problem(
+        429, "too-many-streams", "Too many streams", detail, headers={"Retry-After": "5"}
+    )
+
+
+class _Stuck(Exception):
+    """Nothing got through to the client for too long."""
+
+
+class _Writing:
+    """Writes that give a client up only when nothing at all gets through."""
+
+    def __init__(self, request: web.Request, writer: AbstractStreamWriter | None) -> None:
+        self._request = request
+        self._writer = writer
+
+    async def write(self, data: bytes) -> None:
+        """Write, and wait until the transport takes more; raises `_Stuck` or ConnectionError."""
+        if not data or self._writer is None:
+            return
+        await self._writer.write(data)
+        while True:
+            before = self._left()
+            try:
+                async with asyncio.timeout(NO_PROGRESS):
+                    await self._writer.drain()
+                return
+            except TimeoutError:
+                if self._left() >= before:
+                    raise _Stuck from None
+
+    def _left(self) -> int:
+        transport = self._request.transport
+        if transport is None:
+            raise ConnectionResetError
+        return transport.get_write_buffer_size()

@@ -1,0 +1,200 @@
+"""Webhooks: proven on their raw bytes, appended to the log as they came, answered when that is durable.
+
+Nothing of a body is read but the prediction's id. What it says is the processor's to find out, so a mapping that is
+mended later mends the records by a replay.
+"""
+
+import base64
+import hmac
+import time
+from collections.abc import Callable
+from hashlib import sha256
+
+import structlog
+from aiohttp import web
+
+from tidings.gateway.api.appending import Appender
+from tidings.gateway.api.webhook_refusals import RefusalLog
+from tidings.gateway.gateway import WRITE_WAIT, Gateway
+from tidings.gateway.http.fast_response import answer
+from tidings.gateway.http.problems import Handler, Problem, unavailable
+from tidings.gateway.http.request_body import read_body
+from tidings.gateway.http.request_trace import RequestTrace, begun
+from tidings.storage.prediction import valid_id
+from tidings.streams.log.log_fields import fields
+from tidings.streams.log.protocol import EVENTS, LogError, NewRecord, RecordTooLarge
+from tidings.streams.processing.decoder import (
+    ARCHIVE_HEADER,
+    DELIVERY_HEADER,
+    PROVIDER_HEADER,
+    RECEIVED_HEADER,
+    TRACE_HEADER,
+)
+from tidings.streams.providers.protocol import BadSignature, KeysUnavailable, Provider
+from tidings.streams.providers.registry import PROVEN_BY_KEYS, PROVIDERS
+from tidings.streams.providers.signatures.hmac_signatures import ProvenByAddress
+
+APPEND_TIME = WRITE_WAIT - 1.0
+"""Seconds for the log to take a webhook, so that the answer is out within 5 s: providers give up after that."""
+
+_SPAN = "POST /api/webhooks/{provider}"
+_HEADERS = b"Content-Type: application/json\r\nX-Content-Type-Options: nosniff\r\n"
+_ACCEPTED = b'{"success":true}'
+_log = structlog.get_logger()
+
+
+def url_token(key: bytes, prediction_id: str) -> str:
+    """The token that proves a webhook URL of ours: HMAC-SHA256 of the prediction's id, in hex."""
+    return hmac.new(key, prediction_id.encode(), sha256).hexdigest()
+
+
+def token_proves(key: bytes, prediction_id: str, token: str) -> bool:
+    """Whether the token is the one of this prediction's URL, in hex or in unpadded base64url; constant in time."""
+    digest = hmac.new(key, prediction_id.encode("utf-8", "surrogateescape"), sha256).digest()
+    given = token.encode("utf-8", "surrogateescape").rstrip(b"=")
+    in_hex = hmac.compare_digest(given, digest.hex().encode())
+    in_base64 = hmac.compare_digest(given, base64.urlsafe_b64encode(digest).rstrip(b"="))
+    return in_hex or in_base64
+
+
+def webhook_handler(gateway: Gateway, clock: Callable[[], float] = time.time) -> Handler:
+    """The handler of both webhook routes.
+
+    Args:
+        gateway: The providers, the log, and the key of URL tokens.
+        clock: Seconds since the epoch.
+    """
+    providers = gateway.providers
+    appender = Appender(gateway.log, EVENTS, APPEND_TIME)
+    max_body = gateway.max_body
+    archive = (ARCHIVE_HEADER, gateway.archive.value.encode())
+    named = {name: (PROVIDER_HEADER, name.encode()) for name in providers}
+    # Sorted out once: asking a protocol whether a value is one of it takes longer than the proof itself.
+    unsigned = {
+        name: provider
+        for name, provider in providers.items()
+        if isinstance(provider, ProvenByAddress)
+    }
+    counts = gateway.webhooks
+    tracing = gateway.tracing
+    refusals = RefusalLog()
+
+    async def receive(request: web.Request) -> web.StreamResponse:
+        name = request.match_info["provider"]
+        try:
+            answered = await take(request, name)
+        except Problem as refused:
+            counts.refused(name if name in providers else "", refused.status, refused.code)
+            refusals.note(request, name if name in providers else "", refused)
+            raise
+        counts.answered(name, 200)
+        return answered
+
+    async def take(request: web.Request, name: str) -> web.StreamResponse:
+        provider = providers.get(name)
+        if provider is None:
+            raise _unknown_provider(name)
+        prediction_id = request.match_info.get("id")
+        if prediction_id is not None:
+            _check_token(gateway.webhook_key, prediction_id, request.query.get("token"))
+        body = await read_body(request, max_body)
+        now = clock()
+        delivery = _prove(provider, unsigned.get(name), request, body, now)
+        if prediction_id is None:
+            prediction_id = _told_id(provider, body)
+        stamps = [named[name], (RECEIVED_HEADER, b"%d" % (now * 1000)), archive]
+        if delivery:
+            stamps.append((DELIVERY_HEADER, delivery.encode("utf-8", "replace")))
+        trace, carried = begun(
+            tracing, _SPAN, prediction_id, request.headers.get(TRACE_HEADER), now, provider=name
+        )
+        if carried is not None:
+            stamps.append((TRACE_HEADER, carried))
+        key = (
+            prediction_id.encode()
+            if prediction_id is not None and valid_id(prediction_id)
+            else None
+        )
+        try:
+            await appender.append(NewRecord(key, body, stamps))
+        except LogError as error:
+            raise _not_taken(error, name, prediction_id, trace) from None
+        if trace is not None:
+            trace.end()
+        counts.seconds.observe(clock() - now)
+        return answer(request, _HEADERS, _ACCEPTED)
+
+    return receive
+
+
+def _not_taken(
+    error: LogError, provider: str, prediction_id: str | None, trace: RequestTrace | None
+) -> Exception:
+    """What the request ends with where the log has not taken its webhook."""
+    if trace is not None:
+        trace.end(str(error))
+    if isinstance(error, RecordTooLarge):
+        return error
+    about = fields(prediction_id, trace.traceparent if trace is not None else None)
+    _log.warning("webhook.not_taken", provider=provider, error=str(error), **about)
+    return unavailable("Log", "The log has not taken the webhook")
+
+
+def _prove(
+    provider: Provider,
+    unsigned: ProvenByAddress | None,
+    request: web.Request,
+    body: bytes,
+    now: float,
+) -> str | None:
+    try:
+        if unsigned is not None:
+            # Where the address names a prediction, its token was found to be right before.
+            unsigned.verify_address(request.query.get("token"), proven="id" in request.match_info)
+            return None
+        return provider.verify(request.headers, body, now)
+    except KeysUnavailable as refused:
+        raise unavailable("Provider's keys", str(refused)) from None
+    except BadSignature as refused:
+        reason = str(refused)
+    except Exception as error:  # fail closed: whatever a provider's code trips over is not proven
+        _log.warning(
+            "webhook.verification_failed", provider=provider.name, kind=type(error).__name__
+        )
+        reason = "its proof cannot be read"
+    raise Problem(
+        401,
+        "bad-signature",
+        "Bad signature",
+        f"The webhook is not proven: {reason}; check the provider's webhook secret here and there, and both clocks.",
+    )
+
+
+def _told_id(provider: Provider, body: bytes) -> str | None:
+    try:
+        return provider.prediction_id(body)
+    except (
+        Exception
+    ) as error:  # the body is well signed: it is kept, and the processor says what is wrong with it
+        _log.warning("webhook.id_unreadable", provider=provider.name, kind=type(error).__name__)
+        return None
+
+
+def _check_token(key: bytes | None, prediction_id: str, token: str | None) -> None:
+    if key is None or token is None or not token_proves(key, prediction_id, token):
+        raise Problem(
+            401,
+            "bad-token",
+            "Bad token",
+            "The URL names a prediction and its token does not prove it; use the URL that was given to the provider.",
+        )
+
+
+def _unknown_provider(name: str) -> Problem:
+    if name in PROVEN_BY_KEYS:
+        detail = f"No keys are configured for {name!r}; set TIDINGS_{name.upper()}_JWKS_URL."
+    elif name in PROVIDERS:
+        detail = f"No secret is configured for {name!r}; set TIDINGS_{name.upper()}_SECRET."
+    else:
+        detail = f"{name[:64]!r} is no provider of this service; there are {', '.join(PROVIDERS)}."
+    return Problem(404, "unknown-provider", "Provider not configured", detail)

@@ -1,0 +1,224 @@
+"""The door of the HTTP routes: which host and origin a request may name, how many it may send, and whose it is."""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+
+from aiohttp import web
+from multidict import CIMultiDictProxy
+
+from tidings.gateway.auth.permissions import OPEN, Permissions, TokenRefused
+from tidings.gateway.auth.rate_limits import is_loopback
+from tidings.gateway.gateway import Gateway
+from tidings.gateway.http.problems import Problem, forbidden, unavailable
+
+LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
+KNOWN_HOSTS = 256
+"""`Host` headers remembered as checked."""
+
+
+class Door:
+    """Checks requests before a route serves them.
+
+    Args:
+        gateway: What is configured.
+        clock: Seconds that only go forward, for the limits.
+    """
+
+    def __init__(self, gateway: Gateway, clock: Callable[[], float] = time.monotonic) -> None:
+        self._gateway = gateway
+        self._clock = clock
+        self._authenticator = gateway.authenticator
+        self._hosts = self._hosts_to_check()
+        self._known: set[str] = set()
+
+    @property
+    def open(self) -> bool:
+        """Whether everything is allowed to whoever gets through."""
+        return self._authenticator is None
+
+    def check(self, request: web.Request) -> None:
+        """Refuse a foreign `Host` or `Origin`, and an address that asks too much.
+
+        Raises:
+            Problem: 403 or 429.
+        """
+        headers, peer = request.headers, request.remote or ""
+        self._check_source(headers, peer)
+        address = self._limited(headers, peer)
+        if address is not None:
+            self._check_rate(address)
+
+    def admit(self, headers: Mapping[str, str], peer: str) -> Problem | Callable[[], None] | None:
+        """Judge a WebSocket's handshake.
+
+        Args:
+            headers: Their names in lower case.
+            peer: The address at the other end of the connection.
+
+        Returns:
+            What stands against it; else what is to be called when the connection is gone, if anything.
+        """
+        try:
+            self._check_source(headers, peer)
+        except Problem as problem:
+            return problem
+        address = self._limited(headers, peer)
+        if address is None:
+            return None
+        connections = self._gateway.connections
+        if not connections.enter(address, self._clock()):
+            return _too_many("This address opens too many WebSockets; open fewer, or wait.", 1.0)
+        return partial(connections.leave, address)
+
+    def _check_source(self, headers: Mapping[str, str], peer: str) -> None:
+        # Names in lower case: aiohttp's mapping does not mind, and a handshake's is a plain dictionary of such.
+        if self._hosts is not None and (host := headers.get("host")) not in self._known:
+            self._check_host(host)
+        origin = headers.get("origin")
+        if origin is not None and origin not in self._gateway.allowed_origins:
+            self._check_origin(origin, headers, peer)
+
+    async def caller(self, request: web.Request, token: str | None = None) -> Permissions:
+        """Check the request and tell whose it is.
+
+        Args:
+            request: The request.
+            token: From elsewhere than the header, for clients that can send none.
+
+        Raises:
+            Problem: 401 without a token, or with one that proves nothing; and as `check` does.
+        """
+        self.check(request)
+        authenticator = self._authenticator
+        if authenticator is None:
+            return OPEN
+        token = _bearer(request.headers.get("Authorization")) or token
+        if token is None:
+            raise _unauthorized("missing-token", "Send a token as `Authorization: Bearer ...`.")
+        try:
+            return await authenticator.authenticate(token)
+        except TokenRefused as refused:
+            if refused.retryable:
+                raise unavailable("Token keys", refused.reason) from None
+            raise _unauthorized(
+                "token-refused", f"The token was refused: {refused.reason}; get a new one."
+            ) from None
+
+    async def admin(self, request: web.Request) -> Permissions:
+        """The caller, who must be an admin.
+
+        Raises:
+            Problem: 403 for everybody else; and as `caller` does.
+        """
+        permissions = await self.caller(request)
+        if not permissions.is_admin:
+            raise forbidden("This is for tokens with the scope admin; ask whoever issues them.")
+        return permissions
+
+    def from_loopback(self, request: web.Request) -> bool:
+        """Whether the request was made on this machine, and not handed on by a proxy for somebody elsewhere."""
+        headers = request.headers
+        return (
+            is_loopback(request.remote or "")
+            and "X-Forwarded-For" not in headers
+            and "Forwarded" not in headers
+        )
+
+    def client(self, request: web.Request) -> str:
+        """The client's address, as trusted proxies tell it."""
+        return self._client(request.headers, request.remote or "")
+
+    def _client(self, headers: Mapping[str, str], peer: str) -> str:
+        proxies = self._gateway.trusted_proxies
+        return proxies.client(peer, _forwarded_for(headers)) if proxies else peer
+
+    def _hosts_to_check(self) -> frozenset[str] | None:
+        # Without authentication a page elsewhere could reach us by a name that it points at this machine (DNS
+        # rebinding); with it such a page has no token.
+        if not self.open or self._gateway.allowed_hosts is None:
+            return None
+        origins = {
+            _host_name(origin.partition("://")[2]) for origin in self._gateway.allowed_origins
+        }
+        return LOOPBACK_HOSTS | self._gateway.allowed_hosts | origins
+
+    def _check_host(self, host: str | None) -> None:
+        assert self._hosts is not None
+        name = _host_name(host or "")
+        if (
+            name not in self._hosts
+            and not name.endswith(".localhost")
+            and not _is_loopback_host(name)
+        ):
+            raise Problem(
+                403,
+                "foreign-host",
+                "Host not allowed",
+                f"Without authentication the service answers to its loopback names alone, not to {name[:100]!r}; "
+                "use http://127.0.0.1, or configure authentication.",
+            )
+        if host is not None and len(self._known) < KNOWN_HOSTS:
+            self._known.add(host)
+
+    def _check_origin(self, origin: str, headers: Mapping[str, str], peer: str) -> None:
+        host = headers.get("host")
+        if self._gateway.trusted_proxies.trusts(peer):
+            host = headers.get("x-forwarded-host", host)
+        if host is None or origin.partition("://")[2].lower() != host.lower():
+            raise Problem(
+                403,
+                "foreign-origin",
+                "Origin not allowed",
+                f"Pages of {origin[:100]!r} may not use this service; add the origin to TIDINGS_ALLOWED_ORIGINS.",
+            )
+
+    def _limited(self, headers: Mapping[str, str], peer: str) -> str | None:
+        """The address that limits apply to; None for this machine's own, where no proxy speaks for another."""
+        if peer == "127.0.0.1" and not self._gateway.trusted_proxies:
+            return None
+        address = self._client(headers, peer)
+        return None if is_loopback(address) and address == peer else address
+
+    def _check_rate(self, address: str) -> None:
+        wait = self._gateway.limits.take(address, self._clock())
+        if wait:
+            raise _too_many(
+                "This address asks faster than is allowed; wait as long as Retry-After says.", wait
+            )
+
+
+def _forwarded_for(headers: Mapping[str, str]) -> str | None:
+    """The header with all of its lines, which aiohttp keeps apart: a proxy may add its own behind the client's."""
+    if isinstance(headers, CIMultiDictProxy):
+        return ", ".join(headers.getall("x-forwarded-for", ())) or None
+    return headers.get("x-forwarded-for")
+
+
+def _too_many(detail: str, wait: float) -> Problem:
+    headers = {"Retry-After": str(math.ceil(wait))}
+    return Problem(429, "too-many-requests", "Too many requests", detail, headers=headers)
+
+
+def _bearer(header: str | None) -> str | None:
+    if header is None:
+        return None
+    scheme, _, token = header.partition(" ")
+    token = token.strip()
+    return token if scheme.lower() == "bearer" and token else None
+
+
+def _unauthorized(code: str, detail: str) -> Problem:
+    return Problem(401, code, "Not authenticated", detail, headers={"WWW-Authenticate": "Bearer"})
+
+
+def _host_name(host: str) -> str:
+    host = host.strip().lower()
+    if host.startswith("["):
+        return host.partition("]")[0] + "]"
+    return host.partition(":")[0]
+
+
+def _is_loopback_host(name: str) -> bool:
+    return bool(name) and is_loopback(name.strip("[]"))

@@ -1,0 +1,270 @@
+"""Turning a token into permissions: JWTs signed with a secret or with keys from a JWKS, and API keys.
+
+`alg: none` and every algorithm that the configuration does not name are refused, as a token may otherwise choose how
+it is checked (RFC 8725, 3.1). A symmetric algorithm is never taken with keys from a JWKS.
+"""
+
+import contextlib
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from hashlib import sha256
+from typing import Any, Protocol
+
+import jwt
+from msgspec import Struct
+
+from tidings.gateway.auth.hs256_fast_path import CompactTokens
+from tidings.gateway.auth.permissions import API_KEY_SCOPES, Permissions, TokenRefused, from_claims
+
+SYMMETRIC = ("HS256",)
+ASYMMETRIC = (
+    "RS256",
+    "RS384",
+    "RS512",
+    "PS256",
+    "PS384",
+    "PS512",
+    "ES256",
+    "ES384",
+    "ES512",
+    "EdDSA",
+)
+MAX_TOKEN = 16_384
+"""Characters; a longer one is refused unread."""
+LEEWAY = 30.0
+"""Seconds that the issuer's clock may be ahead of ours (`nbf`, `iat`). An expired token gets none."""
+REMEMBERED = 10_000
+REMEMBER = 60.0
+"""Seconds that a checked token is taken without checking its signature again; a withdrawn key counts that much longer."""
+
+
+class Keys(Protocol):
+    """Where the public keys are."""
+
+    async def find(self, key_id: str | None) -> list[jwt.PyJWK]:
+        """The keys that a token may be signed with: the one of this id, or all where the token names none.
+
+        Raises:
+            KeysUnavailable: They cannot be had.
+        """
+
+
+class Claims(Struct, frozen=True, kw_only=True):
+    """What a JWT must say beside its expiry."""
+
+    audience: str | None = None
+    issuer: str | None = None
+
+
+class SecretTokens:
+    """JWTs signed with HS256.
+
+    Args:
+        secret: The shared secret.
+        claims: What they must say.
+        clock: Seconds since the epoch.
+    """
+
+    def __init__(
+        self, secret: bytes, claims: Claims, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._secret = secret
+        self._claims = claims
+        self._clock = clock
+        self._usual = None
+        with contextlib.suppress(
+            jwt.InvalidKeyError
+        ):  # e.g. a public key: the library refuses what it signs
+            jwt.get_algorithm_by_name("HS256").prepare_key(secret)
+            self._usual = CompactTokens(secret, claims.audience, claims.issuer, LEEWAY)
+
+    def at_once(self, token: str) -> Permissions:
+        """See `Authenticator.at_once`; never None."""
+        now = self._clock()
+        claims = None if self._usual is None else self._usual.claims(token, now)
+        if claims is None:
+            claims = _decode(token, self._secret, SYMMETRIC, self._claims, now)
+        return from_claims(claims)
+
+    async def authenticate(self, token: str) -> Permissions:
+        """See `Authenticator.authenticate`."""
+        return self.at_once(token)
+
+
+class KeySetTokens:
+    """JWTs signed with keys whose public halves are published as a JWKS.
+
+    Args:
+        keys: Where those are.
+        claims: What the tokens must say.
+        clock: Seconds since the epoch.
+    """
+
+    def __init__(self, keys: Keys, claims: Claims, clock: Callable[[], float] = time.time) -> None:
+        self._keys = keys
+        self._claims = claims
+        self._clock = clock
+
+    def at_once(self, token: str) -> None:
+        """See `Authenticator.at_once`: the keys may have to be fetched first."""
+
+    async def authenticate(self, token: str) -> Permissions:
+        """See `Authenticator.authenticate`; raises `KeysUnavailable` too."""
+        header = _header(token)
+        algorithm, key_id = header.get("alg"), header.get("kid")
+        if algorithm not in ASYMMETRIC:
+            raise TokenRefused(f"its algorithm is none of {', '.join(ASYMMETRIC)}")
+        refused = TokenRefused("no known key has signed it")
+        for key in await self._keys.find(key_id if isinstance(key_id, str) else None):
+            if key.algorithm_name != algorithm and not _suits(key, algorithm):
+                continue
+            try:
+                return from_claims(
+                    _decode(token, key.key, (algorithm,), self._claims, self._clock())
+                )
+            except TokenRefused as error:
+                refused = error
+        raise refused
+
+
+class ApiKeys:
+    """Keys of other services: they may watch, read and write everything.
+
+    Args:
+        keys: The keys as configured; only their digests are kept.
+    """
+
+    def __init__(self, keys: Iterable[str]) -> None:
+        self._digests = {sha256(key.encode()).digest() for key in keys if key}
+        self._permissions = Permissions(scopes=API_KEY_SCOPES)
+
+    async def authenticate(self, token: str) -> Permissions:
+        """See `Authenticator.authenticate`."""
+        return self.at_once(token)
+
+    def at_once(self, token: str) -> Permissions:
+        """See `Authenticator.at_once`; never None."""
+        # Looking a digest up tells nothing about how much of a key was right.
+        if sha256(token.encode("utf-8", "surrogateescape")).digest() in self._digests:
+            return self._permissions
+        raise TokenRefused("it is no API key")
+
+
+class Tokens:
+    """Everything that is configured, tried in turn, with the tokens seen lately remembered.
+
+    Args:
+        authenticators: Of JWTs and API keys.
+        clock: Seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        authenticators: "Iterable[ApiKeys | KeySetTokens | SecretTokens]",
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._authenticators = tuple(authenticators)
+        self._clock = clock
+        self._seen: OrderedDict[bytes, tuple[Permissions, float]] = OrderedDict()
+
+    def at_once(self, token: str) -> Permissions | None:
+        """See `Authenticator.at_once`."""
+        if len(token) > MAX_TOKEN:
+            raise TokenRefused(f"it is longer than {MAX_TOKEN} characters")
+        now = self._clock()
+        digest = sha256(token.encode("utf-8", "surrogateescape")).digest()
+        seen = self._seen.get(digest)
+        if seen is not None and now < seen[1]:
+            return seen[0]
+        refused: TokenRefused | None = None
+        for authenticator in self._authenticators:
+            try:
+                permissions = authenticator.at_once(token)
+            except TokenRefused as error:
+                refused = _telling(refused, error, authenticator)
+                continue
+            if permissions is not None:
+                self._remember(digest, permissions, now)
+            return permissions
+        raise refused or TokenRefused("no kind of token is configured")
+
+    async def authenticate(self, token: str) -> Permissions:
+        """See `Authenticator.authenticate`; raises `KeysUnavailable` too."""
+        permissions = self.at_once(token)
+        if permissions is None:
+            permissions = await self._check(token)
+            digest = sha256(token.encode("utf-8", "surrogateescape")).digest()
+            self._remember(digest, permissions, self._clock())
+        return permissions
+
+    def _remember(self, digest: bytes, permissions: Permissions, now: float) -> None:
+        until = (
+            now + REMEMBER
+            if permissions.expires_at is None
+            else min(now + REMEMBER, permissions.expires_at)
+        )
+        self._seen[digest] = (permissions, until)
+        if len(self._seen) > REMEMBERED:
+            self._seen.popitem(last=False)
+
+    async def _check(self, token: str) -> Permissions:
+        refused: TokenRefused | None = None
+        for authenticator in self._authenticators:
+            try:
+                return await authenticator.authenticate(token)
+            except TokenRefused as error:
+                refused = _telling(refused, error, authenticator)
+        raise refused or TokenRefused("no kind of token is configured")
+
+
+def _telling(
+    refused: TokenRefused | None,
+    error: TokenRefused,
+    authenticator: ApiKeys | KeySetTokens | SecretTokens,
+) -> TokenRefused | None:
+    """Of two refusals the one that says most: an outage before a refusal, a JWT's reason before `it is no API key`."""
+    if refused is None:
+        return error
+    if refused.retryable:
+        return refused
+    return (
+        error
+        if error.retryable or isinstance(authenticator, SecretTokens | KeySetTokens)
+        else refused
+    )
+
+
+def _header(token: str) -> Mapping[str, Any]:
+    try:
+        return jwt.get_unverified_header(token)
+    except (jwt.PyJWTError, ValueError, RecursionError, TypeError):
+        raise TokenRefused("it is no JWT") from None
+
+
+def _suits(key: jwt.PyJWK, algorithm: str) -> bool:
+    """An RSA key that names no algorithm of its own may sign with any of RSA's."""
+    return key.key_type == "RSA" and algorithm[:2] in {"RS", "PS"} and key.algorithm_name == "RS256"
+
+
+def _decode(
+    token: str, key: Any, algorithms: tuple[str, ...], claims: Claims, now: float
+) -> Mapping[str, object]:
+    try:
+        decoded: Mapping[str, object] = jwt.decode(
+            token,
+            key,
+            algorithms=list(algorithms),
+            audience=claims.audience,
+            issuer=claims.issuer,
+            leeway=LEEWAY,
+            options={"require": ["exp"], "verify_aud": claims.audience is not None},
+        )
+    except jwt.PyJWTError as error:
+        raise TokenRefused(str(error) or type(error).__name__) from None
+    except (ValueError, TypeError, RecursionError, OverflowError):
+        raise TokenRefused("it is no JWT") from None
+    expires = decoded.get("exp")
+    if not isinstance(expires, int | float) or expires <= now:
+        raise TokenRefused("it has expired")
+    return decoded

@@ -1,0 +1,134 @@
+"""One client's stream of Server-Sent Events: what it is owed, apart from the connection that carries it.
+
+The same rules as on the WebSocket: subscribed first, then the snapshot, and nothing at or below a version that was
+sent or is known follows; what is not taken in time is conflated to the newest of each prediction.
+"""
+
+import asyncio
+
+from tidings.gateway.auth.permissions import Permissions
+from tidings.gateway.push.conflation import Outbox
+from tidings.gateway.push.hub import Delivery, Hub, Render
+from tidings.gateway.push.protocol import (
+    change_message,
+    deleted_message,
+    snapshot_message,
+    unknown_message,
+)
+from tidings.storage.prediction import TERMINAL
+from tidings.storage.store import Stored
+from tidings.streams.changes.codec import Change
+
+PING = b":\n\n"
+
+_TERMINAL = frozenset(status.value for status in TERMINAL)
+
+
+def event(name: bytes, data: bytes, identifier: int | None = None) -> bytes:
+    """One event. A record's own line breaks (white space between JSON's tokens) become lines of the data."""
+    if b"\n" in data or b"\r" in data:
+        data = data.replace(b"\r", b" ").replace(b"\n", b"\ndata: ")
+    if identifier is None:
+        return b"event: %b\ndata: %b\n\n" % (name, data)
+    return b"event: %b\nid: %d\ndata: %b\n\n" % (name, identifier, data)
+
+
+def render(change: Change) -> bytes:
+    """A change on a stream of several predictions."""
+    return event(b"change" if change.value else b"deleted", change_message(change))
+
+
+def render_with_id(change: Change) -> bytes:
+    """A change on the stream of one prediction: its version is what `Last-Event-ID` says later."""
+    return event(b"change" if change.value else b"deleted", change_message(change), change.version)
+
+
+class EventStream:
+    """A sink of the hub for one client.
+
+    Args:
+        permissions: What the client may watch.
+        single: The prediction that the stream is of; None: of several.
+    """
+
+    def __init__(self, permissions: Permissions, single: str | None = None) -> None:
+        self.permissions = permissions
+        self.single = single
+        self.wake = asyncio.Event()
+        self.finished = False
+        """Nothing more is owed once what waits is sent."""
+        self._render: Render = render if single is None else render_with_id
+        self.outbox = Outbox(self._render)
+        self._floors: dict[str, int] = {}
+        self._keys: list[str] = []
+
+    def watch(self, hub: Hub, keys: list[str]) -> None:
+        """Subscribe to these keys of the hub."""
+        self._keys = keys
+        for key in keys:
+            hub.subscribe(key, self)
+
+    def leave(self, hub: Hub) -> None:
+        """Undo `watch`."""
+        for key in self._keys:
+            hub.unsubscribe(key, self)
+
+    def end(self) -> None:
+        """Let the stream end after what waits."""
+        self.finished = True
+        self.wake.set()
+
+    def deliver(self, delivery: Delivery) -> None:
+        """Take the changes of one batch, from the hub."""
+        for item in delivery.items:
+            change = item.change
+            if change.version <= self._floors.get(change.prediction_id, 0):
+                continue
+            if not self.permissions.may_watch(
+                change.prediction_id, change.owner, change.model, change.tags
+            ):
+                continue
+            self._floors.pop(change.prediction_id, None)
+            self.outbox.put(item)
+            if self.single is not None and (change.deleted or change.status in _TERMINAL):
+                self.finished = True
+        self.wake.set()
+
+    def knows(self, prediction_id: str, version: int) -> bool:
+        """The client has this version; False where it has it, or a newer one, already."""
+        if self._floors.get(prediction_id, 0) >= version:
+            return False
+        self._floors[prediction_id] = version
+        return True
+
+    def snapshot(self, prediction_id: str, stored: Stored) -> bytes:
+        """The event of a record as it stands; empty where the client has it."""
+        if self.single is not None and stored.status is not None and stored.status.terminal:
+            self.finished = True
+        if not self.knows(prediction_id, stored.version):
+            return b""
+        return self._named(b"snapshot", snapshot_message(stored.encoded), stored.version)
+
+    def known(self, prediction_id: str) -> int:
+        """The version that the client has; 0: none that is remembered."""
+        return self._floors.get(prediction_id, 0)
+
+    def gone(self, prediction_id: str, *, there: bool = False) -> bytes:
+        """The event for a named prediction that there is not, or that the client may not see (`there`)."""
+        known = self.known(prediction_id)
+        if there or not known:
+            return event(b"unknown", unknown_message(prediction_id))
+        self.finished = self.single is not None
+        self._floors[prediction_id] = known + 1
+        return self._named(b"deleted", deleted_message(prediction_id, known + 1), known + 1)
+
+    def settle(self) -> None:
+        """The snapshot is through: drop what waits and is no news any more."""
+        floors = self._floors
+        self.outbox.keep(
+            lambda change: change.version > floors.get(change.prediction_id, 0),
+            lambda prediction_id: True,  # noqa: ARG005 - judged when its bytes are read
+        )
+
+    def _named(self, name: bytes, data: bytes, version: int) -> bytes:
+        return event(name, data, None if self.single is None else version)

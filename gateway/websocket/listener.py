@@ -1,0 +1,318 @@
+"""The listening socket: looks at a connection's first request and hands it to the WebSocket side or to HTTP.
+
+A connection costs one small object until its first head is whole (with a time limit, so that slow heads cannot hold
+sockets), and none of this afterwards.
+"""
+
+import asyncio
+import socket
+from collections import deque
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+
+from msgspec import Struct
+
+from tidings.gateway.http.problems import Problem
+from tidings.gateway.push.session_registry import Sessions
+from tidings.gateway.websocket import handshake
+from tidings.gateway.websocket.connection import Cores, WebSocketConnection
+from tidings.gateway.websocket.handshake import BadHandshake, Head, Refusal
+
+PATH = b"GET /api/ws"
+MAX_HEAD = 16 * 1024
+"""Bytes of a request's head that are waited for, and looked at here; what is longer is HTTP's to refuse."""
+
+SEND_BUFFER = 64 * 1024
+"""`SO_SNDBUF` of the connections: a client that does not read is noticed after 144 KB instead of 3.9 MB."""
+
+BACKLOG = 4096
+
+TURN = 32
+"""WebSockets opened in one turn of the event loop, about 5 ms of work; the others of a rush wait for the next."""
+
+MAX_EARLY = 64 * 1024
+"""Bytes that a connection may send while its opening waits; then it is read no further."""
+
+Leave = Callable[[], None]
+
+Admit = Callable[[Mapping[str, str], str], Refusal | Leave | None]
+"""Judges a handshake by its headers (names in lower case) and the peer's address.
+
+None lets it in; so does a callable, which is called once when the connection is gone. A refusal with 429 is told to the
+client by the close code 4104, which a browser's script can see; any other is the answer to the handshake.
+"""
+
+
+class Judged(Struct, frozen=True):
+    """A handshake that may stand: its answer, and how the connection goes on."""
+
+    response: bytes
+    leave: Leave | None = None
+    too_many: str = ""
+    """Why it is closed with 4104 at once."""
+
+
+def admit_all(headers: Mapping[str, str], peer: str) -> None:
+    """Let everybody in."""
+
+
+class Door:
+    """Opens WebSockets: what the front and the HTTP route share.
+
+    Args:
+        sessions: Of this gateway.
+        admit: Judges origin, host and limits of a handshake.
+    """
+
+    def __init__(self, sessions: Sessions, admit: Admit = admit_all) -> None:
+        self.sessions = sessions
+        self._admit = admit
+        self._cores = Cores(sessions.limits.message_bytes)
+        self._waiting: deque[Callable[[], None]] = deque()
+        self._opened = 0
+
+    def enter(self, opening: Callable[[], None]) -> bool:
+        """Open a WebSocket now, or in a later turn of the event loop where many come at once.
+
+        Returns:
+            Whether it was done at once.
+        """
+        if not self._opened:
+            asyncio.get_running_loop().call_soon(self._turn)
+        if self._opened < TURN and not self._waiting:
+            self._opened += 1
+            opening()
+            return True
+        self._waiting.append(opening)
+        return False
+
+    def _turn(self) -> None:
+        self._opened = min(TURN, len(self._waiting))
+        if self._waiting:
+            asyncio.get_running_loop().call_soon(self._turn)
+        for _ in range(self._opened):
+            self._waiting.popleft()()
+
+    def judge(self, head: Head, peer: str) -> Judged:
+        """The answer to a handshake that may stand.
+
+        Raises:
+            BadHandshake: It may not.
+        """
+        if self.sessions.refusing:
+            headers = {"Retry-After": "1"}
+            detail = "The service is shutting down; connect again in a moment."
+            raise BadHandshake(
+                Problem(503, "unavailable", "Shutting down", detail, headers=headers)
+            )
+        admitted = self._admit(head.headers, peer)
+        if admitted is None:
+            return Judged(handshake.accept(head))
+        if callable(admitted):
+            try:
+                return Judged(handshake.accept(head), leave=admitted)
+            except BadHandshake:
+                admitted()
+                raise
+        if admitted.status == HTTPStatus.TOO_MANY_REQUESTS:
+            return Judged(
+                handshake.accept(head), too_many="too many connections; open fewer, or wait"
+            )
+        raise BadHandshake(admitted)
+
+    def open(
+        self,
+        transport: asyncio.Transport,
+        judged: Judged,
+        token: str | None,
+        rest: bytes,
+        on_lost: Callable[[Exception | None], None] | None = None,
+    ) -> None:
+        """Give the transport to a connection of its own.
+
+        Args:
+            transport: Of an HTTP connection whose last request was the handshake.
+            judged: What `judge` said.
+            token: From the handshake's headers.
+            rest: Bytes that came behind the handshake.
+            on_lost: Called when the connection is gone.
+        """
+        connection = WebSocketConnection(self.sessions, self._cores, on_lost, judged.leave)
+        transport.set_protocol(connection)
+        connection.open(transport, judged.response, token, rest, judged.too_many)
+
+
+class Front(asyncio.Protocol):
+    """One accepted connection, until its first request is known."""
+
+    __slots__ = ("_deadline", "_door", "_head", "_http", "_transport", "_waiting")
+
+    def __init__(self, door: Door, http: Callable[[], asyncio.Protocol]) -> None:
+        self._door = door
+        self._http = http
+        self._head = b""
+        self._transport: asyncio.Transport | None = None
+        self._deadline = 0.0
+        self._waiting = False
+        """Whether its handshake is whole, and waits to be served."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Wait for the first request's head."""
+        self._transport = transport  # type: ignore[assignment]  # of a TCP connection
+        self._deadline = asyncio.get_running_loop().time() + self._door.sessions.limits.head
+        self._door.sessions.attend(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Decide as soon as the head is whole."""
+        if self._transport is None:
+            return
+        head = self._head = self._head + data if self._head else data
+        if self._waiting:
+            if len(head) > MAX_EARLY:
+                self._transport.pause_reading()
+            return
+        end = head.find(b"\r\n\r\n")
+        if end < 0 and len(head) < MAX_HEAD:
+            return
+        self._door.sessions.dismiss(self)
+        if 0 <= end <= MAX_HEAD and _wants_websocket(head, end):
+            self._waiting = not self._door.enter(self._open_websocket)
+        else:
+            self._hand_to_http(head)
+
+    def eof_received(self) -> None:
+        """Nothing more comes: the transport closes itself."""
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 -- asyncio's signature
+        """Gone before its first request was known."""
+        self._door.sessions.dismiss(self)
+        self._transport = None
+
+    def visit(self, now: float) -> bool:
+        """From the sweep: give up on a head that does not come."""
+        if self._transport is None:
+            return False
+        if now < self._deadline:
+            return True
+        if self._head:
+            limit = self._door.sessions.limits.head
+            detail = f"The request's head did not arrive within {limit:g} s; send it at once."
+            self._refuse(Problem(408, "timeout", "Request timeout", detail))
+        else:
+            self._transport.abort()
+        return False
+
+    def abort(self) -> None:
+        """Cut the connection."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _hand_to_http(self, data: bytes) -> None:
+        transport, self._transport, self._head = self._transport, None, b""
+        if transport is None:
+            return
+        protocol = self._http()
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
+        protocol.data_received(data)
+
+    def _open_websocket(self) -> None:
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        data = self._head
+        end = data.index(b"\r\n\r\n") + 4
+        peer = transport.get_extra_info("peername")
+        try:
+            head = handshake.parse(data[:end])
+            judged = self._door.judge(head, peer[0] if isinstance(peer, tuple) else "")
+        except BadHandshake as error:
+            self._refuse(error.refusal)
+            return
+        self._transport, self._head = None, b""
+        if len(data) > MAX_EARLY:
+            transport.resume_reading()
+        self._door.open(transport, judged, head.token, data[end:])
+
+    def _refuse(self, refusal: Refusal) -> None:
+        transport, self._transport = self._transport, None
+        if transport is not None and not transport.is_closing():
+            transport.write(handshake.refuse(refusal))
+            transport.close()
+
+
+def _wants_websocket(head: bytes, end: int) -> bool:
+    """Whether it is a GET of the WebSocket's path that asks for an upgrade."""
+    return (
+        head.startswith(PATH)
+        and head[len(PATH) : len(PATH) + 1] in b" ?"
+        and b"\nupgrade:" in head[:end].lower()
+    )
+
+
+class FrontServer:
+    """Listens, and serves WebSockets and HTTP on one socket.
+
+    Args:
+        sessions: Of this gateway; its sweep is started with the server.
+        http: Makes a protocol of the HTTP server for one connection (`HttpServer.connection`).
+        admit: Judges handshakes.
+    """
+
+    def __init__(
+        self, sessions: Sessions, http: Callable[[], asyncio.Protocol], admit: Admit = admit_all
+    ) -> None:
+        self.door = Door(sessions, admit)
+        self._http = http
+        self._server: asyncio.Server | None = None
+
+    async def start(
+        self, host: str = "127.0.0.1", port: int = 0, *, reuse_port: bool = False
+    ) -> int:
+        """Listen; returns the port (the chosen one where 0 was asked for).
+
+        Raises:
+            OSError: The address cannot be listened on.
+        """
+        return await self.serve(listen(host, port, reuse_port=reuse_port))
+
+    async def serve(self, listening: socket.socket) -> int:
+        """Serve a socket that is bound already; returns its port."""
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+        self.door.sessions.start()
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(
+            lambda: Front(self.door, self._http), sock=listening, backlog=BACKLOG
+        )
+        port: int = listening.getsockname()[1]
+        return port
+
+    async def close(self, retry_after_spread: float = 5.0, limit: float = 3.0) -> None:
+        """Take no more connections, say `bye` to the sessions, and wait until they are gone, `limit` seconds at most.
+
+        Connections of HTTP are the HTTP server's to close.
+        """
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        await self.door.sessions.drain(retry_after_spread, limit)
+
+
+def listen(host: str, port: int, *, reuse_port: bool = False) -> socket.socket:
+    """A bound, non-blocking TCP socket.
+
+    Raises:
+        OSError: The address is taken, or is none of this machine's.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reuse_port:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        listening.bind((host, port))
+        listening.setblocking(False)
+    except OSError:
+        listening.close()
+        raise
+    return listening

@@ -1,0 +1,106 @@
+"""What every client of the Worker in `storage/cloudflare/worker` does first, and how it reads the Worker's refusals."""
+
+from collections.abc import Callable
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec import Struct
+
+from tidings.storage.cloudflare.http import Answer, CloudflareHttp, TooManyRequests
+from tidings.storage.errors import StorageError, StoreMisconfigured, StoreUnavailable
+
+PROTOCOL = 1
+"""The version of the Worker's contract that this program speaks."""
+
+
+class Health(Struct, frozen=True):
+    """What the Worker says of itself."""
+
+    service: str
+    protocol: int
+    max_operations: int
+    layout: str
+    shards: int
+    kv: bool = False
+
+
+class _Problem(Struct, frozen=True):
+    error: str = ""
+    code: str = ""
+
+
+async def health(http: CloudflareHttp) -> Health:
+    """What the Worker says of itself.
+
+    Raises:
+        StoreMisconfigured: The token, the address, the Worker's version or its layout is wrong.
+        StoreUnavailable: Nobody answers.
+    """
+    answer = await http.call("GET", "/v1/health")
+    try:
+        found = msgspec.json.decode(answer, type=Health)
+    except msgspec.DecodeError:
+        raise StoreMisconfigured(
+            f"{http.base_url} is no Worker of Tidings; check the store's URL"
+        ) from None
+    if found.protocol != PROTOCOL:
+        side = "Worker (npx wrangler deploy)" if found.protocol < PROTOCOL else "program"
+        raise StoreMisconfigured(
+            f"the Worker at {http.base_url} speaks version {found.protocol}, this program version {PROTOCOL}: "
+            f"deploy a newer {side}"
+        )
+    return found
+
+
+def worker_url(url: str) -> str:
+    """Where the Worker answers, out of a store's URL: `kind://host[:port][/space]`, or `kind+http://` without TLS.
+
+    Raises:
+        StoreMisconfigured: The URL names no host, or has a user, a query or a fragment.
+    """
+    parts = urlsplit(url)
+    plain = parts.scheme.endswith("+http")
+    if not parts.hostname or parts.username or parts.password or parts.query or parts.fragment:
+        raise StoreMisconfigured(
+            f"{parts.scheme}:// needs the Worker's host and nothing else: {parts.scheme}://HOST"
+        )
+    return f"{'http' if plain else 'https'}://{parts.netloc}{parts.path.rstrip('/')}"
+
+
+def required_token(token: str | None) -> str:
+    """The Worker's token.
+
+    Raises:
+        StoreMisconfigured: There is none.
+    """
+    if not token:
+        raise StoreMisconfigured(
+            "a Worker wants a token: set TIDINGS_WORKER_TOKEN to its secret TIDINGS_TOKEN"
+        )
+    return token
+
+
+def explainer(base_url: str) -> Callable[[Answer], StorageError]:
+    """What makes errors of a Worker's answers."""
+
+    def explain(answer: Answer) -> StorageError:
+        try:
+            problem = msgspec.json.decode(answer.body, type=_Problem)
+        except msgspec.DecodeError:
+            problem = _Problem()
+        if answer.status in (401, 403):
+            return StoreMisconfigured(
+                f"the Worker at {base_url} refuses the token: set TIDINGS_WORKER_TOKEN to its secret TIDINGS_TOKEN"
+            )
+        if problem.code in ("no_token", "no_kv", "bad_layout", "other_layout", "other_format"):
+            return StoreMisconfigured(f"the Worker at {base_url} cannot serve: {problem.error}")
+        if not problem.code and answer.status < 500 and answer.status != 429:
+            return StoreMisconfigured(
+                f"{base_url} is no Worker of Tidings (it answers {answer.status}); check the URL"
+            )
+        text = f"the Worker at {base_url} answers {answer.status}: {problem.error or 'no reason given'}"
+        if answer.status == 429:
+            return TooManyRequests(text, answer.retry_after)
+        return StoreUnavailable(text) if answer.status >= 500 else StorageError(text)
+
+    return explain

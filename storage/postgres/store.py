@@ -1,0 +1,427 @@
+"""A store in Postgres, by asyncpg: one statement, and so one round trip, for a batch read and for a batch written."""
+
+import asyncio
+import ssl
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+import asyncpg
+import msgspec
+
+from tidings.storage.clock import Clock, now_ms
+from tidings.storage.cursor import Place, decode_cursor, encode_cursor
+from tidings.storage.errors import StorageError, StoreMisconfigured, StoreUnavailable
+from tidings.storage.postgres.pool import Connections
+from tidings.storage.postgres.schema import FORMAT, Statements, prepare
+from tidings.storage.prediction import Status, Tombstone
+from tidings.storage.store import (
+    Capabilities,
+    Conflict,
+    Outcome,
+    Ownership,
+    Page,
+    Query,
+    Refused,
+    Stored,
+    Write,
+    distinct_ids,
+    high_water,
+)
+
+T = TypeVar("T")
+if TYPE_CHECKING:
+    Connection = asyncpg.Connection[asyncpg.Record]
+
+TIMEOUT = 5.0
+"""Seconds for a statement, and for connecting."""
+POOL = 8
+_DEADLOCKS = 3
+"""Attempts of a batch that Postgres gave up to end a deadlock: it is then known not to be written."""
+_STATUS: dict[str | None, Status | None] = {None: None} | {
+    status.value: status for status in Status
+}
+_MEND = ("28", "3D", "3F", "42")
+"""Classes of SQLSTATE that say what needs mending: authorization, database, schema, rights and tables."""
+_RETRY = ("08", "25", "40", "53", "55", "57", "58")
+"""Those that pass: connection, read-only (a failover), rolled back, resources, locks, operator, system."""
+
+
+class _Address(NamedTuple):
+    dsn: str
+    shown: str
+    """Without the password."""
+    schema: str | None
+    pool: int
+    statement_cache_size: int
+    timeout: float
+
+
+class PostgresStore:
+    """Opened with `await PostgresStore.open(url)`."""
+
+    name = "postgres"
+    capabilities = Capabilities()
+
+    def __init__(self, address: _Address, *, clock: Clock) -> None:
+        self._address = address
+        self._connections = Connections(self._connect, address.pool, address.timeout)
+        self._statements = Statements(address.schema)
+        self._clock = clock
+        self._birth: str | None = None
+        """Of the tables that this store was opened on: another one where they, or the database, were made anew."""
+        self._doubtful = False
+        """Whether it has to be asked for again."""
+
+    @classmethod
+    async def open(cls, url: str, *, clock: Clock = now_ms) -> "PostgresStore":
+        """Connect, and make the tables where they are missing.
+
+        Args:
+            url: `postgresql://user:password@host/database` with, after `?`, `schema` (default: the user's search
+                path), `pool` (8 connections), `timeout` (5 s a statement), `statement_cache_size` (0 behind PgBouncer's
+                transaction pooling before 1.21), and what libpq takes (`sslmode`, ...).
+            clock: The time now in ms; what expiry is compared with.
+
+        Raises:
+            StoreMisconfigured: A wrong URL, password or database, missing rights, or tables of another format.
+            StoreUnavailable: It cannot be reached.
+        """
+        store = cls(_parse(url), clock=clock)
+        try:
+            await store._run(partial(prepare, statements=store._statements))
+            store._birth = await store._run(
+                lambda connection: connection.fetchval(store._statements.birth)
+            )
+        except BaseException:
+            await store.close()
+            raise
+        return store
+
+    async def claim(self, ownership: Ownership) -> Ownership:
+        """Write the ownership if none is there yet; return the one that stands."""
+
+        async def work(connection: "Connection") -> str:
+            await connection.execute(
+                self._statements.claim, msgspec.json.encode(ownership).decode()
+            )
+            return str(await connection.fetchval(self._statements.claimed))
+
+        return msgspec.json.decode(await self._run(work), type=Ownership)
+
+    async def positions(self) -> dict[int, int]:
+        """Per partition the highest offset that was ever written."""
+        rows = await self._run(lambda connection: connection.fetch(self._statements.positions))
+        return {row[0]: row[1] for row in rows}
+
+    async def get(self, prediction_id: str) -> Stored | None:
+        """The record, unless it is deleted or expired."""
+        row = await self._run(
+            lambda connection: connection.fetchrow(self._statements.get, prediction_id)
+        )
+        if row is None:
+            return None
+        _, version, status, doc, expires_at, owner = row
+        if status is None or (expires_at is not None and expires_at <= self._clock()):
+            return None
+        return Stored(version, _STATUS[status], doc, expires_at, owner)
+
+    async def load(self, prediction_ids: Sequence[str]) -> dict[str, Stored]:
+        """What stands under these ids, tombstones and expired records included."""
+        if not prediction_ids:
+            return {}
+        rows = await self._run(
+            lambda connection: connection.fetch(self._statements.load, prediction_ids)
+        )
+        return {row[0]: Stored(row[1], _STATUS[row[2]], row[3], row[4], row[5]) for row in rows}
+
+    async def write(self, writes: Sequence[Write]) -> list[Outcome]:
+        """Apply each compare-and-set in one statement; raises ValueError where an id comes twice."""
+        ids = distinct_ids(writes)
+        if not writes:
+            return []
+        refused = _refusals(writes)
+        # In the order of their ids, so that two batches take the rows' locks in the same order.
+        ordered = sorted(
+            (write for write in writes if write.record.prediction_id not in refused), key=_id
+        )
+        written = await self._write(ordered) if ordered else []
+        if len(written) == len(writes):
+            return [None] * len(writes)
+        missed = set(ids).difference(written, refused)
+        versions: dict[str, int] = {}
+        if missed:
+            rows = await self._run(
+                lambda connection: connection.fetch(self._statements.versions, list(missed))
+            )
+            versions = {row[0]: row[1] for row in rows}
+        return [
+            refused.get(one) or (Conflict(versions.get(one, 0)) if one in missed else None)
+            for one in ids
+        ]
+
+    async def list(self, query: Query) -> Page:
+        """A page, newest first."""
+        sql, values = _listing(query, query.at(self._clock()), self._statements.table)
+        rows = await self._run(lambda connection: connection.fetch(sql, *values))
+        items = [
+            Stored(row[1], _STATUS[row[2]], row[3], row[4], row[5]) for row in rows[: query.limit]
+        ]
+        if len(rows) <= query.limit or not items:
+            return Page(items, None)
+        last = rows[query.limit - 1]
+        return Page(items, encode_cursor(Place(last[6], last[0])))
+
+    async def sweep(self, now: int, limit: int) -> int:
+        """Remove at most `limit` rows whose `purge_at` is at or before `now`; others that sweep get other rows."""
+        return int(
+            await self._run(
+                lambda connection: connection.fetchval(self._statements.sweep, now, limit)
+            )
+        )
+
+    async def close(self) -> None:
+        """Close the connections. Idempotent."""
+        await self._connections.close()
+
+    async def mark_filled(self) -> None:
+        """Say that everything is there: whoever wrote the tables that these replace may go on with them.
+
+        Until then its writes are held back: a processor that poured new events into tables that lack the old ones would
+        make records that begin in the middle.
+        """
+        now = str(self._clock())
+        await self._run(lambda connection: connection.execute(self._statements.fill, now))
+
+    async def facts(self) -> dict[str, str]:
+        """What an operator wants to know: the server, its durability, the skew of its clock (ms), a round trip (ms)."""
+
+        async def work(connection: "Connection") -> dict[str, str]:
+            start = self._clock()
+            row = await connection.fetchrow(
+                "SELECT current_setting('server_version') AS version, current_setting('fsync') AS fsync,"
+                " current_setting('synchronous_commit') AS commit, pg_is_in_recovery() AS replica,"
+                " (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS clock"
+            )
+            end = self._clock()
+            owner = await connection.fetchval(self._statements.claimed)
+            assert row is not None
+            return {
+                "server": f"PostgreSQL {row['version']}",
+                "durability": f"fsync {row['fsync']}, synchronous_commit {row['commit']}",
+                "read-only": "yes, a replica: name the primary" if row["replica"] else "no",
+                "clock skew (ms)": str(row["clock"] - (start + end) // 2),
+                "round trip (ms)": str(end - start),
+                "schema": f"{self._statements.table}, format {FORMAT}",
+                "ownership": owner or "none yet",
+            }
+
+        return await self._run(work)
+
+    async def _write(self, writes: Sequence[Write]) -> Sequence[str]:
+        """The ids that were written."""
+        positions = sorted(high_water(writes).items())
+        columns = [*zip(*map(_row, writes), strict=True)]
+        partitions, offsets = [one for one, _ in positions], [offset for _, offset in positions]
+
+        async def work(connection: "Connection") -> Sequence[str]:
+            if self._doubtful:
+                await self._look(connection)
+            found: Sequence[str] = await connection.fetchval(
+                self._statements.write, *columns, partitions, offsets
+            )
+            return found
+
+        for attempt in range(_DEADLOCKS):
+            try:
+                found = await self._run(work)
+            except StoreUnavailable as error:
+                if (
+                    not isinstance(error.__cause__, asyncpg.DeadlockDetectedError)
+                    or attempt == _DEADLOCKS - 1
+                ):
+                    raise
+            else:
+                return found
+        raise AssertionError("the last attempt returns or raises")
+
+    async def _connect(self) -> "Connection":
+        # A database that goes takes its connections with it: what a new one leads to may be another one.
+        self._doubtful = self._birth is not None
+        return await _connect(self._address)
+
+    async def _look(self, connection: "Connection") -> None:
+        """Make sure that these are the tables that were opened, or that they hold again what those held."""
+        birth: str = await connection.fetchval(self._statements.birth)
+        if birth != self._birth:
+            if (
+                birth.endswith("/none")
+                or await connection.fetchval(self._statements.filled) is None
+            ):
+                raise StoreUnavailable(
+                    f"{self._address.shown} was made anew while this process runs; fill it with tidings replay, and it"
+                    " goes on by itself"
+                )
+            self._birth = birth
+        self._doubtful = False
+
+    async def _run(self, work: "Callable[[Connection], Awaitable[T]]") -> T:
+        """Do `work` on a connection; waiting for one, connecting and each statement have the time limit."""
+        try:
+            return await self._connections.run(work)
+        except Exception as error:
+            if (meant := _meaning(error, self._address.shown)) is None:
+                raise
+            if self._birth is not None and isinstance(
+                error, asyncpg.InvalidCatalogNameError | asyncpg.UndefinedTableError
+            ):
+                self._doubtful = True
+                meant = StoreUnavailable(
+                    f"{meant}; it was there before: make it, and fill it with tidings replay"
+                )
+            raise meant from error
+
+
+def _parse(url: str) -> _Address:
+    try:
+        parts = urlsplit(url)
+        parameters = dict(parse_qsl(parts.query, keep_blank_values=True))
+        schema = parameters.pop("schema", None)
+        pool = int(parameters.pop("pool", POOL))
+        cache = int(parameters.pop("statement_cache_size", 100))
+        timeout = float(parameters.pop("timeout", TIMEOUT))
+        host, port = parts.hostname or "", parts.port
+    except ValueError as error:
+        shown = url.partition("://")[0]
+        raise StoreMisconfigured(
+            f"{shown}://...: {error}; write postgresql://user:password@host:5432/name"
+        ) from None
+    if pool < 1 or timeout <= 0 or cache < 0:
+        raise StoreMisconfigured(
+            "pool, timeout and statement_cache_size of a postgresql:// URL are positive numbers"
+        )
+    dsn = urlunsplit(("postgresql", parts.netloc, parts.path, urlencode(parameters), ""))
+    shown = f"postgresql://{host or 'localhost'}{f':{port}' if port else ''}{parts.path}"
+    return _Address(dsn, shown, schema, pool, cache, timeout)
+
+
+async def _connect(address: _Address) -> "Connection":
+    milliseconds = str(int(address.timeout * 1000))
+    # Every statement reaches its rows by an index; without statistics, as in a new table, the planner may not see it.
+    settings = {
+        "application_name": "tidings",
+        "statement_timeout": milliseconds,
+        "lock_timeout": milliseconds,
+        "idle_in_transaction_session_timeout": milliseconds,
+        "enable_seqscan": "off",
+        "enable_hashjoin": "off",
+        "enable_mergejoin": "off",
+        "jit": "off",
+    }
+    try:
+        return await asyncpg.connect(
+            address.dsn,
+            timeout=address.timeout,
+            command_timeout=address.timeout,
+            statement_cache_size=address.statement_cache_size,
+            # A pooler in between refuses settings that it does not know.
+            server_settings=settings
+            if address.statement_cache_size
+            else {"application_name": "tidings"},
+        )
+    except (ValueError, ssl.SSLError) as error:
+        raise StoreMisconfigured(f"{address.shown}: {error}; mend the URL") from error
+
+
+def _meaning(error: BaseException, shown: str) -> StorageError | None:
+    """What a driver's error means to whoever uses the store; None: it is none of the driver's."""
+    if isinstance(error, TimeoutError | asyncio.TimeoutError):
+        return StoreUnavailable(
+            f"{shown} did not answer in time; look at its load and at the network"
+        )
+    if isinstance(error, OSError | asyncpg.InterfaceError | asyncpg.InternalClientError):
+        if isinstance(error, asyncpg.ClientConfigurationError):
+            return StoreMisconfigured(f"{shown}: {error}; mend the URL")
+        return StoreUnavailable(f"{shown} cannot be reached: {error}")
+    if isinstance(error, asyncpg.PostgresError):
+        code = str(getattr(error, "sqlstate", None) or "")
+        message = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if code.startswith("28"):
+            return StoreMisconfigured(f"{shown} refuses the user or password: {message}")
+        if code.startswith(_MEND):
+            return StoreMisconfigured(
+                f"{shown}: {message}; grant the right or create what is missing"
+            )
+        if code.startswith(_RETRY):
+            return StoreUnavailable(f"{shown}: {message}")
+        return StorageError(f"{shown}: {message} (SQLSTATE {code})")
+    return None
+
+
+def _id(write: Write) -> str:
+    return write.record.prediction_id
+
+
+def _row(write: Write) -> tuple[Any, ...]:
+    """The values of a row, in the order of the statement's arrays.
+
+    Tags go as an array's literal, because an array of arrays would have to have them all of one length.
+    """
+    record = write.record
+    start = (record.prediction_id, record.version)
+    end = (write.expires_at, write.purge_at)
+    if isinstance(record, Tombstone):
+        return (*start, None, record.owner, None, None, *end, None, write.encoded, write.expected)
+    tags = _array(record.tags) if record.tags else None
+    facts = (record.status, record.owner, record.model, record.created_at)
+    return (*start, *facts, *end, tags, write.encoded, write.expected)
+
+
+def _array(tags: Sequence[str]) -> str:
+    """A text[] literal."""
+    return (
+        "{"
+        + ",".join('"' + tag.replace("\\", "\\\\").replace('"', '\\"') + '"' for tag in tags)
+        + "}"
+    )
+
+
+def _refusals(writes: Sequence[Write]) -> dict[str, Refused]:
+    """Those that Postgres can never take: its text holds no NUL."""
+    refused: dict[str, Refused] = {}
+    for write in writes:
+        record = write.record
+        if any(
+            text is not None and "\x00" in text
+            for text in (record.owner, record.model, *record.tags)
+        ):
+            refused[record.prediction_id] = Refused(
+                "an owner, model or tag with the character U+0000"
+            )
+    return refused
+
+
+def _listing(query: Query, now: int, table: str) -> tuple[str, list[Any]]:
+    values: list[Any] = [now]
+    conditions = ["created_at IS NOT NULL", "(expires_at IS NULL OR expires_at > $1)"]
+
+    def add(condition: str, *more: Any) -> None:
+        marks = [f"${len(values) + number}" for number in range(1, len(more) + 1)]
+        values.extend(more)
+        conditions.append(condition.format(*marks))
+
+    for name in ("status", "owner", "model"):
+        if (value := getattr(query, name)) is not None:
+            add(name + " = {}", value)
+    if query.tag is not None:
+        add("tags @> ARRAY[{}::text]", query.tag)
+    if query.owners is not None:
+        add("owner = ANY({}::text[])", query.owners)
+    if query.cursor is not None:
+        add("(created_at, id) < ({}::bigint, {}::text)", *decode_cursor(query.cursor))
+    values.append(query.limit + 1)
+    return (
+        f"SELECT id, version, status, doc, expires_at, owner, created_at FROM {table}"
+        f" WHERE {' AND '.join(conditions)} ORDER BY created_at DESC, id DESC LIMIT ${len(values)}"
+    ), values

@@ -1,0 +1,168 @@
+"""Where commands to Redis or Valkey go: to the one server, or each to the node of a cluster that has its key's slot."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import redis.asyncio as client
+from redis import exceptions
+
+Command = tuple[Any, ...]
+Address = tuple[str, int]
+
+_ROUNDS = 3
+"""Attempts of commands whose slot has moved meanwhile."""
+_CHANGED = (exceptions.MovedError, exceptions.ClusterDownError, exceptions.ReadOnlyError)
+"""Answers after which the cluster should be asked again who has what."""
+
+
+class Nodes:
+    """Sends commands, those of one node in one round trip.
+
+    A node that answers that a slot has moved has not run the command, so it is sent again, to the new node. One that
+    answers that a slot is just being moved (`ASK`) is not obeyed: half of the slot's keys are on either side then, and
+    a script would find records missing.
+
+    Args:
+        seed: The server of the store's URL.
+        at: Makes a client for a node.
+        topology: Makes the client that knows which node has which slot.
+    """
+
+    def __init__(
+        self,
+        seed: client.Redis,
+        at: Callable[[Address], client.Redis],
+        topology: Callable[[], client.RedisCluster],
+    ) -> None:
+        self._seed = seed
+        self._at = at
+        self._make_topology = topology
+        self._topology: client.RedisCluster | None = None
+        self._clients: dict[Address, client.Redis] = {}
+        self._stale = False
+        self._looking = asyncio.Lock()
+
+    @property
+    def clustered(self) -> bool:
+        """Whether commands are spread over the nodes of a cluster."""
+        return self._topology is not None
+
+    async def spread(self) -> None:
+        """From now on send to the nodes of the cluster that the seed belongs to. Raises what redis-py raises."""
+        self._topology = self._make_topology()
+        self._stale = True
+        await self._look()
+
+    async def each(self, *command: Any) -> list[Any]:
+        """The answers of every primary node, or of the one server."""
+        if self._topology is None:
+            return [await self._seed.execute_command(*command)]  # type: ignore[no-untyped-call]
+        await self._look()
+        addresses = [(str(node.host), int(node.port)) for node in self._topology.get_primaries()]
+        answers = await asyncio.gather(
+            *(
+                self._node(address).execute_command(*command)  # type: ignore[no-untyped-call]
+                for address in addresses
+            )
+        )
+        return list(answers)
+
+    async def one(self, command: Command) -> Any:
+        """The answer to one command with a key. Raises what the server answers."""
+        if self._topology is None:
+            return await self._seed.execute_command(*command)  # type: ignore[no-untyped-call]
+        (answer,), _ = await self._spread([command], None)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    async def send(
+        self, commands: Sequence[Command], last: Command | None
+    ) -> tuple[list[Any], list[Any]]:
+        """The answers, errors among them, and those to `last`, which each node is sent after its commands.
+
+        Raises what redis-py raises where a node cannot be reached.
+        """
+        if self._topology is None:
+            return await _pipeline(self._seed, commands, last)
+        return await self._spread(commands, last)
+
+    async def _spread(
+        self, commands: Sequence[Command], last: Command | None
+    ) -> tuple[list[Any], list[Any]]:
+        answers: list[Any] = [None] * len(commands)
+        lasts: list[Any] = []
+        left = list(range(len(commands)))
+        for _ in range(_ROUNDS):
+            await self._look()
+            groups: dict[Address, list[int]] = {}
+            for at in left:
+                groups.setdefault(self._address(_key(commands[at])), []).append(at)
+            results = await asyncio.gather(
+                *(
+                    _pipeline(self._node(one), [commands[at] for at in ats], last)
+                    for one, ats in groups.items()
+                ),
+                return_exceptions=True,
+            )
+            for ats, result in zip(groups.values(), results, strict=True):
+                if isinstance(result, BaseException):
+                    self._stale = True  # that node may be gone for good, and another have its slots
+                    raise result
+                for at, answer in zip(ats, result[0], strict=True):
+                    answers[at] = answer
+                lasts += result[1]
+            if any(isinstance(answers[at], _CHANGED) for at in left):
+                self._stale = True
+            left = [at for at in left if isinstance(answers[at], exceptions.MovedError)]
+            if not left:
+                break
+        return answers, lasts
+
+    def _address(self, key: str) -> Address:
+        assert self._topology is not None
+        node = self._topology.get_node_from_key(key)
+        assert node is not None
+        return str(node.host), int(node.port)
+
+    def _node(self, address: Address) -> client.Redis:
+        found = self._clients.get(address)
+        if found is None:
+            found = self._clients[address] = self._at(address)
+        return found
+
+    async def _look(self) -> None:
+        """Ask the cluster which node has which slot, where that may have changed; one asks, others wait for it."""
+        if not self._stale:
+            return
+        async with self._looking:
+            if self._stale and self._topology is not None:
+                await self._topology.aclose()
+                await self._topology.initialize()
+                self._stale = False
+
+    async def close(self) -> None:
+        """Close all connections. Idempotent."""
+        await self._seed.aclose()
+        for one in self._clients.values():
+            await one.aclose()
+        if self._topology is not None:
+            await self._topology.aclose()
+
+
+def _key(command: Command) -> str:
+    """The first key of a command: all of its keys share a hash tag."""
+    return str(command[3] if command[0] in {"EVALSHA", "EVAL"} else command[1])
+
+
+async def _pipeline(
+    server: client.Redis, commands: Sequence[Command], last: Command | None
+) -> tuple[list[Any], list[Any]]:
+    pipeline = server.pipeline(transaction=False)
+    for command in commands:
+        pipeline.execute_command(*command)
+    if last is not None:
+        pipeline.execute_command(*last)
+    answers: list[Any] = await pipeline.execute(raise_on_error=False)
+    return answers, [] if last is None else [answers.pop()]

@@ -1,0 +1,474 @@
+"""A store in Redis or Valkey: one script for all that a batch does in one slot, and one round trip for all slots."""
+
+import asyncio
+import binascii
+import hashlib
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, TypeVar
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+import msgspec
+import redis.asyncio as client
+from redis import exceptions
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from tidings.storage.clock import Clock, now_ms
+from tidings.storage.errors import StorageError, StoreMisconfigured, StoreUnavailable
+from tidings.storage.prediction import Status, Tombstone
+from tidings.storage.redis.cluster import Address, Nodes
+from tidings.storage.redis.listing import Call, Listing
+from tidings.storage.redis.scripts import FORMAT, GRACE, LIST, LOAD, SWEEP, WRITE
+from tidings.storage.store import (
+    Capabilities,
+    Conflict,
+    Outcome,
+    Ownership,
+    Page,
+    Query,
+    Stored,
+    Write,
+    distinct_ids,
+    high_water,
+)
+
+T = TypeVar("T")
+Fields = Sequence[bytes | None]
+Ids = list[str]
+Answers = list[Any]
+
+TIMEOUT = 5.0
+"""Seconds for one call, connecting included."""
+CONNECTIONS = 32
+SHARDS = 16
+"""Groups of keys; each lies in one slot of a cluster. Fixed in the store by its first opener."""
+_WAIT = 2000
+"""ms to wait for the append-only file to be on the disk."""
+_STATUS: dict[bytes, Status | None] = {b"": None} | {
+    status.value.encode(): status for status in Status
+}
+_FIELDS = ("v", "s", "x", "i", "d")
+_CLUSTER = (
+    exceptions.ClusterDownError
+    | exceptions.ClusterError
+    | exceptions.MovedError
+    | exceptions.RedisClusterException
+    | exceptions.SlotNotCoveredError
+)
+"""A cluster that is not whole, or changes faster than it can be asked."""
+_PASSED_ON = {"ssl_cert_reqs", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_check_hostname"}
+
+_encode = msgspec.json.Encoder().encode
+_facts = msgspec.json.Decoder(tuple[str | None, str | None, int | None, list[str]]).decode
+
+
+class _Address(NamedTuple):
+    url: str
+    shown: str
+    """Without the password."""
+    prefix: str
+    shards: int
+    durable: bool
+    timeout: float
+
+
+class _Script(NamedTuple):
+    text: str
+    sha: str
+
+    @classmethod
+    def of(cls, text: str) -> "_Script":
+        return cls(text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+_WRITE, _LOAD, _LIST, _SWEEP = map(_Script.of, (WRITE, LOAD, LIST, SWEEP))
+
+
+class RedisStore:
+    """Opened with `await RedisStore.open(url)`."""
+
+    name = "redis"
+    capabilities = Capabilities()
+
+    def __init__(self, address: _Address, *, clock: Clock) -> None:
+        self._address = address
+        self._clock = clock
+        self._prefixes = [f"{{{address.prefix}:{shard}}}" for shard in range(address.shards)]
+        self._meta = f"{{{address.prefix}:meta}}"
+        self._turns = asyncio.Semaphore(CONNECTIONS)
+        options: dict[str, Any] = {
+            "socket_timeout": address.timeout,
+            "socket_connect_timeout": address.timeout,
+            # Once again at once, for a pooled connection whose server was restarted. A write that was done already
+            # then conflicts with itself, which does no harm; what timed out is not repeated.
+            "retry": Retry(NoBackoff(), 1, supported_errors=(exceptions.ConnectionError,)),
+        }
+        self._nodes = Nodes(
+            client.Redis.from_url(address.url, **options),
+            lambda node: client.Redis.from_url(_at(address.url, node), **options),
+            lambda: client.RedisCluster.from_url(address.url, **options),
+        )
+
+    @classmethod
+    async def open(cls, url: str, *, clock: Clock = now_ms) -> "RedisStore":
+        """Connect, and check that the server keeps what it is given.
+
+        Args:
+            url: `redis://user:password@host:6379/0`, `valkey://`, `rediss://` or `valkeys://` (TLS) with, after `?`,
+                `prefix` (`tidings`: of all keys), `shards` (16), `timeout` (5 s a call), `durability=everysec` (a
+                crash of the server may lose the last second; by default a write waits for the disk), and `ssl_*`
+                as redis-py takes them.
+            clock: The time now in ms; what expiry is compared with.
+
+        Raises:
+            StoreMisconfigured: A wrong URL, password or right; a server that evicts keys or keeps no append-only
+                file; keys of another format or number of shards.
+            StoreUnavailable: It cannot be reached.
+        """
+        store = cls(_parse(url), clock=clock)
+        try:
+            await store._check()
+        except BaseException:
+            await store.close()
+            raise
+        return store
+
+    async def claim(self, ownership: Ownership) -> Ownership:
+        """Write the ownership if none is there yet; return the one that stands."""
+        commands = [
+            ("HSETNX", self._meta, "ownership", _encode(ownership)),
+            ("HGET", self._meta, "ownership"),
+        ]
+        _, standing = await self._send(commands, durable=True)
+        return msgspec.json.decode(standing, type=Ownership)
+
+    async def positions(self) -> dict[int, int]:
+        """Per partition the highest offset that was ever written."""
+        highest: dict[int, int] = {}
+        for kept in await self._send(
+            [("HGETALL", f"{prefix}:positions") for prefix in self._prefixes]
+        ):
+            for partition, offset in kept.items():
+                highest[int(partition)] = max(int(offset), highest.get(int(partition), -1))
+        return highest
+
+    async def get(self, prediction_id: str) -> Stored | None:
+        """The record, unless it is deleted or expired."""
+        key = f"{self._prefixes[self._shard(prediction_id)]}:prediction:{prediction_id}"
+        stored = _stored(await self._one("HMGET", key, *_FIELDS))
+        if stored is None or stored.status is None:
+            return None
+        return (
+            None if stored.expires_at is not None and stored.expires_at <= self._clock() else stored
+        )
+
+    async def load(self, prediction_ids: Sequence[str]) -> dict[str, Stored]:
+        """What stands under these ids, tombstones and expired records included."""
+        shards = self._by_shard(prediction_ids)
+        answers = await self._scripts(_LOAD, [(shard, (), ids) for shard, ids in shards.items()])
+        found: dict[str, Stored] = {}
+        for ids, rows in zip(shards.values(), answers, strict=True):
+            for one, row in zip(ids, rows, strict=True):
+                if (stored := _stored(row)) is not None:
+                    found[one] = stored
+        return found
+
+    async def write(self, writes: Sequence[Write]) -> list[Outcome]:
+        """Apply each compare-and-set, the writes of a shard at once; raises ValueError where an id comes twice."""
+        ids = distinct_ids(writes)
+        if not writes:
+            return []
+        shards: dict[int, list[Write]] = {}
+        for one, write in zip(ids, writes, strict=True):
+            shards.setdefault(self._shard(one), []).append(write)
+        calls = [(shard, (), _arguments(some, self._clock())) for shard, some in shards.items()]
+        conflicts: dict[str, Conflict] = {}
+        for missed in await self._scripts(_WRITE, calls, durable=True):
+            for one, standing in zip(missed[::2], missed[1::2], strict=True):
+                conflicts[one.decode()] = Conflict(int(standing))
+        if not conflicts:
+            return [None] * len(writes)
+        return [conflicts.get(one) for one in ids]
+
+    async def list(self, query: Query) -> Page:
+        """A page, newest first: the indexes of all shards, merged."""
+        listing = Listing(query, self._prefixes, query.at(self._clock()))
+        while (calls := listing.wanted()) is not None:
+            listing.feed(await self._scripts(_LIST, calls))
+        ids, cursor = listing.page()
+        found = await self.load(ids)
+        now = query.at(self._clock())
+        items = [found[one] for one in ids if one in found and found[one].status is not None]
+        return Page(
+            [one for one in items if one.expires_at is None or one.expires_at > now], cursor
+        )
+
+    async def sweep(self, now: int, limit: int) -> int:
+        """Remove at most `limit` rows whose `purge_at` is at or before `now`."""
+        gone = 0
+        for shard in range(len(self._prefixes)):
+            if gone < limit:
+                (count,) = await self._scripts(_SWEEP, [(shard, (), [str(now), str(limit - gone)])])
+                gone += count
+        return gone
+
+    async def close(self) -> None:
+        """Close the connections. Idempotent."""
+        await self._nodes.close()
+
+    async def facts(self) -> dict[str, str]:
+        """What an operator wants to know: the server, its durability, the skew of its clock (ms), a round trip (ms)."""
+        start = self._clock()
+        (seconds, microseconds), *_ = await self._each("TIME")
+        end = self._clock()
+        information, *others = await self._each("INFO")
+        owner = await self._one("HGET", self._meta, "ownership")
+        name = "Valkey" if "valkey_version" in information else "Redis"
+        sync = "on" if information.get("aof_enabled") else "off"
+        return {
+            "server": f"{name} {information.get('valkey_version', information['redis_version'])}"
+            + (f", a cluster with {1 + len(others)} primaries" if self._nodes.clustered else ""),
+            "durability": f"append-only file {sync}, "
+            + (
+                "writes wait for the disk"
+                if self._address.durable
+                else "a crash may lose the last second"
+            ),
+            "read-only": "yes, a replica: name the primary"
+            if information.get("role") != "master"
+            else "no",
+            "maxmemory-policy": str(information.get("maxmemory_policy")),
+            "clock skew (ms)": str(
+                int(seconds) * 1000 + int(microseconds) // 1000 - (start + end) // 2
+            ),
+            "round trip (ms)": str(end - start),
+            "keys": f"{self._address.prefix}, {self._address.shards} shards, format {FORMAT}",
+            "ownership": owner.decode() if owner else "none yet",
+        }
+
+    async def _check(self) -> None:
+        address = self._address
+        (information,) = await self._each("INFO")
+        _refuse_careless(address, information)
+        if information.get("cluster_enabled"):
+            try:
+                async with asyncio.timeout(address.timeout):
+                    await self._nodes.spread()
+            except Exception as error:
+                raise self._meaning(error) from error
+            for information in await self._each("INFO"):
+                _refuse_careless(address, information)
+        wanted = {"format": str(FORMAT), "shards": str(address.shards)}
+        await self._send([("HSETNX", self._meta, name, value) for name, value in wanted.items()])
+        kept = {
+            name.decode(): value.decode()
+            for name, value in (await self._one("HGETALL", self._meta)).items()
+        }
+        if kept["format"] != wanted["format"]:
+            raise StoreMisconfigured(
+                f"{address.shown}: the keys of prefix {address.prefix!r} have format {kept['format']}, this version"
+                f" reads {FORMAT}; use the version that wrote them, or rebuild under another ?prefix="
+            )
+        if kept["shards"] != wanted["shards"]:
+            raise StoreMisconfigured(
+                f"{address.shown}: the keys of prefix {address.prefix!r} lie in {kept['shards']} shards; write"
+                f" ?shards={kept['shards']}, or rebuild under another ?prefix="
+            )
+
+    def _shard(self, prediction_id: str) -> int:
+        return binascii.crc32(prediction_id.encode()) % len(self._prefixes)
+
+    def _by_shard(self, prediction_ids: Iterable[str]) -> dict[int, Ids]:
+        shards: dict[int, Ids] = {}
+        for one in prediction_ids:
+            shards.setdefault(self._shard(one), []).append(one)
+        return shards
+
+    async def _scripts(
+        self, script: _Script, calls: Sequence[Call], *, durable: bool = False
+    ) -> Answers:
+        """Run the script once per call (shard, further keys, arguments), all in one round trip."""
+        if not calls:
+            return []
+        keys = [(self._prefixes[shard], *more) for shard, more, _ in calls]
+        commands = [
+            ("EVALSHA", script.sha, len(names), *names, *call[2])
+            for names, call in zip(keys, calls, strict=True)
+        ]
+        answers = await self._send(commands, durable=durable)
+        unknown = [
+            at for at, answer in enumerate(answers) if isinstance(answer, exceptions.NoScriptError)
+        ]
+        if unknown:
+            # A server that was restarted has forgotten its scripts; these calls have not run.
+            again = [("EVAL", script.text, *commands[at][2:]) for at in unknown]
+            for at, answer in zip(unknown, await self._send(again, durable=durable), strict=True):
+                answers[at] = answer
+        return answers
+
+    async def _send(self, commands: Sequence[tuple[Any, ...]], *, durable: bool = False) -> Answers:
+        """The answers of a pipeline; with `durable` they come when all of it is on the server's disk."""
+        last = ("WAITAOF", 1, 0, _WAIT) if durable and self._address.durable else None
+        try:
+            async with asyncio.timeout(self._address.timeout), self._turns:
+                answers, waited = await self._nodes.send(commands, last)
+        except Exception as error:
+            raise self._meaning(error) from error
+        for failure in (*answers, *waited):
+            if isinstance(failure, Exception) and not isinstance(failure, exceptions.NoScriptError):
+                raise self._meaning(failure) from failure
+        if any(on_disk[0] < 1 for on_disk in waited):
+            raise StoreUnavailable(
+                f"{self._address.shown} did not get the write to its disk within {_WAIT} ms"
+            )
+        return answers
+
+    async def _one(self, *command: Any) -> Any:
+        try:
+            async with asyncio.timeout(self._address.timeout), self._turns:
+                return await self._nodes.one(command)
+        except Exception as error:
+            raise self._meaning(error) from error
+
+    async def _each(self, *command: Any) -> Answers:
+        """The answers of each server to a command without a key."""
+        try:
+            async with asyncio.timeout(self._address.timeout), self._turns:
+                return await self._nodes.each(*command)
+        except Exception as error:
+            raise self._meaning(error) from error
+
+    def _meaning(self, error: Exception) -> StorageError:
+        shown = self._address.shown
+        if isinstance(error, TimeoutError | exceptions.TimeoutError):
+            return StoreUnavailable(
+                f"{shown} did not answer in time; look at its load and at the network"
+            )
+        if isinstance(error, exceptions.AuthenticationError | exceptions.AuthorizationError):
+            return StoreMisconfigured(f"{shown} refuses the user or password: {error}")
+        if isinstance(error, exceptions.NoPermissionError):
+            return StoreMisconfigured(f"{shown}: {error}; give the user the right")
+        if isinstance(error, exceptions.OutOfMemoryError) or "OOM command" in str(error):
+            return StoreUnavailable(
+                f"{shown} has reached its maxmemory; raise it or shorten the retention"
+            )
+        if isinstance(error, exceptions.MovedError) and not self._nodes.clustered:
+            return StoreMisconfigured(
+                f"{shown} has become one node of a cluster of several; start anew"
+            )
+        if isinstance(error, exceptions.AskError) and not isinstance(error, exceptions.MovedError):
+            return StoreUnavailable(
+                f"{shown} moves a slot to another node just now ({error}); wait until it has"
+            )
+        if isinstance(
+            error, OSError | exceptions.ConnectionError | exceptions.ReadOnlyError | _CLUSTER
+        ):
+            return StoreUnavailable(f"{shown} cannot be used now: {error}")
+        text = str(error)
+        if text.startswith(
+            ("MISCONF", "LOADING", "BUSY", "TRYAGAIN", "MASTERDOWN", "NOREPLICAS", "UNBLOCKED")
+        ):
+            return StoreUnavailable(f"{shown}: {text}")
+        if text.startswith(("NOAUTH", "WRONGPASS")):
+            return StoreMisconfigured(f"{shown} refuses the user or password: {text}")
+        if "WRONGTYPE" in text or "DB index" in text or "unknown command" in text:
+            return StoreMisconfigured(
+                f"{shown}: {text}; choose another ?prefix=, database or a newer server"
+            )
+        return StorageError(f"{shown}: {text}")
+
+
+def _refuse_careless(address: _Address, information: dict[str, Any]) -> None:
+    policy = information.get("maxmemory_policy")
+    if policy != "noeviction":
+        raise StoreMisconfigured(
+            f"{address.shown} would drop records when memory is short (maxmemory-policy {policy});"
+            " set maxmemory-policy noeviction"
+        )
+    if address.durable and not information.get("aof_enabled"):
+        raise StoreMisconfigured(
+            f"{address.shown} keeps no append-only file, so a write is not on the disk when it is answered;"
+            " set appendonly yes (best with appendfsync always), or add ?durability=everysec to the URL"
+        )
+
+
+def _at(url: str, node: Address) -> str:
+    """The URL with the same user, password and parameters at another node."""
+    parts = urlsplit(url)
+    user, at, _ = parts.netloc.rpartition("@")
+    host, port = node
+    return urlunsplit(
+        parts._replace(netloc=f"{user}{at}{f'[{host}]' if ':' in host else host}:{port}")
+    )
+
+
+def _parse(url: str) -> _Address:
+    scheme, _, rest = url.partition("://")
+    scheme = {"valkey": "redis", "valkeys": "rediss"}.get(scheme.lower(), scheme.lower())
+    try:
+        parts = urlsplit(f"{scheme}://{rest}")
+        parameters = dict(parse_qsl(parts.query, keep_blank_values=True))
+        prefix = parameters.pop("prefix", "tidings")
+        shards = int(parameters.pop("shards", SHARDS))
+        durability = parameters.pop("durability", "aof")
+        timeout = float(parameters.pop("timeout", TIMEOUT))
+        host, port = parts.hostname or "localhost", parts.port or 6379
+        int(parts.path.strip("/") or 0)
+    except ValueError as error:
+        raise StoreMisconfigured(
+            f"{scheme}://...: {error}; write {scheme}://user:password@host:6379/0"
+        ) from None
+    shown = f"{scheme}://{host}:{port}{parts.path}"
+    if unknown := parameters.keys() - _PASSED_ON:
+        raise StoreMisconfigured(
+            f"{shown}: ?{min(unknown)}= is unknown; there are prefix, shards, durability, timeout"
+        )
+    if durability not in {"aof", "everysec"}:
+        raise StoreMisconfigured(
+            f"{shown}: durability={durability} is unknown; there are aof and everysec"
+        )
+    if not prefix or set(prefix) & set("{} ") or not 1 <= shards <= 1024 or timeout <= 0:
+        raise StoreMisconfigured(
+            f"{shown}: a prefix without braces, 1 to 1024 shards and a positive timeout are needed"
+        )
+    plain = urlunsplit((scheme, parts.netloc, parts.path, urlencode(parameters), ""))
+    return _Address(plain, shown, prefix, shards, durability == "aof", timeout)
+
+
+def _stored(row: Fields) -> Stored | None:
+    version, status, expires_at, facts, encoded = row
+    if version is None or status is None or facts is None or encoded is None:
+        return None
+    return Stored(
+        int(version),
+        _STATUS[status],
+        encoded,
+        int(expires_at) if expires_at else None,
+        _facts(facts)[0],
+    )
+
+
+def _arguments(writes: Sequence[Write], now: int) -> Answers:
+    """The script's arguments for the writes of one shard."""
+    positions = high_water(writes)
+    arguments: list[Any] = [now, GRACE, len(positions)]
+    for position in positions.items():
+        arguments += position
+    for write in writes:
+        record = write.record
+        status, created_at, facts = "", "", _encode((record.owner, None, None, ()))
+        if not isinstance(record, Tombstone):
+            status, created_at = record.status.value, str(record.created_at)
+            facts = _encode((record.owner, record.model, record.created_at, record.tags))
+        arguments += (
+            record.prediction_id,
+            write.expected,
+            record.version,
+            status,
+            "" if write.expires_at is None else write.expires_at,
+            "" if write.purge_at is None else write.purge_at,
+            facts,
+            created_at,
+            write.encoded,
+        )
+    return arguments

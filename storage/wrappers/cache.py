@@ -1,0 +1,394 @@
+"""A cache in front of a store, itself a store.
+
+It never goes back: an older version never replaces a newer one, a fill from the store is dropped when a newer state or
+an invalidation came meanwhile, and a deletion is kept as a tombstone so that an old fill cannot bring it back.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
+
+from msgspec import Struct
+
+from tidings.storage.clock import Clock, now_ms
+from tidings.storage.store import (
+    Conflict,
+    Outcome,
+    Ownership,
+    Page,
+    PredictionStore,
+    Query,
+    Stored,
+    Write,
+    hidden,
+)
+
+NEGATIVE_TTL = 2.0
+"""Seconds for which the store is not asked again for an id that it does not have."""
+
+_OVERHEAD = 300
+"""Bytes an entry takes beside its encoding and its id (measured: `benchmarks/bench_cache.py`)."""
+
+
+class _Entry(Struct, gc=False):
+    stored: Stored
+    until: float
+    """On the monotonic clock, in seconds."""
+    used: bool = False
+    """Read since it was last passed over for eviction."""
+    told: bool = False
+    """Put by somebody who heard of it, maybe long ago: the store may have something newer."""
+
+
+class _Fill:
+    """A read of one id that several callers wait for."""
+
+    __slots__ = ("overtaken", "result")
+
+    def __init__(self, result: "asyncio.Future[Stored | None]") -> None:
+        self.result = result
+        self.overtaken = False
+
+
+class CachedStore:
+    """Writes go through after the store has them; reads are answered from memory where it is fresh.
+
+    Args:
+        store: What is cached. `close` closes it.
+        ttl: Seconds for which an entry is believed while nobody says that changes are followed (`steady`).
+        records: At most this many entries.
+        bytes_: At most about this many bytes of memory.
+        clock: The time now in ms, for expiry.
+        timer: Monotonic seconds, for ageing.
+    """
+
+    def __init__(
+        self,
+        store: PredictionStore,
+        *,
+        ttl: float = 30.0,
+        records: int = 100_000,
+        bytes_: int = 134_217_728,
+        clock: Clock = now_ms,
+        timer: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.store = store
+        self.name = store.name
+        self.capabilities = store.capabilities
+        self._ttl = ttl
+        self._most_records = records
+        self._most_bytes = bytes_
+        self._clock = clock
+        self._timer = timer
+        self._entries: dict[str, _Entry] = {}
+        self._size = 0
+        self._absent: dict[str, float] = {}
+        self._fills: dict[str, _Fill] = {}
+        self._bulk: list[set[str]] = []
+        self._steady = False
+        self._fresh_until = 0.0
+        self.hits = 0
+        self.misses = 0
+
+    @property
+    def steady(self) -> bool:
+        """While True entries do not age: a reader of the changes puts every one of them. False: they age from now.
+
+        Tombstones and what has expired always age: once the store has purged them, their ids start again at version 1.
+        """
+        return self._steady
+
+    @steady.setter
+    def steady(self, value: bool) -> None:
+        if self._steady and not value:
+            self._fresh_until = self._timer() + self._ttl
+        self._steady = value
+
+    def __len__(self) -> int:
+        """How many entries there are, tombstones included."""
+        return len(self._entries)
+
+    @property
+    def size(self) -> int:
+        """About how many bytes the entries take."""
+        return self._size
+
+    # The cache by itself.
+
+    def peek(self, prediction_id: str) -> Stored | None:
+        """What `get` would answer from memory; None: not in memory, deleted or expired. Never waits."""
+        entry = self._entries.get(prediction_id)
+        if entry is None:
+            return None
+        stored = entry.stored
+        expires_at = stored.expires_at
+        if (
+            stored.status is None
+            or not (self._steady or self._fresh(entry))
+            or (expires_at is not None and expires_at <= self._clock())
+        ):
+            return None
+        entry.used = True
+        self.hits += 1
+        return stored
+
+    def put(self, prediction_id: str, stored: Stored) -> None:
+        """Keep a state that was announced, unless a newer one is known. Tombstones too."""
+        self._put(prediction_id, stored, told=True)
+
+    def _put(self, prediction_id: str, stored: Stored, *, told: bool) -> None:
+        if self._fills and (fill := self._fills.get(prediction_id)) is not None:
+            fill.overtaken = True
+        for touched in self._bulk:
+            touched.add(prediction_id)
+        if self._absent:
+            self._absent.pop(prediction_id, None)
+        self._keep(prediction_id, stored, told=told)
+
+    def invalidate(self, prediction_id: str) -> None:
+        """Forget the id; a read of it that is under way is not kept either."""
+        if (fill := self._fills.get(prediction_id)) is not None:
+            fill.overtaken = True
+        for touched in self._bulk:
+            touched.add(prediction_id)
+        self._absent.pop(prediction_id, None)
+        self._drop(prediction_id)
+
+    def clear(self) -> None:
+        """Forget everything: the reader of the changes has a gap, or partitions moved."""
+        for fill in self._fills.values():
+            fill.overtaken = True
+        self._fills.clear()
+        # A bulk read under way is told apart by not being in the list any more.
+        self._bulk.clear()
+        self._absent.clear()
+        self._entries.clear()
+        self._size = 0
+
+    # The store.
+
+    async def claim(self, ownership: Ownership) -> Ownership:
+        """As the store does."""
+        return await self.store.claim(ownership)
+
+    async def positions(self) -> dict[int, int]:
+        """As the store does."""
+        return await self.store.positions()
+
+    async def get(self, prediction_id: str) -> Stored | None:
+        """The record, from memory where it is fresh. Concurrent misses of one id are one read of the store."""
+        entry = self._entries.get(prediction_id)
+        if entry is not None:
+            gone = hidden(entry.stored, self._clock())
+            if self._timer() < entry.until if gone else self._steady or self._fresh(entry):
+                entry.used = True
+                self.hits += 1
+                return None if gone else entry.stored
+        if self._absent and (until := self._absent.get(prediction_id)) is not None:
+            if self._timer() < until:
+                self.hits += 1
+                return None
+            del self._absent[prediction_id]
+        self.misses += 1
+        return await self._fill(prediction_id)
+
+    async def get_fresh(self, prediction_id: str) -> Stored | None:
+        """The record as the store has it now."""
+        found = await self.load_fresh((prediction_id,))
+        stored = found.get(prediction_id)
+        return None if stored is None or hidden(stored, self._clock()) else stored
+
+    async def load(self, prediction_ids: Sequence[str]) -> dict[str, Stored]:
+        """What stands under these ids, tombstones and expired ones included; only what is not in memory is read."""
+        return await self._load(prediction_ids, certain=False)
+
+    async def load_certain(self, prediction_ids: Sequence[str]) -> dict[str, Stored]:
+        """As `load`, but what was only heard of (`put`) is read: for whoever is the only writer of these records."""
+        return await self._load(prediction_ids, certain=True)
+
+    async def _load(self, prediction_ids: Sequence[str], *, certain: bool) -> dict[str, Stored]:
+        entries = self._entries
+        now = self._timer()
+        all_fresh = self._steady or now < self._fresh_until
+        wall = self._clock()
+        found: dict[str, Stored] = {}
+        missing: list[str] = []
+        for prediction_id in prediction_ids:
+            entry = entries.get(prediction_id)
+            if (
+                entry is not None
+                and (now < entry.until or (all_fresh and not hidden(entry.stored, wall)))
+                and not (certain and entry.told)
+            ):
+                entry.used = True
+                found[prediction_id] = entry.stored
+            else:
+                missing.append(prediction_id)
+        self.hits += len(found)
+        self.misses += len(missing)
+        if missing:
+            found.update(await self.load_fresh(missing))
+        return found
+
+    async def load_fresh(self, prediction_ids: Sequence[str]) -> dict[str, Stored]:
+        """What stands under these ids in the store now; it is kept, unless something newer came meanwhile."""
+        touched: set[str] = set()
+        self._bulk.append(touched)
+        try:
+            found = await self.store.load(prediction_ids)
+        finally:
+            current = any(one is touched for one in self._bulk)
+            if current:
+                self._bulk = [one for one in self._bulk if one is not touched]
+        if not current:
+            return found
+        for prediction_id in prediction_ids:
+            stored = found.get(prediction_id)
+            if prediction_id in touched:
+                entry = self._entries.get(prediction_id)
+                if entry is None:
+                    continue
+                if stored is None or entry.stored.version > stored.version:
+                    found[prediction_id] = entry.stored
+                else:
+                    self._keep(prediction_id, stored)
+            elif stored is not None:
+                self._keep(prediction_id, stored)
+            else:
+                self._drop(prediction_id)
+        return found
+
+    async def write(self, writes: Sequence[Write]) -> list[Outcome]:
+        """Write to the store, then keep what was written; what conflicted, or may have, is forgotten."""
+        try:
+            outcomes = await self.store.write(writes)
+        except BaseException:
+            # Of a failed or abandoned write nobody knows what became of it.
+            for write in writes:
+                self.invalidate(write.record.prediction_id)
+            raise
+        for write, outcome in zip(writes, outcomes, strict=True):
+            if outcome is None:
+                if write.expected == 0:
+                    self._drop(write.record.prediction_id)  # a tombstone that the store has purged
+                self._put(write.record.prediction_id, write.stored, told=False)
+            elif isinstance(outcome, Conflict):
+                self.invalidate(write.record.prediction_id)
+        return outcomes
+
+    async def list(self, query: Query) -> Page:
+        """As the store does."""
+        return await self.store.list(query)
+
+    async def sweep(self, now: int, limit: int) -> int:
+        """As the store does. A purged tombstone may stay here until it ages."""
+        return await self.store.sweep(now, limit)
+
+    async def close(self) -> None:
+        """Close the store."""
+        self.clear()
+        await self.store.close()
+
+    async def _fill(self, prediction_id: str) -> Stored | None:
+        while (fill := self._fills.get(prediction_id)) is not None:
+            try:
+                return await asyncio.shield(fill.result)
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if not fill.result.cancelled() or (task is not None and task.cancelling()):
+                    raise
+                # The caller that read was cancelled, this one was not: it reads itself.
+        fill = _Fill(asyncio.get_running_loop().create_future())
+        self._fills[prediction_id] = fill
+        try:
+            stored = await self.store.get(prediction_id)
+        except BaseException as error:
+            self._finish(prediction_id, fill)
+            if isinstance(error, Exception):
+                fill.result.set_exception(error)
+                fill.result.exception()  # this caller raises it itself; there may be no other
+            else:
+                fill.result.cancel()
+            raise
+        self._finish(prediction_id, fill)
+        if not fill.overtaken:
+            self._filled(prediction_id, stored)
+        elif (entry := self._entries.get(prediction_id)) is not None:
+            if stored is None or entry.stored.version > stored.version:
+                stored = None if hidden(entry.stored, self._clock()) else entry.stored
+            else:
+                self._keep(prediction_id, stored)
+        fill.result.set_result(stored)
+        return stored
+
+    def _finish(self, prediction_id: str, fill: _Fill) -> None:
+        if self._fills.get(prediction_id) is fill:
+            del self._fills[prediction_id]
+
+    def _filled(self, prediction_id: str, stored: Stored | None) -> None:
+        if stored is not None:
+            if not stored.degraded:
+                self._keep(prediction_id, stored)
+            return
+        self._drop(prediction_id)
+        if len(self._absent) >= self._most_records:
+            _drop_first(self._absent, max(1, self._most_records // 64))
+        self._absent[prediction_id] = self._timer() + NEGATIVE_TTL
+
+    def _fresh(self, entry: _Entry) -> bool:
+        """Of an entry that is not hidden."""
+        now = self._timer()
+        return now < entry.until or now < self._fresh_until
+
+    def _keep(self, prediction_id: str, stored: Stored, *, told: bool = False) -> None:
+        entries = self._entries
+        now = self._timer()
+        until = now + self._ttl
+        entry = entries.get(prediction_id)
+        if entry is not None:
+            standing = entry.stored
+            if stored.version < standing.version and (
+                now < entry.until or not hidden(standing, self._clock())
+            ):
+                return
+            self._size += len(stored.encoded) - len(entry.stored.encoded)
+            entry.told = told and (entry.told or stored.version != entry.stored.version)
+            entry.stored = stored
+            entry.until = until
+            entry.used = True
+        else:
+            entries[prediction_id] = _Entry(stored, until, told=told)
+            self._size += len(stored.encoded) + len(prediction_id) + _OVERHEAD
+        if self._size > self._most_bytes or len(entries) > self._most_records:
+            self._evict()
+
+    def _drop(self, prediction_id: str) -> None:
+        entry = self._entries.pop(prediction_id, None)
+        if entry is not None:
+            self._size -= len(entry.stored.encoded) + len(prediction_id) + _OVERHEAD
+
+    def _evict(self) -> None:
+        """Go round like a clock: the oldest entries go, those that were used since the last round get another.
+
+        About a hundredth goes at once, because finding the first key of a dict walks over what was deleted before it.
+        """
+        records = self._most_records - self._most_records // 100
+        size = self._most_bytes - self._most_bytes // 100
+        while self._entries and (len(self._entries) > records or self._size > size):
+            some = list(islice(self._entries, max(1, len(self._entries) // 100)))
+            self._evict_some(some)
+
+    def _evict_some(self, prediction_ids: Iterable[str]) -> None:
+        for prediction_id in prediction_ids:
+            entry = self._entries.pop(prediction_id)
+            if entry.used:
+                entry.used = False
+                self._entries[prediction_id] = entry
+            else:
+                self._size -= len(entry.stored.encoded) + len(prediction_id) + _OVERHEAD
+
+
+def _drop_first(entries: dict[str, float], count: int) -> None:
+    for key in list(islice(entries, count)):
+        del entries[key]

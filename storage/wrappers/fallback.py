@@ -1,0 +1,243 @@
+"""A second store for reads while the first is away, itself a store.
+
+The second one is filled from the changes (`mirror`), by version. The processor never reads from it and nothing but the
+mirror writes to it: two stores that both accepted a compare-and-set would drift apart, and the log is the buffer.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeVar
+
+import structlog
+from msgspec import Struct, structs
+
+from tidings.storage.errors import StoreUnavailable
+from tidings.storage.prediction import Standing
+from tidings.storage.store import (
+    Conflict,
+    Outcome,
+    Ownership,
+    Page,
+    PredictionStore,
+    Query,
+    Stored,
+    Write,
+)
+
+T = TypeVar("T")
+
+PATIENCE = 1.0
+"""Seconds that one record is waited for before it is read from the copy: half of what a readiness check may take, so that
+a store which hangs does not take the gateways away with it. Pages may take as long as the store lets them."""
+
+_log = structlog.get_logger()
+
+
+class Breaker:
+    """Closed while all is well; open after `failures` within `window` seconds; after `rest` one call may try again.
+
+    Args:
+        failures: How many open it.
+        window: Seconds in which they come.
+        rest: Seconds for which it stays open.
+        timer: Monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        *,
+        failures: int = 5,
+        window: float = 10.0,
+        rest: float = 5.0,
+        timer: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._most = failures
+        self._window = window
+        self._rest = rest
+        self._timer = timer
+        self._failed: deque[float] = deque(maxlen=failures)
+        self._open_until: float | None = None
+
+    @property
+    def open(self) -> bool:
+        """Whether calls are kept away, or only one may try."""
+        return self._open_until is not None
+
+    def allows(self) -> bool:
+        """Whether a call may be made now; while open, one every `rest` seconds."""
+        if self._open_until is None:
+            return True
+        now = self._timer()
+        if now < self._open_until:
+            return False
+        self._open_until = now + self._rest  # this one tries; the others wait for what comes of it
+        return True
+
+    def succeeded(self) -> None:
+        """A call was answered."""
+        self._open_until = None
+        self._failed.clear()
+
+    def failed(self) -> None:
+        """A call was not answered."""
+        now = self._timer()
+        self._failed.append(now)
+        if self._open_until is not None or (
+            len(self._failed) == self._most and now - self._failed[0] <= self._window
+        ):
+            self._open_until = now + self._rest
+
+
+class FallbackStore:
+    """Outside reads (`get`, `list`) come from the second store where the first is unavailable; all else fails then.
+
+    Args:
+        store: The one that counts.
+        fallback: The copy.
+        breaker: When the first is not even asked.
+        patience: Seconds that a record is waited for.
+    """
+
+    def __init__(
+        self,
+        store: PredictionStore,
+        fallback: PredictionStore,
+        *,
+        breaker: Breaker | None = None,
+        patience: float = PATIENCE,
+    ) -> None:
+        self.store = store
+        self.fallback = fallback
+        self.name = store.name
+        self.capabilities = store.capabilities
+        self._breaker = breaker or Breaker()
+        self._patience = patience
+        self.degraded = False
+        """Whether the last outside read came from the fallback: such an answer may be behind."""
+
+    async def claim(self, ownership: Ownership) -> Ownership:
+        """As the first store does."""
+        return await self.store.claim(ownership)
+
+    async def positions(self) -> dict[int, int]:
+        """As the first store does."""
+        return await self.store.positions()
+
+    async def get(self, prediction_id: str) -> Stored | None:
+        """The record, from the copy where the first store is unavailable, and marked then."""
+        stored, degraded = await self._read(lambda store: store.get(prediction_id), self._patience)
+        return structs.replace(stored, degraded=True) if degraded and stored is not None else stored
+
+    async def load(self, prediction_ids: Sequence[str]) -> dict[str, Stored]:
+        """As the first store does, never from the copy."""
+        return await self.store.load(prediction_ids)
+
+    async def write(self, writes: Sequence[Write]) -> list[Outcome]:
+        """As the first store does, never to the copy."""
+        return await self.store.write(writes)
+
+    async def list(self, query: Query) -> Page:
+        """A page, from the copy where the first store is unavailable, and marked then."""
+        page, degraded = await self._read(lambda store: store.list(query))
+        return structs.replace(page, degraded=True) if degraded else page
+
+    async def sweep(self, now: int, limit: int) -> int:
+        """Sweep both, the first one first."""
+        gone = await self.store.sweep(now, limit)
+        return gone + await self.fallback.sweep(now, limit - gone) if gone < limit else gone
+
+    async def close(self) -> None:
+        """Close both."""
+        try:
+            await self.store.close()
+        finally:
+            await self.fallback.close()
+
+    async def _read(
+        self, read: Callable[[PredictionStore], Awaitable[T]], patience: float | None = None
+    ) -> tuple[T, bool]:
+        """What was read, and whether it came from the copy."""
+        if not self._breaker.allows():
+            return await self._from_copy(read, None), True
+        try:
+            answer = await self._in_time(read, patience)
+        except StoreUnavailable as error:
+            self._breaker.failed()
+            return await self._from_copy(read, error), True
+        self._breaker.succeeded()
+        if self.degraded:
+            self.degraded = False
+            _log.info("storage.fallback.ended", store=self.name)
+        return answer, False
+
+    async def _in_time(
+        self, read: Callable[[PredictionStore], Awaitable[T]], patience: float | None
+    ) -> T:
+        try:
+            async with asyncio.timeout(patience):
+                return await read(self.store)
+        except TimeoutError:
+            raise StoreUnavailable(
+                f"{self.name} has not answered for {patience} s; look whether it hangs"
+            ) from None
+
+    async def _from_copy(
+        self, read: Callable[[PredictionStore], Awaitable[T]], error: StoreUnavailable | None
+    ) -> T:
+        if not self.degraded:
+            self.degraded = True
+            _log.warning(
+                "storage.fallback.begun",
+                store=self.name,
+                fallback=self.fallback.name,
+                error=str(error),
+            )
+        try:
+            return await read(self.fallback)
+        except StoreUnavailable as second:
+            raise error or second from second
+
+
+class Copy(Struct, frozen=True, gc=False):
+    """A state to put into the copy."""
+
+    record: Standing
+    encoded: bytes
+    expires_at: int | None = None
+    purge_at: int | None = None
+
+
+async def mirror(fallback: PredictionStore, copies: Sequence[Copy], *, attempts: int = 10) -> int:
+    """Bring the copy up to these states, wherever it has an older one.
+
+    Args:
+        fallback: The copy.
+        copies: One per prediction at most.
+        attempts: How often others may come between reading a version and writing the next.
+
+    Returns:
+        How many were written.
+
+    Raises:
+        StoreUnavailable: It cannot be written now, or others keep writing the same records.
+    """
+    written = 0
+    for _ in range(attempts):
+        standing = await fallback.load([copy.record.prediction_id for copy in copies])
+        writes = []
+        for copy in copies:
+            stored = standing.get(copy.record.prediction_id)
+            version = 0 if stored is None else stored.version
+            if copy.record.version > version:
+                writes.append(
+                    Write(copy.record, copy.encoded, version, copy.expires_at, copy.purge_at)
+                )
+        if not writes:
+            return written
+        outcomes = await fallback.write(writes)
+        written += outcomes.count(None)
+        if not any(isinstance(outcome, Conflict) for outcome in outcomes):
+            return written
+    raise StoreUnavailable(f"others write the copy in {fallback.name}; let one mirror fill it")

@@ -1,0 +1,304 @@
+"""Downloading what strangers' URLs lead to, without being led astray.
+
+Nothing but https to addresses of the public internet, unless `host:port` is named as allowed. Every redirect is judged
+like the first URL. The address is judged when the socket to it is made: whatever DNS says in between, no connection
+goes elsewhere.
+
+```
+DownloadError
+├── Refused       never: the URL, the address or the content is none that is fetched
+├── Missing       the server has it no more, or not for us; worth few repeats
+└── Interrupted   a repeat may help: timeouts, cut connections, DNS, 5xx, 429
+```
+"""
+
+import asyncio
+import re
+import socket
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+from msgspec import Struct
+from yarl import URL
+
+from tidings.streams.archive.decompression import ENCODINGS, Decompressor, Undecodable
+from tidings.streams.archive.ssrf import is_address, refusal
+
+if TYPE_CHECKING:
+    import ssl
+
+CHUNK = 256 * 1024
+IDENTITY = "identity"
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_HOST = re.compile(r"[A-Za-z0-9._\-]+|[0-9A-Fa-f:.]+(?:%25?[A-Za-z0-9]+)?")
+_LATER = frozenset({408, 425, 429})
+
+
+class DownloadError(Exception):
+    """The file could not be had; the message says why, without anything secret of the URL."""
+
+
+class Refused(DownloadError):
+    """It will never be fetched."""
+
+
+class Missing(DownloadError):
+    """The server says that there is nothing, or nothing for us."""
+
+
+class Interrupted(DownloadError):
+    """It may work later."""
+
+
+class Limits(Struct, frozen=True):
+    """What one download may take. Times in seconds."""
+
+    bytes: int = 512 * 1024 * 1024
+    connect: float = 10.0
+    silence: float = 30.0
+    """Without a byte."""
+    total: float = 900.0
+    redirects: int = 5
+
+
+class Download:
+    """A file that is coming."""
+
+    def __init__(self, response: aiohttp.ClientResponse, limits: Limits) -> None:
+        self._response = response
+        self._limits = limits
+        self.received = 0
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The content, without the compression that a server may have put around it. Raises `DownloadError`."""
+        if _encoding(self._response) == IDENTITY:
+            async for chunk in self._received():
+                yield chunk
+            return
+        decompressor, size, limit = Decompressor(), 0, self._limits.bytes
+        try:
+            async for chunk in self._received():
+                for piece in decompressor.feed(chunk):
+                    size += len(piece)
+                    if size > limit:
+                        raise _too_large(limit)
+                    yield piece
+        except Undecodable as error:
+            raise Refused(str(error)) from None
+        if not decompressor.whole:
+            raise Interrupted(
+                f"the download broke off after {self.received} bytes: its compression has no end"
+            )
+
+    async def _received(self) -> AsyncIterator[bytes]:
+        """What comes in, as it comes."""
+        limit = self._limits.bytes
+        try:
+            async for chunk in self._response.content.iter_chunked(CHUNK):
+                self.received += len(chunk)
+                if self.received > limit:
+                    raise _too_large(limit)
+                yield chunk
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise Interrupted(
+                f"the download broke off after {self.received} bytes: {_why(error)}"
+            ) from None
+
+
+class Downloads:
+    """Downloads files; one for the life of a process, opened in its event loop.
+
+    Args:
+        allow: `host:port` that may be reached although private, and by http.
+        limits: Of each download.
+        concurrency: Connections at once.
+        resolver: Instead of the system's.
+        tls: Instead of the system's certificates.
+    """
+
+    def __init__(
+        self,
+        allow: Collection[str] = (),
+        limits: Limits | None = None,
+        *,
+        concurrency: int = 16,
+        resolver: AbstractResolver | None = None,
+        tls: "ssl.SSLContext | None" = None,
+    ) -> None:
+        self._allow = frozenset(place.lower() for place in allow)
+        self.limits = limits or Limits()
+        guarded = _Guarded(resolver or aiohttp.ThreadedResolver())
+        how: dict[str, Any] = {"limit": concurrency, "ssl": tls if tls is not None else True}
+        self._public = self._session(
+            aiohttp.TCPConnector(
+                resolver=guarded, socket_factory=_guarded_socket, use_dns_cache=False, **how
+            )
+        )
+        self._allowed = self._session(aiohttp.TCPConnector(resolver=resolver, **how))
+
+    def _session(self, connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
+        limits = self.limits
+        return aiohttp.ClientSession(
+            connector=connector,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(
+                total=limits.total,
+                sock_connect=limits.connect,
+                connect=limits.total,
+                sock_read=limits.silence,
+            ),
+            headers={"User-Agent": "tidings", "Accept": "*/*", "Accept-Encoding": "identity"},
+            auto_decompress=False,
+            trust_env=False,
+            read_bufsize=CHUNK,
+        )
+
+    async def close(self) -> None:
+        """Let go of all connections."""
+        await self._public.close()
+        await self._allowed.close()
+
+    @asynccontextmanager
+    async def fetch(self, url: str) -> AsyncIterator[Download]:
+        """Ask for a file.
+
+        Raises:
+            DownloadError: Also from the block, while the content is read.
+        """
+        limits = self.limits
+        try:
+            async with asyncio.timeout(limits.total):
+                response = await self._ask(url)
+                try:
+                    self._check_answer(response)
+                    yield Download(response, limits)
+                finally:
+                    response.close() if not response.content.at_eof() else response.release()
+        except TimeoutError:
+            raise Interrupted(f"the download took longer than {limits.total:g} s") from None
+
+    async def _ask(self, url: str) -> aiohttp.ClientResponse:
+        """The answer after all redirects."""
+        target = _parse(url)
+        for _ in range(self.limits.redirects + 1):
+            session = self._session_for(target)
+            try:
+                response = await session.get(target, allow_redirects=False)
+            except aiohttp.InvalidURL:
+                raise Refused(f"{target.host} is no host") from None
+            except (aiohttp.ClientError, OSError, ValueError) as error:
+                if isinstance(error, TimeoutError):
+                    raise Interrupted(f"{target.host} does not answer in time") from None
+                refused = _refused_within(error)
+                raise refused or Interrupted(
+                    f"{target.host} cannot be reached: {_why(error)}"
+                ) from None
+            if response.status not in _REDIRECTS:
+                return response
+            location = response.headers.get("Location", "")
+            response.close()
+            target = _parse(location, target)
+        raise Refused(f"over {self.limits.redirects} redirects")
+
+    def _session_for(self, url: URL) -> aiohttp.ClientSession:
+        host = url.host
+        if not host:
+            raise Refused("the URL names no host")
+        if _HOST.fullmatch(url.raw_host or "") is None:
+            raise Refused(f"{host[:64]!r} is no host")
+        if url.user is not None or url.password is not None:
+            raise Refused(f"the URL of {host} carries credentials")
+        if url.scheme not in {"http", "https"}:
+            raise Refused(f"{url.scheme[:32]}: is not fetched, https alone is")
+        if (
+            f"{host}:{url.port}".lower() in self._allow
+            or f"[{host}]:{url.port}".lower() in self._allow
+        ):
+            return self._allowed
+        if is_address(host) and (reason := refusal(host)) is not None:
+            raise Refused(f"the URL leads to {reason}")
+        if url.scheme != "https":
+            raise Refused(f"http: is not fetched, https alone is ({host})")
+        return self._public
+
+    def _check_answer(self, response: aiohttp.ClientResponse) -> None:
+        status = response.status
+        host = response.url.host
+        if status >= 500 or status in _LATER:
+            raise Interrupted(f"{host} answers {status}")
+        if status != 200:
+            raise Missing(f"{host} answers {status}")
+        encoding = _encoding(response)
+        if encoding != IDENTITY and encoding not in ENCODINGS:
+            raise Refused(
+                f"{host} sends it compressed ({encoding[:32]}) although that was not asked for"
+            )
+        if response.content_length is not None and response.content_length > self.limits.bytes:
+            raise _too_large(self.limits.bytes)
+
+
+class _Guarded(AbstractResolver):
+    """Names a bad address before anything is opened, for a reason that can be read."""
+
+    def __init__(self, inner: AbstractResolver) -> None:
+        self._inner = inner
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        found = await self._inner.resolve(host, port, family)
+        for result in found:
+            if (reason := refusal(result["host"])) is not None:
+                raise Refused(f"{host} is {reason}")
+        return found
+
+    async def close(self) -> None:
+        await self._inner.close()
+
+
+class _RefusedAddress(OSError):
+    """The socket was not made."""
+
+
+def _guarded_socket(info: Any) -> socket.socket:
+    """The one place where sockets to strangers are made."""
+    family, kind, protocol, _, where = info
+    if (reason := refusal(where[0])) is not None:
+        raise _RefusedAddress(reason)
+    return socket.socket(family=family, type=kind, proto=protocol)
+
+
+def _encoding(response: aiohttp.ClientResponse) -> str:
+    return response.headers.get("Content-Encoding", "").strip().lower() or IDENTITY
+
+
+def _refused_within(error: BaseException | None) -> Refused | None:
+    """What lies behind a failure to connect."""
+    while error is not None:
+        if isinstance(error, Refused):
+            return error
+        if isinstance(error, _RefusedAddress):
+            return Refused(f"the URL leads to {error}")
+        error = getattr(error, "os_error", None) or error.__cause__ or error.__context__
+    return None
+
+
+def _parse(text: str, base: URL | None = None) -> URL:
+    try:
+        url = URL(text)
+        return base.join(url) if base is not None else url
+    except (ValueError, TypeError):
+        raise Refused(
+            "the URL cannot be read" if base is None else "a redirect leads to no URL"
+        ) from None
+
+
+def _too_large(limit: int) -> Refused:
+    return Refused(f"it is larger than {limit} bytes")
+
+
+def _why(error: BaseException) -> str:
+    return (" ".join(str(error).split()) or type(error).__name__)[:200]

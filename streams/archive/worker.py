@@ -1,0 +1,267 @@
+"""The archiver: follows the changes in a group of its own and has the files of finished predictions kept.
+
+An offset is committed when everything up to it is done, so a crash redelivers what was under way.
+"""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Sequence
+
+import structlog
+
+from tidings.storage.errors import StorageError
+from tidings.streams.archive.output_urls import could_be_wanted
+from tidings.streams.archive.transfer import Archiving, Later, Work
+from tidings.streams.changes.codec import Change, parse
+from tidings.streams.log.log_fields import fields
+from tidings.streams.log.protocol import CHANGES, Consumer, Log, LogError, Record
+
+GROUP = "tidings-archiver"
+"""The consumer group."""
+AT_ONCE = 8
+"""Predictions worked on at once."""
+MAX_WAITING = 10_000
+"""Predictions that wait for their turn or their next try; the log keeps the rest."""
+FETCH = 500
+RETRY = 0.5
+COMMIT_EVERY = 1.0
+
+log_ = structlog.get_logger("tidings.archiver")
+
+
+class Archiver:
+    """Runs until stopped.
+
+    Args:
+        log: Where the changes are.
+        archiving: Does the work.
+        at_once: Predictions worked on at once.
+    """
+
+    def __init__(self, log: Log, archiving: Archiving, *, at_once: int = AT_ONCE) -> None:
+        self._log, self._archiving, self._at_once = log, archiving, at_once
+        self._works: dict[str, Work] = {}
+        self._ready: deque[str] = deque()
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._again: set[str] = set()
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._next: dict[int, int] = {}
+        self._committed: dict[int, int] = {}
+        self._generation = -1
+        self._stopping = asyncio.Event()
+        self._failure: BaseException | None = None
+        self.last_alive = time.monotonic()
+        """When it went round last, on the monotonic clock."""
+        self.obstacle: str | None = None
+        """What was in the way at the last try, for readiness."""
+        self.done = 0
+        self.retried = 0
+
+    def stop(self) -> None:
+        """Leave; `run` returns then."""
+        self._stopping.set()
+
+    @property
+    def archiving(self) -> Archiving:
+        """What downloads and keeps, with its counts."""
+        return self._archiving
+
+    @property
+    def waiting(self) -> int:
+        """Predictions whose files are on their way."""
+        return len(self._works)
+
+    def figures(self) -> dict[str, object]:
+        """For `/api/stats`."""
+        archiving = self._archiving
+        return {
+            "files": archiving.files,
+            "bytes": archiving.bytes,
+            "failed": archiving.failures,
+            "retried": self.retried,
+            "waiting": len(self._works),
+        }
+
+    async def run(self) -> None:
+        """Archive until `stop`. Outages are waited out; anything else is raised."""
+        consumer = self._log.consume(CHANGES, GROUP)
+        paused, committed_at = False, 0.0
+        try:
+            while not self._stopping.is_set():
+                try:
+                    records = await consumer.fetch(FETCH, 0.5)
+                except LogError as error:
+                    if not error.retryable:
+                        raise
+                    log_.warning("archiver.log_unavailable", error=str(error))
+                    await asyncio.sleep(RETRY)
+                    continue
+                self.last_alive = time.monotonic()
+                self._notice_assignment(consumer)
+                self._take(records)
+                if self._failure is not None:
+                    raise self._failure
+                if (len(self._works) >= MAX_WAITING) is not paused:
+                    paused = not paused
+                    consumer.pause() if paused else consumer.resume()
+                if paused:
+                    await asyncio.sleep(0.1)
+                if self.last_alive - committed_at > COMMIT_EVERY:
+                    committed_at = self.last_alive
+                    await self._commit(consumer)
+        finally:
+            self._forget()
+            await self._commit(consumer)
+            await consumer.close()
+
+    # ---- what is to be done ----
+
+    def _notice_assignment(self, consumer: Consumer) -> None:
+        generation = consumer.generation()
+        if generation != self._generation:
+            # What was under way comes again, here or elsewhere.
+            self._generation = generation
+            self._forget()
+            self._works.clear()
+            self._next.clear()
+            self._committed.clear()
+
+    def _forget(self) -> None:
+        for task in self._running.values():
+            task.cancel()
+        for timer in self._timers.values():
+            timer.cancel()
+        self._running.clear()
+        self._timers.clear()
+        self._ready.clear()
+        self._again.clear()
+
+    def _take(self, records: Sequence[Record]) -> None:
+        for record in records:
+            self._next[record.partition] = record.offset + 1
+            change = parse(record)
+            if change is None:
+                continue
+            if (
+                change.deleted
+                or change.prediction_id in self._works
+                or could_be_wanted(change.status, change.value)
+            ):
+                self._add(change, record)
+
+    def _add(self, change: Change, record: Record) -> None:
+        prediction_id = change.prediction_id
+        position = (record.partition, record.offset)
+        work = self._works.get(prediction_id)
+        if work is None:
+            work = Work(
+                prediction_id, change.version, [position], change.traceparent, kept={}, failed={}
+            )
+            self._works[prediction_id] = work
+            self._ready.append(prediction_id)
+        else:
+            work.version = max(work.version, change.version)
+            work.positions.append(position)
+            if prediction_id in self._running:
+                self._again.add(prediction_id)
+        if change.deleted:
+            work.deleted_at = record.timestamp
+            work.kept, work.failed, work.tries = {}, {}, 0
+            if (running := self._running.get(prediction_id)) is not None:
+                running.cancel()
+            elif (timer := self._timers.pop(prediction_id, None)) is not None:
+                timer.cancel()
+                self._ready.append(prediction_id)
+        self._start_some()
+
+    def _start_some(self) -> None:
+        while self._ready and len(self._running) < self._at_once:
+            prediction_id = self._ready.popleft()
+            work = self._works.get(prediction_id)
+            if work is None or prediction_id in self._running:
+                continue
+            task = asyncio.create_task(self._do(work), name="archive")
+            self._running[prediction_id] = task
+            task.add_done_callback(lambda done, work=work: self._ended(work, done))  # type: ignore[misc]
+
+    async def _do(self, work: Work) -> None:
+        structlog.contextvars.bind_contextvars(**_fields(work))  # of this task alone
+        if work.deleted_at is not None:
+            at = work.deleted_at
+            await self._archiving.remove(work.prediction_id, at)
+            if work.deleted_at == at:
+                work.deleted_at = None
+        await self._archiving.keep(work)
+
+    def _ended(self, work: Work, task: asyncio.Task[None]) -> None:
+        prediction_id = work.prediction_id
+        if self._running.get(prediction_id) is not task:
+            return  # forgotten meanwhile
+        del self._running[prediction_id]
+        again = prediction_id in self._again
+        self._again.discard(prediction_id)
+        error = None if task.cancelled() else task.exception()
+        if error is None and not again and not task.cancelled():
+            del self._works[prediction_id]
+            self.done += 1
+            self.obstacle = None
+        elif error is None or (again and isinstance(error, Later)):
+            self._ready.append(prediction_id)
+        elif isinstance(error, StorageError):
+            # Neither a full disk nor a wrong right may end the process: it is shown until it is mended.
+            self.obstacle = str(error)
+            log_.warning("archiver.storage_failed", error=str(error), **_fields(work))
+            self._retry(work, error)
+        elif isinstance(error, Later):
+            self._retry(work, error)
+        elif isinstance(error, LogError):
+            self._failure = error
+        else:
+            # A fault in the archiver must not stop everybody's files.
+            log_.error("archiver.defect", exc_info=error, **_fields(work))
+            self._retry(work, error)
+        self._start_some()
+
+    def _retry(self, work: Work, error: BaseException) -> None:
+        work.tries += 1
+        wait = self._archiving.wait(work.tries)
+        self.retried += 1
+        log_.info(
+            "archiver.later", tries=work.tries, wait=wait, reason=str(error)[:300], **_fields(work)
+        )
+        loop = asyncio.get_running_loop()
+        self._timers[work.prediction_id] = loop.call_later(wait, self._due, work.prediction_id)
+
+    def _due(self, prediction_id: str) -> None:
+        self._timers.pop(prediction_id, None)
+        self._ready.append(prediction_id)
+        self._start_some()
+
+    # ---- offsets ----
+
+    async def _commit(self, consumer: Consumer) -> None:
+        """Everything before the oldest change that is still worked on."""
+        positions = dict(self._next)
+        for work in self._works.values():
+            for partition, offset in work.positions:
+                positions[partition] = min(positions.get(partition, offset), offset)
+        assigned = consumer.assigned()
+        moved = {
+            p: offset
+            for p, offset in positions.items()
+            if p in assigned and self._committed.get(p) != offset
+        }
+        if not moved:
+            return
+        try:
+            await consumer.commit(moved)
+        except LogError as error:
+            # Whoever reads from the older offset finds the work done.
+            log_.warning("archiver.commit_failed", error=str(error))
+        else:
+            self._committed.update(moved)
+
+
+def _fields(work: Work) -> dict[str, str]:
+    return fields(work.prediction_id, work.traceparent)

@@ -1,0 +1,253 @@
+"""A store without compare-and-set, kept as a projection of the changes topic.
+
+The truth about a prediction is its newest version in the compacted changes topic. For the partitions that a processor
+is given it is copied from there, before any of their events is judged; the store is given all of it again, because
+nobody knows what the former owner left there. From then on the topic is watched: a newer version (of another member
+that believed the partition to be its own) is taken over, and where an older one lands behind a newer (a process that
+stood still and woke up) the newest is announced again, so that it is what compaction keeps, and given to the store
+again.
+
+Two members that both believe to own a partition do no harm: the same events make the same versions, byte for byte.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol, runtime_checkable
+
+import msgspec
+import structlog
+
+from tidings.storage.errors import StorageError
+from tidings.storage.store import PredictionStore, Stored, Write
+from tidings.streams.changes.codec import Change, announcement, parse, restored
+from tidings.streams.log.protocol import CHANGES, Log, LogError, NewRecord, Position, Record
+
+BACKOFF_FIRST, BACKOFF_MOST = 0.05, 1.0
+"""Seconds before the topic is followed again after a failure."""
+
+_PRUNE_FROM = 10_000
+"""Predictions beyond which it is looked through for those that the store has purged."""
+
+_log = structlog.get_logger("tidings.projection")
+
+
+@runtime_checkable
+class Projecting(Protocol):
+    """A store that decides by a copy of its own, and shows it to others late."""
+
+    @property
+    def buffered(self) -> int:
+        """Writes that the copy has and the store does not yet."""
+
+    async def load(self, prediction_ids: Sequence[str]) -> dict[str, Stored]:
+        """What the copy has."""
+
+    async def restore(self, writes: Iterable[Write]) -> None:
+        """Take these into the copy, unless it has newer ones, and give them to the store again."""
+
+    def refresh(self, prediction_ids: Iterable[str]) -> None:
+        """Give the store again what the copy has."""
+
+    def forget(self, prediction_ids: Iterable[str]) -> None:
+        """Drop these from the copy."""
+
+
+def projecting(store: PredictionStore) -> Projecting | None:
+    """The projecting store among a store and what it wraps; None: there is none."""
+    inner: object = store
+    while inner is not None:
+        if isinstance(inner, Projecting):
+            return inner
+        inner = getattr(inner, "store", None)
+    return None
+
+
+class Projection:
+    """Keeps the copy of a projecting store for one processor.
+
+    Args:
+        log: Where the changes are.
+        store: Whose copy.
+        owner: The id of the log that the store belongs to.
+        retention: Of the events, in ms.
+    """
+
+    def __init__(self, log: Log, store: Projecting, *, owner: str, retention: int) -> None:
+        self._changes_log = log
+        self._store = store
+        self._owner = owner
+        self._retention = retention
+        self._partitions: frozenset[int] = frozenset()
+        self._positions: dict[int, int] = {}
+        self._seen: dict[int, dict[str, int]] = {}
+        self._behind: dict[str, int] = {}
+        self._prune_at = _PRUNE_FROM
+        self._task: asyncio.Task[None] | None = None
+        self.restored = 0
+        """Records taken from the topic so far."""
+        self.repaired = 0
+        """Times that the newest was announced again."""
+
+    async def assign(self, partitions: frozenset[int]) -> None:
+        """Copy these partitions from the topic and drop all others; returns when the copy is whole.
+
+        Raises:
+            LogError, StorageError: It could not; call it again.
+        """
+        await self.close()
+        started = time.perf_counter()
+        await self._store.restore(())  # from here on its copy alone counts, however little there is
+        wanted = partitions | self._partitions
+        if not wanted:
+            return
+        kept = [one for number in partitions & self._seen.keys() for one in self._seen[number]]
+        # Those that are going are read to their ends too: what was written here and announced since is dropped as well.
+        ends = {
+            number: end for number, (_, end) in (await self._changes_log.bounds(CHANGES)).items()
+        }
+        since = {n: self._positions.get(n, 0) if n in wanted else end for n, end in ends.items()}
+        whole: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._partitions = wanted
+        self._task = asyncio.create_task(
+            self._watch(wanted, since, partitions, whole), name="projection"
+        )
+        self._task.add_done_callback(lambda _: whole.done() or whole.cancel())
+        await whole
+        self._store.refresh(kept)
+        _log.info(
+            "projection.restored",
+            partitions=sorted(partitions),
+            records=sum(len(seen) for seen in self._seen.values()),
+            seconds=round(time.perf_counter() - started, 3),
+        )
+
+    async def close(self) -> None:
+        """Stop watching; the copy stays."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+
+    async def _watch(
+        self,
+        wanted: frozenset[int],
+        since: Mapping[int, int],
+        partitions: frozenset[int],
+        whole: asyncio.Future[None],
+    ) -> None:
+        delay = BACKOFF_FIRST
+        while True:
+            batches = self._changes_log.follow(CHANGES, since)
+            try:
+                async for batch in batches:
+                    delay = BACKOFF_FIRST
+                    await self._take([record for record in batch if record.partition in wanted])
+                    if not batch and not whole.done():
+                        self._drop(self._seen.keys() - partitions)
+                        wanted = self._partitions = partitions
+                        whole.set_result(None)
+                    if whole.done():
+                        await self._repair()
+            except (LogError, StorageError) as error:
+                if not whole.done():
+                    whole.set_exception(error)
+                    return
+                _log.warning("projection.interrupted", error=str(error))
+            finally:
+                if (close := getattr(batches, "aclose", None)) is not None:
+                    await close()
+            since = {**since, **self._positions}
+            await asyncio.sleep(delay)
+            delay = min(delay * 2, BACKOFF_MOST)
+
+    async def _take(self, records: Sequence[Record]) -> None:
+        """Take over what is newer than the copy, and note what landed behind something newer."""
+        newest: dict[str, tuple[Change, Record]] = {}
+        for record in records:
+            self._positions[record.partition] = record.offset + 1
+            change = parse(record)
+            if change is None:
+                continue
+            one = change.prediction_id
+            seen = self._seen.setdefault(record.partition, {})
+            if change.version >= seen.get(one, 0):
+                seen[one] = change.version
+                newest[one] = change, record
+                if self._behind:
+                    self._behind.pop(one, None)
+            else:
+                self._behind[one] = change.version
+                newest.setdefault(one, (change, record))
+        if not newest:
+            return
+        standing = await self._store.load(list(newest))
+        writes = []
+        for one, (change, record) in newest.items():
+            stored = standing.get(one)
+            if stored is None or stored.version < change.version:
+                with contextlib.suppress(
+                    msgspec.DecodeError
+                ):  # somebody else's: it is none of ours to keep
+                    writes.append(
+                        restored(
+                            change,
+                            log=self._owner,
+                            announced_at=record.timestamp,
+                            retention=self._retention,
+                        )
+                    )
+        if writes:
+            self.restored += len(writes)
+            await self._store.restore(writes)
+        await self._prune()
+
+    async def _repair(self) -> None:
+        """Announce the newest again where an older version is what the topic has last."""
+        if not self._behind:
+            return
+        behind, self._behind = self._behind, {}
+        standing = await self._store.load(list(behind))
+        again: list[NewRecord] = []
+        for one, landed in behind.items():
+            stored = standing.get(one)
+            # A purged id that began again at version 1 is newer than what was seen of it before.
+            if stored is not None and stored.version > landed:
+                again.append(_announcement(stored))
+        if not again:
+            return
+        try:
+            await self._changes_log.append(CHANGES, again)
+        except LogError:
+            self._behind = behind | self._behind
+            raise
+        self.repaired += len(again)
+        self._store.refresh(behind)
+        _log.warning("projection.repaired", predictions=len(again), first=next(iter(behind)))
+
+    def _drop(self, partitions: Iterable[int]) -> None:
+        for number in list(partitions):
+            seen = self._seen.pop(number, {})
+            self._store.forget(seen)
+            for one in seen:
+                self._behind.pop(one, None)
+        self._positions = {
+            n: position for n, position in self._positions.items() if n in self._seen
+        }
+
+    async def _prune(self) -> None:
+        if sum(map(len, self._seen.values())) < self._prune_at:
+            return
+        for number, seen in self._seen.items():
+            standing = await self._store.load(list(seen))
+            self._seen[number] = {one: version for one, version in seen.items() if one in standing}
+        self._prune_at = max(_PRUNE_FROM, 2 * sum(map(len, self._seen.values())))
+
+
+def _announcement(stored: Stored) -> NewRecord:
+    record = stored.standing()
+    offsets = record.source.offsets if record.source is not None else {}
+    partition, offset = next(iter(offsets.items()), ("0", 0))
+    position = Position(int(partition), offset)
+    return announcement(record, stored.encoded, position=position, expires_at=stored.expires_at)

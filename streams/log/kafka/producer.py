@@ -1,0 +1,335 @@
+"""Appending to Kafka: concurrent appends share requests, every append is bounded, a dead producer is replaced."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Coroutine, Sequence
+from typing import Any
+
+import structlog
+from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.errors import (
+    KafkaConnectionError,
+    KafkaError,
+    MessageSizeTooLargeError,
+    RecordListTooLargeError,
+    TopicAuthorizationFailedError,
+    UnknownTopicOrPartitionError,
+)
+from msgspec import Struct
+
+from tidings.streams.log.kafka.errors import STOP_SECONDS, bounded, stop
+from tidings.streams.log.protocol import (
+    LogError,
+    LogMisconfigured,
+    LogUnavailable,
+    NewRecord,
+    RecordTooLarge,
+)
+
+_log = structlog.get_logger("tidings.log.kafka")
+
+APPEND_SECONDS = 5.0
+_REQUEST_SECONDS = 4.0
+"""The broker's time for one request; below `APPEND_SECONDS`, so that a second one has a chance."""
+_BATCH_BYTES = 1_000_000
+"""Of one partition's batch; a record may be larger and then travels alone. Below every broker's default limit."""
+_ROUND_BYTES = 16_777_216
+"""What one round sends at most (brokers refuse requests beyond 100 MB)."""
+
+
+class _Job(Struct, eq=False):
+    """The records of one append for one partition."""
+
+    partition: TopicPartition
+    records: Sequence[NewRecord]
+    size: int
+    done: asyncio.Future[list[int]]
+    """Each record's offset."""
+    offsets: list[int]
+    """Those known already, where the records lie in several batches."""
+
+
+class _Part(Struct, eq=False):
+    """Which records of a batch belong to a job."""
+
+    job: _Job
+    index: int
+    count: int
+
+
+class _Batch(Struct, eq=False):
+    """A batch on its way."""
+
+    sent: asyncio.Future[Any]
+    parts: list[_Part]
+
+    async def settle(self) -> None:
+        """Wait for the broker's word and tell the jobs that are complete with it."""
+        first = (await self.sent).offset
+        for part in self.parts:
+            job = part.job
+            job.offsets.extend(range(first + part.index, first + part.index + part.count))
+            if len(job.offsets) == len(job.records) and not job.done.done():
+                job.done.set_result(job.offsets)
+
+
+class _Lane:
+    """What waits for one leader: a round is sent while the next one gathers."""
+
+    __slots__ = ("busy", "jobs")
+
+    def __init__(self) -> None:
+        self.jobs: list[_Job] = []
+        self.busy = False
+
+
+class KafkaAppender:
+    """Appends through one idempotent producer at a time.
+
+    The producer is replaced whenever a batch of it fails: its sequence numbers then have a hole, over which it would
+    never get (`OutOfOrderSequenceNumber`), and what is stuck in it must not go out late.
+
+    Args:
+        arguments: what every client object is made with.
+        max_request: bytes of the greatest record with its framing.
+    """
+
+    def __init__(self, arguments: dict[str, Any], max_request: int) -> None:
+        self._arguments = arguments
+        self._max_request = max_request
+        self._producer: AIOKafkaProducer | None = None
+        self._starting = asyncio.Lock()
+        self._lanes: dict[int, _Lane] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._failing = False
+        self._closed = False
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def start(self) -> None:
+        """Connect; raises `LogUnavailable` where no broker answers."""
+        async with bounded(APPEND_SECONDS * 2, "the producer cannot start"):
+            await self._current()
+
+    async def append(
+        self, topic: str, parts: dict[int, list[NewRecord]], size: int
+    ) -> dict[int, list[int]]:
+        """Append per partition these records, `size` bytes in all; per partition their offsets.
+
+        Raises `LogUnavailable` after 5 s at most, with the outcome unknown.
+        """
+        if self._closed:
+            raise LogUnavailable("the log is closed; open it again")
+        loop = asyncio.get_running_loop()
+        share = size // len(parts)
+        jobs = [
+            _Job(TopicPartition(topic, number), records, share, loop.create_future(), [])
+            for number, records in parts.items()
+        ]
+        for job in jobs:
+            self._enqueue(job)
+        timer = loop.call_later(APPEND_SECONDS, _give_up, jobs)
+        try:
+            return {job.partition.partition: await job.done for job in jobs}
+        finally:
+            timer.cancel()
+            for job in jobs:  # where the first failed, it speaks for all
+                if not job.done.done():
+                    job.done.cancel()
+                _seen(job.done)
+
+    def _enqueue(self, job: _Job) -> None:
+        lane = self._lanes.setdefault(self._leader(job.partition), _Lane())
+        lane.jobs.append(job)
+        if not lane.busy:
+            # The task starts after this turn of the loop: callers that run in the same turn share its round.
+            lane.busy = True
+            self._spawn(self._send_rounds(lane))
+
+    def _leader(self, partition: TopicPartition) -> int:
+        leader = (
+            self._producer.client.cluster.leader_for_partition(partition)
+            if self._producer
+            else None
+        )
+        return -1 if leader is None else int(leader)
+
+    async def _send_rounds(self, lane: _Lane) -> None:
+        """Send what waits in a lane, round by round, until nothing does."""
+        try:
+            while lane.jobs:
+                size = 0
+                count = 0
+                for job in lane.jobs:
+                    size += job.size
+                    if count and size > _ROUND_BYTES:
+                        break
+                    count += 1
+                jobs, lane.jobs = lane.jobs[:count], lane.jobs[count:]
+                jobs = [job for job in jobs if not job.done.done()]
+                if jobs:
+                    await self._send_round(jobs)
+        finally:
+            lane.busy = False
+
+    async def _send_round(self, jobs: list[_Job]) -> None:
+        producer: AIOKafkaProducer | None = None
+        try:
+            async with bounded(APPEND_SECONDS, "Kafka did not take an append"):
+                producer = await self._current()
+                for batch in await _hand_over(producer, jobs):
+                    try:
+                        await batch.settle()
+                    except KafkaError as error:
+                        self._replace(producer, error)
+                        _fail([part.job for part in batch.parts], _failure(error))
+        except LogError as error:
+            self._replace(producer, error)
+            _fail(jobs, error)
+
+    async def _current(self) -> AIOKafkaProducer:
+        """The producer in use, made where there is none."""
+        async with self._starting:
+            if self._producer is None:
+                if self._closed:
+                    raise LogUnavailable("the log is closed; open it again")
+                producer = AIOKafkaProducer(
+                    **self._arguments,
+                    acks="all",
+                    enable_idempotence=True,
+                    max_batch_size=_BATCH_BYTES,
+                    max_request_size=self._max_request,
+                    request_timeout_ms=int(_REQUEST_SECONDS * 1000),
+                )
+                try:
+                    await producer.start()
+                except BaseException:
+                    self._spawn(abandon(producer))
+                    raise
+                self._producer = producer
+                if self._failing:
+                    self._failing = False
+                    _log.info("log.producer.replaced")
+            return self._producer
+
+    def _replace(self, producer: AIOKafkaProducer | None, error: BaseException) -> None:
+        """Let the next round make a new producer."""
+        if not self._failing:
+            self._failing = True
+            _log.warning("log.producer.failed", error=str(error) or type(error).__name__)
+        if producer is not None and self._producer is producer:
+            self._producer = None
+            self._spawn(abandon(producer))
+
+    async def close(self) -> None:
+        """Wait for what is under way (each bounded) and disconnect. Idempotent."""
+        if self._closed:
+            return
+        while any(lane.busy for lane in self._lanes.values()):
+            await asyncio.wait(self._tasks)
+        self._closed = True
+        if self._producer is not None:
+            self._spawn(abandon(self._producer))
+            self._producer = None
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+
+async def _hand_over(producer: AIOKafkaProducer, jobs: list[_Job]) -> list[_Batch]:
+    """Put the jobs' records into batches, in order per partition, and give these to the producer."""
+    gathered: dict[TopicPartition, list[_Job]] = {}
+    for job in jobs:
+        gathered.setdefault(job.partition, []).append(job)
+    batches: list[_Batch] = []
+    now = time.time_ns() // 1_000_000
+
+    async def send(builder: Any, partition: TopicPartition, parts: list[_Part]) -> None:
+        builder.close()
+        sent = await producer.send_batch(builder, partition.topic, partition=partition.partition)
+        sent.add_done_callback(_seen)
+        batches.append(_Batch(sent, parts))
+
+    for partition, members in gathered.items():
+        builder = producer.create_batch()
+        parts: list[_Part] = []
+        for job in members:
+            part = _Part(job, builder.record_count(), 0)
+            parts.append(part)
+            for record in job.records:
+                if not _put(builder, record, now):
+                    await send(builder, partition, parts)
+                    builder = producer.create_batch()
+                    part = _Part(job, 0, 0)
+                    parts = [part]
+                    _put(builder, record, now)
+                part.count += 1
+        await send(builder, partition, parts)
+    return batches
+
+
+def _put(builder: Any, record: NewRecord, now: int) -> bool:
+    """Add a record to a batch; False where it has no room. The first one always has."""
+    return (
+        builder.append(
+            timestamp=now, key=record.key, value=record.value, headers=record.headers or []
+        )
+        is not None
+    )
+
+
+def _seen(future: asyncio.Future[Any]) -> None:
+    """Take note of a failure that nobody waits for any more."""
+    if not future.cancelled():
+        future.exception()
+
+
+def _fail(jobs: list[_Job], failure: LogError) -> None:
+    for job in jobs:
+        if not job.done.done():
+            job.done.set_exception(type(failure)(*failure.args))
+
+
+def _give_up(jobs: list[_Job]) -> None:
+    _fail(jobs, LogUnavailable("Kafka did not acknowledge an append within 5 s"))
+
+
+def _failure(error: KafkaError) -> LogError:
+    """What the failure of a batch means to those who appended."""
+    if isinstance(error, (MessageSizeTooLargeError, RecordListTooLargeError)):
+        return RecordTooLarge("the topic takes no record this large; raise its max.message.bytes")
+    if isinstance(error, TopicAuthorizationFailedError):
+        return LogMisconfigured(f"no right to write to the topic ({error}); grant it")
+    if isinstance(error, UnknownTopicOrPartitionError):
+        return LogMisconfigured(f"the topic is gone ({error}); start again to create it")
+    return LogUnavailable(f"Kafka did not take an append: {str(error) or type(error).__name__}")
+
+
+async def abandon(producer: AIOKafkaProducer) -> None:
+    """Disconnect a producer without waiting for what it has not delivered; its own `stop` would, for ever.
+
+    Nothing of it may stay behind: a task that is forgotten while it waits is complained of when it is collected.
+    """
+    sender: asyncio.Task[None] | None = producer._sender.sender_task  # noqa: SLF001 - it has no door for this
+    if sender is not None:
+        sender.cancel()
+    with contextlib.suppress(LogError):
+        async with bounded(STOP_SECONDS, "disconnecting"):
+            await producer.client.close()
+    if sender is not None and not sender.done():
+        # It waits for requests that may wait for ever; cancelled once more, it cancels the one that it waits for.
+        await asyncio.wait([sender], timeout=1)
+        sender.cancel()
+        await asyncio.wait([sender], timeout=1)
+    # What was not delivered would be waited for. Each batch takes itself out of those on the way when it ends, those
+    # that were to be sent again too.
+    on_the_way = producer._message_accumulator._pending_batches  # noqa: SLF001 - as before
+    on_the_way.update(*producer._message_accumulator._batches.values())  # noqa: SLF001 - as before
+    for batch in tuple(on_the_way):
+        if not batch.future.done():
+            batch.future.set_exception(KafkaConnectionError("the producer was given up"))
+            _seen(batch.future)
+    await stop(producer)

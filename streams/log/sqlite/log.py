@@ -1,0 +1,371 @@
+"""The embedded log: one SQLite file, one partition, any number of processes that append and read."""
+
+import asyncio
+import functools
+import sqlite3
+import time
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from urllib.parse import SplitResult, unquote
+
+import structlog
+
+from tidings.streams.log.factory import LogOptions
+from tidings.streams.log.notifier import Bell
+from tidings.streams.log.protocol import (
+    CHANGES,
+    DEAD_LETTERS,
+    EVENTS,
+    LogError,
+    LogMisconfigured,
+    LogUnavailable,
+    NewRecord,
+    Position,
+    Record,
+    Since,
+    StoredRecord,
+)
+from tidings.streams.log.size_limits import measure
+from tidings.streams.log.sqlite.consumer import BATCH, SqliteConsumer
+from tidings.streams.log.sqlite.retention import Retention
+from tidings.streams.log.sqlite.schema import (
+    GroupLock,
+    Translating,
+    connect,
+    make_topic,
+    open_file,
+    stored,
+    table,
+)
+from tidings.streams.log.sqlite.writer import Transaction, Writer, end_offset
+
+_log = structlog.get_logger("tidings.log.sqlite")
+
+_APPEND_SECONDS = 5.0
+_TRIM_SECONDS = 60.0
+_BATCH_BYTES = 1_048_576
+"""Bytes after which a read ends early."""
+_UNKNOWN = -1
+"""No version of the file: the next look finds it changed."""
+_POLL_FASTEST, _POLL_SLOWEST = 0.002, 0.025
+"""Seconds between looks at the file for what other processes wrote: just after a change, and at rest."""
+
+
+class SqliteLog:
+    """A `Log` in an SQLite file; made by `SqliteLog.open`.
+
+    Appends return after an fsync, except those to the changes topic and committed offsets: should a power cut take
+    these, then it takes them from the end of the file, the offsets last, and the processor announces again.
+    """
+
+    name = "sqlite"
+
+    def __init__(
+        self, path: Path, writing: sqlite3.Connection, identity: str, options: LogOptions
+    ) -> None:
+        self._path = path
+        self._identity = f"sqlite:{identity}"
+        self._max_body = options.max_body
+        self._options = options
+        self._translating = Translating(path)
+        self._reading = connect(path)
+        self._writer = Writer(writing, path)
+        self._numbers: dict[str, int] = {}
+        self._bells: dict[str, Bell] = {}
+        self._ends: dict[str, int] = {}
+        """Per topic the end that its readers were woken for."""
+        self._appending: dict[str, int] = {}
+        """Per topic how many appends of our own are under way."""
+        self._consumers: list[SqliteConsumer] = []
+        self._maintenance: asyncio.Task[None] | None = None
+        self._poll_timer: asyncio.TimerHandle | None = None
+        self._poll_interval = _POLL_FASTEST
+        self._data_version = self._look()
+        self._closed = False
+
+    @classmethod
+    async def open(cls, path: Path, options: LogOptions) -> "SqliteLog":
+        """Open the file, making it and its folder where there is none.
+
+        Raises `LogMisconfigured` for a foreign file and `LogUnavailable` where it is locked for too long.
+        """
+        connection, identity = await asyncio.to_thread(
+            functools.partial(open_file, path, create=options.create)
+        )
+        return cls(path, connection, identity, options)
+
+    async def identity(self) -> str:
+        """See `Log.identity`."""
+        return self._identity
+
+    async def append(self, topic: str, records: Sequence[NewRecord]) -> list[Position]:
+        """See `Log.append`."""
+        if not records:
+            return []
+        size = measure(records, self._max_body)
+        if any(record.partition for record in records):
+            raise LogError("an SQLite log has partition 0 alone; leave the partition out")
+        number = await self._number(topic)
+        self._appending[topic] = self._appending.get(topic, 0) + 1
+        try:
+            first: int = await self._writer.submit(
+                lambda transaction: transaction.append(number, records),
+                durable=topic != CHANGES,
+                size=size + 100 * len(records),
+                limit=_APPEND_SECONDS,
+                quick=True,
+            )
+        except BaseException:
+            self._data_version = _UNKNOWN  # nobody knows what became of it: the next look will tell
+            raise
+        finally:
+            self._appending[topic] -= 1
+        end = first + len(records)
+        self._ends[topic] = max(end, self._ends.get(topic, 0))
+        self.bell(topic).ring()
+        return [Position(0, offset) for offset in range(first, end)]
+
+    async def remember(self, topic: str, group: str, offset: int) -> None:
+        """Keep the next offset that a group will read."""
+
+        def write(transaction: Transaction) -> None:
+            transaction.connection.execute(
+                "REPLACE INTO positions VALUES (?, ?, ?)", (topic, group, offset)
+            )
+
+        await self._writer.submit(write, durable=False, size=100, limit=_APPEND_SECONDS, quick=True)
+
+    def consume(self, topic: str, group: str) -> SqliteConsumer:
+        """See `Log.consume`. Raises `LogMisconfigured` where the group is being consumed already, by whomever."""
+        if self._closed:
+            raise LogUnavailable(f"the log {self._path} is closed; open it again")
+        lock = GroupLock(self._path, f"{group}.{topic}")
+        consumer = SqliteConsumer(self, topic, group, self._committed(topic, group) or 0, lock)
+        self._consumers.append(consumer)
+        if self._maintenance is None:
+            self._maintenance = asyncio.get_running_loop().create_task(self._maintain())
+        return consumer
+
+    async def _maintain(self) -> None:
+        """Trim once a minute: whoever consumes does it, as long as it lives."""
+        while True:
+            await asyncio.sleep(_TRIM_SECONDS)
+            try:
+                if removed := await self.trim(time.time_ns() // 1_000_000):
+                    _log.info("log.trimmed", file=str(self._path), records=removed)
+            except LogError as error:
+                _log.warning("log.trim.failed", file=str(self._path), error=str(error))
+
+    async def trim(self, now: int) -> int:
+        """Remove what is older (in ms) than its topic is kept, and changes that newer ones replaced; how many.
+
+        In small transactions, so that appends hardly wait. Raises `LogUnavailable`.
+        """
+        retention = Retention(self._path, self._writer, self._options)
+        removed = 0
+        for topic in (EVENTS, CHANGES, DEAD_LETTERS):
+            if (number := self._known(topic)) is not None:
+                removed += await retention.trim(topic, number, now)
+        if (number := self._known(CHANGES)) is not None:
+            with self._translating:
+                removed += await retention.compact(number, now)
+        return removed
+
+    def left(self, consumer: SqliteConsumer) -> None:
+        """A consumer was closed."""
+        self._consumers.remove(consumer)
+
+    async def follow(self, topic: str, since: Since) -> AsyncIterator[Sequence[Record]]:
+        """See `Log.follow`."""
+        if since == "end":
+            position = (await self.bounds(topic))[0][1]
+        else:
+            position = 0 if since == "beginning" else since.get(0, 0)
+        bell = self.bell(topic)
+        while True:
+            seen = bell.rung
+            records, more = self.read(topic, position, BATCH)
+            if records:
+                position = records[-1].offset + 1
+                yield records
+            if more:
+                await asyncio.sleep(0)
+            else:
+                yield ()
+                await self.changed(bell, seen, None)
+
+    async def partitions(self, topic: str) -> int:  # noqa: ARG002 - the same for each
+        """See `Log.partitions`."""
+        return 1
+
+    async def bounds(self, topic: str) -> dict[int, tuple[int, int]]:
+        """See `Log.bounds`."""
+        number = self._known(topic)
+        if number is None:
+            return {0: (0, 0)}
+        with self._translating:
+            end = end_offset(self._reading, number)
+            (first,) = self._reading.execute(f"SELECT min(offset) FROM {table(number)}").fetchone()  # noqa: S608
+        return {0: (end if first is None else first, end)}
+
+    async def offsets_at(self, topic: str, timestamp: int) -> dict[int, int]:
+        """See `Log.offsets_at`."""
+        end = (await self.bounds(topic))[0][1]
+        number = self._known(topic)
+
+        def find() -> int:
+            connection = connect(self._path)
+            try:
+                statement = f"SELECT offset FROM {table(number or 0)} WHERE timestamp >= ? ORDER BY offset LIMIT 1"  # noqa: S608
+                row = connection.execute(statement, (timestamp,)).fetchone()
+                return int(row[0]) if row else end
+            finally:
+                connection.close()
+
+        if number is None:
+            return {0: 0}
+        with self._translating:
+            return {0: await asyncio.to_thread(find)}
+
+    async def committed(self, topic: str, group: str) -> dict[int, int]:
+        """See `Log.committed`."""
+        offset = self._committed(topic, group)
+        return {} if offset is None else {0: offset}
+
+    def _committed(self, topic: str, group: str) -> int | None:
+        with self._translating:
+            statement = "SELECT next FROM positions WHERE topic = ? AND member = ?"
+            row = self._reading.execute(statement, (topic, group)).fetchone()
+        return int(row[0]) if row else None
+
+    def read(self, topic: str, position: int, limit: int) -> tuple[list[StoredRecord], bool]:
+        """Records from `position` on, and whether there may be more."""
+        number = self._known(topic)
+        if number is None:
+            return [], False
+        records: list[StoredRecord] = []
+        size = 0
+        with self._translating:
+            statement = f"SELECT * FROM {table(number)} WHERE offset >= ? ORDER BY offset LIMIT ?"  # noqa: S608
+            rows = self._reading.execute(statement, (position, limit))
+            for row in rows:
+                records.append(stored(topic, row))
+                size += len(row[4] or b"")
+                if size > _BATCH_BYTES:
+                    rows.close()  # ends the read transaction
+                    return records, True
+        return records, len(records) == limit
+
+    async def changed(self, bell: Bell, seen: int, seconds: float | None) -> None:
+        """Wait until somebody, in whatever process, may have appended; at most `seconds`.
+
+        Raises `LogUnavailable` once the log is closed.
+        """
+        if self._poll_timer is None and not self._closed:
+            self._poll_timer = asyncio.get_running_loop().call_later(
+                self._poll_interval, self._poll
+            )
+        await bell.wait(seen, seconds)
+        if self._closed:
+            raise LogUnavailable(f"the log {self._path} is closed; open it again")
+
+    def bell(self, topic: str) -> Bell:
+        """What is rung when the topic may have grown."""
+        bell = self._bells.get(topic)
+        if bell is None:
+            bell = self._bells[topic] = Bell()
+        return bell
+
+    def _ring(self) -> None:
+        for bell in self._bells.values():
+            bell.ring()
+
+    def _poll(self) -> None:
+        """Look whether another process appended; goes on for as long as somebody waits."""
+        self._poll_timer = None
+        if self._closed:
+            return
+        grown = False
+        try:
+            version = self._look()
+            if version != self._data_version:
+                grown = self._ring_where_grown()
+                self._data_version = version
+        except (sqlite3.Error, LogError) as error:
+            _log.debug(
+                "log.look.failed", file=str(self._path), error=str(error)
+            )  # as locked as can be: the next will tell
+        self._poll_interval = (
+            _POLL_FASTEST if grown else min(self._poll_interval * 1.1, _POLL_SLOWEST)
+        )
+        if any(self._bells.values()):
+            self._poll_timer = asyncio.get_running_loop().call_later(
+                self._poll_interval, self._poll
+            )
+
+    def _ring_where_grown(self) -> bool:
+        """Wake the readers of topics with news; most changes of the file are our own, and rang when they were made."""
+        grown = False
+        for topic, bell in self._bells.items():
+            number = self._known(topic)
+            end = 0 if number is None else end_offset(self._reading, number)
+            # One that is being appended to rings in a moment.
+            if end != self._ends.get(topic, 0) and not self._appending.get(topic):
+                self._ends[topic] = end
+                bell.ring()
+                grown = True
+        return grown
+
+    def _look(self) -> int:
+        (version,) = self._reading.execute("PRAGMA data_version").fetchone()
+        return int(version)
+
+    def _known(self, topic: str) -> int | None:
+        """The number of a topic that exists."""
+        number = self._numbers.get(topic)
+        if number is None:
+            with self._translating:
+                row = self._reading.execute(
+                    "SELECT number FROM topics WHERE name = ?", (topic,)
+                ).fetchone()
+            if row is not None:
+                number = self._numbers[topic] = row[0]
+        return number
+
+    async def _number(self, topic: str) -> int:
+        """The number of a topic, which is made where it does not exist."""
+        number = self._numbers.get(topic)
+        if number is None:
+            number = self._numbers[topic] = await self._writer.submit(
+                lambda transaction: make_topic(transaction.connection, topic),
+                durable=True,
+                size=0,
+                limit=_APPEND_SECONDS,
+            )
+        return number
+
+    async def close(self) -> None:
+        """See `Log.close`."""
+        if self._closed:
+            return
+        for consumer in tuple(self._consumers):
+            await consumer.close()
+        if self._maintenance is not None:
+            self._maintenance.cancel()
+            await asyncio.wait([self._maintenance])
+        await self._writer.close()
+        self._closed = True
+        if self._poll_timer is not None:
+            self._poll_timer.cancel()
+        self._ring()
+        self._reading.close()
+
+
+async def open_sqlite(url: SplitResult, options: LogOptions) -> SqliteLog:
+    """Open `sqlite:///relative/file` or `sqlite:////absolute/file`."""
+    if url.netloc or url.query or not url.path.strip("/"):
+        raise LogMisconfigured(
+            f"log URL {url.geturl()!r} names no file: write sqlite:///data/log.db (relative to the working folder) or "
+            "sqlite:////var/lib/tidings/log.db"
+        )
+    return await SqliteLog.open(Path(unquote(url.path[1:])), options)

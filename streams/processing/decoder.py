@@ -1,0 +1,374 @@
+"""From a log record to an event: plain JSON, CloudEvents 1.0, and providers' webhooks as they came.
+
+Pure. What can never be applied raises `Poison` with a code:
+
+| code | meaning |
+|---|---|
+| `not-json` | the value is no JSON object |
+| `encoding` | the value or a header is not UTF-8 |
+| `too-deep` | JSON nested over `MAX_DEPTH` levels |
+| `wrong-type`, `missing-field`, `unknown-type`, `unknown-status`, `bad-time` | a field is off |
+| `no-id`, `bad-id`, `id-mismatch` | the prediction cannot be told, or is told twice differently |
+| `bad-cloudevent` | a CloudEvent without what the specification requires |
+| `unknown-provider` | a webhook of a provider that is not configured here |
+| `translation-failed` | the provider's mapping has a fault |
+"""
+
+import base64
+import binascii
+from collections.abc import Mapping
+from datetime import datetime
+
+import msgspec
+from msgspec import Raw, Struct
+from msgspec.structs import force_setattr
+
+from tidings.storage.prediction import ABSENT, Status, valid_id
+from tidings.streams.log.protocol import UNREADABLE_HEADER, Record
+from tidings.streams.processing.nesting import nested_over
+from tidings.streams.providers.protocol import Provider, Webhook
+from tidings.streams.rules.event import LARGEST, LATEST, Archive, Event, EventType, Poison
+
+PROVIDER_HEADER = "tidings-provider"
+DELIVERY_HEADER = "tidings-delivery"
+RECEIVED_HEADER = "tidings-received"
+ARCHIVE_HEADER = "tidings-archive"
+TRACE_HEADER = "traceparent"
+
+MAX_DEPTH = 200
+"""Levels of nested JSON. The decoder's own limit depends on the stack it is called from, and would make a record
+readable in one place and poison in another."""
+
+EARLIEST = 10**12
+"""In ms: September 2001. A smaller time was given in seconds."""
+
+_REPORT = EventType.REPORT
+_TYPES = frozenset(kind.value for kind in EventType)
+_STATUSES = frozenset(status.value for status in Status)
+_event = msgspec.json.Decoder(Event)
+_object = msgspec.json.Decoder(dict[str, Raw])
+_KNOWN = frozenset(
+    field.encode_name for field in msgspec.structs.fields(Event) if "/" not in field.encode_name
+)
+
+
+def translate(record: Record, providers: Mapping[str, Provider]) -> Event:
+    """The event in a log record.
+
+    Raises:
+        Poison: It can never be applied; the code says why.
+    """
+    value = record.value
+    if not value:
+        if (reason := dict(record.headers or ()).get(UNREADABLE_HEADER)) is not None:
+            raise Poison(
+                "encoding", f"{reason.decode(errors='replace')}; send names of headers in UTF-8"
+            )
+        raise Poison("not-json", "the record is empty; an event is a JSON object")
+    _check_text(value)
+    headers = _headers(record) if record.headers else {}
+    if PROVIDER_HEADER in headers:
+        event = _webhook(record, headers, providers)
+    elif headers and ("ce_id" in headers or any(name.startswith("ce_") for name in headers)):
+        event = _cloudevent_binary(value, headers)
+    elif headers.get("content-type", b"").lower().startswith(b"application/cloudevents+json"):
+        event = _cloudevent_structured(value)
+    else:
+        event = _decode(value)
+    return _complete(event, record, headers)
+
+
+def _headers(record: Record) -> dict[str, bytes]:
+    headers: dict[str, bytes] = {}
+    for name, value in record.headers:
+        headers.setdefault(name.lower(), value or b"")  # Kafka's may be null
+    return headers
+
+
+def _check_text(value: bytes) -> None:
+    # `Raw` passes bytes on unseen: invalid UTF-8 would reach browsers, which close the connection on it.
+    if not value.isascii():
+        try:
+            value.decode()
+        except UnicodeDecodeError as error:
+            raise Poison(
+                "encoding", f"byte {error.start} is not UTF-8; send JSON in UTF-8"
+            ) from None
+    if len(value) > 2 * MAX_DEPTH and nested_over(value, MAX_DEPTH):
+        raise Poison("too-deep", f"nested over {MAX_DEPTH} levels; flatten it")
+
+
+def _complete(event: Event, record: Record, headers: Mapping[str, bytes]) -> Event:
+    """Settle id, time and stamps. The event was made a moment ago and nobody else holds it, so it is set in place."""
+    timestamp = record.timestamp
+    _settle_id(event, record.key)
+    at = event.at or timestamp
+    if at < EARLIEST:
+        raise Poison("bad-time", f"at {at} is before 2001; give milliseconds since the epoch")
+    if timestamp < EARLIEST:  # a producer that sets none
+        timestamp = at
+    if timestamp > LATEST:
+        raise Poison(
+            "bad-time",
+            f"the record's time {timestamp} is after 5138; give milliseconds since the epoch",
+        )
+    force_setattr(event, "at", at if at < timestamp else timestamp)
+    force_setattr(event, "recorded_at", timestamp)
+    if headers and PROVIDER_HEADER not in headers:
+        force_setattr(event, "traceparent", headers.get(TRACE_HEADER))
+        force_setattr(event, "archive", _archive(headers))
+    if event.tags or event.model is not None or event.owner is not None:
+        _check_names(event)
+    if event.type is not _REPORT:
+        _check_type(event)
+    return event
+
+
+def _settle_id(event: Event, key: bytes | None) -> None:
+    prediction_id = event.prediction_id
+    if key:
+        try:
+            named = key.decode()
+        except UnicodeDecodeError:
+            raise Poison(
+                "bad-id", "the record's key is not UTF-8; the key is the prediction's id"
+            ) from None
+        if not prediction_id:
+            force_setattr(event, "prediction_id", named)
+            prediction_id = named
+        elif named != prediction_id:
+            raise Poison(
+                "id-mismatch",
+                f"the key says {named!r} and the event {prediction_id!r}; send one of them",
+            )
+    if not prediction_id:
+        raise Poison("no-id", "neither a key nor predictionId; name the prediction")
+    if not valid_id(prediction_id):
+        raise Poison(
+            "bad-id",
+            f"{prediction_id[:80]!r} is no id: 1 to 256 bytes without spaces, commas or control characters",
+        )
+
+
+def _check_names(event: Event) -> None:
+    """What is listed by; a store that cannot hold it would refuse what another one has applied."""
+    if (
+        "\0" in (event.owner or "")
+        or "\0" in (event.model or "")
+        or any("\0" in tag for tag in event.tags)
+    ):
+        raise Poison("wrong-type", "an owner, model or tag with the character U+0000; leave it out")
+
+
+def _check_type(event: Event) -> None:
+    match event.type:
+        case EventType.SUBMIT if event.attempt is None:
+            raise Poison("missing-field", "submit needs attempt")
+        case EventType.ARCHIVE if not event.assets and event.assets_error is None:
+            raise Poison("missing-field", "archive needs assets or assetsError")
+        case EventType.REPAIR if not event.replace or event.version is None or event.upto is None:
+            raise Poison("missing-field", "repair needs replace, version and upto")
+        case EventType.REPAIR if event.version is not None and not 0 < event.version <= LARGEST:
+            raise Poison(
+                "wrong-type", f"version {event.version} is none; a repair's is the live one and 1"
+            )
+
+
+def _archive(headers: Mapping[str, bytes]) -> Archive:
+    stamp = headers.get(ARCHIVE_HEADER)
+    if stamp is None:
+        return Archive.AFTER
+    try:
+        return Archive(stamp.decode())
+    except ValueError:
+        raise Poison(
+            "wrong-type", f"header {ARCHIVE_HEADER} is {stamp[:20]!r}; use after, before or off"
+        ) from None
+
+
+# ---- plain JSON ----
+
+
+def _decode(value: bytes) -> Event:
+    try:
+        event = _decode_leniently(value) if b"tidings/" in value else _event.decode(value)
+    except msgspec.ValidationError:
+        event = _decode_leniently(value)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise Poison("not-json", f"{error}; an event is a JSON object") from None
+    if b"null" in value:
+        _drop_nulls(event)
+    if event.provider_urls and bytes(event.provider_urls)[:1] != b"{":
+        raise Poison("wrong-type", "Expected `object` - at `$.providerUrls`")
+    if event.assets and bytes(event.assets)[:1] != b"[":
+        raise Poison("wrong-type", "Expected `array` - at `$.assets`")
+    return event
+
+
+def _decode_leniently(value: bytes) -> Event:
+    """What the quick way refuses: `null` means absent, and unknown fields are counted and left out.
+
+    Among the unknown are the names of what translation alone may set.
+    """
+    try:
+        fields = _object.decode(value)
+    except (msgspec.DecodeError, RecursionError):
+        raise Poison("not-json", "not a JSON object; an event is a JSON object") from None
+    known = {
+        n: v for n, v in fields.items() if n in _KNOWN and (n == "replace" or bytes(v) != b"null")
+    }
+    unknown = sum(1 for name in fields if name not in _KNOWN)
+    try:
+        event = _event.decode(msgspec.json.encode(known))
+    except msgspec.ValidationError as error:
+        raise _refusal(error) from None
+    force_setattr(event, "unknown", unknown)
+    return event
+
+
+def _refusal(error: msgspec.ValidationError) -> Poison:
+    text = str(error)
+    if text.endswith("`$.status`"):
+        return Poison("unknown-status", f"{text}; use one of {', '.join(Status)}")
+    if text.endswith("`$.type`"):
+        return Poison("unknown-type", f"{text}; use one of {', '.join(EventType)}")
+    return Poison("wrong-type", text)
+
+
+def _drop_nulls(event: Event) -> None:
+    for name in ("payload", "output", "provider_urls", "assets"):
+        raw: Raw = getattr(event, name)
+        if raw and bytes(raw) == b"null":
+            force_setattr(event, name, ABSENT)
+
+
+# ---- CloudEvents 1.0 ----
+
+
+class _CloudEvent(Struct, gc=False):
+    specversion: str
+    id: str
+    source: str
+    type: str
+    time: str | None = None
+    subject: str | None = None
+    data: Raw = ABSENT
+    data_base64: str | None = None
+
+
+_cloudevent = msgspec.json.Decoder(_CloudEvent)
+
+
+def _cloudevent_binary(value: bytes, headers: Mapping[str, bytes]) -> Event:
+    attributes: dict[str, str] = {}
+    for name, raw in headers.items():
+        if name.startswith("ce_"):
+            try:
+                attributes[name[3:]] = raw.decode()
+            except UnicodeDecodeError:
+                raise Poison("encoding", f"header {name} is not UTF-8") from None
+    missing = [f"ce_{name}" for name in ("id", "source", "type") if not attributes.get(name)]
+    if missing:
+        raise Poison("bad-cloudevent", f"a CloudEvent needs {', '.join(missing)}")
+    envelope = _CloudEvent(
+        attributes.get("specversion", "1.0"),
+        attributes["id"],
+        attributes["source"],
+        attributes["type"],
+        attributes.get("time"),
+        attributes.get("subject"),
+    )
+    return _from_cloudevent(envelope, value)
+
+
+def _cloudevent_structured(value: bytes) -> Event:
+    try:
+        envelope = _cloudevent.decode(value)
+    except msgspec.ValidationError as error:
+        raise Poison(
+            "bad-cloudevent", f"{error}; a CloudEvent needs specversion, id, source and type"
+        ) from None
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise Poison("not-json", f"{error}; a structured CloudEvent is a JSON object") from None
+    if not (envelope.id and envelope.source and envelope.type):
+        raise Poison("bad-cloudevent", "a CloudEvent's id, source and type must not be empty")
+    if envelope.data_base64 is not None:
+        try:
+            data = base64.b64decode(envelope.data_base64, validate=True)
+        except binascii.Error:
+            raise Poison("bad-cloudevent", "data_base64 is not base64") from None
+        _check_text(data)
+        return _from_cloudevent(envelope, data)
+    return _from_cloudevent(envelope, bytes(envelope.data) if envelope.data else b"{}")
+
+
+def _from_cloudevent(envelope: _CloudEvent, data: bytes) -> Event:
+    if envelope.specversion != "1.0":
+        raise Poison(
+            "bad-cloudevent", f"specversion {envelope.specversion!r} is not known; send 1.0"
+        )
+    event = _decode(data)
+    if event.id is None:
+        force_setattr(event, "id", envelope.id)
+    if event.source is None:
+        force_setattr(event, "source", envelope.source)
+    if event.at == 0 and envelope.time is not None:
+        force_setattr(event, "at", _milliseconds(envelope.time))
+    if envelope.subject:
+        if event.prediction_id and event.prediction_id != envelope.subject:
+            raise Poison(
+                "id-mismatch",
+                f"the subject says {envelope.subject!r} and the event {event.prediction_id!r}; send one of them",
+            )
+        force_setattr(event, "prediction_id", envelope.subject)
+    last = envelope.type.rpartition(".")[2]
+    if event.type is EventType.REPORT and last in _TYPES:
+        force_setattr(event, "type", EventType(last))
+    if event.status is None and last in _STATUSES:
+        force_setattr(event, "status", Status(last))
+    return event
+
+
+def _milliseconds(text: str) -> int:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise Poison("bad-time", f"time {text[:40]!r} is not RFC 3339") from None
+    if moment.tzinfo is None:
+        raise Poison("bad-time", f"time {text[:40]!r} has no time zone; RFC 3339 requires one")
+    return int(moment.timestamp() * 1000)
+
+
+# ---- webhooks ----
+
+
+def _webhook(
+    record: Record, headers: Mapping[str, bytes], providers: Mapping[str, Provider]
+) -> Event:
+    try:
+        name = headers[PROVIDER_HEADER].decode()
+        delivery = headers.get(DELIVERY_HEADER, b"").decode() or None
+        key = record.key.decode() if record.key else None
+    except UnicodeDecodeError:
+        raise Poison("encoding", "a header or the key of this webhook is not UTF-8") from None
+    provider = providers.get(name)
+    if provider is None:
+        raise Poison(
+            "unknown-provider",
+            f"provider {name[:40]!r} is not known here; configure it and redrive",
+        )
+    webhook = Webhook(
+        record.value or b"",
+        key,
+        record.timestamp,
+        delivery,
+        _archive(headers),
+        headers.get(TRACE_HEADER),
+    )
+    try:
+        return provider.translate(webhook)
+    except Poison:
+        raise
+    except Exception as error:
+        # A fault in one mapping must not stop everybody's partition; once it is mended, a redrive brings this back.
+        raise Poison("translation-failed", f"{name}: {type(error).__name__}: {error}") from error

@@ -1,0 +1,82 @@
+"""What the processor counts and times. Plain numbers; whoever serves metrics reads them."""
+
+from collections.abc import Iterable, Sequence
+from time import monotonic, time
+from typing import Protocol
+
+from tidings.streams.rules.reducer import Folded
+from tidings.streams.support.histogram import Histogram
+
+STAGES = ("translate", "load", "fold", "write", "announce")
+
+
+class _Counted(Protocol):
+    folded: Folded | None
+
+
+class Statistics:
+    """Counts since the start, and seconds spent by stage."""
+
+    def __init__(self) -> None:
+        self.records = 0
+        self.batches = 0
+        self.applied = 0
+        self.stale = 0
+        self.behind = 0
+        self.duplicates = 0
+        self.conflicts = 0
+        self.pauses = 0
+        self.unknown_fields = 0
+        self.dead_letters: dict[str, int] = {}
+        """By code."""
+        self.stages = {stage: Histogram() for stage in STAGES}
+        """How long each stage of a batch took."""
+        self.to_change = Histogram()
+        """From an event's append to the announcement of what it changed; of several at once the last event's."""
+        self.last_alive = monotonic()
+        """When the loop last went round (monotonic seconds), for a watch from outside it."""
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Spent in each stage so far."""
+        return {stage: spent.total for stage, spent in self.stages.items()}
+
+    def alive(self) -> None:
+        """The loop went round."""
+        self.last_alive = monotonic()
+
+    def batch(self, entries: Iterable[_Counted], *, records: int, seconds: Sequence[float]) -> None:
+        """A batch is done: its records, and seconds in the order of `STAGES`."""
+        self.records += records
+        self.batches += 1
+        now = time()
+        ages = []
+        for entry in entries:
+            folded = entry.folded
+            if folded is not None:
+                self.applied += folded.applied
+                self.stale += folded.stale
+                self.behind += folded.behind
+                self.duplicates += folded.duplicates
+                if folded.applied:
+                    ages.append(now - folded.recorded_at / 1000)
+        self.to_change.observe_all(ages)
+        for stage, spent in zip(STAGES, seconds, strict=True):
+            self.stages[stage].observe(spent)
+        self.last_alive = monotonic()
+
+    def snapshot(self) -> dict[str, object]:
+        """The figures as plain values, named as on the wire."""
+        return {
+            "records": self.records,
+            "batches": self.batches,
+            "applied": self.applied,
+            "stale": self.stale,
+            "behind": self.behind,
+            "duplicates": self.duplicates,
+            "conflicts": self.conflicts,
+            "pauses": self.pauses,
+            "unknownFields": self.unknown_fields,
+            "deadLetters": dict(self.dead_letters),
+            "seconds": {stage: round(spent, 6) for stage, spent in self.seconds.items()},
+        }

@@ -1,0 +1,293 @@
+"""Gemini: thin events, proven by Standard Webhooks (static) or by a JWT of Google's (dynamic).
+
+Pure. Fetched batches, operations and interactions are understood in their own shape. Source: the Gemini API's documentation
+of webhooks, batch mode and interactions. A dynamic webhook carries the event as an RS256 JWT in
+`webhook-signature`; the JWT does not cover the body, so the body counts only where it says what the JWT says.
+"""
+
+from base64 import urlsafe_b64encode
+from collections.abc import Mapping
+from typing import Any
+
+import jwt
+import msgspec
+from msgspec import Raw, Struct
+
+from tidings.storage.prediction import ABSENT, Status
+from tidings.streams.providers import payload as bodies
+from tidings.streams.providers.catalog.gemini_api import BATCHES, URL, GeminiApi, Where, short
+from tidings.streams.providers.configuration import BadConfiguration, Configuration, setting
+from tidings.streams.providers.job_api import Notice
+from tidings.streams.providers.protocol import BadSignature, Webhook
+from tidings.streams.providers.signatures.hmac_signatures import required
+from tidings.streams.providers.signatures.jwks import KeySet, base64url
+from tidings.streams.providers.signatures.standard_webhooks import (
+    TOLERANCE,
+    StandardWebhooks,
+    check_timestamp,
+    open_keys,
+)
+from tidings.streams.rules.event import Event
+
+STATUSES = {
+    "succeeded": Status.SUCCEEDED,
+    "completed": Status.SUCCEEDED,
+    "generated": Status.SUCCEEDED,
+    "failed": Status.FAILED,
+    "expired": Status.FAILED,
+    "cancelled": Status.CANCELED,
+    "requires_action": Status.PROCESSING,
+    "in_progress": Status.PROCESSING,
+    "incomplete": Status.FAILED,
+}
+"""Of events, and of interactions as fetched."""
+
+STATES = {
+    "PENDING": Status.STARTING,
+    "RUNNING": Status.PROCESSING,
+    "SUCCEEDED": Status.SUCCEEDED,
+    "FAILED": Status.FAILED,
+    "EXPIRED": Status.FAILED,
+    "CANCELLED": Status.CANCELED,
+}
+"""The last word of a batch's `metadata.state` (`BATCH_STATE_SUCCEEDED`, formerly `JOB_STATE_SUCCEEDED`)."""
+
+NAMED_ERRORS = frozenset({"expired", "incomplete"})
+"""Kinds of failure that are their own reason."""
+
+
+class _Data(Struct, frozen=True, gc=False):
+    id: str | None = None
+    name: str | None = None
+    error_code: Raw = ABSENT
+    error_message: str | None = None
+
+
+class _Metadata(Struct, frozen=True, gc=False):
+    state: str | None = None
+    model: str | None = None
+    output: Raw = ABSENT
+
+
+class _Event(Struct, frozen=True, gc=False):
+    """An event (`type` and `data`), or as fetched: an interaction (`id`, `status`), an operation (`name`, `done`)."""
+
+    type: str | None = None
+    data: _Data | None = None
+    id: str | None = None
+    status: str | None = None
+    model: str | None = None
+    input: Raw = ABSENT
+    outputs: Raw = ABSENT
+    steps: Raw = ABSENT
+    error: Raw = ABSENT
+    name: str | None = None
+    done: bool = False
+    metadata: _Metadata | None = None
+    response: Raw = ABSENT
+
+
+_event = msgspec.json.Decoder(_Event)
+
+
+class Gemini(Struct, frozen=True):
+    """Gemini's webhooks; one of both proofs suffices, and the header's form tells which it is."""
+
+    keys: StandardWebhooks | None
+    key_set: KeySet | None
+    audience: str | None
+    tolerance: float = TOLERANCE
+    name: str = "gemini"
+    api: GeminiApi | None = None
+    """For look-ups; None without a token."""
+
+    def verify(self, headers: Mapping[str, str], body: bytes, now: float) -> str:
+        """By a `v1` signature, or by a JWT; the delivery's id is `webhook-id`."""
+        signature = required(headers, "webhook-signature")
+        if "," in signature:
+            if self.keys is None:
+                raise BadSignature("a static webhook, and no secret is configured for those")
+            return self.keys.verify(headers, body, now)
+        if self.key_set is None:
+            raise BadSignature("a dynamic webhook, and no keys are configured for those")
+        check_timestamp(required(headers, "webhook-timestamp"), now, self.tolerance)
+        claims = self._claims(signature, now)
+        if not _says_the_same(claims, body):
+            raise BadSignature("the body says something else than its signed token")
+        return required(headers, "webhook-id")
+
+    def prediction_id(self, body: bytes) -> str | None:
+        """`data.id`."""
+        found = bodies.peek(_event, body)
+        return _own_id(found) if found is not None else None
+
+    def thin(self, body: bytes) -> Notice | None:
+        """The batch, interaction or video that is to be fetched."""
+        found = bodies.peek(_event, body)
+        if found is None or found.data is None or (own := _own_id(found)) is None:
+            return None
+        word = (found.type or "").rpartition(".")[2]
+        status = STATUSES.get(word)
+        if status is None:
+            return None
+        error = _error(found.data, word) if status is Status.FAILED else None
+        return Notice(own, _where(found, own), status=status, error=error)
+
+    def translate(self, webhook: Webhook) -> Event:
+        """An event says how it failed or that it was canceled; a success waits for its result, which is fetched."""
+        found = bodies.decode(_event, webhook.body)
+        if found.data is None and found.type is None:
+            return self._fetched(webhook, found)
+        word = (found.type or "").rpartition(".")[2]
+        status = bodies.status(STATUSES, word, self.name)
+        own = _own_id(found)
+        return bodies.event(
+            webhook,
+            self.name,
+            own,
+            status=None if status is Status.SUCCEEDED else status,
+            provider_urls=_where(found, own),
+            error=_error(found.data or _Data(), word) if status is Status.FAILED else None,
+            notice=True,
+        )
+
+    def _fetched(self, webhook: Webhook, found: _Event) -> Event:
+        own, error = _own_id(found), bodies.text(found.error)
+        if found.status is not None:
+            status = bodies.status(STATUSES, found.status, self.name)
+            return bodies.event(
+                webhook,
+                self.name,
+                own,
+                status=status,
+                model=found.model,
+                payload=bodies.given(found.input),
+                prompt=bodies.string(found.input),
+                output=bodies.given(found.outputs) or bodies.given(found.steps),
+                error=(error or found.status) if status is Status.FAILED else None,
+            )
+        metadata = found.metadata or _Metadata()
+        status = self._state(found, metadata)
+        return bodies.event(
+            webhook,
+            self.name,
+            own,
+            status=status,
+            model=metadata.model.removeprefix("models/") if metadata.model else None,
+            provider_urls=_where(found, own),
+            output=bodies.given(found.response) or bodies.given(metadata.output),
+            error=(error or (metadata.state or "failed").rpartition("_")[2].lower())
+            if status is Status.FAILED
+            else None,
+        )
+
+    def _state(self, found: _Event, metadata: _Metadata) -> Status:
+        """Of an operation: a batch names its state; a video is done or not, with an error or without."""
+        if metadata.state is not None:
+            return bodies.status(STATES, metadata.state.rpartition("_")[2], self.name)
+        if found.name is None:
+            return bodies.status(STATES, None, self.name)
+        if not found.done:
+            return Status.PROCESSING
+        return Status.FAILED if bodies.given(found.error) else Status.SUCCEEDED
+
+    def _claims(self, token: str, now: float) -> dict[str, Any]:
+        assert self.key_set is not None
+        try:
+            header = jwt.get_unverified_header(token)
+        except (jwt.PyJWTError, ValueError, RecursionError):
+            raise BadSignature(
+                "webhook-signature is neither a list of signatures nor a JWT"
+            ) from None
+        if header.get("alg") != "RS256":
+            raise BadSignature("the token is not signed by RS256")
+        key = self.key_set.rsa(header.get("kid"))
+        if key is None:
+            self.key_set.missed()
+            raise BadSignature("the token's key is none of Google's")
+        unchecked = {"verify_exp": False, "verify_nbf": False, "verify_iat": False}
+        try:
+            claims: dict[str, Any] = jwt.decode(
+                token,
+                key,
+                ["RS256"],
+                options=unchecked,  # type: ignore[arg-type]
+                audience=self.audience,
+            )
+        except (jwt.PyJWTError, ValueError, RecursionError):
+            raise BadSignature(
+                "the token is not signed by its key, or for another audience"
+            ) from None
+        if not _one_spelling(token):
+            raise BadSignature("the token's signature is not spelled as base64url has it")
+        self._check_times(claims, now)
+        return claims
+
+    def _check_times(self, claims: Mapping[str, Any], now: float) -> None:
+        """Against the caller's clock, not the machine's; the timestamp's header is not covered by the token."""
+        expiry, issued = claims.get("exp"), claims.get("iat")
+        if isinstance(expiry, int | float):
+            fresh = now <= expiry + self.tolerance
+        else:
+            fresh = isinstance(issued, int | float) and abs(now - issued) <= self.tolerance
+        if not fresh:
+            raise BadSignature("the token has expired, or tells no time")
+
+
+def _one_spelling(token: str) -> bool:
+    """The last letter of a signature in base64url has bits to spare, which decoders overlook."""
+    signature = token.rpartition(".")[2]
+    return urlsafe_b64encode(base64url(signature)).rstrip(b"=").decode() == signature
+
+
+def _says_the_same(claims: Mapping[str, Any], body: bytes) -> bool:
+    try:
+        said = msgspec.json.decode(body)
+    except (msgspec.DecodeError, RecursionError):
+        return False
+    if not isinstance(said, dict) or "type" not in said or "data" not in said:
+        return False
+    return all(name in claims and claims[name] == value for name, value in said.items())
+
+
+def _own_id(found: _Event) -> str | None:
+    if found.data is not None:
+        return short(found.data.id or found.data.name)
+    return found.id or short(found.name)
+
+
+def _where(found: _Event, own: str | None) -> Raw:
+    """The resource's name, where the id does not say it: a batch's."""
+    batch = (found.type or "").startswith("batch.") or (found.name or "").startswith(BATCHES)
+    return Raw(msgspec.json.encode(Where(f"{BATCHES}{own}"))) if batch and own else ABSENT
+
+
+def _error(data: _Data, word: str) -> str | None:
+    return (
+        data.error_message
+        or bodies.text(data.error_code)
+        or (word if word in NAMED_ERRORS else None)
+    )
+
+
+def open_provider(name: str, configuration: Configuration) -> Gemini | None:
+    """Gemini as configured; None with neither a secret nor the URL of Google's keys.
+
+    Raises:
+        BadConfiguration: A bad secret, or keys without an audience: any other customer of Google's could sign then.
+    """
+    keys = open_keys(name, configuration)
+    audience = configuration.options.get("audience")
+    if configuration.jwks_url and not isinstance(audience, str):
+        raise BadConfiguration(
+            f"{setting(name, 'JWKS_URL')} needs `audience` in the table [{name}] of tidings.toml"
+        )
+    if keys is None and not configuration.jwks_url:
+        return None
+    key_set = KeySet(configuration.jwks_url) if configuration.jwks_url else None
+    api = (
+        GeminiApi(configuration.token, (configuration.url or URL).rstrip("/"))
+        if configuration.token
+        else None
+    )
+    return Gemini(keys, key_set, audience, configuration.tolerance_or(TOLERANCE, name), name, api)

@@ -1,0 +1,90 @@
+"""Proofs that are no Standard Webhooks: HMAC-SHA256 in hex, a shared word in a header, a token in the address. Pure."""
+
+import hmac
+from collections.abc import Iterable, Mapping
+from typing import Protocol, runtime_checkable
+
+from tidings.streams.providers.configuration import BadConfiguration, Configuration, setting
+from tidings.streams.providers.protocol import BadSignature
+from tidings.streams.providers.signatures.standard_webhooks import MAX_SIGNATURES, header_bytes
+
+
+@runtime_checkable
+class ProvenByAddress(Protocol):
+    """A provider that signs nothing: what proves its webhooks is a token in their address.
+
+    Its `verify` refuses everything, so a caller that does not know this protocol lets nothing in.
+    """
+
+    def verify_address(self, token: str | None, proven: bool) -> None:
+        """Prove the webhook by its address.
+
+        Args:
+            token: From the address's query, where there is one.
+            proven: Whether that token has already been found to be the one of the prediction that the address names.
+
+        Raises:
+            BadSignature: It is neither.
+        """
+
+
+class ByAddress:
+    """What providers that sign nothing have in common: `ProvenByAddress` with the configured secrets."""
+
+    __slots__ = ()
+
+    secrets: tuple[bytes, ...]
+
+    def verify(self, headers: Mapping[str, str], body: bytes, now: float) -> str | None:  # noqa: ARG002 - the protocol
+        """Refuses: nothing in headers or body proves it; see `verify_address`."""
+        raise BadSignature("nothing is signed; give the provider an address with a token")
+
+    def verify_address(self, token: str | None, proven: bool) -> None:
+        """By the prediction's own token, or by the configured secret as the address's token."""
+        if not proven:
+            check_word(self.secrets, token)
+
+
+def open_secrets(provider: str, configuration: Configuration) -> tuple[bytes, ...]:
+    """The secrets as the bytes of their text; none where none is set.
+
+    Raises:
+        BadConfiguration: One is empty.
+    """
+    if not all(configuration.secret):
+        raise BadConfiguration(
+            f"{setting(provider, 'SECRET')} has an empty entry; copy the secret, or unset it"
+        )
+    return tuple(secret.encode() for secret in configuration.secret)
+
+
+def required(headers: Mapping[str, str], name: str) -> str:
+    """A header that must be there, in whatever characters. Raises `BadSignature`."""
+    value = headers.get(name)
+    if not value:
+        raise BadSignature(f"the header {name} is missing")
+    return value
+
+
+def check_hex_hmac(secrets: Iterable[bytes], signed: bytes, given: list[bytes]) -> None:
+    """See that one of the given texts is the HMAC-SHA256 in small hex letters under one of the secrets.
+
+    Raises:
+        BadSignature: None is.
+    """
+    if len(given) > MAX_SIGNATURES:
+        raise BadSignature(f"more than {MAX_SIGNATURES} signatures in one header")
+    expected = [hmac.digest(secret, signed, "sha256").hex().encode() for secret in secrets]
+    if not any([hmac.compare_digest(one, right) for one in given for right in expected]):  # noqa: C419 - all compared
+        raise BadSignature("no signature matches; compare the secret with the provider's")
+
+
+def check_word(secrets: Iterable[bytes], given: str | None) -> None:
+    """See that the given text is one of the secrets, in constant time.
+
+    Raises:
+        BadSignature: It is not.
+    """
+    word = header_bytes(given or "")
+    if not any([hmac.compare_digest(word, secret) for secret in secrets]) or not word:  # noqa: C419 - all compared
+        raise BadSignature("the shared secret is missing or another")

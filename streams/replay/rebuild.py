@@ -1,0 +1,310 @@
+"""Replay: rebuild a store from the log.
+
+The log is the truth. A replay announces nothing and dead-letters nothing; it counts.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from msgspec import Struct
+
+from tidings.storage.errors import StorageError
+from tidings.storage.store import Conflict, PredictionStore, Query, Refused
+from tidings.streams.log.protocol import CHANGES, EVENTS, Log, LogError, Record, Since
+from tidings.streams.processing.batch import Batch, Entry
+from tidings.streams.processing.splitting import event_by_event
+from tidings.streams.providers.protocol import Provider
+from tidings.streams.rules.reducer import Expiry, Rules
+
+BATCH, BATCH_BYTES = 2000, 16_777_216
+"""Records, and bytes of their values, that are folded into one write: whichever is reached first."""
+
+LAG_SECONDS = 1.0
+"""Between two looks at the log's end while a replay follows it."""
+
+OVERLAP = 10_000
+"""Offsets read again when a replay is resumed: more than one batch spans, so that a batch of which only a part was
+written is read whole. What was applied already is a duplicate."""
+
+
+class StoreInUse(Exception):
+    """The target of a rebuild holds records already."""
+
+
+def taken(prediction_id: str) -> StoreInUse:
+    """What is raised where a version stands that the rebuild has not written."""
+    return StoreInUse(
+        f"somebody else writes prediction {prediction_id!r} in the target store; stop it, or replay into another store"
+    )
+
+
+class Progress(Struct, gc=False):
+    """Where a replay stands; one object, changed in place, for a bar to read."""
+
+    total: int = 0
+    """Records to read, as far as is known."""
+    read: int = 0
+    """Events read."""
+    applied: int = 0
+    stale: int = 0
+    rejected: int = 0
+    poison: int = 0
+    predictions: int = 0
+    """Records written."""
+    changes: int = 0
+    """Read from the changes topic."""
+    restored: int = 0
+    """Predictions taken from there."""
+    resumed: bool = False
+
+    @property
+    def done(self) -> int:
+        """Records read so far, of `total`."""
+        return self.read + self.changes
+
+
+class Span(Struct, frozen=True, gc=False):
+    """What of the events topic is read: per partition the first offset, and the first one that is not read."""
+
+    start: dict[int, int]
+    end: dict[int, int]
+
+    @property
+    def total(self) -> int:
+        """Offsets in it."""
+        return sum(
+            max(0, end - self.start.get(partition, 0)) for partition, end in self.end.items()
+        )
+
+
+async def span(log: Log, since: Since = "beginning", until: int | None = None) -> Span:
+    """The span from `since` to the log's end as of now, or to the first record later than `until` (ms)."""
+    bounds = await log.bounds(EVENTS)
+    end = {partition: last for partition, (_, last) in bounds.items()}
+    if until is not None:
+        at = await log.offsets_at(EVENTS, until)
+        end = {partition: min(last, at.get(partition, last)) for partition, last in end.items()}
+    if since == "beginning":
+        start = {partition: first for partition, (first, _) in bounds.items()}
+    elif since == "end":
+        start = dict(end)
+    else:
+        start = {
+            partition: max(first, since.get(partition, first))
+            for partition, (first, _) in bounds.items()
+        }
+    return Span(start, end)
+
+
+class Rebuild:
+    """Builds records from the log into a store that nobody else writes.
+
+    Args:
+        log: Where the events are.
+        store: The target.
+        providers: By name; what webhooks are translated by.
+        rules: As of the log and the live store.
+        expiry: When records are hidden and purged.
+        only: This prediction alone.
+        notice: Called after each batch.
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        store: PredictionStore,
+        providers: Mapping[str, Provider],
+        rules: Rules,
+        *,
+        expiry: Expiry | None = None,
+        only: str | None = None,
+        notice: Callable[[Progress], None] | None = None,
+    ) -> None:
+        self._log = log
+        self._store = store
+        self._providers = providers
+        self._rules = rules
+        self._expiry = expiry or Expiry()
+        self._only = only
+        self.notice = notice
+        self._writing: asyncio.Task[None] | None = None
+        self.progress = Progress()
+        self.next: dict[int, int] = {}
+        """Per partition the first offset not read yet."""
+
+    async def require_empty(self) -> None:
+        """Make sure that nothing is poured into a store in use; raises `StoreInUse`."""
+        if await self._store.positions() or (await self._store.list(Query(limit=1))).items:
+            raise StoreInUse(
+                "the store holds records already: replay into an empty one (--into URL), compare with --verify, "
+                "mend with --repair, or go on with an interrupted rebuild by --resume"
+            )
+
+    async def resume_point(self) -> dict[int, int]:
+        """Where an interrupted rebuild of this store goes on."""
+        written = await self._store.positions()
+        return {partition: max(0, offset + 1 - OVERLAP) for partition, offset in written.items()}
+
+    async def run(self, what: Span) -> Progress:
+        """Read the span and write what it says."""
+        self.next = dict(what.start)
+        self.progress.total += what.total
+        await self._read(what.end)
+        return self.progress
+
+    async def extend(self, end: Mapping[int, int]) -> None:
+        """Read on from where `run` ended, to these offsets."""
+        self._expect(end)
+        await self._read(end)
+
+    async def follow(self, stopping: asyncio.Event) -> None:
+        """Read on with what comes until `stopping` is set, and then to the log's end as of that moment."""
+        batches = self._log.follow(EVENTS, self.next)
+        stop = asyncio.create_task(stopping.wait())
+        looked = 0.0
+        try:
+            while not stopping.is_set():
+                coming = asyncio.ensure_future(anext(batches))
+                await asyncio.wait((coming, stop), return_when=asyncio.FIRST_COMPLETED)
+                if not coming.done():
+                    coming.cancel()
+                    await asyncio.wait((coming,))
+                    break
+                records = coming.result()
+                if records:
+                    await self._apply(list(records))
+                    self.next |= {record.partition: record.offset + 1 for record in records}
+                if time.monotonic() - looked >= LAG_SECONDS or not records:
+                    looked = time.monotonic()
+                    await self._written()
+                    self._expect(await self._ends())
+        finally:
+            stop.cancel()
+        await self._written()
+        await self.extend(await self._ends())
+
+    async def _ends(self) -> dict[int, int]:
+        return {partition: end for partition, (_, end) in (await self._log.bounds(EVENTS)).items()}
+
+    def _expect(self, end: Mapping[int, int]) -> None:
+        self.progress.total = self.progress.done + Span(self.next, dict(end)).total
+        if self.notice is not None:
+            self.notice(self.progress)
+
+    async def _read(self, end: Mapping[int, int]) -> None:
+        if self._reached(end):
+            return
+        pending: list[Record] = []
+        size = 0
+        async for records in self._log.follow(EVENTS, self.next):
+            for record in records:
+                to = end.get(record.partition)
+                if to is None:
+                    continue  # nothing of these is applied: they stay where they were
+                self.next[record.partition] = max(
+                    self.next.get(record.partition, 0), record.offset + 1
+                )
+                if record.offset >= to:
+                    continue
+                pending.append(record)
+                size += len(record.value or b"")
+                if len(pending) == BATCH or size >= BATCH_BYTES:
+                    await self._apply(pending)
+                    pending, size = [], 0
+            if not records or self._reached(end):
+                if pending:
+                    await self._apply(pending)
+                await self._written()
+                # What follows the end was fetched, but not applied.
+                for partition, to in end.items():
+                    self.next[partition] = to
+                return
+
+    def _reached(self, end: Mapping[int, int]) -> bool:
+        return all(self.next.get(partition, 0) >= to for partition, to in end.items())
+
+    async def _apply(self, records: list[Record]) -> None:
+        """Fold a batch; its write goes on while the next one is read and translated (a store works beside us)."""
+        batch = Batch(records, self._providers, self._only)
+        await self._written()
+        loaded = await self._store.load(list(batch.entries))
+        batch.fold(loaded, self._rules)
+        self._writing = asyncio.create_task(self._write(batch, len(records)))
+        await asyncio.sleep(0)  # lets it begin
+
+    async def _written(self) -> None:
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            await writing
+
+    async def _write(self, batch: Batch, count: int) -> None:
+        changed = [entry for entry in batch.entries.values() if entry.changed]
+        if changed:
+            await self._put(changed)
+        progress = self.progress
+        progress.read += count
+        progress.poison += len(batch.poison)
+        progress.predictions += len(changed)
+        for entry in batch.entries.values():
+            self._count(entry)
+        if self.notice is not None:
+            self.notice(progress)
+
+    def _count(self, entry: Entry) -> None:
+        progress, folded = self.progress, entry.folded
+        if folded is not None:
+            progress.applied += folded.applied
+            progress.stale += folded.stale
+            progress.rejected += len(folded.rejected)
+
+    async def _put(self, entries: Sequence[Entry]) -> None:
+        """Write; what the store refuses is written by event, as the processor does, and counted here."""
+        outcomes = await self._store.write([entry.write(self._expiry) for entry in entries])
+        for entry, outcome in zip(entries, outcomes, strict=True):
+            if isinstance(outcome, Conflict):
+                raise taken(entry.events[0][0].prediction_id)
+            if not isinstance(outcome, Refused):
+                continue
+            entry.folded = None
+            if len(entry.events) == 1:
+                self.progress.rejected += 1
+                continue
+            for single in await event_by_event(entry, self._rules, self._expiry, self._put_changed):
+                self._count(single)
+
+    async def _put_changed(self, entry: Entry) -> None:
+        if entry.changed:
+            await self._put([entry])
+
+
+async def check_source(log: Log, store: PredictionStore) -> None:
+    """Refuse a log that ends below what the store has already seen of it: its topic was recreated.
+
+    Raises:
+        LogError: With what to do about it.
+    """
+    # In this order: other processors go on meanwhile, and what they apply after the ends were read is no sign of anything.
+    seen = await store.positions()
+    bounds = await log.bounds(EVENTS)
+    for partition, offset in seen.items():
+        end = bounds.get(partition, (0, 0))[1]
+        if offset >= end:
+            raise LogError(
+                f"partition {partition} of {EVENTS} ends at {end}, but the store has seen offset {offset} of it: the "
+                "topic was recreated; raise TIDINGS_LOG_EPOCH and rebuild into an empty store with tidings replay"
+            )
+
+
+async def check_filled(log: Log, store: PredictionStore) -> None:
+    """Refuse an empty store where changes were announced from another: a processor would begin in the middle.
+
+    Raises:
+        StorageError: With what to do about it.
+    """
+    # In this order: what another processor announces was written before.
+    announced = any(end for _, end in (await log.bounds(CHANGES)).values())
+    if announced and store.capabilities.durable and not await store.positions():
+        raise StorageError(
+            "the store is empty, but its log's events were processed before: fill it with tidings replay, then start again"
+        )

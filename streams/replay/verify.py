@@ -1,0 +1,219 @@
+"""Comparing a store in use with what the log says, while it goes on."""
+
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Literal
+
+from msgspec import Struct
+
+from tidings.storage.prediction import Prediction
+from tidings.storage.store import PredictionStore, Query, Stored, hidden
+from tidings.streams.log.protocol import EVENTS, Log
+from tidings.streams.replay.rebuild import Rebuild
+
+Kind = Literal["different", "missing", "extra", "behind", "truncated", "scattered"]
+"""different: other bytes; missing: only the log knows it; extra: only the store has it; behind: its last events are not
+processed yet; truncated: its first event is no longer in the log; scattered: its events lie in several partitions, where
+arrival decides. The last three are listed apart and are no faults."""
+
+FAULTS: frozenset[Kind] = frozenset({"different", "missing", "extra"})
+
+
+class Difference(Struct, frozen=True, gc=False):
+    """A prediction on which the live store and the log do not agree."""
+
+    prediction_id: str
+    kind: Kind
+    live: Stored | None
+    rebuilt: Stored | None
+
+
+class Verification(Struct, gc=False):
+    """What a comparison found."""
+
+    compared: int = 0
+    equal: int = 0
+    hidden: int = 0
+    """Left out: expired in the live store or in the rebuilt one."""
+    differences: list[Difference] = []
+    upto: dict[int, int] = {}
+    """Per partition the last offset that the rebuild had read."""
+
+    @property
+    def faults(self) -> list[Difference]:
+        """Those that mean that something is wrong."""
+        return [difference for difference in self.differences if difference.kind in FAULTS]
+
+    def by_kind(self) -> dict[str, int]:
+        """How many of each kind."""
+        counts: dict[str, int] = {}
+        for difference in self.differences:
+            counts[difference.kind] = counts.get(difference.kind, 0) + 1
+        return counts
+
+
+_ROUNDS = 10
+"""How often a comparison runs after records that move meanwhile."""
+
+
+async def verify(
+    rebuild: Rebuild,
+    scratch: PredictionStore,
+    live: PredictionStore,
+    log: Log,
+    *,
+    group: str,
+    only: str | None = None,
+    clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+) -> Verification:
+    """Compare the live store with a finished rebuild, byte for byte.
+
+    Args:
+        rebuild: Has run to the log's end as of its start, into `scratch`.
+        scratch: The rebuilt store.
+        live: The store in use, without a cache in front.
+        log: Read on where a live record has moved beyond what was rebuilt.
+        group: The processor's group: what it has not committed yet may not be in the live store.
+        only: This prediction alone, which is then all that the rebuild may hold.
+        clock: Milliseconds since the epoch, for what is hidden.
+    """
+    bounds = await log.bounds(EVENTS)
+    first = {partition: start for partition, (start, _) in bounds.items()}
+    result = Verification()
+    suspects: dict[str, None] = {}
+    async for ids in _listed(scratch, live) if only is None else _alone(only):
+        await _compare(ids, scratch, live, result, suspects, clock())
+    await _follow_moved(rebuild, scratch, live, result, suspects, clock)
+    committed = await log.committed(EVENTS, group)
+    rebuilt, standing = await scratch.load(list(suspects)), await live.load(list(suspects))
+    for prediction_id in suspects:
+        mine, theirs = rebuilt.get(prediction_id), standing.get(prediction_id)
+        kind = _kind(mine, theirs, first, committed)
+        result.differences.append(Difference(prediction_id, kind, theirs, mine))
+    result.upto = {partition: offset - 1 for partition, offset in rebuild.next.items()}
+    return result
+
+
+async def _listed(scratch: PredictionStore, live: PredictionStore) -> AsyncIterator[list[str]]:
+    """What either store lists, each once."""
+    seen: set[str] = set()
+    for store in (scratch, live):
+        cursor: str | None = None
+        while True:
+            page = await store.list(Query(limit=1000, cursor=cursor))
+            fresh = [i for stored in page.items if (i := _id(stored)) not in seen]
+            seen.update(fresh)
+            yield fresh
+            cursor = page.cursor
+            if cursor is None:
+                break
+
+
+async def _alone(prediction_id: str) -> AsyncIterator[list[str]]:
+    yield [prediction_id]
+
+
+async def _compare(
+    ids: list[str],
+    scratch: PredictionStore,
+    live: PredictionStore,
+    result: Verification,
+    suspects: dict[str, None],
+    now: int,
+) -> None:
+    rebuilt, standing = await scratch.load(ids), await live.load(ids)
+    for prediction_id in ids:
+        mine, theirs = rebuilt.get(prediction_id), standing.get(prediction_id)
+        if _gone(mine) and _gone(theirs):
+            continue  # neither lists it: of a deleted one a store keeps the tombstone only for a time
+        result.compared += 1
+        if _same(mine, theirs):
+            result.equal += 1
+        elif _expired(mine, now) or _expired(theirs, now):
+            result.hidden += 1
+        else:
+            suspects[prediction_id] = None
+
+
+def _same(mine: Stored | None, theirs: Stored | None) -> bool:
+    return mine is not None and theirs is not None and mine.encoded == theirs.encoded
+
+
+def _gone(stored: Stored | None) -> bool:
+    return stored is None or stored.deleted
+
+
+def _expired(stored: Stored | None, now: int) -> bool:
+    return stored is not None and not stored.deleted and hidden(stored, now)
+
+
+async def _follow_moved(
+    rebuild: Rebuild,
+    scratch: PredictionStore,
+    live: PredictionStore,
+    result: Verification,
+    suspects: dict[str, None],
+    clock: Callable[[], int],
+) -> None:
+    """Read on to the source of records that moved while the comparison ran, and compare those again."""
+    for _ in range(_ROUNDS):
+        ids = list(suspects)
+        standing = await live.load(ids)
+        beyond: dict[int, int] = {}
+        for stored in standing.values():
+            for partition, offset in _offsets(stored).items():
+                if offset >= rebuild.next.get(partition, 0):
+                    beyond[partition] = max(beyond.get(partition, 0), offset + 1)
+        if not beyond:
+            return
+        await rebuild.extend(beyond)
+        suspects.clear()
+        result.compared -= len(ids)
+        await _compare(ids, scratch, live, result, suspects, clock())
+
+
+def _kind(
+    mine: Stored | None,
+    theirs: Stored | None,
+    first: Mapping[int, int],
+    committed: Mapping[int, int],
+) -> Kind:
+    if theirs is not None and _begun_before(theirs, first):
+        return "truncated"
+    offsets = _offsets(mine) if mine is not None else {}
+    if len(offsets) > 1:
+        return "scattered"
+    known = _offsets(theirs) if theirs is not None else {}
+    if any(
+        offset > known.get(p, -1) and offset >= committed.get(p, 0) for p, offset in offsets.items()
+    ):
+        return "behind"
+    if theirs is None:
+        return "missing"
+    return "extra" if mine is None else "different"
+
+
+def _begun_before(stored: Stored, first: Mapping[int, int]) -> bool:
+    standing = stored.standing()
+    if not isinstance(standing, Prediction) or not standing.transitions:
+        return any(
+            offset < first.get(partition, 0) for partition, offset in _offsets(stored).items()
+        )
+    position = standing.transitions[0].position
+    if position is None:
+        return False
+    partition, _, offset = position.partition(":")
+    return int(offset) < first.get(int(partition), 0)
+
+
+def _offsets(stored: Stored) -> dict[int, int]:
+    source = stored.standing().source
+    return (
+        {int(partition): offset for partition, offset in source.offsets.items()}
+        if source is not None
+        else {}
+    )
+
+
+def _id(stored: Stored) -> str:
+    return stored.standing().prediction_id

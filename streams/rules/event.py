@@ -1,0 +1,115 @@
+"""An event: what somebody reports about a prediction, in one shape, whoever said it.
+
+Pure. `streams/processing/decoder.py` makes events out of log records; `streams/rules/transitions.py` judges them.
+"""
+
+from enum import StrEnum
+from typing import Annotated
+
+from msgspec import Meta, Raw, Struct
+
+from tidings.storage.prediction import ABSENT, Blob, Status
+
+
+class EventType(StrEnum):
+    """What an event asks for."""
+
+    REPORT = "report"
+    CREATE = "create"
+    CANCEL = "cancel"
+    DELETE = "delete"
+    SUBMIT = "submit"
+    ARCHIVE = "archive"
+    REPAIR = "repair"
+
+
+class Archive(StrEnum):
+    """When a finished prediction's output is archived, as stamped on the event."""
+
+    AFTER = "after"
+    BEFORE = "before"
+    OFF = "off"
+
+
+def _wire_name(field: str) -> str:
+    """Names on the wire; what translation alone may set gets one that no sender uses by accident."""
+    if field in {"recorded_at", "archive", "report", "traceparent", "unknown", "notice"}:
+        return f"tidings/{field}"
+    head, *rest = field.split("_")
+    return head + "".join(part.capitalize() for part in rest)
+
+
+class Event(
+    Struct,
+    frozen=True,
+    gc=False,
+    omit_defaults=True,
+    rename=_wire_name,
+    forbid_unknown_fields=True,
+    kw_only=True,
+):
+    """An event, judged by `decide`. Fields that say nothing are absent (None, an empty tuple, empty `Raw`)."""
+
+    prediction_id: str = ""
+    at: int = 0
+    """When it happened, in ms; never later than the log record's timestamp."""
+    type: EventType = EventType.REPORT
+    id: str | None = None
+    source: str | None = None
+    status: Status | None = None
+    payload: Raw = ABSENT
+    prompt: str | Blob | None = None
+    model: str | None = None
+    provider: str | None = None
+    provider_id: str | None = None
+    provider_urls: Raw = ABSENT
+    owner: str | None = None
+    tags: tuple[str, ...] = ()
+    output: Raw = ABSENT
+    image_url: str | None = None
+    image_path: str | None = None
+    assets: Raw = ABSENT
+    error: str | Blob | None = None
+    progress: Annotated[float, Meta(ge=0, le=1)] | Annotated[int, Meta(ge=0, le=1)] | None = None
+    logs: str | None = None
+    estimated_time: int | float | None = None
+    generation_time: int | float | None = None
+    attempt: str | None = None
+    """`submit`: the submission's own id."""
+    assets_error: str | None = None
+    """`archive`: why the output, or some of it, could not be kept."""
+    created_at: int | None = None
+    """`archive`: the `createdAt` of the record that it is about, whose id may be another prediction's by now."""
+    replace: Raw = ABSENT
+    """`repair`: the record as rebuilt; JSON `null` for a deleted one."""
+    version: int | None = None
+    """`repair`: the version that the record gets."""
+    upto: dict[str, int] | None = None
+    """`repair`: per partition the last offset that the rebuild had read."""
+
+    # Set by translation alone:
+    recorded_at: int = 0
+    """The log record's timestamp in ms: what expiry and purging are reckoned from. Not part of the record."""
+    archive: Archive = Archive.AFTER
+    """The mode in force where the event was appended."""
+    report: Raw = ABSENT
+    """A provider's body as it came."""
+    traceparent: bytes | None = None
+    unknown: int = 0
+    """How many fields it had that nobody knows."""
+    notice: bool = False
+    """From a webhook that names a result and does not bring it: it begins no record. Whose it is shows in what is fetched."""
+
+
+LATEST = 10**14
+"""In ms: the year 5138. A later time was given in microseconds, and would not fit into every store."""
+LARGEST = 2**53
+"""Versions and offsets up to here are whole numbers to every reader of JSON, and fit into every store."""
+
+
+class Poison(ValueError):
+    """A record that can never be applied: it goes to the dead letters with its code."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code

@@ -1,0 +1,131 @@
+"""Fields that are too large for a record: what stands in their place, and where their content lies. Pure.
+
+It is settled on the event, before anything is judged by it, so a rebuild makes the same records and need not put
+anything. The content lies per prediction, so that whoever may read the record may read it, nobody else, and it can go
+with the record.
+"""
+
+import hashlib
+import re
+from typing import Literal
+
+import msgspec
+from msgspec import Raw
+from msgspec.structs import force_setattr
+
+from tidings.storage.prediction import Blob
+from tidings.streams.rules.event import Event, EventType
+
+FIELD_MAX = 32 * 1024
+"""Bytes of a field (of JSON as it came, of a string in UTF-8) that a record takes; what is larger goes elsewhere."""
+
+FOLDER = "blobs"
+NOTE = "id"
+PREFIX = "sha256-"
+
+_JSON_FIELDS = ("payload", "output", "assets")
+_TEXT_FIELDS = ("prompt", "error")
+_Kind = Literal["", "object", "number"]
+_HASH = re.compile(r"sha256-[0-9a-f]{64}")
+_NO_BLOBS: dict[str, bytes] = {}
+
+_reference = msgspec.json.Decoder(Blob)
+_list = msgspec.json.Decoder(list[Raw])
+_members = msgspec.json.Decoder(dict[str, Raw])
+_text = msgspec.json.Decoder(str)
+
+
+def settle(event: Event) -> dict[str, bytes]:
+    """Put references in the place of the event's large fields; it was made a moment ago and nobody else holds it.
+
+    Returns:
+        The contents by hash (`sha256-...`): JSON, to be put where `path` says.
+    """
+    contents: dict[str, bytes] = _NO_BLOBS
+    for name in _JSON_FIELDS:
+        content = bytes(getattr(event, name))
+        if len(content) > FIELD_MAX:
+            if name == "assets" and event.type is EventType.ARCHIVE:
+                _keep_first(event)
+            blob = _blob(content)
+            force_setattr(event, name, Raw(msgspec.json.encode(blob)))
+            contents = {**contents, blob.hash: content}
+    for name in _TEXT_FIELDS:
+        value = getattr(event, name)
+        if (
+            isinstance(value, str)
+            and len(value) * 4 > FIELD_MAX
+            and len(value.encode()) > FIELD_MAX
+        ):
+            content = msgspec.json.encode(value)
+            blob = _blob(content)
+            force_setattr(event, name, blob)
+            contents = {**contents, blob.hash: content}
+    return contents
+
+
+def reference(field: Raw | str | Blob | None) -> Blob | None:
+    """The reference that stands in a record's field; None where the field is what it says."""
+    if isinstance(field, Blob):
+        return field
+    if not isinstance(field, Raw) or not bytes(field).startswith(b'{"$blob":'):
+        return None
+    try:
+        blob = _reference.decode(field)
+    except msgspec.DecodeError:
+        return None
+    return blob if valid_hash(blob.hash) else None
+
+
+def valid_hash(name: str) -> bool:
+    """Whether this may name a content."""
+    return _HASH.fullmatch(name) is not None
+
+
+def folder(prediction_id: str) -> str:
+    """Where the contents of a prediction lie. Not a secret: they are served to whoever may read the record alone."""
+    return f"{FOLDER}/{hashlib.sha256(prediction_id.encode()).hexdigest()[:40]}"
+
+
+def note(prediction_id: str) -> str:
+    """Where the prediction's id itself is written down, for whoever finds the folder."""
+    return f"{folder(prediction_id)}/{NOTE}"
+
+
+def path(prediction_id: str, hash_: str) -> str:
+    """Where one content lies."""
+    return f"{folder(prediction_id)}/{hash_.removeprefix(PREFIX)}"
+
+
+def _blob(content: bytes) -> Blob:
+    kind, length = _measure(content)
+    return Blob(f"{PREFIX}{hashlib.sha256(content).hexdigest()}", len(content), length, kind)
+
+
+def _measure(content: bytes) -> tuple[_Kind, int]:
+    """What a JSON value is, and how long."""
+    try:
+        match content[:1]:
+            case b"[":
+                return "", len(_list.decode(content))
+            case b'"':
+                return "", len(_text.decode(content))
+            case b"{":
+                return "object", len(_members.decode(content))
+    except (msgspec.DecodeError, RecursionError):
+        # What passes through unread need not be readable: a lone surrogate, for example.
+        return "", len(content)
+    return "number", len(content)
+
+
+def _keep_first(event: Event) -> None:
+    """Of a list of files that the record will only refer to, it shows the first."""
+    try:
+        listed = msgspec.json.decode(event.assets, type=list[dict[str, Raw]])
+    except msgspec.DecodeError:
+        return
+    first = listed[0] if listed else {}
+    for name, member in (("image_url", "url"), ("image_path", "path")):
+        value = first.get(member)
+        if value is not None and bytes(value)[:1] == b'"':
+            force_setattr(event, name, _text.decode(value))

@@ -1,0 +1,135 @@
+"""How what an event says joins what a record knows, field by field. Pure.
+
+Each function adds to `changes` (field name -> new value) what differs from the record, and nothing else: no changes
+means no news.
+"""
+
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+
+from tidings.storage.prediction import Prediction
+from tidings.streams.rules.event import Event
+from tidings.streams.rules.large_fields import reference
+
+LOGS_TAIL = 32_768
+"""Characters of the log that a record keeps; `logs_length` counts the whole."""
+
+SET_ONCE = ("model", "prompt", "provider")
+_LATER = ("image_url", "image_path", "error", "estimated_time", "generation_time")
+_LATER_JSON = ("provider_urls", "assets")
+
+
+def set_once(current: Prediction, event: Event, changes: dict[str, Any], *, override: bool) -> None:
+    """Fill what says who and what it is; the first create also replaces what reports had filled."""
+    for name in SET_ONCE:
+        value = getattr(event, name)
+        if value is not None:
+            old = getattr(current, name)
+            if old is None or (override and old != value):
+                changes[name] = value
+    if event.payload and (not current.payload or (override and current.payload != event.payload)):
+        changes["payload"] = event.payload
+    if event.owner is not None and current.owner is None:
+        changes["owner"] = event.owner
+    if event.provider_id is not None and current.provider_id is None:
+        changes["provider_id"] = event.provider_id
+
+
+def _monotone(current: Prediction, event: Event, changes: dict[str, Any]) -> None:
+    """What only ever grows, whatever the order: tags, the log, progress."""
+    if event.tags:
+        tags = {*current.tags, *event.tags}
+        if len(tags) > len(current.tags):
+            changes["tags"] = tuple(sorted(tags))
+    if event.logs is not None:
+        length = len(event.logs)
+        if length > (current.logs_length or 0):
+            changes["logs"] = event.logs[-LOGS_TAIL:]
+            changes["logs_length"] = length
+    if event.progress is not None and (
+        current.progress is None or event.progress > current.progress
+    ):
+        changes["progress"] = event.progress
+
+
+def merge(current: Prediction, event: Event, changes: dict[str, Any]) -> None:
+    """The same status, not terminal: what grows, grows; of the rest the later counts."""
+    _monotone(current, event, changes)
+    _later(current, event, changes)
+    if (
+        event.output
+        and event.output != current.output
+        and not _longer(current.output, event.output)
+    ):
+        changes["output"] = event.output
+
+
+def advance(current: Prediction, event: Event, changes: dict[str, Any]) -> None:
+    """A step forward: its fields replace, except what only grows."""
+    _monotone(current, event, changes)
+    _later(current, event, changes)
+    if event.output and event.output != current.output:
+        changes["output"] = event.output
+    if event.report:
+        changes["report"] = event.report
+
+
+def _later(current: Prediction, event: Event, changes: dict[str, Any]) -> None:
+    for name in _LATER:
+        value = getattr(event, name)
+        if value is not None and value != getattr(current, name):
+            changes[name] = value
+    for name in _LATER_JSON:
+        raw = getattr(event, name)
+        if raw and raw != getattr(current, name):
+            changes[name] = raw
+
+
+def fill(current: Prediction, event: Event, changes: dict[str, Any]) -> None:
+    """The same end again: what is absent is filled, and what only grows may grow.
+
+    Without the growth, two reports of one end in the other order would leave another record.
+    """
+    _monotone(current, event, changes)
+    for name in _LATER:
+        value = getattr(event, name)
+        if value is not None and getattr(current, name) is None:
+            changes[name] = value
+    for name in (*_LATER_JSON, "output"):
+        raw = getattr(event, name)
+        if raw and not getattr(current, name):
+            changes[name] = raw
+    if changes and event.report and not current.report:
+        changes["report"] = event.report
+
+
+def _longer(old: Raw, new: Raw) -> bool:
+    """Whether the old partial output is a longer list or string than the new one, of the same kind."""
+    was, what = _kind(old), _kind(new)
+    if was is None or what is None or (was != what and _EITHER not in (was, what)):
+        return False
+    return _length(old) > _length(new)
+
+
+_EITHER = b"$"
+"""The kind of what is kept elsewhere: a list or a string, which of them its reference does not say."""
+
+
+def _kind(raw: Raw) -> bytes | None:
+    first = bytes(raw)[:1]
+    if first in (b"[", b'"'):
+        return first
+    blob = reference(raw)
+    return _EITHER if blob is not None and not blob.kind else None
+
+
+def _length(raw: Raw) -> int:
+    blob = reference(raw)
+    if blob is not None:
+        return blob.length
+    try:
+        return len(msgspec.json.decode(raw))
+    except (msgspec.DecodeError, RecursionError):
+        return len(bytes(raw))

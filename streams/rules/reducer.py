@@ -1,0 +1,117 @@
+"""The events of one prediction within a batch, applied in order: one write and one announcement come of them. Pure."""
+
+from collections.abc import Callable, Sequence
+
+from msgspec import Struct
+
+from tidings.storage.prediction import Standing, Tombstone
+from tidings.storage.store import Stored
+from tidings.streams.log.protocol import Place
+from tidings.streams.rules.event import Event, EventType
+from tidings.streams.rules.transitions import Applied, Duplicate, Rejected, Stale, decide
+
+DAY = 86_400_000
+_REPORT = EventType.REPORT
+
+
+class Rules(Struct, frozen=True, gc=False):
+    """What decisions need beside the event: fixed for a store's whole life."""
+
+    log: str
+    """The log's id."""
+    strict: bool = False
+    record_max: int = 524288
+    """Bytes of an encoded record."""
+
+
+class Expiry(Struct, frozen=True, gc=False):
+    """When records are hidden and purged, in ms. Kept beside the record: no byte of it depends on these."""
+
+    ttl: int = 3_600_000
+    """Finished: after the last transition; 0: never."""
+    ttl_running: int = 604_800_000
+    """Unfinished: after the last change; 0: never."""
+    retention: int = 604_800_000
+    """Of the events. What is purged sooner could be brought back by an event that is still in the log."""
+
+    def of(self, folded: "Folded", before: Stored | None) -> tuple[int | None, int | None]:
+        """When the folded record is hidden, and when it is purged."""
+        record = folded.record
+        if isinstance(record, Tombstone) or record is None:
+            return None, folded.recorded_at + self.retention + DAY
+        if not record.status.terminal:
+            expires = folded.recorded_at + self.ttl_running if self.ttl_running else None
+        elif folded.stepped_at is not None:
+            expires = folded.stepped_at + self.ttl if self.ttl else None
+        else:
+            expires = before.expires_at if before is not None else None
+        return expires, None if expires is None else expires + self.retention + DAY
+
+
+class Folded(Struct, gc=False):
+    """What became of a prediction's events."""
+
+    record: Standing | None
+    """As it stands after them."""
+    applied: int = 0
+    stale: int = 0
+    behind: int = 0
+    duplicates: int = 0
+    dropped: int = 0
+    """Of the stale ones those that another state of the record would have let through: a create, a request, or anything
+    said of a deleted prediction."""
+    position: Place | None = None
+    """Of the last event applied."""
+    recorded_at: int = 0
+    """When the last event applied was appended, in ms."""
+    stepped_at: int | None = None
+    """When the last event that changed the status was appended."""
+    traceparent: bytes | None = None
+    rejected: tuple[tuple[int, Rejected], ...] = ()
+    """Indexes into the events, and why."""
+
+
+def fold(
+    current: Standing | None,
+    events: Sequence[tuple[Event, Place]],
+    rules: Rules,
+    fits: Callable[[Standing], bool] | None = None,
+) -> Folded:
+    """Apply the events of one prediction in order.
+
+    Args:
+        current: What stands.
+        events: Of this prediction, in the order of the log.
+        rules: Of the log and the store.
+        fits: Whether a record may be stored, asked after every event so that the outcome does not depend on how
+            events fall into batches; None where sizes are known to be safe.
+    """
+    folded = Folded(current)
+    for index, (event, position) in enumerate(events):
+        decision = decide(folded.record, event, position, log=rules.log, strict=rules.strict)
+        match decision:
+            case Applied():
+                if fits is not None and not fits(decision.record):
+                    reason = f"the record would exceed {rules.record_max} bytes; raise TIDINGS_RECORD_MAX or send less"
+                    folded.rejected = (
+                        *folded.rejected,
+                        (index, Rejected("record-too-large", reason)),
+                    )
+                    continue
+                folded.record = decision.record
+                folded.applied += 1
+                folded.position = position
+                folded.recorded_at = event.recorded_at
+                if decision.step:
+                    folded.stepped_at = event.recorded_at
+                if event.traceparent is not None:
+                    folded.traceparent = event.traceparent
+            case Duplicate():
+                folded.duplicates += 1
+            case Stale():
+                folded.stale += 1
+                folded.behind += decision.behind
+                folded.dropped += event.type is not _REPORT or isinstance(folded.record, Tombstone)
+            case Rejected():
+                folded.rejected = (*folded.rejected, (index, decision))
+    return folded

@@ -1,0 +1,94 @@
+"""What this service says about predictions by itself: events appended to the log, outages of it waited out."""
+
+import asyncio
+import random
+import time
+import uuid
+from collections.abc import Callable
+
+import msgspec
+import structlog
+from msgspec import Raw
+
+from tidings.streams.log.protocol import EVENTS, Log, LogError, NewRecord, Position
+from tidings.streams.processing.decoder import (
+    ARCHIVE_HEADER,
+    DELIVERY_HEADER,
+    PROVIDER_HEADER,
+    RECEIVED_HEADER,
+)
+from tidings.streams.rules.event import Archive
+
+FETCHED_HEADER = "tidings-fetched"
+"""On a provider's report that we asked for ourselves: why we did."""
+
+RETRY_FIRST, RETRY_MOST = 0.05, 2.0
+"""Seconds between attempts at a log that is down."""
+
+_log = structlog.get_logger("tidings.reports")
+_encoder = msgspec.json.Encoder()
+
+
+class Reports:
+    """Appends events. A repeat after an unknown outcome is harmless: it is Stale by the rules.
+
+    Args:
+        log: Where they go.
+        archive: The mode in force, stamped on each.
+        source: Who says so, for the audit trail.
+        clock: Seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        archive: Archive = Archive.AFTER,
+        source: str = "tidings",
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._events_log, self._source, self._clock = log, source, clock
+        self._archive = (ARCHIVE_HEADER, archive.value.encode())
+
+    async def said(self, prediction_id: str, **fields: object) -> Position:
+        """Append an event of ours; the fields are named as on the wire, absent ones are None."""
+        said = {name: value for name, value in fields.items() if value is not None}
+        identity = {
+            "predictionId": prediction_id,
+            "id": f"{self._source}-{uuid.uuid4().hex}",
+            "at": self._now(),
+        }
+        value = _encoder.encode({**identity, **said, "source": self._source})
+        return await self._append(NewRecord(prediction_id.encode(), value, [self._archive]))
+
+    async def came(self, prediction_id: str, provider: str, body: bytes, why: str) -> Position:
+        """Append what a provider answered as that provider's report, as it came."""
+        headers = [
+            (PROVIDER_HEADER, provider.encode()),
+            (RECEIVED_HEADER, b"%d" % self._now()),
+            self._archive,
+            (DELIVERY_HEADER, f"{self._source}-{uuid.uuid4().hex}".encode()),
+            (FETCHED_HEADER, why.encode()),
+        ]
+        return await self._append(NewRecord(prediction_id.encode(), body, headers))
+
+    def _now(self) -> int:
+        return int(self._clock() * 1000)
+
+    async def _append(self, record: NewRecord) -> Position:
+        delay = RETRY_FIRST
+        while True:
+            try:
+                (position,) = await self._events_log.append(EVENTS, (record,))
+            except LogError as error:
+                if not error.retryable:
+                    raise
+                _log.warning("reports.log_unavailable", error=str(error))
+                await asyncio.sleep(delay * random.uniform(0.5, 1))  # noqa: S311 - jitter
+                delay = min(delay * 2, RETRY_MOST)
+            else:
+                return position
+
+
+def raw(value: Raw) -> Raw | None:
+    """The JSON for `Reports.said`; None where it is absent."""
+    return value or None

@@ -1,0 +1,134 @@
+"""Sends calls to providers: time limits, a limit of bytes, no redirects, and one word for each way of failing."""
+
+import asyncio
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from tidings.streams.providers.job_api import Call
+
+if TYPE_CHECKING:
+    import httpx
+
+CONNECT_LIMIT, READ_LIMIT, WHOLE_LIMIT = 10.0, 30.0, 60.0
+"""Seconds to connect, between two pieces of an answer, and for the whole call."""
+MAX_ANSWER = 32 * 1024 * 1024
+
+_RESETS = re.compile(rb"resets in ~?(\d{1,5})\s*s", re.IGNORECASE)
+
+
+class Answer(Struct, frozen=True):
+    """What a provider answered; header names are in lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+    @property
+    def good(self) -> bool:
+        """Whether it did what was asked."""
+        return 200 <= self.status < 300
+
+
+class CallFailed(Exception):
+    """No answer has come."""
+
+
+class NotSent(CallFailed):
+    """The provider was not reached: it has not seen the call."""
+
+
+class NoAnswer(CallFailed):
+    """The call went out and nothing whole came back: what became of it is unknown."""
+
+
+Send = Callable[[Call], Awaitable[Answer]]
+"""Carries out a call; raises `CallFailed`."""
+
+
+class HttpCalls:
+    """Calls over HTTP. Redirects are answers like any other: a token never follows one.
+
+    Args:
+        max_answer: Bytes of an answer's body.
+    """
+
+    def __init__(self, max_answer: int = MAX_ANSWER) -> None:
+        self._max_answer = max_answer
+        self._client: httpx.AsyncClient | None = None
+
+    async def send(self, call: Call) -> Answer:
+        """Carry out a call.
+
+        Raises:
+            NotSent, NoAnswer: As they say; the message names the address without its query.
+        """
+        import httpx
+
+        if self._client is None:
+            self._client = httpx.AsyncClient(
+                timeout=httpx.Timeout(READ_LIMIT, connect=CONNECT_LIMIT, pool=None),
+                follow_redirects=False,
+                # A provider on this machine is not behind anybody's proxy.
+                mounts={"all://127.0.0.1": None, "all://localhost": None, "all://[::1]": None},
+            )
+        where = f"{call.method} {call.url.partition('?')[0]}"
+        try:
+            async with (
+                asyncio.timeout(WHOLE_LIMIT),
+                self._client.stream(
+                    call.method, call.url, headers=dict(call.headers), content=call.body or None
+                ) as answer,
+            ):
+                body = bytearray()
+                async for piece in answer.aiter_bytes():
+                    body += piece
+                    if len(body) > self._max_answer:
+                        raise NoAnswer(f"{where}: the answer is over {self._max_answer} bytes")
+                return Answer(answer.status_code, dict(answer.headers.items()), bytes(body))
+        except (
+            httpx.ConnectError,
+            httpx.ConnectTimeout,
+            httpx.UnsupportedProtocol,
+            httpx.InvalidURL,
+        ) as error:
+            raise NotSent(f"{where}: {_reason(error)}") from None
+        except (httpx.HTTPError, TimeoutError) as error:
+            raise NoAnswer(f"{where}: {_reason(error)}") from None
+
+    async def close(self) -> None:
+        """Let go of the connections."""
+        if self._client is not None:
+            await self._client.aclose()
+
+
+def _reason(error: Exception) -> str:
+    return str(error) or type(error).__name__
+
+
+def asked_to_wait(answer: Answer, now: float) -> float | None:
+    """Seconds for which the provider asks to be left alone; None: it does not say.
+
+    By `Retry-After` (RFC 9110, 10.2.3: seconds or a date), else by what Replicate writes: `resets in ~30s`.
+
+    Args:
+        answer: Of status 429 or 5xx.
+        now: Seconds since the epoch.
+    """
+    given = answer.headers.get("retry-after", "").strip()
+    if given.isascii() and given.isdecimal() and len(given) < 7:
+        return float(given)
+    if given:
+        try:
+            moment = parsedate_to_datetime(given)
+        except ValueError:
+            moment = None
+        if moment is not None:
+            aware = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+            return max(0.0, (aware - datetime.fromtimestamp(now, UTC)).total_seconds())
+    match = _RESETS.search(answer.body[:4096])
+    return float(match[1]) if match else None

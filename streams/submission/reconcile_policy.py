@@ -1,0 +1,85 @@
+"""What an unfinished prediction needs from us, and when. Pure; times are ms since the epoch, spans ms."""
+
+from enum import StrEnum
+
+from msgspec import Struct
+
+from tidings.storage.prediction import Prediction
+
+LONGEST_ESTIMATE = 7 * 24 * 3_600_000
+"""An estimated time beyond this counts as this: any number at all may stand in an event."""
+
+
+class Need(StrEnum):
+    """What is to be done about a prediction, should nothing happen by itself."""
+
+    NOTHING = "nothing"
+    SUBMIT = "submit"
+    """Written down and never submitted."""
+    FIND = "find"
+    """Submitted, and no answer known: to be found in the provider's list."""
+    CANCEL = "cancel"
+    """To be canceled at the provider."""
+    LOOK = "look"
+    """At the provider, and silent: to be looked up."""
+
+
+class Patience(Struct, frozen=True):
+    """How long is waited."""
+
+    silence: int = 60_000
+    """Without news of a prediction at the provider."""
+    estimates: float = 1.5
+    """Times the estimated time, where that is longer."""
+    unsubmitted: int = 10_000
+    unanswered: int = 15_000
+    """Until an attempt without an answer is looked for."""
+    unknown: int = 600_000
+    """Until an attempt that cannot be found has failed, once it was seen."""
+    attempt: int = 300_000
+    """Within which a submission is called, repeats after 429 and 5xx included, once its attempt was seen. Well below
+    `unknown`: what is given up is not called."""
+    cancel: int = 5_000
+    """Until a cancel is repeated."""
+    longest: int = 3_600_000
+    """Waits double up to this."""
+
+
+def need_of(record: Prediction) -> Need:
+    """What the record as it stands needs."""
+    if record.status.terminal or record.pending is not None or record.provider is None:
+        return Need.NOTHING
+    if record.provider_id is not None:
+        return Need.LOOK if record.cancel_requested_at is None else Need.CANCEL
+    if record.attempt is not None:
+        return Need.FIND
+    if record.create_id is not None and record.model is not None and record.status.rank == 0:
+        return Need.SUBMIT if record.cancel_requested_at is None else Need.NOTHING
+    return Need.NOTHING
+
+
+def wait_for(need: Need, record: Prediction, tries: int, patience: Patience) -> int:
+    """For how long nothing is done: after the last news, or after the last try.
+
+    Args:
+        need: Of this record.
+        record: As it stands.
+        tries: How often it was done since the last news.
+        patience: In force.
+    """
+    doubled = 1 << min(tries, 16)
+    match need:
+        case Need.CANCEL:
+            return 0 if tries == 0 else min(patience.cancel * (doubled >> 1), patience.silence * 5)
+        case Need.SUBMIT:
+            return min(patience.unsubmitted * doubled, patience.silence * 5)
+        case Need.FIND:
+            return min(
+                patience.unanswered * doubled, max(patience.unanswered, patience.unknown // 4)
+            )
+    silence = patience.silence
+    if record.estimated_time:
+        # Bounded before it is multiplied: the product of a number that is too large cannot be an int.
+        estimated = max(0, min(record.estimated_time, LONGEST_ESTIMATE))
+        silence = max(silence, int(estimated * patience.estimates))
+    return min(silence * doubled, max(silence, patience.longest))

@@ -1,0 +1,268 @@
+"""Webhooks that bring no result: the resource is fetched at its provider and appended as that provider's report.
+
+Whose report that is, shows in what is fetched: a provider whose webhooks go to one address for all names its own id
+alone. A group of its own on the events. What was fetched is committed, in order: after a crash the rest is fetched again,
+and what comes twice is Stale by the rules. The group also deals out the partitions that an instance is responsible for.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Collection, Mapping
+
+import msgspec
+import structlog
+
+from tidings.storage.errors import StorageError
+from tidings.storage.prediction import Prediction, Status, decode
+from tidings.streams.log.log_fields import fields_of
+from tidings.streams.log.protocol import EVENTS, Consumer, Log, LogError, Record
+from tidings.streams.processing.decoder import PROVIDER_HEADER
+from tidings.streams.providers.job_api import Notice, Origin, Thin
+from tidings.streams.providers.protocol import Provider
+from tidings.streams.submission.event_publisher import FETCHED_HEADER
+from tidings.streams.submission.status_client import LookUps
+from tidings.streams.submission.submitter import Load
+
+GROUP = "tidings-reconciler"
+BATCH = 500
+MOST_OPEN = 200
+"""Webhooks being fetched for at once; beyond that nothing more is read."""
+COMMIT_EVERY = 1.0
+"""Seconds; what is read again after a crash costs a look at the record."""
+TRIES = 60
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0
+"""Seconds between tries: about an hour in all."""
+MOST_KNOWN = 10_000
+"""Predictions of ours remembered by the provider's id, so that a repeated webhook is not fetched for again."""
+OLDEST = 86_400_000
+"""Ms: what a webhook older than this speaks of is no longer kept at any provider."""
+
+_log = structlog.get_logger("tidings.thin")
+
+
+class ThinWebhooks:
+    """Reads the events for webhooks whose result is left to be fetched.
+
+    Args:
+        log: The events.
+        providers: Those that are configured.
+        look_ups: What asks them.
+        load: Reads records past any cache.
+        group: The consumer group.
+        clock: Seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        providers: Mapping[str, Provider],
+        look_ups: LookUps,
+        load: Load,
+        *,
+        group: str = GROUP,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._events_log, self._group, self._clock = log, group, clock
+        self._look_ups, self._load = look_ups, load
+        self._thin = {
+            name.encode(): provider
+            for name, provider in providers.items()
+            if isinstance(provider, Thin)
+        }
+        self._ours: dict[tuple[str, str], str] = {}
+        self._consumer: Consumer | None = None
+        self._generation = -1
+        self._read: dict[int, int] = {}
+        self._committed: dict[int, int] = {}
+        self._open: dict[tuple[int, int], asyncio.Task[None]] = {}
+        self._committed_at = 0.0
+        self.last_alive = time.monotonic()
+        self.fetched = 0
+
+    def mine(self, partitions: Collection[int]) -> bool:
+        """Whether one of these partitions is this instance's."""
+        return self._consumer is not None and not self._consumer.assigned().isdisjoint(partitions)
+
+    async def run(self) -> None:
+        """Read until cancelled. Outages of the log are waited out."""
+        consumer = self._consumer = self._events_log.consume(EVENTS, self._group)
+        if not self._thin:
+            consumer.pause()  # nothing to read, but partitions to be given
+        try:
+            while True:
+                try:
+                    records = await consumer.fetch(BATCH, 0.5 if self._thin else 0)
+                    self._noticed(consumer)
+                    self.last_alive = time.monotonic()
+                    for record in records:
+                        self._read[record.partition] = record.offset + 1
+                        self._take(record)
+                    if self._thin:
+                        await self._make_room(consumer)
+                        if time.monotonic() - self._committed_at >= COMMIT_EVERY:
+                            await self._commit(consumer)
+                    else:
+                        await asyncio.sleep(0.5)  # not woken by every event
+                except LogError as error:
+                    if not error.retryable:
+                        raise
+                    _log.warning("thin.log_unavailable", error=str(error))
+                    await asyncio.sleep(0.5)
+        finally:
+            with contextlib.suppress(LogError):  # what is not committed is read again
+                await self._commit(consumer)
+            for task in self._open.values():
+                task.cancel()
+            await asyncio.gather(*self._open.values(), return_exceptions=True)
+            await consumer.close()
+
+    def _noticed(self, consumer: Consumer) -> None:
+        if consumer.generation() != self._generation:
+            self._generation = consumer.generation()
+            self._read.clear()
+            self._committed.clear()
+            _log.info("reconciler.assigned", partitions=sorted(consumer.assigned()))
+
+    async def _make_room(self, consumer: Consumer) -> None:
+        """Read nothing more for a moment where too much is open; whoever polls goes on polling."""
+        if len(self._open) < MOST_OPEN:
+            consumer.resume()
+            return
+        consumer.pause()
+        await asyncio.wait(
+            list(self._open.values()), timeout=0.5, return_when=asyncio.FIRST_COMPLETED
+        )
+
+    async def _commit(self, consumer: Consumer) -> None:
+        """Everything up to the first webhook that is still being fetched for."""
+        self._committed_at = time.monotonic()
+        done = dict(self._read)
+        for partition, offset in self._open:
+            if partition in done:
+                done[partition] = min(done[partition], offset)
+        assigned = consumer.assigned()
+        done = {partition: offset for partition, offset in done.items() if partition in assigned}
+        if done != self._committed:
+            await consumer.commit(done)
+            self._committed = done
+
+    def _take(self, record: Record) -> None:
+        provider = self._needed(record)
+        if provider is None:
+            return
+        at = (record.partition, record.offset)
+        if at not in self._open:
+            task = self._open[at] = asyncio.create_task(self._fetch(record, *provider))
+            task.add_done_callback(lambda _done: self._open.pop(at, None))
+
+    def _needed(self, record: Record) -> tuple[str, Notice] | None:
+        """The provider, and what is to be fetched; None: nothing is."""
+        name = fetched = None
+        for header, value in record.headers:
+            if header == PROVIDER_HEADER:
+                name = value
+            elif header == FETCHED_HEADER:
+                fetched = value
+        provider = self._thin.get(name) if name is not None else None
+        if provider is None or fetched is not None or not record.key or not record.value:
+            return None
+        if record.timestamp < self._clock() * 1000 - OLDEST:
+            return None
+        assert isinstance(provider, Thin)
+        try:
+            notice = provider.thin(record.value)
+        except (
+            Exception
+        ) as error:  # its webhook is in the log, and the processor says what is wrong with it
+            _log.warning("thin.unreadable", provider=provider.name, kind=type(error).__name__)
+            return None
+        return (provider.name, notice) if notice is not None else None
+
+    async def _fetch(self, record: Record, provider: str, notice: Notice) -> None:
+        prediction_id = (record.key or b"").decode("utf-8", "replace")
+        structlog.contextvars.bind_contextvars(**fields_of(record))  # of this task alone
+        pause = FIRST_PAUSE
+        for _ in range(TRIES):
+            try:
+                prediction = await self._wanted(prediction_id, provider, notice)
+                if prediction is None or await self._asked(prediction, notice):
+                    self.fetched += 1
+                    return
+            except (StorageError, LogError) as error:
+                _log.warning("thin.interrupted", prediction=prediction_id, error=str(error))
+            except Exception as error:
+                _log.error("thin.defect", prediction=prediction_id, exc_info=error)
+                return
+            await asyncio.sleep(max(pause, self._look_ups.closed_for(provider)))
+            pause = min(pause * 2, LONGEST_PAUSE)
+        _log.warning("thin.given_up", prediction=prediction_id, provider=provider, tries=TRIES)
+
+    async def _asked(self, prediction: Prediction, notice: Notice) -> bool:
+        """Whether the provider has said how it stands, or there is no way to ask it."""
+        provider = prediction.provider or ""
+        # What is not in the store yet may bring what the provider's address needs.
+        if not self._look_ups.can(provider) or (
+            prediction.version and not self._look_ups.can_look(prediction)
+        ):
+            await self._look_ups.told(prediction, notice)
+            return True
+
+        async def whose(origin: Origin) -> Prediction | None:
+            stored = (await self._load([origin.prediction_id])).get(origin.prediction_id)
+            record = decode(stored.encoded) if stored is not None and not stored.deleted else None
+            if (
+                record is None
+                or (record.provider, record.attempt) != (provider, origin.attempt)
+                or record.provider_id not in (None, notice.provider_id)
+            ):
+                return None
+            while len(self._ours) >= MOST_KNOWN:
+                del self._ours[next(iter(self._ours))]
+            self._ours[provider, notice.provider_id] = record.prediction_id
+            return record
+
+        return await self._look_ups.look(prediction, "thin", whose)
+
+    async def _wanted(self, prediction_id: str, provider: str, notice: Notice) -> Prediction | None:
+        """The prediction to look up; None: it has its result already, or is gone."""
+        provider_id = notice.provider_id
+        prediction_id = self._ours.get((provider, provider_id), prediction_id)
+        stored = (await self._load([prediction_id])).get(prediction_id)
+        if stored is None:
+            # Faster than the processor: what the record will say does not matter for the question.
+            return Prediction(
+                prediction_id=prediction_id,
+                status=Status.STARTING,
+                version=0,
+                created_at=0,
+                updated_at=0,
+                provider=provider,
+                provider_id=provider_id,
+                provider_urls=notice.urls,
+            )
+        if stored.deleted:
+            return None
+        prediction = decode(stored.encoded)
+        if prediction.provider_id not in (None, provider_id) or prediction.provider not in (
+            None,
+            provider,
+        ):
+            return None
+        if _complete(prediction):
+            return None
+        urls = prediction.provider_urls or notice.urls
+        return msgspec.structs.replace(
+            prediction, provider=provider, provider_id=provider_id, provider_urls=urls
+        )
+
+
+def _complete(prediction: Prediction) -> bool:
+    """Whether it has ended with everything that is fetched about such an end."""
+    match prediction.status:
+        case Status.SUCCEEDED:
+            return bool(prediction.output)
+        case Status.FAILED:
+            return prediction.error is not None
+        case status:
+            return status is Status.CANCELED

@@ -1,0 +1,152 @@
+"""One provider's lane: how many calls at once, how many creates a minute, and when it is left alone altogether."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import structlog
+from msgspec import Struct
+
+from tidings.streams.providers.job_api import Call
+from tidings.streams.submission.http import Answer, CallFailed, Send, asked_to_wait
+
+TRIPS_AFTER = 5
+"""Failures in a row that open the circuit."""
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
+"""Seconds that an open circuit lets nothing through; doubled while the trial fails."""
+LONGEST_ASKED = 300.0
+"""Seconds of a wait that a provider may ask for."""
+UNASKED = 2.0
+"""Seconds to leave a provider alone that answers 429 without saying for how long."""
+BURST = 10
+"""Creates that may follow each other at once before the rate holds them apart."""
+
+_log = structlog.get_logger("tidings.provider")
+
+
+class Limits(Struct, frozen=True):
+    """What a provider allows us."""
+
+    concurrency: int = 16
+    """Calls at once."""
+    creates_a_minute: int | None = None
+    """None: as many as it takes."""
+
+
+class Lane:
+    """Calls to one provider.
+
+    Args:
+        name: The provider's.
+        send: What carries out a call.
+        limits: In force.
+        timer: Monotonic seconds.
+        clock: Seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        send: Send,
+        limits: Limits | None = None,
+        *,
+        timer: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.name = name
+        self.limits = limits or Limits()
+        self._send, self._timer, self._clock = send, timer, clock
+        self._room = asyncio.Semaphore(self.limits.concurrency)
+        self._closed_until = 0.0
+        self._failures = 0
+        self._trial = asyncio.Lock()
+        self._next_create = 0.0
+        self.calls = 0
+        self.failed = 0
+        self.throttled = 0
+
+    @property
+    def closed_for(self) -> float:
+        """Seconds until calls are let through again; 0: now."""
+        return max(0.0, self._closed_until - self._timer())
+
+    @property
+    def broken(self) -> bool:
+        """Whether the provider has failed so often that only one call at a time is let through."""
+        return self._failures >= TRIPS_AFTER
+
+    @asynccontextmanager
+    async def turn(self, *, creating: bool = False) -> AsyncIterator[None]:
+        """Wait until a call may go out, and keep the place until the block ends.
+
+        Args:
+            creating: The call starts a prediction: it counts for the rate.
+        """
+        async with self._room:
+            await self.opened()
+            if self.broken:
+                async with self._trial:
+                    await self.opened()
+                    yield
+                return
+            if creating:
+                await self._pace()
+            yield
+
+    async def opened(self) -> None:
+        """Wait until the provider need no longer be left alone."""
+        while (left := self.closed_for) > 0:  # noqa: ASYNC110 - the end may be put off meanwhile
+            await asyncio.sleep(left)
+
+    async def call(self, call: Call) -> Answer:
+        """Carry out a call, within a turn, and learn from how it ends.
+
+        Raises:
+            CallFailed: No answer has come.
+        """
+        self.calls += 1
+        try:
+            answer = await self._send(call)
+        except CallFailed as failure:
+            self._failed(str(failure))
+            raise
+        if answer.status == 429:
+            self.throttled += 1
+            self.close_for(self._asked(answer, UNASKED))
+        elif answer.status >= 500:
+            self._failed(f"answered {answer.status}")
+            if (asked := self._asked(answer, 0.0)) > 0:
+                self.close_for(asked)
+        else:
+            if self.broken:
+                _log.info("provider.back", provider=self.name)
+            self._failures = 0
+        return answer
+
+    def close_for(self, seconds: float) -> None:
+        """Let nothing through for so long."""
+        self._closed_until = max(self._closed_until, self._timer() + min(LONGEST_ASKED, seconds))
+
+    def _asked(self, answer: Answer, otherwise: float) -> float:
+        asked = asked_to_wait(answer, self._clock())
+        return otherwise if asked is None else asked
+
+    def _failed(self, reason: str) -> None:
+        self.failed += 1
+        self._failures += 1
+        if self.broken:
+            pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(10, self._failures - TRIPS_AFTER))
+            self.close_for(pause)
+            _log.warning("provider.left_alone", provider=self.name, seconds=pause, reason=reason)
+
+    async def _pace(self) -> None:
+        rate = self.limits.creates_a_minute
+        if rate is None:
+            return
+        apart = 60.0 / rate
+        now = self._timer()
+        slot = max(self._next_create, now - apart * (BURST - 1))
+        self._next_create = slot + apart
+        if slot > now:
+            await asyncio.sleep(slot - now)

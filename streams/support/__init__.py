@@ -1,0 +1,4 @@
+"""What several folders of `streams` use and none owns: histograms and tracing.
+
+Imports nothing of the project.
+"""

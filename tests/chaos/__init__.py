@@ -1,0 +1,1 @@
+"""Crashes, faults and hostile input: whatever is harmed, nothing acknowledged is lost."""

@@ -1,0 +1,43 @@
+"""`tidings serve` with an archiver that kills its own process at a step: `archiver_mortal.py STEP COUNT serve ...`."""
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from tidings.config.loader import load
+from tidings.service import runtime as service
+from tidings.streams.archive.transfer import Archiving
+
+
+def main() -> None:
+    """Serve, and die as the step ends for the COUNT-th time."""
+    step, count = int(sys.argv[1]), int(sys.argv[2])
+    left = [count]
+
+    def reached(number: int) -> None:
+        if number == step:
+            left[0] -= 1
+            if left[0] == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    made = Archiving.__init__
+
+    def watched(self: Archiving, *arguments: Any, **options: Any) -> None:
+        made(self, *arguments, **{**options, "reached": reached})
+
+    Archiving.__init__ = watched  # type: ignore[method-assign]
+    arguments = sys.argv[4:]
+    flags: dict[str, Any] = {
+        arguments[i].removeprefix("--").replace("-", "_"): arguments[i + 1]
+        for i in range(0, len(arguments), 2)
+    }
+    flags["port_file"] = Path(flags["port_file"])
+    settings = load(flags, environ=os.environ, config=None)
+    asyncio.run(service.serve(settings))
+
+
+if __name__ == "__main__":
+    main()

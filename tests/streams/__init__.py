@@ -1,1 +1,0 @@
-"""Streams: events, logs, processing, providers."""

@@ -1,0 +1,1 @@
+"""Whole processes over real ports: the main job, the operator, submission, the commands."""

@@ -1,1 +1,0 @@
-"""Tests of the public face: settings, command line, client."""

@@ -1,0 +1,1 @@
+"""One file of tests a file of code, at the same path."""

@@ -1,0 +1,400 @@
+"""Server-Sent Events over a real port."""
+
+import asyncio
+import contextlib
+import gc
+import json
+import socket
+import time
+from collections.abc import AsyncIterator
+from functools import partial
+from typing import Any
+
+import httpx
+import jwt
+import pytest
+
+from tests.support.conditions import eventually
+from tests.support.gateway.small_service import SmallService, prediction, small_service
+from tidings.gateway.api import sse
+from tidings.gateway.auth.quotas import OwnerLimits, Owners
+from tidings.gateway.auth.rate_limits import TrustedProxies
+from tidings.gateway.auth.tokens import Claims, SecretTokens
+from tidings.gateway.http.server import Connection
+from tidings.gateway.push.event_stream import event
+from tidings.storage.errors import StoreUnavailable
+from tidings.storage.prediction import Tombstone, encode
+from tidings.storage.store import Write
+from tidings.streams.changes.codec import announcement
+from tidings.streams.log.protocol import CHANGES, Position
+
+SECRET = b"a secret of more than thirty-two bytes"
+
+
+@contextlib.asynccontextmanager
+async def serving(**settings: Any) -> AsyncIterator[tuple[SmallService, httpx.AsyncClient]]:
+    async with (
+        small_service(**settings) as service,
+        httpx.AsyncClient(base_url=service.url, timeout=20) as client,
+    ):
+        yield service, client
+
+
+def token(**claims: Any) -> str:
+    return jwt.encode({"exp": time.time() + 60, **claims}, SECRET, algorithm="HS256")
+
+
+class Stream:
+    """Reads the events of one answer."""
+
+    def __init__(self, answer: httpx.Response) -> None:
+        self.answer = answer
+        self._lines = answer.aiter_lines()
+
+    async def next(self) -> tuple[str, str | None, Any]:
+        """The next event: name, id, data."""
+        name, identifier, data = "", None, []
+        async with asyncio.timeout(15):
+            async for line in self._lines:
+                field, _, value = line.partition(": ")
+                if field == "event":
+                    name = value
+                elif field == "id":
+                    identifier = value
+                elif field == "data":
+                    data.append(value)
+                elif not line and data:
+                    return name, identifier, json.loads("\n".join(data))
+        return "end", None, None
+
+    async def all(self) -> list[str]:
+        """The names of all events that are left."""
+        names = []
+        while (name := (await self.next())[0]) != "end":
+            names.append(name)
+        return names
+
+
+@contextlib.asynccontextmanager
+async def stream(client: httpx.AsyncClient, path: str, **headers: str) -> AsyncIterator[Stream]:
+    async with client.stream("GET", path, headers=headers) as answer:
+        assert answer.status_code == 200, await answer.aread()
+        yield Stream(answer)
+
+
+async def test_one_predictions_stream_ends_after_its_end() -> None:
+    """Snapshot, synced, each change with its version as the id, and after a terminal state nothing."""
+    async with serving() as (service, client):
+        await service.put(prediction("p1"))
+        async with stream(client, "/api/predictions/p1/events") as events:
+            assert events.answer.headers["content-type"] == "text/event-stream"
+            name, identifier, data = await events.next()
+            assert (name, identifier, data["type"]) == ("snapshot", "2", "snapshot")
+            assert await events.next() == ("synced", None, {"type": "synced", "more": False})
+            await client.patch("/api/predictions/p1", json={"progress": 0.5})
+            name, identifier, data = await events.next()
+            assert (name, identifier, data["prediction"]["progress"]) == ("change", "3", 0.5)
+            await client.patch("/api/predictions/p1", json={"status": "succeeded"})
+            name, identifier, data = await events.next()
+            assert (name, identifier, data["prediction"]["status"]) == ("change", "4", "succeeded")
+            assert await events.all() == []
+
+
+async def test_last_event_id_is_what_the_client_knows() -> None:
+    """A known version is not sent again; an older one gets a snapshot; the end, once known, is a 204 for good."""
+    async with serving() as (service, client):
+        await service.put(prediction("p1"))
+        async with stream(client, "/api/predictions/p1/events", **{"Last-Event-ID": "2"}) as events:
+            assert (await events.next())[0] == "synced"
+        async with stream(client, "/api/predictions/p1/events", **{"Last-Event-ID": "1"}) as events:
+            assert (await events.next())[0] == "snapshot"
+        await client.patch("/api/predictions/p1", json={"status": "failed", "error": "no"})
+        async with stream(client, "/api/predictions/p1/events", **{"Last-Event-ID": "2"}) as events:
+            assert await events.all() == ["snapshot", "synced"]
+        answer = await client.get("/api/predictions/p1/events", headers={"Last-Event-ID": "3"})
+        assert answer.status_code == 204
+
+
+async def test_what_the_snapshot_showed_is_not_repeated() -> None:
+    """A change that is announced after its record was read for the snapshot is no news; the next one is."""
+    async with serving() as (service, client):
+        written = prediction("p1", version=3)
+        await service.store.store.write([Write(written, encode(written), 0)])
+        async with stream(client, "/api/events?predictions=p1") as events:
+            assert (await events.next())[2]["prediction"]["version"] == 3
+            assert (await events.next())[0] == "synced"
+            late = announcement(written, encode(written), position=Position(0, 0))
+            await service.log.append(CHANGES, [late])
+            await service.put(prediction("p1", version=4))
+            assert (await events.next())[2]["prediction"]["version"] == 4
+
+
+async def test_an_unknown_prediction_is_waited_for() -> None:
+    """The stream of what does not exist yet says so, and begins with its first change."""
+    async with (
+        serving() as (service, client),
+        stream(client, "/api/predictions/p1/events") as events,
+    ):
+        assert (await events.next())[2] == {"type": "unknown", "predictionId": "p1"}
+        assert (await events.next())[0] == "synced"
+        await service.put(prediction("p1"))
+        assert (await events.next())[2]["prediction"]["predictionId"] == "p1"
+
+
+async def test_a_deletion_is_told_and_ends_the_stream() -> None:
+    """A client hears of a deletion, live or when it comes back knowing an older version."""
+    async with serving() as (service, client):
+        await service.put(prediction("p1"))
+        async with stream(client, "/api/predictions/p1/events", **{"Last-Event-ID": "2"}) as events:
+            await events.next()
+            await client.delete("/api/predictions/p1")
+            assert await events.next() == (
+                "deleted",
+                "3",
+                {"type": "deleted", "predictionId": "p1", "version": 3},
+            )
+            assert await events.all() == []
+        async with stream(client, "/api/predictions/p1/events", **{"Last-Event-ID": "2"}) as events:
+            assert (await events.next())[0] == "deleted"
+
+
+async def test_several_predictions_and_an_owner_on_one_stream() -> None:
+    """Named ones and all of an owner come on one stream, each change once."""
+    async with serving() as (service, client):
+        await service.put(prediction("a", owner="ann"))
+        await service.put(prediction("b", owner="bob"))
+        async with stream(client, "/api/events?predictions=b,c&owner=ann") as events:
+            seen = [await events.next() for _ in range(4)]
+            assert [name for name, _, _ in seen] == ["snapshot", "unknown", "snapshot", "synced"]
+            assert seen[0][1] is None
+            await service.put(prediction("b", owner="bob", version=3))
+            await service.put(prediction("z", owner="zoe"))
+            await service.put(prediction("d", owner="ann"))
+            changes = [(await events.next())[2]["prediction"]["predictionId"] for _ in range(2)]
+            assert changes == ["b", "d"]
+
+
+async def test_a_limit_that_cuts_is_said() -> None:
+    """`synced` says `more` when the snapshot was cut."""
+    async with serving() as (service, client):
+        for number in range(5):
+            await service.put(prediction(f"p{number}"))
+        async with stream(client, "/api/events?all=true&limit=3") as events:
+            assert [(await events.next())[0] for _ in range(3)] == ["snapshot"] * 3
+            assert (await events.next())[2] == {"type": "synced", "more": True}
+
+
+@pytest.mark.parametrize(
+    "query", ["", "?all=maybe", "?owner=a&tag=b", "?predictions=a%20b", "?all=true&limit=x"]
+)
+async def test_a_bad_stream_is_a_400(query: str) -> None:
+    """What cannot be watched is refused with a remedy."""
+    async with serving() as (_, client):
+        answer = await client.get(f"/api/events{query}")
+    assert answer.status_code == 400
+    assert answer.json()["detail"]
+
+
+async def test_a_stranger_sees_nothing() -> None:
+    """What one may not watch is unknown, stays silent when it changes, and says nothing of its end."""
+    async with serving(authenticator=SecretTokens(SECRET, Claims())) as (service, client):
+        await service.put(prediction("p1", owner="ann", prompt="secret"))
+        await service.put(prediction("p2", owner="bob"))
+        path = f"/api/events?predictions=p1,p2&access_token={token(sub='bob')}"
+        async with stream(client, path) as events:
+            assert [(await events.next())[0] for _ in range(3)] == ["unknown", "snapshot", "synced"]
+            await service.put(prediction("p1", owner="ann", version=3))
+            await service.put(prediction("p2", owner="bob", version=3))
+            assert (await events.next())[2]["prediction"]["predictionId"] == "p2"
+        await service.put(prediction("p1", owner="ann", version=4, status="failed"))
+        headers = {"Last-Event-ID": "9", "Authorization": f"Bearer {token(sub='bob')}"}
+        async with stream(client, "/api/predictions/p1/events", **headers) as events:
+            assert (await events.next())[0] == "unknown"
+        for query in ("owner=ann", "tag=t", "model=m", "all=true"):
+            answer = await client.get(f"/api/events?{query}&access_token={token(sub='bob')}")
+            assert answer.status_code == 403, query
+        assert (await client.get("/api/events?owner=bob")).status_code == 401
+
+
+async def test_a_stream_ends_when_its_token_does() -> None:
+    """At the token's expiry the stream is over, whatever it watches."""
+    async with serving(authenticator=SecretTokens(SECRET, Claims())) as (service, client):
+        await service.put(prediction("p1", owner="ann"))
+        path = f"/api/predictions/p1/events?access_token={token(sub='ann', exp=time.time() + 1.5)}"
+        async with stream(client, path) as events:
+            assert await events.all() == ["snapshot", "synced"]
+
+
+async def test_a_silent_stream_is_kept_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Comments go out while nothing happens."""
+    monkeypatch.setattr(sse, "PING_EVERY", 0.05)
+    async with serving() as (service, _):
+        await service.put(prediction("p1"))
+        reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+        writer.write(b"GET /api/predictions/p1/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        async with asyncio.timeout(15):
+            for _ in range(2):
+                await reader.readuntil(b"\r\n:\n\n\r\n")
+        writer.close()
+
+
+async def test_a_client_that_leaves_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hub keeps nothing of a stream whose client has gone."""
+    monkeypatch.setattr(sse, "PING_EVERY", 0.05)
+    async with serving() as (service, client):
+        async with stream(client, "/api/predictions/p1/events") as events:
+            await events.next()
+            assert service.hub.watched("prediction:p1") == 1
+        await eventually(lambda: service.hub.watched("prediction:p1") == 0)
+
+
+async def test_a_slow_reader_gets_the_newest() -> None:
+    """A client that does not read for a while finds the newest of each prediction, the last state included."""
+    async with serving() as (service, _):
+        reader, writer = await asyncio.open_connection("127.0.0.1", service.port, limit=1024)
+        writer.write(b"GET /api/events?all=true HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await reader.readuntil(b"synced")
+        for version in range(2, 60):
+            for number in range(5):
+                await service.put(prediction(f"p{number}", version=version, logs="x" * 60_000))
+        for number in range(5):
+            await service.put(
+                Tombstone(prediction_id=f"p{number}", deleted=True, version=99, updated_at=1)
+            )
+        read = 0
+        tail = b""
+        async with asyncio.timeout(30):
+            while not all(b'"p%d","version":99' % number in tail for number in range(5)):
+                data = await reader.read(65536)
+                assert data
+                read += len(data)
+                tail = (tail + data)[-200_000:]
+        writer.close()
+    assert read < 58 * 5 * 60_000
+
+
+async def test_a_store_that_fails_under_way_ends_the_stream() -> None:
+    """The answer has begun by then: it is cut, so that the client comes back, and no second answer is mixed in."""
+    async with serving() as (service, client):
+
+        async def refuse(*_: object) -> None:
+            raise StoreUnavailable("locked")
+
+        service.store.store.list = refuse  # type: ignore[method-assign, assignment]
+        received = b""
+        async with client.stream("GET", "/api/events?all=true") as answer:
+            with contextlib.suppress(httpx.RemoteProtocolError):
+                async for data in answer.aiter_raw():
+                    received += data
+        assert b"HTTP/1.1" not in received
+        await eventually(lambda: service.hub.watched("all") == 0)
+
+
+async def test_one_address_has_so_many_streams(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond its number an address gets a 429, another does not, and it may open another when one is gone."""
+    monkeypatch.setattr(sse, "PING_EVERY", 3_600)
+    headers, other = {"X-Forwarded-For": "203.0.113.7"}, {"X-Forwarded-For": "203.0.113.8"}
+    async with serving(trusted_proxies=TrustedProxies(["127.0.0.0/8"]), streams_per_address=1) as (
+        _,
+        client,
+    ):
+        async with (
+            stream(client, "/api/events?all=true", **headers),
+            stream(client, "/api/events?all=true", **other),
+        ):
+            assert (await client.get("/api/events?all=true", headers=headers)).status_code == 429
+
+        async def again() -> bool:
+            return (await client.head("/api/events?all=true", headers=headers)).status_code == 200
+
+        await eventually(again)
+
+
+async def test_a_reader_that_is_gone_is_noticed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its subscriptions and what it counts for end with the connection, and not with the next thing to write."""
+    monkeypatch.setattr(sse, "PING_EVERY", 3_600)
+    authenticator = SecretTokens(SECRET, Claims())
+    headers = {"Authorization": f"Bearer {token(sub='ann')}"}
+    async with serving(authenticator=authenticator) as (service, client):
+
+        def free(key: str) -> bool:
+            return service.hub.watched(key) == 0 and len(service.gateway.owners) == 0
+
+        for path, key in (
+            ("/api/predictions/p1/events", "prediction:p1"),
+            ("/api/events?owner=ann", "owner:ann"),
+        ):
+            async with stream(client, path, **headers) as events:
+                while (await events.next())[0] != "synced":
+                    pass
+                assert service.hub.watched(key) == 1
+                assert len(service.gateway.owners) == 1
+            await eventually(partial(free, key))
+
+
+async def test_a_machine_that_vanished_is_noticed() -> None:
+    """The kernel ends a stream's connection once nothing is acknowledged for 45 s, and leaves other requests alone."""
+
+    def limits() -> set[int]:
+        transports = [
+            one.transport for one in gc.get_objects() if issubclass(type(one), Connection)
+        ]
+        sockets = [one.get_extra_info("socket") for one in transports if one is not None]
+        return {one.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) for one in sockets}
+
+    async with serving() as (_, client):
+        await client.get("/api/predictions/p1")
+        assert limits() == {0}
+        async with stream(client, "/api/events?all=true") as events:
+            assert (await events.next())[0] == "synced"
+            assert 45_000 in limits()
+
+
+async def test_an_owners_streams_are_limited_with_its_websockets() -> None:
+    """Streams count as connections and subscriptions of their owner; one too many is answered with 429."""
+    authenticator = SecretTokens(SECRET, Claims())
+    owners = Owners(OwnerLimits(connections=2, subscriptions=3))
+    ann = {"Authorization": f"Bearer {token(sub='ann')}"}
+    bob = {"Authorization": f"Bearer {token(sub='bob')}"}
+
+    async def status(path: str, headers: dict[str, str]) -> int:
+        return (await client.head(path, headers=headers)).status_code
+
+    async with serving(authenticator=authenticator, owners=owners) as (_, client):
+        async with stream(client, "/api/events?predictions=a,b", **ann):
+            assert await status("/api/events?predictions=c,d", ann) == 429
+            assert await status("/api/events?predictions=c,d", bob) == 200
+            async with stream(client, "/api/events?predictions=c", **ann):
+                assert await status("/api/predictions/c/events", ann) == 429
+        await eventually(lambda: len(owners) == 0)
+        assert await status("/api/events?predictions=a,b,c", ann) == 200
+        assert await status("/api/events?predictions=a,b,c,d", ann) == 429
+
+
+async def test_line_breaks_in_a_record_stay_inside_the_data() -> None:
+    """A payload that came with line breaks between its tokens cannot end an event, and comes out the same JSON."""
+    raw = event(b"change", b'{"a":\r\n\r\n1,\n"b":"x"}')
+    lines = raw.decode().split("\n")
+    data = "\n".join(line.removeprefix("data: ") for line in lines if line.startswith("data: "))
+    assert json.loads(data) == {"a": 1, "b": "x"}
+    assert raw.count(b"\n\n") == 1
+    assert b"\r" not in raw
+
+
+async def test_streams_end_with_the_service() -> None:
+    """At a shutdown clients are told when to come back, and the stream ends."""
+    async with contextlib.AsyncExitStack() as stack:
+        client = await stack.enter_async_context(httpx.AsyncClient(timeout=20))
+        running = contextlib.AsyncExitStack()
+        service = await running.enter_async_context(small_service())
+        answer = await stack.enter_async_context(
+            client.stream("GET", service.url + "/api/predictions/p1/events")
+        )
+        lines = answer.aiter_lines()
+        async for line in lines:
+            if line.startswith("event: synced"):
+                break
+        closing = asyncio.create_task(running.aclose())
+        rest = [line async for line in lines]
+        await closing
+    assert any(line.startswith("retry: ") for line in rest)

@@ -1,0 +1,390 @@
+"""The application as a whole over a real port: who may come in, what is served where, and how errors look."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import jwt
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry, Counter
+
+from tests.support.gateway.serving_thread import ServingThread
+from tests.support.gateway.small_service import SmallService, prediction, small_service
+from tidings.gateway.api.static_files import load_pages, policy
+from tidings.gateway.auth.rate_limits import AddressLimits, TrustedProxies
+from tidings.gateway.auth.tokens import Claims, SecretTokens
+from tidings.gateway.http.problems import Problem, from_failure
+
+SECRET = b"a secret of more than thirty-two bytes"
+
+
+@contextlib.asynccontextmanager
+async def serving(**settings: Any) -> AsyncIterator[tuple[SmallService, httpx.AsyncClient]]:
+    async with (
+        small_service(**settings) as service,
+        httpx.AsyncClient(base_url=service.url, timeout=20) as client,
+    ):
+        yield service, client
+
+
+def bearer(**claims: Any) -> dict[str, str]:
+    token = jwt.encode({"exp": time.time() + 60, **claims}, SECRET, algorithm="HS256")
+    return {"Authorization": f"Bearer {token}"}
+
+
+async def raw(port: int, request: bytes) -> bytes:
+    """The whole answer to bytes on a connection of their own."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(request)
+    answer = await asyncio.wait_for(reader.read(), 15)
+    writer.close()
+    return answer
+
+
+def assert_problem(answer: httpx.Response, status: int, code: str | None = None) -> None:
+    body = answer.json()
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert {"type", "title", "status", "detail", "code", "error"} <= set(body)
+    assert body["status"] == status
+    assert body["detail"]
+    assert code is None or body["code"] == code
+
+
+# ---- who may come in ----
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example", "10.0.0.1", ""]
+)
+async def test_a_foreign_host_is_refused_in_open_mode(host: str) -> None:
+    """A name that a stranger points at this machine gets nothing (DNS rebinding)."""
+    async with serving() as (service, client):
+        await service.put(prediction("p1"))
+        for path in (
+            "/api/predictions/p1",
+            "/api/predictions",
+            "/",
+            "/api/events?all=true",
+            "/metrics",
+            "/nowhere",
+        ):
+            assert_problem(await client.get(path, headers={"Host": host}), 403, "foreign-host")
+        assert (await client.get("/healthz", headers={"Host": host})).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost", "LOCALHOST:99", "127.0.0.1:8080", "127.0.0.2", "[::1]:80", "a.localhost"]
+)
+async def test_loopback_names_are_served(host: str) -> None:
+    """Whatever name this machine goes by for itself is its own."""
+    async with serving() as (_, client):
+        assert (await client.get("/api/predictions", headers={"Host": host})).status_code == 200
+
+
+async def test_a_foreign_origin_is_refused() -> None:
+    """Pages of another origin get nothing, those of the same or an allowed one do."""
+    async with serving(allowed_origins=frozenset({"https://app.example"})) as (service, client):
+        own = {"Origin": service.url, "Host": service.url.removeprefix("http://")}
+        for origin in (
+            "https://evil.example",
+            "null",
+            "https://app.example.evil.example",
+            "http://app.example",
+        ):
+            assert_problem(
+                await client.get("/api/predictions", headers={"Origin": origin}),
+                403,
+                "foreign-origin",
+            )
+        assert (await client.get("/api/predictions", headers=own)).status_code == 200
+        allowed = await client.get("/api/predictions", headers={"Origin": "https://app.example"})
+        assert allowed.status_code == 200
+        assert allowed.headers["access-control-allow-origin"] == "https://app.example"
+        asked = await client.options(
+            "/api/predictions/p1", headers={"Origin": "https://app.example"}
+        )
+        assert asked.status_code == 204
+        assert "PATCH" in asked.headers["access-control-allow-methods"]
+        await service.put(prediction("p1"))
+        read = await client.get("/api/predictions/p1", headers={"Origin": "https://app.example"})
+        assert read.headers["access-control-allow-origin"] == "https://app.example"
+
+
+async def test_with_authentication_a_token_is_needed() -> None:
+    """Without a token, or with one that proves nothing, the answer is a 401 that says what to send."""
+    async with serving(authenticator=SecretTokens(SECRET, Claims())) as (_, client):
+        for headers in (
+            {},
+            {"Authorization": "Basic eDp5"},
+            {"Authorization": "Bearer"},
+            {"Authorization": "Bearer x.y.z"},
+        ):
+            answer = await client.get("/api/predictions", headers=headers)
+            assert_problem(answer, 401)
+            assert answer.headers["www-authenticate"] == "Bearer"
+        assert_problem(
+            await client.get(f"/api/predictions?access_token={bearer()['Authorization'][7:]}"), 401
+        )
+        assert (await client.get("/api/predictions", headers=bearer(sub="ann"))).status_code == 200
+        assert (await client.get("/", headers={"Host": "any.example"})).status_code in {200, 404}
+
+
+async def test_an_address_that_asks_too_much_is_told_to_wait() -> None:
+    """Addresses that a trusted proxy forwards have limits of their own; the loopback range by itself has none."""
+    limits = AddressLimits(rate=0.1, burst=2)
+    async with serving(limits=limits, trusted_proxies=TrustedProxies(["127.0.0.0/8"])) as (
+        _,
+        client,
+    ):
+        one = {"X-Forwarded-For": "6.6.6.6, 203.0.113.7"}
+        for _ in range(2):
+            assert (await client.get("/api/predictions", headers=one)).status_code == 200
+        limited = await client.get("/api/predictions", headers=one)
+        assert_problem(limited, 429)
+        assert int(limited.headers["retry-after"]) >= 1
+        other = {"X-Forwarded-For": "203.0.113.8"}
+        assert (await client.get("/api/predictions", headers=other)).status_code == 200
+        for _ in range(5):
+            assert (await client.get("/api/predictions")).status_code == 200
+
+
+def test_only_trusted_proxies_are_believed() -> None:
+    """The address is that of the first hop from the right that is none of ours, and a stranger's word counts nothing."""
+    proxies = TrustedProxies(["10.0.0.0/8", "::1"])
+    assert proxies.client("203.0.113.1", "1.2.3.4") == "203.0.113.1"
+    assert proxies.client("10.0.0.1", "1.2.3.4, 5.6.7.8") == "5.6.7.8"
+    assert proxies.client("10.0.0.1", "1.2.3.4, 5.6.7.8, 10.9.9.9") == "5.6.7.8"
+    assert proxies.client("10.0.0.1", "nonsense") == "10.0.0.1"
+    assert proxies.client("::ffff:10.0.0.1", "[2001:db8::1]:443") == "2001:db8::1"
+    assert proxies.client("10.0.0.1", None) == "10.0.0.1"
+
+
+def test_a_bucket_fills_again() -> None:
+    """After the burst one request passes in each interval."""
+    limits = AddressLimits(rate=2, burst=3)
+    assert [limits.take("a", 0.0) for _ in range(4)] == [0, 0, 0, 0.5]
+    assert limits.take("a", 0.5) == 0
+    assert limits.take("a", 0.5) > 0
+    assert limits.take("b", 0.5) == 0
+
+
+# ---- health ----
+
+
+async def test_health_and_readiness() -> None:
+    """Alive as long as it answers; ready when every part is, and else it says which is not and why."""
+    state: dict[str, str | None] = {"log": None}
+
+    async def log() -> str | None:
+        return state["log"]
+
+    async def store() -> str | None:
+        if state["log"] == "broken":
+            raise OSError("disk gone")
+        return None
+
+    async with serving(ready={"log": log, "store": store}, version="9.9") as (_, client):
+        assert (await client.get("/healthz")).json() == {"status": "ok", "version": "9.9"}
+        assert (await client.get("/readyz")).json() == {
+            "status": "ready",
+            "parts": ["log", "store"],
+        }
+        state["log"] = "broken"
+        answer = await client.get("/readyz")
+        assert_problem(answer, 503, "not-ready")
+        assert answer.json()["notReady"] == {"log": "broken", "store": "OSError: disk gone"}
+        assert (await client.get("/healthz")).status_code == 200
+
+
+async def test_metrics_are_for_this_machine_and_admins() -> None:
+    """Loopback gets Prometheus' text; what a proxy forwards needs an admin's token."""
+    registry = CollectorRegistry()
+    Counter("things", "Things.", registry=registry).inc(3)
+    async with serving(registry=registry, authenticator=SecretTokens(SECRET, Claims())) as (
+        _,
+        client,
+    ):
+        assert "things_total 3.0" in (await client.get("/metrics")).text
+        forwarded = {"X-Forwarded-For": "203.0.113.7"}
+        assert_problem(await client.get("/metrics", headers=forwarded), 401)
+        assert_problem(
+            await client.get("/metrics", headers={**forwarded, **bearer(scope="read:all")}), 403
+        )
+        assert (
+            await client.get("/metrics", headers={**forwarded, **bearer(scope="admin")})
+        ).status_code == 200
+
+
+async def test_stats_are_figures_for_admins() -> None:
+    """The page's operator part gets every group of figures as JSON."""
+    async with serving(stats={"hub": lambda: {"sessions": 2}}, version="1") as (_, client):
+        answer = (await client.get("/api/stats")).json()
+    assert answer["success"] is True
+    assert (answer["data"]["version"], answer["data"]["hub"]) == ("1", {"sessions": 2})
+
+
+# ---- what is served where ----
+
+
+async def test_what_is_not_there() -> None:
+    """An address that nothing serves is a 404, another method a 405 that says which ones are allowed."""
+    async with serving() as (_, client):
+        assert_problem(await client.get("/api/nothing"), 404, "no-route")
+        assert_problem(await client.get("/static/../access.py"), 404)
+        assert_problem(await client.get("/static/%2e%2e/access.py"), 404)
+        answer = await client.put("/api/predictions/p1")
+        assert_problem(answer, 405, "method-not-allowed")
+        assert answer.headers["allow"] == "DELETE, GET, HEAD, OPTIONS, PATCH"
+        assert (await client.options("/api/predictions")).headers[
+            "allow"
+        ] == "GET, HEAD, OPTIONS, POST"
+
+
+async def test_pages_are_served_under_a_strict_policy() -> None:
+    """Each file of the page comes with the policy, a type, an ETag, and is not sent again when it is known."""
+    async with serving() as (_, client):
+        for path in load_pages():
+            answer = await client.get("/" if path == "index.html" else f"/static/{path}")
+            assert answer.status_code == 200
+            assert answer.headers["content-security-policy"].startswith(
+                "default-src 'none'; script-src 'self';"
+            )
+            assert answer.headers["x-content-type-options"] == "nosniff"
+            again = await client.get(
+                f"/static/{path}", headers={"If-None-Match": answer.headers["etag"]}
+            )
+            assert again.status_code == 304
+    assert "unsafe" not in policy()
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        b"NONSENSE\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: x\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nBad Header: x\r\n\r\n",
+        b"GET /" + b"x" * 20_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"y" * 20_000 + b"\r\n\r\n",
+        b"POST /api/predictions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+    ],
+)
+async def test_a_malformed_request_is_a_problem_too(request_bytes: bytes) -> None:
+    """What the server itself refuses looks like every other error, and shows nothing of its inside."""
+    async with serving() as (service, _):
+        answer = await raw(service.port, request_bytes)
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert head.split(b" ")[1] == b"400"
+    assert b"application/problem+json" in head
+    assert b"Traceback" not in body
+    assert b'"detail"' in body
+
+
+async def test_a_compressed_body_is_not_unpacked() -> None:
+    """A body that says it is compressed is refused where JSON is read: its size cannot be trusted."""
+    async with serving() as (service, client):
+        await service.put(prediction("p1"))
+        headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+        assert_problem(
+            await client.patch("/api/predictions/p1", content=b"\x1f\x8b", headers=headers), 415
+        )
+
+
+async def test_http_1_0_and_pipelining() -> None:
+    """An old client gets its answer and the end of the connection; pipelined requests are answered in order."""
+    async with serving() as (service, _):
+        await service.put(prediction("p1"))
+        await service.put(prediction("p2"))
+        old = await raw(
+            service.port, b"GET /api/predictions/p1 HTTP/1.0\r\nHost: localhost\r\n\r\n"
+        )
+        assert b'"predictionId":"p1"' in old
+        both = await raw(
+            service.port,
+            b"GET /api/predictions/p1 HTTP/1.1\r\nHost: localhost\r\n\r\n"
+            b"GET /api/predictions/p2 HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+        )
+        assert both.index(b'"predictionId":"p1"') < both.index(b'"predictionId":"p2"')
+        assert both.count(b"HTTP/1.1 200 OK") == 2
+
+
+def test_what_nobody_expected_tells_nothing() -> None:
+    """An unexpected error is a 500 without its message, which may hold anything."""
+    problem = from_failure(KeyError("secret"))
+    assert problem.status == 500
+    assert b"secret" not in problem.body()
+    assert from_failure(Problem(409, "c", "e", "d")).status == 409
+
+
+@pytest.fixture(scope="module")
+def caller() -> Any:
+    with (
+        ServingThread() as thread,
+        httpx.Client(base_url=f"http://127.0.0.1:{thread.port}", timeout=20) as client,
+    ):
+        yield client
+
+
+paths = st.sampled_from(
+    [
+        "/api/predictions",
+        "/api/predictions/p1",
+        "/api/predictions/p1/cancel",
+        "/api/webhooks/x",
+        "/",
+    ]
+)
+texts = st.text(st.characters(blacklist_categories=["Cs"]), max_size=20)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    method=st.sampled_from(["GET", "POST", "PATCH", "DELETE", "PUT", "OPTIONS"]),
+    path=paths,
+    query=st.dictionaries(
+        st.sampled_from(["limit", "cursor", "status", "fields", "owner", "x"]), texts, max_size=3
+    ),
+    headers=st.dictionaries(
+        st.sampled_from(
+            [
+                "if-none-match",
+                "prefer",
+                "authorization",
+                "last-event-id",
+                "idempotency-key",
+                "origin",
+            ]
+        ),
+        st.binary(max_size=20).filter(
+            lambda value: not any(byte < 32 or byte == 127 for byte in value)
+        ),
+        max_size=3,
+    ),
+    body=st.one_of(
+        st.binary(max_size=60),
+        st.sampled_from([b"{}", b'{"status":"failed"}', b'{"provider":"a","model":"b"}']),
+    ),
+)
+def test_no_request_is_a_server_error(
+    caller: httpx.Client,
+    method: str,
+    path: str,
+    query: dict[str, str],
+    headers: dict[str, bytes],
+    body: bytes,
+) -> None:
+    """Whatever is asked for, with whatever headers, parameters and body, no answer is a 500."""
+    sent = {name.encode(): value.strip() for name, value in headers.items()}
+    answer = caller.request(
+        method,
+        path,
+        params=query,
+        headers={b"content-type": b"application/json", **sent},
+        content=body,
+    )
+    assert answer.status_code < 500, answer.text

@@ -1,0 +1,144 @@
+"""The specifications say what is served, and what is served keeps to them."""
+
+import json
+from typing import Any
+
+import httpx
+import pytest
+from jsonschema import Draft202012Validator  # type: ignore[import-untyped]  # it has no types
+
+from tests.support.gateway.small_service import SmallService, prediction, small_service
+from tidings.gateway.app import build_app
+from tidings.gateway.openapi import OPERATIONS, asyncapi, openapi
+from tidings.gateway.push.protocol import (
+    bye_message,
+    deleted_message,
+    error_message,
+    pong_message,
+    snapshot_message,
+    subscribed_message,
+    synced_message,
+    unknown_message,
+    unsubscribed_message,
+    welcome_message,
+)
+from tidings.storage.prediction import encode
+from tidings.streams.log.protocol import EVENTS, NewRecord
+
+UNDESCRIBED = {"/", "/static/{path}", "/{path}", "/openapi.json", "/asyncapi.json", "/api/ws"}
+
+
+def validator(name: str) -> Draft202012Validator:
+    return Draft202012Validator({"$ref": f"#/components/schemas/{name}", **openapi("1")})
+
+
+def test_every_route_is_described() -> None:
+    """Each method of each path that the application serves stands in the specification, and nothing else does."""
+    app = build_app(SmallService().gateway)
+    served = {
+        (route.method.lower(), route.resource.canonical)
+        for route in app.router.routes()
+        if route.resource is not None
+        and route.method != "HEAD"
+        and route.resource.canonical not in UNDESCRIBED
+    }
+    assert {(operation.method, operation.path) for operation in OPERATIONS} == served
+
+
+@pytest.mark.parametrize("document", [openapi("1"), asyncapi("1")], ids=["openapi", "asyncapi"])
+def test_every_reference_leads_somewhere(document: dict[str, Any]) -> None:
+    """Each `$ref` names something in the document, and each schema is a schema."""
+
+    def references(part: Any) -> list[str]:
+        if isinstance(part, dict):
+            here = [part["$ref"]] if isinstance(part.get("$ref"), str) else []
+            return here + [found for value in part.values() for found in references(value)]
+        return (
+            [found for value in part for found in references(value)]
+            if isinstance(part, list)
+            else []
+        )
+
+    for reference in references(document):
+        place: Any = document
+        for step in reference.removeprefix("#/").split("/"):
+            place = place[step.replace("~1", "/")]
+    for schema in document["components"]["schemas"].values():
+        Draft202012Validator.check_schema(schema)
+
+
+def test_the_example_keeps_to_its_schema() -> None:
+    """The record that the specification shows could be one."""
+    (example,) = openapi("1")["components"]["schemas"]["Prediction"]["examples"]
+    validator("Prediction").validate(example)
+
+
+async def test_answers_keep_to_the_specification() -> None:
+    """Status, content type and body of real answers are what is described for them."""
+    document = openapi("1")
+    async with (
+        small_service() as service,
+        httpx.AsyncClient(base_url=service.url, timeout=20) as client,
+    ):
+        await service.put(prediction("p1", tags=["t"], payload={"seed": 2**60}, output=None))
+        await service.log.append(EVENTS, [NewRecord(b"x", b"not json")])
+        requests: list[tuple[str, str, str, Any]] = [
+            ("get", "/api/predictions/{id}", "/api/predictions/p1", None),
+            ("get", "/api/predictions/{id}", "/api/predictions/p1?fields=status", None),
+            ("get", "/api/predictions/{id}", "/api/predictions/nope", None),
+            ("get", "/api/predictions", "/api/predictions", None),
+            ("get", "/api/predictions", "/api/predictions?limit=0", None),
+            (
+                "patch",
+                "/api/predictions/{id}",
+                "/api/predictions/p1",
+                {"status": "succeeded", "output": [1]},
+            ),
+            ("patch", "/api/predictions/{id}", "/api/predictions/p1", {"status": "failed"}),
+            ("patch", "/api/predictions/{id}", "/api/predictions/p1", {"colour": "red"}),
+            ("post", "/api/predictions/{id}/cancel", "/api/predictions/p1/cancel", None),
+            ("post", "/api/predictions", "/api/predictions", {"provider": "x", "model": "m"}),
+            ("delete", "/api/predictions/{id}", "/api/predictions/p1", None),
+            ("get", "/api/predictions/{id}/events", "/api/predictions/%20/events", None),
+            ("get", "/api/events", "/api/events", None),
+            ("post", "/api/webhooks/{provider}", "/api/webhooks/x", {}),
+            ("get", "/api/dead-letters", "/api/dead-letters", None),
+            ("post", "/api/dead-letters/redrive", "/api/dead-letters/redrive", {"all": True}),
+            ("get", "/api/stats", "/api/stats", None),
+            ("get", "/healthz", "/healthz", None),
+            ("get", "/readyz", "/readyz", None),
+        ]
+        for method, path, url, body in requests:
+            answer = await client.request(method, url, json=body)
+            described = document["paths"][path][method]["responses"].get(str(answer.status_code))
+            assert described is not None, (method, url, answer.status_code)
+            if "content" not in described:
+                assert answer.content == b""
+                continue
+            media = answer.headers["content-type"]
+            assert media in described["content"], (method, url, media)
+            schema = {**described["content"][media]["schema"], "components": document["components"]}
+            Draft202012Validator(schema).validate(answer.json())
+        for name in ("/openapi.json", "/asyncapi.json"):
+            assert (await client.get(name)).headers["content-type"] == "application/json"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("Welcome", welcome_message("s", 25000)),
+        ("Subscribed", subscribed_message(1)),
+        ("Unsubscribed", unsubscribed_message("a")),
+        ("Snapshot", snapshot_message(encode(prediction("p1")))),
+        ("Deleted", deleted_message("p1", 3)),
+        ("Unknown", unknown_message("p1")),
+        ("Synced", synced_message(1, True)),
+        ("Pong", pong_message(None)),
+        ("Error", error_message(1, "forbidden", "no")),
+        ("Bye", bye_message(1000)),
+    ],
+)
+def test_messages_keep_to_the_specification(name: str, message: bytes) -> None:
+    """What the WebSocket says is what the AsyncAPI document describes."""
+    schema = {"$ref": f"#/components/schemas/{name}", "components": asyncapi("1")["components"]}
+    Draft202012Validator(schema).validate(json.loads(message))

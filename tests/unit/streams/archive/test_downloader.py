@@ -1,0 +1,379 @@
+"""Downloading over real HTTP servers on loopback, the evil ones among them."""
+
+import asyncio
+import gzip
+import socket
+import zlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from aiohttp import ThreadedResolver, web
+from aiohttp.abc import AbstractResolver, ResolveResult
+
+from tidings.streams.archive.decompression import PIECE
+from tidings.streams.archive.downloader import (
+    DownloadError,
+    Downloads,
+    Interrupted,
+    Limits,
+    Missing,
+    Refused,
+    _Guarded,
+)
+
+PICTURE = b"\x89PNG\r\n\x1a\n" + bytes(1000)
+
+Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Site:
+    """A server that counts who comes."""
+
+    def __init__(self, answer: Answer) -> None:
+        self._answer = answer
+        self.asked: list[str] = []
+        self.place = ""
+
+    async def _handle(self, request: web.Request) -> web.StreamResponse:
+        self.asked.append(request.path)
+        return await self._answer(request)
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator["Site"]:
+        app = web.Application()
+        app.router.add_route("*", "/{path:.*}", self._handle)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        self.place = f"127.0.0.1:{runner.addresses[0][1]}"
+        try:
+            yield self
+        finally:
+            await runner.cleanup()
+
+
+async def picture(_request: web.Request) -> web.StreamResponse:
+    return web.Response(body=PICTURE, content_type="image/png")
+
+
+def redirect(to: str) -> Answer:
+    async def answer(_request: web.Request) -> web.StreamResponse:
+        return web.Response(status=302, headers={"Location": to})
+
+    return answer
+
+
+async def read(downloads: Downloads, url: str) -> bytes:
+    async with downloads.fetch(url) as download:
+        return b"".join([chunk async for chunk in download.chunks()])
+
+
+@asynccontextmanager
+async def loaded(
+    answer: Answer, limits: Limits | None = None, **more: Any
+) -> AsyncIterator[tuple[Site, Downloads]]:
+    """A site that may be reached, and what downloads from it."""
+    async with Site(answer).open() as site:
+        downloads = Downloads([site.place], limits, **more)
+        try:
+            yield site, downloads
+        finally:
+            await downloads.close()
+
+
+async def test_a_file_from_an_allowed_place() -> None:
+    """What is named as allowed is fetched by http from loopback, every byte of it."""
+    async with loaded(picture) as (site, downloads):
+        assert await read(downloads, f"http://{site.place}/a.png") == PICTURE
+
+
+BAD_URLS = [
+    "http://127.0.0.1:9/x",
+    "https://127.0.0.1:9/x",
+    "https://localhost:9/x",
+    "https://[::1]/x",
+    "https://[::ffff:127.0.0.1]/x",
+    "https://[::ffff:7f00:1]/x",
+    "https://169.254.169.254/latest/meta-data",
+    "https://10.0.0.1/x",
+    "https://2130706433/x",
+    "https://0x7f000001/x",
+    "https://0177.0.0.1/x",
+    "https://127.1/x",
+    "https://0/x",
+    "https://user:secret@example.com/x",
+    "https://user@example.com/x",
+    "http://example.com/x",
+    "ftp://example.com/x",
+    "file:///etc/passwd",
+    "file:/etc/passwd",
+    "gopher://example.com/",
+    "https:///x",
+    "https://exa mple.com/",
+    "https://example.com:99999/",
+    "",
+]
+
+
+@pytest.mark.parametrize("url", BAD_URLS)
+async def test_urls_that_are_never_fetched(url: str) -> None:
+    """Private addresses in every spelling, other schemes, credentials and plain http are refused with a reason."""
+    downloads = Downloads(["127.0.0.1:1"])
+    try:
+        with pytest.raises(Refused) as refused:
+            await read(downloads, url)
+    finally:
+        await downloads.close()
+    assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "url", [url for url in BAD_URLS if url not in {"", "https://exa mple.com/"}]
+)
+async def test_redirects_are_judged_like_the_first_url(url: str) -> None:
+    """A place that is trusted cannot send us where a stranger could not."""
+    async with loaded(redirect(url)) as (site, downloads):
+        with pytest.raises(Refused):
+            await read(downloads, f"http://{site.place}/")
+        assert len(site.asked) == 1
+
+
+async def test_a_redirect_to_a_neighbour_reaches_nobody() -> None:
+    """The port beside an allowed one is another place: it sees no connection."""
+    async with (
+        Site(picture).open() as secret,
+        loaded(redirect(f"http://{secret.place}/")) as (site, downloads),
+    ):
+        with pytest.raises(Refused):
+            await read(downloads, f"http://{site.place}/")
+        assert secret.asked == []
+
+
+async def test_redirects_end() -> None:
+    """A ring of redirects is left after a few steps."""
+    async with loaded(redirect("/again")) as (site, downloads):
+        with pytest.raises(Refused, match="redirects"):
+            await read(downloads, f"http://{site.place}/")
+        assert len(site.asked) == 6
+
+
+class FickleResolver(AbstractResolver):
+    """Says one thing first and another afterwards."""
+
+    def __init__(self, *answers: str) -> None:
+        self._answers = list(answers)
+        self.asked = 0
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        answer = self._answers[min(self.asked, len(self._answers) - 1)]
+        self.asked += 1
+        return [
+            ResolveResult(
+                hostname=host,
+                host=answer,
+                port=port,
+                family=socket.AF_INET,
+                proto=0,
+                flags=socket.AI_NUMERICHOST,
+            )
+        ]
+
+    async def close(self) -> None:
+        pass
+
+
+async def test_a_name_that_leads_inside_is_refused() -> None:
+    """A public name whose address is private is not connected to."""
+    async with Site(picture).open() as secret:
+        port = secret.place.rpartition(":")[2]
+        downloads = Downloads(resolver=FickleResolver("127.0.0.1"))
+        with pytest.raises(Refused, match="loopback"):
+            await read(downloads, f"https://innocent.example:{port}/")
+        await downloads.close()
+        assert secret.asked == []
+
+
+async def test_dns_that_changes_between_check_and_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The address is judged when the socket is made: a check that was passed before does not help."""
+    connected = asyncio.Event()
+
+    async def accept(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connected.set()
+        writer.close()
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    rebinding = FickleResolver("93.184.216.34", "127.0.0.1")
+
+    async def checked_then_changed(
+        self: _Guarded, host: str, port: int = 0, family: Any = 0
+    ) -> list[ResolveResult]:
+        await rebinding.resolve(host, port)  # what a check would have seen
+        return await rebinding.resolve(host, port)
+
+    monkeypatch.setattr(_Guarded, "resolve", checked_then_changed)
+    downloads = Downloads()
+    try:
+        with pytest.raises(Refused, match="loopback"):
+            await read(downloads, f"https://rebinding.example:{port}/")
+    finally:
+        await downloads.close()
+        server.close()
+    assert rebinding.asked == 2
+    assert not connected.is_set()
+
+
+async def endless(request: web.Request) -> web.StreamResponse:
+    response = web.StreamResponse()
+    await response.prepare(request)
+    while True:
+        await response.write(bytes(65536))
+
+
+async def dripping(request: web.Request) -> web.StreamResponse:
+    response = web.StreamResponse()
+    await response.prepare(request)
+    while True:
+        await response.write(b"x")
+        await asyncio.sleep(0.05)
+
+
+async def silent(request: web.Request) -> web.StreamResponse:
+    await asyncio.sleep(3600)
+    return web.Response()
+
+
+async def lying(request: web.Request) -> web.StreamResponse:
+    return web.Response(body=PICTURE, headers={"Content-Length": str(len(PICTURE) + 5)})
+
+
+async def bomb(request: web.Request) -> web.StreamResponse:
+    return web.Response(body=gzip.compress(bytes(10_000_000)), headers={"Content-Encoding": "gzip"})
+
+
+async def cut_short(request: web.Request) -> web.StreamResponse:
+    return web.Response(body=gzip.compress(PICTURE)[:-4], headers={"Content-Encoding": "gzip"})
+
+
+async def not_compressed(request: web.Request) -> web.StreamResponse:
+    return web.Response(body=PICTURE, headers={"Content-Encoding": "gzip"})
+
+
+async def in_a_new_way(request: web.Request) -> web.StreamResponse:
+    return web.Response(body=PICTURE, headers={"Content-Encoding": "br"})
+
+
+async def twice(request: web.Request) -> web.StreamResponse:
+    return web.Response(
+        body=gzip.compress(gzip.compress(PICTURE)), headers={"Content-Encoding": "gzip, gzip"}
+    )
+
+
+async def huge_by_its_own_word(request: web.Request) -> web.StreamResponse:
+    response = web.StreamResponse(headers={"Content-Length": str(10**12)})
+    await response.prepare(request)
+    return response
+
+
+async def unavailable(_request: web.Request) -> web.StreamResponse:
+    return web.Response(status=503)
+
+
+async def busy(_request: web.Request) -> web.StreamResponse:
+    return web.Response(status=429)
+
+
+async def gone(_request: web.Request) -> web.StreamResponse:
+    return web.Response(status=404)
+
+
+async def partial(_request: web.Request) -> web.StreamResponse:
+    return web.Response(status=206, body=b"x")
+
+
+EVIL: list[tuple[Answer, type[DownloadError], str]] = [
+    (endless, Refused, "larger"),
+    (huge_by_its_own_word, Refused, "larger"),
+    (bomb, Refused, "larger"),
+    (cut_short, Interrupted, "broke off"),
+    (not_compressed, Refused, "decompressed"),
+    (in_a_new_way, Refused, "compressed \\(br\\)"),
+    (twice, Refused, "compressed"),
+    (dripping, Interrupted, "longer"),
+    (silent, Interrupted, "time|longer"),
+    (lying, Interrupted, "broke off|time|longer"),
+    (unavailable, Interrupted, "503"),
+    (busy, Interrupted, "429"),
+    (gone, Missing, "404"),
+    (partial, Missing, "206"),
+]
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "reason"), EVIL, ids=[answer.__name__ for answer, _, _ in EVIL]
+)
+async def test_servers_that_mean_no_good(
+    answer: Answer, error: type[DownloadError], reason: str
+) -> None:
+    """Endless, dripping, silent, lying, compressed, failing: an end within the limits, and its reason."""
+    limits = Limits(bytes=1_000_000, total=1.5, silence=1.0)
+    async with loaded(answer, limits) as (site, downloads), asyncio.timeout(20):
+        with pytest.raises(error, match=reason):
+            await read(downloads, f"http://{site.place}/")
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "X-GZIP", "deflate"])
+async def test_a_server_that_compresses_unasked(encoding: str) -> None:
+    """Nobody asked for it, and the file is kept as it was before."""
+    asked: list[str] = []
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        asked.append(request.headers["Accept-Encoding"])
+        packed = zlib.compress(PICTURE) if encoding == "deflate" else gzip.compress(PICTURE)
+        return web.Response(
+            body=packed, headers={"Content-Encoding": encoding}, content_type="image/png"
+        )
+
+    async with loaded(answer) as (site, downloads):
+        assert await read(downloads, f"http://{site.place}/a.png") == PICTURE
+    assert asked == ["identity"]
+
+
+async def test_a_bomb_is_refused_before_it_is_large() -> None:
+    """What grows out of proportion ends long before the limit of bytes, and the process has held little of it."""
+
+    async def answer(_request: web.Request) -> web.StreamResponse:
+        return web.Response(
+            body=gzip.compress(bytes(100_000_000)), headers={"Content-Encoding": "gzip"}
+        )
+
+    largest = whole = 0
+
+    async def count(url: str) -> None:
+        nonlocal largest, whole
+        async with downloads.fetch(url) as download:
+            async for chunk in download.chunks():
+                largest, whole = max(largest, len(chunk)), whole + len(chunk)
+
+    async with loaded(answer) as (site, downloads):
+        with pytest.raises(Refused, match="grows to more than 100 times"):
+            await count(f"http://{site.place}/")
+    assert 0 < largest <= PIECE
+    assert whole < 20_000_000
+
+
+async def test_a_name_that_nobody_knows_may_be_known_later() -> None:
+    """A failing DNS is an outage, and not the file's fault."""
+
+    class Failing(ThreadedResolver):
+        async def resolve(self, *_: Any, **__: Any) -> list[ResolveResult]:
+            raise OSError("no answer")
+
+    downloads = Downloads(resolver=Failing())
+    with pytest.raises(Interrupted):
+        await read(downloads, "https://nowhere.example/")
+    await downloads.close()

@@ -1,0 +1,225 @@
+"""Several batches under way at once: written, announced and committed in order, whatever fails meanwhile."""
+
+import asyncio
+import random
+from collections.abc import Sequence
+
+import msgspec
+import pytest
+
+from tests.support.conditions import eventually
+from tests.support.streams.pipeline import read
+from tidings.storage.errors import StoreUnavailable
+from tidings.storage.memory import MemoryStore
+from tidings.storage.prediction import Prediction
+from tidings.storage.store import Outcome, Write
+from tidings.storage.wrappers.cache import CachedStore
+from tidings.streams.changes import codec as changes
+from tidings.streams.log.memory import MemoryConsumer, MemoryLog, _Group
+from tidings.streams.log.protocol import (
+    CHANGES,
+    DEAD_LETTERS,
+    EVENTS,
+    LogUnavailable,
+    NewRecord,
+    Position,
+    Record,
+)
+from tidings.streams.processing import processor
+from tidings.streams.processing.processor import GROUP, Processor
+from tidings.streams.rules.reducer import Rules
+
+PREDICTIONS, EACH = 40, 6
+
+
+class HeldLog(MemoryLog):
+    """Announcements wait until they are let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.free = asyncio.Event()
+        self.waiting = 0
+
+    async def append(self, topic: str, records: Sequence[NewRecord]) -> list[Position]:
+        """As the log does."""
+        if topic == CHANGES:
+            self.waiting += 1
+            await self.free.wait()
+        return await super().append(topic, records)
+
+
+class SlowConsumer(MemoryConsumer):
+    """Looks a little later than it is asked to, as a member of a group on a server does."""
+
+    async def fetch(self, limit: int, wait: float) -> Sequence[Record]:
+        """As the member does."""
+        if not wait:
+            await asyncio.sleep(0.002)
+        return await super().fetch(limit, wait)
+
+
+class UnsteadyLog(MemoryLog):
+    """Every third append of the processor fails, half of them although the records are there."""
+
+    def __init__(self, chances: random.Random) -> None:
+        super().__init__(partitions=3)
+        self._chances = chances
+        self.unsteady = True
+
+    def consume(self, topic: str, group: str) -> SlowConsumer:
+        """As the log does."""
+        return SlowConsumer(
+            self, self._topic(topic), self._groups.setdefault((topic, group), _Group())
+        )
+
+    async def append(self, topic: str, records: Sequence[NewRecord]) -> list[Position]:
+        """As the log does, or not."""
+        if topic == EVENTS or not self.unsteady or self._chances.random() > 0.33:
+            return await super().append(topic, records)
+        if self._chances.random() < 0.5:
+            await super().append(topic, records)
+        raise LogUnavailable("away for a moment")
+
+
+class UnsteadyStore(MemoryStore):
+    """Every third write fails, half of them although it was done."""
+
+    def __init__(self, chances: random.Random) -> None:
+        super().__init__()
+        self._chances = chances
+        self.unsteady = True
+
+    async def write(self, writes: Sequence[Write]) -> list[Outcome]:
+        """As the store does, or not."""
+        if not self.unsteady or self._chances.random() > 0.33:
+            return await super().write(writes)
+        if self._chances.random() < 0.5:
+            await super().write(writes)
+        raise StoreUnavailable("away for a moment")
+
+
+@pytest.fixture(autouse=True)
+def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches that a few events fill."""
+    monkeypatch.setattr(processor, "BATCH", 4)
+    monkeypatch.setattr(processor, "BATCH_BEHIND", 16)
+    monkeypatch.setattr(processor, "RETRY_FIRST", 0.004)
+    monkeypatch.setattr(processor, "RETRY_MOST", 0.01)
+    monkeypatch.setattr(processor, "_POLL", 0.001)
+
+
+def reports() -> list[NewRecord]:
+    """Reports of which every one changes its prediction, one prediction's far from each other."""
+    return [
+        NewRecord(
+            b"p%d" % number, msgspec.json.encode({"status": "processing", "logs": "x" * round_})
+        )
+        for round_ in range(1, EACH + 1)
+        for number in range(PREDICTIONS)
+    ]
+
+
+async def test_the_next_batch_is_written_while_one_is_announced() -> None:
+    """Writing does not wait for the log's word on the batch before, and nothing is committed without it."""
+    log, store = HeldLog(), MemoryStore()
+    await log.append(EVENTS, reports()[:12])
+    running = Processor(log, CachedStore(store), {}, Rules(await log.identity()))
+    task = asyncio.create_task(running.run())
+
+    async def written() -> int:
+        return len(await store.load([f"p{n}" for n in range(12)]))
+
+    async def two_batches() -> bool:
+        return await written() == 12
+
+    await eventually(two_batches, 10)
+    assert log.waiting == 1
+    assert await log.committed(EVENTS, GROUP) == {}
+    log.free.set()
+
+    async def committed() -> bool:
+        return await log.committed(EVENTS, GROUP) == {0: 12}
+
+    await eventually(committed, 10)
+    running.stop()
+    await asyncio.wait_for(task, 10)
+
+
+async def test_an_announcement_that_never_stood_is_made_by_whoever_reads_next() -> None:
+    """Stopped while announcements wait, the processor commits none of the batches behind them."""
+    log, store = HeldLog(), MemoryStore()
+    await log.append(EVENTS, reports()[:12])
+    rules = Rules(await log.identity())
+    first = asyncio.create_task(Processor(log, CachedStore(store), {}, rules).run())
+
+    async def all_written() -> bool:
+        return len(await store.load([f"p{n}" for n in range(12)])) == 12
+
+    await eventually(all_written, 10)
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    assert await log.committed(EVENTS, GROUP) == {}
+    log.free.set()
+    second = Processor(log, CachedStore(store), {}, rules)
+    task = asyncio.create_task(second.run())
+    await eventually(lambda: second.positions == {0: 12}, 10)
+    second.stop()
+    await asyncio.wait_for(task, 10)
+    announced = {
+        change.prediction_id
+        for r in await read(log, CHANGES)
+        if (change := changes.parse(r)) is not None
+    }
+    assert announced == {f"p{n}" for n in range(12)}
+
+
+@pytest.mark.parametrize("rebalances", [True, False])
+@pytest.mark.parametrize("seed", range(5))
+async def test_outages_and_rebalances_at_any_moment_lose_nothing_and_repeat_nothing(
+    seed: int, *, rebalances: bool
+) -> None:
+    """Stores and logs fail at random, members come and go: every report is applied once, the newest is announced."""
+    chances = random.Random(seed)
+    log, store = UnsteadyLog(chances), UnsteadyStore(chances)
+    rules = Rules(await log.identity())
+    events = reports()
+    members: list[tuple[Processor, asyncio.Task[None]]] = []
+
+    def join() -> None:
+        member = Processor(log, CachedStore(store), {}, rules)
+        members.append((member, asyncio.create_task(member.run())))
+
+    join()
+    for start in range(0, len(events), 24):
+        await log.append(EVENTS, events[start : start + 24])
+        for _ in range(chances.randrange(20)):
+            await asyncio.sleep(0)
+        if rebalances and len(members) < 3 and chances.random() < 0.5:
+            join()
+        elif len(members) > 1:
+            leaving, task = members.pop(chances.randrange(len(members)))
+            if chances.random() < 0.5:
+                leaving.stop()
+            else:
+                task.cancel()
+            await asyncio.wait_for(asyncio.gather(task, return_exceptions=True), 20)
+    if rebalances:
+        log.unsteady = store.unsteady = False
+    ends = {number: end for number, (_, end) in (await log.bounds(EVENTS)).items()}
+
+    async def settled() -> bool:
+        return await log.committed(EVENTS, GROUP) == ends
+
+    await eventually(settled, 20)
+    for member, task in members:
+        member.stop()
+        await asyncio.wait_for(task, 20)
+    newest = changes.newest(await read(log, CHANGES))
+    found = await store.load([f"p{n}" for n in range(PREDICTIONS)])
+    assert len(found) == PREDICTIONS
+    for prediction_id, stored in found.items():
+        record = stored.standing()
+        assert isinstance(record, Prediction)
+        assert (record.version, record.logs_length) == (EACH, EACH)
+        assert newest[prediction_id].value == stored.encoded
+    assert await read(log, DEAD_LETTERS) == []

@@ -1,0 +1,218 @@
+"""Calls to RunPod, OpenAI, AssemblyAI and Gemini: what they say and how their answers are read."""
+
+import json
+
+import pytest
+from msgspec import Raw
+
+from tests.support.providers.bodies import SECRET, webhook
+from tidings.storage.prediction import ABSENT, Status
+from tidings.streams.providers.catalog.openai_api import OpenAIApi
+from tidings.streams.providers.configuration import Configuration
+from tidings.streams.providers.job_api import (
+    Order,
+    Origin,
+    Submitting,
+    Unreadable,
+    api_of,
+    submitting_of,
+)
+from tidings.streams.providers.protocol import Provider
+from tidings.streams.providers.registry import open_providers
+
+SECRETS = {"runpod": (), "openai": (SECRET,), "assemblyai": ("old", "new")}
+SUCCESS = {
+    "runpod": ("COMPLETED", "output"),
+    "openai": ("completed", "output"),
+    "assemblyai": ("completed", "text"),
+}
+"""Each one's word for it, and the member with the result."""
+each = pytest.mark.parametrize("name", SECRETS)
+
+
+def opened(name: str, url: str | None = None) -> tuple[Provider, Submitting]:
+    provider = open_providers({name: Configuration(secret=SECRETS[name], token="tok", url=url)})[
+        name
+    ]
+    api = submitting_of(provider)
+    assert api is not None
+    return provider, api
+
+
+def test_runpod_runs_a_job_at_an_endpoint() -> None:
+    """The model is the endpoint; the input and the webhook's address are the body."""
+    _, api = opened("runpod")
+    call = api.create(
+        Order(
+            model="ep/1",
+            prompt="a",
+            payload=Raw(b'{"n":17454220438242315174}'),
+            webhook="https://e.com/h",
+        )
+    )
+    assert (call.method, call.url) == ("POST", "https://api.runpod.ai/v2/ep%2F1/run")
+    assert call.headers["Authorization"] == "Bearer tok"
+    assert b"17454220438242315174" in call.body
+    assert json.loads(call.body) == {
+        "input": {"n": 17454220438242315174, "prompt": "a"},
+        "webhook": "https://e.com/h",
+    }
+    assert api.get("j/1", "ep", ABSENT).url == "https://api.runpod.ai/v2/ep/status/j%2F1"
+    stop = api.cancel("j1", "ep", ABSENT)
+    assert stop is not None
+    assert stop.url == "https://api.runpod.ai/v2/ep/cancel/j1"
+
+
+def test_openai_answers_in_the_background() -> None:
+    """A prompt is the input, the payload's members are the call's; batches are looked up where batches are."""
+    _, api = opened("openai", "http://127.0.0.1:9/")
+    call = api.create(
+        Order(model="gpt-5", prompt="hi", payload=Raw(b'{"temperature":0.5,"background":false}'))
+    )
+    assert (call.method, call.url) == ("POST", "http://127.0.0.1:9/v1/responses")
+    assert json.loads(call.body) == {
+        "temperature": 0.5,
+        "background": True,
+        "input": "hi",
+        "model": "gpt-5",
+    }
+    kept = json.loads(
+        api.create(
+            Order(model="m", prompt="x", payload=Raw(b'{"input":[1],"prompt":{"id":"p"}}'))
+        ).body
+    )
+    assert (kept["input"], kept["prompt"]) == ([1], {"id": "p"})
+    assert api.get("batch_1", None, ABSENT).url.endswith("/v1/batches/batch_1")
+    stop = api.cancel("resp_1", None, ABSENT)
+    assert stop is not None
+    assert stop.url.endswith("/v1/responses/resp_1/cancel")
+
+
+def test_openai_is_told_whose_a_response_is() -> None:
+    """The prediction and the attempt stand in the metadata beside the order's own, and are read from what is fetched."""
+    _, api = opened("openai")
+    assert isinstance(api, OpenAIApi)
+    origin = Origin("p1", "attempt-1")
+    payload = Raw(b'{"metadata":{"team":"a"}}')
+    sent = json.loads(api.create(Order(model="m", prompt="x", payload=payload, origin=origin)).body)
+    assert sent["metadata"] == {
+        "team": "a",
+        "tidings_prediction_id": "p1",
+        "tidings_attempt": "attempt-1",
+    }
+    assert api.origin(json.dumps({"id": "resp_1", "metadata": sent["metadata"]}).encode()) == origin
+    assert "metadata" not in json.loads(api.create(Order(model="m", prompt="x")).body)
+    odd = api.create(Order(model="m", payload=Raw(b'{"metadata":5}'), origin=origin))
+    assert json.loads(odd.body)["metadata"] == 5
+    for none in (
+        b"{}",
+        b'{"metadata":null}',
+        b'{"metadata":{"team":"a"}}',
+        b'{"metadata":[1]}',
+        b"[" * 10_000,
+        b"\xff",
+    ):
+        assert api.origin(none) is None
+
+
+def test_assemblyai_transcribes() -> None:
+    """The payload's members are the call's, with the webhook's address and the newest secret; nothing stops it."""
+    _, api = opened("assemblyai", "https://api.eu.assemblyai.com/")
+    order = Order(
+        model="universal-2",
+        payload=Raw(b'{"audio_url":"https://e.com/a.mp3"}'),
+        webhook="https://e.com/h",
+    )
+    call = api.create(order)
+    assert (call.method, call.url) == ("POST", "https://api.eu.assemblyai.com/v2/transcript")
+    assert call.headers["Authorization"] == "tok"
+    assert json.loads(call.body) == {
+        "audio_url": "https://e.com/a.mp3",
+        "speech_models": ["universal-2"],
+        "webhook_url": "https://e.com/h",
+        "webhook_auth_header_name": "x-tidings-secret",
+        "webhook_auth_header_value": "new",
+    }
+    own = Order(model="m", payload=Raw(b'{"speech_model":"nano"}'))
+    assert json.loads(api.create(own).body) == {"speech_model": "nano"}
+    assert api.get("t/1", None, ABSENT).url.endswith("/v2/transcript/t%2F1")
+    assert api.cancel("t1", None, ABSENT) is None
+
+
+@pytest.mark.parametrize(
+    ("provider_id", "urls", "path", "cancel"),
+    [
+        ("v1_x", ABSENT, "interactions/v1_x", "/cancel"),
+        ("b1", Raw(b'{"get":"batches/b1"}'), "batches/b1", ":cancel"),
+        ("models/veo/operations/o1", ABSENT, "models/veo/operations/o1", ":cancel"),
+        ("b1", Raw(b'{"get":"../../../etc?x#y"}'), "etc%3Fx%23y", ":cancel"),
+        ("b1", Raw(b'{"get":"https://e.com/"}'), "https%3A/e.com", ":cancel"),
+    ],
+)
+def test_gemini_is_asked_where_a_resource_lies(
+    provider_id: str, urls: Raw, path: str, cancel: str
+) -> None:
+    """A resource's name leads nowhere but below Gemini's API; nothing is submitted there."""
+    provider = open_providers({"gemini": Configuration(secret=(SECRET,), token="key")})["gemini"]
+    api = api_of(provider)
+    assert api is not None
+    assert submitting_of(provider) is None
+    call = api.get(provider_id, None, urls)
+    assert call.url == f"https://generativelanguage.googleapis.com/v1beta/{path}"
+    assert call.headers == {"x-goog-api-key": "key"}
+    stop = api.cancel(provider_id, None, urls)
+    assert stop is not None
+    assert (stop.method, stop.url) == ("POST", call.url + cancel)
+    assert "key" not in repr(api) + repr(call)
+
+
+@pytest.mark.parametrize("model", [None, ""])
+def test_without_its_model_nothing_is_asked(model: str | None) -> None:
+    """RunPod and fal find a prediction by its model: without it there is no address, rather than one that answers 404."""
+    configured = {
+        "runpod": Configuration(token="tok"),
+        "fal": Configuration(token="tok", jwks_url="https://e.com/jwks"),
+    }
+    providers = open_providers(configured)
+    for name in configured:
+        api = submitting_of(providers[name])
+        assert api is not None
+        for ask in (api.get, api.cancel):
+            with pytest.raises(ValueError, match="no model"):
+                ask("j1", model, ABSENT)
+            assert ask("j1", "owner/name", ABSENT) is not None
+    fal = submitting_of(providers["fal"])
+    assert fal is not None
+    with pytest.raises(ValueError, match="no model"):
+        fal.result("j1", b'{"status":"COMPLETED"}', ABSENT, model)
+    told = Raw(b'{"status_url":"https://queue.fal.run/owner/name/requests/j1/status"}')
+    assert (
+        fal.get("j1", model, told).url
+        == "https://queue.fal.run/owner/name/requests/j1/status?logs=1"
+    )
+
+
+@each
+def test_an_answer_is_a_report(name: str) -> None:
+    """What a look-up answers is appended as a report, if it is about the right one."""
+    provider, api = opened(name)
+    word, result = SUCCESS[name]
+    body = json.dumps({"id": "x1", "status": word, result: "https://e.com/a.png"}).encode()
+    assert api.created(body).provider_id == "x1"
+    assert api.result("x1", body, ABSENT, "m") is None
+    event = provider.translate(webhook(api.report("x1", body, None), "ours"))
+    assert (event.status, event.provider_id, event.image_url) == (
+        Status.SUCCEEDED,
+        "x1",
+        "https://e.com/a.png",
+    )
+    for odd in (b"", b"{}", b"[]", b'{"id":"x2"}', b"[" * 10_000):
+        with pytest.raises(Unreadable):
+            api.report("x1", odd, None)
+
+
+@each
+def test_a_token_is_not_shown(name: str) -> None:
+    """Printing a provider with a token shows none of it."""
+    provider, api = opened(name)
+    assert "tok'" not in repr(provider) + repr(api) + repr(api.create(Order(model="m")))

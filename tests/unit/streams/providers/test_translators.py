@@ -1,0 +1,49 @@
+"""What a webhook in the log means does not depend on who is configured now."""
+
+import pytest
+
+from tests.support.providers.bodies import REPLICATE, SECRET
+from tidings.storage.prediction import Status
+from tidings.streams.log.protocol import StoredRecord
+from tidings.streams.processing.decoder import translate
+from tidings.streams.providers.configuration import Configuration
+from tidings.streams.providers.protocol import BadSignature
+from tidings.streams.providers.registry import PROVIDERS, Translators, open_providers
+from tidings.streams.rules.event import Poison
+
+CONFIGURED = open_providers({"replicate": Configuration(secret=(SECRET,))})
+
+
+def webhook(provider: str, body: bytes = REPLICATE) -> StoredRecord:
+    return StoredRecord(
+        "e", 0, 0, 1_764_000_000_000, None, body, (("tidings-provider", provider.encode()),)
+    )
+
+
+def test_a_withdrawn_secret_changes_no_record() -> None:
+    """A webhook is translated the same with its provider configured and without."""
+    with_secret, without = (
+        translate(webhook("replicate"), CONFIGURED),
+        translate(webhook("replicate"), Translators({})),
+    )
+    assert with_secret == without
+    assert without.status is Status.SUCCEEDED
+
+
+@pytest.mark.parametrize("name", sorted(set(PROVIDERS) - {"generic"}))
+def test_every_mapping_is_there_and_proves_nothing(name: str) -> None:
+    """Each built-in provider can be translated without its settings, and its door stays shut."""
+    provider = Translators({})[name]
+    assert provider.name == name
+    with pytest.raises(BadSignature):
+        provider.verify({}, b"{}", 0)
+
+
+def test_what_is_configured_stays_as_it_is() -> None:
+    """The configured providers are the same objects, and names that nobody knows are poison."""
+    translators = Translators(CONFIGURED)
+    assert translators["replicate"] is CONFIGURED["replicate"]
+    assert set(translators) == set(PROVIDERS) - {"generic"}
+    assert len(translators) == len(PROVIDERS) - 1
+    with pytest.raises(Poison):
+        translate(webhook("nobody"), translators)

@@ -1,0 +1,180 @@
+"""Erasing what is kept of a person's predictions, and saying when each trace of them is gone."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterable, Sequence
+
+from msgspec import Struct
+
+from tidings.storage.prediction import Tombstone
+from tidings.storage.store import PredictionStore, Query
+from tidings.streams.changes.codec import parse
+from tidings.streams.log.protocol import CHANGES, DEAD_LETTERS, EVENTS, Log, NewRecord, Record
+from tidings.streams.rules.reducer import DAY
+
+ERASES = "tidings erase"
+"""The source of an event that erases: what tells it from other deletions in the audit trail."""
+DELETE = b'{"type":"delete","source":"tidings erase"}'
+AT_ONCE = 500
+PAGE = 1_000
+DEAD_LETTERS_KEPT = 14 * DAY
+"""In ms; how long that topic keeps its records."""
+
+
+class Trace(Struct, frozen=True, rename="camel"):
+    """One place where something is, or was."""
+
+    place: str
+    count: int
+    gone: str
+    """`now`, or what happens by then."""
+    by: int | None = None
+    """In ms since the epoch, at the latest."""
+
+
+class Erasure(Struct, frozen=True, rename="camel"):
+    """What became of a person's predictions."""
+
+    owner: str
+    predictions: int
+    deleted: int
+    """Seen to be gone from the store."""
+    traces: tuple[Trace, ...]
+
+    @property
+    def complete(self) -> bool:
+        """Whether all are gone from the store."""
+        return self.deleted == self.predictions
+
+
+async def find(log: Log, store: PredictionStore, owner: str) -> list[str]:
+    """The ids of everything that is this owner's: what the store lists, hidden ones too, and what the changes tell of.
+
+    Raises:
+        LogError, StorageError: They cannot be read.
+    """
+    found: dict[str, None] = {}
+    cursor: str | None = None
+    while store.capabilities.lists:
+        page = await store.list(Query(owner=owner, limit=PAGE, cursor=cursor, hidden=True))
+        found.update((stored.standing().prediction_id, None) for stored in page.items)
+        cursor = page.cursor
+        if cursor is None:
+            break
+    async for ids in _told(log, owner):
+        found.update(ids)
+    return await _standing(store, list(found), owner)
+
+
+async def _told(log: Log, owner: str) -> AsyncIterator[dict[str, None]]:
+    async for batch in _upto_now(log, CHANGES):
+        changes = [change for record in batch if (change := parse(record)) is not None]
+        yield {change.prediction_id: None for change in changes if change.owner == owner}
+
+
+async def _upto_now(log: Log, topic: str) -> AsyncIterator[Sequence[Record]]:
+    """What a topic holds, up to its end as of now."""
+    batches = log.follow(topic, "beginning")
+    try:
+        async for batch in batches:
+            if not batch:
+                return
+            yield batch
+    finally:
+        if (close := getattr(batches, "aclose", None)) is not None:
+            await close()
+
+
+async def _standing(store: PredictionStore, ids: Sequence[str], owner: str) -> list[str]:
+    """Of these the ones that are there, and this owner's."""
+    standing = []
+    for some in _portions(ids):
+        for prediction_id, stored in (await store.load(some)).items():
+            record = stored.standing()
+            if not isinstance(record, Tombstone) and record.owner == owner:
+                standing.append(prediction_id)
+    return standing
+
+
+async def erase(log: Log, store: PredictionStore, ids: Sequence[str], within: float) -> int:
+    """Have these deleted, and wait until the store has none of them any more.
+
+    Args:
+        log: Takes a deletion of each.
+        store: Of the service that processes them.
+        ids: Of predictions.
+        within: Seconds to wait.
+
+    Returns:
+        How many are gone.
+    """
+    for some in _portions(ids):
+        await log.append(
+            EVENTS, [NewRecord(prediction_id.encode(), DELETE) for prediction_id in some]
+        )
+    deadline = time.monotonic() + within
+    while True:
+        left = 0
+        for some in _portions(ids):
+            loaded = await store.load(some)
+            left += sum(not isinstance(stored.standing(), Tombstone) for stored in loaded.values())
+        if not left or time.monotonic() > deadline:
+            return len(ids) - left
+        await asyncio.sleep(0.1)
+
+
+async def letters_of(log: Log, ids: Iterable[str]) -> int:
+    """How many dead letters carry these predictions' keys."""
+    keys = {prediction_id.encode() for prediction_id in ids}
+    count = 0
+    async for batch in _upto_now(log, DEAD_LETTERS):
+        count += sum(record.key in keys for record in batch)
+    return count
+
+
+def traces(
+    predictions: int, letters: int, now: int, *, retention: int, cache_ttl: float
+) -> tuple[Trace, ...]:
+    """When each trace is gone.
+
+    Args:
+        predictions: How many.
+        letters: Dead letters with their keys.
+        now: In ms.
+        retention: Of the events, in ms.
+        cache_ttl: Seconds for which a cache may believe what it has where it does not follow the changes.
+    """
+    purged = now + retention + DAY
+    return (
+        Trace("store: records", predictions, "now"),
+        Trace(
+            "store: tombstones (id, owner, model, tags)",
+            predictions,
+            "purged after the retention and a day",
+            purged,
+        ),
+        Trace(
+            "caches of gateways and processors",
+            predictions,
+            "with the change they read",
+            now + int(cache_ttl * 1000),
+        ),
+        Trace("assets and large fields", predictions, "by the archiver, with the change it reads"),
+        Trace(
+            "topic predictions.changes",
+            predictions,
+            "when it is compacted, its deletions a day later",
+        ),
+        Trace(
+            "topic predictions.events: reports as they came",
+            predictions,
+            "after the retention",
+            now + retention,
+        ),
+        Trace("topic predictions.dead-letters", letters, "after 14 days", now + DEAD_LETTERS_KEPT),
+        Trace("backups made before", predictions, "when you remove them"),
+    )
+
+
+def _portions(ids: Sequence[str]) -> Iterable[Sequence[str]]:
+    return (ids[start : start + AT_ONCE] for start in range(0, len(ids), AT_ONCE))

@@ -1,0 +1,62 @@
+"""`tidings backup` and `tidings restore`: the embedded data as one file."""
+
+from argparse import Namespace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from tidings.cli import running
+
+BACKUP = """Write log, store, assets and webhook key of the embedded service into one file.
+
+The service may run meanwhile; the file holds everything that was acknowledged before the command began."""
+
+RESTORE = """Put a backup's data where the settings say.
+
+Nothing may be there yet, and the service must not run. What is in the backup's log and not yet in
+its store is processed at the first start."""
+
+
+def register(commands: running.Commands) -> None:
+    """Add both commands."""
+    for name, run, about in (("backup", run_backup, BACKUP), ("restore", run_restore, RESTORE)):
+        parser = running.parser(commands, name, run, about, f"tidings {name} tidings-monday.tar")
+        parser.add_argument("file", metavar="FILE", type=Path)
+        running.add_places(parser)
+        running.add_config(parser)
+        running.add_json(parser)
+
+
+def run_backup(arguments: Namespace) -> None:
+    """Write a backup."""
+    from importlib.metadata import version
+
+    from tidings.admin.backup import make, places_of
+
+    made = make(
+        places_of(running.settings(arguments, "log", "store")), arguments.file, version("tidings")
+    )
+    if arguments.as_json:
+        running.say(msgspec.json.encode(made).decode())
+    else:
+        running.say(
+            f"{made.file}: {made.bytes:,} bytes, {made.assets:,} files; it holds secrets, keep it safe"
+        )
+
+
+def run_restore(arguments: Namespace) -> None:
+    """Restore from one."""
+    from tidings.admin.backup import BadBackup, places_of, restore
+
+    try:
+        done = restore(places_of(running.settings(arguments, "log", "store")), arguments.file)
+    except BadBackup as error:
+        raise running.Failure(str(error)) from None
+    if arguments.as_json:
+        running.say(msgspec.json.encode(done).decode())
+    else:
+        moment = datetime.fromtimestamp(done.made_at / 1000, UTC)
+        running.say(
+            f"restored from {done.file}, made at {moment:%Y-%m-%d %H:%M:%S} UTC, {done.assets:,} files"
+        )

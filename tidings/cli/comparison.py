@@ -1,0 +1,182 @@
+"""Comparing a store with the log, and mending it by events."""
+
+import asyncio
+import json
+import tempfile
+import time
+from argparse import Namespace
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tidings.cli import running
+from tidings.cli.progress import Bar
+from tidings.cli.rebuilding import rebuilder, span_of, table
+from tidings.config.settings import Settings
+
+if TYPE_CHECKING:
+    from tidings.storage.store import PredictionStore
+    from tidings.streams.log.protocol import Log, NewRecord
+    from tidings.streams.replay.rebuild import Progress, Span
+    from tidings.streams.replay.verify import Difference, Verification
+
+IN_MEMORY = 200_000
+"""Events up to which a comparison rebuilds in memory; beyond, in a temporary file."""
+EXAMPLES = 10
+"""Differences that are named one by one."""
+REPAIRS_AT_ONCE = 500
+"""Repairs appended before the processor is waited for."""
+LOOK_SECONDS, PATIENCE = 0.05, 10.0
+"""Between two looks at where the processor is, and until one that stands still is not waited for any more."""
+
+
+async def compare(arguments: Namespace, settings: Settings) -> int:
+    """Compare the store with the log, and mend it where that is asked for; returns the exit code."""
+    from tidings.service.resources import claim, log_of, whole_store_of
+    from tidings.streams.processing.processor import GROUP
+    from tidings.streams.replay.verify import verify
+
+    running.refuse_memory(settings)
+    log = await log_of(settings)
+    try:
+        live = await whole_store_of(settings)
+        try:
+            rules = await claim(log, live, settings)
+            what = await span_of(log, "beginning", None)
+            with Bar("verify", "events", quiet=arguments.as_json) as bar:
+                async with _scratch(what) as scratch:
+                    rebuild = rebuilder(settings, log, scratch, rules, arguments.only, bar)
+                    await rebuild.run(what)
+                    found = await verify(
+                        rebuild, scratch, live, log, group=GROUP, only=arguments.only
+                    )
+                    repairs = [repair(difference, found.upto) for difference in found.faults]
+                seconds = bar.seconds
+            if arguments.repair and not arguments.dry_run:
+                await _append(log, repairs)
+            _report(arguments, found, rebuild.progress, seconds)
+        finally:
+            await live.close()
+    finally:
+        await log.close()
+    if arguments.repair and not arguments.dry_run:
+        return running.DONE
+    return running.FAILED if found.faults else running.DONE
+
+
+@asynccontextmanager
+async def _scratch(what: "Span") -> "AsyncIterator[PredictionStore]":
+    """A store to rebuild into that is gone afterwards."""
+    from tidings.storage.factory import open_store
+
+    with tempfile.TemporaryDirectory(prefix="tidings-verify-") as folder:
+        url = "memory://" if what.total <= IN_MEMORY else f"sqlite:///{Path(folder) / 'scratch.db'}"
+        store = await open_store(url)
+        try:
+            yield store
+        finally:
+            await store.close()
+
+
+def repair(difference: "Difference", upto: Mapping[int, int]) -> "NewRecord":
+    """The event that makes the live record what the log says.
+
+    Its version is above both: where the store has lost writes, the log's was announced, and clients have it.
+    """
+    import msgspec
+
+    from tidings.streams.log.protocol import NewRecord
+
+    rebuilt, live = difference.rebuilt, difference.live
+    gone = rebuilt is None or rebuilt.deleted
+    event = {
+        "type": "repair",
+        "predictionId": difference.prediction_id,
+        "replace": None if rebuilt is None or gone else msgspec.Raw(rebuilt.encoded),
+        "version": max(
+            (stored.version for stored in (live, rebuilt) if stored is not None), default=0
+        )
+        + 1,
+        "upto": {str(partition): offset for partition, offset in upto.items()},
+        "source": "replay",
+    }
+    return NewRecord(difference.prediction_id.encode(), msgspec.json.encode(event))
+
+
+async def _append(log: "Log", repairs: "list[NewRecord]") -> None:
+    """Append them, a few at a time: what is reported meanwhile waits behind these few, and not behind all of them."""
+    from tidings.streams.log.protocol import EVENTS
+
+    waiting = True
+    for first in range(0, len(repairs), REPAIRS_AT_ONCE):
+        positions = await log.append(EVENTS, repairs[first : first + REPAIRS_AT_ONCE])
+        upto = {position.partition: position.offset + 1 for position in positions}
+        if waiting and first + REPAIRS_AT_ONCE < len(repairs):
+            waiting = await _processed(log, upto)
+
+
+async def _processed(log: "Log", upto: Mapping[int, int]) -> bool:
+    """Wait until the processor has come so far; False where it does not move: it may be stopped."""
+    from tidings.streams.log.protocol import EVENTS
+    from tidings.streams.processing.processor import GROUP
+
+    seen: dict[int, int] = {}
+    moved = time.monotonic()
+    while time.monotonic() - moved < PATIENCE:
+        committed = await log.committed(EVENTS, GROUP)
+        if all(committed.get(partition, 0) >= offset for partition, offset in upto.items()):
+            return True
+        if committed != seen:
+            seen, moved = committed, time.monotonic()
+        await asyncio.sleep(LOOK_SECONDS)
+    return False
+
+
+def _report(
+    arguments: Namespace, found: "Verification", progress: "Progress", seconds: float
+) -> None:
+    repaired = len(found.faults) if arguments.repair and not arguments.dry_run else 0
+    summary = {
+        "compared": found.compared,
+        "equal": found.equal,
+        "hidden": found.hidden,
+        **dict(sorted(found.by_kind().items())),
+        "faults": len(found.faults),
+        **({"repaired": repaired} if arguments.repair else {}),
+        "events": progress.read,
+        "seconds": round(seconds, 3),
+    }
+    examples = [example(difference) for difference in found.differences[:EXAMPLES]]
+    if arguments.as_json:
+        named: dict[str, list[str]] = {}
+        for difference in found.differences:
+            named.setdefault(difference.kind, []).append(difference.prediction_id)
+        running.say(json.dumps({**summary, "examples": examples, "predictions": named}))
+        return
+    title = "the store says what the log says"
+    if found.faults:
+        title = "the store differs from the log"
+    elif found.differences:
+        title = "no faults: what differs is explained by its kind"
+    table(title, summary)
+    for one in examples:
+        live, rebuilt = one["liveVersion"], one["rebuiltVersion"]
+        running.say(
+            f"  {one['kind']}: {one['predictionId']} (store: version {live}, log: version {rebuilt})"
+        )
+    if len(found.differences) > EXAMPLES:
+        running.say(f"  ... and {len(found.differences) - EXAMPLES:,} more; --json names all")
+    if found.faults and not arguments.repair:
+        running.say("tidings replay --repair mends the faults while the service runs")
+
+
+def example(difference: "Difference") -> dict[str, Any]:
+    """A difference in a few words."""
+    live, rebuilt = difference.live, difference.rebuilt
+    return {
+        "predictionId": difference.prediction_id,
+        "kind": difference.kind,
+        "liveVersion": live.version if live is not None else None,
+        "rebuiltVersion": rebuilt.version if rebuilt is not None else None,
+    }

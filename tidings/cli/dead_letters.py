@@ -1,0 +1,320 @@
+"""`tidings dead-letters`: what could not be applied, why, and trying it again."""
+
+import asyncio
+import base64
+import contextlib
+import json
+import sys
+import time
+from argparse import Namespace
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from tidings.cli import running
+from tidings.cli.progress import Bar
+from tidings.config.settings import Settings
+
+if TYPE_CHECKING:
+    from tidings.streams.log.protocol import Log
+    from tidings.streams.processing.letters import Letter, Selection
+
+EXAMPLES = 3
+
+
+class _Reason:
+    """The letters of one reason, as far as they are shown.
+
+    Args:
+        most: So many of them, the last; None: all.
+    """
+
+    def __init__(self, most: int | None) -> None:
+        self.count = 0
+        self.last = 0
+        """When one was dead-lettered last, in ms."""
+        self.shown: deque[dict[str, Any]] = deque(maxlen=most)
+
+    def add(self, letter: "Letter") -> None:
+        self.count += 1
+        self.last = max(self.last, letter.at)
+        self.shown.append(_brief(letter))
+
+
+def register(commands: running.Commands) -> None:
+    """Add the command and its four subcommands."""
+    parser = commands.add_parser(
+        "dead-letters", help="See what could not be applied, and try it again."
+    )
+    actions = parser.add_subparsers(
+        title="actions", metavar="ACTION", required=True, parser_class=running.Parser
+    )
+    about = "Count what lies there by reason, with examples."
+    listing = running.parser(actions, "list", run_list, about, "tidings dead-letters list --json")
+    about = "Show one record: why it lies there, its headers, its body."
+    show = running.parser(actions, "show", run_show, about, "tidings dead-letters show 0:1742")
+    show.add_argument(
+        "position", metavar="POSITION", help="partition:offset of the event, as list says it"
+    )
+    about = "Append records to the events again; the rules leave out what is stale by now."
+    redrive = running.parser(
+        actions, "redrive", run_redrive, about, "tidings dead-letters redrive --reason not-json"
+    )
+    redrive.add_argument("positions", metavar="POSITION", nargs="*", help="these alone")
+    redrive.add_argument("--all", action="store_true", help="everything that lies there")
+    redrive.add_argument("--rate", metavar="N", type=float, help="at most so many a second")
+    redrive.add_argument("--dry-run", action="store_true", help="count, and append nothing")
+    about = "Write the records out, one JSON object a line."
+    export = running.parser(
+        actions, "export", run_export, about, "tidings dead-letters export letters.jsonl"
+    )
+    export.add_argument(
+        "file", metavar="FILE", nargs="?", default="-", help="a new file; -: standard output"
+    )
+    for one in (listing, redrive, export):
+        one.add_argument("--reason", metavar="CODE", help="with this reason alone")
+        one.add_argument("--prediction", metavar="ID", help="of this prediction alone")
+    for one in (listing, show, redrive, export):
+        running.add_config(one)
+        running.add_json(one)
+
+
+def run_list(arguments: Namespace) -> None:
+    """`list`."""
+    most = None if arguments.as_json else EXAMPLES
+    reasons: dict[str, _Reason] = {}
+
+    async def collect(log: "Log") -> None:
+        from tidings.streams.processing.letters import letters
+
+        async for letter in letters(log, _wanted(arguments)):
+            if (reason := reasons.get(letter.code)) is None:
+                reason = reasons[letter.code] = _Reason(most)
+            reason.add(letter)
+
+    running.run_loop(_with_log(running.settings(arguments), collect))
+    ordered = sorted(reasons.items(), key=lambda one: -one[1].count)
+    if arguments.as_json:
+        found = [
+            {"reason": code, "count": one.count, "letters": list(one.shown)}
+            for code, one in ordered
+        ]
+        running.say(
+            json.dumps({"count": sum(one.count for one in reasons.values()), "reasons": found})
+        )
+        return
+    if not ordered:
+        running.say("no dead letters")
+    for code, one in ordered:
+        running.say(f"{one.count:>7,}  {code}  (last {_time(one.last)})")
+        for letter in one.shown:
+            running.say(
+                f"         {letter['position']}  {letter['predictionId'] or '-'}  {letter['message']}"
+            )
+
+
+def run_show(arguments: Namespace) -> int:
+    """`show`."""
+    position = _position(arguments.position)
+    found: list[Letter] = []
+
+    async def collect(log: "Log") -> None:
+        from tidings.streams.processing.letters import letters
+
+        found.extend(
+            [
+                letter
+                async for letter in letters(log, lambda letter: str(letter.position) == position)
+            ]
+        )
+
+    running.run_loop(_with_log(running.settings(arguments), collect))
+    if not found:
+        raise running.Failure(
+            f"no dead letter holds the event at {position}; tidings dead-letters list names them"
+        )
+    for letter in found:
+        if arguments.as_json:
+            running.say(json.dumps(_whole(letter)))
+            continue
+        running.say(f"{letter.code}: {letter.message}")
+        running.say(
+            f"event {letter.position} of {letter.topic}, appended {_time(letter.timestamp)}"
+        )
+        running.say(f"dead-lettered {_time(letter.at)}, attempt {letter.attempt}")
+        running.say(f"key: {_key(letter) or '-'}")
+        for name, value in letter.headers:
+            running.say(f"{name}: {value.decode('utf-8', 'replace')}")
+        running.say("")
+        running.say(_readable(letter.value or b""))
+    return running.DONE
+
+
+def run_redrive(arguments: Namespace) -> int:
+    """`redrive`."""
+    chosen = {_position(text) for text in arguments.positions}
+    if not (chosen or arguments.all or arguments.reason or arguments.prediction):
+        raise running.Failure(
+            "name positions, or --reason, --prediction or --all", running.WRONG_USE
+        )
+    if arguments.rate is not None and not arguments.rate > 0:
+        raise running.Failure(
+            f"--rate: {arguments.rate:g} is no rate; give records a second", running.WRONG_USE
+        )
+    wanted = _wanted(arguments)
+    found: set[str] = set()
+    count = skipped = 0
+
+    async def redrive(log: "Log") -> None:
+        from tidings.streams.processing.letters import select
+
+        nonlocal count, skipped
+        selection = await select(
+            log,
+            lambda one: wanted(one) and (not chosen or str(one.position) in chosen),
+            repeats=bool(chosen),
+        )
+        found.update(str(position) for _, position in (*selection.chosen, *selection.cut))
+        count, skipped = len(selection.chosen), selection.left_out
+        for why in selection.cut.values():
+            sys.stderr.write(f"tidings: left out: {why}\n")
+        if not arguments.dry_run:
+            count = await _append(log, selection, arguments.rate, quiet=arguments.as_json)
+
+    running.run_loop(_with_log(running.settings(arguments), redrive))
+    if arguments.as_json:
+        running.say(
+            json.dumps({"redriven": count, "skipped": skipped, "dryRun": arguments.dry_run})
+        )
+    else:
+        done = "would be redriven" if arguments.dry_run else "redriven"
+        running.say(f"{count:,} {done}, {skipped:,} left out")
+    if missing := chosen - found:
+        raise running.Failure(
+            f"no dead letter holds the event at {min(missing)}; tidings dead-letters list names them"
+        )
+    return running.DONE
+
+
+async def _append(log: "Log", selection: "Selection", rate: float | None, *, quiet: bool) -> int:
+    """Append what was selected, at most so many records a second; returns how many there were."""
+    from tidings.streams.log.protocol import EVENTS
+    from tidings.streams.processing.letters import AT_ONCE, again
+
+    most = AT_ONCE if rate is None else min(AT_ONCE, max(1, int(rate / 10)))
+    done, start = 0, time.monotonic()
+    with Bar("redrive", "records", quiet=quiet) as bar:
+        async for records in again(log, selection, most):
+            if rate is not None:
+                await asyncio.sleep(max(0.0, start + done / rate - time.monotonic()))
+            await log.append(EVENTS, records)
+            done += len(records)
+            bar.update(done, len(selection.chosen))
+    return done
+
+
+def run_export(arguments: Namespace) -> None:
+    """`export`."""
+    settings = running.settings(arguments)
+    count = 0
+
+    async def export(log: "Log") -> None:
+        from tidings.streams.processing.letters import letters
+
+        nonlocal count
+        async for letter in letters(log, _wanted(arguments)):
+            out.write(json.dumps(_whole(letter)) + "\n")
+            count += 1
+
+    with _output(arguments.file) as out:
+        running.run_loop(_with_log(settings, export))
+    if arguments.file != "-":
+        running.say(
+            json.dumps({"exported": count})
+            if arguments.as_json
+            else f"{count:,} written to {arguments.file}"
+        )
+
+
+def _output(file: str) -> "contextlib.AbstractContextManager[IO[str]]":
+    if file == "-":
+        return contextlib.nullcontext(sys.stdout)
+    try:
+        return Path(file).open("x", encoding="utf-8")
+    except FileExistsError:
+        raise running.Failure(
+            f"{file}: is there already; name a new file", running.WRONG_USE
+        ) from None
+
+
+async def _with_log(settings: Settings, work: Callable[["Log"], Any]) -> None:
+    if settings.log.startswith("memory://"):
+        raise running.Failure(
+            "TIDINGS_LOG: memory:// is seen by the service alone", running.WRONG_USE
+        )
+    async with _opened(settings) as log:
+        await work(log)
+
+
+@contextlib.asynccontextmanager
+async def _opened(settings: Settings) -> "AsyncIterator[Log]":
+    from tidings.service.resources import log_of
+
+    log = await log_of(settings)
+    try:
+        yield log
+    finally:
+        await log.close()
+
+
+def _wanted(arguments: Namespace) -> "Callable[[Letter], bool]":
+    key = None if arguments.prediction is None else arguments.prediction.encode()
+    return lambda letter: arguments.reason in (None, letter.code) and key in (None, letter.key)
+
+
+def _position(text: str) -> str:
+    from tidings.streams.log.protocol import Position
+
+    try:
+        return str(Position.parse(text))
+    except ValueError:
+        raise running.Failure(
+            f"{text!r} is no position; say partition:offset, such as 0:17", running.WRONG_USE
+        ) from None
+
+
+def _time(milliseconds: int) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(milliseconds / 1000))
+
+
+def _key(letter: "Letter") -> str | None:
+    return None if letter.key is None else letter.key.decode("utf-8", "replace")
+
+
+def _brief(letter: "Letter") -> dict[str, Any]:
+    return {
+        "position": str(letter.position),
+        "predictionId": _key(letter),
+        "message": letter.message,
+        "at": letter.at,
+        "attempt": letter.attempt,
+    }
+
+
+def _whole(letter: "Letter") -> dict[str, Any]:
+    value = letter.value or b""
+    try:
+        body: dict[str, Any] = {"value": value.decode()}
+    except UnicodeDecodeError:
+        body = {"valueBase64": base64.b64encode(value).decode()}
+    headers = [[name, content.decode("utf-8", "replace")] for name, content in letter.headers]
+    origin = {"topic": letter.topic, "timestamp": letter.timestamp, "truncated": letter.truncated}
+    return {**_brief(letter), "reason": letter.code, **origin, "headers": headers, **body}
+
+
+def _readable(value: bytes) -> str:
+    try:
+        return json.dumps(json.loads(value), indent=2, ensure_ascii=False)
+    except (ValueError, RecursionError):
+        return value.decode("utf-8", "backslashreplace")

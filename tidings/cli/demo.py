@@ -1,0 +1,114 @@
+"""`tidings demo`: the service with a provider of its own, so that something moves at once."""
+
+import asyncio
+import contextlib
+import os
+from argparse import Namespace
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tidings.cli import running
+
+if TYPE_CHECKING:
+    import httpx
+
+
+ABOUT = """Run everything on loopback, with a stand-in provider that makes real pictures.
+
+It signs its webhooks as Replicate does. A few predictions are started at once; the page shows them."""
+
+PROMPTS: tuple[tuple[str, float, dict[str, Any]], ...] = (
+    ("a lighthouse in a storm, oil on canvas", 5.0, {}),
+    ("a fox reading a newspaper", 9.0, {}),
+    ("a city made of glass at dawn", 14.0, {}),
+    ("a map of an island that does not exist", 20.0, {}),
+    ("a picture that is too large for its graphics card", 7.0, {"fail": "CUDA out of memory."}),
+)
+"""What is started: prompt, seconds that it takes, and more of the input."""
+
+APART = 0.7
+"""Seconds between two predictions."""
+MODEL = "tidings-demo/pictures"
+
+
+def register(commands: running.Commands) -> None:
+    """Add the command."""
+    parser = running.parser(commands, "demo", run, ABOUT, "tidings demo --port 8080 --every 10")
+    parser.add_argument("--port", help="port to listen on; 0: any")
+    parser.add_argument(
+        "--port-file", metavar="FILE", type=Path, help="write the port there once it is open"
+    )
+    parser.add_argument(
+        "--every",
+        metavar="SECONDS",
+        type=float,
+        default=0.0,
+        help="go on starting one every so often",
+    )
+    running.add_places(parser)
+    running.add_config(parser)
+
+
+def run(arguments: Namespace) -> None:
+    """Run until told to stop."""
+    if arguments.every < 0:
+        raise running.Failure("--every: takes seconds, 0 or more", running.WRONG_USE)
+    running.settings(arguments, "port", "port_file", "log", "store")
+    from tidings.observability import logging as journal
+
+    journal.configure()
+    running.run_loop(_demo(arguments))
+
+
+async def _demo(arguments: Namespace) -> None:
+    import httpx
+
+    from tidings.config.loader import load
+    from tidings.config.webhook_key import with_webhook_key
+    from tidings.demo.stand_in import StandIn
+    from tidings.service import runtime as service
+
+    flags = {name: getattr(arguments, name) for name in ("port", "port_file", "log", "store")}
+    async with StandIn() as stand_in, httpx.AsyncClient(trust_env=False, timeout=30) as http:
+        # Port 0 of the public address is the one that is served.
+        given = {"TIDINGS_PUBLIC_URL": "http://127.0.0.1:0", **os.environ, **stand_in.environment()}
+        settings = load({**flags, "host": "127.0.0.1"}, environ=given, config=arguments.config)
+        work: set[asyncio.Task[None]] = set()
+
+        def ready(port: int) -> None:
+            running.say(f"The page is at http://127.0.0.1:{port} (Ctrl-C ends it)")
+            work.add(
+                asyncio.create_task(_start_some(http, port, settings.api_keys, arguments.every))
+            )
+
+        try:
+            await service.serve(with_webhook_key(settings), ready=ready)
+        finally:
+            for task in work:
+                task.cancel()
+                # The service may have ended under a request.
+                with contextlib.suppress(asyncio.CancelledError, httpx.TransportError):
+                    await task
+
+
+async def _start_some(
+    http: "httpx.AsyncClient", port: int, keys: "Sequence[str]", every: float
+) -> None:
+    """Start the predictions, and after those one `every` so many seconds; 0: no more."""
+    headers = {"Authorization": f"Bearer {keys[0]}"} if keys else {}
+    number = 0
+    while number < len(PROMPTS) or every:
+        prompt, duration, more = PROMPTS[number % len(PROMPTS)]
+        order = {
+            "provider": "replicate",
+            "model": MODEL,
+            "prompt": prompt,
+            "payload": {"seed": number, "duration": duration, **more},
+        }
+        answer = await http.post(
+            f"http://127.0.0.1:{port}/api/predictions", json=order, headers=headers
+        )
+        answer.raise_for_status()
+        number += 1
+        await asyncio.sleep(APART if number < len(PROMPTS) else every)

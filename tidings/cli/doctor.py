@@ -1,0 +1,285 @@
+"""`tidings doctor`: what is in force, and whether each part works."""
+
+import asyncio
+import json
+import time
+from argparse import Namespace
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any
+
+from msgspec import Struct
+
+from tidings.cli import running, webhook_check
+from tidings.cli.store_check import Warned, examined, new_file, writable
+from tidings.cli.webhook_check import WebhookFailed
+from tidings.config.settings import DERIVED, FLAGS_ONLY, Settings, SettingsError, check_serving
+
+WITHIN = 8.0
+"""Seconds that one part may take to answer."""
+SHORT_SECRET = 32
+"""Bytes below which a secret for HS256 is weaker than its hash (RFC 7518, 3.2)."""
+
+
+class Finding(Struct, frozen=True):
+    """What was found out about one part."""
+
+    part: str
+    state: str
+    """`ok`, `warning` or `failed`."""
+    says: str
+    ms: float = 0.0
+
+
+def register(commands: running.Commands) -> None:
+    """Add the command."""
+    about = (
+        "Print the settings in force, secrets masked, and try each part.\n\n"
+        "With --webhook a signed test goes through the whole path of a running service, and its record is removed again."
+    )
+    parser = running.parser(commands, "doctor", run, about, "tidings doctor --webhook replicate")
+    parser.add_argument(
+        "--webhook",
+        metavar="PROVIDER",
+        help="send a signed test webhook of this provider, and time it",
+    )
+    parser.add_argument(
+        "--url", metavar="URL", help="the running service, for --webhook; else host and port as set"
+    )
+    running.add_places(parser)
+    running.add_config(parser)
+    running.add_json(parser)
+
+
+def run(arguments: Namespace) -> int:
+    """Print, try, and tell by the exit code whether all of it works."""
+    settings = running.settings(arguments, "log", "store")
+    rows = list(in_force(settings))
+    findings = running.run_loop(examine(settings, arguments.webhook, arguments.url))
+    if arguments.as_json:
+        found = [
+            {name: getattr(finding, name) for name in finding.__struct_fields__}
+            for finding in findings
+        ]
+        shown = {name: {"value": value, "from": origin} for name, value, origin in rows}
+        running.say(json.dumps({"settings": shown, "parts": found}, default=str))
+    else:
+        width = max(len(name) for name, _, _ in rows)
+        for name, value, origin in rows:
+            running.say(
+                f"{name:<{width}}  {_text(value)}"
+                + (f"  ({origin})" if origin != "default" else "")
+            )
+        running.say("")
+        width = max(len(finding.part) for finding in findings)
+        for finding in findings:
+            running.say(
+                f"{finding.state:<7}  {finding.part:<{width}}  {finding.says}  [{finding.ms:.0f} ms]"
+            )
+    return (
+        running.FAILED if any(finding.state == "failed" for finding in findings) else running.DONE
+    )
+
+
+def in_force(settings: Settings) -> list[tuple[str, Any, str]]:
+    """Name in the environment, value as it may be shown, and where it was set."""
+    from tidings.config.loader import env_name
+
+    rows = [
+        (env_name(name), settings.shown(name), settings.origins.get(name, "default"))
+        for name in settings.__struct_fields__
+        if name not in DERIVED | FLAGS_ONLY
+    ]
+    for key, origin in settings.origins.items():
+        if key not in settings.__struct_fields__:
+            rows.append((env_name(key), "set", origin))
+    return rows
+
+
+def _text(value: Any) -> str:
+    if value is None or value == ():
+        return "-"
+    return ",".join(str(one) for one in value) if isinstance(value, tuple) else str(value)
+
+
+async def examine(
+    settings: Settings, webhook: str | None = None, url: str | None = None
+) -> list[Finding]:
+    """Try every part, at the same time; and then by itself, because it is timed, a webhook's way.
+
+    Args:
+        settings: In force.
+        webhook: The provider of a test webhook; None: none is sent.
+        url: Of the running service that it is sent to; None: as set.
+    """
+    parts: list[tuple[str, Callable[[Settings], Awaitable[str]]]] = [
+        ("access", _access),
+        ("limits", _limits),
+        ("providers", _providers),
+        ("log", _log),
+        ("store", _store),
+        ("assets", _assets),
+    ]
+    if settings.traces is not None:
+        parts.append(("traces", _traces))
+    others = {
+        "fallback": settings.store_fallback,
+        "split": split[0] if (split := settings.split_arm) else None,
+    }
+    parts += [(name, partial(examined, url=url)) for name, url in others.items() if url is not None]
+    found = list(await asyncio.gather(*(_try(name, part, settings) for name, part in parts)))
+    if webhook is not None:
+        way = partial(webhook_check.through, name=webhook, url=url)
+        found.append(await _try("webhook", way, settings, webhook_check.WITHIN * 2))
+    return found
+
+
+async def _try(
+    name: str,
+    part: Callable[[Settings], Awaitable[str]],
+    settings: Settings,
+    within: float = WITHIN,
+) -> Finding:
+    from tidings.storage.errors import StorageError
+    from tidings.streams.log.protocol import LogError
+    from tidings.streams.providers.configuration import BadConfiguration
+
+    start = time.perf_counter()
+    state = "failed"
+    try:
+        async with asyncio.timeout(within):
+            says = await part(settings)
+        state = "ok"
+    except Warned as warning:
+        state, says = "warning", str(warning)
+    except TimeoutError:
+        says = f"no answer within {within:.0f} s; is it running, and reachable from here?"
+    except (
+        SettingsError,
+        StorageError,
+        LogError,
+        BadConfiguration,
+        WebhookFailed,
+        OSError,
+    ) as error:
+        says = str(error)
+    return Finding(name, state, " ".join(says.split()), (time.perf_counter() - start) * 1000)
+
+
+async def _access(settings: Settings) -> str:
+    check_serving(settings)
+    if settings.jwt_secret is not None and len(settings.jwt_secret.encode()) < SHORT_SECRET:
+        raise Warned(
+            f"TIDINGS_JWT_SECRET has fewer than {SHORT_SECRET} bytes; make a longer one: openssl rand -hex 32"
+        )
+    if not settings.authenticates:
+        where = (
+            "on loopback alone" if not settings.anonymous else "TIDINGS_ANONYMOUS lets everybody in"
+        )
+        return f"nobody has to say who they are: {where}"
+    kinds = {
+        "JWT secret": settings.jwt_secret,
+        "JWKS": settings.jwks_url,
+        "API keys": settings.api_keys,
+    }
+    return (
+        f"clients are authenticated by {', '.join(name for name, value in kinds.items() if value)}"
+    )
+
+
+async def _limits(settings: Settings) -> str:
+    from tidings.service import limits as limiting
+
+    if "gateway" not in settings.roles:
+        return "this process serves no clients"
+    if found := limiting.doubts(settings):
+        raise Warned("; ".join(found))
+    behind = (
+        "the one that a trusted proxy forwards"
+        if settings.trusted_proxies
+        else "the one that connects"
+    )
+    return (
+        f"an address ({behind}; loopback has no limit) may have {settings.address_connections} WebSockets and "
+        f"{settings.address_streams} streams, an owner {settings.owner_connections} connections, a session "
+        f"{settings.session_subscriptions} subscriptions; {limiting.open_files()} files may be open"
+    )
+
+
+async def _providers(settings: Settings) -> str:
+    from tidings.streams.providers.job_api import submitting_of
+    from tidings.streams.providers.registry import open_providers
+
+    opened = open_providers(settings.providers)
+    idle = sorted(set(settings.providers) - set(opened))
+    if idle:
+        raise Warned(
+            f"{', '.join(idle)}: set, but without a secret its webhooks are answered with 404"
+        )
+    if not opened:
+        raise Warned(
+            "none is configured: every webhook is answered with 404; set TIDINGS_REPLICATE_SECRET, for example"
+        )
+    says = f"webhooks are taken from {', '.join(sorted(opened))}"
+    submitting = sorted(
+        name for name, provider in opened.items() if submitting_of(provider) is not None
+    )
+    if not submitting:
+        return f"{says}; no token is set, so nothing is submitted"
+    if settings.public_url is None:
+        return f"{says}; to submit to {', '.join(submitting)}, set TIDINGS_PUBLIC_URL"
+    return f"{says}, and predictions submitted to {', '.join(submitting)}"
+
+
+async def _log(settings: Settings) -> str:
+    from tidings.streams.log.factory import open_log
+    from tidings.streams.log.protocol import EVENTS
+
+    if settings.log.startswith("memory://"):
+        return "in memory: gone when the service ends"
+    if settings.log.startswith("sqlite://") and (says := new_file(settings.log)) is not None:
+        return says
+    log = await open_log(
+        settings.log,
+        topic_prefix=settings.topic_prefix,
+        partitions=settings.partitions,
+        retention=settings.retention,
+        epoch=settings.log_epoch,
+        max_body=settings.max_body,
+        create=False,
+    )
+    try:
+        bounds = await log.bounds(EVENTS)
+        kept = sum(end - first for first, end in bounds.values())
+        return f"{log.name}, {await log.identity()}: {len(bounds)} partitions, {kept} records kept"
+    finally:
+        await log.close()
+
+
+async def _store(settings: Settings) -> str:
+    from tidings.service.resources import unshared_store
+
+    if (doubt := unshared_store(settings)) is not None:
+        raise Warned(doubt)
+    return await examined(settings, settings.store)
+
+
+async def _assets(settings: Settings) -> str:
+    from tidings.storage.object_storage import ObjectStorage
+
+    objects = ObjectStorage(settings.assets)
+    if (folder := objects.local_path("")) is not None:
+        writable(folder)
+        return f"{folder} can be written"
+    await objects.check()
+    return f"{objects.shown}: an object was put, read and removed"
+
+
+async def _traces(settings: Settings) -> str:
+    from tidings.observability.traces import tracing
+
+    async with tracing(settings) as traces:
+        wrong = await traces.check() if traces is not None else None
+    if wrong is not None:
+        raise Warned(f"{settings.shown('traces')} takes no spans, and they are lost: {wrong}")
+    return f"{settings.shown('traces')} takes spans; of webhooks {settings.trace_sample:.2%} are traced"

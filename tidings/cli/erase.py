@@ -1,0 +1,90 @@
+"""`tidings erase`: deletes everything of one owner, and says when each trace of it is gone."""
+
+import time
+from argparse import Namespace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from tidings.cli import running
+
+if TYPE_CHECKING:
+    from tidings.admin.erasure import Erasure
+    from tidings.config.settings import Settings
+
+ABOUT = """Delete every prediction of an owner, and say when each trace of it is gone.
+
+The service carries it out, so it must run; clients see the deletions. Hidden predictions are found
+as well. It ends with 1 where not all are gone from the store in time: run it again."""
+
+
+def register(commands: running.Commands) -> None:
+    """Add the command."""
+    parser = running.parser(commands, "erase", run, ABOUT, "tidings erase --owner user-4711")
+    parser.add_argument("--owner", metavar="OWNER", required=True)
+    parser.add_argument("--dry-run", action="store_true", help="count, and delete nothing")
+    parser.add_argument(
+        "--within", metavar="SECONDS", type=float, default=30.0, help="to wait for the service (30)"
+    )
+    running.add_places(parser)
+    running.add_config(parser)
+    running.add_json(parser)
+
+
+def run(arguments: Namespace) -> int:
+    """Erase."""
+    if not arguments.owner:
+        raise running.Failure("--owner: is empty; name whose predictions", running.WRONG_USE)
+    if not arguments.within > 0:
+        raise running.Failure("--within: takes seconds, more than 0", running.WRONG_USE)
+    settings = running.settings(arguments, "log", "store")
+    running.refuse_memory(settings)
+    done = running.run_loop(_erase(settings, arguments))
+    if arguments.as_json:
+        running.say(
+            msgspec.json.encode({**msgspec.to_builtins(done), "dryRun": arguments.dry_run}).decode()
+        )
+    else:
+        _print(done, dry_run=arguments.dry_run)
+    return running.DONE if arguments.dry_run or done.complete else running.FAILED
+
+
+async def _erase(settings: "Settings", arguments: Namespace) -> "Erasure":
+    from tidings.admin.erasure import Erasure, erase, find, letters_of, traces
+    from tidings.service.resources import log_of, whole_store_of
+
+    log = await log_of(settings)
+    try:
+        store = await whole_store_of(settings)
+        try:
+            ids = await find(log, store, arguments.owner)
+            letters = await letters_of(log, ids)
+            deleted = 0 if arguments.dry_run else await erase(log, store, ids, arguments.within)
+        finally:
+            await store.close()
+    finally:
+        await log.close()
+    now = time.time_ns() // 1_000_000
+    left = traces(
+        len(ids), letters, now, retention=settings.retention * 1000, cache_ttl=settings.cache_ttl
+    )
+    return Erasure(arguments.owner, len(ids), deleted, left)
+
+
+def _print(done: "Erasure", *, dry_run: bool) -> None:
+    if dry_run:
+        running.say(f"{done.predictions:,} predictions of {done.owner} would be deleted")
+        return
+    running.say(f"{done.deleted:,} of {done.predictions:,} predictions of {done.owner} are deleted")
+    if not done.complete:
+        running.say(
+            "the others wait in the log for a processor: is the service running? Run this again to see"
+        )
+    for trace in done.traces:
+        by = (
+            ""
+            if trace.by is None
+            else f", by {datetime.fromtimestamp(trace.by / 1000, UTC):%Y-%m-%d %H:%M} UTC"
+        )
+        running.say(f"{trace.count:>7,}  {trace.place}: {trace.gone}{by}")

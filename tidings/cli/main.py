@@ -1,0 +1,107 @@
+"""The command `tidings`: its subcommands, and how it ends.
+
+Exit codes: 0 done; 1 it did not work, or a verification found differences; 2 wrong use. What went wrong is one line
+on standard error.
+"""
+
+import sys
+from collections.abc import Iterator, Sequence
+
+from tidings.cli import (
+    audit,
+    backup,
+    dead_letters,
+    demo,
+    doctor,
+    erase,
+    reconcile,
+    replay,
+    running,
+    serve,
+    specifications,
+    token,
+    watch,
+)
+from tidings.config.settings import SettingsError
+
+COMMANDS: tuple[running.Command, ...] = (
+    serve,
+    demo,
+    replay,
+    reconcile,
+    dead_letters,
+    audit,
+    watch,
+    backup,
+    erase,
+    doctor,
+    token,
+    specifications,
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command and end the process with its exit code.
+
+    Args:
+        arguments: Without the program's name; None: those of the process.
+
+    Raises:
+        SystemExit: Always, unless a defect comes through with its traceback.
+    """
+    parsed = _parser().parse_args(arguments)
+    try:
+        code = parsed.run(parsed)
+    except KeyboardInterrupt:
+        sys.exit(running.FAILED)
+    except BrokenPipeError:
+        sys.stderr.close()  # whoever read the output has gone; nothing is left to say
+        sys.exit(running.FAILED)
+    except Exception as error:
+        for leaf in _leaves(error):
+            ending = _expected(leaf)
+            if ending is not None:
+                running.fail(*ending)
+        raise
+    sys.exit(code or running.DONE)
+
+
+def _parser() -> running.Parser:
+    parser = running.Parser(
+        prog="tidings",
+        description="The state of long-running AI predictions, pushed the moment it changes.",
+        epilog="tidings COMMAND --help says more about a command.",
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(
+        title="commands", metavar="COMMAND", required=True, parser_class=running.Parser
+    )
+    for command in COMMANDS:
+        command.register(commands)
+    return parser
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    """The errors in a group of groups; of another error itself."""
+    if isinstance(error, BaseExceptionGroup):
+        for part in error.exceptions:
+            yield from _leaves(part)
+    else:
+        yield error
+
+
+def _expected(error: BaseException) -> tuple[str, int] | None:
+    """The line and the exit code of what can be expected to go wrong; None: it is a defect."""
+    if isinstance(error, running.Failure):
+        return str(error), error.code
+    if isinstance(error, SettingsError):
+        return str(error), running.WRONG_USE
+    from tidings.storage.errors import StorageError, StoreMisconfigured
+    from tidings.streams.log.protocol import LogError, LogMisconfigured
+    from tidings.streams.replay.rebuild import StoreInUse
+
+    if isinstance(error, StoreMisconfigured | LogMisconfigured):
+        return str(error), running.WRONG_USE
+    if isinstance(error, StorageError | LogError | StoreInUse | OSError):
+        return str(error), running.FAILED
+    return None

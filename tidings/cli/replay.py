@@ -1,0 +1,123 @@
+"""`tidings replay`: rebuild a store from the log, compare it with the log, or mend it."""
+
+import re
+from argparse import Namespace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from tidings.cli import running
+from tidings.cli.comparison import compare
+from tidings.cli.rebuilding import rebuild
+
+if TYPE_CHECKING:
+    from tidings.streams.log.protocol import Since
+
+ABOUT = """Rebuild a store from the log, compare it with the log, or mend it.
+
+Into TIDINGS_STORE where nothing else is said; it must be empty. Nothing is announced by a rebuild.
+--verify rebuilds aside and compares bytes; it exits with 1 where they differ. --repair appends one
+event per difference, so that corrections pass the same rules and reach every client. --from-changes
+takes whole records from the changes topic first, and then the events that follow: much less to read."""
+
+
+def register(commands: running.Commands) -> None:
+    """Add the command."""
+    parser = running.parser(commands, "replay", run, ABOUT, "tidings replay --verify --json")
+    parser.add_argument(
+        "--from", dest="since", metavar="WHERE", help="beginning, a TIME, or PARTITION:OFFSET,..."
+    )
+    parser.add_argument(
+        "--from-changes",
+        action="store_true",
+        help="take the newest records, then the events after them",
+    )
+    parser.add_argument(
+        "--until", metavar="TIME", help="ISO 8601 (2026-01-31T12:00Z), or ms since the epoch"
+    )
+    target = parser.add_mutually_exclusive_group()
+    target.add_argument("--into", metavar="STORE_URL", help="the store to fill; it must be empty")
+    target.add_argument("--verify", action="store_true", help="compare TIDINGS_STORE with the log")
+    target.add_argument("--repair", action="store_true", help="mend what differs, by events")
+    parser.add_argument("--only", metavar="ID", help="this prediction alone")
+    parser.add_argument("--dry-run", action="store_true", help="count, and write nothing")
+    parser.add_argument("--follow", action="store_true", help="go on with what comes, until Ctrl-C")
+    parser.add_argument("--resume", action="store_true", help="go on with an interrupted rebuild")
+    running.add_config(parser)
+    running.add_json(parser)
+
+
+def run(arguments: Namespace) -> int:
+    """Replay."""
+    comparing = arguments.verify or arguments.repair
+    for flag, given in (
+        ("--from", arguments.since not in (None, "beginning")),
+        ("--from-changes", arguments.from_changes),
+        ("--until", arguments.until is not None),
+        ("--follow", arguments.follow),
+        ("--resume", arguments.resume),
+    ):
+        if comparing and given:
+            raise running.Failure(
+                f"{flag}: a comparison reads the whole log; leave it out", running.WRONG_USE
+            )
+    if arguments.dry_run and (arguments.follow or arguments.resume):
+        raise running.Failure(
+            "--dry-run: goes with neither --follow nor --resume", running.WRONG_USE
+        )
+    if arguments.resume and arguments.since is not None:
+        raise running.Failure("--resume: knows where to go on; leave out --from", running.WRONG_USE)
+    for flag, given, reason in (
+        ("--from", arguments.since is not None, "the changes say where the events go on"),
+        ("--until", arguments.until is not None, "the changes are those of now"),
+        (
+            "--resume",
+            arguments.resume,
+            "goes on by the events; leave out --from-changes, or begin anew in an empty store",
+        ),
+    ):
+        if arguments.from_changes and given:
+            raise running.Failure(f"{flag}: {reason}", running.WRONG_USE)
+    since, until = parse_since(arguments.since), parse_time("--until", arguments.until)
+    settings = running.settings(arguments)
+    if settings.log.startswith("memory://"):
+        raise running.Failure("TIDINGS_LOG: memory:// holds nothing to replay", running.WRONG_USE)
+    if arguments.into is not None:
+        from tidings.config.validators import store_url
+
+        try:
+            store_url(arguments.into)
+        except ValueError as error:
+            raise running.Failure(f"--into: {error}", running.WRONG_USE) from None
+    if comparing:
+        return running.run_loop(compare(arguments, settings))
+    return running.run_loop(rebuild(arguments, settings, since, until))
+
+
+def parse_time(flag: str, text: str | None) -> int | None:
+    """Milliseconds since the epoch, from ISO 8601 (without a zone: UTC) or as they are."""
+    if text is None:
+        return None
+    if text.isascii() and text.isdecimal():
+        return int(text)
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise running.Failure(
+            f"{flag}: {text!r} is no time; say 2026-01-31T12:00Z, or milliseconds since the epoch",
+            running.WRONG_USE,
+        ) from None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return int(moment.timestamp() * 1000)
+
+
+def parse_since(text: str | None) -> "Since | int":
+    """Where to begin: `beginning`, offsets by partition, or a time in ms."""
+    if text is None or text == "beginning":
+        return "beginning"
+    if re.fullmatch(r"\d+:\d+(,\d+:\d+)*", text, re.ASCII):
+        pairs = (part.split(":") for part in text.split(","))
+        return {int(partition): int(offset) for partition, offset in pairs}
+    moment = parse_time("--from", text)
+    assert moment is not None
+    return moment

@@ -1,0 +1,155 @@
+"""What every command shares: its flags, the settings, the loop, and how it ends."""
+
+import asyncio
+import os
+import sys
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
+
+from tidings.config.settings import Settings
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction
+
+    Commands = _SubParsersAction["Parser"]
+else:
+    Commands = Any
+
+DONE = 0
+FAILED = 1
+WRONG_USE = 2
+
+T = TypeVar("T")
+
+
+class Failure(Exception):
+    """The command did not work; the message is its one line."""
+
+    def __init__(self, message: str, code: int = FAILED) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Command(Protocol):
+    """What a command's module offers."""
+
+    def register(self, commands: Commands) -> None:
+        """Add the command's parser, with `run` as its default for `run`."""
+
+
+class Parser(ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with code 2."""
+        fail(f"{message}; {self.prog} --help shows what there is", WRONG_USE)
+
+
+def parser(
+    commands: Commands, name: str, run: Callable[[Namespace], int | None], about: str, example: str
+) -> Parser:
+    """A command's parser. The first line of `about` stands in the list of commands."""
+    first = about.partition("\n")[0]
+    added = commands.add_parser(
+        name,
+        help=first,
+        description=about,
+        epilog=f"example:\n  {example}",
+        formatter_class=RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    added.set_defaults(run=run)
+    return added
+
+
+def add_config(to: ArgumentParser) -> None:
+    """The flag `--config`."""
+    to.add_argument(
+        "--config",
+        metavar="FILE",
+        type=Path,
+        help="settings; else tidings.toml in the working folder",
+    )
+
+
+def add_json(to: ArgumentParser) -> None:
+    """The flag `--json`."""
+    to.add_argument("--json", dest="as_json", action="store_true", help="print JSON, for programs")
+
+
+def add_places(to: ArgumentParser) -> None:
+    """The flags `--log` and `--store`."""
+    to.add_argument(
+        "--log", metavar="URL", help="the log: sqlite:///data/log.db, kafka://host:9092"
+    )
+    to.add_argument("--store", metavar="URL", help="the store: sqlite:///data/store.db, memory://")
+
+
+def settings(arguments: Namespace, *names: str) -> Settings:
+    """The settings in force, with those of the command's flags that are settings."""
+    from tidings.config.loader import load
+
+    flags = {name: getattr(arguments, name) for name in names}
+    return load(flags, environ=os.environ, config=arguments.config)
+
+
+def refuse_memory(settings: Settings) -> None:
+    """Raise `Failure` where the log or a part of the store lies in the memory of the service, which no command sees."""
+    split = settings.split_arm
+    arm = split[0] if split is not None else ""
+    for name, url in (("LOG", settings.log), ("STORE", settings.store), ("STORE_SPLIT", arm)):
+        if url.startswith("memory://"):
+            raise Failure(f"TIDINGS_{name}: memory:// is seen by the service alone", WRONG_USE)
+
+
+def run_loop(main: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine on uvloop where there is one; what is logged goes to standard error, never among the output."""
+    _log_quietly()
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(main)
+
+
+def _log_quietly() -> None:
+    import logging
+
+    import structlog
+
+    from tidings.observability import logging as journal
+
+    if not structlog.is_configured():
+        journal.configure(level=logging.WARNING)
+
+
+def import_plain_structlog() -> None:
+    """Import structlog without rich, which it takes along wherever it is installed, for tracebacks in colors.
+
+    That is 5 MB and a tenth of a service's start, and those who read its lines are mostly programs.
+    """
+    if "structlog" not in sys.modules and "rich" not in sys.modules:
+        sys.modules["rich"] = None  # type: ignore[assignment]  # as the import system says "not there"
+        try:
+            import structlog  # noqa: F401 - for those who import it after us
+        finally:
+            del sys.modules["rich"]
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop  # type: ignore[no-any-return,unused-ignore]
+
+
+def say(line: str) -> None:
+    """A line of output, at once."""
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def fail(message: str, code: int = FAILED) -> NoReturn:
+    """One line on standard error, and the end."""
+    sys.stderr.write(f"tidings: {' '.join(message.split())}\n")
+    raise SystemExit(code)

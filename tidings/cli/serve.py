@@ -1,0 +1,110 @@
+"""`tidings serve`: the service."""
+
+from argparse import SUPPRESS, Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tidings.cli import running
+
+if TYPE_CHECKING:
+    from tidings.config.settings import Settings
+
+ABOUT = """Run the service: everything in one process, or the roles named.
+
+Ctrl-C finishes what is under way, tells clients when to come back, and ends."""
+
+
+def register(commands: running.Commands) -> None:
+    """Add the command."""
+    example = (
+        "tidings serve --port 8080 --log kafka://localhost:9092 --store sqlite:///data/store.db"
+    )
+    parser = running.parser(commands, "serve", run, ABOUT, example)
+    parser.add_argument("--host", help="address to listen on")
+    parser.add_argument("--port", help="port to listen on; 0: any")
+    parser.add_argument(
+        "--port-file", metavar="FILE", type=Path, help="write the port there once it is open"
+    )
+    parser.add_argument(
+        "--role", metavar="ROLES", help="all, or some of gateway,processor,archiver,reconciler"
+    )
+    running.add_places(parser)
+    running.add_config(parser)
+    parser.add_argument(
+        "--no-breaker",
+        action="store_const",
+        const=True,
+        help="go on processing although nearly everything is poison",
+    )
+    parser.add_argument(
+        "--workers", metavar="N", help="gateway processes on one port (where the log is Kafka)"
+    )
+    parser.add_argument(
+        "--health-port",
+        metavar="PORT",
+        help="health and metrics on a port of their own as well; 0: any",
+    )
+    parser.add_argument("--shared-port", action="store_const", const=True, help=SUPPRESS)
+    parser.add_argument("--parent", help=SUPPRESS)
+
+
+def run(arguments: Namespace) -> None:
+    """Serve until told to stop."""
+    running.import_plain_structlog()
+    names = ("host", "port", "port_file", "role", "log", "store", "workers", "no_breaker")
+    settings = running.settings(arguments, *names, "health_port", "shared_port", "parent")
+    from tidings.config.settings import check_serving
+
+    check_serving(settings)
+    import structlog
+
+    from tidings.config.webhook_key import with_webhook_key
+    from tidings.observability import logging as journal
+    from tidings.service import limits as limiting
+    from tidings.service import runtime as service
+    from tidings.service.resources import unshared_store
+
+    settings = with_webhook_key(settings)
+    journal.configure()
+    limiting.raise_open_files()
+    if (doubt := unshared_store(settings)) is not None and settings.parent is None:
+        structlog.get_logger("tidings.serve").warning("store.unshared", warning=doubt)
+    if settings.workers > 1:
+        _supervise(settings, arguments)
+    else:
+        running.run_loop(service.serve(settings))
+
+
+def _supervise(settings: "Settings", arguments: Namespace) -> None:
+    """Start the workers, and look after them."""
+    from tidings.gateway.websocket.listener import listen
+    from tidings.service.runtime import write_port
+    from tidings.service.supervisor import Ended, supervise
+
+    given = [("--host", arguments.host), ("--log", arguments.log), ("--store", arguments.store)]
+    given.append(("--config", arguments.config))
+    flags = [part for flag, value in given if value is not None for part in (flag, str(value))]
+    flags += ["--no-breaker"] if settings.no_breaker else []
+    if settings.port:
+        # Once the port is shared nobody is refused: that somebody else has it is found out before.
+        listen(settings.host, settings.port).close()
+    # Bound but not listened on: the port is ours before a worker starts, and no connection comes here.
+    with listen(settings.host, settings.port, reuse_port=True) as held:
+
+        def ready(port: int) -> None:
+            if settings.port_file is not None:
+                write_port(settings.port_file, port)
+
+        try:
+            running.run_loop(supervise(settings, held.getsockname()[1], flags, ready))
+        except Ended as error:
+            raise running.Failure(
+                str(error), error.code if error.code > 0 else running.FAILED
+            ) from None
+        except TimeoutError:
+            raise running.Failure(
+                "a process did not serve in time; its own lines say what it waits for"
+            ) from None
+        finally:
+            if settings.port_file is not None:
+                settings.port_file.unlink(missing_ok=True)

@@ -1,0 +1,255 @@
+"""`tidings watch`: changes in the terminal."""
+
+import sys
+import time
+from argparse import Namespace
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any
+
+from tidings.cli import running
+from tidings.config.settings import Settings
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from tidings.client.client import Client, Update
+    from tidings.storage.prediction import Prediction
+
+ROWS = 30
+"""Predictions in the live table: those that changed last."""
+REACHABLE_WITHIN = 5.0
+"""Seconds in which the service must answer at first; once it has, the watch outlives its restarts."""
+
+COLORS = {
+    "starting": "cyan",
+    "processing": "yellow",
+    "succeeded": "green",
+    "failed": "red",
+    "canceled": "magenta",
+}
+
+
+def register(commands: running.Commands) -> None:
+    """Add the command."""
+    about = "Show predictions as they change, until Ctrl-C."
+    parser = running.parser(
+        commands, "watch", run, about, "tidings watch p1 p2 --url http://127.0.0.1:8080"
+    )
+    parser.add_argument("predictions", metavar="ID", nargs="*", help="predictions to watch")
+    parser.add_argument("--owner", help="watch all of an owner")
+    parser.add_argument("--tag", help="watch all with a tag")
+    parser.add_argument("--model", help="watch all of a model")
+    parser.add_argument("--all", action="store_true", help="watch everything")
+    parser.add_argument(
+        "--finished",
+        action="store_true",
+        help="end once each of the predictions named has finished",
+    )
+    add_service(parser)
+    running.add_config(parser)
+    running.add_json(parser)
+
+
+def add_service(parser: running.Parser) -> None:
+    """The flags that say which service to talk to."""
+    parser.add_argument("--url", help="the service; else where TIDINGS_HOST and TIDINGS_PORT say")
+    parser.add_argument(
+        "--token", help="JWT or API key; else one made from the settings of the service"
+    )
+
+
+def run(arguments: Namespace) -> int:
+    """Watch until told to stop."""
+    chosen = [arguments.predictions, arguments.owner, arguments.tag, arguments.model, arguments.all]
+    if sum(bool(one) for one in chosen) != 1:
+        raise running.Failure(
+            "name predictions, or one of --owner, --tag, --model, --all", running.WRONG_USE
+        )
+    if arguments.finished and not arguments.predictions:
+        raise running.Failure("--finished: needs predictions by name", running.WRONG_USE)
+    settings = running.settings(arguments)
+    try:
+        return running.run_loop(_watch(arguments, settings))
+    except KeyboardInterrupt:
+        return running.DONE
+
+
+def service_url(arguments: Namespace, settings: Settings) -> str:
+    """The service's address, from `--url` or from the settings."""
+    if arguments.url is not None:
+        return str(arguments.url)
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)  # noqa: S104 - where to look for it
+    if ":" in host and not host.startswith("["):
+        host = f"[{host}]"
+    return f"http://{host}:{settings.port}"
+
+
+def service_token(arguments: Namespace, settings: Settings) -> Any:
+    """The token from `--token`; else what the service's own settings allow to make: an operator's."""
+    if arguments.token is not None or arguments.url is not None:
+        return arguments.token
+    if settings.api_keys:
+        return settings.api_keys[0]
+    if settings.jwt_secret is None:
+        return None
+    from tidings.cli.token import sign
+
+    return lambda: sign(settings, {"scope": "admin", "sub": "tidings-cli"}, ttl=600)
+
+
+async def _watch(arguments: Namespace, settings: Settings) -> int:
+    from tidings.client.client import Client
+    from tidings.client.errors import ClientError
+
+    url = service_url(arguments, settings)
+    await check_reachable(url)
+    try:
+        client = Client(url, service_token(arguments, settings))
+    except ValueError as error:
+        raise running.Failure(f"--url: {error}", running.WRONG_USE) from None
+    try:
+        async with client:
+            return await _show(arguments, client)
+    except ClientError as error:
+        raise running.Failure(str(error)) from None
+
+
+async def check_reachable(url: str) -> None:
+    """Fail with one line where no service answers."""
+    import httpx
+
+    try:
+        async with httpx.AsyncClient(timeout=REACHABLE_WITHIN) as http:
+            await http.get(f"{url.rstrip('/')}/healthz")
+    except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
+        raise running.Failure(
+            f"--url: {url!r} is no address of a service ({error})", running.WRONG_USE
+        ) from None
+    except httpx.TransportError as error:
+        reason = str(error) or type(error).__name__
+        raise running.Failure(
+            f"{url} cannot be reached ({reason}); is tidings serve running there?"
+        ) from None
+
+
+async def _show(arguments: Namespace, client: "Client") -> int:
+    watch = client.watch(
+        *arguments.predictions,
+        owner=arguments.owner,
+        tag=arguments.tag,
+        model=arguments.model,
+        all=arguments.all,
+    )
+    open_ones = set(arguments.predictions)
+    screen = Screen() if not arguments.as_json and sys.stdout.isatty() else None
+    try:
+        async for update in watch:
+            if screen is not None:
+                screen.show(update)
+            else:
+                running.say(as_json(update) if arguments.as_json else as_line(update))
+            if ended(update):
+                open_ones.discard(update.prediction_id)
+            if arguments.finished and not open_ones:
+                break
+    finally:
+        if screen is not None:
+            screen.close()
+        await watch.aclose()
+    return running.DONE
+
+
+def ended(update: "Update") -> bool:
+    """Whether nothing more is to be expected of this prediction."""
+    status = getattr(update, "status", None)
+    return status is None or bool(status.terminal)
+
+
+def as_json(update: "Update") -> str:
+    """The record as on the wire; of a deletion id, version and `deleted`."""
+    import msgspec
+
+    from tidings.storage.prediction import Prediction, encode
+
+    if isinstance(update, Prediction):
+        return encode(update).decode()
+    gone = {"predictionId": update.prediction_id, "version": update.version, "deleted": True}
+    return msgspec.json.encode(gone).decode()
+
+
+def as_line(update: "Update") -> str:
+    """One plain line."""
+    from tidings.storage.prediction import Prediction
+
+    if not isinstance(update, Prediction):
+        return f"{time.strftime('%H:%M:%S')} {update.prediction_id} v{update.version} deleted"
+    parts = [
+        _clock(update.updated_at),
+        update.prediction_id,
+        f"v{update.version}",
+        update.status.value,
+    ]
+    return " ".join([*parts, *(part for part in (_progress(update), _result(update)) if part)])
+
+
+def _clock(milliseconds: int) -> str:
+    return time.strftime("%H:%M:%S", time.localtime(milliseconds / 1000))
+
+
+def _progress(record: "Prediction") -> str:
+    return "" if record.progress is None or record.status.terminal else f"{record.progress:.0%}"
+
+
+def _result(record: "Prediction") -> str:
+    told = record.error or record.image_url or record.image_path or ""
+    return told.partition("\n")[0] if isinstance(told, str) else f"an error of {told.bytes} bytes"
+
+
+class Screen:
+    """A live table of what changed last."""
+
+    def __init__(self) -> None:
+        from rich.live import Live
+
+        self._rows: OrderedDict[str, Update] = OrderedDict()
+        self._live = Live(self._table(), auto_refresh=False)
+        self._live.start()
+
+    def show(self, update: "Update") -> None:
+        """Put it on top."""
+        self._rows[update.prediction_id] = update
+        self._rows.move_to_end(update.prediction_id, last=False)
+        while len(self._rows) > ROWS:
+            self._rows.popitem()
+        self._live.update(self._table(), refresh=True)
+
+    def close(self) -> None:
+        """Leave the last state on the screen."""
+        self._live.stop()
+
+    def _table(self) -> "Table":
+        from rich.table import Table
+        from rich.text import Text
+
+        from tidings.storage.prediction import Prediction
+
+        table = Table("prediction", "status", "version", "at", "model", "", expand=True)
+        for update in self._rows.values():
+            if not isinstance(update, Prediction):
+                table.add_row(
+                    Text(update.prediction_id),
+                    Text("deleted", "dim"),
+                    str(update.version),
+                    "",
+                    "",
+                    "",
+                )
+                continue
+            status = Text(update.status.value, COLORS[update.status.value])
+            if progress := _progress(update):
+                status.append(f" {progress}", "dim")
+            at = _clock(update.updated_at)
+            result = Text(_result(update), no_wrap=True, overflow="ellipsis")
+            name = Text(update.prediction_id, overflow="ellipsis")
+            table.add_row(name, status, str(update.version), at, Text(update.model or ""), result)
+        return table

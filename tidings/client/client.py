@@ -1,0 +1,348 @@
+"""The client in Python: `Client` watches predictions, reads and changes them.
+
+```python
+async with Client("http://127.0.0.1:8080") as client:
+    async for update in client.watch("p1"):
+        print(update)
+```
+"""
+
+import asyncio
+import uuid
+from collections.abc import Mapping
+from http import HTTPStatus
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote, urlsplit
+
+import httpx
+import msgspec
+from msgspec import Struct
+
+from tidings.client.errors import NotFound, Refused, Unreachable, from_status
+from tidings.client.progress import Deleted, Progress, Selection, Update
+from tidings.client.subscription import Watch
+from tidings.client.token import Token, TokenSource
+from tidings.storage.prediction import Prediction, Status
+
+__all__ = ["Client", "Deleted", "Listing", "Token", "Update", "Watch"]
+
+ATTEMPTS = 3
+"""How often a request that may be repeated is sent while nobody answers or the service asks to come back."""
+LONGEST_RETRY_AFTER = 10.0
+
+
+class Listing(Struct, frozen=True):
+    """A page of predictions, newest first, and the cursor of the next one (None: this was the last)."""
+
+    data: list[Prediction]
+    cursor: str | None = None
+
+
+class _One(Struct):
+    data: Prediction
+
+
+class _Problem(Struct):
+    code: str | None = None
+    error: str | None = None
+    detail: str | None = None
+
+
+class Client:
+    """A client of one service.
+
+    Args:
+        url: The service's address, such as `https://tidings.example.com`; a path before `/api` is kept.
+        token: A JWT or an API key; or a function (plain or async) that brings one, asked again whenever the service
+            wants a new one.
+        timeout: Seconds that a request may take.
+        patience: Seconds without any connection after which a watch gives up; None: never.
+        heartbeat: Seconds between pings of a watch; a connection silent for twice as long is given up.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        token: Token | None = None,
+        *,
+        timeout: float = 10.0,
+        patience: float | None = None,
+        heartbeat: float = 20.0,
+    ) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise ValueError(f"{url!r} is no address of a service; say http://127.0.0.1:8080")
+        self._url = url.rstrip("/")
+        self._tokens = TokenSource(token)
+        self._patience = patience
+        self._heartbeat = heartbeat
+        self._http = httpx.AsyncClient(base_url=self._url, timeout=timeout)
+        self._watches: list[Watch] = []
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close every watch and connection. Idempotent."""
+        watches, self._watches = self._watches, []
+        for watch in watches:
+            await watch.aclose()
+        await self._http.aclose()
+
+    def watch(
+        self,
+        *predictions: str,
+        owner: str | None = None,
+        tag: str | None = None,
+        model: str | None = None,
+        all: bool = False,
+        known: Mapping[str, int] | None = None,
+        limit: int | None = None,
+        snapshot: bool = True,
+    ) -> Watch:
+        """Watch predictions by id, or all of an owner, a tag or a model, or everything; exactly one of these.
+
+        Args:
+            predictions: Ids; those that do not exist yet are reported once they do.
+            owner: Whose predictions.
+            tag: Predictions with this tag.
+            model: Predictions of this model.
+            all: Every prediction.
+            known: Versions that the caller has already, by id: only what is newer is reported.
+            limit: How many of the newest to get at first (service's default 1,000; at most 10,000).
+            snapshot: False: only what changes from now on. After a reconnect what stands is reported where no version
+                of it was: it may have changed meanwhile.
+
+        Returns:
+            An async iterator of `Prediction` and `Deleted`; see `Watch`. Each watch has a connection of its own, opened
+            when it is first iterated.
+
+        Raises:
+            ValueError: Not exactly one thing to watch is named.
+        """
+        selection = Selection(predictions=predictions, owner=owner, tag=tag, model=model, all=all)
+        selection.check()
+        watch = Watch(
+            f"ws{self._url.removeprefix('http')}/api/ws",
+            self._tokens,
+            Progress(selection, known=known or {}, limit=limit, snapshot=snapshot),
+            patience=self._patience,
+            heartbeat=self._heartbeat,
+            when_closed=self._forget,
+        )
+        self._watches.append(watch)
+        return watch
+
+    def _forget(self, watch: Watch) -> None:
+        if watch in self._watches:
+            self._watches.remove(watch)
+
+    async def finished(self, prediction_id: str, *, timeout: float | None = None) -> Prediction:
+        """Wait until a prediction has succeeded, failed or been canceled; return it.
+
+        Raises:
+            NotFound: It was deleted meanwhile.
+            TimeoutError: It took longer than `timeout` seconds.
+        """
+        async with asyncio.timeout(timeout), self.watch(prediction_id) as watch:
+            async for update in watch:
+                if isinstance(update, Deleted):
+                    raise NotFound(f"prediction {prediction_id!r} was deleted before it finished")
+                if update.status.terminal:
+                    return update
+        raise Unreachable(f"the client was closed before prediction {prediction_id!r} finished")
+
+    async def get(self, prediction_id: str) -> Prediction:
+        """The prediction as it stands. Raises `NotFound`."""
+        return self._one(await self._request("GET", _path(prediction_id)))
+
+    async def list(
+        self,
+        *,
+        status: Status | str | None = None,
+        owner: str | None = None,
+        model: str | None = None,
+        tag: str | None = None,
+        limit: int | None = None,
+        cursor: str | None = None,
+    ) -> Listing:
+        """A page of predictions, newest first, that pass all the filters given (at most 1,000; by default 50)."""
+        given = {
+            "status": status,
+            "owner": owner,
+            "model": model,
+            "tag": tag,
+            "limit": limit,
+            "cursor": cursor,
+        }
+        query = {name: str(value) for name, value in given.items() if value is not None}
+        answer = await self._request("GET", "/api/predictions", query=query)
+        return msgspec.json.decode(answer.content, type=Listing)
+
+    async def create(
+        self,
+        *,
+        provider: str,
+        model: str,
+        prompt: str | None = None,
+        payload: Any = None,
+        owner: str | None = None,
+        tags: tuple[str, ...] = (),
+        estimated_time: float | None = None,
+        prediction_id: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> Prediction:
+        """Have a prediction written down and submitted to its provider; return its first record.
+
+        Args:
+            provider: Who makes it, such as `replicate`.
+            model: The provider's name of the model.
+            prompt: What to make.
+            payload: The provider's input, as JSON.
+            owner: Whose it is; None: the token's.
+            tags: Words to watch and list it by.
+            estimated_time: Milliseconds that it is expected to take.
+            prediction_id: Its id; None: the service chooses one.
+            idempotency_key: The same key gives the same prediction; None: a new one, so that a lost answer can be
+                asked for again without a second prediction.
+
+        Raises:
+            Conflicting: The id is taken.
+            Refused: The service cannot submit to this provider, or the key was used for something else.
+            Unreachable: It was written down but not applied in time; `get` finds it later.
+        """
+        given = {
+            "provider": provider,
+            "model": model,
+            "prompt": prompt,
+            "payload": payload,
+            "owner": owner,
+            "tags": list(tags) or None,
+            "estimatedTime": estimated_time,
+            "predictionId": prediction_id,
+        }
+        body = {name: value for name, value in given.items() if value is not None}
+        headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
+        answer = await self._request("POST", "/api/predictions", body=body, headers=headers)
+        if answer.status_code == HTTPStatus.ACCEPTED:
+            where = answer.headers.get("Location", "unknown")
+            raise Unreachable(
+                f"the prediction is written down, but not applied yet; read {where} later",
+                status=202,
+            )
+        return self._one(answer)
+
+    async def patch(self, prediction_id: str, **fields: Any) -> Prediction:
+        """Report fields of a prediction (`status="processing"`, `image_url=...`); return the record that they made.
+
+        Where the service has taken the report but not applied it within 5 s, the record as it stands is returned.
+
+        Raises:
+            Conflicting: The rules forbid the change of status.
+            NotFound: There is no such prediction.
+        """
+        body = {_camel(name): value for name, value in fields.items()}
+        answer = await self._request("PATCH", _path(prediction_id), body=body, repeat=False)
+        return await self._one_or_current(prediction_id, answer)
+
+    async def cancel(self, prediction_id: str) -> Prediction:
+        """Ask for a prediction's cancellation; return the record, which its provider's answer will change."""
+        answer = await self._request("POST", f"{_path(prediction_id)}/cancel")
+        return await self._one_or_current(prediction_id, answer)
+
+    async def delete(self, prediction_id: str) -> None:
+        """Delete a prediction. Raises `NotFound`."""
+        await self._request("DELETE", _path(prediction_id), repeat=False)
+
+    def _one(self, answer: httpx.Response) -> Prediction:
+        try:
+            return msgspec.json.decode(answer.content, type=_One).data
+        except msgspec.DecodeError as error:
+            raise Refused(
+                f"{answer.url} did not answer with a record ({error})", status=answer.status_code
+            ) from error
+
+    async def _one_or_current(self, prediction_id: str, answer: httpx.Response) -> Prediction:
+        try:
+            return msgspec.json.decode(answer.content, type=_One).data
+        except msgspec.DecodeError:
+            return await self.get(prediction_id)
+
+    async def _request(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+        repeat: bool = True,
+    ) -> httpx.Response:
+        """Send a request; again where that is harmless and nobody answered, or where a new token is wanted."""
+        content = None if body is None else msgspec.json.encode(body)
+        renewed = False
+        attempt = 0
+        while True:
+            attempt += 1
+            token = await self._tokens.current()
+            sent = dict(headers or {})
+            if content is not None:
+                sent["Content-Type"] = "application/json"
+            if token is not None:
+                sent["Authorization"] = f"Bearer {token}"
+            last = not repeat or attempt >= ATTEMPTS
+            try:
+                answer = await self._http.request(
+                    method, path, params=query, content=content, headers=sent
+                )
+            except httpx.TransportError as error:
+                if last:
+                    reason = str(error) or type(error).__name__
+                    raise Unreachable(
+                        f"{self._url} cannot be reached ({reason}); is the service running there?"
+                    ) from error
+                await asyncio.sleep(0.2 * attempt)
+                continue
+            if answer.is_success:
+                return answer
+            if answer.status_code == 401 and not renewed and await self._tokens.renew(token):
+                renewed = True
+            elif answer.status_code in {429, 503} and not last:
+                await asyncio.sleep(_retry_after(answer, attempt))
+            else:
+                raise _error(answer)
+
+
+def _path(prediction_id: str) -> str:
+    return f"/api/predictions/{quote(prediction_id, safe='')}"
+
+
+def _camel(name: str) -> str:
+    first, *rest = name.split("_")
+    return first + "".join(word.capitalize() for word in rest)
+
+
+def _retry_after(answer: httpx.Response, attempt: int) -> float:
+    text = answer.headers.get("Retry-After", "")
+    asked = float(text) if text.isascii() and text.isdecimal() else 0.5 * attempt
+    return min(asked, LONGEST_RETRY_AFTER)
+
+
+def _error(answer: httpx.Response) -> Exception:
+    try:
+        problem = msgspec.json.decode(answer.content, type=_Problem)
+    except msgspec.DecodeError:
+        problem = _Problem()
+    message = problem.error or answer.reason_phrase
+    if problem.detail and problem.detail != message:
+        message = f"{message}: {problem.detail}"
+    return from_status(answer.status_code, problem.code, message)

@@ -1,0 +1,309 @@
+"""Where settings come from: flags, environment and `tidings.toml`, merged into one `Settings`."""
+
+import difflib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from tidings.config import validators as values
+from tidings.config.settings import (
+    DERIVED,
+    FLAGS_ONLY,
+    SECRETS,
+    Settings,
+    SettingsError,
+    check,
+    replace,
+)
+from tidings.config.toml import EMPTY, PARTS, STRICT, ProviderTable, SettingsFile, read, underscored
+from tidings.storage import legacy_environment as selection
+from tidings.storage.errors import StoreMisconfigured
+from tidings.streams.providers.configuration import BadConfiguration, Configuration
+from tidings.streams.providers.registry import PROVIDERS as REGISTERED
+from tidings.streams.providers.registry import known_providers, open_providers
+
+PREFIX = "TIDINGS_"
+FILE = "tidings.toml"
+UNPREFIXED = frozenset(
+    {"prediction_storage_provider", "require_strong_consistency", "optimize_for_throughput"}
+)
+"""The original design's names, which carry no prefix."""
+
+NAMES = frozenset(Settings.__struct_fields__) - DERIVED - FLAGS_ONLY
+LISTS = frozenset({"role", "api_keys", "allowed_origins", "trusted_proxies", "assets_allow"})
+TRUTHS = frozenset({"anonymous", "strict", "require_strong_consistency", "optimize_for_throughput"})
+
+CHOICES = {
+    "role": "all, or a comma list of gateway, processor, archiver, reconciler",
+    "archive": "after, before, off",
+    "prediction_storage_provider": "kv, do",
+}
+
+CHECKS: dict[str, Callable[[str], object]] = {
+    "log": values.log_url,
+    "store": values.store_url,
+    "store_fallback": values.store_url,
+    "store_split": values.split_arm,
+    "assets": values.assets_url,
+    "cloudflare_url": values.http_url,
+    "worker_url": values.http_url,
+    "public_url": values.http_url,
+    "jwks_url": values.http_url,
+    "traces": values.http_url,
+}
+LIST_CHECKS: dict[str, Callable[[str], str]] = {
+    "allowed_origins": values.origin,
+    "trusted_proxies": values.network,
+    "assets_allow": values.host_port,
+}
+
+
+PROVIDERS = STRICT | {"generic"}
+"""Names that settings may begin with; others come from entry points or from `[providers.NAME]` in the file."""
+
+WITH_KEYS = frozenset({"fal", "gemini"})
+"""Of those the ones that take a JWKS URL."""
+
+
+class Given(Struct, frozen=True):
+    """A value as somebody gave it, and the name under which they did."""
+
+    value: Any
+    origin: str
+
+
+def load(
+    flags: Mapping[str, Any] | None = None,
+    *,
+    environ: Mapping[str, str],
+    config: Path | None = None,
+    folder: Path | None = None,
+) -> Settings:
+    """The settings in force.
+
+    Args:
+        flags: Flags of the command by setting's name; those that are None were not given.
+        environ: The environment. Names with `TIDINGS_TEST_` are for tests, and ignored; so are empty values.
+        config: The file to read; None: `tidings.toml` in `folder` where there is one.
+        folder: The working folder.
+
+    Raises:
+        SettingsError: Something is unknown, wrong or missing.
+    """
+    file = config if config is not None else (folder or Path()) / FILE
+    content = read(file, PROVIDERS) if config is not None or file.is_file() else EMPTY
+    names = frozenset(underscored(name) for name in content.providers) | PROVIDERS
+    given = dict(_from_file(file, content, names)) | dict(_from_environment(environ, names))
+    for name, value in (flags or {}).items():
+        if value is not None:
+            given[name] = Given(value, f"--{name.replace('_', '-')}")
+    given = {name: entry for name, entry in given.items() if entry.value not in ("", [])}
+    settings = _settings(given, content.providers, names)
+    if "store" not in given:
+        settings = replace(settings, store=_original_store(settings, given))
+    check(settings)
+    _check_providers(settings)
+    return settings
+
+
+def _check_providers(settings: Settings) -> None:
+    for name, configuration in settings.providers.items():
+        kind = configuration.kind or name
+        if kind not in REGISTERED and kind not in (known := known_providers()):
+            start = f"{underscored(name)}_"
+            origins = settings.origins.items()
+            origin = next(
+                (origin for key, origin in origins if key.startswith(start)), f"providers.{name}"
+            )
+            raise SettingsError(
+                f"{origin}: there is no provider {kind!r}; there are {', '.join(known)}"
+            )
+    try:
+        open_providers(settings.providers)
+    except BadConfiguration as error:
+        raise SettingsError(str(error)) from None
+
+
+def env_name(name: str) -> str:
+    """The environment's name of a setting (or of a provider's part: `replicate_secret`)."""
+    return name.upper() if name in UNPREFIXED else PREFIX + name.upper()
+
+
+def _from_environment(
+    environ: Mapping[str, str], providers: frozenset[str]
+) -> Iterator[tuple[str, Given]]:
+    for variable, value in environ.items():
+        if variable.startswith(PREFIX):
+            name = variable[len(PREFIX) :].lower()
+            if not value or name.startswith("test_"):
+                continue
+            if name in UNPREFIXED or variable != variable.upper() or not _known(name, providers):
+                raise SettingsError(_unknown(variable, name, providers, env_name))
+        elif variable.lower() in UNPREFIXED and variable.isupper():
+            name = variable.lower()
+        else:
+            continue
+        yield name, Given(value, variable)
+
+
+def _from_file(
+    file: Path, content: SettingsFile, providers: frozenset[str]
+) -> Iterator[tuple[str, Given]]:
+    for key, value in content.plain.items():
+        name = underscored(key).removeprefix("tidings_")
+        if not _known(name, providers):
+            raise SettingsError(_unknown(f"{file}: {key}", name, providers, str))
+        yield name, Given(value, f"{file}: {key}")
+    for provider, table in content.providers.items():
+        if table.kind is not None:
+            yield f"{underscored(provider)}_kind", Given(table.kind, f"{file}: {table.label}.kind")
+        for part, value in table.settings.items():
+            yield f"{underscored(provider)}_{part}", Given(value, f"{file}: {table.label}.{part}")
+
+
+def _known(name: str, providers: frozenset[str]) -> bool:
+    return name in NAMES or _provider_part(name, providers) is not None
+
+
+def _provider_part(name: str, providers: frozenset[str]) -> tuple[str, str] | None:
+    """Provider and part in `replicate_secret`."""
+    for part in PARTS:
+        provider = name.removesuffix(f"_{part}")
+        if provider == name or (part == "jwks_url" and provider in PROVIDERS - WITH_KEYS):
+            continue
+        if provider in providers or provider in {underscored(known) for known in known_providers()}:
+            return provider, part
+    return None
+
+
+def _unknown(
+    origin: str, name: str, providers: Iterable[str], spelled: Callable[[str], str]
+) -> str:
+    candidates = [
+        *NAMES,
+        *(f"{provider}_{part}" for provider in providers for part in PARTS if part != "jwks_url"),
+    ]
+    close = difflib.get_close_matches(name, sorted(candidates), n=1, cutoff=0.6)
+    hint = (
+        f"did you mean {spelled(close[0])}?"
+        if close
+        else "tidings doctor lists the settings that there are"
+    )
+    return f"{origin}: is not a setting; {hint}"
+
+
+def _settings(
+    given: Mapping[str, Given], tables: Mapping[str, ProviderTable], names: frozenset[str]
+) -> Settings:
+    """Bring every value into its type, then convert the whole."""
+    plain: dict[str, Any] = {}
+    providers: dict[str, dict[str, Any]] = {
+        provider: {"kind": table.kind, "options": table.options}
+        for provider, table in tables.items()
+    }
+    for name, entry in given.items():
+        try:
+            if name in NAMES or name in FLAGS_ONLY:
+                plain[name] = _checked(name, entry.value)
+            elif (found := _provider_part(name, names)) is not None:
+                provider, part = _spelled(found[0], tables), found[1]
+                providers.setdefault(provider, {})[part] = _checked_part(part, entry.value)
+        except ValueError as error:
+            raise SettingsError(f"{entry.origin}: {error}") from None
+    plain["providers"] = providers
+    plain["origins"] = {name: entry.origin for name, entry in given.items()}
+    try:
+        return msgspec.convert(plain, Settings, strict=False)
+    except msgspec.ValidationError as error:
+        raise SettingsError(_named(error, plain, providers, given)) from None
+
+
+def _spelled(name: str, tables: Mapping[str, ProviderTable]) -> str:
+    """The provider whose name is this one with underscores."""
+    for known in (*tables, *REGISTERED):
+        if underscored(known) == name:
+            return known
+    # Last, because looking for what others have installed takes longer than all other settings do.
+    return next((known for known in known_providers() if underscored(known) == name), name)
+
+
+def _checked(name: str, value: Any) -> Any:
+    if name in LISTS:
+        entries = _entries(value)
+        return values.each(LIST_CHECKS[name], entries) if name in LIST_CHECKS else entries
+    if isinstance(value, str):
+        value = value.strip() if name not in SECRETS else value
+        if name in TRUTHS:
+            return selection.truth(value)
+        if name == "prediction_storage_provider":
+            return value.lower()
+        if name in CHECKS:
+            CHECKS[name](value)
+    return value
+
+
+def _checked_part(part: str, value: Any) -> Any:
+    if part == "secret":
+        return _entries(value)
+    return values.http_url(value) if part.endswith("url") and isinstance(value, str) else value
+
+
+def _entries(value: Any) -> tuple[str, ...]:
+    if isinstance(value, str):
+        return values.words(value)
+    if isinstance(value, list | tuple) and all(isinstance(entry, str) for entry in value):
+        return tuple(value)
+    raise ValueError("takes a list of texts, or one text with commas")
+
+
+def _named(
+    error: msgspec.ValidationError,
+    plain: Mapping[str, Any],
+    providers: Mapping[str, Mapping[str, Any]],
+    given: Mapping[str, Given],
+) -> str:
+    """Which setting it was that did not convert, and why, without repeating a secret."""
+    for name, value in plain.items():
+        if name in DERIVED:
+            continue
+        try:
+            msgspec.convert({name: value}, Settings, strict=False)
+        except msgspec.ValidationError as found:
+            entry = given[name]
+            shown = "the value" if name in SECRETS else repr(entry.value)
+            return f"{entry.origin}: {shown} does not fit; {_reason(name, found)}"
+    for provider, parts in providers.items():
+        for part, value in parts.items():
+            try:
+                msgspec.convert({part: value}, Configuration, strict=False)
+            except msgspec.ValidationError as found:
+                source = given.get(f"{underscored(provider)}_{part}")
+                origin = source.origin if source is not None else f"providers.{provider}.{part}"
+                return f"{origin}: the value does not fit; {_reason(part, found)}"
+    return str(error)
+
+
+def _reason(name: str, error: msgspec.ValidationError) -> str:
+    if name in CHOICES:
+        return f"it is one of {CHOICES[name]}"
+    text = str(error).partition(" - at ")[0].partition(", got ")[0]
+    for word, meaning in (("int", "a whole number"), ("float", "a number"), ("str", "a text")):
+        text = text.replace(f"`{word} | null`", meaning).replace(f"`{word}`", meaning)
+    return text[:1].lower() + text[1:]
+
+
+def _original_store(settings: Settings, given: Mapping[str, Given]) -> str:
+    """The store where `TIDINGS_STORE` is not set: as the original design's names choose, else the default."""
+    names = {env_name(name): entry for name, entry in given.items()}
+    chosen = {name: names[name] for name in (*selection.NAMES, *selection.PLACES) if name in names}
+    environment = {name: str(entry.value) for name, entry in chosen.items()}
+    try:
+        url = selection.selected_url(
+            environment, {name: entry.origin for name, entry in chosen.items()}
+        )
+    except StoreMisconfigured as error:
+        raise SettingsError(str(error)) from None
+    return settings.store if url is None else url

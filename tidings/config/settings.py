@@ -1,0 +1,294 @@
+"""The settings of the service: one frozen value, read once at the edge; everything below takes arguments.
+
+`setting_sources.load` merges, in this order, the flags of the command, the environment, `tidings.toml` and the defaults. In the file a
+setting has its name from the environment in lower case without `TIDINGS_`, and a table is the beginning of a name:
+`[providers.replicate] secret = "..."` is `TIDINGS_REPLICATE_SECRET`.
+"""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import unquote, urlsplit
+
+import msgspec
+from msgspec import Meta, Struct
+
+from tidings.config import validators as values
+from tidings.config.validators import MASK, masked_url
+from tidings.streams.providers.configuration import Configuration
+
+Role = Literal["gateway", "processor", "archiver", "reconciler"]
+ROLES: frozenset[Role] = frozenset({"gateway", "processor", "archiver", "reconciler"})
+
+Count = Annotated[int, Meta(ge=0)]
+Positive = Annotated[int, Meta(ge=1)]
+Seconds = Annotated[float, Meta(ge=0)]
+
+
+class SettingsError(ValueError):
+    """A setting is unknown, wrong or missing; the message is one line that names it and says what to do."""
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """Everything that can be set, with its default. Times are seconds, sizes bytes, unless said otherwise."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on. Another than loopback needs authentication, or `TIDINGS_ANONYMOUS`."""
+    port: Annotated[int, Meta(ge=0, le=65535)] = 8080
+    """Port to listen on; 0: any, told by the line at the start and by `--port-file`."""
+    role: tuple[Literal["all", "gateway", "processor", "archiver", "reconciler"], ...] = ("all",)
+    """What this process does; several with commas between."""
+    log: str = "sqlite:///data/log.db"
+    """Where reports and changes lie: `sqlite:///FILE`, `kafka://HOST:9092,HOST2:9092`, `memory://`."""
+    store: str = "sqlite:///data/store.db"
+    """Where the state lies: the URL of a [store](stores.md)."""
+    store_fallback: str | None = None
+    """URL of a second store, which reads use while the first does not answer."""
+    store_split: str | None = None
+    """URL and per cent of a second store that holds a part of the predictions: `postgresql://...=10`."""
+    cloudflare_token: str | None = None
+    """API token of Cloudflare's REST API, for `cloudflare-kv://`."""
+    cloudflare_url: str | None = None
+    """Another base URL of that API."""
+    worker_token: str | None = None
+    """Token of the Worker, for `durable-objects://` and `cloudflare-kv+worker://`."""
+    prediction_storage_provider: Literal["kv", "do"] | None = None
+    """Chooses a store at Cloudflare where `TIDINGS_STORE` is not set: KV or Durable Objects."""
+    require_strong_consistency: bool | None = None
+    """Likewise: Durable Objects."""
+    optimize_for_throughput: bool | None = None
+    """Likewise: KV."""
+    env: str | None = None
+    """Likewise: `development` is KV."""
+    cloudflare_account: str | None = None
+    """The account of the KV namespace that was chosen so."""
+    cloudflare_namespace: str | None = None
+    """The namespace."""
+    worker_url: str | None = None
+    """The Worker of the Durable Objects that were chosen so."""
+    topic_prefix: str = ""
+    """Put before the names of topics and groups (Kafka)."""
+    partitions: Positive = 12
+    """Of each topic that is made (Kafka)."""
+    retention: Positive = 604800
+    """Seconds that events are kept."""
+    log_epoch: Count = 0
+    """To be raised after recreating a topic: the store then belongs to another log."""
+    ttl: Seconds = 3600
+    """Seconds that a finished prediction stays visible after its end; 0: for ever."""
+    ttl_running: Seconds = 604800
+    """Seconds that an unfinished one stays visible after its last change; 0: for ever."""
+    cache_ttl: Seconds = 30
+    """Seconds that a record is served from memory while changes are not followed closely."""
+    cache_records: Count = 100000
+    """Records in memory, at most."""
+    cache_bytes: Count = 134217728
+    """About how much memory they may take."""
+    providers: dict[str, Configuration] = {}
+    """Per provider what is set for it; those that nothing is set for are left out."""
+    public_url: str | None = None
+    """Where providers reach this service; needed to submit predictions."""
+    reconcile_after: Seconds = 60
+    """Without news of a prediction, after which it is looked up at its provider."""
+    prompt_function: str | None = None
+    """`module:function` that completes the input of a new prediction."""
+    estimate_function: str | None = None
+    """`module:function` that estimates how long a new prediction takes."""
+    webhook_key: str | None = None
+    """Key of the tokens in webhook addresses; made at the first start where one process does all, needed with roles."""
+    jwt_secret: str | None = None
+    """Secret of clients' tokens (HS256); turns authentication on."""
+    jwks_url: str | None = None
+    """Where the public keys of clients' tokens are; turns authentication on."""
+    jwt_audience: str | None = None
+    """What a token's `aud` must name."""
+    jwt_issuer: str | None = None
+    """What a token's `iss` must be."""
+    api_keys: tuple[str, ...] = ()
+    """Keys that may watch, read and write everything; turn authentication on."""
+    allowed_origins: tuple[str, ...] = ()
+    """Origins of pages elsewhere that may use this service from a browser."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Networks whose `X-Forwarded-*` headers are believed."""
+    address_connections: Positive = 1000
+    """WebSockets of one client address at once; address, owner and session are counted by each gateway process."""
+    address_handshakes: Positive = 50
+    """WebSockets that an address may begin, a second."""
+    address_requests: Positive = 100
+    """HTTP requests of an address, a second."""
+    address_streams: Positive = 200
+    """Event streams of an address at once."""
+    owner_connections: Positive = 1000
+    """WebSockets and event streams at once of one token's `sub`."""
+    owner_subscriptions: Positive = 100000
+    """Subscriptions of an owner's sessions together."""
+    owner_messages: Positive = 2000
+    """Messages that an owner's sessions may send together, a second."""
+    session_subscriptions: Positive = 10000
+    """Subscriptions of one session."""
+    session_messages: Positive = 200
+    """Messages that one session may send, a second."""
+    anonymous: bool = False
+    """Serve without authentication on an address other than loopback."""
+    assets: str = "file:///data/assets"
+    """Where files and large fields are kept: `file:///FOLDER`, `s3://`, `gs://`, `az://`, `memory://`."""
+    archive: Literal["after", "before", "off"] = "after"
+    """When a prediction's files are stored: after its end is announced, before that, or never."""
+    assets_ttl: Seconds = 0
+    """Seconds that files are kept; 0: as long as their prediction."""
+    assets_allow: tuple[str, ...] = ()
+    """`host:port` of servers that files may be fetched from although private or http."""
+    max_body: Positive = 10485760
+    """Bytes of a webhook's body, at most."""
+    record_max: Annotated[int, Meta(ge=1024)] = 524288
+    """Bytes of a record, at most; fixed in a store by its first opener."""
+    strict: bool = False
+    """Refuse a status that skips one, instead of implying the steps between; fixed in a store by its first opener."""
+    traces: str | None = None
+    """The address of an OTLP/HTTP collector; None: no traces are made."""
+    trace_sample: Annotated[float, Meta(ge=0, le=1)] = 0.01
+    """Part of the webhooks that are traced, where their sender did not decide it."""
+    port_file: Path | None = None
+    """Flag `--port-file`: the chosen port is written there once it is open."""
+    workers: Positive = 1
+    """Flag `--workers`: gateway processes on one port; more than one takes a log that is Kafka."""
+    health_port: Annotated[int, Meta(ge=0, le=65535)] | None = None
+    """Flag `--health-port`: health and metrics on a port of this process alone, beside the one that it shares."""
+    shared_port: bool = False
+    """One of several gateways on one port, started by another process."""
+    parent: int | None = None
+    """The id of the process that has started this one, which ends with it."""
+    no_breaker: bool = False
+    """Flag `--no-breaker`: go on processing although nearly everything is poison."""
+    origins: dict[str, str] = {}
+    """Where each setting that is not at its default was set, by name: a flag, a variable, a key of the file."""
+
+    @property
+    def roles(self) -> frozenset[Role]:
+        """What this process does."""
+        return (
+            ROLES if "all" in self.role else frozenset(role for role in self.role if role != "all")
+        )
+
+    @property
+    def everything(self) -> bool:
+        """Whether one process does all (no `--role`)."""
+        return "all" in self.role
+
+    @property
+    def authenticates(self) -> bool:
+        """Whether clients have to prove who they are."""
+        return bool(self.jwt_secret or self.jwks_url or self.api_keys)
+
+    @property
+    def data_folder(self) -> Path:
+        """Where this process keeps files of its own: beside the log's file, else the store's, else `data`."""
+        for url in (self.log, self.store):
+            if url.startswith("sqlite://"):
+                return sqlite_path(url).parent
+        return Path("data")
+
+    @property
+    def split_arm(self) -> tuple[str, float] | None:
+        """URL and per cent of the B arm."""
+        return None if self.store_split is None else values.split_arm(self.store_split)
+
+    def shown(self, name: str) -> Any:
+        """A setting as it may be shown: secrets masked, passwords in URLs struck out."""
+        value = getattr(self, name)
+        if name in SECRETS:
+            return MASK if value else value
+        if isinstance(value, str) and "://" in value:
+            return masked_url(value)
+        return value
+
+    def __repr__(self) -> str:
+        return f"Settings({', '.join(f'{name}={self.shown(name)!r}' for name in self.__struct_fields__)})"
+
+    def __rich_repr__(self) -> Any:
+        for name in self.__struct_fields__:
+            yield name, self.shown(name)
+
+
+SECRETS = frozenset({"cloudflare_token", "worker_token", "webhook_key", "jwt_secret", "api_keys"})
+FLAGS_ONLY = frozenset(
+    {"port_file", "workers", "health_port", "shared_port", "parent", "no_breaker"}
+)
+DERIVED = frozenset({"providers", "origins"})
+
+
+def sqlite_path(url: str) -> Path:
+    """The file of a `sqlite://` URL: three slashes are relative to the working folder, four absolute; `%20` is a space."""
+    return Path(unquote(urlsplit(url).path[1:]))
+
+
+def check(settings: Settings) -> None:
+    """Check what settings say together.
+
+    Raises:
+        SettingsError: Two of them contradict each other, or one that another needs is missing.
+    """
+    if "all" in settings.role and len(settings.role) > 1:
+        raise SettingsError("TIDINGS_ROLE: all is every role; name it alone, or leave it out")
+    if not settings.role:
+        raise SettingsError(
+            f"TIDINGS_ROLE: names no role; use all, or some of {', '.join(sorted(ROLES))}"
+        )
+    if settings.log.startswith("memory://") and not settings.everything:
+        raise SettingsError(
+            "TIDINGS_LOG: memory:// is seen by one process alone; with --role use sqlite:// or kafka://"
+        )
+    if settings.assets.startswith("memory://") and not settings.everything:
+        raise SettingsError(
+            "TIDINGS_ASSETS: memory:// is seen by one process alone; with --role use file://, s3://, gs:// or az://"
+        )
+    if settings.workers > 1 and not settings.log.startswith("kafka://"):
+        raise SettingsError(
+            "--workers: more than one gateway process takes TIDINGS_LOG=kafka://..."
+        )
+    if settings.workers > 1 and "gateway" not in settings.roles:
+        raise SettingsError(
+            "--workers: is for gateways, and --role names none; start more processes instead"
+        )
+    if settings.workers > 1 and settings.health_port is not None:
+        raise SettingsError(
+            "--health-port: with --workers every process has a port for its health already (PORT+1 and so on); "
+            "leave it out"
+        )
+    both_files = settings.log.startswith("sqlite://") and settings.store.startswith("sqlite://")
+    if both_files and sqlite_path(settings.log) == sqlite_path(settings.store):
+        raise SettingsError(
+            f"TIDINGS_STORE: {settings.store} is the log's file; give the store its own"
+        )
+    if (
+        settings.store.startswith(("cloudflare-kv://", "cloudflare-kv+http://"))
+        and not settings.cloudflare_token
+    ):
+        raise SettingsError(
+            "TIDINGS_CLOUDFLARE_TOKEN: is missing; the store cloudflare-kv:// needs an API token"
+        )
+
+
+def check_serving(settings: Settings) -> None:
+    """Check what serving needs beyond `check`.
+
+    Raises:
+        SettingsError: Everybody could reach the service without saying who they are, or the key of the webhook URLs,
+            which several processes must share, is not set.
+    """
+    open_to_all = (
+        "gateway" in settings.roles and not settings.authenticates and not settings.anonymous
+    )
+    if open_to_all and not values.loopback(settings.host):
+        raise SettingsError(
+            f"TIDINGS_HOST: {settings.host} can be reached from other machines and nobody has to say who they are; "
+            "set TIDINGS_JWT_SECRET, TIDINGS_JWKS_URL or TIDINGS_API_KEYS, or TIDINGS_ANONYMOUS=1 to allow it"
+        )
+    if not settings.everything and not settings.webhook_key:
+        raise SettingsError(
+            "TIDINGS_WEBHOOK_KEY: is missing; with --role every process needs the same one: openssl rand -hex 32"
+        )
+
+
+def replace(settings: Settings, **changes: Any) -> Settings:
+    """The settings with some of them changed."""
+    return msgspec.structs.replace(settings, **changes)

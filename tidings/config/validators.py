@@ -1,0 +1,225 @@
+"""What single settings may look like: parsing and checks of one value at a time. Pure.
+
+Every function raises ValueError with the end of a sentence that begins with the setting's name.
+"""
+
+import ipaddress
+import re
+from collections.abc import Callable
+from urllib.parse import SplitResult, urlsplit
+
+LOG_SCHEMES = ("sqlite", "kafka", "memory")
+STORE_SCHEMES = (
+    "sqlite",
+    "memory",
+    "postgresql",
+    "postgres",
+    "redis",
+    "rediss",
+    "valkey",
+    "valkeys",
+    "cloudflare-kv",
+    "cloudflare-kv+http",
+    "cloudflare-kv+worker",
+    "cloudflare-kv+worker+http",
+    "durable-objects",
+    "durable-objects+http",
+)
+ASSET_SCHEMES = ("file", "s3", "gs", "az", "memory")
+
+MASK = "********"
+_ESCAPES = "in a user or a password write / ? # @ [ ] as %2F %3F %23 %40 %5B %5D"
+_SECRET_PARAMETER = re.compile(r"[?&][^?&=]*(?:password|secret|token|key)[^?&=]*=", re.IGNORECASE)
+
+
+def words(text: str) -> tuple[str, ...]:
+    """The entries of a comma list, without the empty ones."""
+    return tuple(entry for part in text.split(",") if (entry := part.strip()))
+
+
+def _split(url: str, schemes: tuple[str, ...]) -> SplitResult:
+    try:
+        parts = urlsplit(url)
+    except ValueError:  # its text repeats the part with the password
+        raise ValueError(f"{masked_url(url)!r} is not a URL; {_ESCAPES}") from None
+    if not parts.scheme or "://" not in url:
+        raise ValueError(
+            f"{masked_url(url)!r} is not a URL; it begins with one of {_listed(schemes)}"
+        )
+    if parts.scheme not in schemes:
+        raise ValueError(
+            f"{parts.scheme!r} in {masked_url(url)!r} is not known here; use one of {_listed(schemes)}"
+        )
+    return parts
+
+
+def _escaped(parts: SplitResult, url: str) -> None:
+    """Refuse a URL whose password ends the host's part: what follows would be shown as its path or its host."""
+    if "@" in parts.path or ("@" not in parts.netloc and "@" in url):
+        raise ValueError(f"{masked_url(url)!r} has an @ behind the first /, ? or #; {_ESCAPES}")
+
+
+def _listed(schemes: tuple[str, ...]) -> str:
+    return ", ".join(f"{scheme}://" for scheme in schemes)
+
+
+def _port(parts: SplitResult, url: str) -> None:
+    try:
+        _ = parts.port
+    except ValueError:
+        raise ValueError(
+            f"{masked_url(url)!r} has a port that is not a number from 0 to 65535"
+        ) from None
+
+
+def _sqlite_path(parts: SplitResult, url: str) -> None:
+    if parts.netloc:
+        raise ValueError(
+            f"{url!r} names a host; a file takes three slashes: sqlite:///{parts.netloc}{parts.path}"
+        )
+    if len(parts.path) < 2 or parts.path.endswith("/"):
+        raise ValueError(f"{url!r} names no file; say sqlite:///data/name.db")
+
+
+def log_url(url: str) -> str:
+    """The URL of a log, checked."""
+    parts = _split(url, LOG_SCHEMES)
+    if parts.scheme == "sqlite":
+        _sqlite_path(parts, url)
+    elif parts.scheme == "kafka":
+        if "@" in parts.path:
+            _escaped(parts, url)
+        brokers = words(parts.netloc.rpartition("@")[2])
+        if not brokers:
+            raise ValueError(f"{masked_url(url)!r} names no broker; say kafka://host:9092")
+        for broker in brokers:
+            _broker(broker, masked_url(url) if "@" in url else broker)
+    return url
+
+
+def _broker(broker: str, shown: str) -> None:
+    try:
+        parts = urlsplit(f"//{broker}")
+        port = parts.port
+    except ValueError:
+        port = None
+        parts = SplitResult("", "", "", "", "")
+    if not parts.hostname or port is None or port == 0:
+        raise ValueError(f"{shown!r} is not a broker's host:port; say kafka://host:9092,host2:9092")
+
+
+def store_url(url: str) -> str:
+    """The URL of a store, checked."""
+    parts = _split(url, STORE_SCHEMES)
+    if parts.scheme == "sqlite":
+        _sqlite_path(parts, url)
+        return url
+    _escaped(parts, url)
+    _port(parts, url)
+    if parts.scheme in {"cloudflare-kv", "cloudflare-kv+http"}:
+        if not parts.netloc or not parts.path.strip("/") or "/" in parts.path.strip("/"):
+            raise ValueError(
+                f"{masked_url(url)!r} lacks a part; say {parts.scheme}://ACCOUNT/NAMESPACE"
+            )
+    elif parts.scheme not in {"memory", "postgresql", "postgres"} and not parts.hostname:
+        raise ValueError(f"{masked_url(url)!r} names no host; say {parts.scheme}://host")
+    return url
+
+
+def split_arm(text: str) -> tuple[str, float]:
+    """The URL and the per cent in `URL=10`."""
+    url, equals, share = text.rpartition("=")
+    try:
+        percent = float(share) if equals else -1.0
+    except ValueError:
+        percent = -1.0
+    if not 0 <= percent <= 100:
+        raise ValueError(
+            f"{masked_url(text)!r} does not end with a share; say URL=10 for 10 per cent"
+        )
+    return store_url(url), percent
+
+
+def assets_url(url: str) -> str:
+    """The URL of an object storage, checked."""
+    parts = _split(url, ASSET_SCHEMES)
+    if parts.scheme == "file" and (parts.netloc or len(parts.path) < 2):
+        raise ValueError(
+            f"{masked_url(url)!r} names no folder; say file:///data/assets (three slashes)"
+        )
+    if parts.scheme in {"s3", "gs", "az"} and not parts.netloc:
+        raise ValueError(f"{masked_url(url)!r} names no bucket; say {parts.scheme}://bucket/prefix")
+    return url
+
+
+def http_url(url: str) -> str:
+    """An http(s) URL, checked, without a slash at its end."""
+    parts = _split(url, ("https", "http"))
+    _port(parts, url)
+    if not parts.hostname:
+        raise ValueError(f"{masked_url(url)!r} names no host")
+    return url.rstrip("/")
+
+
+def origin(text: str) -> str:
+    """A browser's origin (RFC 6454): scheme, host and port alone, in lower case."""
+    url = http_url(text)
+    parts = urlsplit(url)
+    if parts.path or parts.query or parts.fragment or parts.username:
+        raise ValueError(
+            f"{masked_url(text)!r} is more than an origin; say {parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+        )
+    return url.lower()
+
+
+def network(text: str) -> str:
+    """An address or a network in CIDR notation, checked."""
+    try:
+        return str(ipaddress.ip_network(text, strict=False))
+    except ValueError:
+        raise ValueError(f"{text!r} is neither an address nor a network; say 10.0.0.0/8") from None
+
+
+def host_port(text: str) -> str:
+    """`host:port`, checked."""
+    host, _, port = text.rpartition(":")
+    if not host or not port.isascii() or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise ValueError(f"{text!r} is not host:port; say 127.0.0.1:9000")
+    return text
+
+
+def each(check: Callable[[str], str], values: tuple[str, ...]) -> tuple[str, ...]:
+    """Every entry of a list, checked."""
+    return tuple(check(value) for value in values)
+
+
+def loopback(host: str) -> bool:
+    """Whether an address to listen on can be reached from this machine alone."""
+    name = host.strip("[]").lower()
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+def masked_url(url: str) -> str:
+    """The URL with its password, and every parameter that sounds like a secret, struck out.
+
+    A password that was not escaped may hold a `/`, `?` or `#`, so everything from the first `:` to the last `@` is one.
+    """
+    begin = url.find("://") + 3 if "://" in url else 0
+    secrets: list[tuple[int, int]] = []
+    if (at := url.rfind("@", begin)) >= 0 and (colon := url.find(":", begin, at)) >= 0:
+        secrets.append((colon + 1, at))
+    for parameter in _SECRET_PARAMETER.finditer(url, begin):
+        end = url.find("&", parameter.end())
+        secrets.append((parameter.end(), len(url) if end < 0 else end))
+    shown: list[str] = []
+    done = 0
+    for start, end in sorted(secrets):
+        if start > done or not shown:
+            shown += [url[done:start], MASK]
+        done = max(done, end)
+    return "".join((*shown, url[done:]))

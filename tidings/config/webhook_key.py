@@ -1,0 +1,60 @@
+"""The key of the tokens in webhook URLs, made at the first start where one process does all."""
+
+import os
+import secrets
+from pathlib import Path
+
+from tidings.config.settings import Settings, SettingsError, replace
+
+FILE = "webhook.key"
+
+
+def with_webhook_key(settings: Settings) -> Settings:
+    """The settings with a webhook key: the one that is set, else the one in the data folder, made where there is none.
+
+    Raises:
+        SettingsError: The file is there and cannot be used, or cannot be made.
+    """
+    if settings.webhook_key or not settings.everything:
+        return settings
+    if settings.log.startswith("memory://"):
+        return replace(settings, webhook_key=secrets.token_hex(32))
+    file = settings.data_folder / FILE
+    try:
+        key = _read(file) or _make(file)
+    except OSError as error:
+        reason = error.strerror or error
+        raise SettingsError(
+            f"TIDINGS_WEBHOOK_KEY: {file} cannot be used ({reason}); mend it, or set the key"
+        ) from None
+    return replace(settings, webhook_key=key)
+
+
+def _read(file: Path) -> str | None:
+    try:
+        key = file.read_text(encoding="ascii", errors="replace").strip()
+    except FileNotFoundError:
+        return None
+    if not key:
+        raise SettingsError(f"TIDINGS_WEBHOOK_KEY: {file} is empty; remove it, or set the key")
+    return key
+
+
+def _make(file: Path) -> str:
+    """Write the file whole under another name and link it, so that of two processes one wins and none reads half."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    key = secrets.token_hex(32)
+    draft = file.with_name(f".{FILE}.{os.getpid()}.{secrets.token_hex(4)}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "w", encoding="ascii") as out:
+            out.write(key + "\n")
+            out.flush()
+            os.fsync(out.fileno())
+        try:
+            os.link(draft, file)
+        except FileExistsError:
+            return _read(file) or key
+    finally:
+        draft.unlink(missing_ok=True)
+    return key

@@ -1,0 +1,246 @@
+"""What watches the parts of a service from outside: lag, stuck readers, floods of poison; and the metrics of it all."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from importlib.metadata import version
+
+import structlog
+from prometheus_client import REGISTRY, CollectorRegistry
+
+from tidings.gateway.api.webhook_counts import WebhookCounts
+from tidings.gateway.push.changes_reader import ChangesReader
+from tidings.gateway.push.hub import Hub
+from tidings.gateway.push.session_registry import Sessions
+from tidings.observability.lag import Offsets, Progress, ProgressWatch
+from tidings.observability.metric_tables import (
+    ARCHIVER,
+    CACHE,
+    GATEWAY,
+    LOG,
+    PROCESSOR,
+    PROJECTION,
+    PROVIDERS,
+    SERVICE,
+    TRACES,
+    GatewayParts,
+)
+from tidings.observability.metrics import Exposition
+from tidings.observability.traces import OpenTracing
+from tidings.service.reconciler_role import ProviderTasks
+from tidings.storage.wrappers.cache import CachedStore
+from tidings.streams.archive.worker import Archiver
+from tidings.streams.changes.projection import Projecting
+from tidings.streams.log.protocol import CHANGES, EVENTS, Log
+from tidings.streams.processing.poison_guard import Breaker, poison
+from tidings.streams.processing.processor import Processor
+
+SILENT = 3.0
+"""Seconds within which the processor must go round to count as ready; it goes round twice a second when idle."""
+BEHIND = 30.0
+"""Seconds of lag from which a part is not ready."""
+STUCK = 60.0
+"""Seconds without a step, with something to do and nothing in the way, after which only a restart helps."""
+BREAKER_EVERY = 1.0
+
+_log = structlog.get_logger("tidings.observation")
+
+
+class Observation:
+    """Watches one service.
+
+    Args:
+        log: Of the service.
+        cache: In front of its store.
+        breaker: Whether a flood of poison stops the processor.
+        registry: Where the metrics are shown until `close`.
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        cache: CachedStore,
+        *,
+        breaker: bool = True,
+        registry: CollectorRegistry = REGISTRY,
+    ) -> None:
+        self._changes_log = log
+        self._watch = ProgressWatch(ask=lambda: log.bounds(EVENTS))
+        self._rounds: dict[str, Callable[[], float]] = {}
+        self._breaker = Breaker() if breaker else None
+        self._processor: Processor | None = None
+        self._registry = registry
+        self.exposition = Exposition()
+        self.exposition.add(SERVICE, self)
+        self.exposition.add(LOG, log)
+        self.exposition.add(CACHE, cache)
+        registry.register(self.exposition)
+        self.version: str = version("tidings")
+
+    # ---- what is observed ----
+
+    def observe_processor(self, processor: Processor) -> None:
+        """Watch a processor, and show its figures."""
+        self._processor = processor
+        self._watch.add("events", self._measure_processor)
+        self.exposition.add(PROCESSOR, self)
+
+    def observe_gateway(
+        self,
+        sessions: Sessions,
+        reader: ChangesReader,
+        hub: Hub,
+        webhooks: WebhookCounts,
+        event_streams: Callable[[], int] = int,
+    ) -> None:
+        """Watch a gateway, and show its figures."""
+
+        async def measure() -> tuple[Offsets, Offsets]:
+            bounds = await self._changes_log.bounds(CHANGES)
+            return {number: end for number, (_, end) in bounds.items()}, reader.positions
+
+        self._watch.add("changes", measure)
+        self.exposition.add(GATEWAY, GatewayParts(sessions, reader, hub, webhooks, event_streams))
+
+    def observe_providers(self, tasks: ProviderTasks) -> None:
+        """Show the figures of the work with providers."""
+        self.exposition.add(PROVIDERS, tasks)
+
+    def observe_projection(self, store: Projecting | None) -> None:
+        """Show what a store that takes its time has not taken yet, where it is such a store."""
+        if store is not None:
+            self.exposition.add(PROJECTION, store)
+
+    def observe_traces(self, traces: OpenTracing | None) -> None:
+        """Show what becomes of spans, where there are some."""
+        if traces is not None:
+            self.exposition.add(TRACES, traces)
+
+    def observe_archiver(self, archiver: Archiver) -> None:
+        """Show the figures of an archiver."""
+        self.exposition.add(ARCHIVER, archiver)
+
+    def observe_rounds(self, who: str, last: Callable[[], float]) -> None:
+        """Watch a loop that says when it went round last, on the monotonic clock."""
+        self._rounds[who] = last
+
+    async def _measure_processor(self) -> tuple[Offsets, Offsets]:
+        assert self._processor is not None
+        bounds = await self._changes_log.bounds(EVENTS)
+        consumer = self._processor.consumer
+        assigned = consumer.assigned() if consumer is not None else frozenset()
+        ends = {number: end for number, (_, end) in bounds.items() if number in assigned}
+        positions = {
+            number: at for number, at in self._processor.positions.items() if number in assigned
+        }
+        if consumer is not None and len(positions) < len(ends):
+            lag = await consumer.lag()
+            for number in ends.keys() & lag.keys() - positions.keys():
+                positions[number] = max(0, ends[number] - lag[number])
+        return ends, positions
+
+    # ---- at work ----
+
+    async def run(self) -> None:
+        """Measure until canceled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._watch.run())
+            if self._breaker is not None and self._processor is not None:
+                group.create_task(self._guard(self._breaker, self._processor))
+
+    async def process(self, processor: Processor) -> None:
+        """Run the processor; where the breaker stops it, stay, so that the rest of the service goes on and says why."""
+        await processor.run()
+        if self._breaker is not None and self._breaker.reason is not None:
+            await asyncio.Event().wait()
+
+    async def _guard(self, breaker: Breaker, processor: Processor) -> None:
+        while True:
+            statistics = processor.statistics
+            if breaker.note(time.monotonic(), statistics.records, poison(statistics.dead_letters)):
+                _log.error("processor.stopped_by_breaker", reason=breaker.reason)
+                processor.stop()
+                return
+            await asyncio.sleep(BREAKER_EVERY)
+
+    def close(self) -> None:
+        """Show no metrics any more."""
+        self._registry.unregister(self.exposition)
+
+    # ---- what it says ----
+
+    @property
+    def processor(self) -> Processor:
+        """The one observed."""
+        assert self._processor is not None
+        return self._processor
+
+    @property
+    def tripped(self) -> str | None:
+        """Why the breaker has stopped the processor; None: it has not."""
+        return self._breaker.reason if self._breaker is not None else None
+
+    @property
+    def progress(self) -> dict[str, Progress]:
+        """By reader how far behind it is."""
+        return self._watch.progress
+
+    def lags(self) -> dict[str, dict[str, float]]:
+        """As `progress`, as plain values: records, and seconds that the oldest of them has waited, about.
+
+        `events` is what the processor has still to read, `changes` the gateway; each where this process has one.
+        """
+        return {
+            reader: {"records": progress.records, "seconds": round(progress.seconds, 1)}
+            for reader, progress in self._watch.progress.items()
+        }
+
+    @property
+    def loop_delay(self) -> float:
+        """Seconds by which the event loop was late the last time it was looked at."""
+        return self._watch.loop_delay
+
+    async def log_ready(self) -> str | None:
+        """What the log lacks; None: nothing."""
+        return self._watch.log_obstacle
+
+    async def processor_ready(self) -> str | None:
+        """What is in the way of processing; None: nothing."""
+        if self.tripped is not None:
+            return f"stopped by the breaker: {self.tripped}"
+        silent = time.monotonic() - self.processor.statistics.last_alive
+        if silent > SILENT:
+            return f"the processor has not gone round for {silent:.0f} s"
+        return self.processor.obstacle or self._behind("events", "the processor")
+
+    async def changes_ready(self) -> str | None:
+        """What the reader of the changes lacks; None: nothing."""
+        return self._behind("changes", "the reader of the changes")
+
+    def _behind(self, reader: str, who: str) -> str | None:
+        progress = self._watch.progress.get(reader)
+        if progress is None or progress.seconds < BEHIND:
+            return None
+        return f"{who} is {progress.records} records and {progress.seconds:.0f} s behind"
+
+    def alive(self) -> str | None:
+        """What only a restart mends; None: nothing. Outages of the log and the store are waited out, and are no reason."""
+        now = time.monotonic()
+        if self._processor is not None and self.tripped is None:
+            silent = now - self._processor.statistics.last_alive
+            if silent > STUCK:
+                return f"the processor has not gone round for {silent:.0f} s"
+        if self._watch.log_obstacle is not None or (
+            self._processor is not None and self._processor.obstacle
+        ):
+            return None
+        for who, last in self._rounds.items():
+            if now - last() > STUCK:
+                return f"the {who} has not gone round for {now - last():.0f} s"
+        for reader, progress in self._watch.progress.items():
+            if reader == "events" and self.tripped is not None:
+                continue
+            still = progress.still(now)
+            if still > STUCK:
+                return f"the reader of the {reader} has stood still for {still:.0f} s with {progress.records} to read"
+        return None

@@ -1,0 +1,73 @@
+"""How the service writes its log: one event a line, named in dotted lower case, on standard error.
+
+Readable lines in a terminal, JSON elsewhere. What standard `logging` brings from libraries comes out the same way.
+"""
+
+import logging
+import sys
+from typing import Any
+
+import structlog
+from structlog.typing import EventDict, Processor
+
+from tidings.config.validators import MASK
+
+_SECRET_WORDS = ("secret", "token", "password", "authorization", "api_key", "webhook_key")
+
+
+def configure(*, json: bool | None = None, level: int = logging.INFO) -> None:
+    """Set up the log of this process.
+
+    Args:
+        json: JSON lines; None: where standard error is no terminal.
+        level: The least level written, of `logging`.
+    """
+    as_json = not sys.stderr.isatty() if json is None else json
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        mask_secrets,
+    ]
+    last: list[Processor] = (
+        [_tracebacks(), structlog.processors.JSONRenderer()]
+        if as_json
+        else [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+    )
+    structlog.configure(
+        processors=[*shared, *last],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.addFilter(_worth_a_line)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(max(level, logging.WARNING))
+
+
+def _worth_a_line(record: logging.LogRecord) -> bool:
+    """Leave out aiokafka's line at each refused connection: the failure reaches the caller, who says it once."""
+    return not (record.name.startswith("aiokafka") and str(record.msg).startswith("Unable connect"))
+
+
+def _tracebacks() -> Processor:
+    """Tracebacks as data, without local variables: those hold secrets."""
+    return structlog.processors.ExceptionRenderer(
+        structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+    )
+
+
+def mask_secrets(logger: Any, method: str, event: EventDict) -> EventDict:  # noqa: ARG001 - structlog's signature
+    """Strike out what a field's name says is secret: the last guard, should a caller pass one by mistake."""
+    for name in event:
+        if any(word in name.lower() for word in _SECRET_WORDS):
+            event[name] = MASK
+    return event

@@ -1,0 +1,429 @@
+"""The metrics of each part: one table a part, in which every name, its meaning and where it is read stand together."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tidings.gateway.api.webhook_counts import WebhookCounts
+from tidings.gateway.push.changes_reader import ChangesReader
+from tidings.gateway.push.hub import Hub
+from tidings.gateway.push.session_registry import Sessions
+from tidings.observability.metrics import Family, Sample, by_name
+from tidings.observability.traces import OpenTracing
+from tidings.service.reconciler_role import ProviderTasks
+from tidings.storage.wrappers.cache import CachedStore
+from tidings.streams.archive.worker import Archiver
+from tidings.streams.changes.projection import Projecting
+from tidings.streams.log.instrumented import Appends, ObservedLog
+from tidings.streams.log.protocol import Log
+
+if TYPE_CHECKING:
+    from tidings.observability.health import Observation
+
+
+@dataclass(frozen=True)
+class GatewayParts:
+    """What a gateway's metrics are read from."""
+
+    sessions: Sessions
+    reader: ChangesReader
+    hub: Hub
+    webhooks: WebhookCounts
+    event_streams: Callable[[], int]
+
+
+# ---- every role ----
+
+SERVICE: tuple[Family["Observation"], ...] = (
+    Family(
+        "tidings_build_info",
+        "gauge",
+        "1, with the version.",
+        lambda o: [((o.version,), 1)],
+        ("version",),
+    ),
+    Family(
+        "tidings_loop_delay_seconds",
+        "gauge",
+        "By how much the event loop was late the last time it was looked at.",
+        lambda o: o.loop_delay,
+    ),
+    Family(
+        "tidings_lag_records",
+        "gauge",
+        "Records that a reader (events: the processor; changes: the gateway) has not passed yet.",
+        lambda o: [
+            ((reader, str(partition)), records)
+            for reader, progress in o.progress.items()
+            for partition, records in sorted(progress.partitions.items())
+        ],
+        ("reader", "partition"),
+    ),
+    Family(
+        "tidings_lag_seconds",
+        "gauge",
+        "For how long the oldest record that a reader has not passed has waited.",
+        lambda o: [((reader,), progress.seconds) for reader, progress in o.progress.items()],
+        ("reader",),
+    ),
+    Family(
+        "tidings_stuck",
+        "gauge",
+        "1 where a reader needs a restart to go on; /healthz fails then.",
+        lambda o: float(o.alive() is not None),
+    ),
+)
+
+# ---- the log ----
+
+
+def _appends(log: Log) -> Iterator[tuple[str, Appends]]:
+    if isinstance(log, ObservedLog):
+        yield from log.appends.items()
+
+
+LOG: tuple[Family[Log], ...] = (
+    Family(
+        "tidings_log_appended_records_total",
+        "counter",
+        "Records that the log has taken.",
+        lambda log: [((topic,), appends.records) for topic, appends in _appends(log)],
+        ("topic",),
+    ),
+    Family(
+        "tidings_log_append_errors_total",
+        "counter",
+        "Appends that the log did not take, or did not answer in time.",
+        lambda log: [((topic,), appends.failed) for topic, appends in _appends(log)],
+        ("topic",),
+    ),
+    Family(
+        "tidings_log_append_seconds",
+        "histogram",
+        "Time of an append until it is durable.",
+        lambda log: [((topic,), appends.seconds) for topic, appends in _appends(log)],
+        ("topic",),
+    ),
+)
+
+# ---- the cache ----
+
+CACHE: tuple[Family[CachedStore], ...] = (
+    Family(
+        "tidings_cache_hits_total",
+        "counter",
+        "Reads answered from memory.",
+        lambda cache: cache.hits,
+    ),
+    Family(
+        "tidings_cache_misses_total",
+        "counter",
+        "Reads that went to the store.",
+        lambda cache: cache.misses,
+    ),
+    Family("tidings_cache_entries", "gauge", "Records in memory.", len),
+    Family(
+        "tidings_cache_bytes", "gauge", "About how many bytes they take.", lambda cache: cache.size
+    ),
+)
+
+# ---- the processor ----
+
+
+def _outcomes(observation: "Observation") -> list[Sample]:
+    figures = observation.processor.statistics
+    return [
+        (("applied",), figures.applied),
+        (("duplicate",), figures.duplicates),
+        (("stale",), figures.stale - figures.behind),
+        (("behind",), figures.behind),
+        (("dead-letter",), sum(figures.dead_letters.values())),
+    ]
+
+
+PROCESSOR: tuple[Family["Observation"], ...] = (
+    Family(
+        "tidings_processor_records_total",
+        "counter",
+        "Records processed.",
+        lambda o: o.processor.statistics.records,
+    ),
+    Family(
+        "tidings_processor_batches_total",
+        "counter",
+        "Batches processed; records by batches is their size.",
+        lambda o: o.processor.statistics.batches,
+    ),
+    Family(
+        "tidings_processor_events_total",
+        "counter",
+        "Events by what became of them: applied, duplicate, stale (said nothing new), behind (of a status that had "
+        "passed), dead-letter.",
+        _outcomes,
+        ("outcome",),
+    ),
+    Family(
+        "tidings_dead_letters_total",
+        "counter",
+        "Records put into the dead letters, by reason; contradiction, owner, provider-id and strict are rejections.",
+        lambda o: by_name(o.processor.statistics.dead_letters),
+        ("reason",),
+    ),
+    Family(
+        "tidings_processor_conflicts_total",
+        "counter",
+        "Writes that met a newer version and were judged again.",
+        lambda o: o.processor.statistics.conflicts,
+    ),
+    Family(
+        "tidings_processor_unknown_fields_total",
+        "counter",
+        "Fields of events that nobody knows, left out.",
+        lambda o: o.processor.statistics.unknown_fields,
+    ),
+    Family(
+        "tidings_processor_pauses_total",
+        "counter",
+        "Times that processing paused because the store or the log was out.",
+        lambda o: o.processor.statistics.pauses,
+    ),
+    Family(
+        "tidings_processor_paused",
+        "gauge",
+        "1 while it waits for the store or the log.",
+        lambda o: float(o.processor.obstacle is not None),
+    ),
+    Family(
+        "tidings_processor_breaker_open",
+        "gauge",
+        "1 where a flood of poison has stopped the processor.",
+        lambda o: float(o.tripped is not None),
+    ),
+    Family(
+        "tidings_processor_silent_seconds",
+        "gauge",
+        "Since the processor's loop last went round; half a second when idle.",
+        lambda o: max(0.0, time.monotonic() - o.processor.statistics.last_alive),
+    ),
+    Family(
+        "tidings_processor_stage_seconds",
+        "histogram",
+        "Time that a batch spends in each stage of the commit.",
+        lambda o: [((stage,), spent) for stage, spent in o.processor.statistics.stages.items()],
+        ("stage",),
+    ),
+    Family(
+        "tidings_event_to_change_seconds",
+        "histogram",
+        "From an event's append to the announcement of its change.",
+        lambda o: o.processor.statistics.to_change,
+    ),
+)
+
+# ---- the gateway ----
+
+
+def _webhooks(parts: GatewayParts) -> list[Sample]:
+    answers = sorted(parts.webhooks.answers.items())
+    return [((provider or "unknown", str(status)), count) for (provider, status), count in answers]
+
+
+GATEWAY: tuple[Family[GatewayParts], ...] = (
+    Family(
+        "tidings_webhooks_total",
+        "counter",
+        "Webhooks by provider and status of the answer.",
+        _webhooks,
+        ("provider", "status"),
+    ),
+    Family(
+        "tidings_webhooks_refused_total",
+        "counter",
+        "Webhooks that were not taken, by provider and reason.",
+        lambda parts: [
+            ((name or "unknown", code), count)
+            for (name, code), count in sorted(parts.webhooks.refusals.items())
+        ],
+        ("provider", "reason"),
+    ),
+    Family(
+        "tidings_webhook_seconds",
+        "histogram",
+        "From a webhook's last byte to its being durable.",
+        lambda parts: parts.webhooks.seconds,
+    ),
+    Family(
+        "tidings_sessions", "gauge", "WebSocket sessions open.", lambda parts: len(parts.sessions)
+    ),
+    Family(
+        "tidings_event_streams", "gauge", "Event streams open.", lambda parts: parts.event_streams()
+    ),
+    Family(
+        "tidings_sessions_opened_total",
+        "counter",
+        "Sessions opened.",
+        lambda parts: parts.sessions.opened,
+    ),
+    Family(
+        "tidings_sessions_closed_total",
+        "counter",
+        "Sessions that the gateway closed, by close code.",
+        lambda parts: by_name(parts.sessions.closed),
+        ("code",),
+    ),
+    Family(
+        "tidings_sessions_backed_up",
+        "gauge",
+        "Sessions whose client reads too slowly at the moment.",
+        lambda parts: parts.sessions.backlog()[0],
+    ),
+    Family(
+        "tidings_messages_buffered",
+        "gauge",
+        "Messages that wait for such clients.",
+        lambda parts: parts.sessions.backlog()[1],
+    ),
+    Family(
+        "tidings_conflated_total",
+        "counter",
+        "Changes that a newer one replaced while they waited.",
+        lambda parts: parts.sessions.conflated,
+    ),
+    Family(
+        "tidings_changes_total",
+        "counter",
+        "Changes read from the log.",
+        lambda parts: parts.reader.changes,
+    ),
+    Family(
+        "tidings_change_to_push_seconds",
+        "histogram",
+        "From the announcement of a change to its being handed to every session that watches it; of those read at once "
+        "the oldest.",
+        lambda parts: parts.reader.to_push,
+    ),
+    Family(
+        "tidings_changes_caught_up",
+        "gauge",
+        "1 while the reader of the changes follows.",
+        lambda parts: float(parts.reader.caught_up),
+    ),
+    Family(
+        "tidings_deliveries_total",
+        "counter",
+        "Changes handed to sessions, one for each that got it.",
+        lambda parts: parts.hub.deliveries,
+    ),
+)
+
+# ---- stores that take their time ----
+
+PROJECTION: tuple[Family[Projecting], ...] = (
+    Family(
+        "tidings_store_writes_buffered",
+        "gauge",
+        "Writes that are announced, and that the store (Cloudflare KV) has not taken yet.",
+        lambda store: store.buffered,
+    ),
+)
+
+# ---- traces ----
+
+TRACES: tuple[Family[OpenTracing], ...] = (
+    Family(
+        "tidings_spans_total",
+        "counter",
+        "Spans by what became of them: sent to the collector, or lost because it did not take them.",
+        lambda traces: [(("sent",), traces.sent), (("lost",), traces.lost)],
+        ("result",),
+    ),
+)
+
+# ---- the archiver ----
+
+ARCHIVER: tuple[Family[Archiver], ...] = (
+    Family(
+        "tidings_archived_files_total", "counter", "Outputs kept.", lambda one: one.archiving.files
+    ),
+    Family(
+        "tidings_archived_bytes_total", "counter", "Their bytes.", lambda one: one.archiving.bytes
+    ),
+    Family(
+        "tidings_archive_failures_total",
+        "counter",
+        "Outputs that could not be had for good.",
+        lambda one: one.archiving.failures,
+    ),
+    Family(
+        "tidings_archive_retries_total",
+        "counter",
+        "Downloads tried again.",
+        lambda one: one.retried,
+    ),
+    Family(
+        "tidings_archive_waiting",
+        "gauge",
+        "Predictions whose files are on their way.",
+        lambda one: one.waiting,
+    ),
+)
+
+# ---- work with providers ----
+
+
+def _lanes(tasks: ProviderTasks, name: str) -> list[Sample]:
+    return [((provider,), getattr(lane, name)) for provider, lane in sorted(tasks.lanes.items())]
+
+
+PROVIDERS: tuple[Family[ProviderTasks], ...] = (
+    Family(
+        "tidings_provider_calls_total",
+        "counter",
+        "Calls of providers.",
+        lambda tasks: _lanes(tasks, "calls"),
+        ("provider",),
+    ),
+    Family(
+        "tidings_provider_errors_total",
+        "counter",
+        "Calls of providers that failed.",
+        lambda tasks: _lanes(tasks, "failed"),
+        ("provider",),
+    ),
+    Family(
+        "tidings_provider_throttled_total",
+        "counter",
+        "Calls that a provider answered with 429.",
+        lambda tasks: _lanes(tasks, "throttled"),
+        ("provider",),
+    ),
+    Family(
+        "tidings_submissions_total",
+        "counter",
+        "Predictions handed to their provider, by result.",
+        lambda tasks: (
+            []
+            if (one := tasks.submissions) is None
+            else [
+                (("submitted",), one.submitted),
+                (("refused",), one.refused),
+                (("unknown",), one.unknown),
+            ]
+        ),
+        ("result",),
+    ),
+    Family(
+        "tidings_reconciled_total",
+        "counter",
+        "Predictions that the reconciler took care of, by need.",
+        lambda tasks: [] if tasks.reconciler is None else by_name(tasks.reconciler.done),
+        ("need",),
+    ),
+    Family(
+        "tidings_reconciler_watched",
+        "gauge",
+        "Unfinished predictions that the reconciler keeps an eye on.",
+        lambda tasks: 0 if tasks.reconciler is None else len(tasks.reconciler),
+    ),
+)

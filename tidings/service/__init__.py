@@ -1,0 +1,1 @@
+"""What puts the parts together: roles, resources, worker processes, signals."""

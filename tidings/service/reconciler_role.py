@@ -1,0 +1,263 @@
+"""Providers at work for the service: submitting, looking up, canceling, as the settings say."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from functools import partial
+from urllib.parse import quote, urlsplit
+
+import structlog
+
+from tidings.config.settings import Settings
+from tidings.gateway.api.webhooks import url_token
+from tidings.service.resources import Parts
+from tidings.storage.errors import StorageError
+from tidings.streams.changes.codec import Change
+from tidings.streams.changes.feed import ChangesWatch
+from tidings.streams.log.protocol import LogError
+from tidings.streams.providers.configuration import Configuration
+from tidings.streams.providers.job_api import api_of
+from tidings.streams.rules.contents import whole
+from tidings.streams.rules.event import Archive
+from tidings.streams.submission.event_publisher import Reports
+from tidings.streams.submission.http import HttpCalls
+from tidings.streams.submission.reconcile_policy import Patience
+from tidings.streams.submission.reconciler import Reconciler, remember_unfinished
+from tidings.streams.submission.status_client import LookUps
+from tidings.streams.submission.submitter import Load, Sight, Submissions, WebhookUrl
+from tidings.streams.submission.thin_webhooks import ThinWebhooks
+from tidings.streams.submission.throttle import Lane, Limits
+
+LIMITS = {"replicate": Limits(creates_a_minute=600)}
+"""What providers are known to allow (Replicate's documentation of rate limits); 429 says the rest."""
+
+READY_SOON = 5.0
+"""Seconds within which the reconciler must go round to count as ready."""
+
+_log = structlog.get_logger("tidings.tasks")
+
+
+def webhook_url_of(settings: Settings, port: int) -> WebhookUrl | None:
+    """The addresses that providers report to; None: nobody has said where they reach this service.
+
+    Args:
+        settings: With a webhook key.
+        port: The one that is served; a public URL with port 0 means this one.
+    """
+    if settings.public_url is None or not settings.webhook_key:
+        return None
+    parts = urlsplit(settings.public_url)
+    base = (
+        parts._replace(netloc=f"{parts.hostname}:{port}").geturl()
+        if parts.port == 0
+        else settings.public_url
+    )
+    key = settings.webhook_key.encode()
+
+    def webhook_url(provider: str, prediction_id: str) -> str:
+        path = f"/api/webhooks/{quote(provider, safe='')}/{quote(prediction_id, safe='')}"
+        return f"{base.rstrip('/')}{path}?token={url_token(key, prediction_id)}"
+
+    return webhook_url
+
+
+def limits_of(settings: Settings, provider: str) -> Limits:
+    """What is in force for calls to a provider."""
+    known = LIMITS.get(provider, Limits())
+    said = settings.providers.get(provider, Configuration())
+    return Limits(said.concurrency or known.concurrency, said.rate or known.creates_a_minute)
+
+
+class ProviderTasks:
+    """What a process has for working with providers.
+
+    Args:
+        settings: As checked.
+        parts: What is open.
+        port: The one that is served.
+        load: Reads records past any cache that may be behind; None: the store does.
+        patience: How long is waited; None: as the settings say.
+        reached: See `Submissions`.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        parts: Parts,
+        port: int,
+        *,
+        load: Load | None = None,
+        patience: Patience | None = None,
+        reached: Callable[[int, str], None] | None = None,
+    ) -> None:
+        self._parts, self._reached = parts, reached
+        self._load = load or parts.store.load
+        self.patience = patience or Patience(silence=max(1, int(settings.reconcile_after * 1000)))
+        self.calls = HttpCalls()
+        self.lanes = {
+            name: Lane(name, self.calls.send, limits_of(settings, name))
+            for name, provider in parts.providers.items()
+            if api_of(provider) is not None
+        }
+        self.reports = Reports(parts.log, Archive(settings.archive))
+        self.webhook_url = webhook_url_of(settings, port)
+        self.look_ups = LookUps(
+            parts.providers, self.lanes, self.reports, self.webhook_url, strict=parts.rules.strict
+        )
+        self.submissions: Submissions | None = None
+        self.reconciler: Reconciler | None = None
+        self.thin: ThinWebhooks | None = None
+        self._reread = asyncio.Event()
+
+    def submitting(self, sight: Sight) -> Submissions:
+        """What submits predictions; `sight` sees their changes."""
+        if self.submissions is None:
+            self.submissions = Submissions(
+                self._parts.providers,
+                self.lanes,
+                self.reports,
+                self._load,
+                sight,
+                self.webhook_url,
+                patience=self.patience,
+                whole=partial(whole, self._parts.objects),
+                reached=self._reached,
+            )
+        return self.submissions
+
+    async def close(self) -> None:
+        """Let calls under way end, and let go of the connections."""
+        if self.submissions is not None:
+            await self.submissions.close(limit=2)
+        await self.calls.close()
+
+    # ---- the reconciler ----
+
+    def notice(self, changes: Sequence[Change]) -> None:
+        """Tell the reconciler of changes."""
+        if self.reconciler is not None:
+            self.reconciler.notice(changes)
+
+    def missed(self) -> None:
+        """Changes were missed: what is unfinished is to be read again."""
+        self._reread.set()
+
+    async def _remember(self) -> None:
+        """Let the reconciler watch what is unfinished, now and whenever changes were missed."""
+        assert self.reconciler is not None
+        while True:
+            self._reread.clear()
+            try:
+                count = await remember_unfinished(
+                    self.reconciler, self._parts.store, self._parts.log
+                )
+            except (StorageError, LogError) as error:
+                _log.warning("reconciler.unfinished_unread", error=str(error))
+                await asyncio.sleep(1)
+            else:
+                _log.info("reconciler.watching", predictions=count)
+                await self._reread.wait()
+
+    @asynccontextmanager
+    async def reconciling(self, watch_changes: bool) -> AsyncIterator[Sequence[asyncio.Task[None]]]:
+        """Reconcile until the block ends; gives the tasks that do.
+
+        Args:
+            watch_changes: Follow the changes here, because no gateway in this process does.
+        """
+        watch = ChangesWatch(self._parts.log, self.notice, self.missed) if watch_changes else None
+        submissions = self.submitting(watch) if watch is not None else self.submissions
+        self.thin = ThinWebhooks(self._parts.log, self._parts.providers, self.look_ups, self._load)
+        self.reconciler = Reconciler(
+            self._load, self.look_ups, submissions, patience=self.patience, mine=self.thin.mine
+        )
+        work = [self.thin.run(), self.reconciler.run(), self._remember()]
+        if watch is not None:
+            await watch.start()
+            work.append(watch.run())
+        tasks = [asyncio.create_task(one, name="reconciler") for one in work]
+        try:
+            yield tasks
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks, timeout=4)
+
+    async def once(self, *, everything: bool = False) -> dict[str, int]:
+        """One pass of the reconciler, without the webhooks that a running one reads.
+
+        Args:
+            everything: Whatever is unfinished, overdue or not.
+
+        Returns:
+            By what was done: how often. `left`: predictions whose provider could not say, or for which the store or
+            the log was away.
+
+        Raises:
+            StorageError, LogError: What is unfinished cannot be read.
+        """
+        watch = ChangesWatch(self._parts.log, self.notice)
+        await watch.start()
+        following = asyncio.create_task(watch.run())
+        submissions = self.submitting(watch)
+        try:
+            reconciler = self.reconciler = Reconciler(
+                self._load, self.look_ups, submissions, patience=self.patience
+            )
+            unfinished = await remember_unfinished(
+                reconciler, self._parts.store, self._parts.log, at_once=everything, settled=True
+            )
+            left = await reconciler.once()
+            await submissions.idle()
+        finally:
+            following.cancel()
+            await asyncio.wait([following])
+        return {
+            "unfinished": unfinished,
+            "lookedUp": reconciler.done["look"] + reconciler.done["find"],
+            "canceled": reconciler.done["cancel"],
+            "submitted": submissions.submitted,
+            "reported": self.look_ups.reported,
+            "gone": self.look_ups.gone + self.look_ups.unknown,
+            "left": left + submissions.interrupted + submissions.unknown,
+        }
+
+    def last_alive(self) -> float:
+        """When the reading of thin webhooks went round last, on the monotonic clock; only while it reconciles."""
+        assert self.thin is not None
+        return self.thin.last_alive
+
+    async def ready(self) -> str | None:
+        """What is in the way of reconciling; None: nothing."""
+        silent = time.monotonic() - self.last_alive()
+        return (
+            None if silent < READY_SOON else f"the reconciler has not gone round for {silent:.0f} s"
+        )
+
+    def figures(self) -> dict[str, object]:
+        """For `/api/stats`."""
+        lanes = {
+            name: {
+                "calls": lane.calls,
+                "failed": lane.failed,
+                "throttled": lane.throttled,
+                "leftAlone": lane.closed_for,
+            }
+            for name, lane in self.lanes.items()
+        }
+        found: dict[str, object] = {
+            "providers": lanes,
+            "reported": self.look_ups.reported,
+            "gone": self.look_ups.gone,
+        }
+        if self.submissions is not None:
+            waiting, done = self.submissions.waiting, self.submissions.submitted
+            found["submissions"] = {
+                "waiting": waiting,
+                "submitted": done,
+                "refused": self.submissions.refused,
+            }
+        if self.reconciler is not None:
+            found["watched"], found["met"] = len(self.reconciler), dict(self.reconciler.done)
+        return found

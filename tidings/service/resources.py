@@ -1,0 +1,277 @@
+"""Opening what a process works with, as the settings say: the log, the store, the providers, and that they fit."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import structlog
+from msgspec import Struct
+
+from tidings.config.settings import Settings, SettingsError, sqlite_path
+from tidings.config.validators import masked_url
+from tidings.storage.errors import StorageError, StoreOwned
+from tidings.storage.factory import open_store
+from tidings.storage.object_storage import ObjectStorage
+from tidings.storage.store import Ownership, PredictionStore
+from tidings.storage.wrappers.compose import open_composed
+from tidings.storage.wrappers.fallback import FallbackStore
+from tidings.storage.wrappers.split import SplitStore
+from tidings.streams.changes.projection import Projecting, projecting
+from tidings.streams.log.factory import open_log
+from tidings.streams.log.protocol import Log
+from tidings.streams.processing.processor import GROUP
+from tidings.streams.providers.configuration import BadConfiguration
+from tidings.streams.providers.protocol import Provider
+from tidings.streams.providers.registry import Translators, open_providers
+from tidings.streams.replay.rebuild import check_filled, check_source
+from tidings.streams.rules.reducer import Expiry, Rules
+
+_log = structlog.get_logger("tidings.parts")
+
+
+class Parts(Struct, frozen=True):
+    """What is open."""
+
+    log: Log
+    store: PredictionStore
+    providers: Mapping[str, Provider]
+    """The configured ones: who may send webhooks, and is submitted to."""
+    translators: Mapping[str, Provider]
+    """Of every provider: what webhooks in the log mean, whoever is configured now."""
+    rules: Rules
+    expiry: Expiry
+    objects: ObjectStorage
+    """Where files and large fields lie; nothing is opened before it is used."""
+    group: str = GROUP
+
+    @property
+    def fallback(self) -> FallbackStore | None:
+        """The store, where it has a copy for reads."""
+        return self.store if isinstance(self.store, FallbackStore) else None
+
+    @property
+    def projecting(self) -> Projecting | None:
+        """The store, where it is a projection of the changes."""
+        return projecting(self.store)
+
+
+def expiry_of(settings: Settings) -> Expiry:
+    """When records are hidden and purged."""
+    return Expiry(
+        int(settings.ttl * 1000), int(settings.ttl_running * 1000), settings.retention * 1000
+    )
+
+
+def providers_of(settings: Settings) -> dict[str, Provider]:
+    """The configured providers.
+
+    Raises:
+        SettingsError: One of them cannot be opened; the message names the setting.
+    """
+    try:
+        return open_providers(settings.providers)
+    except BadConfiguration as error:
+        raise SettingsError(str(error)) from None
+
+
+async def log_of(settings: Settings) -> Log:
+    """The log; the folder of a file is made where it is missing. Raises `LogError`."""
+    if settings.log.startswith("sqlite://"):
+        sqlite_path(settings.log).parent.mkdir(parents=True, exist_ok=True)
+    longest = (
+        max(settings.ttl, settings.ttl_running) if settings.ttl and settings.ttl_running else 0
+    )
+    return await open_log(
+        settings.log,
+        topic_prefix=settings.topic_prefix,
+        partitions=settings.partitions,
+        retention=settings.retention,
+        changes_retention=int(longest),
+        epoch=settings.log_epoch,
+        # A change holds a whole record; if the log did not take it, its partition would stand still.
+        max_body=max(settings.max_body, settings.record_max),
+    )
+
+
+async def store_of(settings: Settings, url: str | None = None) -> PredictionStore:
+    """The store of `TIDINGS_STORE` alone, or the one at another URL with the same credentials. Raises `StorageError`."""
+    chosen = url or settings.store
+    return await open_store(chosen, **_credentials(settings, chosen))
+
+
+async def whole_store_of(settings: Settings) -> PredictionStore:
+    """Where the service keeps records, for commands beside it: the store, with its A/B arm where it has one.
+
+    Raises:
+        SettingsError: The two do not go together.
+        StorageError: One of them cannot be opened.
+    """
+    split = _split_of(settings)
+    first = await store_of(settings)
+    if split is None:
+        return first
+    try:
+        return SplitStore(first, await store_of(settings, split[0]), split[1])
+    except BaseException:
+        await first.close()
+        raise
+
+
+async def composed_store_of(settings: Settings) -> PredictionStore:
+    """The store of the settings with its A/B arm, its fallback and metrics around each.
+
+    Raises:
+        SettingsError: What is asked for does not go together.
+        StorageError: One of them cannot be opened.
+    """
+    url, split = settings.store, _split_of(settings)
+    if settings.store_fallback is not None and settings.store_fallback in (
+        url,
+        split[0] if split else url,
+    ):
+        raise SettingsError(
+            "TIDINGS_STORE_FALLBACK: is the store itself, and is away when it is; name another one"
+        )
+    return await open_composed(
+        url,
+        split=split,
+        fallback=settings.store_fallback,
+        options=lambda one: _credentials(settings, one),
+    )
+
+
+def _split_of(settings: Settings) -> tuple[str, float] | None:
+    """URL and per cent of the B arm; raises `SettingsError` where an arm cannot be one."""
+    split = settings.split_arm
+    for name, one in (
+        ("TIDINGS_STORE", settings.store),
+        ("TIDINGS_STORE_SPLIT", split[0] if split else ""),
+    ):
+        if split and one.startswith("cloudflare-kv"):
+            raise SettingsError(
+                f"{name}: Cloudflare KV has no compare-and-set and cannot be an arm of a split; "
+                "split two stores that have, and name KV as TIDINGS_STORE alone"
+            )
+    return split
+
+
+def unshared_store(settings: Settings) -> str | None:
+    """What is wrong with a store in memory where several processes work together, with the remedy; None: nothing."""
+    if settings.workers == 1 and settings.roles >= {"gateway", "processor"}:
+        return None
+    split = settings.split_arm
+    for name, url in (
+        ("TIDINGS_STORE", settings.store),
+        ("TIDINGS_STORE_SPLIT", split[0] if split else ""),
+    ):
+        if url.startswith("memory://"):
+            return (
+                f"{name}: memory:// is seen by one process alone, so a gateway beside the processor's process lists "
+                "nothing and answers 404 for what it has not just heard of; name a store that all of them reach: "
+                "sqlite:// on one machine, postgresql:// or valkey:// on several"
+            )
+    return None
+
+
+def _credentials(settings: Settings, url: str) -> dict[str, Any]:
+    """What a store needs beside its URL, which carries no secret of Cloudflare's."""
+    scheme = url.partition("://")[0]
+    if scheme.startswith(("durable-objects", "cloudflare-kv+worker")):
+        return {"worker_token": settings.worker_token}
+    if scheme.startswith("cloudflare-kv"):
+        options = {"token": settings.cloudflare_token, "base_url": settings.cloudflare_url}
+        return {name: value for name, value in options.items() if value}
+    return {}
+
+
+async def claim(
+    log: Log,
+    store: PredictionStore,
+    settings: Settings,
+    name: str = "store",
+    *,
+    into: str | None = None,
+) -> Rules:
+    """Make sure that the store belongs to this log, and was opened with the same rules.
+
+    Args:
+        log: The log of the settings.
+        store: Is claimed for it.
+        settings: What the rules are.
+        name: The setting that names the store.
+        into: Its URL, where the flag `--into` names it instead.
+
+    Raises:
+        StoreOwned: It belongs to another log, or to none.
+        SettingsError: What is fixed for a store's life is set otherwise now.
+    """
+    identity = await log.identity()
+    mine = Ownership(log=identity, strict=settings.strict, record_max=settings.record_max)
+    standing = await store.claim(mine)
+    if standing.log != identity:
+        owner = (
+            f"the log {standing.log}" if standing.log else "programs that write it without a log"
+        )
+        shown, said = (
+            (settings.shown(name), f"TIDINGS_{name.upper()}")
+            if into is None
+            else (masked_url(into), "--into")
+        )
+        raise StoreOwned(
+            f"the store {shown} belongs to {owner}, not to {identity}; "
+            f"name another {said} and fill it with tidings replay, or the log it belongs to"
+        )
+    if standing.strict != settings.strict:
+        raise SettingsError(
+            f"TIDINGS_STRICT: the store was first opened with {int(standing.strict)}, now it is {int(settings.strict)}; "
+            "set it back, or replay into a new store"
+        )
+    if standing.record_max != settings.record_max:
+        raise SettingsError(
+            f"TIDINGS_RECORD_MAX: the store was first opened with {standing.record_max}, now it is "
+            f"{settings.record_max}; set it back, or replay into a new store"
+        )
+    await check_source(log, store)
+    return Rules(identity, settings.strict, settings.record_max)
+
+
+async def _check_filled(log: Log, store: PredictionStore, settings: Settings) -> None:
+    """A processor of its own does not begin in the middle; where one process does all, it serves what comes, and says so.
+
+    Without a gateway nothing is lost by waiting: webhooks are taken elsewhere meanwhile.
+    """
+    try:
+        await check_filled(log, store)
+    except StorageError as error:
+        if "gateway" not in settings.roles:
+            raise
+        _log.warning("store.empty", warning=str(error))
+
+
+@asynccontextmanager
+async def parts(settings: Settings) -> AsyncIterator[Parts]:
+    """Everything open, and closed again at the end of the block.
+
+    Raises:
+        SettingsError, StorageError, LogError: With one line that says what to mend.
+    """
+    providers = providers_of(settings)
+    async with AsyncExitStack() as stack:
+        log = await log_of(settings)
+        stack.push_async_callback(log.close)
+        store = await composed_store_of(settings)
+        stack.push_async_callback(store.close)
+        rules = await claim(log, store, settings)
+        if "processor" in settings.roles and projecting(store) is None:
+            await _check_filled(log, store, settings)
+        if isinstance(store, FallbackStore):
+            await claim(log, store.fallback, settings, "store_fallback")
+        yield Parts(
+            log,
+            store,
+            providers,
+            Translators(providers),
+            rules,
+            expiry_of(settings),
+            ObjectStorage(settings.assets),
+        )

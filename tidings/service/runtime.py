@@ -1,0 +1,434 @@
+"""The service: the parts of each role put together, started, watched and stopped."""
+
+import asyncio
+import os
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import structlog
+from msgspec import structs
+
+from tidings.config.settings import Settings
+from tidings.gateway.app import build_health_app
+from tidings.gateway.gateway import Check, Gateway
+from tidings.gateway.http.server import HttpServer
+from tidings.gateway.push.changes_reader import ChangesReader
+from tidings.gateway.push.hub import Hub
+from tidings.gateway.websocket.listener import listen
+from tidings.observability import gc_tuning as collector
+from tidings.observability.health import Observation
+from tidings.observability.traces import tracing
+from tidings.service.archiver_role import ArchiverRole, archiving
+from tidings.service.create_defaults import stamping_of
+from tidings.service.gateway_role import GatewayRole, bare_gateway
+from tidings.service.reconciler_role import ProviderTasks
+from tidings.service.resources import Parts, parts
+from tidings.service.signals import told_to_stop, unless
+from tidings.service.supervisor import orphaned
+from tidings.storage.errors import StorageError
+from tidings.storage.store import PredictionStore
+from tidings.storage.wrappers.cache import CachedStore
+from tidings.storage.wrappers.fallback import FallbackStore
+from tidings.storage.wrappers.replica import Replica
+from tidings.streams.changes.fallback_sync import Mirror
+from tidings.streams.changes.projection import Projection, projecting
+from tidings.streams.log.instrumented import ObservedLog
+from tidings.streams.log.protocol import Log
+from tidings.streams.log.traced import TracedLog
+from tidings.streams.processing.processor import Processor
+from tidings.streams.rules.reducer import DAY
+from tidings.streams.submission.estimates import Estimates
+from tidings.streams.submission.reconcile_policy import Patience
+from tidings.streams.support.tracing import Tracing
+
+SWEEP_EVERY = 60.0
+"""Seconds between removals of what is past its time."""
+SWEEP_ROWS = 500
+
+log_ = structlog.get_logger("tidings.service")
+
+Ready = Callable[[int], None]
+"""Called with the port once requests are served."""
+
+Reached = Callable[[int], None]
+SubmissionReached = Callable[[int, str], None]
+
+
+async def serve(
+    settings: Settings,
+    *,
+    ready: Ready | None = None,
+    reached: Reached | None = None,
+    patience: Patience | None = None,
+    submission_reached: SubmissionReached | None = None,
+) -> None:
+    """Run the roles of the settings until SIGINT or SIGTERM, which end a start that is under way too.
+
+    Args:
+        settings: Checked, with a webhook key.
+        ready: Called with the port once requests are served.
+        reached: Called with the number of each step of the processor's commit as it ends.
+        patience: How long the reconciler waits; None: as the settings say.
+        submission_reached: Called with the number of each step of a submission as it ends, and the prediction's id.
+
+    Raises:
+        SettingsError, StorageError, LogError, OSError: It cannot start, or a part failed for good; one line says why.
+    """
+    with told_to_stop() as stop:
+        async with AsyncExitStack() as stack:
+            if settings.parent is not None:
+                stack.callback(asyncio.create_task(_end_with_parent(settings.parent, stop)).cancel)
+            async with unless(stop):
+                service = await stack.enter_async_context(
+                    running(settings, reached, patience, submission_reached)
+                )
+            if stop.is_set():
+                log_.info("service.stopping", started=False)
+                return
+            if ready is not None:
+                ready(service.port)
+            await service.until(stop)
+
+
+async def _end_with_parent(parent: int, stop: asyncio.Event) -> None:
+    await orphaned(parent)
+    stop.set()
+
+
+class Service:
+    """A running service."""
+
+    def __init__(
+        self,
+        parts_: Parts,
+        cache: CachedStore,
+        observation: Observation,
+        tracing: Tracing | None = None,
+    ) -> None:
+        self.parts = parts_
+        self.cache = cache
+        self.observation = observation
+        self.tracing = tracing
+        self.port = 0
+        self.health_port = 0
+        """Of this process alone, where it has one beside the shared one."""
+        self.processor: Processor | None = None
+        self.gateway: GatewayRole | None = None
+        self.tasks: ProviderTasks | None = None
+        self.archiver: ArchiverRole | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
+        """Run a part for as long as the service runs; `until` raises what it raises."""
+        task = asyncio.create_task(work, name=name)
+        self._tasks.append(task)
+        return task
+
+    def watch(self, task: asyncio.Task[None]) -> None:
+        """Let `until` raise what this task raises, too."""
+        self._tasks.append(task)
+
+    async def until(self, stop: asyncio.Event) -> None:
+        """Wait for the word to stop, or for a part that fails, whose error is raised."""
+        stopped = asyncio.create_task(stop.wait())
+        try:
+            done, _ = await asyncio.wait(
+                [stopped, *self._tasks], return_when=asyncio.FIRST_COMPLETED
+            )
+        finally:
+            stopped.cancel()
+        for task in done:
+            if task is not stopped:
+                task.result()
+        log_.info("service.stopping")
+
+
+@asynccontextmanager
+async def running(
+    settings: Settings,
+    reached: Reached | None = None,
+    patience: Patience | None = None,
+    submission_reached: SubmissionReached | None = None,
+) -> AsyncIterator[Service]:
+    """A service that has started; it is stopped in order when the block ends: webhooks first, then the processor."""
+    async with AsyncExitStack() as stack:
+        # Taken before anything else is touched: a port in use is the commonest mistake, and must cost nothing.
+        listening = listen(settings.host, settings.port, reuse_port=settings.shared_port)
+        stack.callback(listening.close)
+        traces = await stack.enter_async_context(tracing(settings))
+        opened = await stack.enter_async_context(parts(settings))
+        opened = structs.replace(opened, log=ObservedLog(opened.log))
+        cache = _cache_of(settings, opened)
+        observation = Observation(opened.log, cache, breaker=not settings.no_breaker)
+        stack.callback(observation.close)
+        observation.observe_projection(opened.projecting)
+        observation.observe_traces(traces)
+        service = Service(opened, cache, observation, traces)
+        # Of a projection the newest is in memory alone.
+        known = structs.replace(opened, store=cache) if isinstance(cache, Replica) else opened
+        load = known.store.load
+        port = listening.getsockname()[1]
+        tasks = service.tasks = ProviderTasks(
+            settings, known, port, load=load, patience=patience, reached=submission_reached
+        )
+        stack.push_async_callback(tasks.close)
+        observation.observe_providers(tasks)
+        if opened.fallback is not None:
+            await stack.enter_async_context(_mirroring(settings, service, opened.fallback))
+        if isinstance(cache, Replica):
+            stack.callback(service.start(_forget_hidden(cache), "replica").cancel)
+        if "processor" in settings.roles:
+            await stack.enter_async_context(_processing(service, reached))
+        if "archiver" in settings.roles:
+            archiver = service.archiver = await stack.enter_async_context(
+                archiving(settings, opened, load)
+            )
+            service.watch(archiver.task)
+            observation.observe_archiver(archiver.archiver)
+            observation.observe_rounds("archiver", lambda: archiver.archiver.last_alive)
+        if "gateway" in settings.roles:
+            await _open_gateway(settings, service, tasks, stack, listening)
+        else:
+            service.port = await stack.enter_async_context(
+                _health_alone(settings, service, listening)
+            )
+        if "reconciler" in settings.roles:
+            work = await stack.enter_async_context(
+                tasks.reconciling(watch_changes=service.gateway is None)
+            )
+            for task in work:
+                service.watch(task)
+            observation.observe_rounds("reconciler", tasks.last_alive)
+            if service.gateway is not None:
+                service.gateway.add_check("reconciler", tasks.ready)
+        watching = service.start(observation.run(), "observation")
+        stack.callback(watching.cancel)
+        if settings.port_file is not None:
+            write_port(
+                settings.port_file,
+                service.port,
+                *([service.health_port] if service.health_port else []),
+            )
+            stack.callback(settings.port_file.unlink, missing_ok=True)
+        collector.settle()
+        log_.info(
+            "service.started",
+            url=f"http://{settings.host}:{service.port}",
+            roles=sorted(settings.roles),
+            log=settings.shown("log"),
+            store=settings.shown("store"),
+            providers=sorted(opened.providers),
+        )
+        yield service
+
+
+async def _open_gateway(
+    settings: Settings,
+    service: Service,
+    tasks: ProviderTasks,
+    stack: AsyncExitStack,
+    listening: socket.socket,
+) -> None:
+    """Serve clients, with what the other roles of this process add, until the stack ends."""
+    opened, cache, observation = service.parts, service.cache, service.observation
+    _keep_keys_fresh(service, stack)
+    gateway = service.gateway = GatewayRole(
+        settings, opened, cache, tell=tasks.notice, on_gap=tasks.missed, tracing=service.tracing
+    )
+    gateway.submit_by(tasks.submitting(gateway.reader), stamping_of(settings, Estimates(cache)))
+    gateway.add_statistics("tasks", tasks.figures)
+    gateway.observed_by(observation)
+    if service.processor is not None:
+        gateway.add_check("processor", observation.processor_ready)
+        gateway.add_statistics("processor", service.processor.statistics.snapshot)
+    if service.archiver is not None:
+        gateway.add_check("archiver", service.archiver.ready)
+        gateway.add_statistics("archiver", service.archiver.archiver.figures)
+    service.port = await stack.enter_async_context(gateway.serving(listening))
+    if settings.health_port is not None:
+        own = listen("127.0.0.1", settings.health_port, reuse_port=settings.shared_port)
+        stack.callback(own.close)
+        service.health_port = await stack.enter_async_context(_health(gateway.gateway, own))
+
+
+def _keep_keys_fresh(service: Service, stack: AsyncExitStack) -> None:
+    """Fetch the public keys of providers that have some, until the stack ends."""
+    if not service.parts.providers:
+        return
+    from tidings.streams.providers.signatures.jwks import key_sets
+    from tidings.streams.providers.signatures.key_refresh import (
+        KeyRefresh,  # with the libraries for signatures and for fetching
+    )
+
+    if kept := key_sets(service.parts.providers):
+        stack.callback(service.start(KeyRefresh(kept).run(), "provider-keys").cancel)
+
+
+def _cache_of(settings: Settings, opened: Parts) -> CachedStore:
+    """What reads are answered from: all of a projection's records, or the newest of any other store."""
+    if opened.projecting is not None:
+        return Replica(opened.store)
+    return CachedStore(
+        opened.store,
+        ttl=settings.cache_ttl,
+        records=settings.cache_records,
+        bytes_=settings.cache_bytes,
+    )
+
+
+@asynccontextmanager
+async def _mirroring(
+    settings: Settings, service: Service, store: FallbackStore
+) -> AsyncIterator[None]:
+    """The copy is filled beside the processor; one that lies in memory, in every process that reads it."""
+    opened, copy = service.parts, store.fallback
+    if ("processor" if copy.capabilities.durable else "gateway") not in settings.roles:
+        yield
+        return
+    if (kv := projecting(copy)) is not None:
+        await kv.restore(
+            ()
+        )  # what it has is told by what was written here: it is slow to show it, and each look costs
+    tasks = [
+        service.start(Mirror(opened.log, copy, keep=opened.expiry.retention + DAY).run(), "mirror")
+    ]
+    if "processor" not in settings.roles:  # which sweeps both
+        tasks.append(service.start(_sweep(copy), "copy-sweeper"))
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+
+
+@asynccontextmanager
+async def _processing(service: Service, reached: Reached | None) -> AsyncIterator[None]:
+    opened = service.parts
+    projection = None
+    if (kv := opened.projecting) is not None:
+        projection = Projection(
+            opened.log, kv, owner=opened.rules.log, retention=opened.expiry.retention
+        )
+    log, reached = _followed(opened.log, service.tracing, reached)
+    processor = service.processor = Processor(
+        log,
+        service.cache if projection is None else opened.store,
+        opened.translators,
+        opened.rules,
+        expiry=opened.expiry,
+        objects=opened.objects,
+        group=opened.group,
+        assigned=None if projection is None else projection.assign,
+        reached=reached,
+    )
+    service.observation.observe_processor(processor)
+    task = service.start(service.observation.process(processor), "processor")
+    sweeper = service.start(_sweep(opened.store), "sweeper")
+    try:
+        yield
+    finally:
+        sweeper.cancel()
+        processor.stop()
+        if service.observation.tripped is not None:
+            task.cancel()
+        try:
+            await asyncio.wait([task, sweeper], timeout=4)
+        finally:
+            if projection is not None:
+                await projection.close()
+
+
+def _followed(
+    log: Log, tracing: Tracing | None, reached: Reached | None
+) -> tuple[Log, Reached | None]:
+    """The log and the look inside as a processor gets them: with spans of sampled events where there is tracing."""
+    if tracing is None:
+        return log, reached
+    traced = TracedLog(log, tracing)
+
+    def both(step: int) -> None:
+        traced.reached(step)
+        if reached is not None:
+            reached(step)
+
+    return traced, both
+
+
+async def _sweep(store: PredictionStore) -> None:
+    while True:
+        await asyncio.sleep(SWEEP_EVERY)
+        now = time.time_ns() // 1_000_000
+        try:
+            while await store.sweep(now, SWEEP_ROWS) == SWEEP_ROWS:
+                pass
+        except StorageError as error:
+            log_.warning("service.sweep_failed", error=str(error))
+
+
+async def _forget_hidden(replica: Replica) -> None:
+    while True:
+        await asyncio.sleep(SWEEP_EVERY)
+        replica.forget_hidden(time.time_ns() // 1_000_000)
+
+
+@asynccontextmanager
+async def _health_alone(
+    settings: Settings, service: Service, listening: socket.socket
+) -> AsyncIterator[int]:
+    gateway = bare_gateway(settings, service.parts, service.cache)
+    observation = service.observation
+    gateway.alive = observation.alive
+    checks: dict[str, Check] = {"log": observation.log_ready}
+    if service.processor is not None:
+        checks["processor"] = observation.processor_ready
+    if "reconciler" in settings.roles and service.tasks is not None:
+        checks["reconciler"] = service.tasks.ready
+    if service.archiver is not None:
+        checks["archiver"] = service.archiver.ready
+    if service.parts.projecting is None:
+        checks["store"] = _store_check(service.parts.store)
+    gateway.ready = checks
+    async with AsyncExitStack() as stack:
+        if isinstance(service.cache, Replica) and settings.roles - {"processor"}:
+            # Nobody else here reads the changes, and the other parts look records up.
+            reader = ChangesReader(
+                service.parts.log, Hub(), service.cache, from_beginning=True, tombstones=True
+            )
+            stack.push_async_callback(reader.close)
+            await reader.start()
+            await reader.ready()
+        yield await stack.enter_async_context(_health(gateway, listening))
+
+
+def _store_check(store: PredictionStore) -> Check:
+    """Whether the store answers that is written: a copy for reads does not help who writes."""
+
+    async def check() -> str | None:
+        await store.load(["tidings-readiness"])
+        return None
+
+    return check
+
+
+@asynccontextmanager
+async def _health(gateway: Gateway, listening: socket.socket) -> AsyncIterator[int]:
+    """Health and metrics on a socket of their own; gives its port."""
+    http = HttpServer(build_health_app(gateway))
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(http.close)
+        await http.start()
+        server = await asyncio.get_running_loop().create_server(http.connection, sock=listening)
+        stack.callback(server.close)
+        yield listening.getsockname()[1]
+
+
+def write_port(file: Path, *ports: int) -> None:
+    """Whole or not at all: whoever waits for the file reads numbers."""
+    draft = file.with_name(f".{file.name}.{os.getpid()}")
+    draft.write_text("".join(f"{port}\n" for port in ports))
+    draft.replace(file)

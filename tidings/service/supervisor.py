@@ -1,0 +1,314 @@
+"""`tidings serve --workers N`: several gateway processes on one port, and one process that does the rest.
+
+The kernel spreads connections over the sockets that share the port (`SO_REUSEPORT`). The parent serves nothing itself:
+it starts the others, asks each for its health on a port of its own, replaces one that ends or no longer answers, and
+stops all of them in order. SIGHUP replaces the processes one after the other, each only when its successor serves.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import structlog
+from msgspec import Struct
+
+from tidings.config.settings import Settings
+from tidings.service.signals import told_to_stop, unless
+
+START_SECONDS = 30.0
+"""For a process to serve."""
+STOP_SECONDS = 8.0
+"""For a process to end after SIGTERM."""
+HEALTH_EVERY = 5.0
+HEALTH_SECONDS = 5.0
+FAILURES = 3
+"""Checks in a row without a good answer, after which a process is killed and started anew."""
+BACKOFF = (0.2, 1.0, 5.0)
+"""Seconds before starting again what has ended, after the first, second, ... time in a row."""
+
+_log = structlog.get_logger("tidings.workers")
+
+
+class Ended(Exception):
+    """A process ended before it served; it has said why itself.
+
+    Args:
+        code: Its exit code.
+    """
+
+    def __init__(self, code: int) -> None:
+        super().__init__(f"a process ended with {code} before it served; its own line says why")
+        self.code = code
+
+
+class Plan(Struct, frozen=True):
+    """What is started, and how."""
+
+    name: str
+    arguments: tuple[str, ...]
+    health_port: int | None
+    """0: any. None: it answers for its health on the port that it serves."""
+    health_host: str = "127.0.0.1"
+
+
+def plans(settings: Settings, port: int, arguments: Sequence[str]) -> list[Plan]:
+    """The processes of these settings.
+
+    Args:
+        settings: With more than one worker.
+        port: The one that the gateways share.
+        arguments: Flags that every process gets.
+    """
+    gateways = [
+        Plan(
+            f"gateway-{number}",
+            ("--role", "gateway", "--port", str(port), "--shared-port", *arguments),
+            port + number if settings.port else 0,
+        )
+        for number in range(1, settings.workers + 1)
+    ]
+    rest = ",".join(sorted(settings.roles - {"gateway"}))
+    if not rest:
+        return gateways
+    own = port + settings.workers + 1 if settings.port else 0
+    host = "127.0.0.1" if settings.host in {"0.0.0.0", "::"} else settings.host  # noqa: S104 - both are reached so
+    # Its port is shared too, with its own successor, which serves before it ends.
+    return [
+        Plan("rest", ("--role", rest, "--port", str(own), "--shared-port", *arguments), None, host),
+        *gateways,
+    ]
+
+
+class Worker:
+    """One process, started anew for as long as it is wanted.
+
+    Args:
+        plan: What it does.
+        folder: For the files in which it says its ports.
+        environ: Its environment.
+    """
+
+    def __init__(self, plan: Plan, folder: Path, environ: Mapping[str, str]) -> None:
+        self.plan = plan
+        self._folder = folder
+        self._environ = environ
+        self._process: asyncio.subprocess.Process | None = None
+        self._starts = 0
+        self._health_port = 0
+        self._changing = asyncio.Lock()
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process that runs."""
+        return self._process.pid if self._process is not None else None
+
+    async def start(self) -> None:
+        """Start it, and return when it serves.
+
+        Raises:
+            Ended: It ended instead.
+            TimeoutError: It does not serve in time; it has been killed.
+            OSError: The machine does not start it: no memory, or no process or file more.
+        """
+        self._process, self._health_port = await self._launch()
+
+    async def replace(self) -> None:
+        """Start a successor, and stop the process that runs once it serves. Raises as `start`."""
+        async with self._changing:
+            process, port = await self._launch()
+            former, self._process, self._health_port = self._process, process, port
+        if former is not None:
+            await _end(former)
+        _log.info("worker.replaced", worker=self.plan.name, pid=process.pid)
+
+    async def _launch(self) -> tuple[asyncio.subprocess.Process, int]:
+        self._starts += 1
+        said = self._folder / f"{self.plan.name}-{self._starts}"
+        own = self.plan.health_port
+        health = () if own is None else ("--health-port", str(own))
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "tidings", "serve", *self.plan.arguments, *health),
+            *("--port-file", str(said), "--parent", str(os.getpid())),
+            env=self._environ,
+            stdin=asyncio.subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C is for the parent, which stops the others in order
+        )
+        ended = asyncio.create_task(process.wait())
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                while not said.exists():
+                    if ended.done():
+                        raise Ended(ended.result())
+                    await asyncio.sleep(0.02)
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            raise
+        finally:
+            ended.cancel()
+        return process, int(said.read_text().split()[-1])
+
+    async def keep(self) -> None:
+        """Start it anew whenever it ends, or no longer answers for its health; runs until canceled."""
+        failures = 0
+        while True:
+            process = self._process
+            assert process is not None
+            watching = asyncio.create_task(self._stuck(process))
+            ending = asyncio.create_task(process.wait())
+            try:
+                await asyncio.wait([watching, ending], return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                watching.cancel()
+                ending.cancel()
+            if process is not self._process:
+                continue  # it was replaced
+            if process.returncode is None:
+                _log.error("worker.stuck", worker=self.plan.name, pid=process.pid)
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
+                await process.wait()
+            _log.error(
+                "worker.ended", worker=self.plan.name, pid=process.pid, code=process.returncode
+            )
+            while True:
+                await asyncio.sleep(BACKOFF[min(failures, len(BACKOFF) - 1)])
+                try:
+                    await self._start_instead_of(process)
+                except (Ended, OSError) as error:  # a TimeoutError is an OSError
+                    failures += 1
+                    _log.error("worker.not_started", worker=self.plan.name, error=str(error))
+                else:
+                    failures = 0
+                    break
+
+    async def _start_instead_of(self, ended: asyncio.subprocess.Process) -> None:
+        async with self._changing:
+            if self._process is ended:  # else somebody has replaced it meanwhile
+                await self.start()
+
+    async def _stuck(self, process: asyncio.subprocess.Process) -> None:
+        """Return once it is stuck, or was replaced."""
+        failures = 0
+        while failures < FAILURES and process is self._process:
+            await asyncio.sleep(HEALTH_EVERY)
+            failures = (
+                0 if await _healthy(self.plan.health_host, self._health_port) else failures + 1
+            )
+
+    async def stop(self) -> None:
+        """End it in order."""
+        if self._process is not None:
+            await _end(self._process)
+
+
+async def _end(process: asyncio.subprocess.Process) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        process.terminate()
+    try:
+        await asyncio.wait_for(process.wait(), STOP_SECONDS)
+    except TimeoutError:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
+
+
+async def _healthy(host: str, port: int) -> bool:
+    """Whether a process answers 200 for its health."""
+    try:
+        async with asyncio.timeout(HEALTH_SECONDS):
+            reader, writer = await asyncio.open_connection(host, port)
+            try:
+                writer.write(
+                    b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n"
+                )
+                return b" 200 " in await reader.readline()
+            finally:
+                writer.close()
+    except (OSError, TimeoutError):
+        return False
+
+
+async def supervise(
+    settings: Settings,
+    port: int,
+    arguments: Sequence[str],
+    ready: Callable[[int], None] | None = None,
+) -> None:
+    """Run the workers until SIGINT or SIGTERM.
+
+    Args:
+        settings: With more than one worker, and a webhook key.
+        port: The one that the gateways share; the caller holds it.
+        arguments: Flags that every process gets.
+        ready: Called with the port once all of them serve.
+
+    Raises:
+        Ended, TimeoutError, OSError: One of them did not come up at the start; the others have been stopped.
+    """
+    again = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGHUP, again.set)
+    environ = {**os.environ, "TIDINGS_WEBHOOK_KEY": settings.webhook_key or ""}
+    with told_to_stop() as stop, tempfile.TemporaryDirectory(prefix="tidings-workers-") as folder:
+        workers = [Worker(plan, Path(folder), environ) for plan in plans(settings, port, arguments)]
+        keeping: list[asyncio.Task[None]] = []
+        try:
+            async with unless(stop):
+                await _started(workers)
+            if stop.is_set():
+                return
+            keeping = [asyncio.create_task(worker.keep()) for worker in workers]
+            if ready is not None:
+                ready(port)
+            _log.info(
+                "workers.started", port=port, workers={one.plan.name: one.pid for one in workers}
+            )
+            while not stop.is_set():
+                await _either(stop, again)
+                if again.is_set() and not stop.is_set():
+                    again.clear()
+                    await replace_all(workers, stop)
+        finally:
+            for task in keeping:
+                task.cancel()
+            await asyncio.gather(*(worker.stop() for worker in workers))
+            loop.remove_signal_handler(signal.SIGHUP)
+
+
+async def _started(workers: Sequence[Worker]) -> None:
+    """Start them one after the other: the first makes what is missing, and a wrong setting is told once."""
+    for worker in workers:
+        await worker.start()
+
+
+async def replace_all(workers: Sequence[Worker], stop: asyncio.Event) -> None:
+    """Replace one after the other, until `stop` is set; what stops the first successor would stop the others too."""
+    for worker in workers:
+        if stop.is_set():
+            return
+        try:
+            await worker.replace()
+        except (Ended, OSError) as error:  # a TimeoutError is an OSError
+            _log.error("worker.not_replaced", worker=worker.plan.name, error=str(error))
+            return
+
+
+async def _either(*events: asyncio.Event) -> None:
+    waiting = [asyncio.create_task(event.wait()) for event in events]
+    try:
+        await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in waiting:
+            task.cancel()
+
+
+async def orphaned(parent: int) -> None:
+    """Return once the parent is gone: whoever supervises no more cannot stop anybody either."""
+    while os.getppid() == parent:  # noqa: ASYNC110 - the kernel tells nobody
+        await asyncio.sleep(1)
