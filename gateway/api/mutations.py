@@ -23,8 +23,9 @@ from tidings.gateway.http.request_body import read_json
 from tidings.gateway.http.request_trace import begun
 from tidings.storage.prediction import Prediction, Status
 from tidings.storage.store import Stored
+from tidings.streams.log.headers import ARCHIVE_HEADER, TRACE_HEADER
 from tidings.streams.log.protocol import EVENTS, LogError, NewRecord, Position, StoredRecord
-from tidings.streams.processing.decoder import ARCHIVE_HEADER, TRACE_HEADER, translate
+from tidings.streams.processing.decoder import translate
 from tidings.streams.rules.event import Event, Poison
 from tidings.streams.rules.large_fields import FIELD_MAX, settle
 from tidings.streams.rules.transitions import Applied, Duplicate, Rejected, Stale, decide

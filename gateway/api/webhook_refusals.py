@@ -8,8 +8,8 @@ from aiohttp import web
 
 from tidings.gateway.http.problems import Problem
 from tidings.storage.prediction import valid_id
+from tidings.streams.log.headers import TRACE_HEADER
 from tidings.streams.log.log_fields import fields
-from tidings.streams.processing.decoder import TRACE_HEADER
 
 EVERY = 1.0
 """Seconds between two lines about one provider; the next one says how many were left out."""

@@ -21,15 +21,15 @@ from tidings.gateway.http.problems import Handler, Problem, unavailable
 from tidings.gateway.http.request_body import read_body
 from tidings.gateway.http.request_trace import RequestTrace, begun
 from tidings.storage.prediction import valid_id
-from tidings.streams.log.log_fields import fields
-from tidings.streams.log.protocol import EVENTS, LogError, NewRecord, RecordTooLarge
-from tidings.streams.processing.decoder import (
+from tidings.streams.log.headers import (
     ARCHIVE_HEADER,
     DELIVERY_HEADER,
     PROVIDER_HEADER,
     RECEIVED_HEADER,
     TRACE_HEADER,
 )
+from tidings.streams.log.log_fields import fields
+from tidings.streams.log.protocol import EVENTS, LogError, NewRecord, RecordTooLarge
 from tidings.streams.providers.protocol import BadSignature, KeysUnavailable, Provider
 from tidings.streams.providers.registry import PROVEN_BY_KEYS, PROVIDERS
 from tidings.streams.providers.signatures.hmac_signatures import ProvenByAddress

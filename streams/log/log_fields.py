@@ -1,7 +1,7 @@
 """What a line of the service's own log says of the event that it is about: the prediction and the trace."""
 
+from tidings.streams.log.headers import TRACE_HEADER
 from tidings.streams.log.protocol import Record
-from tidings.streams.processing.decoder import TRACE_HEADER
 from tidings.streams.support.tracing import trace_id
 
 

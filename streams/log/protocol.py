@@ -7,9 +7,6 @@ from msgspec import Struct
 
 Headers = Sequence[tuple[str, bytes]]
 
-UNREADABLE_HEADER = "tidings-unreadable"
-"""Carried by the stand-in of a record that the log's client cannot decode; it says why."""
-
 
 class Place(Protocol):
     """Where something lies within a topic: a `Position`, or a record itself."""

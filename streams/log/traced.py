@@ -13,6 +13,7 @@ from time import time_ns
 
 from msgspec import structs
 
+from tidings.streams.log.headers import ERROR, OFFSET, PARTITION, TRACE_HEADER
 from tidings.streams.log.protocol import (
     CHANGES,
     DEAD_LETTERS,
@@ -23,8 +24,6 @@ from tidings.streams.log.protocol import (
     Position,
     Record,
 )
-from tidings.streams.processing.dead_letters import ERROR, OFFSET, PARTITION
-from tidings.streams.processing.decoder import TRACE_HEADER
 from tidings.streams.support.tracing import PREDICTION, Span, Tracing, sampled
 
 MOST = 10_000

@@ -1,14 +1,18 @@
 """What can't be applied is kept as it came, with the reason beside it. Pure."""
 
+from tidings.streams.log.headers import (
+    ATTEMPT,
+    ERROR,
+    MESSAGE,
+    OFFSET,
+    PARTITION,
+    TIMESTAMP,
+    TOPIC,
+    TRUNCATED,
+)
 from tidings.streams.log.protocol import NewRecord, Record
 
-ERROR, MESSAGE = "tidings-error", "tidings-error-message"
-TOPIC, PARTITION, OFFSET = "tidings-topic", "tidings-partition", "tidings-offset"
-TIMESTAMP, ATTEMPT = "tidings-timestamp", "tidings-attempt"
 OWN_HEADERS = frozenset({ERROR, MESSAGE, TOPIC, PARTITION, OFFSET, TIMESTAMP})
-
-TRUNCATED = "tidings-truncated"
-"""Only on a letter that the topic would not take whole: how many bytes its value had."""
 
 MESSAGE_MAX = 1000
 EVIDENCE = 65_536

@@ -24,16 +24,17 @@ from msgspec import Raw, Struct
 from msgspec.structs import force_setattr
 
 from tidings.storage.prediction import ABSENT, Status, valid_id
-from tidings.streams.log.protocol import UNREADABLE_HEADER, Record
+from tidings.streams.log.headers import (
+    ARCHIVE_HEADER,
+    DELIVERY_HEADER,
+    PROVIDER_HEADER,
+    TRACE_HEADER,
+    UNREADABLE_HEADER,
+)
+from tidings.streams.log.protocol import Record
 from tidings.streams.processing.nesting import nested_over
 from tidings.streams.providers.protocol import Provider, Webhook
 from tidings.streams.rules.event import LARGEST, LATEST, Archive, Event, EventType, Poison
-
-PROVIDER_HEADER = "tidings-provider"
-DELIVERY_HEADER = "tidings-delivery"
-RECEIVED_HEADER = "tidings-received"
-ARCHIVE_HEADER = "tidings-archive"
-TRACE_HEADER = "traceparent"
 
 MAX_DEPTH = 200
 """Levels of nested JSON. The decoder's own limit depends on the stack it is called from, and would make a record

@@ -10,19 +10,18 @@ from hashlib import sha256
 import msgspec
 from msgspec import Struct
 
-from tidings.streams.log.protocol import DEAD_LETTERS, Headers, Log, NewRecord, Position, Record
-from tidings.streams.processing.dead_letters import (
+from tidings.streams.log.headers import (
     ATTEMPT,
     ERROR,
     MESSAGE,
     OFFSET,
-    OWN_HEADERS,
     PARTITION,
     TIMESTAMP,
     TOPIC,
     TRUNCATED,
-    attempts,
 )
+from tidings.streams.log.protocol import DEAD_LETTERS, Headers, Log, NewRecord, Position, Record
+from tidings.streams.processing.dead_letters import OWN_HEADERS, attempts
 
 AT_ONCE, AT_ONCE_BYTES = 500, 16_777_216
 """Records, and bytes of their values, that a redrive appends at once."""

@@ -10,13 +10,13 @@ import msgspec
 import structlog
 from msgspec import Raw
 
-from tidings.streams.log.protocol import EVENTS, Log, LogError, NewRecord, Position
-from tidings.streams.processing.decoder import (
+from tidings.streams.log.headers import (
     ARCHIVE_HEADER,
     DELIVERY_HEADER,
     PROVIDER_HEADER,
     RECEIVED_HEADER,
 )
+from tidings.streams.log.protocol import EVENTS, Log, LogError, NewRecord, Position
 from tidings.streams.rules.event import Archive
 
 FETCHED_HEADER = "tidings-fetched"

@@ -15,9 +15,9 @@ import structlog
 
 from tidings.storage.errors import StorageError
 from tidings.storage.prediction import Prediction, Status, decode
+from tidings.streams.log.headers import PROVIDER_HEADER
 from tidings.streams.log.log_fields import fields_of
 from tidings.streams.log.protocol import EVENTS, Consumer, Log, LogError, Record
-from tidings.streams.processing.decoder import PROVIDER_HEADER
 from tidings.streams.providers.job_api import Notice, Origin, Thin
 from tidings.streams.providers.protocol import Provider
 from tidings.streams.submission.event_publisher import FETCHED_HEADER

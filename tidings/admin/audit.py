@@ -17,9 +17,9 @@ from msgspec import Struct
 from tidings.admin.erasure import ERASES
 from tidings.storage.prediction import Standing, Tombstone
 from tidings.storage.store import PredictionStore, Query
+from tidings.streams.log.headers import ATTEMPT, DELIVERY_HEADER, PROVIDER_HEADER
 from tidings.streams.log.protocol import CHANGES, EVENTS, Log, Record
-from tidings.streams.processing.dead_letters import ATTEMPT
-from tidings.streams.processing.decoder import DELIVERY_HEADER, PROVIDER_HEADER, translate
+from tidings.streams.processing.decoder import translate
 from tidings.streams.providers.protocol import Provider
 from tidings.streams.rules.event import Event, EventType, Poison
 

@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from tidings.streams.log.protocol import UNREADABLE_HEADER, Record, StoredRecord
+from tidings.streams.log.headers import UNREADABLE_HEADER
+from tidings.streams.log.protocol import Record, StoredRecord
 
 _log = structlog.get_logger("tidings.log.kafka")
 

@@ -14,8 +14,8 @@ from tests.support.providers.upstream import Upstream, event, post
 from tests.support.providers.work import QUICK, Work, at_work
 from tests.support.webhooks import SECRET
 from tidings.demo import StandIn
+from tidings.streams.log.headers import ARCHIVE_HEADER, PROVIDER_HEADER
 from tidings.streams.log.protocol import EVENTS, NewRecord
-from tidings.streams.processing.decoder import ARCHIVE_HEADER, PROVIDER_HEADER
 
 RESPONSE = {
     "object": "response",

@@ -2,10 +2,11 @@
 
 import pytest
 
+from tidings.streams.log.headers import ATTEMPT
 from tidings.streams.log.memory import MemoryLog
 from tidings.streams.log.protocol import DEAD_LETTERS, EVENTS, NewRecord, Position, StoredRecord
 from tidings.streams.processing import letters as letters_module
-from tidings.streams.processing.dead_letters import ATTEMPT, EVIDENCE, dead_letter, shortened
+from tidings.streams.processing.dead_letters import EVIDENCE, dead_letter, shortened
 from tidings.streams.processing.letters import again, letters, read, redriven, select
 
 HEADERS = [("tidings-provider", b"replicate"), ("x", b"1"), ("x", b"2")]

@@ -11,8 +11,8 @@ from tests.support.streams.pipeline import codes, pipeline
 from tidings.storage.memory import MemoryStore
 from tidings.storage.prediction import Prediction, Status
 from tidings.storage.sqlite.store import SqliteStore
+from tidings.streams.log.headers import DELIVERY_HEADER, PROVIDER_HEADER
 from tidings.streams.log.protocol import EVENTS, Log, NewRecord
-from tidings.streams.processing.decoder import DELIVERY_HEADER, PROVIDER_HEADER
 from tidings.streams.providers.catalog.replicate import Replicate, open_provider
 from tidings.streams.providers.protocol import Webhook
 from tidings.streams.replay.rebuild import Rebuild, span

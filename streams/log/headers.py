@@ -1,0 +1,24 @@
+"""Names of the headers that records in the log carry; which topic carries which is in each section."""
+
+# ---- events ----
+
+PROVIDER_HEADER = "tidings-provider"
+"""Of a webhook as it came: whose it is. A record without it is an event in our own form."""
+DELIVERY_HEADER = "tidings-delivery"
+"""The provider's id of the delivery."""
+RECEIVED_HEADER = "tidings-received"
+"""When the gateway received it, in ms since the epoch."""
+ARCHIVE_HEADER = "tidings-archive"
+"""The archive mode in force when it was appended."""
+TRACE_HEADER = "traceparent"
+"""W3C Trace Context; it goes on in the change."""
+UNREADABLE_HEADER = "tidings-unreadable"
+"""Carried by the stand-in of a record that the log's client cannot decode; it says why."""
+
+# ---- dead letters, beside the headers that the record came with ----
+
+ERROR, MESSAGE = "tidings-error", "tidings-error-message"
+TOPIC, PARTITION, OFFSET = "tidings-topic", "tidings-partition", "tidings-offset"
+TIMESTAMP, ATTEMPT = "tidings-timestamp", "tidings-attempt"
+TRUNCATED = "tidings-truncated"
+"""Only on a letter that the topic would not take whole: how many bytes its value had."""
