@@ -24,11 +24,12 @@ from tidings.streams.providers.job_api import (
 from tidings.streams.providers.protocol import Provider, Webhook
 from tidings.streams.rules.event import Archive, Event, Poison
 from tidings.streams.rules.transitions import Applied, decide
+from tidings.streams.submission.creation import Declined
 from tidings.streams.submission.event_publisher import Reports
 from tidings.streams.submission.http import Answer, CallFailed
 from tidings.streams.submission.job_search import find
 from tidings.streams.submission.redaction import reason_of
-from tidings.streams.submission.submitter import Refused, WebhookUrl
+from tidings.streams.submission.submitter import WebhookUrl
 from tidings.streams.submission.throttle import Lane
 
 GONE = frozenset({404, 410})
@@ -141,7 +142,7 @@ class LookUps:
                 return False
         if isinstance(body, Answer):
             return await self._refused(record, body)
-        if isinstance(body, Refused):
+        if isinstance(body, Declined):
             await self._failed(record, body.reason)
             return True
         if (
@@ -172,7 +173,7 @@ class LookUps:
 
     async def _fetch(
         self, api: Asking, lane: Lane, record: Prediction, provider_id: str
-    ) -> bytes | Answer | Refused:
+    ) -> bytes | Answer | Declined:
         """The body to report; or the answer that there is none for now; or why there will be none."""
         answer = await lane.call(api.get(provider_id, record.model, record.provider_urls))
         if not answer.good:
@@ -183,7 +184,7 @@ class LookUps:
         result = await lane.call(more)
         if result.good:
             return api.report(provider_id, answer.body, result.body)
-        return Refused(reason_of(result, ())) if result.status in NO_RESULT else result
+        return Declined(reason_of(result, ())) if result.status in NO_RESULT else result
 
     async def _refused(self, record: Prediction, answer: Answer) -> bool:
         status = answer.status

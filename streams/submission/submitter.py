@@ -18,7 +18,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
 import structlog
-from msgspec import Struct
 from msgspec.structs import replace
 
 from tidings.storage.errors import StorageError
@@ -26,23 +25,11 @@ from tidings.storage.prediction import Prediction, decode
 from tidings.storage.store import Stored
 from tidings.streams.changes.codec import Change
 from tidings.streams.log.protocol import LogError
-from tidings.streams.providers.job_api import (
-    Call,
-    Listing,
-    Order,
-    Origin,
-    Submitted,
-    Submitting,
-    Unreadable,
-    api_of,
-    submitting_of,
-)
+from tidings.streams.providers.job_api import Order, Origin, Submitted, api_of, submitting_of
 from tidings.streams.providers.protocol import Provider
+from tidings.streams.submission.creation import Cancelled, Creation, Declined, Outcome, cancelled
 from tidings.streams.submission.event_publisher import Reports, raw
-from tidings.streams.submission.http import Answer, CallFailed, NotSent
-from tidings.streams.submission.job_search import find
 from tidings.streams.submission.reconcile_policy import Need, Patience, need_of
-from tidings.streams.submission.redaction import reason_of, secrets_of
 from tidings.streams.submission.throttle import Lane
 
 PREFIX = "AI service submission failed: "
@@ -53,17 +40,12 @@ LOOK_AGAIN = 30.0
 """Seconds after which the store is asked for a record whose change has not come."""
 STORE_PAUSE = 1.0
 """Seconds until a store that was away is asked again for a record that has our attempt."""
-FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0
-"""Seconds before a create call is repeated, where the provider does not say."""
-PAGES = 20
-"""Of the provider's list, read before a create call is repeated that the provider failed at. It is read back to the
-time of the first call; where that takes more, the call is left to the reconciler, which reads further."""
 
 _log = structlog.get_logger("tidings.submission")
 
 
-class Sight(Protocol):
-    """Who sees changes come."""
+class ChangeWaiter(Protocol):
+    """Waits for changes of a prediction."""
 
     async def wait_for_version(
         self, prediction_id: str, beyond: int, timeout: float
@@ -81,23 +63,6 @@ WebhookUrl = Callable[[str, str], str]
 """Where a provider reports on a prediction: by the provider's name and the prediction's id."""
 
 
-class Refused(Struct, frozen=True):
-    """The provider will not do it."""
-
-    reason: str
-
-
-class Withdrawn(Struct, frozen=True):
-    """Not to be submitted any more, and the provider has not taken it."""
-
-    canceled: bool
-    """By a cancel, which thereby is carried out; else it has ended otherwise, or is gone."""
-
-
-Outcome = Submitted | Refused | Withdrawn | None
-"""What came of the calls; None: unknown."""
-
-
 class Submissions:
     """Hands predictions to providers.
 
@@ -106,7 +71,7 @@ class Submissions:
         lanes: How each may be called; a provider without a lane is not submitted to.
         reports: Where events go.
         load: Reads records.
-        sight: Sees changes.
+        waiter: Sees changes come.
         webhook_url: Where providers report; None: the service has no public address.
         patience: How long an attempt may take.
         whole: Puts large fields back; None: records have none.
@@ -119,7 +84,7 @@ class Submissions:
         lanes: Mapping[str, Lane],
         reports: Reports,
         load: Load,
-        sight: Sight,
+        waiter: ChangeWaiter,
         webhook_url: WebhookUrl | None,
         *,
         patience: Patience | None = None,
@@ -128,7 +93,7 @@ class Submissions:
     ) -> None:
         self._whole = whole
         self._providers, self._lanes, self._reports = providers, lanes, reports
-        self._load, self._sight, self._webhook_url = load, sight, webhook_url
+        self._load, self._waiter, self._webhook_url = load, waiter, webhook_url
         self._patience = patience or Patience()
         self._reached = reached or (lambda _step, _prediction_id: None)
         self._queues: dict[str, deque[str]] = {}
@@ -244,7 +209,7 @@ class Submissions:
         attempt = f"attempt-{uuid.uuid4().hex}"
         # Listening before the event is out: the change may be faster than the append's answer.
         change = asyncio.create_task(
-            self._sight.wait_for_version(prediction_id, record.version, LOOK_AGAIN)
+            self._waiter.wait_for_version(prediction_id, record.version, LOOK_AGAIN)
         )
         try:
             await self._reports.said(prediction_id, type="submit", attempt=attempt)
@@ -260,7 +225,7 @@ class Submissions:
                     return None
                 record = fresh
                 change = asyncio.create_task(
-                    self._sight.wait_for_version(prediction_id, record.version, LOOK_AGAIN)
+                    self._waiter.wait_for_version(prediction_id, record.version, LOOK_AGAIN)
                 )
         finally:
             change.cancel()
@@ -304,7 +269,7 @@ class Submissions:
         assert api is not None
         assert self._webhook_url is not None
         if record.cancel_requested_at is not None or record.status.terminal:
-            return _withdrawn(record)
+            return cancelled(record)
         webhook = self._webhook_url(provider, record.prediction_id)
         prompt = record.prompt if isinstance(record.prompt, str) else None
         origin = Origin(record.prediction_id, record.attempt or "")
@@ -318,91 +283,9 @@ class Submissions:
         try:
             call = api.create(order)
         except ValueError as error:
-            return Refused(str(error))
-        return await self._insist(api, call, lane, record, webhook)
-
-    async def _insist(
-        self, api: Submitting, call: Call, lane: Lane, record: Prediction, webhook: str
-    ) -> Outcome:
-        """Call until the provider has decided, has taken longer than one attempt may, or gives no answer."""
-        hidden = secrets_of(api, call, webhook)
-        late = time.monotonic() + self._patience.attempt / 1000
-        since, tries, reason, doubtful = int(time.time() * 1000), 0, "", False
-        while time.monotonic() < late:
-            if tries:
-                await asyncio.sleep(
-                    max(lane.closed_for, min(FIRST_WAIT * 2.0 ** min(tries, 10), LONGEST_WAIT))
-                )
-            tries += 1
-            if doubtful:
-                try:
-                    begun = await self._begun(api, lane, webhook, since)
-                except (CallFailed, Unreadable) as failure:
-                    _log.info(
-                        "submission.not_listed", prediction=record.prediction_id, error=str(failure)
-                    )
-                    continue
-                if begun is not None:
-                    return begun
-            if tries > 1:
-                try:
-                    now = await self._record(record.prediction_id)
-                except StorageError as error:
-                    _log.warning(
-                        "submission.store_unavailable",
-                        prediction=record.prediction_id,
-                        error=str(error),
-                    )
-                    continue
-                if now is None or now.status.terminal or now.cancel_requested_at is not None:
-                    return _withdrawn(now)
-                if (
-                    time.monotonic() >= late
-                ):  # the provider may have asked for a long wait, or the list taken one
-                    break
-            try:
-                answer = await lane.call(call)
-            except NotSent as failure:
-                reason = str(failure)
-                continue
-            except CallFailed as failure:
-                _log.warning(
-                    "submission.no_answer", prediction=record.prediction_id, error=str(failure)
-                )
-                return None
-            if not _repeatable(answer):
-                return _outcome(api, answer, hidden)
-            reason, doubtful = reason_of(answer, hidden), doubtful or answer.status != 429
-        _log.warning(
-            "submission.given_up", prediction=record.prediction_id, tries=tries, reason=reason
-        )
-        try:
-            return (await self._begun(api, lane, webhook, since) if doubtful else None) or Refused(
-                reason
-            )
-        except (CallFailed, Unreadable):
-            return None  # the last answer may have hidden a success, as far as anybody can tell now
-
-    async def _begun(
-        self, api: Submitting, lane: Lane, webhook: str, since: int
-    ) -> Submitted | None:
-        """What the provider's list shows of calls that were answered with an error; None: they have begun nothing.
-
-        Raises:
-            CallFailed, Unreadable: It cannot be told now.
-        """
-        if not isinstance(api, Listing):
-            return (
-                None  # there is only the provider's word for it, which was that it has not done it
-            )
-        found = await find(api, lane, {webhook}, since, PAGES)
-        if found.ids:
-            return Submitted(found.ids[webhook])
-        if not found.complete:
-            raise Unreadable(
-                f"it could not be read back to the first call, on {PAGES} pages at most"
-            )
-        return None
+            return Declined(str(error))
+        creation = Creation(lane, self._record, self._patience.attempt / 1000)
+        return await creation.run(api, call, record, webhook)
 
     # ---- 5 ----
 
@@ -424,7 +307,7 @@ class Submissions:
                     provider=provider,
                     id=outcome.provider_id,
                 )
-            case Refused():
+            case Declined():
                 self.refused += 1
                 await self._reports.said(
                     prediction_id, status="failed", error=PREFIX + outcome.reason
@@ -435,30 +318,9 @@ class Submissions:
                     provider=provider,
                     reason=outcome.reason,
                 )
-            case Withdrawn():
-                if not outcome.canceled:
+            case Cancelled():
+                if not outcome.requested:
                     return
                 await self._reports.said(prediction_id, status="canceled")
             case None:
                 self.unknown += 1
-
-
-def _withdrawn(record: Prediction | None) -> Withdrawn:
-    return Withdrawn(record is not None and not record.status.terminal)
-
-
-def _repeatable(answer: Answer) -> bool:
-    """Whether the provider says that it has not done it. Of 502 and 504 a proxy speaks, which cannot know."""
-    return answer.status == 429 or (answer.status >= 500 and answer.status not in (502, 504))
-
-
-def _outcome(api: Submitting, answer: Answer, hidden: Sequence[str]) -> Outcome:
-    if answer.status in (502, 504):
-        return None
-    if not answer.good:
-        return Refused(reason_of(answer, hidden))
-    try:
-        return api.created(answer.body)
-    except Unreadable as error:
-        _log.warning("submission.unreadable", error=str(error))
-        return None

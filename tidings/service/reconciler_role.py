@@ -25,7 +25,7 @@ from tidings.streams.submission.http import HttpCalls
 from tidings.streams.submission.reconcile_policy import Patience
 from tidings.streams.submission.reconciler import Reconciler, remember_unfinished
 from tidings.streams.submission.status_client import LookUps
-from tidings.streams.submission.submitter import Load, Sight, Submissions, WebhookUrl
+from tidings.streams.submission.submitter import ChangeWaiter, Load, Submissions, WebhookUrl
 from tidings.streams.submission.thin_webhooks import ThinWebhooks
 from tidings.streams.submission.throttle import Lane, Limits
 
@@ -110,15 +110,15 @@ class ProviderTasks:
         self.thin: ThinWebhooks | None = None
         self._reread = asyncio.Event()
 
-    def submitting(self, sight: Sight) -> Submissions:
-        """What submits predictions; `sight` sees their changes."""
+    def submitting(self, waiter: ChangeWaiter) -> Submissions:
+        """What submits predictions; `waiter` sees their changes."""
         if self.submissions is None:
             self.submissions = Submissions(
                 self._parts.providers,
                 self.lanes,
                 self.reports,
                 self._load,
-                sight,
+                waiter,
                 self.webhook_url,
                 patience=self.patience,
                 whole=partial(whole, self._parts.objects),

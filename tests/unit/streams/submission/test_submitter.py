@@ -26,11 +26,13 @@ from tidings.streams.log.protocol import EVENTS, NewRecord
 from tidings.streams.providers.configuration import Configuration
 from tidings.streams.providers.job_api import Call
 from tidings.streams.providers.registry import open_providers
+from tidings.streams.submission import creation
 from tidings.streams.submission import submitter as submission
+from tidings.streams.submission.creation import PAGES
 from tidings.streams.submission.event_publisher import Reports
 from tidings.streams.submission.http import Answer, NoAnswer, NotSent
 from tidings.streams.submission.reconcile_policy import Patience
-from tidings.streams.submission.submitter import PAGES, Load, Sight, Submissions, Whole
+from tidings.streams.submission.submitter import ChangeWaiter, Load, Submissions, Whole
 from tidings.streams.submission.throttle import Lane, Limits
 
 PROVIDERS = open_providers({"replicate": Configuration(secret=(SECRET,), token="r8_secret")})
@@ -113,7 +115,7 @@ async def submitters(
     *,
     limits: Limits | None = None,
     store: Outage | None = None,
-    sight: Sight | None = None,
+    waiter: ChangeWaiter | None = None,
     whole: Whole | None = None,
     reached: Callable[[int, str], None] | None = None,
 ) -> AsyncIterator[tuple[Pipeline, list[Submissions]]]:
@@ -135,7 +137,7 @@ async def submitters(
                 lanes,
                 Reports(log),
                 running.store.load if store is None else store.before(running.store.load),
-                sight or watch,
+                waiter or watch,
                 lambda _, name: f"http://t/{name}",
                 patience=patience,
                 whole=whole,
@@ -308,7 +310,7 @@ async def test_an_outage_of_the_store_after_the_attempt_is_waited_out(
     def reached(step: int, _name: str) -> None:
         outage.left = 3 if step == 2 else 0
 
-    async with submitters(upstream, 1, store=outage, sight=Blind(), reached=reached) as (
+    async with submitters(upstream, 1, store=outage, waiter=Blind(), reached=reached) as (
         running,
         (one,),
     ):
@@ -329,7 +331,7 @@ async def test_after_too_long_an_outage_nothing_is_called(monkeypatch: pytest.Mo
         outage.left = 1_000_000
 
     patience = Patience(attempt=1_000, unknown=1_100)
-    async with submitters(upstream, 1, patience, store=outage, sight=Blind(), reached=reached) as (
+    async with submitters(upstream, 1, patience, store=outage, waiter=Blind(), reached=reached) as (
         running,
         (one,),
     ):
@@ -344,7 +346,7 @@ async def test_an_outage_of_the_store_between_two_calls_is_waited_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The provider asked to come back, and the record cannot be read then: it is read again, and the call repeated."""
-    monkeypatch.setattr(submission, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(creation, "FIRST_WAIT", 0.01)
     upstream, outage = Upstream(429), Outage()
     answer = upstream.send
 
