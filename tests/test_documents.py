@@ -16,7 +16,7 @@ from tidings.config.settings import DERIVED, FLAGS_ONLY, Settings
 from tidings.streams.log.factory import open_log
 from tidings.streams.log.protocol import EVENTS, NewRecord
 
-PAPERS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAPERS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SETTING = re.compile(r"(?<![A-Z_`{])TIDINGS_[A-Z_]+[A-Z](?![A-Z_*{}])")
 
 
@@ -61,7 +61,8 @@ async def report(folder: Path, prediction_id: str, body: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("paper", "marker"), [("README.md", "client.finished"), ("docs/python.md", "client.watch")]
+    ("paper", "marker"),
+    [("README.md", "client.finished"), ("docs/reference/python.md", "client.watch")],
 )
 async def test_the_clients_code_runs(tmp_path: Path, paper: str, marker: str) -> None:
     """The Python of the papers that watches a prediction prints its end."""
@@ -75,7 +76,7 @@ async def test_the_clients_code_runs(tmp_path: Path, paper: str, marker: str) ->
 
 async def test_the_first_report_is_taken(tmp_path: Path) -> None:
     """The webhook of the page on getting started is genuine for the secret that the page sets, and has its effect."""
-    paper = ROOT / "docs" / "getting-started.md"
+    paper = ROOT / "docs" / "tutorial" / "getting-started.md"
     secret = re.findall(
         r"^export TIDINGS_REPLICATE_SECRET=(\S+)", paper.read_text(encoding="utf-8"), re.MULTILINE
     )[0]
@@ -95,7 +96,7 @@ async def test_the_librarys_code_runs(tmp_path: Path) -> None:
 
 async def test_the_tokens_code_runs(tmp_path: Path) -> None:
     """The token function of the page on the client makes a token that can be read."""
-    code = python("docs/python.md", "fresh_token")
+    code = python("docs/reference/python.md", "fresh_token")
     printed = await run(code + "\nprint(fresh_token().count('.'))\n", tmp_path)
     assert printed == "2\n"
 
@@ -117,7 +118,7 @@ async def test_the_producers_code_runs(
 
 def test_the_settings_file_is_right(tmp_path: Path) -> None:
     """The example of a settings file is taken."""
-    (example,) = blocks(ROOT / "docs" / "operations.md", "toml")
+    (example,) = blocks(ROOT / "docs" / "howto" / "operations.md", "toml")
     assert tomllib.loads(example)
     (tmp_path / "tidings.toml").write_text(example)
     settings = load(environ={}, folder=tmp_path)
@@ -132,7 +133,7 @@ def test_the_page_on_settings_is_written() -> None:
 
 def test_every_setting_is_described() -> None:
     """The page on operating names every setting with its default, and no other."""
-    text = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "howto" / "operations.md").read_text(encoding="utf-8")
     names = {env_name(name) for name in set(Settings.__struct_fields__) - DERIVED - FLAGS_ONLY}
     assert [name for name in sorted(names) if f"`{name}`" not in text] == []
     for default in (
@@ -146,7 +147,13 @@ def test_every_setting_is_described() -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["README.md", "docs/python.md", "docs/operations.md", "docs/stores.md", "docs/scaling.md"],
+    [
+        "README.md",
+        "docs/reference/python.md",
+        "docs/howto/operations.md",
+        "docs/reference/stores.md",
+        "docs/howto/scaling.md",
+    ],
 )
 def test_papers_name_settings_that_exist(name: str) -> None:
     """Settings that a paper for users of the service names are settings."""
@@ -160,7 +167,18 @@ def test_papers_name_settings_that_exist(name: str) -> None:
 
 @pytest.mark.parametrize("paper", PAPERS, ids=lambda paper: paper.name)
 def test_links_lead_somewhere(paper: Path) -> None:
-    """Files that a paper links to are there."""
-    text = paper.read_text(encoding="utf-8")
-    for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
-        assert (paper.parent / target).exists(), target
+    """Files that a paper links to are there, and so are the headings."""
+    for target, _, anchor in re.findall(
+        r"\]\((?!https?:)([^)#]*)(#([^)]+))?\)", paper.read_text(encoding="utf-8")
+    ):
+        file = paper.parent / target if target else paper
+        assert file.exists(), target
+        if anchor and file.suffix == ".md":
+            assert anchor in anchors(file), f"{target}#{anchor}"
+
+
+def anchors(paper: Path) -> set[str]:
+    """The anchors that a Markdown renderer gives the headings of a paper."""
+    headings = re.findall(r"^#+ (.+)$", paper.read_text(encoding="utf-8"), re.MULTILINE)
+    plain = (re.sub(r"[`*\[\]]|\(.*?\)", "", heading).strip().lower() for heading in headings)
+    return {re.sub(r"[^\w\- ]", "", text).replace(" ", "-") for text in plain}

@@ -79,7 +79,7 @@ def test_counters_are_rated() -> None:
 
 def test_every_alert_is_explained() -> None:
     """Each alert has a severity, a summary, and a part of its own on the page that says what it means and what to do."""
-    page = (ROOT / "docs" / "alerts.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "reference" / "alerts.md").read_text(encoding="utf-8")
     parts = dict(re.findall(r"^## (\w+)\n+(.*?)(?=^## |\Z)", page, re.MULTILINE | re.DOTALL))
     names = [rule["alert"] for rule in rules()]
     assert sorted(names) == sorted(parts)
@@ -88,7 +88,7 @@ def test_every_alert_is_explained() -> None:
         name = rule["alert"]
         assert rule["labels"]["severity"] in {"critical", "warning"}
         assert rule["annotations"]["summary"]
-        assert rule["annotations"]["runbook"] == f"docs/alerts.md#{name.lower()}"
+        assert rule["annotations"]["runbook"] == f"docs/reference/alerts.md#{name.lower()}"
         assert "**Means:**" in parts[name]
         assert "**Do:**" in parts[name]
 

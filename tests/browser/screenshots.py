@@ -17,7 +17,7 @@ from tests.support.tidings_process import TidingsProcess, serving
 from tidings.streams.log.factory import open_log
 from tidings.streams.log.protocol import EVENTS, NewRecord
 
-FOLDER = ROOT / "docs" / "screenshots"
+FOLDER = ROOT / "docs" / "images"
 WISHES = (
     ("a lighthouse on the edge of the fog", 4, "ada"),
     ("two herons and a bicycle, woodcut", 5, "grace"),

@@ -11,7 +11,7 @@ from tests.support.tidings_process import TidingsProcess
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
-GUIDE = ROOT / "docs" / "browser.md"
+GUIDE = ROOT / "docs" / "reference" / "browser.md"
 
 
 def blocks(language: str) -> list[str]:

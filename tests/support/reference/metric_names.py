@@ -22,7 +22,7 @@ from tidings.observability.metrics import Family
 from tidings.storage.memory import MemoryStore
 from tidings.storage.wrappers.instrumented import ObservedStore
 
-PAGE = ROOT / "docs" / "metrics.md"
+PAGE = ROOT / "docs" / "reference" / "metrics.md"
 
 PARTS: tuple[tuple[str, tuple[Family[Any], ...]], ...] = (
     ("Every role", SERVICE),

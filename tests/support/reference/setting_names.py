@@ -17,7 +17,7 @@ from tidings.config.settings import DERIVED, FLAGS_ONLY, SECRETS, Settings
 from tidings.config.toml import PARTS
 from tidings.streams.providers.configuration import Configuration
 
-PAGE = ROOT / "docs" / "settings.md"
+PAGE = ROOT / "docs" / "reference" / "settings.md"
 HIDDEN = frozenset({"shared_port", "parent"})
 """Flags that one process of ours gives another."""
 
@@ -36,13 +36,13 @@ SECTIONS = {
 
 HEAD = """# Settings
 
-Written by `python -m tests.support.reference.setting_names` from their definition (`tidings/config/settings.py`). They are read once, at the start, in this order: flags of the command, environment, `tidings.toml` in the working folder (or `--config FILE`), default. An empty variable counts as not set; an unknown name stops the start. In the file a setting has its name in lower case without `TIDINGS_`, and a table is the beginning of a name: `[jwt]` with `secret = "..."` is `TIDINGS_JWT_SECRET`. Times are seconds, sizes bytes. [Operating](operations.md) says what they are for.
+Written by `python -m tests.support.reference.setting_names` from their definition (`tidings/config/settings.py`). They are read once, at the start, in this order: flags of the command, environment, `tidings.toml` in the working folder (or `--config FILE`), default. An empty variable counts as not set; an unknown name stops the start. In the file a setting has its name in lower case without `TIDINGS_`, and a table is the beginning of a name: `[jwt]` with `secret = "..."` is `TIDINGS_JWT_SECRET`. Times are seconds, sizes bytes. [Operating](../howto/operations.md) says what they are for.
 """
 
 
 PROVIDERS = (
     "`NAME` is a provider's name in capitals: `TIDINGS_REPLICATE_SECRET`. In the file each has a table, "
-    "`[providers.replicate]`, where options of its own stand too: [providers](providers.md)."
+    "`[providers.replicate]`, where options of its own stand too: [providers](../howto/providers.md)."
 )
 
 
@@ -121,7 +121,7 @@ def of_providers() -> Iterator[str]:
         "",
         "`NAME` is a provider's name in capitals: `TIDINGS_REPLICATE_SECRET`. In the file",
     )
-    yield "each has a table, `[providers.replicate]`, where options of its own stand too: [providers](providers.md)."
+    yield "each has a table, `[providers.replicate]`, where options of its own stand too: [providers](../howto/providers.md)."
     yield from ("", "| environment | takes | |", "|---|---|---|")
     module = Path(sys.modules[Configuration.__module__].__file__ or "")
     texts: Mapping[str, str] = explained(Configuration, module)

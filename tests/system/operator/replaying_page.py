@@ -5,7 +5,7 @@ import shlex
 
 from tests.support.root import ROOT
 
-PAGE = ROOT / "docs" / "replaying.md"
+PAGE = ROOT / "docs" / "howto" / "replaying.md"
 
 
 def _section(heading: str) -> str:

@@ -1,5 +1,5 @@
 // The Worker's door: who may enter, and which route does what. The store in Python is its only intended client,
-// but every route can be used with curl (docs/cloudflare.md).
+// but every route can be used with curl (docs/howto/cloudflare.md).
 import { authorized } from "./authorization.js";
 import { Problem, answer, problem, readJson } from "./http.js";
 import { handleKv } from "./kv.js";

@@ -318,7 +318,7 @@ def written() -> set[str]:
 
 def test_every_problem_is_described_and_provoked() -> None:
     """The paper on errors names every code of the gateway with its statuses, and no other; so do the tests."""
-    paper = (ROOT / "docs" / "errors.md").read_text(encoding="utf-8")
+    paper = (ROOT / "docs" / "reference" / "errors.md").read_text(encoding="utf-8")
     described = {
         code: statuses
         for statuses, code in re.findall(r"^\| ([\d, ]+) \| `([a-z-]+)` \|", paper, re.MULTILINE)

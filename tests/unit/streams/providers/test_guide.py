@@ -14,7 +14,7 @@ from tidings.streams.providers.configuration import Configuration
 from tidings.streams.providers.protocol import BadSignature
 from tidings.streams.rules.event import Poison
 
-GUIDE = ROOT / "docs" / "providers.md"
+GUIDE = ROOT / "docs" / "howto" / "providers.md"
 
 
 def guide() -> dict[str, Any]:
