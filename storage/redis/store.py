@@ -5,7 +5,6 @@ import binascii
 import hashlib
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, TypeVar
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 import msgspec
 import redis.asyncio as client
@@ -16,7 +15,8 @@ from redis.backoff import NoBackoff
 from tidings.storage.clock import Clock, now_ms
 from tidings.storage.errors import StorageError, StoreMisconfigured, StoreUnavailable
 from tidings.storage.prediction import Status, Tombstone
-from tidings.storage.redis.cluster import Address, Nodes
+from tidings.storage.redis.address import RedisAddress, at_node, parse, refuse_careless
+from tidings.storage.redis.cluster import Nodes
 from tidings.storage.redis.listing import Call, Listing
 from tidings.storage.redis.scripts import FORMAT, GRACE, LIST, LOAD, SWEEP, WRITE
 from tidings.storage.store import (
@@ -37,11 +37,7 @@ Fields = Sequence[bytes | None]
 Ids = list[str]
 Answers = list[Any]
 
-TIMEOUT = 5.0
-"""Seconds for one call, connecting included."""
 CONNECTIONS = 32
-SHARDS = 16
-"""Groups of keys; each lies in one slot of a cluster. Fixed in the store by its first opener."""
 _WAIT = 2000
 """ms to wait for the append-only file to be on the disk."""
 _STATUS: dict[bytes, Status | None] = {b"": None} | {
@@ -56,20 +52,9 @@ _CLUSTER = (
     | exceptions.SlotNotCoveredError
 )
 """A cluster that is not whole, or changes faster than it can be asked."""
-_PASSED_ON = {"ssl_cert_reqs", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "ssl_check_hostname"}
 
 _encode = msgspec.json.Encoder().encode
 _facts = msgspec.json.Decoder(tuple[str | None, str | None, int | None, list[str]]).decode
-
-
-class _Address(NamedTuple):
-    url: str
-    shown: str
-    """Without the password."""
-    prefix: str
-    shards: int
-    durable: bool
-    timeout: float
 
 
 class _Script(NamedTuple):
@@ -90,7 +75,7 @@ class RedisStore:
     name = "redis"
     capabilities = Capabilities()
 
-    def __init__(self, address: _Address, *, clock: Clock) -> None:
+    def __init__(self, address: RedisAddress, *, clock: Clock) -> None:
         self._address = address
         self._clock = clock
         self._prefixes = [f"{{{address.prefix}:{shard}}}" for shard in range(address.shards)]
@@ -105,7 +90,7 @@ class RedisStore:
         }
         self._nodes = Nodes(
             client.Redis.from_url(address.url, **options),
-            lambda node: client.Redis.from_url(_at(address.url, node), **options),
+            lambda node: client.Redis.from_url(at_node(address.url, node), **options),
             lambda: client.RedisCluster.from_url(address.url, **options),
         )
 
@@ -125,7 +110,7 @@ class RedisStore:
                 file; keys of another format or number of shards.
             StoreUnavailable: It cannot be reached.
         """
-        store = cls(_parse(url), clock=clock)
+        store = cls(parse(url), clock=clock)
         try:
             await store._check()
         except BaseException:
@@ -249,7 +234,7 @@ class RedisStore:
     async def _check(self) -> None:
         address = self._address
         (information,) = await self._each("INFO")
-        _refuse_careless(address, information)
+        refuse_careless(address, information)
         if information.get("cluster_enabled"):
             try:
                 async with asyncio.timeout(address.timeout):
@@ -257,7 +242,7 @@ class RedisStore:
             except Exception as error:
                 raise self._meaning(error) from error
             for information in await self._each("INFO"):
-                _refuse_careless(address, information)
+                refuse_careless(address, information)
         wanted = {"format": str(FORMAT), "shards": str(address.shards)}
         await self._send([("HSETNX", self._meta, name, value) for name, value in wanted.items()])
         kept = {
@@ -376,63 +361,6 @@ class RedisStore:
                 f"{shown}: {text}; choose another ?prefix=, database or a newer server"
             )
         return StorageError(f"{shown}: {text}")
-
-
-def _refuse_careless(address: _Address, information: dict[str, Any]) -> None:
-    policy = information.get("maxmemory_policy")
-    if policy != "noeviction":
-        raise StoreMisconfigured(
-            f"{address.shown} would drop records when memory is short (maxmemory-policy {policy});"
-            " set maxmemory-policy noeviction"
-        )
-    if address.durable and not information.get("aof_enabled"):
-        raise StoreMisconfigured(
-            f"{address.shown} keeps no append-only file, so a write is not on the disk when it is answered;"
-            " set appendonly yes (best with appendfsync always), or add ?durability=everysec to the URL"
-        )
-
-
-def _at(url: str, node: Address) -> str:
-    """The URL with the same user, password and parameters at another node."""
-    parts = urlsplit(url)
-    user, at, _ = parts.netloc.rpartition("@")
-    host, port = node
-    return urlunsplit(
-        parts._replace(netloc=f"{user}{at}{f'[{host}]' if ':' in host else host}:{port}")
-    )
-
-
-def _parse(url: str) -> _Address:
-    scheme, _, rest = url.partition("://")
-    scheme = {"valkey": "redis", "valkeys": "rediss"}.get(scheme.lower(), scheme.lower())
-    try:
-        parts = urlsplit(f"{scheme}://{rest}")
-        parameters = dict(parse_qsl(parts.query, keep_blank_values=True))
-        prefix = parameters.pop("prefix", "tidings")
-        shards = int(parameters.pop("shards", SHARDS))
-        durability = parameters.pop("durability", "aof")
-        timeout = float(parameters.pop("timeout", TIMEOUT))
-        host, port = parts.hostname or "localhost", parts.port or 6379
-        int(parts.path.strip("/") or 0)
-    except ValueError as error:
-        raise StoreMisconfigured(
-            f"{scheme}://...: {error}; write {scheme}://user:password@host:6379/0"
-        ) from None
-    shown = f"{scheme}://{host}:{port}{parts.path}"
-    if unknown := parameters.keys() - _PASSED_ON:
-        raise StoreMisconfigured(
-            f"{shown}: ?{min(unknown)}= is unknown; there are prefix, shards, durability, timeout"
-        )
-    if durability not in {"aof", "everysec"}:
-        raise StoreMisconfigured(
-            f"{shown}: durability={durability} is unknown; there are aof and everysec"
-        )
-    if not prefix or set(prefix) & set("{} ") or not 1 <= shards <= 1024 or timeout <= 0:
-        raise StoreMisconfigured(
-            f"{shown}: a prefix without braces, 1 to 1024 shards and a positive timeout are needed"
-        )
-    plain = urlunsplit((scheme, parts.netloc, parts.path, urlencode(parameters), ""))
-    return _Address(plain, shown, prefix, shards, durability == "aof", timeout)
 
 
 def _stored(row: Fields) -> Stored | None:
