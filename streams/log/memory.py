@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from urllib.parse import SplitResult, parse_qsl
 
 from tidings.streams.log.factory import LogOptions
-from tidings.streams.log.notifier import Bell
+from tidings.streams.log.notifier import Notifier
 from tidings.streams.log.protocol import (
     LogError,
     LogMisconfigured,
@@ -32,7 +32,7 @@ class _Topic:
     def __init__(self, name: str, partitions: int) -> None:
         self.name = name
         self.partitions: list[list[StoredRecord]] = [[] for _ in range(partitions)]
-        self.bell = Bell()
+        self.notifier = Notifier()
         self._turn = 0
 
     def append(self, record: NewRecord, now: int) -> Position:
@@ -90,7 +90,7 @@ class MemoryConsumer:
         """Take over these partitions from where the group has committed."""
         self._positions = {partition: committed.get(partition, 0) for partition in partitions}
         self._generation += 1
-        self._topic.bell.ring()
+        self._topic.notifier.notify()
 
     async def fetch(self, limit: int, wait: float) -> Sequence[Record]:
         """See `Consumer.fetch`."""
@@ -98,12 +98,12 @@ class MemoryConsumer:
         while True:
             if self._closed or self._log.closed:
                 raise LogUnavailable("this consumer is closed; join the group again")
-            seen = self._topic.bell.rung
+            seen = self._topic.notifier.sequence
             records = [] if self._paused else self._take(limit)
             left = deadline - time.monotonic()
             if records or left <= 0:
                 return records
-            await self._topic.bell.wait(seen, left)
+            await self._topic.notifier.wait(seen, left)
 
     def _take(self, limit: int) -> list[StoredRecord]:
         records: list[StoredRecord] = []
@@ -135,14 +135,14 @@ class MemoryConsumer:
     def resume(self) -> None:
         """See `Consumer.resume`."""
         self._paused = False
-        self._topic.bell.ring()
+        self._topic.notifier.notify()
 
     def seek(self, positions: Mapping[int, int]) -> None:
         """See `Consumer.seek`."""
         self._positions.update(
             {p: offset for p, offset in positions.items() if p in self._positions}
         )
-        self._topic.bell.ring()
+        self._topic.notifier.notify()
 
     async def lag(self) -> dict[int, int]:
         """See `Consumer.lag`."""
@@ -158,7 +158,7 @@ class MemoryConsumer:
             self._positions = {}
             self._group.members.remove(self)
             self._group.rebalance(len(self._topic.partitions))
-            self._topic.bell.ring()
+            self._topic.notifier.notify()
 
 
 class MemoryLog:
@@ -202,7 +202,7 @@ class MemoryLog:
                 )
         now = time.time_ns() // 1_000_000
         positions = [to.append(record, now) for record in records]
-        to.bell.ring()
+        to.notifier.notify()
         await asyncio.sleep(0)
         return positions
 
@@ -220,7 +220,7 @@ class MemoryLog:
             given: Mapping[int, int] = {} if since == "beginning" else since
             positions = [given.get(number, 0) for number in range(self._partitions)]
         while True:
-            seen = source.bell.rung
+            seen = source.notifier.sequence
             batch: list[StoredRecord] = []
             for number, partition in enumerate(source.partitions):
                 new = partition[positions[number] : positions[number] + _BATCH - len(batch)]
@@ -230,7 +230,7 @@ class MemoryLog:
             if self.closed:
                 raise LogUnavailable("the log is closed; open it again")
             if not batch:
-                await source.bell.wait(seen)
+                await source.notifier.wait(seen)
 
     async def partitions(self, topic: str) -> int:
         """See `Log.partitions`."""
@@ -256,7 +256,7 @@ class MemoryLog:
         """See `Log.close`."""
         self.closed = True
         for topic in self._topics.values():
-            topic.bell.ring()
+            topic.notifier.notify()
 
 
 async def open_memory(url: SplitResult, options: LogOptions) -> MemoryLog:

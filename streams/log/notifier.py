@@ -1,4 +1,4 @@
-"""Waking up coroutines that wait for new records, without a task, a queue or a lost wake-up."""
+"""Wakes coroutines that wait for new records, without a task, a queue or a lost wake-up."""
 
 import asyncio
 
@@ -8,31 +8,32 @@ def _expire(waiter: asyncio.Future[None]) -> None:
         waiter.set_result(None)
 
 
-class Bell:
-    """Rung by whoever appended; heard by the waiters of one event loop.
+class Notifier:
+    """Told by whoever appended; wakes the waiters of one event loop.
 
-    A waiter notes `rung` *before* it looks for records and hands it to `wait`: a ring in between is then not missed.
+    A waiter notes `sequence` *before* it looks for records and hands it to `wait`. A record that is appended between
+    the look and the wait has raised the sequence by then, so the wait returns at once instead of missing it.
     """
 
-    __slots__ = ("_waiters", "rung")
+    __slots__ = ("_waiters", "sequence")
 
     def __init__(self) -> None:
-        self.rung = 0
+        self.sequence = 0
         self._waiters: set[asyncio.Future[None]] = set()
 
     def __bool__(self) -> bool:
         """Whether somebody waits."""
         return bool(self._waiters)
 
-    def ring(self) -> None:
+    def notify(self) -> None:
         """Wake everybody; to be called in the event loop's thread."""
-        self.rung += 1
+        self.sequence += 1
         for waiter in self._waiters:
             _expire(waiter)
 
     async def wait(self, seen: int, seconds: float | None = None) -> None:
-        """Return once `rung` differs from `seen`, or after `seconds`."""
-        if self.rung != seen or (seconds is not None and seconds <= 0):
+        """Return once `sequence` differs from `seen`, or after `seconds`."""
+        if self.sequence != seen or (seconds is not None and seconds <= 0):
             return
         loop = asyncio.get_running_loop()
         waiter = loop.create_future()

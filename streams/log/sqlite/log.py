@@ -11,7 +11,7 @@ from urllib.parse import SplitResult, unquote
 import structlog
 
 from tidings.streams.log.factory import LogOptions
-from tidings.streams.log.notifier import Bell
+from tidings.streams.log.notifier import Notifier
 from tidings.streams.log.protocol import (
     CHANGES,
     DEAD_LETTERS,
@@ -71,7 +71,7 @@ class SqliteLog:
         self._reading = connect(path)
         self._writer = Writer(writing, path)
         self._numbers: dict[str, int] = {}
-        self._bells: dict[str, Bell] = {}
+        self._notifiers: dict[str, Notifier] = {}
         self._ends: dict[str, int] = {}
         """Per topic the end that its readers were woken for."""
         self._appending: dict[str, int] = {}
@@ -122,7 +122,7 @@ class SqliteLog:
             self._appending[topic] -= 1
         end = first + len(records)
         self._ends[topic] = max(end, self._ends.get(topic, 0))
-        self.bell(topic).ring()
+        self.notifier(topic).notify()
         return [Position(0, offset) for offset in range(first, end)]
 
     async def remember(self, topic: str, group: str, offset: int) -> None:
@@ -140,7 +140,15 @@ class SqliteLog:
         if self._closed:
             raise LogUnavailable(f"the log {self._path} is closed; open it again")
         lock = GroupLock(self._path, f"{group}.{topic}")
-        consumer = SqliteConsumer(self, topic, group, self._committed(topic, group) or 0, lock)
+        consumer = SqliteConsumer(
+            self,
+            topic,
+            group,
+            position=self._committed(topic, group) or 0,
+            notifier=self.notifier(topic),
+            lock=lock,
+            on_close=self._consumers.remove,
+        )
         self._consumers.append(consumer)
         if self._maintenance is None:
             self._maintenance = asyncio.get_running_loop().create_task(self._maintain())
@@ -171,19 +179,15 @@ class SqliteLog:
                 removed += await retention.compact(number, now)
         return removed
 
-    def left(self, consumer: SqliteConsumer) -> None:
-        """A consumer was closed."""
-        self._consumers.remove(consumer)
-
     async def follow(self, topic: str, since: Since) -> AsyncIterator[Sequence[Record]]:
         """See `Log.follow`."""
         if since == "end":
             position = (await self.bounds(topic))[0][1]
         else:
             position = 0 if since == "beginning" else since.get(0, 0)
-        bell = self.bell(topic)
+        notifier = self.notifier(topic)
         while True:
-            seen = bell.rung
+            seen = notifier.sequence
             records, more = self.read(topic, position, BATCH)
             if records:
                 position = records[-1].offset + 1
@@ -192,7 +196,7 @@ class SqliteLog:
                 await asyncio.sleep(0)
             else:
                 yield ()
-                await self.changed(bell, seen, None)
+                await self.changed(notifier, seen, None)
 
     async def partitions(self, topic: str) -> int:  # noqa: ARG002 - the same for each
         """See `Log.partitions`."""
@@ -256,7 +260,7 @@ class SqliteLog:
                     return records, True
         return records, len(records) == limit
 
-    async def changed(self, bell: Bell, seen: int, seconds: float | None) -> None:
+    async def changed(self, notifier: Notifier, seen: int, seconds: float | None) -> None:
         """Wait until somebody, in whatever process, may have appended; at most `seconds`.
 
         Raises `LogUnavailable` once the log is closed.
@@ -265,20 +269,20 @@ class SqliteLog:
             self._poll_timer = asyncio.get_running_loop().call_later(
                 self._poll_interval, self._poll
             )
-        await bell.wait(seen, seconds)
+        await notifier.wait(seen, seconds)
         if self._closed:
             raise LogUnavailable(f"the log {self._path} is closed; open it again")
 
-    def bell(self, topic: str) -> Bell:
-        """What is rung when the topic may have grown."""
-        bell = self._bells.get(topic)
-        if bell is None:
-            bell = self._bells[topic] = Bell()
-        return bell
+    def notifier(self, topic: str) -> Notifier:
+        """Notified when the topic may have grown."""
+        notifier = self._notifiers.get(topic)
+        if notifier is None:
+            notifier = self._notifiers[topic] = Notifier()
+        return notifier
 
-    def _ring(self) -> None:
-        for bell in self._bells.values():
-            bell.ring()
+    def _notify_all(self) -> None:
+        for notifier in self._notifiers.values():
+            notifier.notify()
 
     def _poll(self) -> None:
         """Look whether another process appended; goes on for as long as somebody waits."""
@@ -289,7 +293,7 @@ class SqliteLog:
         try:
             version = self._look()
             if version != self._data_version:
-                grown = self._ring_where_grown()
+                grown = self._notify_where_grown()
                 self._data_version = version
         except (sqlite3.Error, LogError) as error:
             _log.debug(
@@ -298,21 +302,21 @@ class SqliteLog:
         self._poll_interval = (
             _POLL_FASTEST if grown else min(self._poll_interval * 1.1, _POLL_SLOWEST)
         )
-        if any(self._bells.values()):
+        if any(self._notifiers.values()):
             self._poll_timer = asyncio.get_running_loop().call_later(
                 self._poll_interval, self._poll
             )
 
-    def _ring_where_grown(self) -> bool:
-        """Wake the readers of topics with news; most changes of the file are our own, and rang when they were made."""
+    def _notify_where_grown(self) -> bool:
+        """Wake the readers of topics with news: most changes of the file are our own, told already."""
         grown = False
-        for topic, bell in self._bells.items():
+        for topic, notifier in self._notifiers.items():
             number = self._known(topic)
             end = 0 if number is None else end_offset(self._reading, number)
-            # One that is being appended to rings in a moment.
+            # One that is being appended to notifies in a moment.
             if end != self._ends.get(topic, 0) and not self._appending.get(topic):
                 self._ends[topic] = end
-                bell.ring()
+                notifier.notify()
                 grown = True
         return grown
 
@@ -357,7 +361,7 @@ class SqliteLog:
         self._closed = True
         if self._poll_timer is not None:
             self._poll_timer.cancel()
-        self._ring()
+        self._notify_all()
         self._reading.close()
 
 

@@ -432,17 +432,19 @@ async def test_a_crowd_opens_at_once(path: Path) -> None:
 
 async def test_own_appends_wake_their_readers_once(log: SqliteLog) -> None:
     """What this process appends and commits wakes the readers of that topic alone, and is not found a second time."""
-    waiting = asyncio.create_task(log.changed(log.bell(CHANGES), log.bell(CHANGES).rung, None))
+    waiting = asyncio.create_task(
+        log.changed(log.notifier(CHANGES), log.notifier(CHANGES).sequence, None)
+    )
     await log.append(EVENTS, [NewRecord(b"key", b"x")])
     await log.append(CHANGES, [NewRecord(b"key", b"x")])
     await asyncio.wait_for(waiting, 10)
-    rung = {topic: log.bell(topic).rung for topic in (EVENTS, CHANGES)}
-    waiting = asyncio.create_task(log.changed(log.bell(CHANGES), rung[CHANGES], None))
+    seen = {topic: log.notifier(topic).sequence for topic in (EVENTS, CHANGES)}
+    waiting = asyncio.create_task(log.changed(log.notifier(CHANGES), seen[CHANGES], None))
     before = log._data_version
     for number in range(5):
         await log.append(EVENTS, [NewRecord(b"key", b"x")])
         await log.remember(EVENTS, "group", number)
     await eventually(lambda: log._data_version == log._look() != before, 10)
-    assert log.bell(EVENTS).rung == rung[EVENTS] + 5
-    assert log.bell(CHANGES).rung == rung[CHANGES]
+    assert log.notifier(EVENTS).sequence == seen[EVENTS] + 5
+    assert log.notifier(CHANGES).sequence == seen[CHANGES]
     waiting.cancel()
