@@ -33,9 +33,10 @@ from tidings.storage.store import (
     Stored,
     Write,
 )
+from tidings.streams.rules.decision import Applied, Decision, Rejected, Stale
 from tidings.streams.rules.event import Event, EventType
 from tidings.streams.rules.reducer import Expiry, Folded
-from tidings.streams.rules.transitions import Applied, Decision, Rejected, Stale, decide
+from tidings.streams.rules.transitions import decide
 
 _JSON = frozenset({"payload", "provider_urls", "output", "assets"})
 _FIELDS = frozenset(

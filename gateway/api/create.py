@@ -22,8 +22,9 @@ from tidings.gateway.gateway import WRITE_WAIT, Gateway, Submitter
 from tidings.gateway.http.problems import Handler, Problem, bad_request, forbidden, unprocessable
 from tidings.storage.prediction import Prediction, decode, valid_id
 from tidings.storage.store import Stored, hidden
+from tidings.streams.rules.decision import Applied
 from tidings.streams.rules.event import Event
-from tidings.streams.rules.transitions import Applied, decide
+from tidings.streams.rules.transitions import decide
 
 CREATE_FIELDS = frozenset(
     {"provider", "model", "prompt", "payload", "owner", "tags", "estimatedTime", "predictionId"}

@@ -26,9 +26,10 @@ from tidings.storage.store import Stored
 from tidings.streams.log.headers import ARCHIVE_HEADER, TRACE_HEADER
 from tidings.streams.log.protocol import EVENTS, LogError, NewRecord, Position, StoredRecord
 from tidings.streams.processing.decoder import translate
+from tidings.streams.rules.decision import Applied, Duplicate, Rejected, Stale
 from tidings.streams.rules.event import Event, Poison
 from tidings.streams.rules.large_fields import FIELD_MAX, settle
-from tidings.streams.rules.transitions import Applied, Duplicate, Rejected, Stale, decide
+from tidings.streams.rules.transitions import decide
 
 EVENT_FIELDS = frozenset(
     [

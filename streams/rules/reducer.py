@@ -7,8 +7,9 @@ from msgspec import Struct
 from tidings.storage.prediction import Standing, Tombstone
 from tidings.storage.store import Stored
 from tidings.streams.log.protocol import Place
+from tidings.streams.rules.decision import Applied, Duplicate, Rejected, Stale
 from tidings.streams.rules.event import Event, EventType
-from tidings.streams.rules.transitions import Applied, Duplicate, Rejected, Stale, decide
+from tidings.streams.rules.transitions import decide
 
 DAY = 86_400_000
 _REPORT = EventType.REPORT

@@ -22,8 +22,9 @@ from tidings.streams.providers.job_api import (
     api_of,
 )
 from tidings.streams.providers.protocol import Provider, Webhook
+from tidings.streams.rules.decision import Applied
 from tidings.streams.rules.event import Archive, Event, Poison
-from tidings.streams.rules.transitions import Applied, decide
+from tidings.streams.rules.transitions import decide
 from tidings.streams.submission.creation import Declined
 from tidings.streams.submission.event_publisher import Reports
 from tidings.streams.submission.http import Answer, CallFailed

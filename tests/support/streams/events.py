@@ -8,8 +8,9 @@ from msgspec import Raw
 
 from tidings.storage.prediction import Prediction, Standing, Status
 from tidings.streams.log.protocol import Position
+from tidings.streams.rules.decision import Applied, Decision
 from tidings.streams.rules.event import Archive, Event, EventType
-from tidings.streams.rules.transitions import Applied, Decision, decide
+from tidings.streams.rules.transitions import decide
 
 LOG = "log-1"
 T0 = 1_764_000_000_000

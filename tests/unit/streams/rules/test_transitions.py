@@ -20,9 +20,10 @@ from tidings.storage.prediction import (
     to_builtins,
 )
 from tidings.streams.log.protocol import Position
+from tidings.streams.rules.decision import Applied, Duplicate, Rejected, Stale
 from tidings.streams.rules.event import Event
 from tidings.streams.rules.merging import LOGS_TAIL
-from tidings.streams.rules.transitions import Applied, Duplicate, Rejected, Stale, decide
+from tidings.streams.rules.transitions import decide
 
 TABLE = {
     (None, "starting"),

@@ -26,8 +26,9 @@ from tidings.streams.providers.configuration import BadConfiguration, Configurat
 from tidings.streams.providers.job_api import Notice
 from tidings.streams.providers.protocol import BadSignature
 from tidings.streams.providers.registry import open_provider, open_providers
+from tidings.streams.rules.decision import Applied, Stale
 from tidings.streams.rules.event import Event, Poison
-from tidings.streams.rules.transitions import Applied, Stale, decide
+from tidings.streams.rules.transitions import decide
 
 
 def translated(name: str, body: Any) -> Event:
