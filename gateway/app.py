@@ -14,8 +14,8 @@ from tidings.gateway.api.predictions import read_handler
 from tidings.gateway.api.sse import EventStreams
 from tidings.gateway.api.static_files import page_handler
 from tidings.gateway.api.webhooks import webhook_handler
-from tidings.gateway.auth.request_guard import Door
-from tidings.gateway.gateway import Gateway
+from tidings.gateway.auth.request_guard import RequestGuard
+from tidings.gateway.gateway import Gateway, request_guard
 from tidings.gateway.http.problems import Handler, Problem, answering
 from tidings.gateway.openapi import specification_handlers
 
@@ -37,48 +37,48 @@ def build_app(gateway: Gateway) -> web.Application:
         `auto_decompress=False`: webhooks are proven on their raw bytes).
     """
     app = web.Application()
-    door = Door(gateway)
-    writes = Writes(gateway, door)
-    streams = EventStreams(gateway, door)
+    guard = request_guard(gateway)
+    writes = Writes(gateway, guard)
+    streams = EventStreams(gateway, guard)
     gateway.event_streams = streams.__len__
     gateway.end_event_streams = streams.end
     webhook = webhook_handler(gateway)
     # The routes with the most traffic come first among those of equal depth.
-    _add(app, "GET", "/api/predictions/{id}", read_handler(gateway, door))
+    _add(app, "GET", "/api/predictions/{id}", read_handler(gateway, guard))
     _add(app, "PATCH", "/api/predictions/{id}", writes.patch)
     _add(app, "DELETE", "/api/predictions/{id}", writes.delete)
     _add(app, "POST", "/api/predictions/{id}/cancel", writes.cancel)
     _add(app, "GET", "/api/predictions/{id}/events", streams.one)
-    _add(app, "GET", "/api/predictions/{id}/blobs/{hash}", blob_handler(gateway, door))
-    _add(app, "GET", "/assets/{path:.+}", asset_handler(gateway, door))
+    _add(app, "GET", "/api/predictions/{id}/blobs/{hash}", blob_handler(gateway, guard))
+    _add(app, "GET", "/assets/{path:.+}", asset_handler(gateway, guard))
     _add(app, "GET", "/api/events", streams.many)
     app.on_shutdown.append(streams.close)
-    _add(app, "GET", "/api/predictions", list_handler(gateway, door))
-    _add(app, "POST", "/api/predictions", create_handler(gateway, door, writes))
+    _add(app, "GET", "/api/predictions", list_handler(gateway, guard))
+    _add(app, "POST", "/api/predictions", create_handler(gateway, guard, writes))
     _add(app, "POST", "/api/webhooks/{provider}", webhook)
     _add(app, "POST", "/api/webhooks/{provider}/{id}", webhook)
-    dead_letters = DeadLetters(gateway, door)
+    dead_letters = DeadLetters(gateway, guard)
     _add(app, "GET", "/api/dead-letters", dead_letters.list)
     _add(app, "POST", "/api/dead-letters/redrive", dead_letters.redrive)
-    _add(app, "GET", "/api/stats", stats_handler(gateway, door))
-    for path, specification in specification_handlers(gateway, door).items():
+    _add(app, "GET", "/api/stats", stats_handler(gateway, guard))
+    for path, specification in specification_handlers(gateway, guard).items():
         _add(app, "GET", path, specification)
-    page = page_handler(gateway, door)
+    page = page_handler(gateway, guard)
     _add(app, "GET", "/", page)
     _add(app, "GET", "/static/{path:.+}", page)
     if gateway.websocket is not None:
         _add(app, "GET", "/api/ws", gateway.websocket)
-    _add_health(app, gateway, door)
-    _finish(app, gateway, door)
+    _add_health(app, gateway, guard)
+    _finish(app, gateway, guard)
     return app
 
 
 def build_health_app(gateway: Gateway) -> web.Application:
     """The application of a role that serves no clients: health, readiness and metrics."""
     app = web.Application()
-    door = Door(gateway)
-    _add_health(app, gateway, door)
-    _finish(app, gateway, door)
+    guard = request_guard(gateway)
+    _add_health(app, gateway, guard)
+    _finish(app, gateway, guard)
     return app
 
 
@@ -89,22 +89,22 @@ def _add(app: web.Application, method: str, path: str, handler: Handler) -> None
         app.router.add_route(method, path, answering(handler))
 
 
-def _add_health(app: web.Application, gateway: Gateway, door: Door) -> None:
+def _add_health(app: web.Application, gateway: Gateway, guard: RequestGuard) -> None:
     _add(app, "GET", "/healthz", health_handler(gateway))
     _add(app, "GET", "/readyz", ready_handler(gateway))
-    _add(app, "GET", "/metrics", metrics_handler(gateway, door))
+    _add(app, "GET", "/metrics", metrics_handler(gateway, guard))
 
 
-def _finish(app: web.Application, gateway: Gateway, door: Door) -> None:
+def _finish(app: web.Application, gateway: Gateway, guard: RequestGuard) -> None:
     """Routes for what no route matches, and the headers by which browsers let other origins' pages read answers."""
-    _add(app, "*", "/{path:.*}", _nowhere(app, door))
+    _add(app, "*", "/{path:.*}", _nowhere(app, guard))
     if gateway.allowed_origins:
         app.on_response_prepare.append(_share(gateway.allowed_origins))
 
 
-def _nowhere(app: web.Application, door: Door) -> Handler:
+def _nowhere(app: web.Application, guard: RequestGuard) -> Handler:
     async def nowhere(request: web.Request) -> web.StreamResponse:
-        door.check(request)
+        guard.check(request)
         allowed = await _methods(app, request)
         if not allowed:
             raise Problem(

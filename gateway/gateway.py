@@ -12,6 +12,7 @@ from tidings.gateway.api.webhook_counts import WebhookCounts
 from tidings.gateway.auth.permissions import Authenticator
 from tidings.gateway.auth.quotas import Owners
 from tidings.gateway.auth.rate_limits import AddressConnections, AddressLimits, TrustedProxies
+from tidings.gateway.auth.request_guard import RequestGuard
 from tidings.gateway.push.hub import Hub
 from tidings.storage.object_storage import ObjectStorage
 from tidings.storage.prediction import Prediction
@@ -143,3 +144,15 @@ class Gateway:
     """Ends them all, with a time to come back."""
     websocket: Callable[[web.Request], Awaitable[web.StreamResponse]] | None = None
     """Serves `/api/ws` on connections that the HTTP server has already."""
+
+
+def request_guard(gateway: Gateway) -> RequestGuard:
+    """What checks this gateway's requests. Several share its limits."""
+    return RequestGuard(
+        authenticator=gateway.authenticator,
+        allowed_origins=gateway.allowed_origins,
+        allowed_hosts=gateway.allowed_hosts,
+        trusted_proxies=gateway.trusted_proxies,
+        limits=gateway.limits,
+        connections=gateway.connections,
+    )

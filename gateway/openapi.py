@@ -8,7 +8,7 @@ import msgspec
 from aiohttp import web
 from msgspec import Struct
 
-from tidings.gateway.auth.request_guard import Door
+from tidings.gateway.auth.request_guard import RequestGuard
 from tidings.gateway.gateway import Gateway
 from tidings.gateway.http.problems import Handler
 from tidings.gateway.push.protocol import SUBPROTOCOL
@@ -227,7 +227,7 @@ def asyncapi(version: str) -> dict[str, Any]:
     }
 
 
-def specification_handlers(gateway: Gateway, door: Door) -> dict[str, Handler]:
+def specification_handlers(gateway: Gateway, guard: RequestGuard) -> dict[str, Handler]:
     """Per path what serves a specification."""
 
     def serving(document: Callable[[str], dict[str, Any]]) -> Handler:
@@ -238,7 +238,7 @@ def specification_handlers(gateway: Gateway, door: Door) -> dict[str, Handler]:
         headers = {"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"}
 
         async def specification(request: web.Request) -> web.StreamResponse:
-            door.check(request)
+            guard.check(request)
             return web.Response(body=body(), headers=headers, content_type="application/json")
 
         return specification

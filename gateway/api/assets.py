@@ -8,7 +8,7 @@ from aiohttp import web
 
 from tidings.gateway.api.predictions import find, may_read
 from tidings.gateway.auth.permissions import OPEN
-from tidings.gateway.auth.request_guard import Door
+from tidings.gateway.auth.request_guard import RequestGuard
 from tidings.gateway.gateway import Gateway
 from tidings.gateway.http.problems import Handler, Problem, not_found
 from tidings.storage.errors import StorageError
@@ -47,12 +47,12 @@ def asset_headers(head: bytes) -> dict[str, str]:
     return headers
 
 
-def asset_handler(gateway: Gateway, door: Door) -> Handler:
+def asset_handler(gateway: Gateway, guard: RequestGuard) -> Handler:
     """The handler of `GET /assets/{path}`."""
     objects = gateway.objects
 
     async def asset(request: web.Request) -> web.StreamResponse:
-        door.check(request)
+        guard.check(request)
         path = request.match_info["path"]
         if objects is None or not is_asset_path(path):
             raise _no_file()
@@ -77,17 +77,17 @@ def asset_handler(gateway: Gateway, door: Door) -> Handler:
     return asset
 
 
-def blob_handler(gateway: Gateway, door: Door) -> Handler:
+def blob_handler(gateway: Gateway, guard: RequestGuard) -> Handler:
     """The handler of `GET /api/predictions/{id}/blobs/{hash}`."""
     objects = gateway.objects
 
     async def blob(request: web.Request) -> web.StreamResponse:
-        permissions = OPEN if door.open else await door.caller(request)
-        if door.open:
-            door.check(request)
+        permissions = OPEN if guard.open_mode else await guard.authenticate(request)
+        if guard.open_mode:
+            guard.check(request)
         prediction_id, name = request.match_info["id"], request.match_info["hash"]
         stored = await find(gateway, prediction_id)
-        if not door.open and not may_read(permissions, prediction_id, stored):
+        if not guard.open_mode and not may_read(permissions, prediction_id, stored):
             raise not_found()
         if objects is None or not blobs.valid_hash(name):
             raise _no_content()

@@ -17,7 +17,7 @@ from tidings.gateway.api.long_poll import announced
 from tidings.gateway.api.mutations import Draft, Writes, read_object
 from tidings.gateway.api.predictions import answer_with
 from tidings.gateway.auth.permissions import Permissions
-from tidings.gateway.auth.request_guard import Door
+from tidings.gateway.auth.request_guard import RequestGuard
 from tidings.gateway.gateway import WRITE_WAIT, Gateway, Submitter
 from tidings.gateway.http.problems import Handler, Problem, bad_request, forbidden, unprocessable
 from tidings.storage.prediction import Prediction, decode, valid_id
@@ -50,12 +50,12 @@ class Order(Struct, frozen=True, kw_only=True):
     fields: dict[str, Raw]
 
 
-def create_handler(gateway: Gateway, door: Door, writes: Writes) -> Handler:
+def create_handler(gateway: Gateway, guard: RequestGuard, writes: Writes) -> Handler:
     """The handler of `POST /api/predictions`."""
 
     async def create(request: web.Request) -> web.StreamResponse:
         now = writes.now()
-        permissions = await door.caller(request)
+        permissions = await guard.authenticate(request)
         fields = await read_object(request, gateway.max_body)
         order = _order(request, permissions, fields)
         submitter = _submitter(gateway, order.provider)

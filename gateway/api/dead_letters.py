@@ -9,7 +9,7 @@ from aiohttp import web
 from msgspec import Struct
 from msgspec.structs import replace
 
-from tidings.gateway.auth.request_guard import Door
+from tidings.gateway.auth.request_guard import RequestGuard
 from tidings.gateway.gateway import Gateway
 from tidings.gateway.http.problems import bad_request, unprocessable
 from tidings.gateway.http.request_body import read_json
@@ -39,16 +39,16 @@ class DeadLetters:
 
     Args:
         gateway: The log that the letters are in.
-        door: Who may come in: admins.
+        guard: Who may come in: admins.
     """
 
-    def __init__(self, gateway: Gateway, door: Door) -> None:
+    def __init__(self, gateway: Gateway, guard: RequestGuard) -> None:
         self._gateway = gateway
-        self._door = door
+        self._guard = guard
 
     async def list(self, request: web.Request) -> web.StreamResponse:
         """`GET /api/dead-letters?reason=&prediction=&limit=`: the newest, and how many there are by reason."""
-        await self._door.admin(request)
+        await self._guard.require_admin(request)
         limit = _limit(request.query.get("limit"))
         wanted = _wanted(request.query.get("reason"), request.query.get("prediction"), None)
         newest: deque[Letter] = deque(maxlen=limit)
@@ -63,7 +63,7 @@ class DeadLetters:
 
     async def redrive(self, request: web.Request) -> web.StreamResponse:
         """`POST /api/dead-letters/redrive`: append them to the events again, where the same rules judge them."""
-        await self._door.admin(request)
+        await self._guard.require_admin(request)
         body = await read_json(request, self._gateway.max_body)
         try:
             chosen = msgspec.json.decode(body, type=Redrive)

@@ -6,7 +6,7 @@ import msgspec
 from aiohttp import web
 from prometheus_client import exposition
 
-from tidings.gateway.auth.request_guard import Door
+from tidings.gateway.auth.request_guard import RequestGuard
 from tidings.gateway.gateway import Gateway
 from tidings.gateway.http.problems import Handler, Problem
 
@@ -69,14 +69,14 @@ async def _ask(gateway: Gateway, part: str) -> str | None:
         return f"{type(error).__name__}: {error}"[:300]
 
 
-def metrics_handler(gateway: Gateway, door: Door) -> Handler:
+def metrics_handler(gateway: Gateway, guard: RequestGuard) -> Handler:
     """`GET /metrics`: Prometheus' text, for this machine and for admins."""
 
     async def metrics(request: web.Request) -> web.StreamResponse:
-        if door.from_loopback(request):
-            door.check(request)
+        if guard.from_loopback(request):
+            guard.check(request)
         else:
-            await door.admin(request)
+            await guard.require_admin(request)
         encode, content_type = exposition.choose_encoder(request.headers.get("Accept", ""))
         headers = {**_NOT_CACHED, "Content-Type": content_type}
         return web.Response(body=encode(gateway.registry), headers=headers)
@@ -94,11 +94,11 @@ def submits(gateway: Gateway) -> list[str]:
     )
 
 
-def stats_handler(gateway: Gateway, door: Door) -> Handler:
+def stats_handler(gateway: Gateway, guard: RequestGuard) -> Handler:
     """`GET /api/stats`: the figures that the page's operator part shows."""
 
     async def stats(request: web.Request) -> web.StreamResponse:
-        await door.admin(request)
+        await guard.require_admin(request)
         figures = {name: read() for name, read in gateway.stats.items()}
         about = {"version": gateway.version, "submits": submits(gateway)}
         body = msgspec.json.encode({"success": True, "data": {**about, **figures}})

@@ -14,7 +14,7 @@ from aiohttp import web
 
 from tidings.gateway.api.predictions import DEGRADED, may_read
 from tidings.gateway.auth.permissions import Permissions
-from tidings.gateway.auth.request_guard import Door
+from tidings.gateway.auth.request_guard import RequestGuard
 from tidings.gateway.gateway import Gateway
 from tidings.gateway.http.problems import Handler, bad_request
 from tidings.storage.prediction import Status
@@ -104,12 +104,12 @@ def parse_query(parameters: Mapping[str, str], filters: frozenset[str]) -> Query
     )
 
 
-def list_handler(gateway: Gateway, door: Door) -> Handler:
+def list_handler(gateway: Gateway, guard: RequestGuard) -> Handler:
     """The handler of `GET /api/predictions`."""
     seal = CursorSeal(gateway.webhook_key)
 
     async def list_predictions(request: web.Request) -> web.StreamResponse:
-        permissions = await door.caller(request)
+        permissions = await guard.authenticate(request)
         capabilities = gateway.store.capabilities
         query = parse_query(request.query, capabilities.filters)
         if not capabilities.lists:

@@ -16,7 +16,7 @@ from msgspec import Raw
 from tidings.gateway.api.long_poll import announced
 from tidings.gateway.api.predictions import answer_with, find, may_read
 from tidings.gateway.auth.permissions import Permissions
-from tidings.gateway.auth.request_guard import Door
+from tidings.gateway.auth.request_guard import RequestGuard
 from tidings.gateway.gateway import WRITE_WAIT, Gateway
 from tidings.gateway.http.problems import Problem, bad_request, forbidden, not_found, unprocessable
 from tidings.gateway.http.request_body import read_json
@@ -131,15 +131,15 @@ class Writes:
 
     Args:
         gateway: The parts that they work with.
-        door: Who may come in.
+        guard: Who may come in.
         clock: Seconds since the epoch.
     """
 
     def __init__(
-        self, gateway: Gateway, door: Door, clock: Callable[[], float] = time.time
+        self, gateway: Gateway, guard: RequestGuard, clock: Callable[[], float] = time.time
     ) -> None:
         self._gateway = gateway
-        self._door = door
+        self._guard = guard
         self._clock = clock
 
     def now(self) -> int:
@@ -149,7 +149,7 @@ class Writes:
     async def patch(self, request: web.Request) -> web.StreamResponse:
         """`PATCH /api/predictions/{id}`: an event's fields."""
         now = self.now()
-        permissions = await self._door.caller(request)
+        permissions = await self._guard.authenticate(request)
         prediction_id = request.match_info["id"]
         if not permissions.may_write():
             await self._refuse(
@@ -174,7 +174,7 @@ class Writes:
     async def cancel(self, request: web.Request) -> web.StreamResponse:
         """`POST /api/predictions/{id}/cancel`: a request, carried out when the provider says so."""
         now = self.now()
-        permissions = await self._door.caller(request)
+        permissions = await self._guard.authenticate(request)
         prediction_id = request.match_info["id"]
         stored = await find(self._gateway, prediction_id, fresh=True)
         if not permissions.may_cancel(stored.owner):
@@ -194,7 +194,7 @@ class Writes:
     async def delete(self, request: web.Request) -> web.StreamResponse:
         """`DELETE /api/predictions/{id}`: 204 when it is gone, 202 where that has not been seen in time."""
         now = self.now()
-        permissions = await self._door.caller(request)
+        permissions = await self._guard.authenticate(request)
         prediction_id = request.match_info["id"]
         stored = await find(self._gateway, prediction_id, fresh=True)
         if not permissions.may_delete(stored.owner):

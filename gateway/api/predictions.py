@@ -10,7 +10,7 @@ from msgspec import Raw
 
 from tidings.gateway.api.long_poll import next_change, wait_preferred
 from tidings.gateway.auth.permissions import OPEN, Permissions
-from tidings.gateway.auth.request_guard import Door
+from tidings.gateway.auth.request_guard import RequestGuard
 from tidings.gateway.gateway import Gateway
 from tidings.gateway.http.fast_response import answer
 from tidings.gateway.http.problems import Handler, bad_request, not_found
@@ -107,17 +107,17 @@ def pick(stored: Stored, names: str) -> bytes:
     return _encoder.encode({name: record[name] for name in wanted if name in record})
 
 
-def read_handler(gateway: Gateway, door: Door) -> Handler:
+def read_handler(gateway: Gateway, guard: RequestGuard) -> Handler:
     """The handler of `GET /api/predictions/{id}`."""
     peek = gateway.store.peek
-    is_open = door.open
+    is_open = guard.open_mode
 
     async def read(request: web.Request) -> web.StreamResponse:
         if is_open:
-            door.check(request)
+            guard.check(request)
             permissions = OPEN
         else:
-            permissions = await door.caller(request)
+            permissions = await guard.authenticate(request)
         prediction_id = request.match_info["id"]
         stored = peek(prediction_id)
         if stored is None:

@@ -15,7 +15,7 @@ from tidings.gateway.api.predictions import may_watch
 from tidings.gateway.api.sse_request import Watched, last_event_id, watched
 from tidings.gateway.auth.quotas import Owner
 from tidings.gateway.auth.rate_limits import is_loopback
-from tidings.gateway.auth.request_guard import Door
+from tidings.gateway.auth.request_guard import RequestGuard
 from tidings.gateway.gateway import Gateway
 from tidings.gateway.http.problems import Problem, not_found
 from tidings.gateway.http.server import Connection
@@ -54,15 +54,15 @@ class EventStreams:
 
     Args:
         gateway: The parts that they work with.
-        door: Who may come in.
+        guard: Who may come in.
         clock: Seconds since the epoch, for tokens that expire.
     """
 
     def __init__(
-        self, gateway: Gateway, door: Door, clock: Callable[[], float] = time.time
+        self, gateway: Gateway, guard: RequestGuard, clock: Callable[[], float] = time.time
     ) -> None:
         self._gateway = gateway
-        self._door = door
+        self._guard = guard
         self._clock = clock
         self._open: set[EventStream] = set()
         self._addresses: Counter[str] = Counter()
@@ -83,7 +83,7 @@ class EventStreams:
 
     async def one(self, request: web.Request) -> web.StreamResponse:
         """`GET /api/predictions/{id}/events`."""
-        permissions = await self._door.caller(request, request.query.get("access_token"))
+        permissions = await self._guard.authenticate(request, request.query.get("access_token"))
         prediction_id = request.match_info["id"]
         if not valid_id(prediction_id):
             raise not_found()
@@ -102,13 +102,13 @@ class EventStreams:
 
     async def many(self, request: web.Request) -> web.StreamResponse:
         """`GET /api/events?predictions=a,b&owner=o` (also `tag`, `model`, `all=true`, `limit`)."""
-        permissions = await self._door.caller(request, request.query.get("access_token"))
+        permissions = await self._guard.authenticate(request, request.query.get("access_token"))
         return await self._serve(request, EventStream(permissions), watched(request, permissions))
 
     async def _serve(
         self, request: web.Request, stream: EventStream, wanted: Watched
     ) -> web.StreamResponse:
-        address = self._door.client(request)
+        address = self._guard.client_address(request)
         owner = self._admit(address, stream.permissions.subject, len(wanted.keys))
         connection = request.protocol
         if isinstance(connection, Connection):

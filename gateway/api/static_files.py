@@ -8,7 +8,7 @@ from importlib.resources.abc import Traversable
 
 from aiohttp import web
 
-from tidings.gateway.auth.request_guard import Door
+from tidings.gateway.auth.request_guard import RequestGuard
 from tidings.gateway.gateway import Gateway
 from tidings.gateway.http.problems import Handler, Problem
 
@@ -58,12 +58,12 @@ def load_pages(image_sources: tuple[str, ...] = ()) -> dict[str, Page]:
     }
 
 
-def page_handler(gateway: Gateway, door: Door) -> Handler:
+def page_handler(gateway: Gateway, guard: RequestGuard) -> Handler:
     """The handler of `GET /` and `GET /static/{path}`."""
     pages = load_pages(gateway.image_sources)
 
     async def page(request: web.Request) -> web.StreamResponse:
-        door.check(request)
+        guard.check(request)
         found = pages.get(request.match_info.get("path", INDEX))
         if found is None:
             raise Problem(

@@ -1,4 +1,4 @@
-"""The door of the HTTP routes: which host and origin a request may name, how many it may send, and whose it is."""
+"""Checks requests before a route serves them: `Host`, `Origin`, rates per address, tokens."""
 
 import math
 import time
@@ -8,9 +8,13 @@ from functools import partial
 from aiohttp import web
 from multidict import CIMultiDictProxy
 
-from tidings.gateway.auth.permissions import OPEN, Permissions, TokenRefused
-from tidings.gateway.auth.rate_limits import is_loopback
-from tidings.gateway.gateway import Gateway
+from tidings.gateway.auth.permissions import OPEN, Authenticator, Permissions, TokenRefused
+from tidings.gateway.auth.rate_limits import (
+    AddressConnections,
+    AddressLimits,
+    TrustedProxies,
+    is_loopback,
+)
 from tidings.gateway.http.problems import Problem, forbidden, unavailable
 
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
@@ -18,24 +22,46 @@ KNOWN_HOSTS = 256
 """`Host` headers remembered as checked."""
 
 
-class Door:
-    """Checks requests before a route serves them.
+class RequestGuard:
+    """Decides whether a request is served, and for whom.
 
     Args:
-        gateway: What is configured.
+        authenticator: Turns tokens into permissions; None (open mode): everything is allowed, with
+            `Host` checked.
+        allowed_origins: Origins of browsers beside the gateway's own, as they send them
+            (`https://app.example`).
+        allowed_hosts: Host names (without port) that open mode answers to, beside the loopback
+            ones; None: any.
+        trusted_proxies: Whose `X-Forwarded-*` headers are believed.
+        limits: Requests of each address.
+        connections: WebSockets of each address.
         clock: Seconds that only go forward, for the limits.
     """
 
-    def __init__(self, gateway: Gateway, clock: Callable[[], float] = time.monotonic) -> None:
-        self._gateway = gateway
+    def __init__(
+        self,
+        *,
+        authenticator: Authenticator | None = None,
+        allowed_origins: frozenset[str] = frozenset(),
+        allowed_hosts: frozenset[str] | None = frozenset(),
+        trusted_proxies: TrustedProxies | None = None,
+        limits: AddressLimits | None = None,
+        connections: AddressConnections | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._authenticator = authenticator
+        self._allowed_origins = allowed_origins
+        self._allowed_hosts = allowed_hosts
+        self._trusted_proxies = TrustedProxies() if trusted_proxies is None else trusted_proxies
+        self._limits = AddressLimits() if limits is None else limits
+        self._connections = AddressConnections() if connections is None else connections
         self._clock = clock
-        self._authenticator = gateway.authenticator
         self._hosts = self._hosts_to_check()
         self._known: set[str] = set()
 
     @property
-    def open(self) -> bool:
-        """Whether everything is allowed to whoever gets through."""
+    def open_mode(self) -> bool:
+        """Whether no authentication is configured: what passes `check` may do everything."""
         return self._authenticator is None
 
     def check(self, request: web.Request) -> None:
@@ -50,15 +76,17 @@ class Door:
         if address is not None:
             self._check_rate(address)
 
-    def admit(self, headers: Mapping[str, str], peer: str) -> Problem | Callable[[], None] | None:
-        """Judge a WebSocket's handshake.
+    def admit_websocket(
+        self, headers: Mapping[str, str], peer: str
+    ) -> Problem | Callable[[], None] | None:
+        """Decide on a WebSocket's handshake.
 
         Args:
             headers: Their names in lower case.
             peer: The address at the other end of the connection.
 
         Returns:
-            What stands against it; else what is to be called when the connection is gone, if anything.
+            A problem where it is refused; else what to call when the connection is gone, or None.
         """
         try:
             self._check_source(headers, peer)
@@ -67,21 +95,22 @@ class Door:
         address = self._limited(headers, peer)
         if address is None:
             return None
-        connections = self._gateway.connections
+        connections = self._connections
         if not connections.enter(address, self._clock()):
             return _too_many("This address opens too many WebSockets; open fewer, or wait.", 1.0)
         return partial(connections.leave, address)
 
     def _check_source(self, headers: Mapping[str, str], peer: str) -> None:
-        # Names in lower case: aiohttp's mapping does not mind, and a handshake's is a plain dictionary of such.
+        # Names in lower case: aiohttp's mapping does not mind, and a handshake's is a plain
+        # dictionary of such.
         if self._hosts is not None and (host := headers.get("host")) not in self._known:
             self._check_host(host)
         origin = headers.get("origin")
-        if origin is not None and origin not in self._gateway.allowed_origins:
+        if origin is not None and origin not in self._allowed_origins:
             self._check_origin(origin, headers, peer)
 
-    async def caller(self, request: web.Request, token: str | None = None) -> Permissions:
-        """Check the request and tell whose it is.
+    async def authenticate(self, request: web.Request, token: str | None = None) -> Permissions:
+        """Check the request, and return the permissions of its token.
 
         Args:
             request: The request.
@@ -106,19 +135,19 @@ class Door:
                 "token-refused", f"The token was refused: {refused.reason}; get a new one."
             ) from None
 
-    async def admin(self, request: web.Request) -> Permissions:
-        """The caller, who must be an admin.
+    async def require_admin(self, request: web.Request) -> Permissions:
+        """As `authenticate`, for admins alone.
 
         Raises:
-            Problem: 403 for everybody else; and as `caller` does.
+            Problem: 403 for everybody else; and as `authenticate` does.
         """
-        permissions = await self.caller(request)
+        permissions = await self.authenticate(request)
         if not permissions.is_admin:
             raise forbidden("This is for tokens with the scope admin; ask whoever issues them.")
         return permissions
 
     def from_loopback(self, request: web.Request) -> bool:
-        """Whether the request was made on this machine, and not handed on by a proxy for somebody elsewhere."""
+        """Whether the request comes from this machine, and no proxy handed it on."""
         headers = request.headers
         return (
             is_loopback(request.remote or "")
@@ -126,23 +155,21 @@ class Door:
             and "Forwarded" not in headers
         )
 
-    def client(self, request: web.Request) -> str:
+    def client_address(self, request: web.Request) -> str:
         """The client's address, as trusted proxies tell it."""
         return self._client(request.headers, request.remote or "")
 
     def _client(self, headers: Mapping[str, str], peer: str) -> str:
-        proxies = self._gateway.trusted_proxies
+        proxies = self._trusted_proxies
         return proxies.client(peer, _forwarded_for(headers)) if proxies else peer
 
     def _hosts_to_check(self) -> frozenset[str] | None:
-        # Without authentication a page elsewhere could reach us by a name that it points at this machine (DNS
-        # rebinding); with it such a page has no token.
-        if not self.open or self._gateway.allowed_hosts is None:
+        # Without authentication a page elsewhere could reach us by a name that it points at this
+        # machine (DNS rebinding); with it such a page has no token.
+        if not self.open_mode or self._allowed_hosts is None:
             return None
-        origins = {
-            _host_name(origin.partition("://")[2]) for origin in self._gateway.allowed_origins
-        }
-        return LOOPBACK_HOSTS | self._gateway.allowed_hosts | origins
+        origins = {_host_name(origin.partition("://")[2]) for origin in self._allowed_origins}
+        return LOOPBACK_HOSTS | self._allowed_hosts | origins
 
     def _check_host(self, host: str | None) -> None:
         assert self._hosts is not None
@@ -156,7 +183,8 @@ class Door:
                 403,
                 "foreign-host",
                 "Host not allowed",
-                f"Without authentication the service answers to its loopback names alone, not to {name[:100]!r}; "
+                "Without authentication the service answers to its loopback names alone, "
+                f"not to {name[:100]!r}; "
                 "use http://127.0.0.1, or configure authentication.",
             )
         if host is not None and len(self._known) < KNOWN_HOSTS:
@@ -164,25 +192,26 @@ class Door:
 
     def _check_origin(self, origin: str, headers: Mapping[str, str], peer: str) -> None:
         host = headers.get("host")
-        if self._gateway.trusted_proxies.trusts(peer):
+        if self._trusted_proxies.trusts(peer):
             host = headers.get("x-forwarded-host", host)
         if host is None or origin.partition("://")[2].lower() != host.lower():
             raise Problem(
                 403,
                 "foreign-origin",
                 "Origin not allowed",
-                f"Pages of {origin[:100]!r} may not use this service; add the origin to TIDINGS_ALLOWED_ORIGINS.",
+                f"Pages of {origin[:100]!r} may not use this service; "
+                "add the origin to TIDINGS_ALLOWED_ORIGINS.",
             )
 
     def _limited(self, headers: Mapping[str, str], peer: str) -> str | None:
-        """The address that limits apply to; None for this machine's own, where no proxy speaks for another."""
-        if peer == "127.0.0.1" and not self._gateway.trusted_proxies:
+        """The address to count; None for this machine's own, unless a proxy names another."""
+        if peer == "127.0.0.1" and not self._trusted_proxies:
             return None
         address = self._client(headers, peer)
         return None if is_loopback(address) and address == peer else address
 
     def _check_rate(self, address: str) -> None:
-        wait = self._gateway.limits.take(address, self._clock())
+        wait = self._limits.take(address, self._clock())
         if wait:
             raise _too_many(
                 "This address asks faster than is allowed; wait as long as Retry-After says.", wait
@@ -190,7 +219,7 @@ class Door:
 
 
 def _forwarded_for(headers: Mapping[str, str]) -> str | None:
-    """The header with all of its lines, which aiohttp keeps apart: a proxy may add its own behind the client's."""
+    """The header with all of its lines: a proxy may have added its own behind the client's."""
     if isinstance(headers, CIMultiDictProxy):
         return ", ".join(headers.getall("x-forwarded-for", ())) or None
     return headers.get("x-forwarded-for")

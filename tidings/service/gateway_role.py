@@ -12,8 +12,7 @@ from tidings.gateway.app import build_app
 from tidings.gateway.auth.permissions import Authenticator
 from tidings.gateway.auth.quotas import Owners
 from tidings.gateway.auth.rate_limits import TrustedProxies
-from tidings.gateway.auth.request_guard import Door
-from tidings.gateway.gateway import Check, Gateway, Stamp, Submitter
+from tidings.gateway.gateway import Check, Gateway, Stamp, Submitter, request_guard
 from tidings.gateway.http.server import HttpServer
 from tidings.gateway.push.changes_reader import ChangesReader
 from tidings.gateway.push.hub import SLICE, Hub, Sink
@@ -216,7 +215,7 @@ class GatewayRole:
         def http() -> asyncio.Protocol:
             return server.connection()
 
-        front = FrontServer(self.sessions, http, Door(gateway).admit)
+        front = FrontServer(self.sessions, http, request_guard(gateway).admit_websocket)
         gateway.websocket = upgrade_route(front.door)
         server = HttpServer(build_app(gateway))
 

@@ -9,8 +9,7 @@ from typing import Any
 import msgspec
 
 from tidings.gateway.app import build_app
-from tidings.gateway.auth.request_guard import Door
-from tidings.gateway.gateway import Gateway
+from tidings.gateway.gateway import Gateway, request_guard
 from tidings.gateway.http.server import HttpServer
 from tidings.gateway.push.changes_reader import ChangesReader
 from tidings.gateway.push.hub import Hub
@@ -102,7 +101,9 @@ async def small_service(*, processing: bool = True, **settings: Any) -> AsyncIte
     def connection() -> asyncio.Protocol:
         return http.connection()
 
-    front = FrontServer(service.sessions, connection, Door(service.gateway).admit)
+    front = FrontServer(
+        service.sessions, connection, request_guard(service.gateway).admit_websocket
+    )
     service.gateway.websocket = upgrade_route(front.door)
     http = HttpServer(build_app(service.gateway))
     await http.start()

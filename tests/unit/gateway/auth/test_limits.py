@@ -23,8 +23,7 @@ from tests.unit.gateway.websocket.test_connection import closed
 from tidings.gateway.auth.permissions import Permissions
 from tidings.gateway.auth.quotas import OwnerLimits
 from tidings.gateway.auth.rate_limits import AddressConnections, AddressLimits, TrustedProxies
-from tidings.gateway.auth.request_guard import Door
-from tidings.gateway.gateway import Gateway
+from tidings.gateway.auth.request_guard import RequestGuard
 from tidings.gateway.http.problems import Problem
 
 TOKENS = Tokens(
@@ -107,19 +106,18 @@ async def test_an_owner_that_sends_too_much_is_read_slowly() -> None:
         assert await nothing_more(one) == []
 
 
-def door(
+def guard(
     trusted: tuple[str, ...] = (), **limits: Any
-) -> tuple[Door, list[float], AddressConnections]:
+) -> tuple[RequestGuard, list[float], AddressConnections]:
     now = [0.0]
     connections = AddressConnections(**limits)
-    parts: dict[str, Any] = dict.fromkeys(("log", "store", "reader", "hub"))
-    gateway = Gateway(
-        **parts,
+    checking = RequestGuard(
         connections=connections,
         trusted_proxies=TrustedProxies(trusted),
         allowed_hosts=None,
+        clock=lambda: now[0],
     )
-    return Door(gateway, lambda: now[0]), now, connections
+    return checking, now, connections
 
 
 def admitted(judged: object) -> Callable[[], None]:
@@ -135,46 +133,46 @@ def refused(judged: object) -> None:
 
 def test_an_addresss_connections_are_limited() -> None:
     """An address has so many WebSockets at once; one that is gone makes room, and other addresses never notice."""
-    judge, _, connections = door(most=2)
-    leave = admitted(judge.admit({}, "192.0.2.1"))
-    admitted(judge.admit({}, "192.0.2.1"))
-    refused(judge.admit({}, "192.0.2.1"))
-    other = admitted(judge.admit({}, "192.0.2.2"))
+    judge, _, connections = guard(most=2)
+    leave = admitted(judge.admit_websocket({}, "192.0.2.1"))
+    admitted(judge.admit_websocket({}, "192.0.2.1"))
+    refused(judge.admit_websocket({}, "192.0.2.1"))
+    other = admitted(judge.admit_websocket({}, "192.0.2.2"))
     leave()
-    admitted(judge.admit({}, "192.0.2.1"))
+    admitted(judge.admit_websocket({}, "192.0.2.1"))
     other()
     assert len(connections) == 1
 
 
 def test_an_addresss_handshakes_are_limited() -> None:
     """An address may begin so many WebSockets in a second, even where it closes each at once."""
-    judge, now, connections = door(handshakes=AddressLimits(rate=1.0, burst=3.0))
+    judge, now, connections = guard(handshakes=AddressLimits(rate=1.0, burst=3.0))
     for _ in range(3):
-        admitted(judge.admit({}, "192.0.2.1"))()
-    refused(judge.admit({}, "192.0.2.1"))
+        admitted(judge.admit_websocket({}, "192.0.2.1"))()
+    refused(judge.admit_websocket({}, "192.0.2.1"))
     now[0] = 1.0
-    admitted(judge.admit({}, "192.0.2.1"))()
+    admitted(judge.admit_websocket({}, "192.0.2.1"))()
     assert len(connections) == 0
 
 
 def test_this_machine_has_no_limit() -> None:
     """The loopback range is not counted, unless a proxy that is trusted names somebody else."""
-    judge, _, _ = door(most=0)
-    assert judge.admit({}, "127.0.0.1") is None
-    assert judge.admit({}, "::1") is None
-    assert judge.admit({"x-forwarded-for": "192.0.2.1"}, "127.0.0.1") is None
+    judge, _, _ = guard(most=0)
+    assert judge.admit_websocket({}, "127.0.0.1") is None
+    assert judge.admit_websocket({}, "::1") is None
+    assert judge.admit_websocket({"x-forwarded-for": "192.0.2.1"}, "127.0.0.1") is None
 
 
 @pytest.mark.parametrize("proxy", ["127.0.0.1", "10.0.0.7"])
 def test_a_trusted_proxy_tells_whom_to_count(proxy: str) -> None:
     """Behind a trusted proxy each forwarded address has its own limit, and what a client forges does not count."""
-    judge, _, _ = door(trusted=("127.0.0.0/8", "10.0.0.0/8"), most=1)
-    admitted(judge.admit({"x-forwarded-for": "192.0.2.1"}, proxy))
-    refused(judge.admit({"x-forwarded-for": "192.0.2.1"}, proxy))
-    refused(judge.admit({"x-forwarded-for": "203.0.113.9, 192.0.2.1"}, proxy))
-    admitted(judge.admit({"x-forwarded-for": "192.0.2.2"}, proxy))
+    judge, _, _ = guard(trusted=("127.0.0.0/8", "10.0.0.0/8"), most=1)
+    admitted(judge.admit_websocket({"x-forwarded-for": "192.0.2.1"}, proxy))
+    refused(judge.admit_websocket({"x-forwarded-for": "192.0.2.1"}, proxy))
+    refused(judge.admit_websocket({"x-forwarded-for": "203.0.113.9, 192.0.2.1"}, proxy))
+    admitted(judge.admit_websocket({"x-forwarded-for": "192.0.2.2"}, proxy))
     admitted(
-        judge.admit({"x-forwarded-for": "192.0.2.2"}, "192.0.2.77")
+        judge.admit_websocket({"x-forwarded-for": "192.0.2.2"}, "192.0.2.77")
     )  # nobody trusts that one's word
 
 
