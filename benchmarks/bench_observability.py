@@ -87,7 +87,7 @@ async def process(kind: str, source: Path, events: int, collector: str) -> dict[
     from tidings.streams.log.instrumented import ObservedLog
     from tidings.streams.log.traced import TracedLog
     from tidings.streams.processing.processor import Processor
-    from tidings.streams.rules.reducer import Rules
+    from tidings.streams.rules.reducer import StorePolicy
 
     async with AsyncExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
@@ -100,7 +100,7 @@ async def process(kind: str, source: Path, events: int, collector: str) -> dict[
         )
         stack.push_async_callback(store.close)
         cache = CachedStore(store, records=40_000, bytes_=48 * 1024 * 1024)
-        rules, reached, watching = Rules(await log.identity()), None, None
+        rules, reached, watching = StorePolicy(await log.identity()), None, None
         if kind != "bare":
             log = ObservedLog(log)
             observation = Observation(log, cache, registry=registry)

@@ -91,12 +91,12 @@ async def ours(url: str, prefix: str, folder: Path, events: int) -> dict[str, An
     from tidings.storage.wrappers.cache import CachedStore
     from tidings.streams.log.factory import open_log
     from tidings.streams.processing.processor import Processor
-    from tidings.streams.rules.reducer import Rules
+    from tidings.streams.rules.reducer import StorePolicy
 
     log = await open_log(url, topic_prefix=prefix, partitions=PARTITIONS)
     store = await SqliteStore.open(f"sqlite:///{folder}/store.db")
     cache = CachedStore(store, records=40_000, bytes_=48 * 1024 * 1024)
-    processor = Processor(log, cache, {}, Rules(await log.identity()))
+    processor = Processor(log, cache, {}, StorePolicy(await log.identity()))
     collector.settle()
     running = asyncio.create_task(processor.run())
     await eventually(lambda: processor.statistics.records > 0, 60)

@@ -37,11 +37,11 @@ async def process(url: str, prefix: str, target: str, processed: Any, done: Any)
     from tidings.storage.wrappers.cache import CachedStore
     from tidings.streams.log.factory import open_log
     from tidings.streams.processing.processor import Processor
-    from tidings.streams.rules.reducer import Rules
+    from tidings.streams.rules.reducer import StorePolicy
 
     log = await open_log(url, topic_prefix=prefix, partitions=PARTITIONS)
     cache = CachedStore(await open_store(target), records=40_000, bytes_=48 * 1024 * 1024)
-    processor = Processor(log, cache, {}, Rules(await log.identity()))
+    processor = Processor(log, cache, {}, StorePolicy(await log.identity()))
     collector.settle()
     running = asyncio.create_task(processor.run())
     while not done.is_set() and not running.done():

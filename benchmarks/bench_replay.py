@@ -33,11 +33,11 @@ async def replay(url: str, prefix: str, target: str) -> dict[str, Any]:
     from tidings.storage.factory import open_store
     from tidings.streams.log.factory import open_log
     from tidings.streams.replay.rebuild import Rebuild, span
-    from tidings.streams.rules.reducer import Rules
+    from tidings.streams.rules.reducer import StorePolicy
 
     log = await open_log(url, topic_prefix=prefix, partitions=PARTITIONS)
     store = await open_store(target)
-    rebuild = Rebuild(log, store, {}, Rules(await log.identity()))
+    rebuild = Rebuild(log, store, {}, StorePolicy(await log.identity()))
     collector.settle()
     started, cpu = time.perf_counter(), time.process_time()
     progress = await rebuild.run(await span(log))
@@ -55,11 +55,11 @@ async def announce(url: str, prefix: str, folder: Path) -> None:
     from tidings.streams.log.factory import open_log
     from tidings.streams.log.protocol import CHANGES, Position
     from tidings.streams.replay.rebuild import Rebuild, span
-    from tidings.streams.rules.reducer import Rules
+    from tidings.streams.rules.reducer import StorePolicy
 
     log = await open_log(url, topic_prefix=prefix, partitions=PARTITIONS)
     store = await SqliteStore.open(f"sqlite:///{folder}/{uuid.uuid4().hex}.db?synchronous=normal")
-    await Rebuild(log, store, {}, Rules(await log.identity())).run(await span(log))
+    await Rebuild(log, store, {}, StorePolicy(await log.identity())).run(await span(log))
     cursor: str | None = None
     while True:
         page = await store.list(Query(limit=1000, cursor=cursor))

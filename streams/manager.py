@@ -35,7 +35,7 @@ from tidings.storage.store import (
 )
 from tidings.streams.rules.decision import Applied, Decision, Rejected, Stale
 from tidings.streams.rules.event import Event, EventType
-from tidings.streams.rules.reducer import Expiry, Folded
+from tidings.streams.rules.reducer import Expiry, Reduction
 from tidings.streams.rules.transitions import decide
 
 _JSON = frozenset({"payload", "provider_urls", "output", "assets"})
@@ -236,7 +236,7 @@ class PredictionStatusManager:
             record = decision.record
             stepped = event.recorded_at if decision.step else None
             expires_at, purge_at = self._expiry.of(
-                Folded(record, recorded_at=event.recorded_at, stepped_at=stepped), before
+                Reduction(record, recorded_at=event.recorded_at, stepped_at=stepped), before
             )
             write = Write(
                 record, encode(record), before.version if before else 0, expires_at, purge_at

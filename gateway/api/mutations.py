@@ -25,7 +25,7 @@ from tidings.storage.prediction import Prediction, Status
 from tidings.storage.store import Stored
 from tidings.streams.log.headers import ARCHIVE_HEADER, TRACE_HEADER
 from tidings.streams.log.protocol import EVENTS, LogError, NewRecord, Position, StoredRecord
-from tidings.streams.processing.decoder import translate
+from tidings.streams.processing.decoder import decode_event
 from tidings.streams.rules.decision import Applied, Duplicate, Rejected, Stale
 from tidings.streams.rules.event import Event, Poison
 from tidings.streams.rules.large_fields import FIELD_MAX, settle
@@ -96,7 +96,7 @@ class Draft:
             EVENTS, 0, 0, now, self.prediction_id.encode(), self.value, self.headers
         )
         try:
-            event = translate(record, {})
+            event = decode_event(record, {})
         except Poison as poison:
             raise unprocessable(
                 "Invalid field", f"{poison}; mend it and send the request again."

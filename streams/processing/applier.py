@@ -28,7 +28,7 @@ from tidings.streams.processing.dead_letters import dead_letter, shortened
 from tidings.streams.processing.splitting import event_by_event
 from tidings.streams.processing.statistics import Statistics
 from tidings.streams.providers.protocol import Provider
-from tidings.streams.rules.reducer import Expiry, Rules
+from tidings.streams.rules.reducer import Expiry, StorePolicy
 
 T = TypeVar("T")
 
@@ -75,7 +75,7 @@ class Applier:
     Args:
         log: Where changes and dead letters go.
         store: What holds the records.
-        rules: The log's id and what was fixed when the store was first opened.
+        policy: The log's id and what was fixed when the store was first opened.
         expiry: When records are hidden and purged.
         objects: Where fields go that are too large for a record.
         insist: Waits outages out.
@@ -87,7 +87,7 @@ class Applier:
         self,
         log: Log,
         store: PredictionStore,
-        rules: Rules,
+        policy: StorePolicy,
         *,
         expiry: Expiry,
         objects: ObjectStorage,
@@ -97,7 +97,7 @@ class Applier:
     ) -> None:
         self._log = log
         self._store = store
-        self._rules = rules
+        self._policy = policy
         self._expiry = expiry
         self._objects = objects
         self._insist = insist
@@ -105,23 +105,23 @@ class Applier:
         self._statistics = statistics
 
     async def write(self, work: Work) -> None:
-        """Steps 2 to 4: load, fold, keep the dead letters, write the store."""
+        """Steps 2 to 4: load, reduce, keep the dead letters, write the store."""
         entries = work.batch.entries
         started = perf_counter()
         loaded = await self._insist(lambda: self._load(list(entries)))  # 2
         self._reached(2)
         load_done = perf_counter()
 
-        work.batch.fold(loaded, self._rules)  # 3
+        work.batch.reduce(loaded, self._policy)  # 3
         await self._look_again(entries)
         self._reached(3)
-        folded = perf_counter()
+        reduced = perf_counter()
 
         await self._keep(work, [*work.batch.poison, *_letters(entries.values())])  # 4
         await self._write(work, entries)
         await self._keep(work, _letters(entries.values()))
         self._reached(4)
-        work.seconds += (load_done - started, folded - load_done, perf_counter() - folded)
+        work.seconds += (load_done - started, reduced - load_done, perf_counter() - reduced)
 
     async def announce(self, work: Work) -> None:
         """Step 5: announce what was written, and wait for the log's word."""
@@ -144,7 +144,7 @@ class Applier:
         for prediction_id, entry in doubtful:
             stored = fresh.get(prediction_id)
             if stored is None or entry.before is None or stored.version != entry.before.version:
-                entry.fold(stored, self._rules)
+                entry.reduce(stored, self._policy)
 
     # ---- 4: dead letters ----
 
@@ -226,13 +226,13 @@ class Applier:
         ids = [prediction_id for prediction_id, _ in lost]
         fresh = await self._insist(lambda: self._load_fresh(ids))
         for prediction_id, entry in lost:
-            entry.fold(fresh.get(prediction_id), self._rules)
+            entry.reduce(fresh.get(prediction_id), self._policy)
         return [(i, e) for i, e in lost if e.changed]
 
     async def _split(self, work: Work, prediction_id: str, entry: Entry, refused: Refused) -> None:
         """The store will never take this record: write event by event, and keep those that it refuses."""
         if len(entry.events) == 1:
-            entry.folded = None
+            entry.reduction = None
             entry.letters = [(entry.events[0][1], "refused", refused.reason)]
             await self._keep(work, entry.letters)
             return
@@ -241,10 +241,10 @@ class Applier:
             await self._keep(work, single.letters)
             await self._write(work, {prediction_id: single})
 
-        singles = await event_by_event(entry, self._rules, self._expiry, attempt)
+        singles = await event_by_event(entry, self._policy, self._expiry, attempt)
         written = next((single for single in reversed(singles) if single.changed), None)
         entry.letters = _letters(singles)
-        entry.folded = written.folded if written is not None else None
+        entry.reduction = written.reduction if written is not None else None
         if written is not None:
             entry.encoded, entry.expires_at = written.encoded, written.expires_at
 
@@ -264,15 +264,19 @@ class Applier:
     def _announcements(self, entries: Mapping[str, Entry]) -> list[NewRecord]:
         changes = []
         for entry in entries.values():
-            folded = entry.folded
-            if folded is not None and folded.position is not None and folded.record is not None:
+            reduction = entry.reduction
+            if (
+                reduction is not None
+                and reduction.position is not None
+                and reduction.record is not None
+            ):
                 changes.append(
                     announcement(
-                        folded.record,
+                        reduction.record,
                         entry.encoded,
-                        position=folded.position,
+                        position=reduction.position,
                         expires_at=entry.expires_at,
-                        traceparent=folded.traceparent,
+                        traceparent=reduction.traceparent,
                     )
                 )
         return changes
@@ -282,7 +286,7 @@ class Applier:
         again = {
             i: e
             for i, e in entries.items()
-            if e.folded is not None and e.folded.duplicates and not e.changed
+            if e.reduction is not None and e.reduction.duplicates and not e.changed
         }
         if not again:
             return []

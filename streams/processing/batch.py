@@ -1,15 +1,15 @@
-"""A batch of log records on its way to becoming writes: translated, grouped by prediction, folded. Pure."""
+"""A batch of log records on its way to becoming writes: translated, grouped by prediction, reduced. Pure."""
 
 from collections.abc import Callable, Mapping, Sequence
 
 from tidings.storage.prediction import Standing, encode
 from tidings.storage.store import Stored, Write
 from tidings.streams.log.protocol import Record
-from tidings.streams.processing.decoder import translate
+from tidings.streams.processing.decoder import decode_event
 from tidings.streams.providers.protocol import Provider
 from tidings.streams.rules.event import Event, Poison
 from tidings.streams.rules.large_fields import FIELD_MAX, note, path, settle
-from tidings.streams.rules.reducer import Expiry, Folded, Rules, fold
+from tidings.streams.rules.reducer import Expiry, Reduction, StorePolicy, reduce
 
 _PLENTY, _MARGIN = 4, 4096
 """An event makes a record larger by at most this many times its own bytes (the body itself, the fields taken from it,
@@ -28,8 +28,8 @@ class Entry:
         "encoded",
         "events",
         "expires_at",
-        "folded",
         "letters",
+        "reduction",
         "size",
     )
 
@@ -39,7 +39,7 @@ class Entry:
         self.size = 0
         """Bytes of the records' values and headers."""
         self.before: Stored | None = None
-        self.folded: Folded | None = None
+        self.reduction: Reduction | None = None
         self.letters: Sequence[Letter] = ()
         """Made anew where the events are judged again."""
         self.encoded = b""
@@ -57,9 +57,9 @@ class Entry:
     @property
     def changed(self) -> bool:
         """Whether there is something to write and to announce."""
-        return self.folded is not None and self.folded.applied > 0
+        return self.reduction is not None and self.reduction.applied > 0
 
-    def fold(self, before: Stored | None, rules: Rules) -> None:
+    def reduce(self, before: Stored | None, policy: StorePolicy) -> None:
         """Judge the events by what stands."""
         self.before = before
         largest = _PLENTY * self.size + _MARGIN * len(self.events)
@@ -67,35 +67,35 @@ class Entry:
         if before is not None:
             largest += len(before.encoded)
             current = before.standing()
-        folded = fold(
-            current, self.events, rules, None if largest <= rules.record_max else _fitting(rules)
+        reduction = reduce(
+            current, self.events, policy, None if largest <= policy.record_max else _fitting(policy)
         )
-        self.folded = folded
-        if folded.applied:
-            assert folded.record is not None
-            self.encoded = encode(folded.record)
-        if folded.rejected or self.letters:
+        self.reduction = reduction
+        if reduction.applied:
+            assert reduction.record is not None
+            self.encoded = encode(reduction.record)
+        if reduction.rejected or self.letters:
             self.letters = [
-                (self.events[index][1], r.code, r.reason) for index, r in folded.rejected
+                (self.events[index][1], r.code, r.reason) for index, r in reduction.rejected
             ]
 
     @property
     def doubtful(self) -> bool:
         """Whether something is lost for good if what stands is not what the events were judged by."""
-        folded = self.folded
+        reduction = self.reduction
         return (
-            folded is not None
+            reduction is not None
             and self.before is not None
-            and bool(folded.rejected or folded.dropped)
+            and bool(reduction.rejected or reduction.dropped)
         )
 
     def contents_to_put(self) -> dict[str, bytes]:
-        """The contents that the folded record refers to, and the one before it did not, by path."""
+        """The contents that the reduced record refers to, and the one before it did not, by path."""
         if not self.contents or not self.changed:
             return {}
-        assert self.folded is not None
-        assert self.folded.record is not None
-        prediction_id = self.folded.record.prediction_id
+        assert self.reduction is not None
+        assert self.reduction.record is not None
+        prediction_id = self.reduction.record.prediction_id
         known = self.before.encoded if self.before is not None else b""
         found = {
             path(prediction_id, name): content
@@ -105,13 +105,13 @@ class Entry:
         return {note(prediction_id): prediction_id.encode(), **found} if found else found
 
     def write(self, expiry: Expiry) -> Write:
-        """The compare-and-set that makes the folded record stand."""
-        folded, before = self.folded, self.before
-        assert folded is not None
-        assert folded.record is not None
-        self.expires_at, purge_at = expiry.of(folded, before)
+        """The compare-and-set that makes the reduced record stand."""
+        reduction, before = self.reduction, self.before
+        assert reduction is not None
+        assert reduction.record is not None
+        self.expires_at, purge_at = expiry.of(reduction, before)
         return Write(
-            folded.record,
+            reduction.record,
             self.encoded,
             before.version if before is not None else 0,
             self.expires_at,
@@ -119,9 +119,9 @@ class Entry:
         )
 
 
-def _fitting(rules: Rules) -> Callable[[Standing], bool]:
+def _fitting(policy: StorePolicy) -> Callable[[Standing], bool]:
     def fits(record: Standing) -> bool:
-        return len(encode(record)) <= rules.record_max
+        return len(encode(record)) <= policy.record_max
 
     return fits
 
@@ -146,7 +146,7 @@ class Batch:
         self.unknown_fields = 0
         for record in records:
             try:
-                event = translate(record, providers)
+                event = decode_event(record, providers)
             except Poison as poison:
                 self.poison.append((record, poison.code, str(poison)))
                 continue
@@ -161,7 +161,7 @@ class Batch:
                 entry.contents |= contents
             self.unknown_fields += event.unknown
 
-    def fold(self, loaded: Mapping[str, Stored], rules: Rules) -> None:
+    def reduce(self, loaded: Mapping[str, Stored], policy: StorePolicy) -> None:
         """Judge every prediction's events by what stands."""
         for prediction_id, entry in self.entries.items():
-            entry.fold(loaded.get(prediction_id), rules)
+            entry.reduce(loaded.get(prediction_id), policy)

@@ -53,7 +53,7 @@ _KNOWN = frozenset(
 )
 
 
-def translate(record: Record, providers: Mapping[str, Provider]) -> Event:
+def decode_event(record: Record, providers: Mapping[str, Provider]) -> Event:
     """The event in a log record.
 
     Raises:

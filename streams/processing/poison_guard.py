@@ -22,7 +22,7 @@ def poison(dead_letters: Mapping[str, int]) -> int:
     return sum(count for code, count in dead_letters.items() if code not in CONTRADICTIONS)
 
 
-class Breaker:
+class PoisonGuard:
     """Judges the counters of a processor, told again and again. Times are monotonic seconds."""
 
     def __init__(self, window: float = WINDOW, share: float = SHARE, fewest: int = FEWEST) -> None:

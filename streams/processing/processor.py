@@ -4,7 +4,7 @@ A batch goes through these steps; the numbers stand in the code as well (2 to 5 
 
 1. take a bounded batch, and translate it
 2. load the current records in one call
-3. fold: decide
+3. reduce: decide
 4. keep the dead letters; put what is too large for a record into object storage; write the store by compare-and-set on
    the version
 5. announce the changes, and wait for the log's word
@@ -35,7 +35,7 @@ from tidings.streams.log.protocol import EVENTS, Consumer, Log, LogError, Record
 from tidings.streams.processing.applier import Applier, Work
 from tidings.streams.processing.statistics import Statistics
 from tidings.streams.providers.protocol import Provider
-from tidings.streams.rules.reducer import Expiry, Rules
+from tidings.streams.rules.reducer import Expiry, StorePolicy
 
 T = TypeVar("T")
 
@@ -69,7 +69,7 @@ class Processor:
         log: Where events come from, and changes and dead letters go.
         store: What holds the records; a store with a cache in front reads little.
         providers: By name; what webhooks are translated by.
-        rules: The log's id and what was fixed when the store was first opened.
+        policy: The log's id and what was fixed when the store was first opened.
         expiry: When records are hidden and purged.
         objects: Where fields go that are too large for a record; None: into memory.
         group: The consumer group.
@@ -82,7 +82,7 @@ class Processor:
         log: Log,
         store: PredictionStore,
         providers: Mapping[str, Provider],
-        rules: Rules,
+        policy: StorePolicy,
         *,
         expiry: Expiry | None = None,
         objects: ObjectStorage | None = None,
@@ -114,7 +114,7 @@ class Processor:
         self._applier = Applier(
             log,
             store,
-            rules,
+            policy,
             expiry=expiry or Expiry(),
             objects=objects or ObjectStorage("memory://"),
             insist=self._insist,

@@ -3,19 +3,19 @@
 from collections.abc import Awaitable, Callable
 
 from tidings.streams.processing.batch import Entry
-from tidings.streams.rules.reducer import Expiry, Rules
+from tidings.streams.rules.reducer import Expiry, StorePolicy
 
 
 async def event_by_event(
-    entry: Entry, rules: Rules, expiry: Expiry, attempt: Callable[[Entry], Awaitable[None]]
+    entry: Entry, policy: StorePolicy, expiry: Expiry, attempt: Callable[[Entry], Awaitable[None]]
 ) -> list[Entry]:
     """Judge the events one by one, each by what became of those before it; returns an entry of each.
 
     Args:
         entry: What the store refused as a whole; left as it is.
-        rules: Of the log and the store.
+        policy: Of the log and the store.
         expiry: When records are hidden and purged.
-        attempt: Writes an entry of one event where it changes something; takes its `folded` away where the store
+        attempt: Writes an entry of one event where it changes something; takes its `reduction` away where the store
             refuses that too.
     """
     singles = []
@@ -24,7 +24,7 @@ async def event_by_event(
         single = Entry()
         single.contents = entry.contents
         single.add(event, record)
-        single.fold(before, rules)
+        single.reduce(before, policy)
         await attempt(single)
         if single.changed:
             before = single.write(expiry).stored

@@ -4,14 +4,14 @@ from collections.abc import Iterable, Sequence
 from time import monotonic, time
 from typing import Protocol
 
-from tidings.streams.rules.reducer import Folded
+from tidings.streams.rules.reducer import Reduction
 from tidings.streams.support.histogram import Histogram
 
 STAGES = ("translate", "load", "fold", "write", "announce")
 
 
 class _Counted(Protocol):
-    folded: Folded | None
+    reduction: Reduction | None
 
 
 class Statistics:
@@ -52,14 +52,14 @@ class Statistics:
         now = time()
         ages = []
         for entry in entries:
-            folded = entry.folded
-            if folded is not None:
-                self.applied += folded.applied
-                self.stale += folded.stale
-                self.behind += folded.behind
-                self.duplicates += folded.duplicates
-                if folded.applied:
-                    ages.append(now - folded.recorded_at / 1000)
+            reduction = entry.reduction
+            if reduction is not None:
+                self.applied += reduction.applied
+                self.stale += reduction.stale
+                self.behind += reduction.behind
+                self.duplicates += reduction.duplicates
+                if reduction.applied:
+                    ages.append(now - reduction.recorded_at / 1000)
         self.to_change.observe_all(ages)
         for stage, spent in zip(STAGES, seconds, strict=True):
             self.stages[stage].observe(spent)

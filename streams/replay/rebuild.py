@@ -15,10 +15,10 @@ from tidings.streams.log.protocol import CHANGES, EVENTS, Log, LogError, Record,
 from tidings.streams.processing.batch import Batch, Entry
 from tidings.streams.processing.splitting import event_by_event
 from tidings.streams.providers.protocol import Provider
-from tidings.streams.rules.reducer import Expiry, Rules
+from tidings.streams.rules.reducer import Expiry, StorePolicy
 
 BATCH, BATCH_BYTES = 2000, 16_777_216
-"""Records, and bytes of their values, that are folded into one write: whichever is reached first."""
+"""Records, and bytes of their values, that are reduced to one write: whichever is reached first."""
 
 LAG_SECONDS = 1.0
 """Between two looks at the log's end while a replay follows it."""
@@ -104,7 +104,7 @@ class Rebuild:
         log: Where the events are.
         store: The target.
         providers: By name; what webhooks are translated by.
-        rules: As of the log and the live store.
+        policy: As of the log and the live store.
         expiry: When records are hidden and purged.
         only: This prediction alone.
         notice: Called after each batch.
@@ -115,7 +115,7 @@ class Rebuild:
         log: Log,
         store: PredictionStore,
         providers: Mapping[str, Provider],
-        rules: Rules,
+        policy: StorePolicy,
         *,
         expiry: Expiry | None = None,
         only: str | None = None,
@@ -124,7 +124,7 @@ class Rebuild:
         self._log = log
         self._store = store
         self._providers = providers
-        self._rules = rules
+        self._policy = policy
         self._expiry = expiry or Expiry()
         self._only = only
         self.notice = notice
@@ -229,7 +229,7 @@ class Rebuild:
         batch = Batch(records, self._providers, self._only)
         await self._written()
         loaded = await self._store.load(list(batch.entries))
-        batch.fold(loaded, self._rules)
+        batch.reduce(loaded, self._policy)
         self._writing = asyncio.create_task(self._write(batch, len(records)))
         await asyncio.sleep(0)  # lets it begin
 
@@ -252,11 +252,11 @@ class Rebuild:
             self.notice(progress)
 
     def _count(self, entry: Entry) -> None:
-        progress, folded = self.progress, entry.folded
-        if folded is not None:
-            progress.applied += folded.applied
-            progress.stale += folded.stale
-            progress.rejected += len(folded.rejected)
+        progress, reduction = self.progress, entry.reduction
+        if reduction is not None:
+            progress.applied += reduction.applied
+            progress.stale += reduction.stale
+            progress.rejected += len(reduction.rejected)
 
     async def _put(self, entries: Sequence[Entry]) -> None:
         """Write; what the store refuses is written by event, as the processor does, and counted here."""
@@ -266,11 +266,13 @@ class Rebuild:
                 raise taken(entry.events[0][0].prediction_id)
             if not isinstance(outcome, Refused):
                 continue
-            entry.folded = None
+            entry.reduction = None
             if len(entry.events) == 1:
                 self.progress.rejected += 1
                 continue
-            for single in await event_by_event(entry, self._rules, self._expiry, self._put_changed):
+            for single in await event_by_event(
+                entry, self._policy, self._expiry, self._put_changed
+            ):
                 self._count(single)
 
     async def _put_changed(self, entry: Entry) -> None:

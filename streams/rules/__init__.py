@@ -1,4 +1,4 @@
 """What an event does to a record: pure, and imports nothing that does I/O.
 
-`event` is what was said, `transitions` decides, `merging` joins fields, `reducer` folds a prediction's events into one write.
+`event` is what was said, `transitions` decides, `merging` joins fields, `reducer` reduces a prediction's events into one write.
 """

@@ -15,7 +15,7 @@ DAY = 86_400_000
 _REPORT = EventType.REPORT
 
 
-class Rules(Struct, frozen=True, gc=False):
+class StorePolicy(Struct, frozen=True, gc=False):
     """What decisions need beside the event: fixed for a store's whole life."""
 
     log: str
@@ -35,21 +35,21 @@ class Expiry(Struct, frozen=True, gc=False):
     retention: int = 604_800_000
     """Of the events. What is purged sooner could be brought back by an event that is still in the log."""
 
-    def of(self, folded: "Folded", before: Stored | None) -> tuple[int | None, int | None]:
-        """When the folded record is hidden, and when it is purged."""
-        record = folded.record
+    def of(self, reduction: "Reduction", before: Stored | None) -> tuple[int | None, int | None]:
+        """When the reduced record is hidden, and when it is purged."""
+        record = reduction.record
         if isinstance(record, Tombstone) or record is None:
-            return None, folded.recorded_at + self.retention + DAY
+            return None, reduction.recorded_at + self.retention + DAY
         if not record.status.terminal:
-            expires = folded.recorded_at + self.ttl_running if self.ttl_running else None
-        elif folded.stepped_at is not None:
-            expires = folded.stepped_at + self.ttl if self.ttl else None
+            expires = reduction.recorded_at + self.ttl_running if self.ttl_running else None
+        elif reduction.stepped_at is not None:
+            expires = reduction.stepped_at + self.ttl if self.ttl else None
         else:
             expires = before.expires_at if before is not None else None
         return expires, None if expires is None else expires + self.retention + DAY
 
 
-class Folded(Struct, gc=False):
+class Reduction(Struct, gc=False):
     """What became of a prediction's events."""
 
     record: Standing | None
@@ -72,47 +72,49 @@ class Folded(Struct, gc=False):
     """Indexes into the events, and why."""
 
 
-def fold(
+def reduce(
     current: Standing | None,
     events: Sequence[tuple[Event, Place]],
-    rules: Rules,
+    policy: StorePolicy,
     fits: Callable[[Standing], bool] | None = None,
-) -> Folded:
+) -> Reduction:
     """Apply the events of one prediction in order.
 
     Args:
         current: What stands.
         events: Of this prediction, in the order of the log.
-        rules: Of the log and the store.
+        policy: Of the log and the store.
         fits: Whether a record may be stored, asked after every event so that the outcome does not depend on how
             events fall into batches; None where sizes are known to be safe.
     """
-    folded = Folded(current)
+    reduction = Reduction(current)
     for index, (event, position) in enumerate(events):
-        decision = decide(folded.record, event, position, log=rules.log, strict=rules.strict)
+        decision = decide(reduction.record, event, position, log=policy.log, strict=policy.strict)
         match decision:
             case Applied():
                 if fits is not None and not fits(decision.record):
-                    reason = f"the record would exceed {rules.record_max} bytes; raise TIDINGS_RECORD_MAX or send less"
-                    folded.rejected = (
-                        *folded.rejected,
+                    reason = f"the record would exceed {policy.record_max} bytes; raise TIDINGS_RECORD_MAX or send less"
+                    reduction.rejected = (
+                        *reduction.rejected,
                         (index, Rejected("record-too-large", reason)),
                     )
                     continue
-                folded.record = decision.record
-                folded.applied += 1
-                folded.position = position
-                folded.recorded_at = event.recorded_at
+                reduction.record = decision.record
+                reduction.applied += 1
+                reduction.position = position
+                reduction.recorded_at = event.recorded_at
                 if decision.step:
-                    folded.stepped_at = event.recorded_at
+                    reduction.stepped_at = event.recorded_at
                 if event.traceparent is not None:
-                    folded.traceparent = event.traceparent
+                    reduction.traceparent = event.traceparent
             case Duplicate():
-                folded.duplicates += 1
+                reduction.duplicates += 1
             case Stale():
-                folded.stale += 1
-                folded.behind += decision.behind
-                folded.dropped += event.type is not _REPORT or isinstance(folded.record, Tombstone)
+                reduction.stale += 1
+                reduction.behind += decision.behind
+                reduction.dropped += event.type is not _REPORT or isinstance(
+                    reduction.record, Tombstone
+                )
             case Rejected():
-                folded.rejected = (*folded.rejected, (index, decision))
-    return folded
+                reduction.rejected = (*reduction.rejected, (index, decision))
+    return reduction

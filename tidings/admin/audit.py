@@ -19,7 +19,7 @@ from tidings.storage.prediction import Standing, Tombstone
 from tidings.storage.store import PredictionStore, Query
 from tidings.streams.log.headers import ATTEMPT, DELIVERY_HEADER, PROVIDER_HEADER
 from tidings.streams.log.protocol import CHANGES, EVENTS, Log, Record
-from tidings.streams.processing.decoder import translate
+from tidings.streams.processing.decoder import decode_event
 from tidings.streams.providers.protocol import Provider
 from tidings.streams.rules.event import Event, EventType, Poison
 
@@ -267,7 +267,7 @@ def _action(
     if not redriven and not plain:
         return None
     try:
-        event = translate(record, providers)
+        event = decode_event(record, providers)
     except Poison:
         return (record, None) if redriven else None
     return (

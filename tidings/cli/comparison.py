@@ -42,11 +42,11 @@ async def compare(arguments: Namespace, settings: Settings) -> int:
     try:
         live = await whole_store_of(settings)
         try:
-            rules = await claim(log, live, settings)
+            policy = await claim(log, live, settings)
             what = await span_of(log, "beginning", None)
             with Bar("verify", "events", quiet=arguments.as_json) as bar:
                 async with _scratch(what) as scratch:
-                    rebuild = rebuilder(settings, log, scratch, rules, arguments.only, bar)
+                    rebuild = rebuilder(settings, log, scratch, policy, arguments.only, bar)
                     await rebuild.run(what)
                     found = await verify(
                         rebuild, scratch, live, log, group=GROUP, only=arguments.only

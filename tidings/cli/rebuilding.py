@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from tidings.storage.store import PredictionStore
     from tidings.streams.log.protocol import Log, Since
     from tidings.streams.replay.rebuild import Progress, Rebuild, Span
-    from tidings.streams.rules.reducer import Rules
+    from tidings.streams.rules.reducer import StorePolicy
 
 
 async def span_of(log: "Log", since: "Since | int", until: int | None) -> "Span":
@@ -54,8 +54,8 @@ async def rebuild(
         else:
             store = await whole_store_of(settings)
         try:
-            rules = await claim(log, store, settings, into=arguments.into)
-            return await _fill(arguments, settings, log, store, rules, since, until)
+            policy = await claim(log, store, settings, into=arguments.into)
+            return await _fill(arguments, settings, log, store, policy, since, until)
         finally:
             await store.close()
     finally:
@@ -67,21 +67,21 @@ async def _fill(
     settings: Settings,
     log: "Log",
     store: "PredictionStore",
-    rules: "Rules",
+    policy: "StorePolicy",
     since: "Since | int",
     until: int | None,
 ) -> int:
     stopped = asyncio.Event()
     whole = since == "beginning" and until is None and arguments.only is None
     with Bar("replay", "events", quiet=arguments.as_json) as bar:
-        rebuild = rebuilder(settings, log, store, rules, arguments.only, bar)
+        rebuild = rebuilder(settings, log, store, policy, arguments.only, bar)
         if arguments.resume:
             since = await rebuild.resume_point()
             rebuild.progress.resumed = bool(since)
         else:
             await rebuild.require_empty()
             if arguments.from_changes:
-                since = await _restore(arguments, settings, log, store, rules, rebuild)
+                since = await _restore(arguments, settings, log, store, policy, rebuild)
         await rebuild.run(await span_of(log, since, until))
         if arguments.follow:
             loop = asyncio.get_running_loop()
@@ -106,7 +106,7 @@ async def _restore(
     settings: Settings,
     log: "Log",
     store: "PredictionStore",
-    rules: "Rules",
+    policy: "StorePolicy",
     rebuild: "Rebuild",
 ) -> "Since":
     from tidings.service.resources import expiry_of
@@ -116,7 +116,7 @@ async def _restore(
     restoration = Restoration(
         log,
         store,
-        rules.log,
+        policy.log,
         rebuild.progress,
         expiry=expiry_of(settings),
         only=arguments.only,
@@ -144,7 +144,7 @@ def rebuilder(
     settings: Settings,
     log: "Log",
     store: "PredictionStore",
-    rules: "Rules",
+    policy: "StorePolicy",
     only: str | None,
     bar: Bar,
 ) -> "Rebuild":
@@ -157,7 +157,7 @@ def rebuilder(
         log,
         store,
         Translators(providers_of(settings)),
-        rules,
+        policy,
         expiry=expiry_of(settings),
         only=only,
         notice=lambda progress: bar.update(progress.done, progress.total),

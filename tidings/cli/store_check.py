@@ -96,8 +96,8 @@ async def _owner(settings: Settings, store: Any) -> str:
     try:
         log = await _opened_log(settings)
         if log is not None:
-            rules = await claim(log, store, settings)
-            return f"{rules.log}, the one of these settings"
+            policy = await claim(log, store, settings)
+            return f"{policy.log}, the one of these settings"
     except LogError as error:
         # The log says so in its own line; the store is judged by what it says itself.
         note = f"not compared, the log does not answer ({type(error).__name__})"

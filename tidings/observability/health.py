@@ -32,7 +32,7 @@ from tidings.storage.wrappers.cache import CachedStore
 from tidings.streams.archive.worker import Archiver
 from tidings.streams.changes.projection import Projecting
 from tidings.streams.log.protocol import CHANGES, EVENTS, Log
-from tidings.streams.processing.poison_guard import Breaker, poison
+from tidings.streams.processing.poison_guard import PoisonGuard, poison
 from tidings.streams.processing.processor import Processor
 
 SILENT = 3.0
@@ -67,7 +67,7 @@ class Observation:
         self._changes_log = log
         self._watch = ProgressWatch(ask=lambda: log.bounds(EVENTS))
         self._rounds: dict[str, Callable[[], float]] = {}
-        self._breaker = Breaker() if breaker else None
+        self._breaker = PoisonGuard() if breaker else None
         self._processor: Processor | None = None
         self._registry = registry
         self.exposition = Exposition()
@@ -154,7 +154,7 @@ class Observation:
         if self._breaker is not None and self._breaker.reason is not None:
             await asyncio.Event().wait()
 
-    async def _guard(self, breaker: Breaker, processor: Processor) -> None:
+    async def _guard(self, breaker: PoisonGuard, processor: Processor) -> None:
         while True:
             statistics = processor.statistics
             if breaker.note(time.monotonic(), statistics.records, poison(statistics.dead_letters)):

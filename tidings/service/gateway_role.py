@@ -70,7 +70,7 @@ def bare_gateway(
         webhook_key=settings.webhook_key.encode() if settings.webhook_key else None,
         archive=Archive(settings.archive),
         objects=parts.objects,
-        strict=parts.rules.strict,
+        strict=parts.policy.strict,
         allowed_origins=frozenset(settings.allowed_origins),
         allowed_hosts=None if settings.anonymous else _own_hosts(settings),
         trusted_proxies=TrustedProxies(settings.trusted_proxies),

@@ -103,7 +103,7 @@ class ProviderTasks:
         self.reports = Reports(parts.log, Archive(settings.archive))
         self.webhook_url = webhook_url_of(settings, port)
         self.look_ups = LookUps(
-            parts.providers, self.lanes, self.reports, self.webhook_url, strict=parts.rules.strict
+            parts.providers, self.lanes, self.reports, self.webhook_url, strict=parts.policy.strict
         )
         self.submissions: Submissions | None = None
         self.reconciler: Reconciler | None = None

@@ -24,7 +24,7 @@ from tidings.streams.providers.configuration import BadConfiguration
 from tidings.streams.providers.protocol import Provider
 from tidings.streams.providers.registry import Translators, open_providers
 from tidings.streams.replay.rebuild import check_filled, check_source
-from tidings.streams.rules.reducer import Expiry, Rules
+from tidings.streams.rules.reducer import Expiry, StorePolicy
 
 _log = structlog.get_logger("tidings.parts")
 
@@ -38,7 +38,7 @@ class Parts(Struct, frozen=True):
     """The configured ones: who may send webhooks, and is submitted to."""
     translators: Mapping[str, Provider]
     """Of every provider: what webhooks in the log mean, whoever is configured now."""
-    rules: Rules
+    policy: StorePolicy
     expiry: Expiry
     objects: ObjectStorage
     """Where files and large fields lie; nothing is opened before it is used."""
@@ -191,7 +191,7 @@ async def claim(
     name: str = "store",
     *,
     into: str | None = None,
-) -> Rules:
+) -> StorePolicy:
     """Make sure that the store belongs to this log, and was opened with the same rules.
 
     Args:
@@ -232,7 +232,7 @@ async def claim(
             f"{settings.record_max}; set it back, or replay into a new store"
         )
     await check_source(log, store)
-    return Rules(identity, settings.strict, settings.record_max)
+    return StorePolicy(identity, settings.strict, settings.record_max)
 
 
 async def _check_filled(log: Log, store: PredictionStore, settings: Settings) -> None:
@@ -261,7 +261,7 @@ async def parts(settings: Settings) -> AsyncIterator[Parts]:
         stack.push_async_callback(log.close)
         store = await composed_store_of(settings)
         stack.push_async_callback(store.close)
-        rules = await claim(log, store, settings)
+        policy = await claim(log, store, settings)
         if "processor" in settings.roles and projecting(store) is None:
             await _check_filled(log, store, settings)
         if isinstance(store, FallbackStore):
@@ -271,7 +271,7 @@ async def parts(settings: Settings) -> AsyncIterator[Parts]:
             store,
             providers,
             Translators(providers),
-            rules,
+            policy,
             expiry_of(settings),
             ObjectStorage(settings.assets),
         )

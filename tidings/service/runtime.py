@@ -312,14 +312,14 @@ async def _processing(service: Service, reached: Reached | None) -> AsyncIterato
     projection = None
     if (kv := opened.projecting) is not None:
         projection = Projection(
-            opened.log, kv, owner=opened.rules.log, retention=opened.expiry.retention
+            opened.log, kv, owner=opened.policy.log, retention=opened.expiry.retention
         )
     log, reached = _followed(opened.log, service.tracing, reached)
     processor = service.processor = Processor(
         log,
         service.cache if projection is None else opened.store,
         opened.translators,
-        opened.rules,
+        opened.policy,
         expiry=opened.expiry,
         objects=opened.objects,
         group=opened.group,

@@ -17,7 +17,7 @@ from tidings.streams.changes.codec import parse
 from tidings.streams.log.factory import open_log
 from tidings.streams.log.protocol import CHANGES, EVENTS, Log, LogUnavailable, NewRecord, Position
 from tidings.streams.processing.processor import Processor
-from tidings.streams.rules.reducer import Rules
+from tidings.streams.rules.reducer import StorePolicy
 
 pytestmark = pytest.mark.kafka
 
@@ -85,7 +85,7 @@ class Traffic:
 @asynccontextmanager
 async def processing(log: Log, store: MemoryStore) -> AsyncIterator[Processor]:
     """A processor with a cache of its own."""
-    processor = Processor(log, CachedStore(store), {}, Rules(await log.identity()))
+    processor = Processor(log, CachedStore(store), {}, StorePolicy(await log.identity()))
     task = asyncio.create_task(processor.run())
     try:
         yield processor

@@ -24,7 +24,7 @@ from tidings.streams.changes.codec import announcement
 from tidings.streams.log.memory import MemoryLog
 from tidings.streams.log.protocol import CHANGES, EVENTS, Log, Position, Record
 from tidings.streams.processing.processor import Processor
-from tidings.streams.rules.reducer import Expiry, Rules
+from tidings.streams.rules.reducer import Expiry, StorePolicy
 
 
 class SmallService:
@@ -63,10 +63,10 @@ class SmallService:
         return f"ws://127.0.0.1:{self.port}/api/ws"
 
     async def start_processor(self) -> None:
-        rules = Rules(await self.log.identity(), strict=self.gateway.strict)
+        policy = StorePolicy(await self.log.identity(), strict=self.gateway.strict)
         store = CachedStore(self.store.store)
         self._processor = Processor(
-            self.log, store, self.gateway.providers, rules, expiry=self.expiry
+            self.log, store, self.gateway.providers, policy, expiry=self.expiry
         )
         self._processing = asyncio.create_task(self._processor.run())
 

@@ -7,7 +7,7 @@ from tidings.streams.log.protocol import Log
 from tidings.streams.processing.processor import GROUP
 from tidings.streams.replay.rebuild import Rebuild, span
 from tidings.streams.replay.verify import Verification, verify
-from tidings.streams.rules.reducer import Rules
+from tidings.streams.rules.reducer import StorePolicy
 
 
 async def some_history(running: Pipeline) -> None:
@@ -40,7 +40,7 @@ async def everything(store: PredictionStore) -> dict[str, bytes]:
 
 async def rebuilt(log: Log, store: PredictionStore, **how: object) -> Rebuild:
     """Rebuild a store from the whole log."""
-    rebuild = Rebuild(log, store, {}, Rules(await log.identity()), **how)  # type: ignore[arg-type]
+    rebuild = Rebuild(log, store, {}, StorePolicy(await log.identity()), **how)  # type: ignore[arg-type]
     await rebuild.require_empty()
     await rebuild.run(await span(log))
     return rebuild

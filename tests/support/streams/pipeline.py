@@ -25,7 +25,7 @@ from tidings.streams.log.protocol import (
 )
 from tidings.streams.processing.processor import Processor
 from tidings.streams.providers.protocol import Provider
-from tidings.streams.rules.reducer import Expiry, Rules
+from tidings.streams.rules.reducer import Expiry, StorePolicy
 
 
 class Pipeline:
@@ -108,9 +108,9 @@ async def pipeline(
 ) -> AsyncIterator[Pipeline]:
     """Run a processor between them until the block ends."""
     inner: PredictionStore = CachedStore(store) if cached else store
-    rules = Rules(await log.identity(), strict, record_max)
+    policy = StorePolicy(await log.identity(), strict, record_max)
     processor = Processor(
-        log, inner, providers or {}, rules, expiry=expiry, objects=objects, reached=reached
+        log, inner, providers or {}, policy, expiry=expiry, objects=objects, reached=reached
     )
     task = asyncio.create_task(processor.run())
     try:

@@ -20,7 +20,7 @@ from tidings.storage.memory import MemoryStore
 from tidings.storage.wrappers.cache import CachedStore
 from tidings.streams.log.memory import MemoryLog
 from tidings.streams.processing.processor import Processor
-from tidings.streams.rules.reducer import Rules
+from tidings.streams.rules.reducer import StorePolicy
 
 Figures = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -154,7 +154,7 @@ async def test_a_processor_that_hangs_is_noticed_from_outside(
     log = MemoryLog()
     cache = CachedStore(MemoryStore())
     watched = Observation(log, cache, registry=CollectorRegistry())
-    processor = Processor(log, cache, {}, Rules(await log.identity()))
+    processor = Processor(log, cache, {}, StorePolicy(await log.identity()))
     watched.observe_processor(processor)
     assert watched.alive() is None
     assert await watched.processor_ready() is None

@@ -24,7 +24,7 @@ from tidings.streams.log.factory import open_log
 from tidings.streams.log.memory import MemoryLog
 from tidings.streams.log.protocol import CHANGES, Log, LogUnavailable, NewRecord, Record
 from tidings.streams.processing.processor import Processor
-from tidings.streams.rules.reducer import Expiry, Rules
+from tidings.streams.rules.reducer import Expiry, StorePolicy
 
 WORKER = "worker"
 
@@ -77,7 +77,7 @@ async def processing(
     """A processor on a projection."""
     identity = await log.identity()
     projection = Projection(log, store, owner=identity, retention=Expiry().retention)
-    processor = Processor(log, store, {}, Rules(identity), assigned=projection.assign, **how)
+    processor = Processor(log, store, {}, StorePolicy(identity), assigned=projection.assign, **how)
     task = asyncio.create_task(processor.run())
     try:
         yield Pipeline(log, store, processor), projection

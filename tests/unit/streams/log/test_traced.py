@@ -16,7 +16,7 @@ from tidings.streams.log.memory import MemoryLog
 from tidings.streams.log.protocol import CHANGES, EVENTS, LogUnavailable, NewRecord, Position
 from tidings.streams.log.traced import TracedLog
 from tidings.streams.processing.processor import Processor
-from tidings.streams.rules.reducer import Rules
+from tidings.streams.rules.reducer import StorePolicy
 from tidings.streams.support.tracing import sampled, trace_id, valid
 
 PROCESS, WRITE, SEND = "process predictions.events", "write store", "send predictions.changes"
@@ -72,7 +72,9 @@ async def processed(log: MemoryLog, *records: NewRecord) -> tuple[FakeTracing, l
     tracing = FakeTracing()
     traced = TracedLog(log, tracing)
     cache = CachedStore(MemoryStore())
-    processor = Processor(traced, cache, {}, Rules(await log.identity()), reached=traced.reached)
+    processor = Processor(
+        traced, cache, {}, StorePolicy(await log.identity()), reached=traced.reached
+    )
     await log.append(EVENTS, records)
     running = asyncio.create_task(processor.run())
     await eventually(lambda: processor.statistics.records >= len(records), 20)

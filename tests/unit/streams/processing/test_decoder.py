@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from tidings.storage.prediction import Status
 from tidings.streams.log.protocol import StoredRecord
-from tidings.streams.processing.decoder import MAX_DEPTH, translate
+from tidings.streams.processing.decoder import MAX_DEPTH, decode_event
 from tidings.streams.rules.event import Archive, Event, EventType, Poison
 
 NOW = 1_764_000_000_000
@@ -27,7 +27,7 @@ def read(
     raw = value if isinstance(value, bytes) or value is None else json.dumps(value).encode()
     named = key.encode() if isinstance(key, str) else key
     pairs = tuple((name, text.encode()) for name, text in (headers or {}).items())
-    return translate(StoredRecord("predictions.events", 0, 7, timestamp, named, raw, pairs), {})
+    return decode_event(StoredRecord("predictions.events", 0, 7, timestamp, named, raw, pairs), {})
 
 
 def poison(*args: Any, **kwargs: Any) -> str:
@@ -76,7 +76,7 @@ def test_a_header_that_is_null_is_empty(name: str) -> None:
     """Kafka's headers may have no value: such a record is an event or poison like any other."""
     record = StoredRecord("predictions.events", 0, 7, NOW, b"p1", b"{}", [(name, None)])  # type: ignore[list-item]
     with contextlib.suppress(Poison):
-        assert translate(record, {}).prediction_id == "p1"
+        assert decode_event(record, {}).prediction_id == "p1"
 
 
 def test_null_is_absent_and_unknown_fields_are_counted() -> None:
@@ -258,7 +258,7 @@ def test_anything_is_an_event_or_poison(
 ) -> None:
     """No record, however odd, raises anything but `Poison`."""
     try:
-        event = translate(StoredRecord("t", 0, 0, timestamp, key, value, headers), {})
+        event = decode_event(StoredRecord("t", 0, 0, timestamp, key, value, headers), {})
     except Poison:
         return
     assert event.prediction_id

@@ -27,7 +27,7 @@ from tidings.streams.log.protocol import (
 )
 from tidings.streams.processing import processor
 from tidings.streams.processing.processor import GROUP, Processor
-from tidings.streams.rules.reducer import Rules
+from tidings.streams.rules.reducer import StorePolicy
 
 PREDICTIONS, EACH = 40, 6
 
@@ -123,7 +123,7 @@ async def test_the_next_batch_is_written_while_one_is_announced() -> None:
     """Writing does not wait for the log's word on the batch before, and nothing is committed without it."""
     log, store = HeldLog(), MemoryStore()
     await log.append(EVENTS, reports()[:12])
-    running = Processor(log, CachedStore(store), {}, Rules(await log.identity()))
+    running = Processor(log, CachedStore(store), {}, StorePolicy(await log.identity()))
     task = asyncio.create_task(running.run())
 
     async def written() -> int:
@@ -149,8 +149,8 @@ async def test_an_announcement_that_never_stood_is_made_by_whoever_reads_next() 
     """Stopped while announcements wait, the processor commits none of the batches behind them."""
     log, store = HeldLog(), MemoryStore()
     await log.append(EVENTS, reports()[:12])
-    rules = Rules(await log.identity())
-    first = asyncio.create_task(Processor(log, CachedStore(store), {}, rules).run())
+    policy = StorePolicy(await log.identity())
+    first = asyncio.create_task(Processor(log, CachedStore(store), {}, policy).run())
 
     async def all_written() -> bool:
         return len(await store.load([f"p{n}" for n in range(12)])) == 12
@@ -160,7 +160,7 @@ async def test_an_announcement_that_never_stood_is_made_by_whoever_reads_next() 
     await asyncio.gather(first, return_exceptions=True)
     assert await log.committed(EVENTS, GROUP) == {}
     log.free.set()
-    second = Processor(log, CachedStore(store), {}, rules)
+    second = Processor(log, CachedStore(store), {}, policy)
     task = asyncio.create_task(second.run())
     await eventually(lambda: second.positions == {0: 12}, 10)
     second.stop()
@@ -181,12 +181,12 @@ async def test_outages_and_rebalances_at_any_moment_lose_nothing_and_repeat_noth
     """Stores and logs fail at random, members come and go: every report is applied once, the newest is announced."""
     chances = random.Random(seed)
     log, store = UnsteadyLog(chances), UnsteadyStore(chances)
-    rules = Rules(await log.identity())
+    policy = StorePolicy(await log.identity())
     events = reports()
     members: list[tuple[Processor, asyncio.Task[None]]] = []
 
     def join() -> None:
-        member = Processor(log, CachedStore(store), {}, rules)
+        member = Processor(log, CachedStore(store), {}, policy)
         members.append((member, asyncio.create_task(member.run())))
 
     join()

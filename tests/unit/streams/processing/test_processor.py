@@ -24,7 +24,7 @@ from tidings.streams.log.factory import open_log
 from tidings.streams.log.memory import MemoryLog
 from tidings.streams.log.protocol import EVENTS, Log, NewRecord
 from tidings.streams.processing.processor import Processor
-from tidings.streams.rules.reducer import Expiry, Rules
+from tidings.streams.rules.reducer import Expiry, StorePolicy
 
 
 @pytest.fixture(params=["memory", "sqlite"])
@@ -146,13 +146,13 @@ async def test_a_crash_after_the_write_loses_no_dead_letter(log: Log) -> None:
             raise InterruptedError("killed")
 
     store = MemoryStore()
-    rules = Rules(await log.identity())
+    policy = StorePolicy(await log.identity())
     await log.append(
         EVENTS, [NewRecord(b"p1", msgspec.json.encode(event)) for event in CONTRADICTED]
     )
     with pytest.raises(InterruptedError):
         await asyncio.wait_for(
-            Processor(log, CachedStore(store), {}, rules, reached=crash).run(), 20
+            Processor(log, CachedStore(store), {}, policy, reached=crash).run(), 20
         )
     async with pipeline(log, store) as running:
         await running.settled()
@@ -173,12 +173,12 @@ async def test_a_crash_at_any_step_loses_nothing_and_applies_nothing_twice(
             raise InterruptedError("killed")
 
     store = MemoryStore()
-    rules = Rules(await log.identity())
+    policy = StorePolicy(await log.identity())
     values = [b'{"status":"processing"}', b'{"progress":0.5}', b"poison", b'{"status":"succeeded"}']
     await log.append(EVENTS, [NewRecord(b"p1", value) for value in values])
     with pytest.raises(InterruptedError):
         await asyncio.wait_for(
-            Processor(log, CachedStore(store), {}, rules, reached=crash).run(), 20
+            Processor(log, CachedStore(store), {}, policy, reached=crash).run(), 20
         )
     assert not (await log.committed(EVENTS, "tidings-processor")).get(0)
     async with pipeline(log, store) as running:
@@ -490,6 +490,6 @@ async def test_an_error_that_no_retry_mends_ends_the_processor() -> None:
 
     log = MemoryLog()
     await log.append(EVENTS, [NewRecord(b"p1", b'{"status":"processing"}')])
-    processor = Processor(log, Broken(), {}, Rules(await log.identity()))
+    processor = Processor(log, Broken(), {}, StorePolicy(await log.identity()))
     with pytest.raises(TypeError, match="a fault"):
         await asyncio.wait_for(processor.run(), 20)

@@ -5,7 +5,7 @@ import pytest
 from tests.support.providers.bodies import REPLICATE, SECRET
 from tidings.storage.prediction import Status
 from tidings.streams.log.protocol import StoredRecord
-from tidings.streams.processing.decoder import translate
+from tidings.streams.processing.decoder import decode_event
 from tidings.streams.providers.configuration import Configuration
 from tidings.streams.providers.protocol import BadSignature
 from tidings.streams.providers.registry import PROVIDERS, Translators, open_providers
@@ -23,8 +23,8 @@ def webhook(provider: str, body: bytes = REPLICATE) -> StoredRecord:
 def test_a_withdrawn_secret_changes_no_record() -> None:
     """A webhook is translated the same with its provider configured and without."""
     with_secret, without = (
-        translate(webhook("replicate"), CONFIGURED),
-        translate(webhook("replicate"), Translators({})),
+        decode_event(webhook("replicate"), CONFIGURED),
+        decode_event(webhook("replicate"), Translators({})),
     )
     assert with_secret == without
     assert without.status is Status.SUCCEEDED
@@ -46,4 +46,4 @@ def test_what_is_configured_stays_as_it_is() -> None:
     assert set(translators) == set(PROVIDERS) - {"generic"}
     assert len(translators) == len(PROVIDERS) - 1
     with pytest.raises(Poison):
-        translate(webhook("nobody"), translators)
+        decode_event(webhook("nobody"), translators)

@@ -21,15 +21,15 @@ from tidings.streams.processing.processor import GROUP
 from tidings.streams.replay import from_changes as restore
 from tidings.streams.replay.from_changes import Restoration
 from tidings.streams.replay.rebuild import Rebuild, StoreInUse, span
-from tidings.streams.rules.reducer import Rules
+from tidings.streams.rules.reducer import StorePolicy
 
 
 async def filled(log: Log, store: PredictionStore, only: str | None = None) -> Rebuild:
     """Fill a store from the changes, and then from the events that follow."""
-    rules = Rules(await log.identity())
-    rebuild = Rebuild(log, store, {}, rules, only=only)
+    policy = StorePolicy(await log.identity())
+    rebuild = Rebuild(log, store, {}, policy, only=only)
     await rebuild.require_empty()
-    since = await Restoration(log, store, rules.log, rebuild.progress, only=only).run(GROUP)
+    since = await Restoration(log, store, policy.log, rebuild.progress, only=only).run(GROUP)
     await rebuild.run(await span(log, since))
     return rebuild
 
@@ -98,7 +98,7 @@ async def test_without_a_commit_all_events_are_read(tmp_path: Path) -> None:
     log = MemoryLog(partitions=2)
     live = await grown(log)
     store = MemoryStore()
-    rebuild = Rebuild(log, store, {}, Rules(await log.identity()))
+    rebuild = Rebuild(log, store, {}, StorePolicy(await log.identity()))
     since = await Restoration(log, store, await log.identity(), rebuild.progress).run(
         "another group"
     )
@@ -142,7 +142,7 @@ async def test_an_interrupted_restoration_is_resumed_by_the_events(
     assert (await store.list(Query(limit=100))).items
     assert await store.positions() == {}
     store.dies = False
-    resumed = Rebuild(log, store, {}, Rules(await log.identity()))
+    resumed = Rebuild(log, store, {}, StorePolicy(await log.identity()))
     await resumed.run(await span(log, await resumed.resume_point()))
     async with pipeline(log, live) as running:
         await running.settled()
@@ -155,7 +155,7 @@ async def test_a_store_that_somebody_else_writes_is_left(log: Log) -> None:
     store = MemoryStore()
     standing = (await live.load(["p1"]))["p1"]
     await store.write([Write(standing.standing(), standing.encoded, 0)])
-    rebuild = Rebuild(log, store, {}, Rules(await log.identity()))
+    rebuild = Rebuild(log, store, {}, StorePolicy(await log.identity()))
     with pytest.raises(StoreInUse, match="p1"):
         await Restoration(log, store, await log.identity(), rebuild.progress).run(GROUP)
 

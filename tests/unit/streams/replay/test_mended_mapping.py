@@ -17,7 +17,7 @@ from tidings.streams.providers.catalog.replicate import Replicate, open_provider
 from tidings.streams.providers.protocol import Webhook
 from tidings.streams.replay.rebuild import Rebuild, span
 from tidings.streams.rules.event import Event
-from tidings.streams.rules.reducer import Rules
+from tidings.streams.rules.reducer import StorePolicy
 
 PREDICTIONS = 250
 ENDS = (Status.SUCCEEDED, Status.FAILED, Status.CANCELED, Status.SUCCEEDED)
@@ -100,7 +100,7 @@ async def test_a_mended_mapping_mends_the_records(log: Log, tmp_path: Path) -> N
         assert all(wrong(record, n) for n, record in enumerate(stood))
 
     store = await SqliteStore.open(f"sqlite:///{tmp_path}/mended.db")
-    rebuild = Rebuild(log, store, {"replicate": mended}, Rules(await log.identity()))
+    rebuild = Rebuild(log, store, {"replicate": mended}, StorePolicy(await log.identity()))
     await rebuild.require_empty()
     await rebuild.run(await span(log))
     assert (rebuild.progress.read, rebuild.progress.poison, rebuild.progress.rejected) == (
@@ -114,7 +114,7 @@ async def test_a_mended_mapping_mends_the_records(log: Log, tmp_path: Path) -> N
         assert isinstance(standing, Prediction)
         assert not wrong(standing, number), standing
     again = MemoryStore()
-    repeat = Rebuild(log, again, {"replicate": mended}, Rules(await log.identity()))
+    repeat = Rebuild(log, again, {"replicate": mended}, StorePolicy(await log.identity()))
     await repeat.run(await span(log))
     assert await everything(again) == await everything(store)
     await store.close()

@@ -21,7 +21,7 @@ from tidings.streams.processing.processor import GROUP
 from tidings.streams.replay import rebuild as replay
 from tidings.streams.replay.rebuild import Rebuild, StoreInUse, check_source, span
 from tidings.streams.replay.verify import verify
-from tidings.streams.rules.reducer import Expiry, Rules
+from tidings.streams.rules.reducer import Expiry, StorePolicy
 
 
 async def test_a_rebuilt_store_has_the_same_bytes(log: Log, tmp_path: Path) -> None:
@@ -79,12 +79,12 @@ async def test_an_interrupted_rebuild_goes_on(log: Log) -> None:
         p: first + (end - first) // 2
         for (p, end), first in zip(whole.end.items(), whole.start.values(), strict=True)
     }
-    first = Rebuild(log, store, {}, Rules(await log.identity()))
+    first = Rebuild(log, store, {}, StorePolicy(await log.identity()))
     await first.run(await span(log))
     partly = MemoryStore()
-    interrupted = Rebuild(log, partly, {}, Rules(await log.identity()))
+    interrupted = Rebuild(log, partly, {}, StorePolicy(await log.identity()))
     await interrupted.run(type(whole)(whole.start, half))
-    resumed = Rebuild(log, partly, {}, Rules(await log.identity()))
+    resumed = Rebuild(log, partly, {}, StorePolicy(await log.identity()))
     await resumed.run(await span(log, await resumed.resume_point()))
     assert await everything(partly) == await everything(store) == await everything(live)
 
@@ -270,7 +270,7 @@ async def test_hidden_records_are_left_out(log: Log) -> None:
         await running.send({"status": "succeeded"})
         await running.settled()
     scratch = MemoryStore(clock=lambda: 0)  # lists what is hidden by now
-    rebuild = Rebuild(log, scratch, {}, Rules(await log.identity()), expiry=Expiry(ttl=1))
+    rebuild = Rebuild(log, scratch, {}, StorePolicy(await log.identity()), expiry=Expiry(ttl=1))
     await rebuild.run(await span(log))
     result = await verify(rebuild, scratch, MemoryStore(), log, group=GROUP, clock=lambda: 2**43)
     assert (result.compared, result.hidden, result.differences) == (1, 1, [])

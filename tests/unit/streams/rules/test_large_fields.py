@@ -23,7 +23,7 @@ from tidings.streams.replay.rebuild import Rebuild, span
 from tidings.streams.rules import large_fields as blobs
 from tidings.streams.rules.contents import whole
 from tidings.streams.rules.large_fields import FIELD_MAX, reference, settle
-from tidings.streams.rules.reducer import Rules
+from tidings.streams.rules.reducer import StorePolicy
 
 LARGE = "x" * (FIELD_MAX + 1)
 
@@ -171,7 +171,7 @@ async def content(objects: ObjectStorage, raw: Raw, prediction_id: str = "p1") -
 
 async def rebuilt(pipe: Pipeline, log: Log) -> Prediction:
     scratch = MemoryStore()
-    await Rebuild(log, scratch, {}, Rules(await log.identity())).run(await span(log))
+    await Rebuild(log, scratch, {}, StorePolicy(await log.identity())).run(await span(log))
     stored = await scratch.get("p1")
     assert stored is not None
     live = await pipe.store.get("p1")
@@ -287,8 +287,8 @@ class Lost(ObjectStorage):
 async def test_contents_that_can_never_be_put_end_the_processor() -> None:
     """The one error says what is wrong, however many puts it met."""
     log, _ = await large_batch()
-    rules = Rules(await log.identity())
-    running = Processor(log, MemoryStore(), {}, rules, objects=Lost("memory://"))
+    policy = StorePolicy(await log.identity())
+    running = Processor(log, MemoryStore(), {}, policy, objects=Lost("memory://"))
     with pytest.raises(StoreMisconfigured, match="no such bucket"):
         await asyncio.wait_for(running.run(), 20)
 
