@@ -299,7 +299,7 @@ def test_the_service_loads_what_it_needs() -> None:
         "rich",
     )
     code = (
-        "import sys; from tidings.cli import running, serve; running.import_plain_structlog();"
+        "import sys; from tidings.cli import serve; from tidings.cli.support import command; command.import_plain_structlog();"
         f"import tidings.service.runtime, tidings.observability.logging; print(*[name for name in {rare!r} if name in sys.modules])"
     )
     result = subprocess.run(

@@ -9,8 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from tidings.cli import running
-from tidings.cli.replay import parse_time
+from tidings.cli.support import command, output
 from tidings.config.settings import Settings
 
 if TYPE_CHECKING:
@@ -22,14 +21,14 @@ Steps come from the store, hidden predictions included; deletions, erasures, rep
 from the log, as far back as it goes. Without --csv each line is a JSON object. The service may run."""
 
 
-def register(commands: running.Commands) -> None:
+def register(commands: command.Commands) -> None:
     """Add the command and its subcommand."""
     parser = commands.add_parser("audit", help="Write out what happened to every prediction.")
     actions = parser.add_subparsers(
-        title="actions", metavar="ACTION", required=True, parser_class=running.Parser
+        title="actions", metavar="ACTION", required=True, parser_class=command.Parser
     )
     example = "tidings audit export --from 2026-01-31 --owner user-4711 --out trail.jsonl"
-    export = running.parser(actions, "export", run_export, ABOUT, example)
+    export = command.parser(actions, "export", run_export, ABOUT, example)
     export.add_argument(
         "--from", dest="since", metavar="TIME", help="2026-01-31T12:00Z, or ms since the epoch"
     )
@@ -40,32 +39,37 @@ def register(commands: running.Commands) -> None:
     export.add_argument(
         "--csv", action="store_true", help="comma-separated, the names in the first line"
     )
-    running.add_places(export)
-    running.add_config(export)
-    running.add_json(export)
+    command.add_places(export)
+    command.add_config(export)
+    command.add_json(export)
 
 
 def run_export(arguments: Namespace) -> None:
     """`export`."""
-    since, until = parse_time("--from", arguments.since), parse_time("--until", arguments.until)
+    since, until = (
+        command.parse_time("--from", arguments.since),
+        command.parse_time("--until", arguments.until),
+    )
     if since is not None and until is not None and since >= until:
-        raise running.Failure(
-            "--until: is not after --from; nothing lies between", running.WRONG_USE
+        raise command.Failure(
+            "--until: is not after --from; nothing lies between", command.WRONG_USE
         )
     for flag, value in (("--owner", arguments.owner), ("--only", arguments.only)):
         if value == "":
-            raise running.Failure(f"{flag}: is empty; name one, or leave it out", running.WRONG_USE)
-    settings = running.settings(arguments, "log", "store")
-    running.refuse_memory(settings)
+            raise command.Failure(f"{flag}: is empty; name one, or leave it out", command.WRONG_USE)
+    settings = command.settings(arguments, "log", "store")
+    command.refuse_memory(settings)
     from tidings.admin.audit import Trail, Wanted
 
     wanted = Wanted(since=since, until=until, owner=arguments.owner, only=arguments.only)
     with _output(arguments.out) as out, Trail(wanted) as trail:
-        running.run_loop(_collect(settings, trail))
+        command.run_loop(_collect(settings, trail))
         count = _write(trail, out, as_csv=arguments.csv)
     if arguments.out != "-":
         said = json.dumps({"exported": count, "file": arguments.out})
-        running.say(said if arguments.as_json else f"{count:,} lines written to {arguments.out}")
+        output.print_line(
+            said if arguments.as_json else f"{count:,} lines written to {arguments.out}"
+        )
 
 
 @contextlib.contextmanager
@@ -77,8 +81,8 @@ def _output(file: str) -> Iterator[IO[str]]:
     try:
         out = Path(file).open("x", encoding="utf-8", newline="")  # noqa: SIM115 - closed below
     except FileExistsError:
-        raise running.Failure(
-            f"--out: {file} is there already; name a new file", running.WRONG_USE
+        raise command.Failure(
+            f"--out: {file} is there already; name a new file", command.WRONG_USE
         ) from None
     try:
         with out:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from tidings.cli import running
+from tidings.cli.support import command, output
 
 BACKUP = """Write log, store, assets and webhook key of the embedded service into one file.
 
@@ -18,14 +18,14 @@ Nothing may be there yet, and the service must not run. What is in the backup's 
 its store is processed at the first start."""
 
 
-def register(commands: running.Commands) -> None:
+def register(commands: command.Commands) -> None:
     """Add both commands."""
     for name, run, about in (("backup", run_backup, BACKUP), ("restore", run_restore, RESTORE)):
-        parser = running.parser(commands, name, run, about, f"tidings {name} tidings-monday.tar")
+        parser = command.parser(commands, name, run, about, f"tidings {name} tidings-monday.tar")
         parser.add_argument("file", metavar="FILE", type=Path)
-        running.add_places(parser)
-        running.add_config(parser)
-        running.add_json(parser)
+        command.add_places(parser)
+        command.add_config(parser)
+        command.add_json(parser)
 
 
 def run_backup(arguments: Namespace) -> None:
@@ -35,12 +35,12 @@ def run_backup(arguments: Namespace) -> None:
     from tidings.admin.backup import make, places_of
 
     made = make(
-        places_of(running.settings(arguments, "log", "store")), arguments.file, version("tidings")
+        places_of(command.settings(arguments, "log", "store")), arguments.file, version("tidings")
     )
     if arguments.as_json:
-        running.say(msgspec.json.encode(made).decode())
+        output.print_line(msgspec.json.encode(made).decode())
     else:
-        running.say(
+        output.print_line(
             f"{made.file}: {made.bytes:,} bytes, {made.assets:,} files; it holds secrets, keep it safe"
         )
 
@@ -50,13 +50,13 @@ def run_restore(arguments: Namespace) -> None:
     from tidings.admin.backup import BadBackup, places_of, restore
 
     try:
-        done = restore(places_of(running.settings(arguments, "log", "store")), arguments.file)
+        done = restore(places_of(command.settings(arguments, "log", "store")), arguments.file)
     except BadBackup as error:
-        raise running.Failure(str(error)) from None
+        raise command.Failure(str(error)) from None
     if arguments.as_json:
-        running.say(msgspec.json.encode(done).decode())
+        output.print_line(msgspec.json.encode(done).decode())
     else:
         moment = datetime.fromtimestamp(done.made_at / 1000, UTC)
-        running.say(
+        output.print_line(
             f"restored from {done.file}, made at {moment:%Y-%m-%d %H:%M:%S} UTC, {done.assets:,} files"
         )

@@ -12,8 +12,8 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from tidings.cli import running
-from tidings.cli.progress import Bar
+from tidings.cli.support import command, output
+from tidings.cli.support.progress import ProgressBar
 from tidings.config.settings import Settings
 
 if TYPE_CHECKING:
@@ -42,23 +42,23 @@ class _Reason:
         self.shown.append(_brief(letter))
 
 
-def register(commands: running.Commands) -> None:
+def register(commands: command.Commands) -> None:
     """Add the command and its four subcommands."""
     parser = commands.add_parser(
         "dead-letters", help="See what could not be applied, and try it again."
     )
     actions = parser.add_subparsers(
-        title="actions", metavar="ACTION", required=True, parser_class=running.Parser
+        title="actions", metavar="ACTION", required=True, parser_class=command.Parser
     )
     about = "Count what lies there by reason, with examples."
-    listing = running.parser(actions, "list", run_list, about, "tidings dead-letters list --json")
+    listing = command.parser(actions, "list", run_list, about, "tidings dead-letters list --json")
     about = "Show one record: why it lies there, its headers, its body."
-    show = running.parser(actions, "show", run_show, about, "tidings dead-letters show 0:1742")
+    show = command.parser(actions, "show", run_show, about, "tidings dead-letters show 0:1742")
     show.add_argument(
         "position", metavar="POSITION", help="partition:offset of the event, as list says it"
     )
     about = "Append records to the events again; the rules leave out what is stale by now."
-    redrive = running.parser(
+    redrive = command.parser(
         actions, "redrive", run_redrive, about, "tidings dead-letters redrive --reason not-json"
     )
     redrive.add_argument("positions", metavar="POSITION", nargs="*", help="these alone")
@@ -66,7 +66,7 @@ def register(commands: running.Commands) -> None:
     redrive.add_argument("--rate", metavar="N", type=float, help="at most so many a second")
     redrive.add_argument("--dry-run", action="store_true", help="count, and append nothing")
     about = "Write the records out, one JSON object a line."
-    export = running.parser(
+    export = command.parser(
         actions, "export", run_export, about, "tidings dead-letters export letters.jsonl"
     )
     export.add_argument(
@@ -76,8 +76,8 @@ def register(commands: running.Commands) -> None:
         one.add_argument("--reason", metavar="CODE", help="with this reason alone")
         one.add_argument("--prediction", metavar="ID", help="of this prediction alone")
     for one in (listing, show, redrive, export):
-        running.add_config(one)
-        running.add_json(one)
+        command.add_config(one)
+        command.add_json(one)
 
 
 def run_list(arguments: Namespace) -> None:
@@ -93,23 +93,23 @@ def run_list(arguments: Namespace) -> None:
                 reason = reasons[letter.code] = _Reason(most)
             reason.add(letter)
 
-    running.run_loop(_with_log(running.settings(arguments), collect))
+    command.run_loop(_with_log(command.settings(arguments), collect))
     ordered = sorted(reasons.items(), key=lambda one: -one[1].count)
     if arguments.as_json:
         found = [
             {"reason": code, "count": one.count, "letters": list(one.shown)}
             for code, one in ordered
         ]
-        running.say(
+        output.print_line(
             json.dumps({"count": sum(one.count for one in reasons.values()), "reasons": found})
         )
         return
     if not ordered:
-        running.say("no dead letters")
+        output.print_line("no dead letters")
     for code, one in ordered:
-        running.say(f"{one.count:>7,}  {code}  (last {_time(one.last)})")
+        output.print_line(f"{one.count:>7,}  {code}  (last {_time(one.last)})")
         for letter in one.shown:
-            running.say(
+            output.print_line(
                 f"         {letter['position']}  {letter['predictionId'] or '-'}  {letter['message']}"
             )
 
@@ -129,38 +129,38 @@ def run_show(arguments: Namespace) -> int:
             ]
         )
 
-    running.run_loop(_with_log(running.settings(arguments), collect))
+    command.run_loop(_with_log(command.settings(arguments), collect))
     if not found:
-        raise running.Failure(
+        raise command.Failure(
             f"no dead letter holds the event at {position}; tidings dead-letters list names them"
         )
     for letter in found:
         if arguments.as_json:
-            running.say(json.dumps(_whole(letter)))
+            output.print_line(json.dumps(_whole(letter)))
             continue
-        running.say(f"{letter.code}: {letter.message}")
-        running.say(
+        output.print_line(f"{letter.code}: {letter.message}")
+        output.print_line(
             f"event {letter.position} of {letter.topic}, appended {_time(letter.timestamp)}"
         )
-        running.say(f"dead-lettered {_time(letter.at)}, attempt {letter.attempt}")
-        running.say(f"key: {_key(letter) or '-'}")
+        output.print_line(f"dead-lettered {_time(letter.at)}, attempt {letter.attempt}")
+        output.print_line(f"key: {_key(letter) or '-'}")
         for name, value in letter.headers:
-            running.say(f"{name}: {value.decode('utf-8', 'replace')}")
-        running.say("")
-        running.say(_readable(letter.value or b""))
-    return running.DONE
+            output.print_line(f"{name}: {value.decode('utf-8', 'replace')}")
+        output.print_line("")
+        output.print_line(_readable(letter.value or b""))
+    return command.DONE
 
 
 def run_redrive(arguments: Namespace) -> int:
     """`redrive`."""
     chosen = {_position(text) for text in arguments.positions}
     if not (chosen or arguments.all or arguments.reason or arguments.prediction):
-        raise running.Failure(
-            "name positions, or --reason, --prediction or --all", running.WRONG_USE
+        raise command.Failure(
+            "name positions, or --reason, --prediction or --all", command.WRONG_USE
         )
     if arguments.rate is not None and not arguments.rate > 0:
-        raise running.Failure(
-            f"--rate: {arguments.rate:g} is no rate; give records a second", running.WRONG_USE
+        raise command.Failure(
+            f"--rate: {arguments.rate:g} is no rate; give records a second", command.WRONG_USE
         )
     wanted = _wanted(arguments)
     found: set[str] = set()
@@ -182,19 +182,19 @@ def run_redrive(arguments: Namespace) -> int:
         if not arguments.dry_run:
             count = await _append(log, selection, arguments.rate, quiet=arguments.as_json)
 
-    running.run_loop(_with_log(running.settings(arguments), redrive))
+    command.run_loop(_with_log(command.settings(arguments), redrive))
     if arguments.as_json:
-        running.say(
+        output.print_line(
             json.dumps({"redriven": count, "skipped": skipped, "dryRun": arguments.dry_run})
         )
     else:
         done = "would be redriven" if arguments.dry_run else "redriven"
-        running.say(f"{count:,} {done}, {skipped:,} left out")
+        output.print_line(f"{count:,} {done}, {skipped:,} left out")
     if missing := chosen - found:
-        raise running.Failure(
+        raise command.Failure(
             f"no dead letter holds the event at {min(missing)}; tidings dead-letters list names them"
         )
-    return running.DONE
+    return command.DONE
 
 
 async def _append(log: "Log", selection: "Selection", rate: float | None, *, quiet: bool) -> int:
@@ -204,7 +204,7 @@ async def _append(log: "Log", selection: "Selection", rate: float | None, *, qui
 
     most = AT_ONCE if rate is None else min(AT_ONCE, max(1, int(rate / 10)))
     done, start = 0, time.monotonic()
-    with Bar("redrive", "records", quiet=quiet) as bar:
+    with ProgressBar("redrive", "records", quiet=quiet) as bar:
         async for records in again(log, selection, most):
             if rate is not None:
                 await asyncio.sleep(max(0.0, start + done / rate - time.monotonic()))
@@ -216,7 +216,7 @@ async def _append(log: "Log", selection: "Selection", rate: float | None, *, qui
 
 def run_export(arguments: Namespace) -> None:
     """`export`."""
-    settings = running.settings(arguments)
+    settings = command.settings(arguments)
     count = 0
 
     async def export(log: "Log") -> None:
@@ -228,9 +228,9 @@ def run_export(arguments: Namespace) -> None:
             count += 1
 
     with _output(arguments.file) as out:
-        running.run_loop(_with_log(settings, export))
+        command.run_loop(_with_log(settings, export))
     if arguments.file != "-":
-        running.say(
+        output.print_line(
             json.dumps({"exported": count})
             if arguments.as_json
             else f"{count:,} written to {arguments.file}"
@@ -243,15 +243,15 @@ def _output(file: str) -> "contextlib.AbstractContextManager[IO[str]]":
     try:
         return Path(file).open("x", encoding="utf-8")
     except FileExistsError:
-        raise running.Failure(
-            f"{file}: is there already; name a new file", running.WRONG_USE
+        raise command.Failure(
+            f"{file}: is there already; name a new file", command.WRONG_USE
         ) from None
 
 
 async def _with_log(settings: Settings, work: Callable[["Log"], Any]) -> None:
     if settings.log.startswith("memory://"):
-        raise running.Failure(
-            "TIDINGS_LOG: memory:// is seen by the service alone", running.WRONG_USE
+        raise command.Failure(
+            "TIDINGS_LOG: memory:// is seen by the service alone", command.WRONG_USE
         )
     async with _opened(settings) as log:
         await work(log)
@@ -279,8 +279,8 @@ def _position(text: str) -> str:
     try:
         return str(Position.parse(text))
     except ValueError:
-        raise running.Failure(
-            f"{text!r} is no position; say partition:offset, such as 0:17", running.WRONG_USE
+        raise command.Failure(
+            f"{text!r} is no position; say partition:offset, such as 0:17", command.WRONG_USE
         ) from None
 
 

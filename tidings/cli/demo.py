@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tidings.cli import running
+from tidings.cli.support import command, output
 
 if TYPE_CHECKING:
     import httpx
@@ -32,9 +32,9 @@ APART = 0.7
 MODEL = "tidings-demo/pictures"
 
 
-def register(commands: running.Commands) -> None:
+def register(commands: command.Commands) -> None:
     """Add the command."""
-    parser = running.parser(commands, "demo", run, ABOUT, "tidings demo --port 8080 --every 10")
+    parser = command.parser(commands, "demo", run, ABOUT, "tidings demo --port 8080 --every 10")
     parser.add_argument("--port", help="port to listen on; 0: any")
     parser.add_argument(
         "--port-file", metavar="FILE", type=Path, help="write the port there once it is open"
@@ -46,19 +46,19 @@ def register(commands: running.Commands) -> None:
         default=0.0,
         help="go on starting one every so often",
     )
-    running.add_places(parser)
-    running.add_config(parser)
+    command.add_places(parser)
+    command.add_config(parser)
 
 
 def run(arguments: Namespace) -> None:
     """Run until told to stop."""
     if arguments.every < 0:
-        raise running.Failure("--every: takes seconds, 0 or more", running.WRONG_USE)
-    running.settings(arguments, "port", "port_file", "log", "store")
+        raise command.Failure("--every: takes seconds, 0 or more", command.WRONG_USE)
+    command.settings(arguments, "port", "port_file", "log", "store")
     from tidings.observability import logging as journal
 
     journal.configure()
-    running.run_loop(_demo(arguments))
+    command.run_loop(_demo(arguments))
 
 
 async def _demo(arguments: Namespace) -> None:
@@ -77,7 +77,7 @@ async def _demo(arguments: Namespace) -> None:
         work: set[asyncio.Task[None]] = set()
 
         def ready(port: int) -> None:
-            running.say(f"The page is at http://127.0.0.1:{port} (Ctrl-C ends it)")
+            output.print_line(f"The page is at http://127.0.0.1:{port} (Ctrl-C ends it)")
             work.add(
                 asyncio.create_task(_start_some(http, port, settings.api_keys, arguments.every))
             )

@@ -10,9 +10,9 @@ from typing import Any
 
 from msgspec import Struct
 
-from tidings.cli import running, webhook_check
-from tidings.cli.store_check import Warned, examined, new_file, writable
-from tidings.cli.webhook_check import WebhookFailed
+from tidings.cli.support import command, output, webhook_check
+from tidings.cli.support.store_check import Warned, examined, new_file, writable
+from tidings.cli.support.webhook_check import WebhookFailed
 from tidings.config.settings import DERIVED, FLAGS_ONLY, Settings, SettingsError, check_serving
 
 WITHIN = 8.0
@@ -31,13 +31,13 @@ class Finding(Struct, frozen=True):
     ms: float = 0.0
 
 
-def register(commands: running.Commands) -> None:
+def register(commands: command.Commands) -> None:
     """Add the command."""
     about = (
         "Print the settings in force, secrets masked, and try each part.\n\n"
         "With --webhook a signed test goes through the whole path of a running service, and its record is removed again."
     )
-    parser = running.parser(commands, "doctor", run, about, "tidings doctor --webhook replicate")
+    parser = command.parser(commands, "doctor", run, about, "tidings doctor --webhook replicate")
     parser.add_argument(
         "--webhook",
         metavar="PROVIDER",
@@ -46,38 +46,38 @@ def register(commands: running.Commands) -> None:
     parser.add_argument(
         "--url", metavar="URL", help="the running service, for --webhook; else host and port as set"
     )
-    running.add_places(parser)
-    running.add_config(parser)
-    running.add_json(parser)
+    command.add_places(parser)
+    command.add_config(parser)
+    command.add_json(parser)
 
 
 def run(arguments: Namespace) -> int:
     """Print, try, and tell by the exit code whether all of it works."""
-    settings = running.settings(arguments, "log", "store")
+    settings = command.settings(arguments, "log", "store")
     rows = list(in_force(settings))
-    findings = running.run_loop(examine(settings, arguments.webhook, arguments.url))
+    findings = command.run_loop(examine(settings, arguments.webhook, arguments.url))
     if arguments.as_json:
         found = [
             {name: getattr(finding, name) for name in finding.__struct_fields__}
             for finding in findings
         ]
         shown = {name: {"value": value, "from": origin} for name, value, origin in rows}
-        running.say(json.dumps({"settings": shown, "parts": found}, default=str))
+        output.print_line(json.dumps({"settings": shown, "parts": found}, default=str))
     else:
         width = max(len(name) for name, _, _ in rows)
         for name, value, origin in rows:
-            running.say(
+            output.print_line(
                 f"{name:<{width}}  {_text(value)}"
                 + (f"  ({origin})" if origin != "default" else "")
             )
-        running.say("")
+        output.print_line("")
         width = max(len(finding.part) for finding in findings)
         for finding in findings:
-            running.say(
+            output.print_line(
                 f"{finding.state:<7}  {finding.part:<{width}}  {finding.says}  [{finding.ms:.0f} ms]"
             )
     return (
-        running.FAILED if any(finding.state == "failed" for finding in findings) else running.DONE
+        command.FAILED if any(finding.state == "failed" for finding in findings) else command.DONE
     )
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from tidings.cli import running
+from tidings.cli.support import command, output
 
 if TYPE_CHECKING:
     from tidings.admin.erasure import Erasure
@@ -19,35 +19,35 @@ The service carries it out, so it must run; clients see the deletions. Hidden pr
 as well. It ends with 1 where not all are gone from the store in time: run it again."""
 
 
-def register(commands: running.Commands) -> None:
+def register(commands: command.Commands) -> None:
     """Add the command."""
-    parser = running.parser(commands, "erase", run, ABOUT, "tidings erase --owner user-4711")
+    parser = command.parser(commands, "erase", run, ABOUT, "tidings erase --owner user-4711")
     parser.add_argument("--owner", metavar="OWNER", required=True)
     parser.add_argument("--dry-run", action="store_true", help="count, and delete nothing")
     parser.add_argument(
         "--within", metavar="SECONDS", type=float, default=30.0, help="to wait for the service (30)"
     )
-    running.add_places(parser)
-    running.add_config(parser)
-    running.add_json(parser)
+    command.add_places(parser)
+    command.add_config(parser)
+    command.add_json(parser)
 
 
 def run(arguments: Namespace) -> int:
     """Erase."""
     if not arguments.owner:
-        raise running.Failure("--owner: is empty; name whose predictions", running.WRONG_USE)
+        raise command.Failure("--owner: is empty; name whose predictions", command.WRONG_USE)
     if not arguments.within > 0:
-        raise running.Failure("--within: takes seconds, more than 0", running.WRONG_USE)
-    settings = running.settings(arguments, "log", "store")
-    running.refuse_memory(settings)
-    done = running.run_loop(_erase(settings, arguments))
+        raise command.Failure("--within: takes seconds, more than 0", command.WRONG_USE)
+    settings = command.settings(arguments, "log", "store")
+    command.refuse_memory(settings)
+    done = command.run_loop(_erase(settings, arguments))
     if arguments.as_json:
-        running.say(
+        output.print_line(
             msgspec.json.encode({**msgspec.to_builtins(done), "dryRun": arguments.dry_run}).decode()
         )
     else:
         _print(done, dry_run=arguments.dry_run)
-    return running.DONE if arguments.dry_run or done.complete else running.FAILED
+    return command.DONE if arguments.dry_run or done.complete else command.FAILED
 
 
 async def _erase(settings: "Settings", arguments: Namespace) -> "Erasure":
@@ -74,11 +74,13 @@ async def _erase(settings: "Settings", arguments: Namespace) -> "Erasure":
 
 def _print(done: "Erasure", *, dry_run: bool) -> None:
     if dry_run:
-        running.say(f"{done.predictions:,} predictions of {done.owner} would be deleted")
+        output.print_line(f"{done.predictions:,} predictions of {done.owner} would be deleted")
         return
-    running.say(f"{done.deleted:,} of {done.predictions:,} predictions of {done.owner} are deleted")
+    output.print_line(
+        f"{done.deleted:,} of {done.predictions:,} predictions of {done.owner} are deleted"
+    )
     if not done.complete:
-        running.say(
+        output.print_line(
             "the others wait in the log for a processor: is the service running? Run this again to see"
         )
     for trace in done.traces:
@@ -87,4 +89,4 @@ def _print(done: "Erasure", *, dry_run: bool) -> None:
             if trace.by is None
             else f", by {datetime.fromtimestamp(trace.by / 1000, UTC):%Y-%m-%d %H:%M} UTC"
         )
-        running.say(f"{trace.count:>7,}  {trace.place}: {trace.gone}{by}")
+        output.print_line(f"{trace.count:>7,}  {trace.place}: {trace.gone}{by}")

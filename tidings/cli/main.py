@@ -16,15 +16,15 @@ from tidings.cli import (
     erase,
     reconcile,
     replay,
-    running,
     serve,
     specifications,
     token,
     watch,
 )
+from tidings.cli.support import command, output
 from tidings.config.settings import SettingsError
 
-COMMANDS: tuple[running.Command, ...] = (
+COMMANDS = (
     serve,
     demo,
     replay,
@@ -38,6 +38,7 @@ COMMANDS: tuple[running.Command, ...] = (
     token,
     specifications,
 )
+"""The modules of the commands, in the order in which the help lists them."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -53,31 +54,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         code = parsed.run(parsed)
     except KeyboardInterrupt:
-        sys.exit(running.FAILED)
+        sys.exit(command.FAILED)
     except BrokenPipeError:
         sys.stderr.close()  # whoever read the output has gone; nothing is left to say
-        sys.exit(running.FAILED)
+        sys.exit(command.FAILED)
     except Exception as error:
         for leaf in _leaves(error):
             ending = _expected(leaf)
             if ending is not None:
-                running.fail(*ending)
+                output.fail(*ending)
         raise
-    sys.exit(code or running.DONE)
+    sys.exit(code or command.DONE)
 
 
-def _parser() -> running.Parser:
-    parser = running.Parser(
+def _parser() -> command.Parser:
+    parser = command.Parser(
         prog="tidings",
         description="The state of long-running AI predictions, pushed the moment it changes.",
         epilog="tidings COMMAND --help says more about a command.",
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(
-        title="commands", metavar="COMMAND", required=True, parser_class=running.Parser
+        title="commands", metavar="COMMAND", required=True, parser_class=command.Parser
     )
-    for command in COMMANDS:
-        command.register(commands)
+    for module in COMMANDS:
+        module.register(commands)
     return parser
 
 
@@ -92,16 +93,16 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
 
 def _expected(error: BaseException) -> tuple[str, int] | None:
     """The line and the exit code of what can be expected to go wrong; None: it is a defect."""
-    if isinstance(error, running.Failure):
+    if isinstance(error, command.Failure):
         return str(error), error.code
     if isinstance(error, SettingsError):
-        return str(error), running.WRONG_USE
+        return str(error), command.WRONG_USE
     from tidings.storage.errors import StorageError, StoreMisconfigured
     from tidings.streams.log.protocol import LogError, LogMisconfigured
     from tidings.streams.replay.rebuild import StoreInUse
 
     if isinstance(error, StoreMisconfigured | LogMisconfigured):
-        return str(error), running.WRONG_USE
+        return str(error), command.WRONG_USE
     if isinstance(error, StorageError | LogError | StoreInUse | OSError):
-        return str(error), running.FAILED
+        return str(error), command.FAILED
     return None

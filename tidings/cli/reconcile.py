@@ -3,7 +3,7 @@
 from argparse import Namespace
 from typing import TYPE_CHECKING
 
-from tidings.cli import running
+from tidings.cli.support import command, output
 
 if TYPE_CHECKING:
     from tidings.config.settings import Settings
@@ -14,9 +14,9 @@ What is found is appended to the log as events, beside a running service or with
 are submitted, cancels carried out, submissions without an answer looked for; what is gone at its provider has failed."""
 
 
-def register(commands: running.Commands) -> None:
+def register(commands: command.Commands) -> None:
     """Add the command."""
-    parser = running.parser(commands, "reconcile", run, ABOUT, "tidings reconcile --once --all")
+    parser = command.parser(commands, "reconcile", run, ABOUT, "tidings reconcile --once --all")
     parser.add_argument(
         "--once", action="store_true", help="one pass (what a service does all the time)"
     )
@@ -29,22 +29,22 @@ def register(commands: running.Commands) -> None:
     parser.add_argument(
         "--limit", metavar="SECONDS", type=float, default=300.0, help="give up after so long (300)"
     )
-    running.add_places(parser)
-    running.add_config(parser)
-    running.add_json(parser)
+    command.add_places(parser)
+    command.add_config(parser)
+    command.add_json(parser)
 
 
 def run(arguments: Namespace) -> int:
     """Reconcile, and say what came of it."""
     if not arguments.once:
-        raise running.Failure(
+        raise command.Failure(
             "reconcile makes one pass with --once; tidings serve --role reconciler goes on",
-            running.WRONG_USE,
+            command.WRONG_USE,
         )
     if not arguments.limit > 0:
-        raise running.Failure("--limit: takes seconds, more than 0", running.WRONG_USE)
-    settings = running.settings(arguments, "log", "store")
-    return running.run_loop(_reconcile(settings, arguments))
+        raise command.Failure("--limit: takes seconds, more than 0", command.WRONG_USE)
+    settings = command.settings(arguments, "log", "store")
+    return command.run_loop(_reconcile(settings, arguments))
 
 
 async def _reconcile(settings: "Settings", arguments: Namespace) -> int:
@@ -60,20 +60,20 @@ async def _reconcile(settings: "Settings", arguments: Namespace) -> int:
     async with parts(settings) as opened:
         tasks = ProviderTasks(settings, opened, settings.port)
         if not tasks.lanes:
-            raise running.Failure(
+            raise command.Failure(
                 "no provider can be asked: set its token, such as TIDINGS_REPLICATE_TOKEN"
             )
         try:
             async with asyncio.timeout(arguments.limit):
                 found = await tasks.once(everything=arguments.everything)
         except TimeoutError:
-            raise running.Failure(
+            raise command.Failure(
                 f"not done after {arguments.limit:g} s; is a processor running? raise --limit, or run it again"
             ) from None
         finally:
             await tasks.close()
     if arguments.as_json:
-        running.say(msgspec.json.encode(found).decode())
+        output.print_line(msgspec.json.encode(found).decode())
     else:
-        running.say(", ".join(f"{count} {name}" for name, count in found.items()))
-    return running.FAILED if found["left"] else running.DONE
+        output.print_line(", ".join(f"{count} {name}" for name, count in found.items()))
+    return command.FAILED if found["left"] else command.DONE

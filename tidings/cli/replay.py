@@ -2,12 +2,11 @@
 
 import re
 from argparse import Namespace
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from tidings.cli import running
-from tidings.cli.comparison import compare
-from tidings.cli.rebuilding import rebuild
+from tidings.cli.support import command
+from tidings.cli.support.comparison import compare
+from tidings.cli.support.rebuild import rebuild
 
 if TYPE_CHECKING:
     from tidings.streams.log.protocol import Since
@@ -20,9 +19,9 @@ event per difference, so that corrections pass the same rules and reach every cl
 takes whole records from the changes topic first, and then the events that follow: much less to read."""
 
 
-def register(commands: running.Commands) -> None:
+def register(commands: command.Commands) -> None:
     """Add the command."""
-    parser = running.parser(commands, "replay", run, ABOUT, "tidings replay --verify --json")
+    parser = command.parser(commands, "replay", run, ABOUT, "tidings replay --verify --json")
     parser.add_argument(
         "--from", dest="since", metavar="WHERE", help="beginning, a TIME, or PARTITION:OFFSET,..."
     )
@@ -42,8 +41,8 @@ def register(commands: running.Commands) -> None:
     parser.add_argument("--dry-run", action="store_true", help="count, and write nothing")
     parser.add_argument("--follow", action="store_true", help="go on with what comes, until Ctrl-C")
     parser.add_argument("--resume", action="store_true", help="go on with an interrupted rebuild")
-    running.add_config(parser)
-    running.add_json(parser)
+    command.add_config(parser)
+    command.add_json(parser)
 
 
 def run(arguments: Namespace) -> int:
@@ -57,15 +56,15 @@ def run(arguments: Namespace) -> int:
         ("--resume", arguments.resume),
     ):
         if comparing and given:
-            raise running.Failure(
-                f"{flag}: a comparison reads the whole log; leave it out", running.WRONG_USE
+            raise command.Failure(
+                f"{flag}: a comparison reads the whole log; leave it out", command.WRONG_USE
             )
     if arguments.dry_run and (arguments.follow or arguments.resume):
-        raise running.Failure(
-            "--dry-run: goes with neither --follow nor --resume", running.WRONG_USE
+        raise command.Failure(
+            "--dry-run: goes with neither --follow nor --resume", command.WRONG_USE
         )
     if arguments.resume and arguments.since is not None:
-        raise running.Failure("--resume: knows where to go on; leave out --from", running.WRONG_USE)
+        raise command.Failure("--resume: knows where to go on; leave out --from", command.WRONG_USE)
     for flag, given, reason in (
         ("--from", arguments.since is not None, "the changes say where the events go on"),
         ("--until", arguments.until is not None, "the changes are those of now"),
@@ -76,39 +75,21 @@ def run(arguments: Namespace) -> int:
         ),
     ):
         if arguments.from_changes and given:
-            raise running.Failure(f"{flag}: {reason}", running.WRONG_USE)
-    since, until = parse_since(arguments.since), parse_time("--until", arguments.until)
-    settings = running.settings(arguments)
+            raise command.Failure(f"{flag}: {reason}", command.WRONG_USE)
+    since, until = parse_since(arguments.since), command.parse_time("--until", arguments.until)
+    settings = command.settings(arguments)
     if settings.log.startswith("memory://"):
-        raise running.Failure("TIDINGS_LOG: memory:// holds nothing to replay", running.WRONG_USE)
+        raise command.Failure("TIDINGS_LOG: memory:// holds nothing to replay", command.WRONG_USE)
     if arguments.into is not None:
         from tidings.config.validators import store_url
 
         try:
             store_url(arguments.into)
         except ValueError as error:
-            raise running.Failure(f"--into: {error}", running.WRONG_USE) from None
+            raise command.Failure(f"--into: {error}", command.WRONG_USE) from None
     if comparing:
-        return running.run_loop(compare(arguments, settings))
-    return running.run_loop(rebuild(arguments, settings, since, until))
-
-
-def parse_time(flag: str, text: str | None) -> int | None:
-    """Milliseconds since the epoch, from ISO 8601 (without a zone: UTC) or as they are."""
-    if text is None:
-        return None
-    if text.isascii() and text.isdecimal():
-        return int(text)
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise running.Failure(
-            f"{flag}: {text!r} is no time; say 2026-01-31T12:00Z, or milliseconds since the epoch",
-            running.WRONG_USE,
-        ) from None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return int(moment.timestamp() * 1000)
+        return command.run_loop(compare(arguments, settings))
+    return command.run_loop(rebuild(arguments, settings, since, until))
 
 
 def parse_since(text: str | None) -> "Since | int":
@@ -118,6 +99,6 @@ def parse_since(text: str | None) -> "Since | int":
     if re.fullmatch(r"\d+:\d+(,\d+:\d+)*", text, re.ASCII):
         pairs = (part.split(":") for part in text.split(","))
         return {int(partition): int(offset) for partition, offset in pairs}
-    moment = parse_time("--from", text)
+    moment = command.parse_time("--from", text)
     assert moment is not None
     return moment

@@ -4,7 +4,7 @@ from argparse import SUPPRESS, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tidings.cli import running
+from tidings.cli.support import command
 
 if TYPE_CHECKING:
     from tidings.config.settings import Settings
@@ -14,12 +14,12 @@ ABOUT = """Run the service: everything in one process, or the roles named.
 Ctrl-C finishes what is under way, tells clients when to come back, and ends."""
 
 
-def register(commands: running.Commands) -> None:
+def register(commands: command.Commands) -> None:
     """Add the command."""
     example = (
         "tidings serve --port 8080 --log kafka://localhost:9092 --store sqlite:///data/store.db"
     )
-    parser = running.parser(commands, "serve", run, ABOUT, example)
+    parser = command.parser(commands, "serve", run, ABOUT, example)
     parser.add_argument("--host", help="address to listen on")
     parser.add_argument("--port", help="port to listen on; 0: any")
     parser.add_argument(
@@ -28,8 +28,8 @@ def register(commands: running.Commands) -> None:
     parser.add_argument(
         "--role", metavar="ROLES", help="all, or some of gateway,processor,archiver,reconciler"
     )
-    running.add_places(parser)
-    running.add_config(parser)
+    command.add_places(parser)
+    command.add_config(parser)
     parser.add_argument(
         "--no-breaker",
         action="store_const",
@@ -50,9 +50,9 @@ def register(commands: running.Commands) -> None:
 
 def run(arguments: Namespace) -> None:
     """Serve until told to stop."""
-    running.import_plain_structlog()
+    command.import_plain_structlog()
     names = ("host", "port", "port_file", "role", "log", "store", "workers", "no_breaker")
-    settings = running.settings(arguments, *names, "health_port", "shared_port", "parent")
+    settings = command.settings(arguments, *names, "health_port", "shared_port", "parent")
     from tidings.config.settings import check_serving
 
     check_serving(settings)
@@ -72,7 +72,7 @@ def run(arguments: Namespace) -> None:
     if settings.workers > 1:
         _supervise(settings, arguments)
     else:
-        running.run_loop(service.serve(settings))
+        command.run_loop(service.serve(settings))
 
 
 def _supervise(settings: "Settings", arguments: Namespace) -> None:
@@ -96,13 +96,13 @@ def _supervise(settings: "Settings", arguments: Namespace) -> None:
                 write_port(settings.port_file, port)
 
         try:
-            running.run_loop(supervise(settings, held.getsockname()[1], flags, ready))
+            command.run_loop(supervise(settings, held.getsockname()[1], flags, ready))
         except Ended as error:
-            raise running.Failure(
-                str(error), error.code if error.code > 0 else running.FAILED
+            raise command.Failure(
+                str(error), error.code if error.code > 0 else command.FAILED
             ) from None
         except TimeoutError:
-            raise running.Failure(
+            raise command.Failure(
                 "a process did not serve in time; its own lines say what it waits for"
             ) from None
         finally:

@@ -4,18 +4,18 @@ import json
 from argparse import Namespace
 from importlib.metadata import version
 
-from tidings.cli import running
+from tidings.cli.support import command, output
 
 
-def register(commands: running.Commands) -> None:
+def register(commands: command.Commands) -> None:
     """Add both commands."""
     about = "Print the HTTP side as an OpenAPI 3.1 document."
-    running.add_json(
-        running.parser(commands, "openapi", run_openapi, about, "tidings openapi > openapi.json")
+    command.add_json(
+        command.parser(commands, "openapi", run_openapi, about, "tidings openapi > openapi.json")
     )
     about = "Print the WebSocket as an AsyncAPI 3.0 document."
-    running.add_json(
-        running.parser(
+    command.add_json(
+        command.parser(
             commands, "asyncapi", run_asyncapi, about, "tidings asyncapi > asyncapi.json"
         )
     )
@@ -36,4 +36,4 @@ def run_asyncapi(arguments: Namespace) -> None:
 
 
 def _print(document: dict[str, object], on_one_line: bool) -> None:
-    running.say(json.dumps(document, indent=None if on_one_line else 2, ensure_ascii=False))
+    output.print_line(json.dumps(document, indent=None if on_one_line else 2, ensure_ascii=False))

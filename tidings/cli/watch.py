@@ -4,9 +4,9 @@ import sys
 import time
 from argparse import Namespace
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from tidings.cli import running
+from tidings.cli.support import command, output, service_access
 from tidings.config.settings import Settings
 
 if TYPE_CHECKING:
@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
 ROWS = 30
 """Predictions in the live table: those that changed last."""
-REACHABLE_WITHIN = 5.0
-"""Seconds in which the service must answer at first; once it has, the watch outlives its restarts."""
 
 COLORS = {
     "starting": "cyan",
@@ -29,10 +27,10 @@ COLORS = {
 }
 
 
-def register(commands: running.Commands) -> None:
+def register(commands: command.Commands) -> None:
     """Add the command."""
     about = "Show predictions as they change, until Ctrl-C."
-    parser = running.parser(
+    parser = command.parser(
         commands, "watch", run, about, "tidings watch p1 p2 --url http://127.0.0.1:8080"
     )
     parser.add_argument("predictions", metavar="ID", nargs="*", help="predictions to watch")
@@ -45,91 +43,42 @@ def register(commands: running.Commands) -> None:
         action="store_true",
         help="end once each of the predictions named has finished",
     )
-    add_service(parser)
-    running.add_config(parser)
-    running.add_json(parser)
-
-
-def add_service(parser: running.Parser) -> None:
-    """The flags that say which service to talk to."""
-    parser.add_argument("--url", help="the service; else where TIDINGS_HOST and TIDINGS_PORT say")
-    parser.add_argument(
-        "--token", help="JWT or API key; else one made from the settings of the service"
-    )
+    service_access.add_flags(parser)
+    command.add_config(parser)
+    command.add_json(parser)
 
 
 def run(arguments: Namespace) -> int:
     """Watch until told to stop."""
     chosen = [arguments.predictions, arguments.owner, arguments.tag, arguments.model, arguments.all]
     if sum(bool(one) for one in chosen) != 1:
-        raise running.Failure(
-            "name predictions, or one of --owner, --tag, --model, --all", running.WRONG_USE
+        raise command.Failure(
+            "name predictions, or one of --owner, --tag, --model, --all", command.WRONG_USE
         )
     if arguments.finished and not arguments.predictions:
-        raise running.Failure("--finished: needs predictions by name", running.WRONG_USE)
-    settings = running.settings(arguments)
+        raise command.Failure("--finished: needs predictions by name", command.WRONG_USE)
+    settings = command.settings(arguments)
     try:
-        return running.run_loop(_watch(arguments, settings))
+        return command.run_loop(_watch(arguments, settings))
     except KeyboardInterrupt:
-        return running.DONE
-
-
-def service_url(arguments: Namespace, settings: Settings) -> str:
-    """The service's address, from `--url` or from the settings."""
-    if arguments.url is not None:
-        return str(arguments.url)
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)  # noqa: S104 - where to look for it
-    if ":" in host and not host.startswith("["):
-        host = f"[{host}]"
-    return f"http://{host}:{settings.port}"
-
-
-def service_token(arguments: Namespace, settings: Settings) -> Any:
-    """The token from `--token`; else what the service's own settings allow to make: an operator's."""
-    if arguments.token is not None or arguments.url is not None:
-        return arguments.token
-    if settings.api_keys:
-        return settings.api_keys[0]
-    if settings.jwt_secret is None:
-        return None
-    from tidings.cli.token import sign
-
-    return lambda: sign(settings, {"scope": "admin", "sub": "tidings-cli"}, ttl=600)
+        return command.DONE
 
 
 async def _watch(arguments: Namespace, settings: Settings) -> int:
     from tidings.client.client import Client
     from tidings.client.errors import ClientError
 
-    url = service_url(arguments, settings)
-    await check_reachable(url)
+    url = arguments.url or service_access.url_of(settings)
+    await service_access.check_reachable(url)
     try:
-        client = Client(url, service_token(arguments, settings))
+        client = Client(url, service_access.chosen_token(arguments, settings))
     except ValueError as error:
-        raise running.Failure(f"--url: {error}", running.WRONG_USE) from None
+        raise command.Failure(f"--url: {error}", command.WRONG_USE) from None
     try:
         async with client:
             return await _show(arguments, client)
     except ClientError as error:
-        raise running.Failure(str(error)) from None
-
-
-async def check_reachable(url: str) -> None:
-    """Fail with one line where no service answers."""
-    import httpx
-
-    try:
-        async with httpx.AsyncClient(timeout=REACHABLE_WITHIN) as http:
-            await http.get(f"{url.rstrip('/')}/healthz")
-    except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
-        raise running.Failure(
-            f"--url: {url!r} is no address of a service ({error})", running.WRONG_USE
-        ) from None
-    except httpx.TransportError as error:
-        reason = str(error) or type(error).__name__
-        raise running.Failure(
-            f"{url} cannot be reached ({reason}); is tidings serve running there?"
-        ) from None
+        raise command.Failure(str(error)) from None
 
 
 async def _show(arguments: Namespace, client: "Client") -> int:
@@ -147,7 +96,7 @@ async def _show(arguments: Namespace, client: "Client") -> int:
             if screen is not None:
                 screen.show(update)
             else:
-                running.say(as_json(update) if arguments.as_json else as_line(update))
+                output.print_line(as_json(update) if arguments.as_json else as_line(update))
             if ended(update):
                 open_ones.discard(update.prediction_id)
             if arguments.finished and not open_ones:
@@ -156,7 +105,7 @@ async def _show(arguments: Namespace, client: "Client") -> int:
         if screen is not None:
             screen.close()
         await watch.aclose()
-    return running.DONE
+    return command.DONE
 
 
 def ended(update: "Update") -> bool:

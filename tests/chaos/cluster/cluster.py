@@ -23,7 +23,7 @@ from tests.support.broker import Broker, free_port
 from tests.support.root import ROOT
 from tests.support.servers import Postgres, Server, Valkey
 from tests.support.tidings_process import TidingsProcess, environment
-from tidings.cli.token import sign
+from tidings.cli.support.service_access import sign
 from tidings.client.client import Client
 from tidings.config.loader import load
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tidings.cli import running
 from tidings.cli.dead_letters import run_list, run_redrive
+from tidings.cli.support import command
 from tidings.streams.log.factory import open_log
 from tidings.streams.log.protocol import DEAD_LETTERS, EVENTS, StoredRecord
 from tidings.streams.processing import letters
@@ -28,7 +28,7 @@ def crowded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(letters, "AT_ONCE_BYTES", SLICE, raising=False)
     monkeypatch.setattr(
-        running, "_log_quietly", lambda: None
+        command, "_log_quietly", lambda: None
     )  # the logging of this process stays as it is
     asyncio.run(_fill(tmp_path))
     return tmp_path

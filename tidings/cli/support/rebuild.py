@@ -7,8 +7,8 @@ from argparse import Namespace
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from tidings.cli import running
-from tidings.cli.progress import Bar
+from tidings.cli.support import command, output
+from tidings.cli.support.progress import ProgressBar
 from tidings.config.settings import Settings
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ async def span_of(log: "Log", since: "Since | int", until: int | None) -> "Span"
     elif isinstance(since, Mapping):
         missing = set(since) - set(await log.bounds(EVENTS))
         if missing:
-            raise running.Failure(
-                f"--from: the events have no partition {min(missing)}", running.WRONG_USE
+            raise command.Failure(
+                f"--from: the events have no partition {min(missing)}", command.WRONG_USE
             )
     return await span(log, since, until)
 
@@ -73,7 +73,7 @@ async def _fill(
 ) -> int:
     stopped = asyncio.Event()
     whole = since == "beginning" and until is None and arguments.only is None
-    with Bar("replay", "events", quiet=arguments.as_json) as bar:
+    with ProgressBar("replay", "events", quiet=arguments.as_json) as bar:
         rebuild = rebuilder(settings, log, store, policy, arguments.only, bar)
         if arguments.resume:
             since = await rebuild.resume_point()
@@ -95,10 +95,12 @@ async def _fill(
         summary = counts(rebuild.progress, bar.seconds)
     into = None if arguments.dry_run else _filled(arguments.into, settings)
     if arguments.as_json:
-        running.say(json.dumps({"into": into, "dryRun": arguments.dry_run, **summary}))
+        output.print_line(json.dumps({"into": into, "dryRun": arguments.dry_run, **summary}))
     else:
-        table("dry run: nothing was written" if into is None else f"replayed into {into}", summary)
-    return running.DONE
+        output.print_table(
+            "dry run: nothing was written" if into is None else f"replayed into {into}", summary
+        )
+    return command.DONE
 
 
 async def _restore(
@@ -146,7 +148,7 @@ def rebuilder(
     store: "PredictionStore",
     policy: "StorePolicy",
     only: str | None,
-    bar: Bar,
+    bar: ProgressBar,
 ) -> "Rebuild":
     """A rebuild into the store, which tells the bar how far it is."""
     from tidings.service.resources import expiry_of, providers_of
@@ -173,15 +175,3 @@ def counts(progress: "Progress", seconds: float) -> dict[str, Any]:
         restored = {"changes": progress.changes, "restored": progress.restored}
         return {**restored, **found, "seconds": round(seconds, 3), "recordsPerSecond": rate}
     return {**found, "seconds": round(seconds, 3), "eventsPerSecond": rate}
-
-
-def table(title: str, values: Mapping[str, Any]) -> None:
-    """A summary: a name and a value a line."""
-    running.say(title)
-    width = max(len(name) for name in values)
-    for name, value in values.items():
-        running.say(
-            f"  {name:<{width}}  {value:,}"
-            if isinstance(value, int | float)
-            else f"  {name:<{width}}  {value}"
-        )

@@ -9,7 +9,7 @@ LINE_EVERY = 5.0
 """Seconds between plain lines."""
 
 
-class Bar:
+class ProgressBar:
     """Shows done, rate and time left. Use as a context manager.
 
     Args:

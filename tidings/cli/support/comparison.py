@@ -10,9 +10,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tidings.cli import running
-from tidings.cli.progress import Bar
-from tidings.cli.rebuilding import rebuilder, span_of, table
+from tidings.cli.support import command, output
+from tidings.cli.support.progress import ProgressBar
+from tidings.cli.support.rebuild import rebuilder, span_of
 from tidings.config.settings import Settings
 
 if TYPE_CHECKING:
@@ -37,14 +37,14 @@ async def compare(arguments: Namespace, settings: Settings) -> int:
     from tidings.streams.processing.processor import GROUP
     from tidings.streams.replay.verify import verify
 
-    running.refuse_memory(settings)
+    command.refuse_memory(settings)
     log = await log_of(settings)
     try:
         live = await whole_store_of(settings)
         try:
             policy = await claim(log, live, settings)
             what = await span_of(log, "beginning", None)
-            with Bar("verify", "events", quiet=arguments.as_json) as bar:
+            with ProgressBar("verify", "events", quiet=arguments.as_json) as bar:
                 async with _scratch(what) as scratch:
                     rebuild = rebuilder(settings, log, scratch, policy, arguments.only, bar)
                     await rebuild.run(what)
@@ -61,8 +61,8 @@ async def compare(arguments: Namespace, settings: Settings) -> int:
     finally:
         await log.close()
     if arguments.repair and not arguments.dry_run:
-        return running.DONE
-    return running.FAILED if found.faults else running.DONE
+        return command.DONE
+    return command.FAILED if found.faults else command.DONE
 
 
 @asynccontextmanager
@@ -152,23 +152,23 @@ def _report(
         named: dict[str, list[str]] = {}
         for difference in found.differences:
             named.setdefault(difference.kind, []).append(difference.prediction_id)
-        running.say(json.dumps({**summary, "examples": examples, "predictions": named}))
+        output.print_line(json.dumps({**summary, "examples": examples, "predictions": named}))
         return
     title = "the store says what the log says"
     if found.faults:
         title = "the store differs from the log"
     elif found.differences:
         title = "no faults: what differs is explained by its kind"
-    table(title, summary)
+    output.print_table(title, summary)
     for one in examples:
         live, rebuilt = one["liveVersion"], one["rebuiltVersion"]
-        running.say(
+        output.print_line(
             f"  {one['kind']}: {one['predictionId']} (store: version {live}, log: version {rebuilt})"
         )
     if len(found.differences) > EXAMPLES:
-        running.say(f"  ... and {len(found.differences) - EXAMPLES:,} more; --json names all")
+        output.print_line(f"  ... and {len(found.differences) - EXAMPLES:,} more; --json names all")
     if found.faults and not arguments.repair:
-        running.say("tidings replay --repair mends the faults while the service runs")
+        output.print_line("tidings replay --repair mends the faults while the service runs")
 
 
 def example(difference: "Difference") -> dict[str, Any]:

@@ -8,6 +8,7 @@ from collections.abc import Coroutine
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from tidings.cli.support import service_access
 from tidings.config.settings import Settings
 
 if TYPE_CHECKING:
@@ -24,20 +25,6 @@ PREFIX = "doctor-"
 
 class WebhookFailed(Exception):
     """The test did not come through; the message says where it stopped, and what to mend."""
-
-
-def address_of(settings: Settings) -> str:
-    """Where the service of these settings is reached from this machine.
-
-    Raises:
-        WebhookFailed: Its port is any.
-    """
-    if not settings.port:
-        raise WebhookFailed(
-            "the service's port is 0 (any): say where it is with --url http://127.0.0.1:PORT"
-        )
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104 - replaced
-    return f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
 
 
 async def through(settings: Settings, name: str, url: str | None) -> str:
@@ -59,7 +46,14 @@ async def through(settings: Settings, name: str, url: str | None) -> str:
     from tidings.streams.providers.specimen import Unsigned, specimen
 
     provider = _configured(settings, name)
-    base = (url or address_of(settings)).rstrip("/")
+    if url is None and not settings.port:
+        raise WebhookFailed(
+            "the service's port is 0 (any): say where it is with --url http://127.0.0.1:PORT"
+        )
+    base = (url or service_access.url_of(settings)).rstrip("/")
+    token = service_access.operator_token(settings)
+    token = token() if callable(token) else token
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
     prediction_id = PREFIX + secrets.token_hex(8)
     try:
         sent = specimen(provider, prediction_id, int(time.time()))
@@ -67,7 +61,7 @@ async def through(settings: Settings, name: str, url: str | None) -> str:
         raise WebhookFailed(f"{name}: {reason}; no test can be signed here") from None
     try:
         async with httpx.AsyncClient(
-            base_url=base, headers=_who(settings), timeout=WITHIN, trust_env=False
+            base_url=base, headers=headers, timeout=WITHIN, trust_env=False
         ) as client:
             return await _Way(client, settings, name, prediction_id).go(provider, sent)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -209,17 +203,6 @@ def _configured(settings: Settings, name: str) -> "Provider":
     raise WebhookFailed(
         f"{name}: is not configured here, its webhooks are answered with 404; set {what}"
     )
-
-
-def _who(settings: Settings) -> dict[str, str]:
-    """Who asks, where the service wants to know."""
-    if settings.jwt_secret is not None:
-        from tidings.cli.token import sign
-
-        return {"Authorization": f"Bearer {sign(settings, {'scope': 'admin'}, ttl=60)}"}
-    if settings.api_keys:
-        return {"Authorization": f"Bearer {settings.api_keys[0]}"}
-    return {}
 
 
 def _said(answer: "httpx.Response") -> str:

@@ -5,9 +5,11 @@ import os
 import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
+from tidings.cli.support import output
 from tidings.config.settings import Settings
 
 if TYPE_CHECKING:
@@ -18,7 +20,7 @@ else:
     Commands = Any
 
 DONE = 0
-FAILED = 1
+FAILED = output.FAILED
 WRONG_USE = 2
 
 T = TypeVar("T")
@@ -32,19 +34,12 @@ class Failure(Exception):
         self.code = code
 
 
-class Command(Protocol):
-    """What a command's module offers."""
-
-    def register(self, commands: Commands) -> None:
-        """Add the command's parser, with `run` as its default for `run`."""
-
-
 class Parser(ArgumentParser):
     """A parser whose errors are one line."""
 
     def error(self, message: str) -> NoReturn:
         """End with code 2."""
-        fail(f"{message}; {self.prog} --help shows what there is", WRONG_USE)
+        output.fail(f"{message}; {self.prog} --help shows what there is", WRONG_USE)
 
 
 def parser(
@@ -104,6 +99,24 @@ def refuse_memory(settings: Settings) -> None:
             raise Failure(f"TIDINGS_{name}: memory:// is seen by the service alone", WRONG_USE)
 
 
+def parse_time(flag: str, text: str | None) -> int | None:
+    """Milliseconds since the epoch, from ISO 8601 (without a zone: UTC) or as they are."""
+    if text is None:
+        return None
+    if text.isascii() and text.isdecimal():
+        return int(text)
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise Failure(
+            f"{flag}: {text!r} is no time; say 2026-01-31T12:00Z, or milliseconds since the epoch",
+            WRONG_USE,
+        ) from None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return int(moment.timestamp() * 1000)
+
+
 def run_loop(main: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine on uvloop where there is one; what is logged goes to standard error, never among the output."""
     _log_quietly()
@@ -141,15 +154,3 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     except ImportError:
         return None
     return uvloop.new_event_loop  # type: ignore[no-any-return,unused-ignore]
-
-
-def say(line: str) -> None:
-    """A line of output, at once."""
-    sys.stdout.write(line + "\n")
-    sys.stdout.flush()
-
-
-def fail(message: str, code: int = FAILED) -> NoReturn:
-    """One line on standard error, and the end."""
-    sys.stderr.write(f"tidings: {' '.join(message.split())}\n")
-    raise SystemExit(code)

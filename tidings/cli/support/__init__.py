@@ -1,0 +1,4 @@
+"""What several commands share: flags and exit codes, output, progress, access to a running service, checks.
+
+The commands import this package; it imports none of them.
+"""
