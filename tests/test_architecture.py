@@ -15,6 +15,7 @@ FLOORS = ("storage", "streams", "gateway", "tidings")
 
 PURE = (
     "storage/prediction.py",
+    "storage/redaction.py",
     "streams/rules/*.py",
     "streams/processing/decoder.py",
     "streams/changes/codec.py",

@@ -11,16 +11,20 @@ import structlog
 from structlog.typing import EventDict, Processor
 
 from tidings.config.validators import MASK
+from tidings.storage.redaction import Redactor
 
 _SECRET_WORDS = ("secret", "token", "password", "authorization", "api_key", "webhook_key")
 
 
-def configure(*, json: bool | None = None, level: int = logging.INFO) -> None:
+def configure(
+    *, json: bool | None = None, level: int = logging.INFO, redactor: Redactor | None = None
+) -> None:
     """Set up the log of this process.
 
     Args:
         json: JSON lines; None: where standard error is no terminal.
         level: The least level written, of `logging`.
+        redactor: What every text passes before it is written; None: one that knows no secret by its value.
     """
     as_json = not sys.stderr.isatty() if json is None else json
     shared: list[Processor] = [
@@ -29,10 +33,16 @@ def configure(*, json: bool | None = None, level: int = logging.INFO) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         mask_secrets,
     ]
+    redacted = _redacted_by(redactor or Redactor())
     last: list[Processor] = (
-        [_tracebacks(), structlog.processors.JSONRenderer()]
+        [_tracebacks(), redacted, structlog.processors.JSONRenderer()]
         if as_json
-        else [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
+        else [
+            # As plain text: a renderer of tracebacks with colors shows local variables, and those hold secrets.
+            structlog.processors.format_exc_info,
+            redacted,
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
+        ]
     )
     structlog.configure(
         processors=[*shared, *last],
@@ -63,6 +73,30 @@ def _tracebacks() -> Processor:
     return structlog.processors.ExceptionRenderer(
         structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
     )
+
+
+def _redacted_by(redactor: Redactor) -> Processor:
+    """Pass every text of an event through the redactor, those of tracebacks included."""
+
+    def redacted(value: Any) -> Any:
+        match value:
+            case str():
+                return redactor.text(value)
+            case dict():
+                return {name: redacted(item) for name, item in value.items()}
+            case list() | tuple():
+                return [redacted(item) for item in value]
+            case None | bool() | int() | float():
+                return value
+        return redactor.text(str(value))
+
+    def processor(logger: Any, method: str, event: EventDict) -> EventDict:  # noqa: ARG001 - structlog's signature
+        return {
+            name: value if name.startswith("_") else redacted(value)
+            for name, value in event.items()
+        }
+
+    return processor
 
 
 def mask_secrets(logger: Any, method: str, event: EventDict) -> EventDict:  # noqa: ARG001 - structlog's signature

@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 from tests.support.root import ROOT
 
 PROGRAM = """
@@ -34,3 +36,28 @@ def test_lines_are_json_without_secrets() -> None:
     assert [line["event"] for line in lines] == ["service.started", "odd thing", "part.failed"]
     assert (lines[0]["port"], lines[0]["level"]) == (8080, "info")
     assert lines[2]["exception"][0]["exc_value"] == "wrong"
+
+
+LEAKING = """
+import logging, sys, structlog
+from tidings.observability import logging as tidings_logging
+from tidings.storage.redaction import Redactor
+tidings_logging.configure(json=sys.argv[1] == "json", redactor=Redactor(["c4n4ry-of-a-setting"]))
+log = structlog.get_logger()
+log.warning("call.failed", error="Illegal header value b'Key c4n4ry-of-a-header\\\\n'", value=["c4n4ry-of-a-setting"])
+logging.getLogger("aiokafka").error("cannot reach kafka://user:c4n4ry-of-a-url@host")
+try:
+    raise ValueError("https://e.example/api/webhooks/fal/p?token=c4n4ry-of-a-proof")
+except ValueError:
+    log.exception("part.failed")
+"""
+
+
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_no_secret_of_a_library_reaches_the_log(form: str) -> None:
+    """Exceptions, messages and lists pass the redactor, in JSON and in a terminal's form, tracebacks included."""
+    ended = subprocess.run(
+        [sys.executable, "-c", LEAKING, form], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert "c4n4ry" not in ended.stderr
+    assert "part.failed" in ended.stderr
