@@ -25,7 +25,7 @@ from msgspec import Raw
 from benchmarks.bench_http import SECRET, call, cpu
 from tidings.config.loader import load
 from tidings.observability import logging as journal
-from tidings.service import runtime as service
+from tidings.runtime import service
 from tidings.storage.prediction import Prediction, Status, encode
 from tidings.storage.store import Stored
 from tidings.streams.changes.codec import Change

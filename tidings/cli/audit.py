@@ -94,7 +94,7 @@ def _output(file: str) -> Iterator[IO[str]]:
 
 async def _collect(settings: Settings, trail: "Trail") -> None:
     from tidings.admin.audit import collect
-    from tidings.service.resources import log_of, providers_of, whole_store_of
+    from tidings.runtime.resources import log_of, providers_of, whole_store_of
     from tidings.streams.providers.registry import Translators
 
     log = await log_of(settings)

@@ -259,7 +259,7 @@ async def _with_log(settings: Settings, work: Callable[["Log"], Any]) -> None:
 
 @contextlib.asynccontextmanager
 async def _opened(settings: Settings) -> "AsyncIterator[Log]":
-    from tidings.service.resources import log_of
+    from tidings.runtime.resources import log_of
 
     log = await log_of(settings)
     try:

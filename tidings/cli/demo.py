@@ -67,7 +67,7 @@ async def _demo(arguments: Namespace) -> None:
     from tidings.config.loader import load
     from tidings.config.webhook_key import with_webhook_key
     from tidings.demo.stand_in import StandIn
-    from tidings.service import runtime as service
+    from tidings.runtime import service
 
     flags = {name: getattr(arguments, name) for name in ("port", "port_file", "log", "store")}
     async with StandIn() as stand_in, httpx.AsyncClient(trust_env=False, timeout=30) as http:

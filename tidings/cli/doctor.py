@@ -188,7 +188,7 @@ async def _access(settings: Settings) -> str:
 
 
 async def _limits(settings: Settings) -> str:
-    from tidings.service import limits as limiting
+    from tidings.runtime import limits as limiting
 
     if "gateway" not in settings.roles:
         return "this process serves no clients"
@@ -257,7 +257,7 @@ async def _log(settings: Settings) -> str:
 
 
 async def _store(settings: Settings) -> str:
-    from tidings.service.resources import unshared_store
+    from tidings.runtime.resources import unshared_store
 
     if (doubt := unshared_store(settings)) is not None:
         raise Warned(doubt)

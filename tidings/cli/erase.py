@@ -52,7 +52,7 @@ def run(arguments: Namespace) -> int:
 
 async def _erase(settings: "Settings", arguments: Namespace) -> "Erasure":
     from tidings.admin.erasure import Erasure, erase, find, letters_of, traces
-    from tidings.service.resources import log_of, whole_store_of
+    from tidings.runtime.resources import log_of, whole_store_of
 
     log = await log_of(settings)
     try:

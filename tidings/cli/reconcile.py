@@ -53,8 +53,8 @@ async def _reconcile(settings: "Settings", arguments: Namespace) -> int:
     import msgspec
 
     from tidings.config.webhook_key import with_webhook_key
-    from tidings.service.reconciler_role import ProviderTasks
-    from tidings.service.resources import parts
+    from tidings.runtime.reconciler_role import ProviderTasks
+    from tidings.runtime.resources import parts
 
     settings = with_webhook_key(settings)
     async with parts(settings) as opened:

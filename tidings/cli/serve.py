@@ -60,9 +60,9 @@ def run(arguments: Namespace) -> None:
 
     from tidings.config.webhook_key import with_webhook_key
     from tidings.observability import logging as journal
-    from tidings.service import limits as limiting
-    from tidings.service import runtime as service
-    from tidings.service.resources import unshared_store
+    from tidings.runtime import limits as limiting
+    from tidings.runtime import service
+    from tidings.runtime.resources import unshared_store
 
     settings = with_webhook_key(settings)
     journal.configure()
@@ -78,8 +78,8 @@ def run(arguments: Namespace) -> None:
 def _supervise(settings: "Settings", arguments: Namespace) -> None:
     """Start the workers, and look after them."""
     from tidings.gateway.websocket.listener import listen
-    from tidings.service.runtime import write_port
-    from tidings.service.supervisor import Ended, supervise
+    from tidings.runtime.service import write_port
+    from tidings.runtime.supervisor import Ended, supervise
 
     given = [("--host", arguments.host), ("--log", arguments.log), ("--store", arguments.store)]
     given.append(("--config", arguments.config))

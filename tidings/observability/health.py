@@ -27,7 +27,7 @@ from tidings.observability.metric_tables import (
 )
 from tidings.observability.metrics import Exposition
 from tidings.observability.traces import OpenTracing
-from tidings.service.reconciler_role import ProviderTasks
+from tidings.runtime.reconciler_role import ProviderTasks
 from tidings.storage.wrappers.cache import CachedStore
 from tidings.streams.archive.worker import Archiver
 from tidings.streams.changes.projection import Projecting

@@ -11,7 +11,7 @@ from tidings.gateway.push.hub import Hub
 from tidings.gateway.push.session_registry import Sessions
 from tidings.observability.metrics import Family, Sample, by_name
 from tidings.observability.traces import OpenTracing
-from tidings.service.reconciler_role import ProviderTasks
+from tidings.runtime.reconciler_role import ProviderTasks
 from tidings.storage.wrappers.cache import CachedStore
 from tidings.streams.archive.worker import Archiver
 from tidings.streams.changes.projection import Projecting

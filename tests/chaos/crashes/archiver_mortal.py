@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tidings.config.loader import load
-from tidings.service import runtime as service
+from tidings.runtime import service
 from tidings.streams.archive.transfer import Archiving
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tidings.config.loader import load
-from tidings.service import runtime as service
+from tidings.runtime import service
 
 
 def main() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from tidings.config.loader import load
 from tidings.config.webhook_key import with_webhook_key
-from tidings.service import runtime as service
+from tidings.runtime import service
 from tidings.streams.submission.reconcile_policy import Patience
 
 PATIENCE = Patience(

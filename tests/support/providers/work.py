@@ -15,8 +15,8 @@ from tests.support.tidings_process import environment
 from tidings.config.loader import load
 from tidings.config.webhook_key import with_webhook_key
 from tidings.demo import BadDays, StandIn
-from tidings.service import runtime as service
-from tidings.service.runtime import Service
+from tidings.runtime import service
+from tidings.runtime.service import Service
 from tidings.streams.submission.reconcile_policy import Patience
 from tidings.streams.submission.throttle import Lane
 

@@ -10,7 +10,7 @@ from tests.support.conditions import eventually
 from tests.support.storage.samples import prediction
 from tests.support.tidings_process import serving
 from tidings.config.settings import Settings
-from tidings.service import runtime as service
+from tidings.runtime import service
 from tidings.storage.clock import now_ms
 from tidings.storage.prediction import Status, encode
 from tidings.streams.changes.codec import announcement

@@ -18,7 +18,7 @@ from tidings.config.settings import Settings
 from tidings.gateway.push.event_stream import EventStream
 from tidings.gateway.push.protocol import Close
 from tidings.gateway.push.session import Session
-from tidings.service import runtime as service
+from tidings.runtime import service
 from tidings.storage.prediction import encode
 from tidings.streams.changes.codec import announcement
 from tidings.streams.log.memory import MemoryLog

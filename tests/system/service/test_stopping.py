@@ -15,7 +15,7 @@ from tests.support.conditions import eventually
 from tests.support.faulty_proxy import CHUNK, FaultyProxy
 from tests.support.tidings_process import TidingsProcess
 from tidings.config.settings import Settings
-from tidings.service.runtime import serve
+from tidings.runtime.service import serve
 from tidings.streams.log.memory import MemoryLog
 from tidings.streams.log.protocol import LogUnavailable, Record, Since
 

@@ -245,7 +245,7 @@ async def test_a_missing_extra_stops_the_start(tmp_path: Path) -> None:
         "tidings: TIDINGS_TRACES: traces need OpenTelemetry, and opentelemetry is not installed; "
         "install tidings[otel], or leave the setting out\n"
     )
-    loaded = "import sys, tidings.service, tidings.commands.serve; print([n for n in sys.modules if 'opentelemetry' in n])"
+    loaded = "import sys, tidings.runtime.service, tidings.cli.serve; print([n for n in sys.modules if 'opentelemetry' in n])"
     off = await asyncio.create_subprocess_exec(
         sys.executable, "-c", loaded, stdout=asyncio.subprocess.PIPE
     )

@@ -33,7 +33,7 @@ LOOK_SECONDS, PATIENCE = 0.05, 10.0
 
 async def compare(arguments: Namespace, settings: Settings) -> int:
     """Compare the store with the log, and mend it where that is asked for; returns the exit code."""
-    from tidings.service.resources import claim, log_of, whole_store_of
+    from tidings.runtime.resources import claim, log_of, whole_store_of
     from tidings.streams.processing.processor import GROUP
     from tidings.streams.replay.verify import verify
 

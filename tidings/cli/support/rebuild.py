@@ -42,7 +42,7 @@ async def rebuild(
     arguments: Namespace, settings: Settings, since: "Since | int", until: int | None
 ) -> int:
     """Fill an empty store, or go on with one that was interrupted; returns the exit code."""
-    from tidings.service.resources import claim, log_of, store_of, whole_store_of
+    from tidings.runtime.resources import claim, log_of, store_of, whole_store_of
     from tidings.storage.factory import open_store
 
     log = await log_of(settings)
@@ -111,7 +111,7 @@ async def _restore(
     policy: "StorePolicy",
     rebuild: "Rebuild",
 ) -> "Since":
-    from tidings.service.resources import expiry_of
+    from tidings.runtime.resources import expiry_of
     from tidings.streams.processing.processor import GROUP
     from tidings.streams.replay.from_changes import Restoration
 
@@ -151,7 +151,7 @@ def rebuilder(
     bar: ProgressBar,
 ) -> "Rebuild":
     """A rebuild into the store, which tells the bar how far it is."""
-    from tidings.service.resources import expiry_of, providers_of
+    from tidings.runtime.resources import expiry_of, providers_of
     from tidings.streams.providers.registry import Translators
     from tidings.streams.replay.rebuild import Rebuild
 

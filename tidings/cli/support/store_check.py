@@ -48,7 +48,7 @@ async def examined(settings: Settings, url: str) -> str:
         StorageError, SettingsError, LogError, OSError: It cannot be used; the message says what to do.
         Warned: It can, but something should be looked at.
     """
-    from tidings.service.resources import store_of
+    from tidings.runtime.resources import store_of
     from tidings.storage.store import Query
 
     if url.startswith("memory://"):
@@ -88,7 +88,7 @@ def _ranges(positions: dict[int, int]) -> str:
 
 async def _owner(settings: Settings, store: Any) -> str:
     """Whose log the store belongs to; raises StoreOwned where it is not the one of the settings."""
-    from tidings.service.resources import claim
+    from tidings.runtime.resources import claim
     from tidings.storage.store import Ownership
     from tidings.streams.log.protocol import LogError
 

@@ -7,7 +7,7 @@ import structlog
 from msgspec.structs import replace
 
 from tidings.config.settings import Settings
-from tidings.service.resources import log_of, parts, unshared_store
+from tidings.runtime.resources import log_of, parts, unshared_store
 from tidings.storage.errors import StorageError
 from tidings.streams.log.protocol import CHANGES, NewRecord
 

@@ -15,7 +15,7 @@ from tidings.config.settings import Settings
 from tidings.gateway.auth.quotas import OwnerLimits
 from tidings.gateway.auth.rate_limits import AddressConnections, AddressLimits
 from tidings.gateway.push.session_registry import SessionLimits
-from tidings.service import limits as limiting
+from tidings.runtime import limits as limiting
 
 FROM = {"X-Forwarded-For": "203.0.113.7"}
 OTHER = {"X-Forwarded-For": "203.0.113.8"}

@@ -13,8 +13,8 @@ import structlog
 from tests.support.conditions import eventually
 from tests.support.root import ROOT
 from tests.support.tidings_process import environment
-from tidings.service import supervisor as workers
-from tidings.service.supervisor import Plan, Worker
+from tidings.runtime import supervisor as workers
+from tidings.runtime.supervisor import Plan, Worker
 
 NOTHING = "/nothing/python"
 """A program that the machine cannot start, as it can none where processes, files or memory have run out."""

@@ -11,7 +11,7 @@ import structlog
 
 from tidings.config.settings import Settings
 from tidings.gateway.api.webhooks import url_token
-from tidings.service.resources import Parts
+from tidings.runtime.resources import Parts
 from tidings.storage.errors import StorageError
 from tidings.streams.changes.codec import Change
 from tidings.streams.changes.feed import ChangesWatch

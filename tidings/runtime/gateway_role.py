@@ -21,8 +21,8 @@ from tidings.gateway.push.traced import traced
 from tidings.gateway.websocket.aiohttp_upgrade import upgrade_route
 from tidings.gateway.websocket.listener import FrontServer
 from tidings.observability.health import Observation
-from tidings.service import limits as limiting
-from tidings.service.resources import Parts
+from tidings.runtime import limits as limiting
+from tidings.runtime.resources import Parts
 from tidings.storage.wrappers.cache import CachedStore
 from tidings.streams.changes.codec import Change
 from tidings.streams.rules.event import Archive

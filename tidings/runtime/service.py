@@ -22,13 +22,13 @@ from tidings.gateway.websocket.listener import listen
 from tidings.observability import gc_tuning as collector
 from tidings.observability.health import Observation
 from tidings.observability.traces import tracing
-from tidings.service.archiver_role import ArchiverRole, archiving
-from tidings.service.create_defaults import stamping_of
-from tidings.service.gateway_role import GatewayRole, bare_gateway
-from tidings.service.reconciler_role import ProviderTasks
-from tidings.service.resources import Parts, parts
-from tidings.service.signals import told_to_stop, unless
-from tidings.service.supervisor import orphaned
+from tidings.runtime.archiver_role import ArchiverRole, archiving
+from tidings.runtime.create_defaults import stamping_of
+from tidings.runtime.gateway_role import GatewayRole, bare_gateway
+from tidings.runtime.reconciler_role import ProviderTasks
+from tidings.runtime.resources import Parts, parts
+from tidings.runtime.signals import told_to_stop, unless
+from tidings.runtime.supervisor import orphaned
 from tidings.storage.errors import StorageError
 from tidings.storage.store import PredictionStore
 from tidings.storage.wrappers.cache import CachedStore

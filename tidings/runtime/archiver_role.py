@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from tidings.config.settings import Settings, SettingsError
-from tidings.service.resources import Parts
+from tidings.runtime.resources import Parts
 from tidings.streams.archive.downloader import Downloads
 from tidings.streams.archive.garbage_collector import StorageSweep
 from tidings.streams.archive.paths import AssetNames

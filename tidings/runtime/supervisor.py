@@ -18,7 +18,7 @@ import structlog
 from msgspec import Struct
 
 from tidings.config.settings import Settings
-from tidings.service.signals import told_to_stop, unless
+from tidings.runtime.signals import told_to_stop, unless
 
 START_SECONDS = 30.0
 """For a process to serve."""

@@ -1,1 +1,0 @@
-"""What puts the parts together: roles, resources, worker processes, signals."""
