@@ -24,10 +24,10 @@ from tidings.observability.metric_tables import (
     SERVICE,
     TRACES,
     GatewayParts,
+    ProviderSources,
 )
 from tidings.observability.metrics import Exposition
 from tidings.observability.traces import OpenTracing
-from tidings.runtime.reconciler_role import ProviderTasks
 from tidings.storage.wrappers.cache import CachedStore
 from tidings.streams.archive.worker import Archiver
 from tidings.streams.changes.projection import Projecting
@@ -102,9 +102,9 @@ class Observation:
         self._watch.add("changes", measure)
         self.exposition.add(GATEWAY, GatewayParts(sessions, reader, hub, webhooks, event_streams))
 
-    def observe_providers(self, tasks: ProviderTasks) -> None:
+    def observe_providers(self, sources: ProviderSources) -> None:
         """Show the figures of the work with providers."""
-        self.exposition.add(PROVIDERS, tasks)
+        self.exposition.add(PROVIDERS, sources)
 
     def observe_projection(self, store: Projecting | None) -> None:
         """Show what a store that takes its time has not taken yet, where it is such a store."""

@@ -1,7 +1,7 @@
 """The metrics of each part: one table a part, in which every name, its meaning and where it is read stand together."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,12 +11,14 @@ from tidings.gateway.push.hub import Hub
 from tidings.gateway.push.session_registry import Sessions
 from tidings.observability.metrics import Family, Sample, by_name
 from tidings.observability.traces import OpenTracing
-from tidings.runtime.reconciler_role import ProviderTasks
 from tidings.storage.wrappers.cache import CachedStore
 from tidings.streams.archive.worker import Archiver
 from tidings.streams.changes.projection import Projecting
 from tidings.streams.log.instrumented import Appends, ObservedLog
 from tidings.streams.log.protocol import Log
+from tidings.streams.submission.reconciler import Reconciler
+from tidings.streams.submission.submitter import Submissions
+from tidings.streams.submission.throttle import Lane
 
 if TYPE_CHECKING:
     from tidings.observability.health import Observation
@@ -31,6 +33,17 @@ class GatewayParts:
     hub: Hub
     webhooks: WebhookCounts
     event_streams: Callable[[], int]
+
+
+@dataclass(frozen=True)
+class ProviderSources:
+    """What the metrics of the work with providers are read from."""
+
+    lanes: Mapping[str, Lane]
+    """By provider."""
+    submissions: Callable[[], Submissions | None]
+    reconciler: Callable[[], Reconciler | None]
+    """Both are there only while this process does that work."""
 
 
 # ---- every role ----
@@ -372,39 +385,39 @@ ARCHIVER: tuple[Family[Archiver], ...] = (
 # ---- work with providers ----
 
 
-def _lanes(tasks: ProviderTasks, name: str) -> list[Sample]:
-    return [((provider,), getattr(lane, name)) for provider, lane in sorted(tasks.lanes.items())]
+def _lanes(sources: ProviderSources, name: str) -> list[Sample]:
+    return [((provider,), getattr(lane, name)) for provider, lane in sorted(sources.lanes.items())]
 
 
-PROVIDERS: tuple[Family[ProviderTasks], ...] = (
+PROVIDERS: tuple[Family[ProviderSources], ...] = (
     Family(
         "tidings_provider_calls_total",
         "counter",
         "Calls of providers.",
-        lambda tasks: _lanes(tasks, "calls"),
+        lambda sources: _lanes(sources, "calls"),
         ("provider",),
     ),
     Family(
         "tidings_provider_errors_total",
         "counter",
         "Calls of providers that failed.",
-        lambda tasks: _lanes(tasks, "failed"),
+        lambda sources: _lanes(sources, "failed"),
         ("provider",),
     ),
     Family(
         "tidings_provider_throttled_total",
         "counter",
         "Calls that a provider answered with 429.",
-        lambda tasks: _lanes(tasks, "throttled"),
+        lambda sources: _lanes(sources, "throttled"),
         ("provider",),
     ),
     Family(
         "tidings_submissions_total",
         "counter",
         "Predictions handed to their provider, by result.",
-        lambda tasks: (
+        lambda sources: (
             []
-            if (one := tasks.submissions) is None
+            if (one := sources.submissions()) is None
             else [
                 (("submitted",), one.submitted),
                 (("refused",), one.refused),
@@ -417,13 +430,13 @@ PROVIDERS: tuple[Family[ProviderTasks], ...] = (
         "tidings_reconciled_total",
         "counter",
         "Predictions that the reconciler took care of, by need.",
-        lambda tasks: [] if tasks.reconciler is None else by_name(tasks.reconciler.done),
+        lambda sources: [] if (one := sources.reconciler()) is None else by_name(one.done),
         ("need",),
     ),
     Family(
         "tidings_reconciler_watched",
         "gauge",
         "Unfinished predictions that the reconciler keeps an eye on.",
-        lambda tasks: 0 if tasks.reconciler is None else len(tasks.reconciler),
+        lambda sources: 0 if (one := sources.reconciler()) is None else len(one),
     ),
 )

@@ -11,6 +11,7 @@ import structlog
 
 from tidings.config.settings import Settings
 from tidings.gateway.api.webhooks import url_token
+from tidings.observability.metric_tables import ProviderSources
 from tidings.runtime.resources import Parts
 from tidings.storage.errors import StorageError
 from tidings.streams.changes.codec import Change
@@ -234,6 +235,10 @@ class ProviderTasks:
         return (
             None if silent < READY_SOON else f"the reconciler has not gone round for {silent:.0f} s"
         )
+
+    def sources(self) -> ProviderSources:
+        """What the metrics of this work are read from."""
+        return ProviderSources(self.lanes, lambda: self.submissions, lambda: self.reconciler)
 
     def figures(self) -> dict[str, object]:
         """For `/api/stats`."""

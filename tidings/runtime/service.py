@@ -176,7 +176,7 @@ async def running(
             settings, known, port, load=load, patience=patience, reached=submission_reached
         )
         stack.push_async_callback(tasks.close)
-        observation.observe_providers(tasks)
+        observation.observe_providers(tasks.sources())
         if opened.fallback is not None:
             await stack.enter_async_context(_mirroring(settings, service, opened.fallback))
         if isinstance(cache, Replica):
