@@ -77,8 +77,8 @@ async def process(kind: str, source: Path, events: int, collector: str) -> dict[
     from prometheus_client import CollectorRegistry, generate_latest
 
     from tests.support.conditions import eventually
-    from tidings.observability import gc_tuning as garbage
-    from tidings.observability.health import Observation
+    from tidings.observability import gc_tuning
+    from tidings.observability.health import HealthMonitor
     from tidings.observability.open_telemetry import Traces
     from tidings.storage.sqlite.store import SqliteStore
     from tidings.storage.wrappers.cache import CachedStore
@@ -103,7 +103,7 @@ async def process(kind: str, source: Path, events: int, collector: str) -> dict[
         rules, reached, watching = StorePolicy(await log.identity()), None, None
         if kind != "bare":
             log = ObservedLog(log)
-            observation = Observation(log, cache, registry=registry)
+            observation = HealthMonitor(log, cache, registry=registry)
         if kind == "metrics and traces":
             traces = Traces(collector, 0.0)
             stack.push_async_callback(traces.close)
@@ -119,7 +119,7 @@ async def process(kind: str, source: Path, events: int, collector: str) -> dict[
                     generate_latest(registry)
 
             watching = asyncio.gather(observation.run(), watch())
-        garbage.settle()
+        gc_tuning.freeze_startup_objects()
         started, cpu = time.perf_counter(), time.process_time()
         running = asyncio.create_task(processor.run())
         await eventually(lambda: processor.statistics.records >= events or running.done(), 300)

@@ -86,7 +86,7 @@ async def fill(
 async def ours(url: str, prefix: str, folder: Path, events: int) -> dict[str, Any]:
     """Our processor, until everything is processed."""
     from tests.support.conditions import eventually
-    from tidings.observability import gc_tuning as collector
+    from tidings.observability import gc_tuning
     from tidings.storage.sqlite.store import SqliteStore
     from tidings.storage.wrappers.cache import CachedStore
     from tidings.streams.log.factory import open_log
@@ -97,7 +97,7 @@ async def ours(url: str, prefix: str, folder: Path, events: int) -> dict[str, An
     store = await SqliteStore.open(f"sqlite:///{folder}/store.db")
     cache = CachedStore(store, records=40_000, bytes_=48 * 1024 * 1024)
     processor = Processor(log, cache, {}, StorePolicy(await log.identity()))
-    collector.settle()
+    gc_tuning.freeze_startup_objects()
     running = asyncio.create_task(processor.run())
     await eventually(lambda: processor.statistics.records > 0, 60)
     first = processor.statistics.records

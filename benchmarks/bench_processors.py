@@ -32,7 +32,7 @@ ALLOWED = 60
 
 async def process(url: str, prefix: str, target: str, processed: Any, done: Any) -> None:
     """One processor, until all is done."""
-    from tidings.observability import gc_tuning as collector
+    from tidings.observability import gc_tuning
     from tidings.storage.factory import open_store
     from tidings.storage.wrappers.cache import CachedStore
     from tidings.streams.log.factory import open_log
@@ -42,7 +42,7 @@ async def process(url: str, prefix: str, target: str, processed: Any, done: Any)
     log = await open_log(url, topic_prefix=prefix, partitions=PARTITIONS)
     cache = CachedStore(await open_store(target), records=40_000, bytes_=48 * 1024 * 1024)
     processor = Processor(log, cache, {}, StorePolicy(await log.identity()))
-    collector.settle()
+    gc_tuning.freeze_startup_objects()
     running = asyncio.create_task(processor.run())
     while not done.is_set() and not running.done():
         processed.value = processor.statistics.records

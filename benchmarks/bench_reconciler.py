@@ -24,7 +24,7 @@ from msgspec import Raw
 
 from benchmarks.bench_http import SECRET, call, cpu
 from tidings.config.loader import load
-from tidings.observability import logging as journal
+from tidings.observability import logging as service_logging
 from tidings.runtime import service
 from tidings.storage.prediction import Prediction, Status, encode
 from tidings.storage.store import Stored
@@ -145,7 +145,7 @@ def _unmapped(self: Replicate, webhook: Webhook) -> Event:
 
 def serve(pipe: Pipe, arm: str, folder: str) -> None:
     """A service in a process of its own; tells its port, and at the end its CPU seconds until all was applied."""
-    journal.configure(level=logging.WARNING)
+    service_logging.configure(level=logging.WARNING)
     if arm == ARMS[0]:
         Replicate.verify = _unproven  # type: ignore[method-assign]
         Replicate.translate = _unmapped  # type: ignore[method-assign]
@@ -169,7 +169,7 @@ def serve(pipe: Pipe, arm: str, folder: str) -> None:
             begun = cpu()
             pipe.send(running.port)
             await asyncio.to_thread(pipe.recv)
-            log = running.parts.log
+            log = running.resources.log
             while True:
                 ends = {p: end for p, (_, end) in (await log.bounds(EVENTS)).items()}
                 done = await log.committed(EVENTS, GROUP)

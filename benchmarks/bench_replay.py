@@ -29,7 +29,7 @@ from tests.support.servers import Postgres, Valkey
 
 async def replay(url: str, prefix: str, target: str) -> dict[str, Any]:
     """Into an empty store."""
-    from tidings.observability import gc_tuning as collector
+    from tidings.observability import gc_tuning
     from tidings.storage.factory import open_store
     from tidings.streams.log.factory import open_log
     from tidings.streams.replay.rebuild import Rebuild, span
@@ -38,7 +38,7 @@ async def replay(url: str, prefix: str, target: str) -> dict[str, Any]:
     log = await open_log(url, topic_prefix=prefix, partitions=PARTITIONS)
     store = await open_store(target)
     rebuild = Rebuild(log, store, {}, StorePolicy(await log.identity()))
-    collector.settle()
+    gc_tuning.freeze_startup_objects()
     started, cpu = time.perf_counter(), time.process_time()
     progress = await rebuild.run(await span(log))
     elapsed, spent = time.perf_counter() - started, time.process_time() - cpu
@@ -84,7 +84,7 @@ async def announce(url: str, prefix: str, folder: Path) -> None:
 
 async def restore(url: str, prefix: str, target: str) -> dict[str, Any]:
     """From the changes into an empty store."""
-    from tidings.observability import gc_tuning as collector
+    from tidings.observability import gc_tuning
     from tidings.storage.factory import open_store
     from tidings.streams.log.factory import open_log
     from tidings.streams.replay.from_changes import Restoration
@@ -94,7 +94,7 @@ async def restore(url: str, prefix: str, target: str) -> dict[str, Any]:
     store = await open_store(target)
     progress = Progress()
     restoration = Restoration(log, store, await log.identity(), progress)
-    collector.settle()
+    gc_tuning.freeze_startup_objects()
     started, cpu = time.perf_counter(), time.process_time()
     await restoration.run("nobody")
     elapsed, spent = time.perf_counter() - started, time.process_time() - cpu

@@ -97,7 +97,6 @@ ARROWS_TO_CUT = frozenset(
         ("gateway/auth", "gateway"),
         ("streams/providers", "streams/providers/catalog"),
         ("streams/providers", "streams/providers/signatures"),
-        ("tidings/observability", "tidings/runtime"),
     }
 )
 """Arrows between folders that close a cycle, still to be cut. Nothing is added here."""

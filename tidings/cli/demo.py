@@ -55,9 +55,9 @@ def run(arguments: Namespace) -> None:
     if arguments.every < 0:
         raise command.Failure("--every: takes seconds, 0 or more", command.WRONG_USE)
     command.settings(arguments, "port", "port_file", "log", "store")
-    from tidings.observability import logging as journal
+    from tidings.observability import logging as service_logging
 
-    journal.configure()
+    service_logging.configure()
     command.run_loop(_demo(arguments))
 
 

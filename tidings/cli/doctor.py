@@ -188,11 +188,11 @@ async def _access(settings: Settings) -> str:
 
 
 async def _limits(settings: Settings) -> str:
-    from tidings.runtime import limits as limiting
+    from tidings.runtime import limits
 
     if "gateway" not in settings.roles:
         return "this process serves no clients"
-    if found := limiting.doubts(settings):
+    if found := limits.warnings_of(settings):
         raise Warned("; ".join(found))
     behind = (
         "the one that a trusted proxy forwards"
@@ -202,7 +202,7 @@ async def _limits(settings: Settings) -> str:
     return (
         f"an address ({behind}; loopback has no limit) may have {settings.address_connections} WebSockets and "
         f"{settings.address_streams} streams, an owner {settings.owner_connections} connections, a session "
-        f"{settings.session_subscriptions} subscriptions; {limiting.open_files()} files may be open"
+        f"{settings.session_subscriptions} subscriptions; {limits.open_files()} files may be open"
     )
 
 

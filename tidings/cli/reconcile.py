@@ -53,12 +53,12 @@ async def _reconcile(settings: "Settings", arguments: Namespace) -> int:
     import msgspec
 
     from tidings.config.webhook_key import with_webhook_key
-    from tidings.runtime.reconciler_role import ProviderTasks
-    from tidings.runtime.resources import parts
+    from tidings.runtime.reconciler_role import ProviderWork
+    from tidings.runtime.resources import open_resources
 
     settings = with_webhook_key(settings)
-    async with parts(settings) as opened:
-        tasks = ProviderTasks(settings, opened, settings.port)
+    async with open_resources(settings) as opened:
+        tasks = ProviderWork(settings, opened, settings.port)
         if not tasks.lanes:
             raise command.Failure(
                 "no provider can be asked: set its token, such as TIDINGS_REPLICATE_TOKEN"

@@ -59,14 +59,13 @@ def run(arguments: Namespace) -> None:
     import structlog
 
     from tidings.config.webhook_key import with_webhook_key
-    from tidings.observability import logging as journal
-    from tidings.runtime import limits as limiting
-    from tidings.runtime import service
+    from tidings.observability import logging as service_logging
+    from tidings.runtime import limits, service
     from tidings.runtime.resources import unshared_store
 
     settings = with_webhook_key(settings)
-    journal.configure()
-    limiting.raise_open_files()
+    service_logging.configure()
+    limits.raise_open_files()
     if (doubt := unshared_store(settings)) is not None and settings.parent is None:
         structlog.get_logger("tidings.serve").warning("store.unshared", warning=doubt)
     if settings.workers > 1:
@@ -79,7 +78,7 @@ def _supervise(settings: "Settings", arguments: Namespace) -> None:
     """Start the workers, and look after them."""
     from tidings.gateway.websocket.listener import listen
     from tidings.runtime.service import write_port
-    from tidings.runtime.supervisor import Ended, supervise
+    from tidings.runtime.supervisor import WorkerEnded, supervise
 
     given = [("--host", arguments.host), ("--log", arguments.log), ("--store", arguments.store)]
     given.append(("--config", arguments.config))
@@ -97,7 +96,7 @@ def _supervise(settings: "Settings", arguments: Namespace) -> None:
 
         try:
             command.run_loop(supervise(settings, held.getsockname()[1], flags, ready))
-        except Ended as error:
+        except WorkerEnded as error:
             raise command.Failure(
                 str(error), error.code if error.code > 0 else command.FAILED
             ) from None

@@ -29,7 +29,7 @@ TOKEN_ATTEMPTS = 3
 AGAIN_WITHIN = 5.0
 """Seconds within which a subscription is sent again that the service could not answer from its store."""
 
-_log = structlog.get_logger("tidings.client")
+logger = structlog.get_logger(__name__)
 
 
 class Watch:
@@ -226,7 +226,7 @@ class Watch:
         try:
             renewed = await self._tokens.renew(self._shown)
         except Exception as error:  # of the caller's function: the token in use is still good
-            _log.warning("client.token_not_renewed", error=f"{type(error).__name__}: {error}")
+            logger.warning("client.token_not_renewed", error=f"{type(error).__name__}: {error}")
             return
         if not renewed:
             return  # nothing newer yet; should the service close the connection, it is asked for again

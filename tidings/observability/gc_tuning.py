@@ -8,7 +8,7 @@ THRESHOLDS = 50_000, 20, 20
 reference counts."""
 
 
-def settle() -> None:
+def freeze_startup_objects() -> None:
     """Leave what there is by now out of all collections, and collect less often; called once, after the start."""
     gc.collect()
     gc.freeze()

@@ -12,7 +12,7 @@ from tidings.gateway.api.webhook_counts import WebhookCounts
 from tidings.gateway.push.changes_reader import ChangesReader
 from tidings.gateway.push.hub import Hub
 from tidings.gateway.push.session_registry import Sessions
-from tidings.observability.lag import Offsets, Progress, ProgressWatch
+from tidings.observability.lag import LagMonitor, Offsets, ReaderLag
 from tidings.observability.metric_tables import (
     ARCHIVER,
     CACHE,
@@ -43,10 +43,10 @@ STUCK = 60.0
 """Seconds without a step, with something to do and nothing in the way, after which only a restart helps."""
 BREAKER_EVERY = 1.0
 
-_log = structlog.get_logger("tidings.observation")
+logger = structlog.get_logger(__name__)
 
 
-class Observation:
+class HealthMonitor:
     """Watches one service.
 
     Args:
@@ -65,7 +65,7 @@ class Observation:
         registry: CollectorRegistry = REGISTRY,
     ) -> None:
         self._changes_log = log
-        self._watch = ProgressWatch(ask=lambda: log.bounds(EVENTS))
+        self._watch = LagMonitor(ask=lambda: log.bounds(EVENTS))
         self._rounds: dict[str, Callable[[], float]] = {}
         self._breaker = PoisonGuard() if breaker else None
         self._processor: Processor | None = None
@@ -158,7 +158,7 @@ class Observation:
         while True:
             statistics = processor.statistics
             if breaker.note(time.monotonic(), statistics.records, poison(statistics.dead_letters)):
-                _log.error("processor.stopped_by_breaker", reason=breaker.reason)
+                logger.error("processor.stopped_by_breaker", reason=breaker.reason)
                 processor.stop()
                 return
             await asyncio.sleep(BREAKER_EVERY)
@@ -176,12 +176,12 @@ class Observation:
         return self._processor
 
     @property
-    def tripped(self) -> str | None:
+    def breaker_reason(self) -> str | None:
         """Why the breaker has stopped the processor; None: it has not."""
         return self._breaker.reason if self._breaker is not None else None
 
     @property
-    def progress(self) -> dict[str, Progress]:
+    def progress(self) -> dict[str, ReaderLag]:
         """By reader how far behind it is."""
         return self._watch.progress
 
@@ -206,8 +206,8 @@ class Observation:
 
     async def processor_ready(self) -> str | None:
         """What is in the way of processing; None: nothing."""
-        if self.tripped is not None:
-            return f"stopped by the breaker: {self.tripped}"
+        if self.breaker_reason is not None:
+            return f"stopped by the breaker: {self.breaker_reason}"
         silent = time.monotonic() - self.processor.statistics.last_alive
         if silent > SILENT:
             return f"the processor has not gone round for {silent:.0f} s"
@@ -226,7 +226,7 @@ class Observation:
     def alive(self) -> str | None:
         """What only a restart mends; None: nothing. Outages of the log and the store are waited out, and are no reason."""
         now = time.monotonic()
-        if self._processor is not None and self.tripped is None:
+        if self._processor is not None and self.breaker_reason is None:
             silent = now - self._processor.statistics.last_alive
             if silent > STUCK:
                 return f"the processor has not gone round for {silent:.0f} s"
@@ -238,9 +238,9 @@ class Observation:
             if now - last() > STUCK:
                 return f"the {who} has not gone round for {now - last():.0f} s"
         for reader, progress in self._watch.progress.items():
-            if reader == "events" and self.tripped is not None:
+            if reader == "events" and self.breaker_reason is not None:
                 continue
-            still = progress.still(now)
-            if still > STUCK:
-                return f"the reader of the {reader} has stood still for {still:.0f} s with {progress.records} to read"
+            stalled = progress.stalled_seconds(now)
+            if stalled > STUCK:
+                return f"the reader of the {reader} has stood still for {stalled:.0f} s with {progress.records} to read"
         return None

@@ -20,12 +20,12 @@ LIMIT = 5.0
 KEPT = 256
 """Measurements kept; the older half is thinned out when there are more."""
 
-_log = structlog.get_logger("tidings.progress")
+logger = structlog.get_logger(__name__)
 
 Offsets = Mapping[int, int]
 
 
-class Progress:
+class ReaderLag:
     """What measurements of one reader say. Pure; times are monotonic seconds.
 
     A reader is so many seconds behind as have passed since its topic ended where it has come to by now.
@@ -74,7 +74,7 @@ class Progress:
             kept = list(self._ends)
             self._ends = deque([*kept[: KEPT // 2 : 2], *kept[KEPT // 2 :]])
 
-    def still(self, now: float) -> float:
+    def stalled_seconds(self, now: float) -> float:
         """Seconds for which it has not moved although there was something to read."""
         return now - self._moved_at if self._moved_at is not None and self.records else 0.0
 
@@ -90,7 +90,7 @@ Measure = Callable[[], Awaitable[tuple[Offsets, Offsets]]]
 """Asks for the ends of a reader's partitions and for its positions, in this order. Raises `LogError`."""
 
 
-class ProgressWatch:
+class LagMonitor:
     """Measures readers every few seconds.
 
     Args:
@@ -105,17 +105,17 @@ class ProgressWatch:
         self._every = every
         self._ask = ask
         self._measures: dict[str, Measure] = {}
-        self.progress: dict[str, Progress] = {}
+        self.progress: dict[str, ReaderLag] = {}
         """By reader."""
         self.log_obstacle: str | None = None
         """Why the log does not say where its ends are; None: it does."""
         self.loop_delay = 0.0
         """Seconds by which the event loop woke this watch too late, the last time."""
 
-    def add(self, reader: str, measure: Measure) -> Progress:
+    def add(self, reader: str, measure: Measure) -> ReaderLag:
         """Watch a reader."""
         self._measures[reader] = measure
-        return self.progress.setdefault(reader, Progress())
+        return self.progress.setdefault(reader, ReaderLag())
 
     async def run(self) -> None:
         """Measure until canceled."""
@@ -139,7 +139,7 @@ class ProgressWatch:
         except (LogError, TimeoutError) as error:
             reason = str(error) or f"the log has said nothing for {LIMIT:g} s"
             if self.log_obstacle is None:
-                _log.warning("progress.unknown", reader=reader or None, error=reason)
+                logger.warning("progress.unknown", reader=reader or None, error=reason)
             self.log_obstacle = reason
         else:
             self.log_obstacle = None

@@ -21,7 +21,7 @@ from tidings.streams.submission.submitter import Submissions
 from tidings.streams.submission.throttle import Lane
 
 if TYPE_CHECKING:
-    from tidings.observability.health import Observation
+    from tidings.observability.health import HealthMonitor
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class ProviderSources:
 
 # ---- every role ----
 
-SERVICE: tuple[Family["Observation"], ...] = (
+SERVICE: tuple[Family["HealthMonitor"], ...] = (
     Family(
         "tidings_build_info",
         "gauge",
@@ -144,8 +144,8 @@ CACHE: tuple[Family[CachedStore], ...] = (
 # ---- the processor ----
 
 
-def _outcomes(observation: "Observation") -> list[Sample]:
-    figures = observation.processor.statistics
+def _outcomes(monitor: "HealthMonitor") -> list[Sample]:
+    figures = monitor.processor.statistics
     return [
         (("applied",), figures.applied),
         (("duplicate",), figures.duplicates),
@@ -155,7 +155,7 @@ def _outcomes(observation: "Observation") -> list[Sample]:
     ]
 
 
-PROCESSOR: tuple[Family["Observation"], ...] = (
+PROCESSOR: tuple[Family["HealthMonitor"], ...] = (
     Family(
         "tidings_processor_records_total",
         "counter",
@@ -211,7 +211,7 @@ PROCESSOR: tuple[Family["Observation"], ...] = (
         "tidings_processor_breaker_open",
         "gauge",
         "1 where a flood of poison has stopped the processor.",
-        lambda o: float(o.tripped is not None),
+        lambda o: float(o.breaker_reason is not None),
     ),
     Family(
         "tidings_processor_silent_seconds",

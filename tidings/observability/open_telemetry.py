@@ -46,7 +46,7 @@ _KINDS: dict[Kind, SpanKind] = {
     "client": SpanKind.CLIENT,
 }
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
-_log = structlog.get_logger("tidings.traces")
+logger = structlog.get_logger(__name__)
 
 
 class OneSpan:
@@ -147,7 +147,7 @@ class Traces:
             async with asyncio.timeout(LAST_SPANS):
                 await done.wait()
         except TimeoutError:
-            _log.warning(
+            logger.warning(
                 "traces.lost",
                 reason=f"the collector has not taken the last spans within {LAST_SPANS:.0f} s",
             )
@@ -199,13 +199,13 @@ class _Exporter(SpanExporter):
         result = self._exporter.export(spans)
         failed = result is not SpanExportResult.SUCCESS
         if failed and not self._failing:
-            _log.warning(
+            logger.warning(
                 "traces.not_taken",
                 collector=masked_url(self._endpoint),
                 error=self._complaints.told(),
             )
         elif self._failing and not failed:
-            _log.info("traces.taken_again", collector=masked_url(self._endpoint))
+            logger.info("traces.taken_again", collector=masked_url(self._endpoint))
         self._failing = failed
         if failed:
             self.lost += len(spans)

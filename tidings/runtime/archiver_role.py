@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from tidings.config.settings import Settings, SettingsError
-from tidings.runtime.resources import Parts
+from tidings.runtime.resources import Resources
 from tidings.streams.archive.downloader import Downloads
 from tidings.streams.archive.garbage_collector import StorageSweep
 from tidings.streams.archive.paths import AssetNames
@@ -45,12 +45,14 @@ class ArchiverRole:
 
 
 @asynccontextmanager
-async def archiving(settings: Settings, parts: Parts, load: Load) -> AsyncIterator[ArchiverRole]:
+async def archiver_role(
+    settings: Settings, resources: Resources, load: Load
+) -> AsyncIterator[ArchiverRole]:
     """Archive until the block ends.
 
     Args:
         settings: With a webhook key.
-        parts: What is open.
+        resources: What is open.
         load: Reads records past any cache that may be behind.
 
     Raises:
@@ -64,16 +66,16 @@ async def archiving(settings: Settings, parts: Parts, load: Load) -> AsyncIterat
     downloads = Downloads(settings.assets_allow)
     work = Archiving(
         load,
-        parts.objects,
-        AssetNames(settings.webhook_key.encode(), parts.objects.public),
+        resources.objects,
+        AssetNames(settings.webhook_key.encode(), resources.objects.public),
         downloads,
-        Reports(parts.log, mode, SOURCE),
+        Reports(resources.log, mode, SOURCE),
         mode=mode,
     )
-    archiver = Archiver(parts.log, work)
+    archiver = Archiver(resources.log, work)
     live = _records_live(settings)
     sweep = StorageSweep(
-        parts.objects, load, assets_ttl=settings.assets_ttl, records_live=live, archiving=work
+        resources.objects, load, assets_ttl=settings.assets_ttl, records_live=live, archiving=work
     )
     task = asyncio.create_task(archiver.run(), name="archiver")
     sweeper = asyncio.create_task(sweep.run(), name="storage-sweep")

@@ -20,10 +20,10 @@ from tidings.streams.submission.estimates import Estimates
 
 Function = Callable[[str, str, Any], Any]
 
-_log = structlog.get_logger("tidings.stamping")
+logger = structlog.get_logger(__name__)
 
 
-class Stamping:
+class CreateDefaults:
     """Completes orders.
 
     Args:
@@ -67,40 +67,42 @@ class Stamping:
         except (
             Exception
         ) as error:  # somebody else's function must not stand in the way of a prediction
-            _log.warning("stamping.failed", function=name, error=f"{type(error).__name__}: {error}")
+            logger.warning(
+                "create.default_failed", function=name, error=f"{type(error).__name__}: {error}"
+            )
             return None
 
 
-def prompt_in(_provider: str, _model: str, payload: Any) -> str | None:
+def payload_prompt(_provider: str, _model: str, payload: Any) -> str | None:
     """`prompt` of the payload, where it is text: what holds without a function of the user's."""
     prompt = payload.get("prompt") if isinstance(payload, dict) else None
     return prompt if isinstance(prompt, str) else None
 
 
-def median_of(estimates: Estimates) -> Callable[[str, str, Any], Awaitable[int | None]]:
+def median_estimate(estimates: Estimates) -> Callable[[str, str, Any], Awaitable[int | None]]:
     """The estimate without a function of the user's: the median of the finished ones of the same model."""
 
     async def estimate(_provider: str, model: str, _payload: Any) -> int | None:
         try:
             return await estimates.of(model)
         except StorageError as error:
-            _log.warning("estimate.store_unavailable", error=str(error))
+            logger.warning("estimate.store_unavailable", error=str(error))
             return None
 
     return estimate
 
 
-def stamping_of(settings: Settings, estimates: Estimates) -> Stamping:
+def create_defaults_of(settings: Settings, estimates: Estimates) -> CreateDefaults:
     """What the settings say.
 
     Raises:
         SettingsError: A function cannot be loaded; the message names the setting.
     """
-    prompt = _function("TIDINGS_PROMPT_FUNCTION", settings.prompt_function) or prompt_in
-    estimate = _function("TIDINGS_ESTIMATE_FUNCTION", settings.estimate_function) or median_of(
-        estimates
-    )
-    return Stamping(prompt, estimate)
+    prompt = _function("TIDINGS_PROMPT_FUNCTION", settings.prompt_function) or payload_prompt
+    estimate = _function(
+        "TIDINGS_ESTIMATE_FUNCTION", settings.estimate_function
+    ) or median_estimate(estimates)
+    return CreateDefaults(prompt, estimate)
 
 
 def _function(setting: str, named: str | None) -> Function | None:

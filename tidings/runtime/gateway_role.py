@@ -20,9 +20,9 @@ from tidings.gateway.push.session_registry import Sessions
 from tidings.gateway.push.traced import traced
 from tidings.gateway.websocket.aiohttp_upgrade import upgrade_route
 from tidings.gateway.websocket.listener import FrontServer
-from tidings.observability.health import Observation
-from tidings.runtime import limits as limiting
-from tidings.runtime.resources import Parts
+from tidings.observability.health import HealthMonitor
+from tidings.runtime import limits
+from tidings.runtime.resources import Resources
 from tidings.storage.wrappers.cache import CachedStore
 from tidings.streams.changes.codec import Change
 from tidings.streams.rules.event import Archive
@@ -33,7 +33,7 @@ RETURNS = 2_000
 LONGEST_SPREAD = 5.0
 """Seconds over which clients are asked to come back at most."""
 
-Tell = Callable[[Sequence[Change]], None]
+OnChanges = Callable[[Sequence[Change]], None]
 
 
 def authenticator_of(settings: Settings) -> Authenticator | None:
@@ -56,28 +56,28 @@ def authenticator_of(settings: Settings) -> Authenticator | None:
 
 
 def bare_gateway(
-    settings: Settings, parts: Parts, cache: CachedStore, hub: Hub | None = None
+    settings: Settings, resources: Resources, cache: CachedStore, hub: Hub | None = None
 ) -> Gateway:
     """What the HTTP side works with, without anything that pushes."""
     hub = hub or Hub()
     return Gateway(
-        log=parts.log,
+        log=resources.log,
         store=cache,
         hub=hub,
-        reader=ChangesReader(parts.log, hub, cache),
-        providers=parts.providers,
+        reader=ChangesReader(resources.log, hub, cache),
+        providers=resources.providers,
         authenticator=authenticator_of(settings),
         webhook_key=settings.webhook_key.encode() if settings.webhook_key else None,
         archive=Archive(settings.archive),
-        objects=parts.objects,
-        strict=parts.policy.strict,
+        objects=resources.objects,
+        strict=resources.policy.strict,
         allowed_origins=frozenset(settings.allowed_origins),
         allowed_hosts=None if settings.anonymous else _own_hosts(settings),
         trusted_proxies=TrustedProxies(settings.trusted_proxies),
-        limits=limiting.address_limits(settings),
-        connections=limiting.address_connections(settings),
+        limits=limits.address_limits(settings),
+        connections=limits.address_connections(settings),
         streams_per_address=settings.address_streams,
-        owners=Owners(limiting.owner_limits(settings)),
+        owners=Owners(limits.owner_limits(settings)),
         max_body=settings.max_body,
         version=version("tidings"),
         image_sources=tuple(f"http://{place}" for place in settings.assets_allow),
@@ -90,29 +90,29 @@ def _own_hosts(settings: Settings) -> frozenset[str]:
     return frozenset({named}) if named else frozenset()
 
 
-class TellingHub(Hub):
-    """A hub that tells the process's own parts of every change, before those who watch.
+class ObservedHub(Hub):
+    """A hub that tells the process itself of every change, before those who watch.
 
     Args:
-        tell: Told.
+        on_changes: Told.
         tracing: Where the spans of sampled changes go.
         on_error: Told of a sink whose `deliver` raised, as with `Hub`.
     """
 
     def __init__(
         self,
-        tell: Tell,
+        on_changes: OnChanges,
         tracing: Tracing | None = None,
         *,
         on_error: Callable[[Sink, Exception], None],
     ) -> None:
         super().__init__(on_error=on_error)
-        self._tell = tell
+        self._on_changes = on_changes
         self._tracing = tracing
 
     def fan_out(self, changes: Sequence[Change], slice: int = SLICE) -> Iterator[None]:
         """See `Hub.fan_out`."""
-        self._tell(changes)
+        self._on_changes(changes)
         fan_out = super().fan_out(changes, slice)
         return fan_out if self._tracing is None else traced(self._tracing, self, changes, fan_out)
 
@@ -122,9 +122,9 @@ class GatewayRole:
 
     Args:
         settings: As checked.
-        parts: What is open.
+        resources: What is open.
         cache: In front of the store; shared with a processor in the same process.
-        tell: Told of every change; a reconciler in the same process need not read them again.
+        on_changes: Told of every change; a reconciler in the same process need not read them again.
         on_gap: Called when changes were missed for good.
         tracing: Where the spans of sampled webhooks and changes go.
     """
@@ -132,43 +132,43 @@ class GatewayRole:
     def __init__(
         self,
         settings: Settings,
-        parts: Parts,
+        resources: Resources,
         cache: CachedStore,
         *,
-        tell: Tell | None = None,
+        on_changes: OnChanges | None = None,
         on_gap: Callable[[], None] | None = None,
         tracing: Tracing | None = None,
     ) -> None:
         hub = (
             Hub(on_error=self._failed)
-            if tell is None
-            else TellingHub(tell, tracing, on_error=self._failed)
+            if on_changes is None
+            else ObservedHub(on_changes, tracing, on_error=self._failed)
         )
-        gateway = self._gateway = bare_gateway(settings, parts, cache, hub)
+        gateway = self._gateway = bare_gateway(settings, resources, cache, hub)
         gateway.tracing = tracing
         self.sessions = Sessions(
             gateway.hub,
             cache,
             gateway.authenticator,
-            limiting.session_limits(settings),
+            limits.session_limits(settings),
             owners=gateway.owners,
         )
         self._on_gap = on_gap
-        projection = parts.projecting is not None
+        projection = resources.projecting is not None
         self.reader = ChangesReader(
-            parts.log,
+            resources.log,
             gateway.hub,
             cache,
             from_beginning=projection,
             tombstones=projection,
-            on_gap=self._missed,
+            on_gap=self._on_missed_changes,
         )
         gateway.reader = self.reader
         self._checks: dict[str, Check] = {
             "changes": self._changes_ready,
-            "store": self._store_ready(parts, cache),
+            "store": self._store_ready(resources, cache),
         }
-        if (fallback := parts.fallback) is not None:
+        if (fallback := resources.fallback) is not None:
             gateway.degraded = lambda: fallback.degraded
         gateway.ready = self._checks
         self._behind: Check | None = None
@@ -180,20 +180,18 @@ class GatewayRole:
         """What the HTTP side works with."""
         return self._gateway
 
-    def observed_by(self, observation: Observation) -> None:
+    def observed_by(self, health: HealthMonitor) -> None:
         """What watches this gateway from outside: its lag counts for readiness, and where it is stuck for liveness."""
         gateway = self._gateway
 
         def streams() -> int:
             return gateway.event_streams()  # another one by then: the application brings it
 
-        observation.observe_gateway(
-            self.sessions, self.reader, gateway.hub, gateway.webhooks, streams
-        )
-        gateway.alive = observation.alive
-        self.add_statistics("lag", observation.lags)
-        self._behind = observation.changes_ready
-        self._checks["log"] = observation.log_ready
+        health.observe_gateway(self.sessions, self.reader, gateway.hub, gateway.webhooks, streams)
+        gateway.alive = health.alive
+        self.add_statistics("lag", health.lags)
+        self._behind = health.changes_ready
+        self._checks["log"] = health.log_ready
 
     def add_check(self, part: str, check: Check) -> None:
         """One more part that must be ready."""
@@ -235,7 +233,7 @@ class GatewayRole:
     def _failed(self, sink: Sink, error: Exception) -> None:
         self.sessions.failed(sink, error)
 
-    def _missed(self) -> None:
+    def _on_missed_changes(self) -> None:
         if self._on_gap is not None:
             self._on_gap()
         self.sessions.spawn(self._resync())
@@ -251,10 +249,10 @@ class GatewayRole:
             return "the reader of the changes has not caught up"
         return await self._behind() if self._behind is not None else None
 
-    def _store_ready(self, parts: Parts, cache: CachedStore) -> Check:
+    def _store_ready(self, resources: Resources, cache: CachedStore) -> Check:
         async def check() -> str | None:
-            if parts.fallback is not None:
-                await parts.fallback.get(
+            if resources.fallback is not None:
+                await resources.fallback.get(
                     "tidings-readiness"
                 )  # reads go on while one of the two answers
             else:

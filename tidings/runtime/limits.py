@@ -51,7 +51,7 @@ def address_connections(settings: Settings) -> AddressConnections:
     )
 
 
-def doubts(settings: Settings) -> list[str]:
+def warnings_of(settings: Settings) -> list[str]:
     """What the limits say that an operator hardly meant, each as half a sentence with its remedy."""
     found = []
     if settings.owner_subscriptions < settings.session_subscriptions:

@@ -12,7 +12,7 @@ import structlog
 from tidings.config.settings import Settings
 from tidings.gateway.api.webhooks import url_token
 from tidings.observability.metric_tables import ProviderSources
-from tidings.runtime.resources import Parts
+from tidings.runtime.resources import Resources
 from tidings.storage.errors import StorageError
 from tidings.streams.changes.codec import Change
 from tidings.streams.changes.feed import ChangesWatch
@@ -36,7 +36,7 @@ LIMITS = {"replicate": Limits(creates_a_minute=600)}
 READY_SOON = 5.0
 """Seconds within which the reconciler must go round to count as ready."""
 
-_log = structlog.get_logger("tidings.tasks")
+logger = structlog.get_logger(__name__)
 
 
 def webhook_url_of(settings: Settings, port: int) -> WebhookUrl | None:
@@ -70,12 +70,12 @@ def limits_of(settings: Settings, provider: str) -> Limits:
     return Limits(said.concurrency or known.concurrency, said.rate or known.creates_a_minute)
 
 
-class ProviderTasks:
+class ProviderWork:
     """What a process has for working with providers.
 
     Args:
         settings: As checked.
-        parts: What is open.
+        resources: What is open.
         port: The one that is served.
         load: Reads records past any cache that may be behind; None: the store does.
         patience: How long is waited; None: as the settings say.
@@ -85,26 +85,30 @@ class ProviderTasks:
     def __init__(
         self,
         settings: Settings,
-        parts: Parts,
+        resources: Resources,
         port: int,
         *,
         load: Load | None = None,
         patience: Patience | None = None,
         reached: Callable[[int, str], None] | None = None,
     ) -> None:
-        self._parts, self._reached = parts, reached
-        self._load = load or parts.store.load
+        self._resources, self._reached = resources, reached
+        self._load = load or resources.store.load
         self.patience = patience or Patience(silence=max(1, int(settings.reconcile_after * 1000)))
         self.calls = HttpCalls()
         self.lanes = {
             name: Lane(name, self.calls.send, limits_of(settings, name))
-            for name, provider in parts.providers.items()
+            for name, provider in resources.providers.items()
             if api_of(provider) is not None
         }
-        self.reports = Reports(parts.log, Archive(settings.archive))
+        self.reports = Reports(resources.log, Archive(settings.archive))
         self.webhook_url = webhook_url_of(settings, port)
         self.look_ups = LookUps(
-            parts.providers, self.lanes, self.reports, self.webhook_url, strict=parts.policy.strict
+            resources.providers,
+            self.lanes,
+            self.reports,
+            self.webhook_url,
+            strict=resources.policy.strict,
         )
         self.submissions: Submissions | None = None
         self.reconciler: Reconciler | None = None
@@ -115,14 +119,14 @@ class ProviderTasks:
         """What submits predictions; `waiter` sees their changes."""
         if self.submissions is None:
             self.submissions = Submissions(
-                self._parts.providers,
+                self._resources.providers,
                 self.lanes,
                 self.reports,
                 self._load,
                 waiter,
                 self.webhook_url,
                 patience=self.patience,
-                whole=partial(whole, self._parts.objects),
+                whole=partial(whole, self._resources.objects),
                 reached=self._reached,
             )
         return self.submissions
@@ -151,13 +155,13 @@ class ProviderTasks:
             self._reread.clear()
             try:
                 count = await remember_unfinished(
-                    self.reconciler, self._parts.store, self._parts.log
+                    self.reconciler, self._resources.store, self._resources.log
                 )
             except (StorageError, LogError) as error:
-                _log.warning("reconciler.unfinished_unread", error=str(error))
+                logger.warning("reconciler.unfinished_unread", error=str(error))
                 await asyncio.sleep(1)
             else:
-                _log.info("reconciler.watching", predictions=count)
+                logger.info("reconciler.watching", predictions=count)
                 await self._reread.wait()
 
     @asynccontextmanager
@@ -167,9 +171,13 @@ class ProviderTasks:
         Args:
             watch_changes: Follow the changes here, because no gateway in this process does.
         """
-        watch = ChangesWatch(self._parts.log, self.notice, self.missed) if watch_changes else None
+        watch = (
+            ChangesWatch(self._resources.log, self.notice, self.missed) if watch_changes else None
+        )
         submissions = self.submitting(watch) if watch is not None else self.submissions
-        self.thin = ThinWebhooks(self._parts.log, self._parts.providers, self.look_ups, self._load)
+        self.thin = ThinWebhooks(
+            self._resources.log, self._resources.providers, self.look_ups, self._load
+        )
         self.reconciler = Reconciler(
             self._load, self.look_ups, submissions, patience=self.patience, mine=self.thin.mine
         )
@@ -198,7 +206,7 @@ class ProviderTasks:
         Raises:
             StorageError, LogError: What is unfinished cannot be read.
         """
-        watch = ChangesWatch(self._parts.log, self.notice)
+        watch = ChangesWatch(self._resources.log, self.notice)
         await watch.start()
         following = asyncio.create_task(watch.run())
         submissions = self.submitting(watch)
@@ -207,7 +215,11 @@ class ProviderTasks:
                 self._load, self.look_ups, submissions, patience=self.patience
             )
             unfinished = await remember_unfinished(
-                reconciler, self._parts.store, self._parts.log, at_once=everything, settled=True
+                reconciler,
+                self._resources.store,
+                self._resources.log,
+                at_once=everything,
+                settled=True,
             )
             left = await reconciler.once()
             await submissions.idle()

@@ -26,10 +26,10 @@ from tidings.streams.providers.registry import Translators, open_providers
 from tidings.streams.replay.rebuild import check_filled, check_source
 from tidings.streams.rules.reducer import Expiry, StorePolicy
 
-_log = structlog.get_logger("tidings.parts")
+logger = structlog.get_logger(__name__)
 
 
-class Parts(Struct, frozen=True):
+class Resources(Struct, frozen=True):
     """What is open."""
 
     log: Log
@@ -245,11 +245,11 @@ async def _check_filled(log: Log, store: PredictionStore, settings: Settings) ->
     except StorageError as error:
         if "gateway" not in settings.roles:
             raise
-        _log.warning("store.empty", warning=str(error))
+        logger.warning("store.empty", warning=str(error))
 
 
 @asynccontextmanager
-async def parts(settings: Settings) -> AsyncIterator[Parts]:
+async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
     """Everything open, and closed again at the end of the block.
 
     Raises:
@@ -266,7 +266,7 @@ async def parts(settings: Settings) -> AsyncIterator[Parts]:
             await _check_filled(log, store, settings)
         if isinstance(store, FallbackStore):
             await claim(log, store.fallback, settings, "store_fallback")
-        yield Parts(
+        yield Resources(
             log,
             store,
             providers,

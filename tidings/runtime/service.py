@@ -19,16 +19,16 @@ from tidings.gateway.http.server import HttpServer
 from tidings.gateway.push.changes_reader import ChangesReader
 from tidings.gateway.push.hub import Hub
 from tidings.gateway.websocket.listener import listen
-from tidings.observability import gc_tuning as collector
-from tidings.observability.health import Observation
+from tidings.observability import gc_tuning
+from tidings.observability.health import HealthMonitor
 from tidings.observability.traces import tracing
-from tidings.runtime.archiver_role import ArchiverRole, archiving
-from tidings.runtime.create_defaults import stamping_of
+from tidings.runtime.archiver_role import ArchiverRole, archiver_role
+from tidings.runtime.create_defaults import create_defaults_of
 from tidings.runtime.gateway_role import GatewayRole, bare_gateway
-from tidings.runtime.reconciler_role import ProviderTasks
-from tidings.runtime.resources import Parts, parts
-from tidings.runtime.signals import told_to_stop, unless
-from tidings.runtime.supervisor import orphaned
+from tidings.runtime.reconciler_role import ProviderWork
+from tidings.runtime.resources import Resources, open_resources
+from tidings.runtime.signals import cancelled_by, stop_signals
+from tidings.runtime.supervisor import parent_exit
 from tidings.storage.errors import StorageError
 from tidings.storage.store import PredictionStore
 from tidings.storage.wrappers.cache import CachedStore
@@ -49,7 +49,7 @@ SWEEP_EVERY = 60.0
 """Seconds between removals of what is past its time."""
 SWEEP_ROWS = 500
 
-log_ = structlog.get_logger("tidings.service")
+logger = structlog.get_logger(__name__)
 
 Ready = Callable[[int], None]
 """Called with the port once requests are served."""
@@ -78,16 +78,16 @@ async def serve(
     Raises:
         SettingsError, StorageError, LogError, OSError: It cannot start, or a part failed for good; one line says why.
     """
-    with told_to_stop() as stop:
+    with stop_signals() as stop:
         async with AsyncExitStack() as stack:
             if settings.parent is not None:
                 stack.callback(asyncio.create_task(_end_with_parent(settings.parent, stop)).cancel)
-            async with unless(stop):
+            async with cancelled_by(stop):
                 service = await stack.enter_async_context(
                     running(settings, reached, patience, submission_reached)
                 )
             if stop.is_set():
-                log_.info("service.stopping", started=False)
+                logger.info("service.stopping", started=False)
                 return
             if ready is not None:
                 ready(service.port)
@@ -95,7 +95,7 @@ async def serve(
 
 
 async def _end_with_parent(parent: int, stop: asyncio.Event) -> None:
-    await orphaned(parent)
+    await parent_exit(parent)
     stop.set()
 
 
@@ -104,21 +104,21 @@ class Service:
 
     def __init__(
         self,
-        parts_: Parts,
+        resources: Resources,
         cache: CachedStore,
-        observation: Observation,
+        health: HealthMonitor,
         tracing: Tracing | None = None,
     ) -> None:
-        self.parts = parts_
+        self.resources = resources
         self.cache = cache
-        self.observation = observation
+        self.health = health
         self.tracing = tracing
         self.port = 0
         self.health_port = 0
         """Of this process alone, where it has one beside the shared one."""
         self.processor: Processor | None = None
         self.gateway: GatewayRole | None = None
-        self.tasks: ProviderTasks | None = None
+        self.provider_work: ProviderWork | None = None
         self.archiver: ArchiverRole | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -144,7 +144,7 @@ class Service:
         for task in done:
             if task is not stopped:
                 task.result()
-        log_.info("service.stopping")
+        logger.info("service.stopping")
 
 
 @asynccontextmanager
@@ -160,23 +160,23 @@ async def running(
         listening = listen(settings.host, settings.port, reuse_port=settings.shared_port)
         stack.callback(listening.close)
         traces = await stack.enter_async_context(tracing(settings))
-        opened = await stack.enter_async_context(parts(settings))
+        opened = await stack.enter_async_context(open_resources(settings))
         opened = structs.replace(opened, log=ObservedLog(opened.log))
         cache = _cache_of(settings, opened)
-        observation = Observation(opened.log, cache, breaker=not settings.no_breaker)
-        stack.callback(observation.close)
-        observation.observe_projection(opened.projecting)
-        observation.observe_traces(traces)
-        service = Service(opened, cache, observation, traces)
+        health = HealthMonitor(opened.log, cache, breaker=not settings.no_breaker)
+        stack.callback(health.close)
+        health.observe_projection(opened.projecting)
+        health.observe_traces(traces)
+        service = Service(opened, cache, health, traces)
         # Of a projection the newest is in memory alone.
         known = structs.replace(opened, store=cache) if isinstance(cache, Replica) else opened
         load = known.store.load
         port = listening.getsockname()[1]
-        tasks = service.tasks = ProviderTasks(
+        provider_work = service.provider_work = ProviderWork(
             settings, known, port, load=load, patience=patience, reached=submission_reached
         )
-        stack.push_async_callback(tasks.close)
-        observation.observe_providers(tasks.sources())
+        stack.push_async_callback(provider_work.close)
+        health.observe_providers(provider_work.sources())
         if opened.fallback is not None:
             await stack.enter_async_context(_mirroring(settings, service, opened.fallback))
         if isinstance(cache, Replica):
@@ -185,27 +185,27 @@ async def running(
             await stack.enter_async_context(_processing(service, reached))
         if "archiver" in settings.roles:
             archiver = service.archiver = await stack.enter_async_context(
-                archiving(settings, opened, load)
+                archiver_role(settings, opened, load)
             )
             service.watch(archiver.task)
-            observation.observe_archiver(archiver.archiver)
-            observation.observe_rounds("archiver", lambda: archiver.archiver.last_alive)
+            health.observe_archiver(archiver.archiver)
+            health.observe_rounds("archiver", lambda: archiver.archiver.last_alive)
         if "gateway" in settings.roles:
-            await _open_gateway(settings, service, tasks, stack, listening)
+            await _open_gateway(settings, service, provider_work, stack, listening)
         else:
             service.port = await stack.enter_async_context(
                 _health_alone(settings, service, listening)
             )
         if "reconciler" in settings.roles:
             work = await stack.enter_async_context(
-                tasks.reconciling(watch_changes=service.gateway is None)
+                provider_work.reconciling(watch_changes=service.gateway is None)
             )
             for task in work:
                 service.watch(task)
-            observation.observe_rounds("reconciler", tasks.last_alive)
+            health.observe_rounds("reconciler", provider_work.last_alive)
             if service.gateway is not None:
-                service.gateway.add_check("reconciler", tasks.ready)
-        watching = service.start(observation.run(), "observation")
+                service.gateway.add_check("reconciler", provider_work.ready)
+        watching = service.start(health.run(), "health")
         stack.callback(watching.cancel)
         if settings.port_file is not None:
             write_port(
@@ -214,8 +214,8 @@ async def running(
                 *([service.health_port] if service.health_port else []),
             )
             stack.callback(settings.port_file.unlink, missing_ok=True)
-        collector.settle()
-        log_.info(
+        gc_tuning.freeze_startup_objects()
+        logger.info(
             "service.started",
             url=f"http://{settings.host}:{service.port}",
             roles=sorted(settings.roles),
@@ -229,21 +229,28 @@ async def running(
 async def _open_gateway(
     settings: Settings,
     service: Service,
-    tasks: ProviderTasks,
+    provider_work: ProviderWork,
     stack: AsyncExitStack,
     listening: socket.socket,
 ) -> None:
     """Serve clients, with what the other roles of this process add, until the stack ends."""
-    opened, cache, observation = service.parts, service.cache, service.observation
+    opened, cache, health = service.resources, service.cache, service.health
     _keep_keys_fresh(service, stack)
     gateway = service.gateway = GatewayRole(
-        settings, opened, cache, tell=tasks.notice, on_gap=tasks.missed, tracing=service.tracing
+        settings,
+        opened,
+        cache,
+        on_changes=provider_work.notice,
+        on_gap=provider_work.missed,
+        tracing=service.tracing,
     )
-    gateway.submit_by(tasks.submitting(gateway.reader), stamping_of(settings, Estimates(cache)))
-    gateway.add_statistics("tasks", tasks.figures)
-    gateway.observed_by(observation)
+    gateway.submit_by(
+        provider_work.submitting(gateway.reader), create_defaults_of(settings, Estimates(cache))
+    )
+    gateway.add_statistics("tasks", provider_work.figures)
+    gateway.observed_by(health)
     if service.processor is not None:
-        gateway.add_check("processor", observation.processor_ready)
+        gateway.add_check("processor", health.processor_ready)
         gateway.add_statistics("processor", service.processor.statistics.snapshot)
     if service.archiver is not None:
         gateway.add_check("archiver", service.archiver.ready)
@@ -257,18 +264,18 @@ async def _open_gateway(
 
 def _keep_keys_fresh(service: Service, stack: AsyncExitStack) -> None:
     """Fetch the public keys of providers that have some, until the stack ends."""
-    if not service.parts.providers:
+    if not service.resources.providers:
         return
     from tidings.streams.providers.signatures.jwks import key_sets
     from tidings.streams.providers.signatures.key_refresh import (
         KeyRefresh,  # with the libraries for signatures and for fetching
     )
 
-    if kept := key_sets(service.parts.providers):
+    if kept := key_sets(service.resources.providers):
         stack.callback(service.start(KeyRefresh(kept).run(), "provider-keys").cancel)
 
 
-def _cache_of(settings: Settings, opened: Parts) -> CachedStore:
+def _cache_of(settings: Settings, opened: Resources) -> CachedStore:
     """What reads are answered from: all of a projection's records, or the newest of any other store."""
     if opened.projecting is not None:
         return Replica(opened.store)
@@ -285,7 +292,7 @@ async def _mirroring(
     settings: Settings, service: Service, store: FallbackStore
 ) -> AsyncIterator[None]:
     """The copy is filled beside the processor; one that lies in memory, in every process that reads it."""
-    opened, copy = service.parts, store.fallback
+    opened, copy = service.resources, store.fallback
     if ("processor" if copy.capabilities.durable else "gateway") not in settings.roles:
         yield
         return
@@ -308,7 +315,7 @@ async def _mirroring(
 
 @asynccontextmanager
 async def _processing(service: Service, reached: Reached | None) -> AsyncIterator[None]:
-    opened = service.parts
+    opened = service.resources
     projection = None
     if (kv := opened.projecting) is not None:
         projection = Projection(
@@ -326,15 +333,15 @@ async def _processing(service: Service, reached: Reached | None) -> AsyncIterato
         assigned=None if projection is None else projection.assign,
         reached=reached,
     )
-    service.observation.observe_processor(processor)
-    task = service.start(service.observation.process(processor), "processor")
+    service.health.observe_processor(processor)
+    task = service.start(service.health.process(processor), "processor")
     sweeper = service.start(_sweep(opened.store), "sweeper")
     try:
         yield
     finally:
         sweeper.cancel()
         processor.stop()
-        if service.observation.tripped is not None:
+        if service.health.breaker_reason is not None:
             task.cancel()
         try:
             await asyncio.wait([task, sweeper], timeout=4)
@@ -367,7 +374,7 @@ async def _sweep(store: PredictionStore) -> None:
             while await store.sweep(now, SWEEP_ROWS) == SWEEP_ROWS:
                 pass
         except StorageError as error:
-            log_.warning("service.sweep_failed", error=str(error))
+            logger.warning("service.sweep_failed", error=str(error))
 
 
 async def _forget_hidden(replica: Replica) -> None:
@@ -380,24 +387,24 @@ async def _forget_hidden(replica: Replica) -> None:
 async def _health_alone(
     settings: Settings, service: Service, listening: socket.socket
 ) -> AsyncIterator[int]:
-    gateway = bare_gateway(settings, service.parts, service.cache)
-    observation = service.observation
-    gateway.alive = observation.alive
-    checks: dict[str, Check] = {"log": observation.log_ready}
+    gateway = bare_gateway(settings, service.resources, service.cache)
+    health = service.health
+    gateway.alive = health.alive
+    checks: dict[str, Check] = {"log": health.log_ready}
     if service.processor is not None:
-        checks["processor"] = observation.processor_ready
-    if "reconciler" in settings.roles and service.tasks is not None:
-        checks["reconciler"] = service.tasks.ready
+        checks["processor"] = health.processor_ready
+    if "reconciler" in settings.roles and service.provider_work is not None:
+        checks["reconciler"] = service.provider_work.ready
     if service.archiver is not None:
         checks["archiver"] = service.archiver.ready
-    if service.parts.projecting is None:
-        checks["store"] = _store_check(service.parts.store)
+    if service.resources.projecting is None:
+        checks["store"] = _store_check(service.resources.store)
     gateway.ready = checks
     async with AsyncExitStack() as stack:
         if isinstance(service.cache, Replica) and settings.roles - {"processor"}:
             # Nobody else here reads the changes, and the other parts look records up.
             reader = ChangesReader(
-                service.parts.log, Hub(), service.cache, from_beginning=True, tombstones=True
+                service.resources.log, Hub(), service.cache, from_beginning=True, tombstones=True
             )
             stack.push_async_callback(reader.close)
             await reader.start()

@@ -11,7 +11,7 @@ closes on the way out may wait for the same silent server."""
 
 
 @contextmanager
-def told_to_stop() -> Iterator[asyncio.Event]:
+def stop_signals() -> Iterator[asyncio.Event]:
     """An event that SIGINT and SIGTERM set while the block runs."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -25,7 +25,7 @@ def told_to_stop() -> Iterator[asyncio.Event]:
 
 
 @asynccontextmanager
-async def unless(stop: asyncio.Event) -> AsyncIterator[None]:
+async def cancelled_by(stop: asyncio.Event) -> AsyncIterator[None]:
     """Run the block; where `stop` is set meanwhile, it is cancelled and left without an error.
 
     What waits for somebody who may never answer is not ended otherwise: nobody looks at the event while it waits.

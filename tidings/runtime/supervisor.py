@@ -18,7 +18,7 @@ import structlog
 from msgspec import Struct
 
 from tidings.config.settings import Settings
-from tidings.runtime.signals import told_to_stop, unless
+from tidings.runtime.signals import cancelled_by, stop_signals
 
 START_SECONDS = 30.0
 """For a process to serve."""
@@ -31,10 +31,10 @@ FAILURES = 3
 BACKOFF = (0.2, 1.0, 5.0)
 """Seconds before starting again what has ended, after the first, second, ... time in a row."""
 
-_log = structlog.get_logger("tidings.workers")
+logger = structlog.get_logger(__name__)
 
 
-class Ended(Exception):
+class WorkerEnded(Exception):
     """A process ended before it served; it has said why itself.
 
     Args:
@@ -46,7 +46,7 @@ class Ended(Exception):
         self.code = code
 
 
-class Plan(Struct, frozen=True):
+class WorkerPlan(Struct, frozen=True):
     """What is started, and how."""
 
     name: str
@@ -56,7 +56,7 @@ class Plan(Struct, frozen=True):
     health_host: str = "127.0.0.1"
 
 
-def plans(settings: Settings, port: int, arguments: Sequence[str]) -> list[Plan]:
+def worker_plans(settings: Settings, port: int, arguments: Sequence[str]) -> list[WorkerPlan]:
     """The processes of these settings.
 
     Args:
@@ -65,7 +65,7 @@ def plans(settings: Settings, port: int, arguments: Sequence[str]) -> list[Plan]
         arguments: Flags that every process gets.
     """
     gateways = [
-        Plan(
+        WorkerPlan(
             f"gateway-{number}",
             ("--role", "gateway", "--port", str(port), "--shared-port", *arguments),
             port + number if settings.port else 0,
@@ -79,7 +79,9 @@ def plans(settings: Settings, port: int, arguments: Sequence[str]) -> list[Plan]
     host = "127.0.0.1" if settings.host in {"0.0.0.0", "::"} else settings.host  # noqa: S104 - both are reached so
     # Its port is shared too, with its own successor, which serves before it ends.
     return [
-        Plan("rest", ("--role", rest, "--port", str(own), "--shared-port", *arguments), None, host),
+        WorkerPlan(
+            "rest", ("--role", rest, "--port", str(own), "--shared-port", *arguments), None, host
+        ),
         *gateways,
     ]
 
@@ -93,7 +95,7 @@ class Worker:
         environ: Its environment.
     """
 
-    def __init__(self, plan: Plan, folder: Path, environ: Mapping[str, str]) -> None:
+    def __init__(self, plan: WorkerPlan, folder: Path, environ: Mapping[str, str]) -> None:
         self.plan = plan
         self._folder = folder
         self._environ = environ
@@ -111,7 +113,7 @@ class Worker:
         """Start it, and return when it serves.
 
         Raises:
-            Ended: It ended instead.
+            WorkerEnded: It ended instead.
             TimeoutError: It does not serve in time; it has been killed.
             OSError: The machine does not start it: no memory, or no process or file more.
         """
@@ -124,16 +126,16 @@ class Worker:
             former, self._process, self._health_port = self._process, process, port
         if former is not None:
             await _end(former)
-        _log.info("worker.replaced", worker=self.plan.name, pid=process.pid)
+        logger.info("worker.replaced", worker=self.plan.name, pid=process.pid)
 
     async def _launch(self) -> tuple[asyncio.subprocess.Process, int]:
         self._starts += 1
-        said = self._folder / f"{self.plan.name}-{self._starts}"
+        port_file = self._folder / f"{self.plan.name}-{self._starts}"
         own = self.plan.health_port
         health = () if own is None else ("--health-port", str(own))
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "tidings", "serve", *self.plan.arguments, *health),
-            *("--port-file", str(said), "--parent", str(os.getpid())),
+            *("--port-file", str(port_file), "--parent", str(os.getpid())),
             env=self._environ,
             stdin=asyncio.subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C is for the parent, which stops the others in order
@@ -141,9 +143,9 @@ class Worker:
         ended = asyncio.create_task(process.wait())
         try:
             async with asyncio.timeout(START_SECONDS):
-                while not said.exists():
+                while not port_file.exists():
                     if ended.done():
-                        raise Ended(ended.result())
+                        raise WorkerEnded(ended.result())
                     await asyncio.sleep(0.02)
         except BaseException:
             with contextlib.suppress(ProcessLookupError):
@@ -151,7 +153,7 @@ class Worker:
             raise
         finally:
             ended.cancel()
-        return process, int(said.read_text().split()[-1])
+        return process, int(port_file.read_text().split()[-1])
 
     async def keep(self) -> None:
         """Start it anew whenever it ends, or no longer answers for its health; runs until canceled."""
@@ -159,7 +161,7 @@ class Worker:
         while True:
             process = self._process
             assert process is not None
-            watching = asyncio.create_task(self._stuck(process))
+            watching = asyncio.create_task(self._until_stuck(process))
             ending = asyncio.create_task(process.wait())
             try:
                 await asyncio.wait([watching, ending], return_when=asyncio.FIRST_COMPLETED)
@@ -169,20 +171,20 @@ class Worker:
             if process is not self._process:
                 continue  # it was replaced
             if process.returncode is None:
-                _log.error("worker.stuck", worker=self.plan.name, pid=process.pid)
+                logger.error("worker.stuck", worker=self.plan.name, pid=process.pid)
                 with contextlib.suppress(ProcessLookupError):
                     process.kill()
                 await process.wait()
-            _log.error(
+            logger.error(
                 "worker.ended", worker=self.plan.name, pid=process.pid, code=process.returncode
             )
             while True:
                 await asyncio.sleep(BACKOFF[min(failures, len(BACKOFF) - 1)])
                 try:
                     await self._start_instead_of(process)
-                except (Ended, OSError) as error:  # a TimeoutError is an OSError
+                except (WorkerEnded, OSError) as error:  # a TimeoutError is an OSError
                     failures += 1
-                    _log.error("worker.not_started", worker=self.plan.name, error=str(error))
+                    logger.error("worker.not_started", worker=self.plan.name, error=str(error))
                 else:
                     failures = 0
                     break
@@ -192,7 +194,7 @@ class Worker:
             if self._process is ended:  # else somebody has replaced it meanwhile
                 await self.start()
 
-    async def _stuck(self, process: asyncio.subprocess.Process) -> None:
+    async def _until_stuck(self, process: asyncio.subprocess.Process) -> None:
         """Return once it is stuck, or was replaced."""
         failures = 0
         while failures < FAILURES and process is self._process:
@@ -249,57 +251,59 @@ async def supervise(
         ready: Called with the port once all of them serve.
 
     Raises:
-        Ended, TimeoutError, OSError: One of them did not come up at the start; the others have been stopped.
+        WorkerEnded, TimeoutError, OSError: One of them did not come up at the start; the others have been stopped.
     """
-    again = asyncio.Event()
+    replace_requested = asyncio.Event()
     loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGHUP, again.set)
+    loop.add_signal_handler(signal.SIGHUP, replace_requested.set)
     environ = {**os.environ, "TIDINGS_WEBHOOK_KEY": settings.webhook_key or ""}
-    with told_to_stop() as stop, tempfile.TemporaryDirectory(prefix="tidings-workers-") as folder:
-        workers = [Worker(plan, Path(folder), environ) for plan in plans(settings, port, arguments)]
-        keeping: list[asyncio.Task[None]] = []
+    with stop_signals() as stop, tempfile.TemporaryDirectory(prefix="tidings-workers-") as folder:
+        workers = [
+            Worker(plan, Path(folder), environ) for plan in worker_plans(settings, port, arguments)
+        ]
+        keepers: list[asyncio.Task[None]] = []
         try:
-            async with unless(stop):
-                await _started(workers)
+            async with cancelled_by(stop):
+                await _start_all(workers)
             if stop.is_set():
                 return
-            keeping = [asyncio.create_task(worker.keep()) for worker in workers]
+            keepers = [asyncio.create_task(worker.keep()) for worker in workers]
             if ready is not None:
                 ready(port)
-            _log.info(
+            logger.info(
                 "workers.started", port=port, workers={one.plan.name: one.pid for one in workers}
             )
             while not stop.is_set():
-                await _either(stop, again)
-                if again.is_set() and not stop.is_set():
-                    again.clear()
-                    await replace_all(workers, stop)
+                await _wait_for_any(stop, replace_requested)
+                if replace_requested.is_set() and not stop.is_set():
+                    replace_requested.clear()
+                    await replace_workers(workers, stop)
         finally:
-            for task in keeping:
+            for task in keepers:
                 task.cancel()
             await asyncio.gather(*(worker.stop() for worker in workers))
             loop.remove_signal_handler(signal.SIGHUP)
 
 
-async def _started(workers: Sequence[Worker]) -> None:
+async def _start_all(workers: Sequence[Worker]) -> None:
     """Start them one after the other: the first makes what is missing, and a wrong setting is told once."""
     for worker in workers:
         await worker.start()
 
 
-async def replace_all(workers: Sequence[Worker], stop: asyncio.Event) -> None:
+async def replace_workers(workers: Sequence[Worker], stop: asyncio.Event) -> None:
     """Replace one after the other, until `stop` is set; what stops the first successor would stop the others too."""
     for worker in workers:
         if stop.is_set():
             return
         try:
             await worker.replace()
-        except (Ended, OSError) as error:  # a TimeoutError is an OSError
-            _log.error("worker.not_replaced", worker=worker.plan.name, error=str(error))
+        except (WorkerEnded, OSError) as error:  # a TimeoutError is an OSError
+            logger.error("worker.not_replaced", worker=worker.plan.name, error=str(error))
             return
 
 
-async def _either(*events: asyncio.Event) -> None:
+async def _wait_for_any(*events: asyncio.Event) -> None:
     waiting = [asyncio.create_task(event.wait()) for event in events]
     try:
         await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
@@ -308,7 +312,7 @@ async def _either(*events: asyncio.Event) -> None:
             task.cancel()
 
 
-async def orphaned(parent: int) -> None:
+async def parent_exit(parent: int) -> None:
     """Return once the parent is gone: whoever supervises no more cannot stop anybody either."""
     while os.getppid() == parent:  # noqa: ASYNC110 - the kernel tells nobody
         await asyncio.sleep(1)

@@ -69,8 +69,8 @@ class Work:
     @property
     def lane(self) -> Lane:
         """The lane to Replicate."""
-        assert self.service.tasks is not None
-        return self.service.tasks.lanes["replicate"]
+        assert self.service.provider_work is not None
+        return self.service.provider_work.lanes["replicate"]
 
 
 async def becomes(

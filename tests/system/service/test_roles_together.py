@@ -43,7 +43,7 @@ async def test_a_gateway_removes_from_its_own_copy_what_is_due(
         webhook_key="k" * 32,
     )
     async with service.running(settings) as running:
-        fallback = running.parts.fallback
+        fallback = running.resources.fallback
         assert fallback is not None
         copy = fallback.fallback
 

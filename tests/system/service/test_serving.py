@@ -38,7 +38,7 @@ class Watched:
     async def announce(self, name: str) -> None:
         """Let a change come by."""
         record = prediction(name)
-        await self.running.parts.log.append(
+        await self.running.resources.log.append(
             CHANGES, [announcement(record, encode(record), position=Position(0, 0))]
         )
 

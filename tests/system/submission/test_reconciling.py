@@ -51,7 +51,7 @@ async def test_what_is_gone_at_the_provider_has_failed(work: Work) -> None:
 
 async def reports(work: Work, **said: str) -> None:
     """Another service reports about the prediction `p`."""
-    await work.service.parts.log.append(EVENTS, [NewRecord(b"p", json.dumps(said).encode())])
+    await work.service.resources.log.append(EVENTS, [NewRecord(b"p", json.dumps(said).encode())])
 
 
 @pytest.mark.parametrize("provider", ["runpod", "fal"])
@@ -63,7 +63,7 @@ async def test_what_cannot_be_found_for_want_of_its_model_goes_on(
     await upstream.start()
     try:
         async with at_work(tmp_path, stand_in, upstream.settings("RUNPOD")) as work:
-            tasks = work.service.tasks
+            tasks = work.service.provider_work
             assert tasks is not None
             reconciler = tasks.reconciler
             assert reconciler is not None
@@ -95,7 +95,7 @@ async def test_a_result_that_the_log_does_not_take_ends_as_a_failure(
             upstream.ends("/v2/transcript/t_1", status="completed", text="a" * 700_000)
             record = await work.becomes(made["predictionId"], "failed", "succeeded")
             assert record["error"].startswith("the result is larger than TIDINGS_MAX_BODY (700")
-            tasks = work.service.tasks
+            tasks = work.service.provider_work
             assert tasks is not None
             await eventually(lambda: len(tasks.reconciler or ()) == 0)
     finally:
@@ -189,7 +189,7 @@ async def test_nothing_is_done_before_it_is_overdue(tmp_path: Path, stand_in: St
         for one in made:
             await work.becomes(one["predictionId"], "succeeded")
         assert work.lane.calls == 10
-        tasks = work.service.tasks
+        tasks = work.service.provider_work
         assert tasks is not None
         assert tasks.reconciler is not None
         await eventually(lambda: len(tasks.reconciler or ()) == 0)

@@ -130,7 +130,7 @@ async def test_an_attempt_that_nobody_knows_of_has_failed_in_the_end(
         create = {"type": "create", "id": "c", "provider": "replicate", "model": "a/b"}
         events = [create, {"type": "submit", "attempt": "somebody-else"}]
         values = [NewRecord(b"lost", json.dumps(event).encode()) for event in events]
-        await work.service.parts.log.append(EVENTS, values)
+        await work.service.resources.log.append(EVENTS, values)
         record = await work.becomes("lost", "failed")
     assert record["error"] == "submission outcome unknown"
     assert not creates(stand_in)
@@ -145,7 +145,9 @@ async def test_a_create_that_nobody_has_submitted_is_submitted(work: Work) -> No
         "model": "a/b",
         "payload": {"steps": 1},
     }
-    await work.service.parts.log.append(EVENTS, [NewRecord(b"left", json.dumps(create).encode())])
+    await work.service.resources.log.append(
+        EVENTS, [NewRecord(b"left", json.dumps(create).encode())]
+    )
     await work.becomes("left", "succeeded")
     once(work.stand_in)
 

@@ -45,7 +45,7 @@ async def succeeded(work: Work) -> None:
 
 async def fetched(work: Work, times: int) -> None:
     """Wait until so many webhooks are dealt with."""
-    tasks = work.service.tasks
+    tasks = work.service.provider_work
     assert tasks is not None
     await eventually(lambda: tasks.thin is not None and tasks.thin.fetched == times, 20)
 
@@ -216,7 +216,7 @@ async def test_a_webhook_faster_than_the_answer(tmp_path: Path, upstream: Upstre
         record = await work.becomes(made["predictionId"], "succeeded")
         assert record["providerId"] == "resp_1"
         upstream.held.set()
-        tasks = work.service.tasks
+        tasks = work.service.provider_work
         assert tasks is not None
         await eventually(
             lambda: tasks.submissions is not None and tasks.submissions.submitted == 1, 20
@@ -232,7 +232,7 @@ async def test_a_webhook_finds_a_submission_whose_answer_was_lost(
     upstream.lost_answers = True
     async with StandIn() as stand_in, at_work(tmp_path, stand_in, upstream.settings()) as work:
         made = await work.create(**GPT)
-        tasks = work.service.tasks
+        tasks = work.service.provider_work
         assert tasks is not None
         await eventually(
             lambda: tasks.submissions is not None and tasks.submissions.unknown == 1, 20
@@ -389,7 +389,9 @@ async def test_why_it_failed_is_fetched(
     settings = upstream.settings(provider.upper())
     async with StandIn() as stand_in, at_work(tmp_path, stand_in, settings, patience=SLOW) as work:
         begun = {"status": "processing", "provider": provider, "providerId": "x1"}
-        await work.service.parts.log.append(EVENTS, [NewRecord(b"x1", json.dumps(begun).encode())])
+        await work.service.resources.log.append(
+            EVENTS, [NewRecord(b"x1", json.dumps(begun).encode())]
+        )
         await post(work.client, said, provider)
         assert "error" not in await work.becomes("x1", "failed")
         await eventually(lambda: upstream.asked, 20)
@@ -418,7 +420,7 @@ async def left_out(work: Work, prediction_id: str, request_id: str) -> None:
         "payload_error": "not serializable",
     }
     headers = [(PROVIDER_HEADER, b"fal"), (ARCHIVE_HEADER, b"before")]
-    await work.service.parts.log.append(
+    await work.service.resources.log.append(
         EVENTS, [NewRecord(prediction_id.encode(), json.dumps(said).encode(), headers)]
     )
 

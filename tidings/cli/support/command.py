@@ -129,10 +129,10 @@ def _log_quietly() -> None:
 
     import structlog
 
-    from tidings.observability import logging as journal
+    from tidings.observability import logging as service_logging
 
     if not structlog.is_configured():
-        journal.configure(level=logging.WARNING)
+        service_logging.configure(level=logging.WARNING)
 
 
 def import_plain_structlog() -> None:

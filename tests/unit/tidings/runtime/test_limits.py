@@ -15,7 +15,7 @@ from tidings.config.settings import Settings
 from tidings.gateway.auth.quotas import OwnerLimits
 from tidings.gateway.auth.rate_limits import AddressConnections, AddressLimits
 from tidings.gateway.push.session_registry import SessionLimits
-from tidings.runtime import limits as limiting
+from tidings.runtime import limits
 
 FROM = {"X-Forwarded-For": "203.0.113.7"}
 OTHER = {"X-Forwarded-For": "203.0.113.8"}
@@ -24,11 +24,11 @@ OTHER = {"X-Forwarded-For": "203.0.113.8"}
 def test_the_defaults_are_the_parts_own() -> None:
     """With nothing set, every part has the limits that it has without settings."""
     settings = Settings()
-    assert limiting.session_limits(settings) == SessionLimits()
-    assert limiting.owner_limits(settings) == OwnerLimits()
-    mine, parts = limiting.address_limits(settings), AddressLimits()
+    assert limits.session_limits(settings) == SessionLimits()
+    assert limits.owner_limits(settings) == OwnerLimits()
+    mine, parts = limits.address_limits(settings), AddressLimits()
     assert (mine.rate, mine.burst) == (parts.rate, parts.burst)
-    assert limiting.address_connections(settings).most == AddressConnections().most
+    assert limits.address_connections(settings).most == AddressConnections().most
 
 
 def test_a_table_of_the_file_is_a_kind_of_limit(tmp_path: Path) -> None:

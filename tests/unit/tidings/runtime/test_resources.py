@@ -7,7 +7,7 @@ import structlog
 from msgspec.structs import replace
 
 from tidings.config.settings import Settings
-from tidings.runtime.resources import log_of, parts, unshared_store
+from tidings.runtime.resources import log_of, open_resources, unshared_store
 from tidings.storage.errors import StorageError
 from tidings.streams.log.protocol import CHANGES, NewRecord
 
@@ -26,10 +26,10 @@ async def test_a_processor_of_its_own_does_not_begin_in_the_middle(tmp_path: Pat
     await log.append(CHANGES, [NewRecord(b"p1", b"{}", [("v", b"1")])])
     await log.close()
     with pytest.raises(StorageError, match="fill it with tidings replay"):
-        async with parts(replace(whole, role=("processor", "archiver"))):
+        async with open_resources(replace(whole, role=("processor", "archiver"))):
             pass
     with structlog.testing.capture_logs() as lines:
-        async with parts(whole):
+        async with open_resources(whole):
             pass
     assert [line["event"] for line in lines if line["log_level"] == "warning"] == ["store.empty"]
 

@@ -14,7 +14,7 @@ from tests.support.conditions import eventually
 from tests.support.root import ROOT
 from tests.support.tidings_process import environment
 from tidings.runtime import supervisor as workers
-from tidings.runtime.supervisor import Plan, Worker
+from tidings.runtime.supervisor import Worker, WorkerPlan
 
 NOTHING = "/nothing/python"
 """A program that the machine cannot start, as it can none where processes, files or memory have run out."""
@@ -30,7 +30,7 @@ async def worker(tmp_path: Path) -> AsyncIterator[Worker]:
         "TIDINGS_WEBHOOK_KEY": "k" * 32,
         "PYTHONPATH": str(ROOT),
     }
-    plan = Plan("rest", ("--role", "processor", "--port", "0"), None)
+    plan = WorkerPlan("rest", ("--role", "processor", "--port", "0"), None)
     worker = Worker(plan, tmp_path, environment(settings))
     await worker.start()
     yield worker
@@ -43,15 +43,15 @@ async def test_a_worker_comes_back_once_the_machine_starts_processes_again(
     """A worker that ends while no process can be started is started anew as soon as one can."""
     first = worker.pid
     assert first is not None
-    keeping = asyncio.create_task(worker.keep())
+    keepers = asyncio.create_task(worker.keep())
     with structlog.testing.capture_logs() as lines:
         with monkeypatch.context() as patch:
             patch.setattr(sys, "executable", NOTHING)
             os.kill(first, signal.SIGKILL)
             await eventually(lambda: "worker.not_started" in [line["event"] for line in lines], 20)
         await eventually(lambda: worker.pid != first, 30)
-    assert not keeping.done()
-    keeping.cancel()
+    assert not keepers.done()
+    keepers.cancel()
     [line] = [line for line in lines if line["event"] == "worker.not_started"][:1]
     assert NOTHING in line["error"]
 
@@ -64,7 +64,7 @@ async def test_what_cannot_be_replaced_goes_on(
     assert first is not None
     monkeypatch.setattr(sys, "executable", NOTHING)
     with structlog.testing.capture_logs() as lines:
-        await workers.replace_all([worker], asyncio.Event())
+        await workers.replace_workers([worker], asyncio.Event())
     assert [line["event"] for line in lines] == ["worker.not_replaced"]
     assert worker.pid == first
     os.kill(first, 0)

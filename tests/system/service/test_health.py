@@ -14,8 +14,8 @@ from tests.support.conditions import eventually
 from tests.support.reference import metric_names
 from tests.support.tidings_process import TidingsProcess, serving
 from tests.support.webhooks import SECRET, reaches, signed, watching
-from tidings.observability import health as observation
-from tidings.observability.health import Observation
+from tidings.observability import health
+from tidings.observability.health import HealthMonitor
 from tidings.storage.memory import MemoryStore
 from tidings.storage.wrappers.cache import CachedStore
 from tidings.streams.log.memory import MemoryLog
@@ -153,18 +153,18 @@ async def test_a_processor_that_hangs_is_noticed_from_outside(
     """A loop that does not go round makes the process not ready, then not alive; an outage that is waited out does not."""
     log = MemoryLog()
     cache = CachedStore(MemoryStore())
-    watched = Observation(log, cache, registry=CollectorRegistry())
+    watched = HealthMonitor(log, cache, registry=CollectorRegistry())
     processor = Processor(log, cache, {}, StorePolicy(await log.identity()))
     watched.observe_processor(processor)
     assert watched.alive() is None
     assert await watched.processor_ready() is None
-    processor.statistics.last_alive = monotonic() - observation.SILENT - 1
+    processor.statistics.last_alive = monotonic() - health.SILENT - 1
     assert "has not gone round" in (await watched.processor_ready() or "")
     assert watched.alive() is None
-    processor.statistics.last_alive = monotonic() - observation.STUCK - 1
+    processor.statistics.last_alive = monotonic() - health.STUCK - 1
     assert "has not gone round" in (watched.alive() or "")
     processor.statistics.alive()
-    monkeypatch.setattr(observation, "STUCK", 5.0)
+    monkeypatch.setattr(health, "STUCK", 5.0)
     progress = watched.progress["events"]
     progress.note(monotonic() - 10, {0: 5}, {0: 2})
     progress.note(monotonic() - 1, {0: 9}, {0: 2})
@@ -177,11 +177,11 @@ async def test_a_processor_that_hangs_is_noticed_from_outside(
 async def test_an_archiver_that_hangs_is_noticed_from_outside() -> None:
     """Any loop that says when it went round is watched; it may stand still while the log is away."""
     log = MemoryLog()
-    watched = Observation(log, CachedStore(MemoryStore()), registry=CollectorRegistry())
+    watched = HealthMonitor(log, CachedStore(MemoryStore()), registry=CollectorRegistry())
     rounds = [monotonic()]
     watched.observe_rounds("archiver", lambda: rounds[-1])
     assert watched.alive() is None
-    rounds.append(monotonic() - observation.STUCK - 1)
+    rounds.append(monotonic() - health.STUCK - 1)
     assert "the archiver has not gone round" in (watched.alive() or "")
     watched._watch.log_obstacle = "no broker answers"
     assert watched.alive() is None
