@@ -17,7 +17,7 @@ from typing import Any
 import msgspec
 import uvloop
 
-from tidings.storage.clock import now_ms
+from tidings.storage.clock import SYSTEM_CLOCK
 from tidings.storage.prediction import Prediction, Status, Transition, encode
 from tidings.storage.sqlite import writer as sqlite_writer
 from tidings.storage.sqlite.schema import GET, LOAD, open_reader, open_writer
@@ -26,7 +26,7 @@ from tidings.storage.store import Write
 
 BATCH = 500
 ROUNDS = 40
-START = now_ms()
+START = SYSTEM_CLOCK.ms()
 STATUSES = (Status.STARTING, Status.PROCESSING, Status.SUCCEEDED)
 INSERT = "INSERT INTO predictions VALUES (?,?,?,?,?,?,?,?,?,?) ON CONFLICT DO NOTHING"
 UPDATE = "UPDATE predictions SET version = ?, status = ?, expires_at = ?, purge_at = ?, doc = ? WHERE id = ? AND version = ?"

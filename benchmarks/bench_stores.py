@@ -16,7 +16,7 @@ import uvloop
 
 from benchmarks.bench_sqlite_store import write
 from tests.support import servers
-from tidings.storage.clock import now_ms
+from tidings.storage.clock import SYSTEM_CLOCK
 from tidings.storage.factory import open_store
 from tidings.storage.postgres import store as postgres_module
 from tidings.storage.postgres.store import PostgresStore
@@ -75,7 +75,7 @@ class BareRedis(Bare):
                 sha,
                 1,
                 self.store._prefixes[shard],
-                *redis_module._arguments(some, now_ms()),
+                *redis_module._arguments(some, SYSTEM_CLOCK.ms()),
             )
             for shard, some in shards.items()
         ]

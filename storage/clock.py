@@ -1,12 +1,31 @@
-"""The wall clock that stores compare expiry with."""
+"""The one type of clock that is passed in wherever time matters, so that tests can set it."""
 
 import time
-from collections.abc import Callable
-
-Clock = Callable[[], int]
-"""The time now, in ms since the epoch."""
+from typing import Protocol
 
 
-def now_ms() -> int:
-    """The time now, in ms since the epoch."""
-    return time.time_ns() // 1_000_000
+class Clock(Protocol):
+    """Tells the time in two ways, which must not be mixed."""
+
+    def ms(self) -> int:
+        """The wall clock, in ms since the epoch: what records carry. It may be set back."""
+
+    def monotonic(self) -> float:
+        """Seconds since some moment, only ever going forward: for durations, deadlines and rates."""
+
+
+class SystemClock:
+    """The clock of this machine."""
+
+    __slots__ = ()
+
+    def ms(self) -> int:
+        """The wall clock, in ms since the epoch."""
+        return time.time_ns() // 1_000_000
+
+    def monotonic(self) -> float:
+        """Seconds that only go forward."""
+        return time.monotonic()
+
+
+SYSTEM_CLOCK = SystemClock()

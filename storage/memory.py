@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from tidings.storage.clock import Clock, now_ms
+from tidings.storage.clock import SYSTEM_CLOCK, Clock
 from tidings.storage.cursor import Place, decode_cursor, encode_cursor
 from tidings.storage.errors import StoreMisconfigured
 from tidings.storage.prediction import Prediction
@@ -36,13 +36,13 @@ class MemoryStore:
     """Keeps everything in dictionaries, and its ids in the order of a listing.
 
     Args:
-        clock: The time now in ms; what expiry is compared with.
+        clock: What expiry is compared with.
     """
 
     name = "memory"
     capabilities = Capabilities(durable=False)
 
-    def __init__(self, *, clock: Clock = now_ms) -> None:
+    def __init__(self, *, clock: Clock = SYSTEM_CLOCK) -> None:
         self._clock = clock
         self._rows: dict[str, _Row] = {}
         self._places: list[Place] = []
@@ -50,7 +50,7 @@ class MemoryStore:
         self._ownership: Ownership | None = None
 
     @classmethod
-    async def open(cls, url: str, *, clock: Clock = now_ms) -> "MemoryStore":
+    async def open(cls, url: str, *, clock: Clock = SYSTEM_CLOCK) -> "MemoryStore":
         """An empty store; the URL is `memory://`."""
         if url.partition("://")[2].strip("/"):
             raise StoreMisconfigured(f"{url!r}: a store in memory has no path; write memory://")
@@ -69,7 +69,7 @@ class MemoryStore:
     async def get(self, prediction_id: str) -> Stored | None:
         """The record, unless it is deleted or expired."""
         row = self._rows.get(prediction_id)
-        return None if row is None or hidden(row.stored, self._clock()) else row.stored
+        return None if row is None or hidden(row.stored, self._clock.ms()) else row.stored
 
     async def load(self, prediction_ids: Sequence[str]) -> dict[str, Stored]:
         """What stands under these ids, tombstones and expired records included."""
@@ -96,7 +96,7 @@ class MemoryStore:
 
     async def list(self, query: Query) -> Page:
         """A page, newest first."""
-        now = query.at(self._clock())
+        now = query.at(self._clock.ms())
         end = (
             len(self._places)
             if query.cursor is None

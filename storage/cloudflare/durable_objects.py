@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 from msgspec import Struct
 
-from tidings.storage.clock import Clock, now_ms
+from tidings.storage.clock import SYSTEM_CLOCK, Clock
 from tidings.storage.cloudflare.http import ATTEMPTS, CloudflareHttp, parse
 from tidings.storage.cloudflare.worker_api import explainer, health, required_token, worker_url
 from tidings.storage.cursor import Place, decode_cursor, encode_cursor
@@ -132,14 +132,14 @@ class DurableObjectsStore:
         base_url: `https://...`, as wrangler printed it.
         token: the Worker's secret `TIDINGS_TOKEN`.
         timeout: seconds that one call may take, repeats included.
-        clock: the time now in ms; what expiry is compared with.
+        clock: What expiry is compared with.
     """
 
     name = "durable_objects"
     capabilities = Capabilities()
 
     def __init__(
-        self, base_url: str, token: str, *, timeout: float = 10.0, clock: Clock = now_ms
+        self, base_url: str, token: str, *, timeout: float = 10.0, clock: Clock = SYSTEM_CLOCK
     ) -> None:
         self._http = CloudflareHttp(base_url, token, explainer(base_url), timeout=timeout)
         self._clock = clock
@@ -152,7 +152,7 @@ class DurableObjectsStore:
         *,
         worker_token: str | None = None,
         timeout: float = 10.0,
-        clock: Clock = now_ms,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> "DurableObjectsStore":
         """Make sure that a Worker of this version answers, and open a store on it.
 
@@ -161,7 +161,7 @@ class DurableObjectsStore:
                 that several stores go by one Worker.
             worker_token: the Worker's secret `TIDINGS_TOKEN`.
             timeout: seconds that one call may take, repeats included.
-            clock: The time now in ms; what expiry is compared with.
+            clock: What expiry is compared with.
 
         Raises:
             StoreMisconfigured: The token, the address, the Worker's version or its layout is wrong.
@@ -188,7 +188,7 @@ class DurableObjectsStore:
     async def get(self, prediction_id: str) -> Stored | None:
         """As the protocol says."""
         stored = (await self.load((prediction_id,))).get(prediction_id)
-        return None if stored is None or hidden(stored, self._clock()) else stored
+        return None if stored is None or hidden(stored, self._clock.ms()) else stored
 
     async def load(self, prediction_ids: Sequence[str]) -> dict[str, Stored]:
         """As the protocol says, in one round trip for up to 500 ids and about 16 MiB."""
@@ -275,7 +275,7 @@ class DurableObjectsStore:
 
     async def list(self, query: Query) -> Page:
         """As the protocol says. A page may be shorter than asked for where its records are large."""
-        params = {"limit": str(min(query.limit, 1000)), "now": str(query.at(self._clock()))}
+        params = {"limit": str(min(query.limit, 1000)), "now": str(query.at(self._clock.ms()))}
         for name in ("status", "owner", "model", "tag"):
             if (value := getattr(query, name)) is not None:
                 params[name] = value
@@ -296,7 +296,7 @@ class DurableObjectsStore:
 
     async def facts(self) -> dict[str, str]:
         """What an operator wants to know: the Worker, how records lie there, the skew of its clock, a round trip (ms)."""
-        start = self._clock()
+        start = self._clock.ms()
         found = await health(self._http)
         layout = f"{found.shards} shards" if found.layout == "sharded" else found.layout
         return {
@@ -304,7 +304,7 @@ class DurableObjectsStore:
             "layout": layout,
             "durability": "a write is confirmed when its object has it on disk",
             **self._http.skew,
-            "round trip (ms)": str(self._clock() - start),
+            "round trip (ms)": str(self._clock.ms() - start),
         }
 
     async def close(self) -> None:

@@ -4,16 +4,17 @@ Limits are those of Cloudflare's pages "Workers KV: Limits", "KV: bulk writes" a
 """
 
 import asyncio
-import time
 from collections.abc import Callable, Sequence
 from urllib.parse import quote
 
 import msgspec
 from msgspec import Struct
 
+from tidings.storage.clock import SYSTEM_CLOCK
 from tidings.storage.cloudflare.http import Answer, CloudflareHttp, TooManyRequests, parse
 from tidings.storage.cloudflare.worker_api import explainer, health
 from tidings.storage.errors import StorageError, StoreMisconfigured, StoreUnavailable
+from tidings.storage.resilience.rate_limit import TokenBucket
 
 REST = "https://api.cloudflare.com/client/v4"
 KEYS_A_READ = 100
@@ -104,33 +105,6 @@ _bulk = msgspec.json.Decoder(_Bulk)
 _keys = msgspec.json.Decoder(_Keys)
 
 
-class TokenBucket:
-    """Lets at most `limit` requests pass in any `window` seconds: a sixth of them at once, the others evenly.
-
-    A bucket of capacity c that refills at r lets c + r x window through, and that is the limit.
-    """
-
-    def __init__(
-        self, limit: int, window: float, clock: Callable[[], float] = time.monotonic
-    ) -> None:
-        self._clock = clock
-        self._capacity = max(1.0, limit / 6)
-        self._rate = max(limit - self._capacity, 1.0) / window
-        self._tokens = self._capacity
-        self._at = clock()
-
-    def wait(self) -> float:
-        """Take a token; return how many seconds it is too early for it."""
-        now = self._clock()
-        self._tokens = min(self._capacity, self._tokens + (now - self._at) * self._rate) - 1
-        self._at = now
-        return max(0.0, -self._tokens / self._rate)
-
-    def back(self) -> None:
-        """Give a token back that was not used."""
-        self._tokens += 1
-
-
 class KvNamespace:
     """Bulk reads, writes and listings of one namespace.
 
@@ -179,7 +153,7 @@ class KvNamespace:
         url = f"{base_url.rstrip('/')}/accounts/{quote(account, safe='')}/storage/kv/namespaces/{quote(namespace, safe='')}"
         http = CloudflareHttp(url, token, _rest_explainer(account, namespace), timeout=timeout)
         # A bulk write takes 10,000 pairs and 100 MB; JSON escapes make values longer.
-        bucket = TokenBucket(requests, 300.0)
+        bucket = TokenBucket.within(requests, 300.0, SYSTEM_CLOCK.monotonic())
         found = cls(
             http, "", bucket=bucket, pairs=10_000, size=40_000_000, at_once=1, patience=timeout
         )
@@ -264,20 +238,20 @@ class KvNamespace:
             return await self._http.call(method, self._path + path, body, params)
         except TooManyRequests as refusal:
             # Cloudflare's answers are refusals for all of its pause; each further request may prolong it.
-            self._closed_until = time.monotonic() + (refusal.after or 1.0)
+            self._closed_until = SYSTEM_CLOCK.monotonic() + (refusal.after or 1.0)
             raise
 
     async def _turn(self) -> None:
-        closed = self._closed_until - time.monotonic()
+        closed = self._closed_until - SYSTEM_CLOCK.monotonic()
         if closed > 0:
             raise TooManyRequests(
                 f"Cloudflare refuses requests for another {closed:.0f} s (429)", closed
             )
         if self._bucket is None:
             return
-        wait = self._bucket.wait()
+        wait = self._bucket.reserve(SYSTEM_CLOCK.monotonic())
         if wait > self._patience:
-            self._bucket.back()
+            self._bucket.give_back()
             raise StoreUnavailable(
                 f"the limit of requests to Cloudflare is used up; the next is free in {wait:.0f} s"
             )

@@ -15,13 +15,12 @@ may be one program only, and its predictions must not have been written by anoth
 """
 
 import asyncio
-import time
 from collections.abc import Iterable, Sequence
 from urllib.parse import urlsplit
 
 import msgspec
 
-from tidings.storage.clock import Clock, now_ms
+from tidings.storage.clock import SYSTEM_CLOCK, Clock
 from tidings.storage.cloudflare.kv_client import REST, Key, KvNamespace, Metadata, Pair
 from tidings.storage.cloudflare.kv_codec import (
     OWNERSHIP,
@@ -77,7 +76,7 @@ class CloudflareKvStore:
         *,
         write_interval: float = 1.0,
         timeout: float = 10.0,
-        clock: Clock = now_ms,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._namespace = namespace
         self._timeout = timeout
@@ -92,7 +91,7 @@ class CloudflareKvStore:
         self._listing = asyncio.Lock()
         self._listed: list[Key] = []
         self._listed_at = float("-inf")
-        self._flusher = KvFlusher(namespace, self._pair, self._interval_of)
+        self._flusher = KvFlusher(namespace, self._pair, self._interval_of, clock)
 
     @property
     def buffered(self) -> int:
@@ -110,7 +109,7 @@ class CloudflareKvStore:
         write_interval: float = 1.0,
         requests: int = 1200,
         timeout: float = 10.0,
-        clock: Clock = now_ms,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> "CloudflareKvStore":
         """Make sure that the namespace is there, and open a store on it.
 
@@ -123,7 +122,7 @@ class CloudflareKvStore:
             write_interval: seconds between two writes of one key; KV takes one a second.
             requests: that the REST API takes in five minutes.
             timeout: seconds that one call may take, repeats and waiting for its turn included.
-            clock: The time now in ms; what expiry is compared with.
+            clock: What expiry is compared with.
 
         Raises:
             StoreMisconfigured: The URL, a token or its rights, the namespace, or the Worker is wrong.
@@ -182,7 +181,7 @@ class CloudflareKvStore:
     async def get(self, prediction_id: str) -> Stored | None:
         """As the protocol says; what another program wrote may be a minute old, or missing for as long."""
         stored = (await self._look_up((prediction_id,), everywhere=True)).get(prediction_id)
-        return None if stored is None or hidden(stored, self._clock()) else stored
+        return None if stored is None or hidden(stored, self._clock.ms()) else stored
 
     async def load(self, prediction_ids: Sequence[str]) -> dict[str, Stored]:
         """As the protocol says; after `restore` from the copy alone."""
@@ -192,7 +191,7 @@ class CloudflareKvStore:
         copy = self._copy
         found = {one: held.stored for one in ids if (held := copy.get(one)) is not None}
         if everywhere and len(found) < len(ids):
-            now = time.monotonic()
+            now = self._clock.monotonic()
             missing = [
                 PREDICTION + one
                 for one in dict.fromkeys(ids)
@@ -234,10 +233,10 @@ class CloudflareKvStore:
     async def _catalogue(self) -> Iterable[tuple[Place, Metadata]]:
         """Places and metadata of all records: KV's keys, and over them what the copy knows better."""
         async with self._listing:
-            if time.monotonic() - self._listed_at > LISTING_AGE:
+            if self._clock.monotonic() - self._listed_at > LISTING_AGE:
                 self._listed = await self._all_keys()
-                self._listed_at = time.monotonic()
-        now = time.monotonic()
+                self._listed_at = self._clock.monotonic()
+        now = self._clock.monotonic()
         known = {
             one: key.metadata
             for key in self._listed
@@ -268,7 +267,7 @@ class CloudflareKvStore:
             for one, held in self._copy.items()
             if held.purge_at is not None and held.purge_at <= now
         ][:limit]
-        until = time.monotonic() + STALE
+        until = self._clock.monotonic() + STALE
         self._gone = {one: end for one, end in self._gone.items() if end > until - STALE}
         for one in due:
             del self._copy[one]
@@ -282,13 +281,13 @@ class CloudflareKvStore:
 
     async def facts(self) -> dict[str, str]:
         """What an operator wants to know: by which way, what KV is not, the skew of its clock, a round trip (ms)."""
-        start = time.perf_counter()
+        start = self._clock.monotonic()
         await self._namespace.read([OWNERSHIP])
         return {
             "reached by": self._namespace.way,
             "consistency": "a change is seen elsewhere after up to 60 s; the truth is in the changes topic",
             **self._namespace.skew,
-            "round trip (ms)": f"{(time.perf_counter() - start) * 1000:.0f}",
+            "round trip (ms)": f"{(self._clock.monotonic() - start) * 1000:.0f}",
         }
 
     async def close(self) -> None:
@@ -362,7 +361,7 @@ class CloudflareKvStore:
             offset = str(self._positions[int(key.removeprefix(POSITION))])
             return Pair(key, offset, Metadata(offset))
         held = self._copy.get(key.removeprefix(PREDICTION))
-        return None if held is None else held.pair(key, int(time.time()))
+        return None if held is None else held.pair(key, self._clock.ms() // 1000)
 
     async def list(self, query: Query) -> Page:
         """As the protocol says, for at most 100,000 predictions.
@@ -374,7 +373,7 @@ class CloudflareKvStore:
         if query.tag is not None:
             raise ValueError("Cloudflare KV cannot list by tag; list by status, owner or model")
         before = None if query.cursor is None else decode_cursor(query.cursor)
-        now = query.at(self._clock())
+        now = query.at(self._clock.ms())
         places = [place for place, meta in await self._catalogue() if may_match(query, meta, now)]
         places = sorted(
             (place for place in places if before is None or place < before), reverse=True

@@ -5,17 +5,18 @@ once, with the newest value, and a queue is never longer than there are keys.
 """
 
 import asyncio
-import time
 from collections.abc import Callable, Iterable
 
 import structlog
 
+from tidings.storage.clock import Clock
 from tidings.storage.cloudflare.http import TooManyRequests
 from tidings.storage.cloudflare.kv_client import KvNamespace, Pair
 from tidings.storage.errors import StorageError, StoreMisconfigured, StoreUnavailable
+from tidings.storage.resilience.backoff import Backoff
 
-LONGEST_PAUSE = 30.0
-"""Seconds between tries while KV takes nothing."""
+BACKOFF = Backoff.doubling(0.5, 30.0)
+"""Between tries while KV takes nothing."""
 
 _log = structlog.get_logger()
 
@@ -45,6 +46,7 @@ class KvFlusher:
         namespace: where it goes.
         pair: the key's pair as of now; None: the key is to be deleted.
         interval: seconds between two writes of this key.
+        clock: for the intervals.
     """
 
     def __init__(
@@ -52,7 +54,9 @@ class KvFlusher:
         namespace: KvNamespace,
         pair: Callable[[str], Pair | None],
         interval: Callable[[str], float],
+        clock: Clock,
     ) -> None:
+        self._clock = clock
         self._namespace = namespace
         self._pair = pair
         self._interval = interval
@@ -133,7 +137,7 @@ class KvFlusher:
                 await self._flying
                 self._flying = None
                 if self._failures:
-                    await asyncio.sleep(min(LONGEST_PAUSE, 0.25 * 2**self._failures))
+                    await asyncio.sleep(BACKOFF.wait(self._failures))
                 continue
             self._more.clear()
             try:
@@ -144,7 +148,7 @@ class KvFlusher:
 
     def _due(self) -> tuple[list[list[tuple[str, Pair | None]]], float]:
         """Requests' worth of keys whose time has come, taken off the queue; or how long until the first one's has."""
-        now = time.monotonic()
+        now = self._clock.monotonic()
         self._free_at = {key: at for key, at in self._free_at.items() if at > now}
         chunks: list[list[tuple[str, Pair | None]]] = []
         size = 0
@@ -183,7 +187,7 @@ class KvFlusher:
             self._again(keys, tickets)
             raise
         self._failures = 0
-        now = time.monotonic()
+        now = self._clock.monotonic()
         for key in keys:
             self._free_at[key] = now + self._interval(key)
             if key not in refused:

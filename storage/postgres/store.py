@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 import asyncpg
 import msgspec
 
-from tidings.storage.clock import Clock, now_ms
+from tidings.storage.clock import SYSTEM_CLOCK, Clock
 from tidings.storage.cursor import Place, decode_cursor, encode_cursor
 from tidings.storage.errors import StorageError, StoreMisconfigured, StoreUnavailable
 from tidings.storage.postgres.pool import Connections
@@ -75,14 +75,14 @@ class PostgresStore:
         """Whether it has to be asked for again."""
 
     @classmethod
-    async def open(cls, url: str, *, clock: Clock = now_ms) -> "PostgresStore":
+    async def open(cls, url: str, *, clock: Clock = SYSTEM_CLOCK) -> "PostgresStore":
         """Connect, and make the tables where they are missing.
 
         Args:
             url: `postgresql://user:password@host/database` with, after `?`, `schema` (default: the user's search
                 path), `pool` (8 connections), `timeout` (5 s a statement), `statement_cache_size` (0 behind PgBouncer's
                 transaction pooling before 1.21), and what libpq takes (`sslmode`, ...).
-            clock: The time now in ms; what expiry is compared with.
+            clock: What expiry is compared with.
 
         Raises:
             StoreMisconfigured: A wrong URL, password or database, missing rights, or tables of another format.
@@ -123,7 +123,7 @@ class PostgresStore:
         if row is None:
             return None
         _, version, status, doc, expires_at, owner = row
-        if status is None or (expires_at is not None and expires_at <= self._clock()):
+        if status is None or (expires_at is not None and expires_at <= self._clock.ms()):
             return None
         return Stored(version, _STATUS[status], doc, expires_at, owner)
 
@@ -163,7 +163,7 @@ class PostgresStore:
 
     async def list(self, query: Query) -> Page:
         """A page, newest first."""
-        sql, values = _listing(query, query.at(self._clock()), self._statements.table)
+        sql, values = _listing(query, query.at(self._clock.ms()), self._statements.table)
         rows = await self._run(lambda connection: connection.fetch(sql, *values))
         items = [
             Stored(row[1], _STATUS[row[2]], row[3], row[4], row[5]) for row in rows[: query.limit]
@@ -191,20 +191,20 @@ class PostgresStore:
         Until then its writes are held back: a processor that poured new events into tables that lack the old ones would
         make records that begin in the middle.
         """
-        now = str(self._clock())
+        now = str(self._clock.ms())
         await self._run(lambda connection: connection.execute(self._statements.fill, now))
 
     async def facts(self) -> dict[str, str]:
         """What an operator wants to know: the server, its durability, the skew of its clock (ms), a round trip (ms)."""
 
         async def work(connection: "Connection") -> dict[str, str]:
-            start = self._clock()
+            start = self._clock.ms()
             row = await connection.fetchrow(
                 "SELECT current_setting('server_version') AS version, current_setting('fsync') AS fsync,"
                 " current_setting('synchronous_commit') AS commit, pg_is_in_recovery() AS replica,"
                 " (extract(epoch FROM clock_timestamp()) * 1000)::bigint AS clock"
             )
-            end = self._clock()
+            end = self._clock.ms()
             owner = await connection.fetchval(self._statements.claimed)
             assert row is not None
             return {

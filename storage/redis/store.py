@@ -12,7 +12,7 @@ from redis import exceptions
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from tidings.storage.clock import Clock, now_ms
+from tidings.storage.clock import SYSTEM_CLOCK, Clock
 from tidings.storage.errors import StorageError, StoreMisconfigured, StoreUnavailable
 from tidings.storage.prediction import Status, Tombstone
 from tidings.storage.redis.address import RedisAddress, at_node, parse, refuse_careless
@@ -95,7 +95,7 @@ class RedisStore:
         )
 
     @classmethod
-    async def open(cls, url: str, *, clock: Clock = now_ms) -> "RedisStore":
+    async def open(cls, url: str, *, clock: Clock = SYSTEM_CLOCK) -> "RedisStore":
         """Connect, and check that the server keeps what it is given.
 
         Args:
@@ -103,7 +103,7 @@ class RedisStore:
                 `prefix` (`tidings`: of all keys), `shards` (16), `timeout` (5 s a call), `durability=everysec` (a
                 crash of the server may lose the last second; by default a write waits for the disk), and `ssl_*`
                 as redis-py takes them.
-            clock: The time now in ms; what expiry is compared with.
+            clock: What expiry is compared with.
 
         Raises:
             StoreMisconfigured: A wrong URL, password or right; a server that evicts keys or keeps no append-only
@@ -144,7 +144,9 @@ class RedisStore:
         if stored is None or stored.status is None:
             return None
         return (
-            None if stored.expires_at is not None and stored.expires_at <= self._clock() else stored
+            None
+            if stored.expires_at is not None and stored.expires_at <= self._clock.ms()
+            else stored
         )
 
     async def load(self, prediction_ids: Sequence[str]) -> dict[str, Stored]:
@@ -166,7 +168,7 @@ class RedisStore:
         shards: dict[int, list[Write]] = {}
         for one, write in zip(ids, writes, strict=True):
             shards.setdefault(self._shard(one), []).append(write)
-        calls = [(shard, (), _arguments(some, self._clock())) for shard, some in shards.items()]
+        calls = [(shard, (), _arguments(some, self._clock.ms())) for shard, some in shards.items()]
         conflicts: dict[str, Conflict] = {}
         for missed in await self._scripts(_WRITE, calls, durable=True):
             for one, standing in zip(missed[::2], missed[1::2], strict=True):
@@ -177,12 +179,12 @@ class RedisStore:
 
     async def list(self, query: Query) -> Page:
         """A page, newest first: the indexes of all shards, merged."""
-        listing = Listing(query, self._prefixes, query.at(self._clock()))
+        listing = Listing(query, self._prefixes, query.at(self._clock.ms()))
         while (calls := listing.wanted()) is not None:
             listing.feed(await self._scripts(_LIST, calls))
         ids, cursor = listing.page()
         found = await self.load(ids)
-        now = query.at(self._clock())
+        now = query.at(self._clock.ms())
         items = [found[one] for one in ids if one in found and found[one].status is not None]
         return Page(
             [one for one in items if one.expires_at is None or one.expires_at > now], cursor
@@ -203,9 +205,9 @@ class RedisStore:
 
     async def facts(self) -> dict[str, str]:
         """What an operator wants to know: the server, its durability, the skew of its clock (ms), a round trip (ms)."""
-        start = self._clock()
+        start = self._clock.ms()
         (seconds, microseconds), *_ = await self._each("TIME")
-        end = self._clock()
+        end = self._clock.ms()
         information, *others = await self._each("INFO")
         owner = await self._one("HGET", self._meta, "ownership")
         name = "Valkey" if "valkey_version" in information else "Redis"

@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, unquote
 
 import msgspec
 
-from tidings.storage.clock import Clock, now_ms
+from tidings.storage.clock import SYSTEM_CLOCK, Clock
 from tidings.storage.cursor import Place, decode_cursor, encode_cursor
 from tidings.storage.errors import StorageError, StoreMisconfigured
 from tidings.storage.prediction import Status
@@ -48,13 +48,13 @@ class SqliteStore:
         self._listing = ThreadPoolExecutor(1, thread_name_prefix=f"sqlite-lister {path.name}")
 
     @classmethod
-    async def open(cls, url: str, *, clock: Clock = now_ms) -> "SqliteStore":
+    async def open(cls, url: str, *, clock: Clock = SYSTEM_CLOCK) -> "SqliteStore":
         """Open the file, creating it with its folder and tables where they are missing.
 
         Args:
             url: `sqlite:///relative/file.db` or `sqlite:////absolute/file.db`; with `?synchronous=normal` a commit
                 may be lost with the machine's power (not with the process).
-            clock: The time now in ms; what expiry is compared with.
+            clock: What expiry is compared with.
 
         Raises:
             StoreMisconfigured: The URL has no path or an unknown parameter; the file is of another program or format,
@@ -93,7 +93,7 @@ class SqliteStore:
         if not rows:
             return None
         version, status, doc, expires_at, owner = rows[0]
-        if status is None or (expires_at is not None and expires_at <= self._clock()):
+        if status is None or (expires_at is not None and expires_at <= self._clock.ms()):
             return None
         return Stored(version, _STATUS[status], doc, expires_at, owner)
 
@@ -108,7 +108,7 @@ class SqliteStore:
 
     async def list(self, query: Query) -> Page:
         """A page, newest first."""
-        sql, values = _listing(query, query.at(self._clock()))
+        sql, values = _listing(query, query.at(self._clock.ms()))
         loop = asyncio.get_running_loop()
         rows, docs = await loop.run_in_executor(self._listing, self._scan, sql, values)
         items: list[tuple[Place, Stored]] = []

@@ -5,13 +5,12 @@ an invalidation came meanwhile, and a deletion is kept as a tombstone so that an
 """
 
 import asyncio
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
 
 from msgspec import Struct
 
-from tidings.storage.clock import Clock, now_ms
+from tidings.storage.clock import SYSTEM_CLOCK, Clock
 from tidings.storage.store import (
     Conflict,
     Outcome,
@@ -59,7 +58,7 @@ class CachedStore:
         ttl: Seconds for which an entry is believed while nobody says that changes are followed (`steady`).
         records: At most this many entries.
         bytes_: At most about this many bytes of memory.
-        clock: The time now in ms, for expiry.
+        clock: For expiry and for the age of entries.
         timer: Monotonic seconds, for ageing.
     """
 
@@ -70,8 +69,7 @@ class CachedStore:
         ttl: float = 30.0,
         records: int = 100_000,
         bytes_: int = 134_217_728,
-        clock: Clock = now_ms,
-        timer: Callable[[], float] = time.monotonic,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self.store = store
         self.name = store.name
@@ -80,7 +78,6 @@ class CachedStore:
         self._most_records = records
         self._most_bytes = bytes_
         self._clock = clock
-        self._timer = timer
         self._entries: dict[str, _Entry] = {}
         self._size = 0
         self._absent: dict[str, float] = {}
@@ -102,7 +99,7 @@ class CachedStore:
     @steady.setter
     def steady(self, value: bool) -> None:
         if self._steady and not value:
-            self._fresh_until = self._timer() + self._ttl
+            self._fresh_until = self._clock.monotonic() + self._ttl
         self._steady = value
 
     def __len__(self) -> int:
@@ -126,7 +123,7 @@ class CachedStore:
         if (
             stored.status is None
             or not (self._steady or self._fresh(entry))
-            or (expires_at is not None and expires_at <= self._clock())
+            or (expires_at is not None and expires_at <= self._clock.ms())
         ):
             return None
         entry.used = True
@@ -180,13 +177,17 @@ class CachedStore:
         """The record, from memory where it is fresh. Concurrent misses of one id are one read of the store."""
         entry = self._entries.get(prediction_id)
         if entry is not None:
-            gone = hidden(entry.stored, self._clock())
-            if self._timer() < entry.until if gone else self._steady or self._fresh(entry):
+            gone = hidden(entry.stored, self._clock.ms())
+            if (
+                self._clock.monotonic() < entry.until
+                if gone
+                else self._steady or self._fresh(entry)
+            ):
                 entry.used = True
                 self.hits += 1
                 return None if gone else entry.stored
         if self._absent and (until := self._absent.get(prediction_id)) is not None:
-            if self._timer() < until:
+            if self._clock.monotonic() < until:
                 self.hits += 1
                 return None
             del self._absent[prediction_id]
@@ -197,7 +198,7 @@ class CachedStore:
         """The record as the store has it now."""
         found = await self.load_fresh((prediction_id,))
         stored = found.get(prediction_id)
-        return None if stored is None or hidden(stored, self._clock()) else stored
+        return None if stored is None or hidden(stored, self._clock.ms()) else stored
 
     async def load(self, prediction_ids: Sequence[str]) -> dict[str, Stored]:
         """What stands under these ids, tombstones and expired ones included; only what is not in memory is read."""
@@ -209,9 +210,9 @@ class CachedStore:
 
     async def _load(self, prediction_ids: Sequence[str], *, certain: bool) -> dict[str, Stored]:
         entries = self._entries
-        now = self._timer()
+        now = self._clock.monotonic()
         all_fresh = self._steady or now < self._fresh_until
-        wall = self._clock()
+        wall = self._clock.ms()
         found: dict[str, Stored] = {}
         missing: list[str] = []
         for prediction_id in prediction_ids:
@@ -316,7 +317,7 @@ class CachedStore:
             self._filled(prediction_id, stored)
         elif (entry := self._entries.get(prediction_id)) is not None:
             if stored is None or entry.stored.version > stored.version:
-                stored = None if hidden(entry.stored, self._clock()) else entry.stored
+                stored = None if hidden(entry.stored, self._clock.ms()) else entry.stored
             else:
                 self._keep(prediction_id, stored)
         fill.result.set_result(stored)
@@ -334,22 +335,22 @@ class CachedStore:
         self._drop(prediction_id)
         if len(self._absent) >= self._most_records:
             _drop_first(self._absent, max(1, self._most_records // 64))
-        self._absent[prediction_id] = self._timer() + NEGATIVE_TTL
+        self._absent[prediction_id] = self._clock.monotonic() + NEGATIVE_TTL
 
     def _fresh(self, entry: _Entry) -> bool:
         """Of an entry that is not hidden."""
-        now = self._timer()
+        now = self._clock.monotonic()
         return now < entry.until or now < self._fresh_until
 
     def _keep(self, prediction_id: str, stored: Stored, *, told: bool = False) -> None:
         entries = self._entries
-        now = self._timer()
+        now = self._clock.monotonic()
         until = now + self._ttl
         entry = entries.get(prediction_id)
         if entry is not None:
             standing = entry.stored
             if stored.version < standing.version and (
-                now < entry.until or not hidden(standing, self._clock())
+                now < entry.until or not hidden(standing, self._clock.ms())
             ):
                 return
             self._size += len(stored.encoded) - len(entry.stored.encoded)

@@ -5,16 +5,17 @@ mirror writes to it: two stores that both accepted a compare-and-set would drift
 """
 
 import asyncio
-import time
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 import structlog
 from msgspec import Struct, structs
 
+from tidings.storage.clock import SYSTEM_CLOCK, Clock
 from tidings.storage.errors import StoreUnavailable
 from tidings.storage.prediction import Standing
+from tidings.storage.resilience.backoff import Backoff
+from tidings.storage.resilience.circuit_breaker import CircuitBreaker
 from tidings.storage.store import (
     Conflict,
     Outcome,
@@ -31,63 +32,12 @@ T = TypeVar("T")
 PATIENCE = 1.0
 """Seconds that one record is waited for before it is read from the copy: half of what a readiness check may take, so that
 a store which hangs does not take the gateways away with it. Pages may take as long as the store lets them."""
+FAILURES, WINDOW = 5, 10.0
+"""Failures within so many seconds after which the store is not asked any more."""
+REST = Backoff((5.0,), jitter=0)
+"""After which one call tries again. Only this process's reads wait for it, so nothing has to be spread."""
 
 _log = structlog.get_logger()
-
-
-class Breaker:
-    """Closed while all is well; open after `failures` within `window` seconds; after `rest` one call may try again.
-
-    Args:
-        failures: How many open it.
-        window: Seconds in which they come.
-        rest: Seconds for which it stays open.
-        timer: Monotonic seconds.
-    """
-
-    def __init__(
-        self,
-        *,
-        failures: int = 5,
-        window: float = 10.0,
-        rest: float = 5.0,
-        timer: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._most = failures
-        self._window = window
-        self._rest = rest
-        self._timer = timer
-        self._failed: deque[float] = deque(maxlen=failures)
-        self._open_until: float | None = None
-
-    @property
-    def open(self) -> bool:
-        """Whether calls are kept away, or only one may try."""
-        return self._open_until is not None
-
-    def allows(self) -> bool:
-        """Whether a call may be made now; while open, one every `rest` seconds."""
-        if self._open_until is None:
-            return True
-        now = self._timer()
-        if now < self._open_until:
-            return False
-        self._open_until = now + self._rest  # this one tries; the others wait for what comes of it
-        return True
-
-    def succeeded(self) -> None:
-        """A call was answered."""
-        self._open_until = None
-        self._failed.clear()
-
-    def failed(self) -> None:
-        """A call was not answered."""
-        now = self._timer()
-        self._failed.append(now)
-        if self._open_until is not None or (
-            len(self._failed) == self._most and now - self._failed[0] <= self._window
-        ):
-            self._open_until = now + self._rest
 
 
 class FallbackStore:
@@ -96,8 +46,8 @@ class FallbackStore:
     Args:
         store: The one that counts.
         fallback: The copy.
-        breaker: When the first is not even asked.
         patience: Seconds that a record is waited for.
+        clock: For the rest after failures.
     """
 
     def __init__(
@@ -105,14 +55,15 @@ class FallbackStore:
         store: PredictionStore,
         fallback: PredictionStore,
         *,
-        breaker: Breaker | None = None,
         patience: float = PATIENCE,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self.store = store
         self.fallback = fallback
         self.name = store.name
         self.capabilities = store.capabilities
-        self._breaker = breaker or Breaker()
+        self._breaker = CircuitBreaker(FAILURES, REST, window=WINDOW)
+        self._clock = clock
         self._patience = patience
         self.degraded = False
         """Whether the last outside read came from the fallback: such an answer may be behind."""
@@ -159,12 +110,12 @@ class FallbackStore:
         self, read: Callable[[PredictionStore], Awaitable[T]], patience: float | None = None
     ) -> tuple[T, bool]:
         """What was read, and whether it came from the copy."""
-        if not self._breaker.allows():
+        if not self._breaker.allows(self._clock.monotonic()):
             return await self._from_copy(read, None), True
         try:
             answer = await self._in_time(read, patience)
         except StoreUnavailable as error:
-            self._breaker.failed()
+            self._breaker.failed(self._clock.monotonic())
             return await self._from_copy(read, error), True
         self._breaker.succeeded()
         if self.degraded:

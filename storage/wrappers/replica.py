@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import msgspec
 from msgspec import Struct
 
-from tidings.storage.clock import Clock, now_ms
+from tidings.storage.clock import SYSTEM_CLOCK, Clock
 from tidings.storage.cursor import Place, decode_cursor, encode_cursor
 from tidings.storage.prediction import decode
 from tidings.storage.store import (
@@ -46,10 +46,10 @@ class Replica(CachedStore):
 
     Args:
         store: The projection. It is written, swept and closed, but not read.
-        clock: The time now in ms.
+        clock: Dates what is deleted.
     """
 
-    def __init__(self, store: PredictionStore, *, clock: Clock = now_ms) -> None:
+    def __init__(self, store: PredictionStore, *, clock: Clock = SYSTEM_CLOCK) -> None:
         super().__init__(store, clock=clock)
         self.capabilities = Capabilities(compare_and_set=False, durable=store.capabilities.durable)
         self._records: dict[str, Stored] = {}
@@ -65,7 +65,7 @@ class Replica(CachedStore):
         """What `get` answers, without waiting."""
         self.hits += 1
         stored = self._records.get(prediction_id)
-        return None if stored is None or hidden(stored, self._clock()) else stored
+        return None if stored is None or hidden(stored, self._clock.ms()) else stored
 
     def put(self, prediction_id: str, stored: Stored) -> None:
         """Keep a state that was announced, unless a newer one is known. Tombstones too."""
@@ -76,7 +76,7 @@ class Replica(CachedStore):
         self._size += len(stored.encoded) - (0 if standing is None else len(standing.encoded))
         if stored.status is None:
             self._unlist(prediction_id)
-            self._graves[prediction_id] = self._clock()
+            self._graves[prediction_id] = self._clock.ms()
         elif standing is None or standing.status is None:
             self._graves.pop(prediction_id, None)
             created_at = self._created[prediction_id] = _created.decode(stored.encoded).created_at
@@ -121,7 +121,7 @@ class Replica(CachedStore):
 
     async def list(self, query: Query) -> Page:
         """A page, newest first. Raises ValueError for a cursor that is none."""
-        now = query.at(self._clock())
+        now = query.at(self._clock.ms())
         before = None if query.cursor is None else decode_cursor(query.cursor)
         items: list[Stored] = []
         last: Place | None = None

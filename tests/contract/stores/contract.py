@@ -18,7 +18,7 @@ from tests.support.storage.samples import (
     tombstone,
     writing,
 )
-from tidings.storage.clock import now_ms
+from tidings.storage.clock import SYSTEM_CLOCK
 from tidings.storage.errors import AlreadyExists, InvalidTransition
 from tidings.storage.memory import MemoryStore
 from tidings.storage.prediction import Prediction, Source, Status, decode
@@ -69,7 +69,7 @@ def ids_of(page: Page) -> list[str]:
 class ReadsAndWrites:
     async def test_bytes_come_back_as_written(self, store: PredictionStore) -> None:
         """Every field, of odd values and a megabyte of logs, comes back byte for byte, by get, load and list."""
-        write = writing(complete(fresh()), 0, expires_at=now_ms() + HOUR)
+        write = writing(complete(fresh()), 0, expires_at=SYSTEM_CLOCK.ms() + HOUR)
         one = write.record.prediction_id
         assert await store.write([write]) == [None]
         expected = Stored(2**53 + 1, Status.SUCCEEDED, write.encoded, write.expires_at, "")
@@ -144,8 +144,8 @@ class CompareAndSet:
         needs_compare_and_set(store)
         one, purged = fresh(), fresh()
         assert await store.write([writing(prediction(one, 3), 2)]) == [Conflict(0)]
-        await store.write([writing(prediction(purged), 0, purge_at=now_ms() - 1)])
-        while await store.sweep(now_ms(), 500):
+        await store.write([writing(prediction(purged), 0, purge_at=SYSTEM_CLOCK.ms() - 1)])
+        while await store.sweep(SYSTEM_CLOCK.ms(), 500):
             pass
         assert await store.write([writing(prediction(purged, 2), 1)]) == [Conflict(0)]
         assert await store.load([one, purged]) == {}
@@ -274,7 +274,9 @@ class DeletionAndExpiry:
         A listing for whoever looks after the store shows it, with what is not hidden, but no tombstone.
         """
         one, owner = fresh(), fresh("owner")
-        await store.write([writing(prediction(one, owner=owner), 0, expires_at=now_ms() - 1)])
+        await store.write(
+            [writing(prediction(one, owner=owner), 0, expires_at=SYSTEM_CLOCK.ms() - 1)]
+        )
         assert await store.get(one) is None
         assert (await store.load([one]))[one].version == 1
         if "owner" in store.capabilities.filters:
@@ -284,7 +286,7 @@ class DeletionAndExpiry:
             shown = await everything(store, {"owner": owner, "hidden": True}, 1)
             assert sorted(shown) == sorted([one, visible.prediction_id])
             await store.write([writing(tombstone(visible.prediction_id, 2, owner=owner), 1)])
-        write = writing(prediction(one, 2, owner=owner), 1, expires_at=now_ms() + HOUR)
+        write = writing(prediction(one, 2, owner=owner), 1, expires_at=SYSTEM_CLOCK.ms() + HOUR)
         assert await store.write([write]) == [None]
         assert await store.get(one) == write.stored
         if "owner" in store.capabilities.filters:
@@ -293,18 +295,18 @@ class DeletionAndExpiry:
     async def test_expires_now(self, store: PredictionStore) -> None:
         """A record that expires while it lies there is hidden from then on, without a write."""
         one = fresh()
-        expires_at = now_ms() + 300
+        expires_at = SYSTEM_CLOCK.ms() + 300
         await store.write([writing(prediction(one), 0, expires_at=expires_at)])
 
         async def gone() -> bool:
             return await store.get(one) is None
 
         await eventually(gone)
-        assert now_ms() >= expires_at
+        assert SYSTEM_CLOCK.ms() >= expires_at
 
     async def test_sweep(self, store: PredictionStore) -> None:
         """Sweeping removes what is due, tombstones included, at most so many at a time, and nothing else."""
-        now = now_ms()
+        now = SYSTEM_CLOCK.ms()
         due, later, never, renewed = [fresh() for _ in range(7)], fresh(), fresh(), fresh()
         await store.write(
             [writing(prediction(one, tags=("t",)), 0, purge_at=now - 1) for one in [*due, renewed]]
@@ -323,10 +325,12 @@ class DeletionAndExpiry:
     async def test_created_after_purge(self, store: PredictionStore) -> None:
         """Once a row is purged its id is as good as new."""
         one = fresh()
-        await store.write([writing(prediction(one, 5, tags=("t",)), 0, purge_at=now_ms() - 1)])
+        await store.write(
+            [writing(prediction(one, 5, tags=("t",)), 0, purge_at=SYSTEM_CLOCK.ms() - 1)]
+        )
         async with asyncio.timeout(10):
             while await rows(store, [one]):
-                await store.sweep(now_ms(), 500)
+                await store.sweep(SYSTEM_CLOCK.ms(), 500)
         write = creation(one, tags=("t",))
         assert await store.write([write]) == [None]
         assert await store.get(one) == write.stored
@@ -531,7 +535,7 @@ def _step(
         owner=prefix if ahead != 2 else None,
         tags=(tag,) if tag else (),
     )
-    return writing(record, expected, expires_at=now_ms() - 1 if ahead == 4 else None)
+    return writing(record, expected, expires_at=SYSTEM_CLOCK.ms() - 1 if ahead == 4 else None)
 
 
 class StoreContract(

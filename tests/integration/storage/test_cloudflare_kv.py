@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from hypothesis import given
-from hypothesis import strategies as st
 
 from tests.support import workerd
 from tests.support.cloudflare_emulator import ACCOUNT, TOKEN, CloudflareEmulator
@@ -18,9 +16,8 @@ from tests.support.conditions import eventually
 from tests.support.faulty_proxy import FaultyProxy
 from tests.support.storage.samples import HOUR, creation, fresh, prediction, writing
 from tests.support.workerd import Workerd
-from tidings.storage.clock import now_ms
+from tidings.storage.clock import SYSTEM_CLOCK
 from tidings.storage.cloudflare.http import CloudflareHttp
-from tidings.storage.cloudflare.kv_client import TokenBucket
 from tidings.storage.cloudflare.kv_codec import MAX_VALUE, PREDICTION
 from tidings.storage.cloudflare.kv_store import CloudflareKvStore
 from tidings.storage.errors import StoreMisconfigured, StoreUnavailable
@@ -174,22 +171,6 @@ async def _refused(store: CloudflareKvStore) -> bool:
     return False
 
 
-@given(
-    limit=st.integers(6, 1200),
-    gaps=st.lists(st.floats(0, 30), max_size=300),
-)
-def test_token_bucket(limit: int, gaps: list[float]) -> None:
-    """Whatever the rhythm of calls, no window has more than the limit."""
-    now = 0.0
-    bucket = TokenBucket(limit, 300.0, clock=lambda: now)
-    sent: list[float] = []
-    for gap in gaps + [0.0] * (limit + 10):
-        now += gap
-        sent.append(now + bucket.wait())
-    for start in range(len(sent) - limit):
-        assert sent[start + limit] - sent[start] >= 300.0 - 1e-6
-
-
 async def test_down_for_a_moment(emulator: CloudflareEmulator) -> None:
     """Failures of Cloudflare's are repeated until it takes the write."""
     async with opened(emulator) as store:
@@ -239,14 +220,21 @@ async def test_expiry_is_never_too_near(emulator: CloudflareEmulator) -> None:
     async with opened(emulator) as store, opened(emulator) as reader:
         soon, later = fresh(), fresh()
         await store.write(
-            [writing(prediction(soon), 0, expires_at=now_ms() - 1, purge_at=now_ms() + 10)]
+            [
+                writing(
+                    prediction(soon),
+                    0,
+                    expires_at=SYSTEM_CLOCK.ms() - 1,
+                    purge_at=SYSTEM_CLOCK.ms() + 10,
+                )
+            ]
         )
-        await store.write([writing(prediction(later), 0, purge_at=now_ms() + HOUR)])
+        await store.write([writing(prediction(later), 0, purge_at=SYSTEM_CLOCK.ms() + HOUR)])
         assert await reader.get(soon) is None
         assert await reader.get(later) is not None
         entry = emulator.namespace(NAMESPACE).seen(PREDICTION + later, time.time())
         assert entry is not None
-        assert abs((entry.expiration or 0) - (now_ms() + HOUR) / 1000) < 10
+        assert abs((entry.expiration or 0) - (SYSTEM_CLOCK.ms() + HOUR) / 1000) < 10
 
 
 async def test_refused_alone(emulator: CloudflareEmulator) -> None:

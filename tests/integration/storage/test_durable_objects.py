@@ -18,7 +18,7 @@ from tests.support.conditions import eventually
 from tests.support.faulty_proxy import FaultyProxy
 from tests.support.storage.samples import creation, fresh, prediction, tombstone, writing
 from tests.support.workerd import TOKEN, Workerd
-from tidings.storage.clock import now_ms
+from tidings.storage.clock import SYSTEM_CLOCK
 from tidings.storage.cloudflare.durable_objects import MAX_RECORD, DurableObjectsStore
 from tidings.storage.errors import StoreMisconfigured, StoreUnavailable
 from tidings.storage.factory import open_store
@@ -255,9 +255,9 @@ async def test_alarms_purge(layout: str) -> None:
             await store.write([creation(gone, owner="o")])
             await store.write(
                 [
-                    writing(prediction(due, owner="o"), 0, purge_at=now_ms() + 300),
-                    writing(tombstone(gone, 2), 1, purge_at=now_ms() + 300),
-                    writing(prediction(later, owner="o"), 0, purge_at=now_ms() + 600_000),
+                    writing(prediction(due, owner="o"), 0, purge_at=SYSTEM_CLOCK.ms() + 300),
+                    writing(tombstone(gone, 2), 1, purge_at=SYSTEM_CLOCK.ms() + 300),
+                    writing(prediction(later, owner="o"), 0, purge_at=SYSTEM_CLOCK.ms() + 600_000),
                 ]
             )
 
@@ -292,16 +292,16 @@ async def test_an_object_that_holds_nothing_keeps_no_storage() -> None:
                 fresh("swept"),
                 fresh("never"),
             )
-            soon = now_ms() + 300
+            soon = SYSTEM_CLOCK.ms() + 300
             await store.write([writing(prediction(one), 0, purge_at=soon) for one in (once, again)])
-            await store.write([writing(prediction(swept), 0, purge_at=now_ms() + 600_000)])
+            await store.write([writing(prediction(swept), 0, purge_at=SYSTEM_CLOCK.ms() + 600_000)])
             assert await store.load([never]) == {}
             assert await store.write([writing(prediction(never, 4), 3)]) == [Conflict(0)]
             await eventually(lambda: gone(once, again), within=30)
             assert await store.write([writing(prediction(again, 2), 1)]) == [Conflict(0)]
             standing = creation(again)
             assert await store.write([standing]) == [None]
-            assert await store.sweep(now_ms() + 700_000, 10) == 1
+            assert await store.sweep(SYSTEM_CLOCK.ms() + 700_000, 10) == 1
             assert await gone(swept)
             assert (await store.load([again]))[again].encoded == standing.encoded
         await asyncio.to_thread(worker.kill)

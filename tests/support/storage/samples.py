@@ -3,7 +3,7 @@
 from typing import Any
 from uuid import uuid4
 
-from tidings.storage.clock import now_ms
+from tidings.storage.clock import SYSTEM_CLOCK
 from tidings.storage.prediction import Prediction, Source, Status, Tombstone, Transition, encode
 from tidings.storage.store import Write
 
@@ -18,7 +18,7 @@ def fresh(word: str = "p") -> str:
 def prediction(
     prediction_id: str, version: int = 1, status: Status = Status.STARTING, **fields: Any
 ) -> Prediction:
-    fields.setdefault("created_at", now_ms())
+    fields.setdefault("created_at", SYSTEM_CLOCK.ms())
     fields.setdefault("updated_at", fields["created_at"])
     return Prediction(prediction_id=prediction_id, version=version, status=status, **fields)
 
@@ -39,7 +39,11 @@ def creation(prediction_id: str, **fields: Any) -> Write:
 
 def tombstone(prediction_id: str, version: int, **fields: Any) -> Tombstone:
     return Tombstone(
-        prediction_id=prediction_id, deleted=True, version=version, updated_at=now_ms(), **fields
+        prediction_id=prediction_id,
+        deleted=True,
+        version=version,
+        updated_at=SYSTEM_CLOCK.ms(),
+        **fields,
     )
 
 

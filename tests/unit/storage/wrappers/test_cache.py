@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support.clock import ManualClock
 from tests.support.storage.samples import creation, prediction, tombstone, writing
 from tidings.storage.errors import StoreUnavailable
 from tidings.storage.memory import MemoryStore
@@ -48,22 +49,9 @@ class Gate(MemoryStore):
         return value
 
 
-class Clock:
-    """A clock that a test moves."""
-
-    def __init__(self) -> None:
-        self.seconds = 1000.0
-
-    def timer(self) -> float:
-        return self.seconds
-
-    def wall(self) -> int:
-        return 1_764_000_000_000 + int(self.seconds * 1000)
-
-
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock() -> ManualClock:
+    return ManualClock(1_764_000_000_000, 1000.0)
 
 
 @pytest.fixture
@@ -72,8 +60,8 @@ def store() -> Gate:
 
 
 @pytest.fixture
-def cache(store: Gate, clock: Clock) -> CachedStore:
-    return CachedStore(store, ttl=30, timer=clock.timer, clock=clock.wall)
+def cache(store: Gate, clock: ManualClock) -> CachedStore:
+    return CachedStore(store, ttl=30, clock=clock)
 
 
 def state(
@@ -210,12 +198,12 @@ async def test_a_late_word_does_not_spoil_a_fill(
     assert kept.version == 2
 
 
-async def test_absent_for_two_seconds(store: Gate, cache: CachedStore, clock: Clock) -> None:
+async def test_absent_for_two_seconds(store: Gate, cache: CachedStore, clock: ManualClock) -> None:
     """For an id that the store does not have it is not asked again for two seconds, unless it is written or put."""
     for _ in range(3):
         assert await cache.get("p") is None
     assert store.gets == 1
-    clock.seconds += NEGATIVE_TTL
+    clock.advance(NEGATIVE_TTL)
     assert await cache.get("p") is None
     assert store.gets == 2
     await cache.write([creation("p")])
@@ -225,47 +213,47 @@ async def test_absent_for_two_seconds(store: Gate, cache: CachedStore, clock: Cl
     assert await cache.get("q") == state(1)
 
 
-async def test_ages(store: Gate, cache: CachedStore, clock: Clock) -> None:
+async def test_ages(store: Gate, cache: CachedStore, clock: ManualClock) -> None:
     """An entry is believed for its time; while changes are followed it does not age; when that ends it ages anew."""
     await store.write([creation("p")])
     await cache.get("p")
-    clock.seconds += 29
+    clock.advance(29)
     await cache.get("p")
     assert store.gets == 1
-    clock.seconds += 1
+    clock.advance(1)
     assert cache.peek("p") is None
     await cache.get("p")
     assert store.gets == 2
     cache.steady = True
-    clock.seconds += 10_000
+    clock.advance(10_000)
     assert cache.peek("p") is not None
     assert await cache.load(["p"])
     cache.steady = False
-    clock.seconds += 29
+    clock.advance(29)
     assert cache.peek("p") is not None
-    clock.seconds += 1
+    clock.advance(1)
     assert cache.peek("p") is None
     assert (store.gets, store.loads) == (2, [])
 
 
-async def test_hidden_when_it_expires(cache: CachedStore, clock: Clock) -> None:
+async def test_hidden_when_it_expires(cache: CachedStore, clock: ManualClock) -> None:
     """An entry is hidden from its expiry on, however fresh it is, and load still has it."""
     cache.steady = True
-    cache.put("p", state(1, expires_at=clock.wall() + 5000))
+    cache.put("p", state(1, expires_at=clock.ms() + 5000))
     assert cache.peek("p") is not None
-    clock.seconds += 5
+    clock.advance(5)
     assert cache.peek("p") is None
     assert await cache.get("p") is None
     assert list(await cache.load(["p"])) == ["p"]
 
 
-async def test_tombstones_age(cache: CachedStore, clock: Clock) -> None:
+async def test_tombstones_age(cache: CachedStore, clock: ManualClock) -> None:
     """A tombstone ages even while changes are followed: once it is purged its id starts again at version 1."""
     cache.steady = True
     cache.put("p", state(5, None))
     cache.put("p", state(1))
     assert cache.peek("p") is None
-    clock.seconds += 30
+    clock.advance(30)
     cache.put("p", state(1))
     assert cache.peek("p") == state(1)
     cache.put("q", state(5, None))
@@ -275,17 +263,17 @@ async def test_tombstones_age(cache: CachedStore, clock: Clock) -> None:
 
 @pytest.mark.parametrize("read", ["get", "load", "put"])
 async def test_what_has_expired_ages(
-    store: Gate, cache: CachedStore, clock: Clock, read: str
+    store: Gate, cache: CachedStore, clock: ManualClock, read: str
 ) -> None:
     """What has expired ages even while changes are followed: purged and made again at version 1, it is seen again."""
     cache.steady = True
     again = creation("p")
-    cache.put("p", state(5, expires_at=clock.wall() + 5000))
-    clock.seconds += 29
+    cache.put("p", state(5, expires_at=clock.ms() + 5000))
+    clock.advance(29)
     cache.put("p", again.stored)  # older than what is known, as far as anybody can tell
-    assert list((await cache.load(["p"])).values()) == [state(5, expires_at=clock.wall() - 24_000)]
+    assert list((await cache.load(["p"])).values()) == [state(5, expires_at=clock.ms() - 24_000)]
     assert store.loads == []
-    clock.seconds += 1
+    clock.advance(1)
     await MemoryStore.write(store, [again])
     if read == "put":
         cache.put("p", again.stored)
@@ -294,7 +282,7 @@ async def test_what_has_expired_ages(
         assert await cache.load(["p"]) == {"p": again.stored}
     assert await cache.get("p") == again.stored
     assert store.gets == (1 if read == "get" else 0)
-    clock.seconds += 10_000
+    clock.advance(10_000)
     assert cache.peek("p") == again.stored
 
 
@@ -358,9 +346,9 @@ async def test_unknown_outcome_forgets(store: Gate, cache: CachedStore) -> None:
     assert await cache.get("p") == second.stored
 
 
-async def test_bounded_in_records(store: Gate, clock: Clock) -> None:
+async def test_bounded_in_records(store: Gate, clock: ManualClock) -> None:
     """There are never more entries than allowed, and those that are read stay longest."""
-    cache = CachedStore(store, records=1000, timer=clock.timer, clock=clock.wall)
+    cache = CachedStore(store, records=1000, clock=clock)
     for number in range(10_000):
         cache.put(str(number), state(1))
         assert cache.peek("0") is not None

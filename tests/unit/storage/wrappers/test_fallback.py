@@ -5,13 +5,14 @@ import asyncio
 import pytest
 from msgspec.structs import replace
 
+from tests.support.clock import ManualClock
 from tests.support.storage.samples import creation, prediction, tombstone, writing
 from tidings.storage.errors import StoreUnavailable
 from tidings.storage.memory import MemoryStore
 from tidings.storage.prediction import encode
 from tidings.storage.store import Conflict, Outcome, Page, Query, Stored, Write
 from tidings.storage.wrappers.cache import CachedStore
-from tidings.storage.wrappers.fallback import Breaker, Copy, FallbackStore, mirror
+from tidings.storage.wrappers.fallback import Copy, FallbackStore, mirror
 
 
 class Away(MemoryStore):
@@ -44,24 +45,14 @@ class Away(MemoryStore):
         return await super().list(query)
 
 
-class Seconds:
-    """A clock that a test moves."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
 def copies(*writes: Write) -> list[Copy]:
     return [Copy(write.record, write.encoded, write.expires_at) for write in writes]
 
 
 async def test_reads_fall_back_and_return() -> None:
     """While the store is away get and list come from the copy and are marked; load and write fail; then all is as before."""
-    store, copy, seconds = Away(), Away(), Seconds()
-    both = FallbackStore(store, copy, breaker=Breaker(timer=seconds))
+    store, copy, clock = Away(), Away(), ManualClock()
+    both = FallbackStore(store, copy, clock=clock)
     first = creation("p")
     await both.write([first])
     await mirror(copy, copies(first))
@@ -85,18 +76,18 @@ async def test_reads_fall_back_and_return() -> None:
 
 async def test_breaker_spares_the_store() -> None:
     """After five failures in ten seconds the store is asked once in five seconds, and fully again once it answers."""
-    store, copy, seconds = Away(), MemoryStore(), Seconds()
-    both = FallbackStore(store, copy, breaker=Breaker(timer=seconds))
+    store, copy, clock = Away(), MemoryStore(), ManualClock()
+    both = FallbackStore(store, copy, clock=clock)
     store.away = True
     for _ in range(20):
         await both.get("p")
     assert store.asked == 5
-    seconds.now += 5
+    clock.seconds += 5
     for _ in range(20):
         await both.get("p")
     assert store.asked == 6
     store.away = False
-    seconds.now += 5
+    clock.seconds += 5
     for _ in range(20):
         await both.get("p")
     assert store.asked == 26
@@ -113,8 +104,8 @@ async def test_a_store_that_hangs_is_away() -> None:
                 await asyncio.Event().wait()
             return await super().get(prediction_id)
 
-    store, copy, seconds = Hanging(), MemoryStore(), Seconds()
-    both = FallbackStore(store, copy, breaker=Breaker(timer=seconds), patience=0.01)
+    store, copy, clock = Hanging(), MemoryStore(), ManualClock()
+    both = FallbackStore(store, copy, clock=clock, patience=0.01)
     first = creation("p")
     await both.write([first])
     await mirror(copy, copies(first))
@@ -123,19 +114,9 @@ async def test_a_store_that_hangs_is_away() -> None:
         assert await both.get("p") == replace(first.stored, degraded=True)
     assert store.asked == 5
     store.away = False
-    seconds.now += 5
+    clock.seconds += 5
     assert await both.get("p") == first.stored
     assert not both.degraded
-
-
-async def test_rare_failures_leave_the_breaker_closed() -> None:
-    """Failures that are spread over more than ten seconds do not open it."""
-    seconds = Seconds()
-    breaker = Breaker(timer=seconds)
-    for _ in range(20):
-        breaker.failed()
-        seconds.now += 3
-        assert breaker.allows()
 
 
 async def test_both_away() -> None:

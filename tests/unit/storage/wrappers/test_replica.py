@@ -4,21 +4,12 @@ from collections.abc import Sequence
 
 import pytest
 
+from tests.support.clock import ManualClock
 from tests.support.storage.samples import prediction, tombstone
 from tidings.storage.memory import MemoryStore
 from tidings.storage.prediction import Prediction, Status, Tombstone, encode
 from tidings.storage.store import Page, Query, Stored, Write
 from tidings.storage.wrappers.replica import TOMBSTONES, Replica
-
-
-class Clock:
-    """A clock that a test moves, in ms."""
-
-    def __init__(self) -> None:
-        self.now = 1_764_000_000_000
-
-    def __call__(self) -> int:
-        return self.now
 
 
 class Unasked(MemoryStore):
@@ -59,14 +50,14 @@ async def test_it_answers_from_memory_alone_and_never_goes_back() -> None:
 
 async def test_it_lists_newest_first_by_every_filter_in_pages() -> None:
     """All that is visible comes once, in order, also while others come and go between the pages."""
-    clock = Clock()
+    clock = ManualClock(1_764_000_000_000)
     replica = Replica(Unasked(), clock=clock)
     for n in range(30):
         owner, tag = f"o{n % 2}", f"t{n % 3}"
         record = prediction(
             f"p{n:02}", created_at=1000 + n, owner=owner, tags=(tag,), model=f"m{n % 5}"
         )
-        replica.put(f"p{n:02}", stored(record, clock.now if n == 7 else None))
+        replica.put(f"p{n:02}", stored(record, clock.now_ms if n == 7 else None))
     names: list[str] = []
     cursor = None
     while True:
@@ -93,18 +84,18 @@ async def test_it_lists_newest_first_by_every_filter_in_pages() -> None:
 
 async def test_what_is_hidden_is_forgotten_in_time() -> None:
     """Expired records and old deletions go, and a later change of the same prediction is kept again."""
-    clock = Clock()
+    clock = ManualClock(1_764_000_000_000)
     replica = Replica(Unasked(), clock=clock)
-    replica.put("p", stored(prediction("p"), clock.now + 10))
+    replica.put("p", stored(prediction("p"), clock.now_ms + 10))
     replica.put("stays", stored(prediction("stays")))
     replica.put("gone", stored(tombstone("gone", 4)))
     size = replica.size
-    assert replica.forget_hidden(clock.now) == 0
-    clock.now += 10
+    assert replica.forget_hidden(clock.now_ms) == 0
+    clock.now_ms += 10
     assert await replica.get("p") is None
-    assert replica.forget_hidden(clock.now) == 1
-    clock.now += TOMBSTONES
-    assert replica.forget_hidden(clock.now) == 1
+    assert replica.forget_hidden(clock.now_ms) == 1
+    clock.now_ms += TOMBSTONES
+    assert replica.forget_hidden(clock.now_ms) == 1
     assert len(replica) == 1
     assert replica.size < size
     replica.put("p", stored(prediction("p", 2)))

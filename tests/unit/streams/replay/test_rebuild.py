@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
+from tests.support.clock import ManualClock
 from tests.support.conditions import eventually
 from tests.support.streams.fussy_store import Fussy
 from tests.support.streams.history import compared, everything, rebuilt, some_history
@@ -269,7 +270,7 @@ async def test_hidden_records_are_left_out(log: Log) -> None:
     async with pipeline(log, live, expiry=Expiry(ttl=1)) as running:
         await running.send({"status": "succeeded"})
         await running.settled()
-    scratch = MemoryStore(clock=lambda: 0)  # lists what is hidden by now
+    scratch = MemoryStore(clock=ManualClock())  # lists what is hidden by now
     rebuild = Rebuild(log, scratch, {}, StorePolicy(await log.identity()), expiry=Expiry(ttl=1))
     await rebuild.run(await span(log))
     result = await verify(rebuild, scratch, MemoryStore(), log, group=GROUP, clock=lambda: 2**43)
