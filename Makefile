@@ -5,7 +5,7 @@ BIN := .venv/bin
 WORKERS ?= 3
 .DEFAULT_GOAL := help
 
-.PHONY: help setup run test test-long check bench kafka cluster faults format clean
+.PHONY: help setup run test test-long check docs bench kafka cluster faults format clean
 
 help: ## List what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | while IFS="$$(printf '\t')" read -r name text; do printf '  make %-10s %s\n' "$$name" "$$text"; done
@@ -40,6 +40,10 @@ format: setup ## Let ruff mend what it can
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
+docs: setup ## Build the documents' site into ./site; a broken link is an error
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r docs/requirements.lock
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+
 bench: setup ## Run the benchmarks and print their tables
 	@$(BIN)/python -m benchmarks
 
@@ -54,4 +58,4 @@ faults: setup ## Harm the composed system in every way for half an hour under lo
 	@$(BIN)/python -m tests.chaos.cluster.faults --minutes $(or $(MINUTES),30) --rate $(or $(RATE),50) $(if $(SEED),--seed $(SEED))
 
 clean: ## Remove what was made here, the data folder excepted
-	rm -rf .venv .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis site

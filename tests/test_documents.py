@@ -16,7 +16,7 @@ from tidings.config.settings import DERIVED, FLAGS_ONLY, Settings
 from tidings.streams.log.factory import open_log
 from tidings.streams.log.protocol import EVENTS, NewRecord
 
-PAPERS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAPERS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 SETTING = re.compile(r"(?<![A-Z_`{])TIDINGS_[A-Z_]+[A-Z](?![A-Z_*{}])")
 
 
@@ -182,3 +182,20 @@ def anchors(paper: Path) -> set[str]:
     headings = re.findall(r"^#+ (.+)$", paper.read_text(encoding="utf-8"), re.MULTILINE)
     plain = (re.sub(r"[`*\[\]]|\(.*?\)", "", heading).strip().lower() for heading in headings)
     return {re.sub(r"[^\w\- ]", "", text).replace(" ", "-") for text in plain}
+
+
+def test_every_page_is_in_the_sites_index() -> None:
+    """Each document of the folder has its place in the site, and each place has its document."""
+    site = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    placed = set(re.findall(r"^ +- ([a-z][\w/-]*\.md)$", site, re.MULTILINE))
+    there = {str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").rglob("*.md")}
+    assert {name for name in placed if not name.startswith("project/")} == there
+
+
+@pytest.mark.parametrize("paper", PAPERS, ids=lambda paper: paper.name)
+def test_paragraphs_are_short(paper: Path) -> None:
+    """No paragraph or point of a list is over 400 characters."""
+    text = re.sub(r"^```.*?^```", "", paper.read_text(encoding="utf-8"), flags=re.M | re.S)
+    parts = re.split(r"\n\s*\n|\n(?= *(?:[-*|]|\d+\.) )", text)
+    long = [part for part in parts if len(part) > 400 and not part.lstrip().startswith(("|", "!["))]
+    assert not long, [f"{len(part)}: {part[:60]}" for part in long]

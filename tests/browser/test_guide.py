@@ -37,3 +37,15 @@ async def test_the_guide(page: Page, service: TidingsProcess) -> None:
     await page.evaluate(f"async () => {{ {load}\n{watching} }}")
     assert said == ["failed no paint", "p1 failed"]
     await page.evaluate(f"async () => {{ {load}\n{blocks('js')[1]} }}")
+
+
+async def test_the_example_page(page: Page, service: TidingsProcess) -> None:
+    """The page among the examples shows a prediction's status and its picture."""
+    await report(service, "example-1", "processing")
+    await page.goto(f"{service.url}/healthz")
+    example = (ROOT / "examples" / "page.html").read_text(encoding="utf-8")
+    await page.set_content(example.replace('"p1"', '"example-1"'))
+    await expect(page.locator("#status")).to_have_text("processing")
+    picture = f"{service.url}/static/icon.svg"
+    await report(service, "example-1", "succeeded", imageUrl=picture)
+    await expect(page.locator("#picture")).to_have_attribute("src", picture)

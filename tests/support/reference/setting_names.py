@@ -36,7 +36,9 @@ SECTIONS = {
 
 HEAD = """# Settings
 
-Written by `python -m tests.support.reference.setting_names` from their definition (`tidings/config/settings.py`). They are read once, at the start, in this order: flags of the command, environment, `tidings.toml` in the working folder (or `--config FILE`), default. An empty variable counts as not set; an unknown name stops the start. In the file a setting has its name in lower case without `TIDINGS_`, and a table is the beginning of a name: `[jwt]` with `secret = "..."` is `TIDINGS_JWT_SECRET`. Times are seconds, sizes bytes. [Operating](../howto/operations.md) says what they are for.
+Written by `python -m tests.support.reference.setting_names` from their definition (`tidings/config/settings.py`). They are read once, at the start, in this order: flags of the command, environment, `tidings.toml` in the working folder (or `--config FILE`), default.
+
+An empty variable counts as not set; an unknown name stops the start. In the file a setting has its name in lower case without `TIDINGS_`, and a table is the beginning of a name: `[jwt]` with `secret = "..."` is `TIDINGS_JWT_SECRET`. Times are seconds, sizes bytes. [Operating](../howto/operations.md) says what they are for.
 """
 
 
