@@ -1,7 +1,7 @@
 """A second store for reads while the first is away, itself a store.
 
-The second one is filled from the changes (`mirror`), by version. The processor never reads from it and nothing but the
-mirror writes to it: two stores that both accepted a compare-and-set would drift apart, and the log is the buffer.
+The second one is filled from the changes (`write_replicas`), by version. The processor never reads from it and nothing
+else writes to it: two stores that both accepted a compare-and-set would drift apart, and the log is the buffer.
 """
 
 import asyncio
@@ -151,7 +151,7 @@ class FallbackStore:
             raise error or second from second
 
 
-class Copy(Struct, frozen=True, gc=False):
+class ReplicaWrite(Struct, frozen=True, gc=False):
     """A state to put into the copy."""
 
     record: Standing
@@ -160,7 +160,9 @@ class Copy(Struct, frozen=True, gc=False):
     purge_at: int | None = None
 
 
-async def mirror(fallback: PredictionStore, copies: Sequence[Copy], *, attempts: int = 10) -> int:
+async def write_replicas(
+    fallback: PredictionStore, copies: Sequence[ReplicaWrite], *, attempts: int = 10
+) -> int:
     """Bring the copy up to these states, wherever it has an older one.
 
     Args:
@@ -191,4 +193,6 @@ async def mirror(fallback: PredictionStore, copies: Sequence[Copy], *, attempts:
         written += outcomes.count(None)
         if not any(isinstance(outcome, Conflict) for outcome in outcomes):
             return written
-    raise StoreUnavailable(f"others write the copy in {fallback.name}; let one mirror fill it")
+    raise StoreUnavailable(
+        f"others write the fallback store in {fallback.name}; let one process fill it"
+    )

@@ -1,21 +1,218 @@
-"""Follows the changes topic for a process without a gateway: tells of them, and lets others wait for one."""
+"""Follows the changes topic from positions, across outages and gaps, and lets others wait for one change.
+
+Gateways, the reconciler, the fallback's synchronisation and projections all follow through here: what they do with the
+changes is theirs, how to get every one of them is settled once.
+"""
 
 import asyncio
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 
+from tidings.storage.errors import StorageError
 from tidings.streams.changes.codec import Change, parse
-from tidings.streams.log.protocol import CHANGES, Log, LogError, Record
+from tidings.streams.log.protocol import CHANGES, Log, LogError, Position, Record
 
-RETRY = 0.5
-"""Seconds before following again."""
+BACKOFF = (0.05, 0.1, 0.2, 0.5, 1.0)
+"""Seconds before following again, after the first, second, ... failure in a row."""
 
-_log = structlog.get_logger("tidings.changes")
+RECENT = 1_024
+RECENT_BYTES = 8 * 1024 * 1024
+"""What is kept for those who ask for a change that has just come: the last half to the whole of either bound."""
+
+logger = structlog.get_logger(__name__)
 
 
-class ChangesWatch:
-    """Follows from the topic's end as it was at the start.
+class ChangeFeed:
+    """Reads all partitions of the changes without a group.
+
+    Args:
+        log: Where the changes are.
+        take: Given each batch, in order. The positions move past a batch once it is taken, so one that failed is
+            given again.
+        on_caught_up: Awaited each time that it has read everything there is.
+        on_interruption: Called with the error when following ends, before it begins anew. What it raises ends the feed.
+        on_gap: Called when the topic no longer has what comes next, once the positions are past the gap.
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        take: Callable[[Sequence[Record]], Awaitable[None]],
+        *,
+        on_caught_up: Callable[[], Awaitable[None]] | None = None,
+        on_interruption: Callable[[Exception], None] | None = None,
+        on_gap: Callable[[], None] | None = None,
+    ) -> None:
+        self._log = log
+        self._take = take
+        self._on_caught_up = on_caught_up
+        self._on_interruption = on_interruption
+        self._on_gap = on_gap
+        self.positions: dict[int, int] = {}
+        """Per partition the next offset to be read; partitions that are not here are read from their beginning."""
+        self.caught_up = asyncio.Event()
+        """Whether it follows, and had read everything there was a moment ago."""
+        self.seen_at = 0.0
+        """When it was last caught up or got a batch, on the monotonic clock."""
+
+    async def seek(self, *, to_end: bool) -> None:
+        """Read only what comes from now on, or from the beginning. Raises `LogError`."""
+        bounds = await self._log.bounds(CHANGES)
+        self.positions = {n: end if to_end else first for n, (first, end) in bounds.items()}
+
+    async def run(self) -> None:
+        """Follow until cancelled; outages of the log, and of the store that the changes go to, are waited out."""
+        failures = 0
+        while True:
+            started = time.monotonic()
+            try:
+                await self._step_over_gaps()
+                await self._follow()
+            except Exception as error:
+                if isinstance(error, LogError | StorageError):
+                    logger.warning("changes.interrupted", error=str(error))
+                else:
+                    logger.error("changes.failed", exc_info=error)
+                if self._on_interruption is not None:
+                    self._on_interruption(error)
+            finally:
+                self.caught_up.clear()
+            # What has gone well for longer than the longest delay begins with the shortest again.
+            failures = 0 if time.monotonic() - started > BACKOFF[-1] else failures
+            await asyncio.sleep(BACKOFF[min(failures, len(BACKOFF) - 1)])
+            failures += 1
+
+    async def _follow(self) -> None:
+        batches = self._log.follow(CHANGES, dict(self.positions))
+        try:
+            async for batch in batches:
+                self.seen_at = time.monotonic()
+                if batch:
+                    await self._take(batch)
+                    for record in batch:
+                        self.positions[record.partition] = record.offset + 1
+                else:
+                    self.caught_up.set()
+                    if self._on_caught_up is not None:
+                        await self._on_caught_up()
+        finally:
+            # At once, not when it is collected: it holds a connection.
+            if (close := getattr(batches, "aclose", None)) is not None:
+                await close()
+
+    async def _step_over_gaps(self) -> None:
+        """Where the topic no longer has what comes next, go on with what it has.
+
+        Retention may have taken it while this process stood still, or the topic was recreated and ends below.
+        """
+        gaps: dict[int, tuple[int, int]] = {}
+        for number, (first, end) in (await self._log.bounds(CHANGES)).items():
+            at = self.positions.setdefault(number, first)
+            if not first <= at <= end:
+                gaps[number] = at, first
+        if gaps:
+            logger.warning("changes.gap", partitions=gaps)
+            self.positions.update({number: first for number, (_, first) in gaps.items()})
+            if self._on_gap is not None:
+                self._on_gap()
+
+    async def lag(self) -> int:
+        """How many records it is behind. Raises `LogError` where the log does not say where its ends are."""
+        bounds = await self._log.bounds(CHANGES)
+        return sum(max(0, end - self.positions.get(n, 0)) for n, (_, end) in bounds.items())
+
+
+class _Waiter:
+    __slots__ = ("arrived", "wants")
+
+    def __init__(self, wants: Callable[[Change], bool]) -> None:
+        self.wants = wants
+        self.arrived: asyncio.Future[Change] = asyncio.get_running_loop().create_future()
+
+
+class ChangeWaiters:
+    """Those who wait for one change of one prediction."""
+
+    def __init__(self) -> None:
+        self._waiters: dict[str, list[_Waiter]] = {}
+        # Two generations: the older is forgotten when the younger is full, so no order of single changes is kept.
+        self._recent: dict[str, Change] = {}
+        self._older: dict[str, Change] = {}
+        self._recent_bytes = 0
+
+    def __len__(self) -> int:
+        """For how many predictions somebody waits."""
+        return len(self._waiters)
+
+    async def wait_for(
+        self, prediction_id: str, position: Position, timeout: float
+    ) -> Change | None:
+        """The prediction's first change that includes the event at this position; also where it has come just now.
+
+        Args:
+            prediction_id: Whose.
+            position: Of an event, in the events topic.
+            timeout: Seconds.
+
+        Returns:
+            The change, or None where it has not come in time.
+        """
+
+        def includes(change: Change) -> bool:
+            at = change.position
+            return (
+                at is not None
+                and at.partition == position.partition
+                and at.offset >= position.offset
+            )
+
+        return await self._wait(prediction_id, includes, timeout)
+
+    async def wait_for_version(
+        self, prediction_id: str, beyond: int, timeout: float
+    ) -> Change | None:
+        """The prediction's first change with a version above `beyond`, as `wait_for`."""
+        return await self._wait(prediction_id, lambda change: change.version > beyond, timeout)
+
+    async def _wait(
+        self, prediction_id: str, wants: Callable[[Change], bool], timeout: float
+    ) -> Change | None:
+        change = self._recent.get(prediction_id) or self._older.get(prediction_id)
+        if change is not None and wants(change):
+            return change
+        waiter = _Waiter(wants)
+        self._waiters.setdefault(prediction_id, []).append(waiter)
+        try:
+            async with asyncio.timeout(timeout):
+                return await waiter.arrived
+        except TimeoutError:
+            return None
+        finally:
+            waiting = self._waiters[prediction_id]
+            waiting.remove(waiter)
+            if not waiting:
+                del self._waiters[prediction_id]
+
+    def arrived(self, changes: Sequence[Change]) -> None:
+        """Keep these for a while, and answer those who wait for one."""
+        recent = self._recent
+        waiters = self._waiters
+        for change in changes:
+            recent[change.prediction_id] = change
+            self._recent_bytes += len(change.value)
+            if waiters and change.prediction_id in waiters:
+                for waiter in waiters[change.prediction_id]:
+                    if not waiter.arrived.done() and waiter.wants(change):
+                        waiter.arrived.set_result(change)
+        if len(recent) >= RECENT or self._recent_bytes >= RECENT_BYTES:
+            self._older, self._recent = recent, {}
+            self._recent_bytes = 0
+
+
+class ChangeListener(ChangeWaiters):
+    """Follows from the topic's end, for a process without a gateway.
 
     Args:
         log: Where the changes are.
@@ -29,70 +226,24 @@ class ChangesWatch:
         tell: Callable[[Sequence[Change]], None],
         on_gap: Callable[[], None] | None = None,
     ) -> None:
-        self._changes_log, self._tell, self._on_gap = log, tell, on_gap
-        self._positions: dict[int, int] = {}
-        self._waiting: dict[str, list[tuple[int, asyncio.Future[Change]]]] = {}
-        self.caught_up = asyncio.Event()
+        super().__init__()
+        self._tell = tell
+        self._feed = ChangeFeed(log, self._take, on_gap=on_gap)
 
     async def start(self) -> None:
         """Take the positions to start from. Raises `LogError`."""
-        self._positions = {
-            number: end for number, (_, end) in (await self._changes_log.bounds(CHANGES)).items()
-        }
+        await self._feed.seek(to_end=True)
 
     async def run(self) -> None:
-        """Follow until cancelled; outages of the log are waited out."""
-        while True:
-            try:
-                await self._step_over_gaps()
-                async for batch in self._changes_log.follow(CHANGES, dict(self._positions)):
-                    if batch:
-                        self._take(batch)
-                    else:
-                        self.caught_up.set()
-            except LogError as error:
-                if not error.retryable:
-                    raise
-                _log.warning("changes.interrupted", error=str(error))
-            self.caught_up.clear()
-            await asyncio.sleep(RETRY)
+        """Follow until cancelled."""
+        await self._feed.run()
 
-    async def wait_for_version(
-        self, prediction_id: str, beyond: int, timeout: float
-    ) -> Change | None:
-        """Wait for a change with a version above `beyond`; None where it has not come in time."""
-        arrived: asyncio.Future[Change] = asyncio.get_running_loop().create_future()
-        entry = (beyond, arrived)
-        self._waiting.setdefault(prediction_id, []).append(entry)
-        try:
-            async with asyncio.timeout(timeout):
-                return await arrived
-        except TimeoutError:
-            return None
-        finally:
-            waiting = self._waiting[prediction_id]
-            waiting.remove(entry)
-            if not waiting:
-                del self._waiting[prediction_id]
-
-    async def _step_over_gaps(self) -> None:
-        gap = False
-        for number, (first, end) in (await self._changes_log.bounds(CHANGES)).items():
-            if not first <= self._positions.setdefault(number, first) <= end:
-                self._positions[number] = first
-                gap = True
-        if gap and self._on_gap is not None:
-            self._on_gap()
-
-    def _take(self, batch: Sequence[Record]) -> None:
-        changes = []
-        for record in batch:
-            self._positions[record.partition] = record.offset + 1
-            change = parse(record)
-            if change is None:
-                continue
-            changes.append(change)
-            for beyond, arrived in self._waiting.get(change.prediction_id, ()):
-                if change.version > beyond and not arrived.done():
-                    arrived.set_result(change)
+    async def _take(self, batch: Sequence[Record]) -> None:
+        changes = parse_all(batch)
+        self.arrived(changes)
         self._tell(changes)
+
+
+def parse_all(batch: Sequence[Record]) -> list[Change]:
+    """The changes in these records; records that are no changes of ours are left out."""
+    return [change for record in batch if (change := parse(record)) is not None]

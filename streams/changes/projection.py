@@ -2,7 +2,7 @@
 
 The truth about a prediction is its newest version in the compacted changes topic. For the partitions that a processor
 is given it is copied from there, before any of their events is judged; the store is given all of it again, because
-nobody knows what the former owner left there. From then on the topic is watched: a newer version (of another member
+nobody knows what the former owner left there. From then on the topic is followed: a newer version (of another member
 that believed the partition to be its own) is taken over, and where an older one lands behind a newer (a process that
 stood still and woke up) the newest is announced again, so that it is what compaction keeps, and given to the store
 again.
@@ -13,24 +13,21 @@ Two members that both believe to own a partition do no harm: the same events mak
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol, runtime_checkable
 
 import msgspec
 import structlog
 
-from tidings.storage.errors import StorageError
 from tidings.storage.store import PredictionStore, Stored, Write
 from tidings.streams.changes.codec import Change, announcement, parse, restored
+from tidings.streams.changes.feed import ChangeFeed
 from tidings.streams.log.protocol import CHANGES, Log, LogError, NewRecord, Position, Record
-
-BACKOFF_FIRST, BACKOFF_MOST = 0.05, 1.0
-"""Seconds before the topic is followed again after a failure."""
 
 _PRUNE_FROM = 10_000
 """Predictions beyond which it is looked through for those that the store has purged."""
 
-_log = structlog.get_logger("tidings.projection")
+logger = structlog.get_logger(__name__)
 
 
 @runtime_checkable
@@ -81,6 +78,7 @@ class Projection:
         self._retention = retention
         self._partitions: frozenset[int] = frozenset()
         self._positions: dict[int, int] = {}
+        """Up to where the partitions in `_seen` were taken over."""
         self._seen: dict[int, dict[str, int]] = {}
         self._behind: dict[str, int] = {}
         self._prune_at = _PRUNE_FROM
@@ -110,13 +108,33 @@ class Projection:
         since = {n: self._positions.get(n, 0) if n in wanted else end for n, end in ends.items()}
         whole: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._partitions = wanted
-        self._task = asyncio.create_task(
-            self._watch(wanted, since, partitions, whole), name="projection"
+
+        async def take(batch: Sequence[Record]) -> None:
+            await self._take([one for one in batch if one.partition in self._partitions])
+            if whole.done():
+                await self._repair()
+
+        async def caught_up() -> None:
+            if not whole.done():
+                self._drop(self._seen.keys() - partitions)
+                self._partitions = partitions
+                whole.set_result(None)
+            await self._repair()
+
+        def interrupted(error: Exception) -> None:
+            if not whole.done():
+                whole.set_exception(error)
+                raise error
+
+        feed = ChangeFeed(
+            self._changes_log, take, on_caught_up=caught_up, on_interruption=interrupted
         )
+        feed.positions = since
+        self._task = asyncio.create_task(feed.run(), name="projection")
         self._task.add_done_callback(lambda _: whole.done() or whole.cancel())
         await whole
         self._store.refresh(kept)
-        _log.info(
+        logger.info(
             "projection.restored",
             partitions=sorted(partitions),
             records=sum(len(seen) for seen in self._seen.values()),
@@ -129,38 +147,6 @@ class Projection:
         if task is not None:
             task.cancel()
             await asyncio.wait([task])
-
-    async def _watch(
-        self,
-        wanted: frozenset[int],
-        since: Mapping[int, int],
-        partitions: frozenset[int],
-        whole: asyncio.Future[None],
-    ) -> None:
-        delay = BACKOFF_FIRST
-        while True:
-            batches = self._changes_log.follow(CHANGES, since)
-            try:
-                async for batch in batches:
-                    delay = BACKOFF_FIRST
-                    await self._take([record for record in batch if record.partition in wanted])
-                    if not batch and not whole.done():
-                        self._drop(self._seen.keys() - partitions)
-                        wanted = self._partitions = partitions
-                        whole.set_result(None)
-                    if whole.done():
-                        await self._repair()
-            except (LogError, StorageError) as error:
-                if not whole.done():
-                    whole.set_exception(error)
-                    return
-                _log.warning("projection.interrupted", error=str(error))
-            finally:
-                if (close := getattr(batches, "aclose", None)) is not None:
-                    await close()
-            since = {**since, **self._positions}
-            await asyncio.sleep(delay)
-            delay = min(delay * 2, BACKOFF_MOST)
 
     async def _take(self, records: Sequence[Record]) -> None:
         """Take over what is newer than the copy, and note what landed behind something newer."""
@@ -224,7 +210,7 @@ class Projection:
             raise
         self.repaired += len(again)
         self._store.refresh(behind)
-        _log.warning("projection.repaired", predictions=len(again), first=next(iter(behind)))
+        logger.warning("projection.repaired", predictions=len(again), first=next(iter(behind)))
 
     def _drop(self, partitions: Iterable[int]) -> None:
         for number in list(partitions):

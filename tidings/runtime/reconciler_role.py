@@ -15,7 +15,7 @@ from tidings.observability.metric_tables import ProviderSources
 from tidings.runtime.resources import Resources
 from tidings.storage.errors import StorageError
 from tidings.streams.changes.codec import Change
-from tidings.streams.changes.feed import ChangesWatch
+from tidings.streams.changes.feed import ChangeListener
 from tidings.streams.log.protocol import LogError
 from tidings.streams.providers.configuration import Configuration
 from tidings.streams.providers.job_api import api_of
@@ -172,7 +172,7 @@ class ProviderWork:
             watch_changes: Follow the changes here, because no gateway in this process does.
         """
         watch = (
-            ChangesWatch(self._resources.log, self.notice, self.missed) if watch_changes else None
+            ChangeListener(self._resources.log, self.notice, self.missed) if watch_changes else None
         )
         submissions = self.submitting(watch) if watch is not None else self.submissions
         self.thin = ThinWebhooks(
@@ -206,7 +206,7 @@ class ProviderWork:
         Raises:
             StorageError, LogError: What is unfinished cannot be read.
         """
-        watch = ChangesWatch(self._resources.log, self.notice)
+        watch = ChangeListener(self._resources.log, self.notice)
         await watch.start()
         following = asyncio.create_task(watch.run())
         submissions = self.submitting(watch)

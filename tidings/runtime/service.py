@@ -34,7 +34,7 @@ from tidings.storage.store import PredictionStore
 from tidings.storage.wrappers.cache import CachedStore
 from tidings.storage.wrappers.fallback import FallbackStore
 from tidings.storage.wrappers.replica import Replica
-from tidings.streams.changes.fallback_sync import Mirror
+from tidings.streams.changes.fallback_sync import FallbackSync
 from tidings.streams.changes.projection import Projection, projecting
 from tidings.streams.log.instrumented import ObservedLog
 from tidings.streams.log.protocol import Log
@@ -301,7 +301,10 @@ async def _mirroring(
             ()
         )  # what it has is told by what was written here: it is slow to show it, and each look costs
     tasks = [
-        service.start(Mirror(opened.log, copy, keep=opened.expiry.retention + DAY).run(), "mirror")
+        service.start(
+            FallbackSync(opened.log, copy, keep=opened.expiry.retention + DAY).run(),
+            "fallback-sync",
+        )
     ]
     if "processor" not in settings.roles:  # which sweeps both
         tasks.append(service.start(_sweep(copy), "copy-sweeper"))

@@ -18,7 +18,7 @@ from tidings.storage.errors import StoreUnavailable
 from tidings.storage.memory import MemoryStore
 from tidings.storage.prediction import Prediction, encode
 from tidings.storage.store import Page, Query, Stored
-from tidings.storage.wrappers.fallback import Copy, FallbackStore, mirror
+from tidings.storage.wrappers.fallback import FallbackStore, ReplicaWrite, write_replicas
 
 SECRET = b"a secret of more than thirty-two bytes"
 
@@ -139,7 +139,9 @@ async def test_a_read_out_of_the_fallback_says_so() -> None:
     both = FallbackStore(Away(), MemoryStore())
     async with serving(degraded=lambda: both.degraded) as (service, client):
         service.store.store = both
-        await mirror(both.fallback, [Copy(prediction("p1"), encode(prediction("p1")))])
+        await write_replicas(
+            both.fallback, [ReplicaWrite(prediction("p1"), encode(prediction("p1")))]
+        )
         for path in (
             "/api/predictions/p1",
             "/api/predictions/p1",

@@ -12,7 +12,7 @@ from tidings.storage.memory import MemoryStore
 from tidings.storage.prediction import encode
 from tidings.storage.store import Conflict, Outcome, Page, Query, Stored, Write
 from tidings.storage.wrappers.cache import CachedStore
-from tidings.storage.wrappers.fallback import Copy, FallbackStore, mirror
+from tidings.storage.wrappers.fallback import FallbackStore, ReplicaWrite, write_replicas
 
 
 class Away(MemoryStore):
@@ -45,8 +45,8 @@ class Away(MemoryStore):
         return await super().list(query)
 
 
-def copies(*writes: Write) -> list[Copy]:
-    return [Copy(write.record, write.encoded, write.expires_at) for write in writes]
+def copies(*writes: Write) -> list[ReplicaWrite]:
+    return [ReplicaWrite(write.record, write.encoded, write.expires_at) for write in writes]
 
 
 async def test_reads_fall_back_and_return() -> None:
@@ -55,7 +55,7 @@ async def test_reads_fall_back_and_return() -> None:
     both = FallbackStore(store, copy, clock=clock)
     first = creation("p")
     await both.write([first])
-    await mirror(copy, copies(first))
+    await write_replicas(copy, copies(first))
     copy.asked = 0
     assert await both.get("p") == first.stored
     assert (both.degraded, copy.asked) == (False, 0)
@@ -108,7 +108,7 @@ async def test_a_store_that_hangs_is_away() -> None:
     both = FallbackStore(store, copy, clock=clock, patience=0.01)
     first = creation("p")
     await both.write([first])
-    await mirror(copy, copies(first))
+    await write_replicas(copy, copies(first))
     store.asked, store.away = 0, True
     for _ in range(20):
         assert await both.get("p") == replace(first.stored, degraded=True)
@@ -131,14 +131,14 @@ async def test_mirror_by_version() -> None:
     """The mirror writes what is newer, over tombstones too, and leaves what is not."""
     copy = MemoryStore()
     first, second = creation("p", owner="o"), writing(prediction("p", 2, owner="o"), 1)
-    assert await mirror(copy, copies(second)) == 1
-    assert await mirror(copy, copies(first)) == 0
+    assert await write_replicas(copy, copies(second)) == 1
+    assert await write_replicas(copy, copies(first)) == 0
     assert await copy.get("p") == second.stored
-    assert await mirror(copy, copies(writing(tombstone("p", 5), 4), creation("q"))) == 2
+    assert await write_replicas(copy, copies(writing(tombstone("p", 5), 4), creation("q"))) == 2
     assert await copy.get("p") is None
-    assert await mirror(copy, copies(second)) == 0
+    assert await write_replicas(copy, copies(second)) == 0
     again = prediction("p", 6)
-    assert await mirror(copy, [Copy(again, encode(again))]) == 1
+    assert await write_replicas(copy, [ReplicaWrite(again, encode(again))]) == 1
     assert (await copy.load(["p"]))["p"].version == 6
 
 
@@ -156,7 +156,7 @@ async def test_mirrors_that_meet() -> None:
 
     copy = Raced()
     newer = writing(prediction("p", 3), 2)
-    assert await mirror(copy, copies(newer)) == 1
+    assert await write_replicas(copy, copies(newer)) == 1
     assert await copy.get("p") == newer.stored
     assert await copy.write([newer]) == [Conflict(3)]
 

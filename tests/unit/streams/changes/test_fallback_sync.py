@@ -11,7 +11,7 @@ from tidings.storage.memory import MemoryStore
 from tidings.storage.prediction import Prediction, Status, Tombstone, encode
 from tidings.storage.store import Outcome, Write
 from tidings.streams.changes.codec import announcement
-from tidings.streams.changes.fallback_sync import Mirror
+from tidings.streams.changes.fallback_sync import FallbackSync
 from tidings.streams.log.memory import MemoryLog
 from tidings.streams.log.protocol import CHANGES, Position
 
@@ -28,11 +28,11 @@ class Copy(MemoryStore):
 
 
 @asynccontextmanager
-async def mirroring(log: MemoryLog, copy: MemoryStore) -> AsyncIterator[Mirror]:
-    mirror = Mirror(log, copy, keep=HOUR)
-    task = asyncio.create_task(mirror.run())
+async def syncing(log: MemoryLog, copy: MemoryStore) -> AsyncIterator[FallbackSync]:
+    sync = FallbackSync(log, copy, keep=HOUR)
+    task = asyncio.create_task(sync.run())
     try:
-        yield mirror
+        yield sync
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
@@ -55,8 +55,8 @@ async def test_newest_states() -> None:
     log, copy = MemoryLog(), Copy()
     second = prediction("p", 2, Status.PROCESSING, owner="o")
     await announce(log, prediction("p"), second, prediction("q"))
-    async with mirroring(log, copy) as mirror:
-        await eventually(lambda: mirror.caught_up)
+    async with syncing(log, copy) as sync:
+        await eventually(lambda: sync.caught_up)
         found = await copy.load(["p", "q"])
         assert found["p"].encoded == encode(second)
         await announce(log, prediction("p"), tombstone("q", 2))
@@ -72,7 +72,7 @@ async def test_newest_states() -> None:
 async def test_outage_of_the_copy() -> None:
     """What is announced while the copy is away is written once it is back."""
     log, copy = MemoryLog(), Copy()
-    async with mirroring(log, copy):
+    async with syncing(log, copy):
         copy.away = True
         await announce(log, prediction("p"))
         await asyncio.sleep(0)
@@ -89,12 +89,12 @@ async def test_restart() -> None:
     """A mirror that starts again brings the copy up to date with what it missed, and writes nothing twice."""
     log, copy = MemoryLog(), Copy()
     await announce(log, prediction("p"))
-    async with mirroring(log, copy) as first:
+    async with syncing(log, copy) as first:
         await eventually(lambda: first.written == 1)
     await announce(log, prediction("p", 2), prediction("q"))
-    async with mirroring(log, copy) as second:
+    async with syncing(log, copy) as second:
         await eventually(lambda: second.written == 2)
         assert await version(copy, "p") == 2
-    async with mirroring(log, copy) as third:
+    async with syncing(log, copy) as third:
         await eventually(lambda: third.caught_up)
         assert third.written == 0

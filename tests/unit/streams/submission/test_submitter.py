@@ -20,7 +20,7 @@ from tidings.storage.memory import MemoryStore
 from tidings.storage.prediction import Prediction, Status, decode
 from tidings.storage.store import Stored
 from tidings.streams.changes.codec import Change
-from tidings.streams.changes.feed import ChangesWatch
+from tidings.streams.changes.feed import ChangeListener
 from tidings.streams.log.memory import MemoryLog
 from tidings.streams.log.protocol import EVENTS, NewRecord
 from tidings.streams.providers.configuration import Configuration
@@ -127,7 +127,7 @@ async def submitters(
     ):
         found = []
         for _ in range(count):
-            watch = ChangesWatch(log, lambda _changes: None)
+            watch = ChangeListener(log, lambda _changes: None)
             await watch.start()
             following = asyncio.create_task(watch.run())
             stack.callback(following.cancel)
