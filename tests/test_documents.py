@@ -12,7 +12,7 @@ from tests.support.reference import setting_names
 from tests.support.root import ROOT
 from tests.support.tidings_process import environment, serving
 from tidings.config.loader import env_name, load
-from tidings.config.settings import DERIVED, FLAGS_ONLY, Settings
+from tidings.config.settings import FIELDS, NAMES, Settings
 from tidings.streams.log.factory import open_log
 from tidings.streams.log.protocol import EVENTS, NewRecord
 
@@ -134,7 +134,7 @@ def test_the_page_on_settings_is_written() -> None:
 def test_every_setting_is_described() -> None:
     """The page on operating names every setting with its default, and no other."""
     text = (ROOT / "docs" / "howto" / "operations.md").read_text(encoding="utf-8")
-    names = {env_name(name) for name in set(Settings.__struct_fields__) - DERIVED - FLAGS_ONLY}
+    names = {FIELDS[name].variable for name in NAMES}
     assert [name for name in sorted(names) if f"`{name}`" not in text] == []
     for default in (
         Settings().log,

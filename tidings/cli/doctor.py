@@ -13,7 +13,7 @@ from msgspec import Struct
 from tidings.cli.support import command, output, webhook_check
 from tidings.cli.support.store_check import Warned, examined, new_file, writable
 from tidings.cli.support.webhook_check import WebhookFailed
-from tidings.config.settings import DERIVED, FLAGS_ONLY, Settings, SettingsError, check_serving
+from tidings.config.settings import NAMES, Settings, SettingsError, check_serving
 
 WITHIN = 8.0
 """Seconds that one part may take to answer."""
@@ -88,7 +88,7 @@ def in_force(settings: Settings) -> list[tuple[str, Any, str]]:
     rows = [
         (env_name(name), settings.shown(name), settings.origins.get(name, "default"))
         for name in settings.__struct_fields__
-        if name not in DERIVED | FLAGS_ONLY
+        if name in NAMES
     ]
     for key, origin in settings.origins.items():
         if key not in settings.__struct_fields__:

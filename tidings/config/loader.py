@@ -8,11 +8,14 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from tidings.config import validators as values
+from tidings.config import validators
 from tidings.config.settings import (
     DERIVED,
-    FLAGS_ONLY,
+    FIELDS,
+    NAMES,
+    PREFIX,
     SECRETS,
+    Field,
     Settings,
     SettingsError,
     check,
@@ -25,41 +28,9 @@ from tidings.streams.providers.configuration import BadConfiguration, Configurat
 from tidings.streams.providers.registry import PROVIDERS as REGISTERED
 from tidings.streams.providers.registry import known_providers, open_providers
 
-PREFIX = "TIDINGS_"
 FILE = "tidings.toml"
-UNPREFIXED = frozenset(
-    {"prediction_storage_provider", "require_strong_consistency", "optimize_for_throughput"}
-)
-"""The original design's names, which carry no prefix."""
 
-NAMES = frozenset(Settings.__struct_fields__) - DERIVED - FLAGS_ONLY
-LISTS = frozenset({"role", "api_keys", "allowed_origins", "trusted_proxies", "assets_allow"})
-TRUTHS = frozenset({"anonymous", "strict", "require_strong_consistency", "optimize_for_throughput"})
-
-CHOICES = {
-    "role": "all, or a comma list of gateway, processor, archiver, reconciler",
-    "archive": "after, before, off",
-    "prediction_storage_provider": "kv, do",
-}
-
-CHECKS: dict[str, Callable[[str], object]] = {
-    "log": values.log_url,
-    "store": values.store_url,
-    "store_fallback": values.store_url,
-    "store_split": values.split_arm,
-    "assets": values.assets_url,
-    "cloudflare_url": values.http_url,
-    "worker_url": values.http_url,
-    "public_url": values.http_url,
-    "jwks_url": values.http_url,
-    "traces": values.http_url,
-}
-LIST_CHECKS: dict[str, Callable[[str], str]] = {
-    "allowed_origins": values.origin,
-    "trusted_proxies": values.network,
-    "assets_allow": values.host_port,
-}
-
+_UNPREFIXED = frozenset(name for name in NAMES if not FIELDS[name].setting.prefixed)
 
 PROVIDERS = STRICT | {"generic"}
 """Names that settings may begin with; others come from entry points or from `[providers.NAME]` in the file."""
@@ -129,7 +100,8 @@ def _check_providers(settings: Settings) -> None:
 
 def env_name(name: str) -> str:
     """The environment's name of a setting (or of a provider's part: `replicate_secret`)."""
-    return name.upper() if name in UNPREFIXED else PREFIX + name.upper()
+    field = FIELDS.get(name)
+    return field.variable if field is not None else PREFIX + name.upper()
 
 
 def _from_environment(
@@ -140,9 +112,9 @@ def _from_environment(
             name = variable[len(PREFIX) :].lower()
             if not value or name.startswith("test_"):
                 continue
-            if name in UNPREFIXED or variable != variable.upper() or not _known(name, providers):
+            if name in _UNPREFIXED or variable != variable.upper() or not _known(name, providers):
                 raise SettingsError(_unknown(variable, name, providers, env_name))
-        elif variable.lower() in UNPREFIXED and variable.isupper():
+        elif variable.lower() in _UNPREFIXED and variable.isupper():
             name = variable.lower()
         else:
             continue
@@ -206,8 +178,8 @@ def _settings(
     }
     for name, entry in given.items():
         try:
-            if name in NAMES or name in FLAGS_ONLY:
-                plain[name] = _checked(name, entry.value)
+            if name in FIELDS:
+                plain[name] = _checked(FIELDS[name], entry.value)
             elif (found := _provider_part(name, names)) is not None:
                 provider, part = _spelled(found[0], tables), found[1]
                 providers.setdefault(provider, {})[part] = _checked_part(part, entry.value)
@@ -230,30 +202,31 @@ def _spelled(name: str, tables: Mapping[str, ProviderTable]) -> str:
     return next((known for known in known_providers() if underscored(known) == name), name)
 
 
-def _checked(name: str, value: Any) -> Any:
-    if name in LISTS:
+def _checked(field: Field, value: Any) -> Any:
+    check = field.setting.check
+    if field.is_list:
         entries = _entries(value)
-        return values.each(LIST_CHECKS[name], entries) if name in LIST_CHECKS else entries
+        return entries if check is None else tuple(check(entry) for entry in entries)
     if isinstance(value, str):
-        value = value.strip() if name not in SECRETS else value
-        if name in TRUTHS:
+        value = value.strip() if not field.setting.secret else value
+        if field.type is bool and field.name in NAMES:
             return selection.truth(value)
-        if name == "prediction_storage_provider":
-            return value.lower()
-        if name in CHECKS:
-            CHECKS[name](value)
+        if field.choices:
+            return value.lower() if not field.setting.prefixed else value
+        if check is not None:
+            check(value)
     return value
 
 
 def _checked_part(part: str, value: Any) -> Any:
     if part == "secret":
         return _entries(value)
-    return values.http_url(value) if part.endswith("url") and isinstance(value, str) else value
+    return validators.http_url(value) if part.endswith("url") and isinstance(value, str) else value
 
 
 def _entries(value: Any) -> tuple[str, ...]:
     if isinstance(value, str):
-        return values.words(value)
+        return validators.words(value)
     if isinstance(value, list | tuple) and all(isinstance(entry, str) for entry in value):
         return tuple(value)
     raise ValueError("takes a list of texts, or one text with commas")
@@ -287,8 +260,8 @@ def _named(
 
 
 def _reason(name: str, error: msgspec.ValidationError) -> str:
-    if name in CHOICES:
-        return f"it is one of {CHOICES[name]}"
+    if name in FIELDS and (choices := FIELDS[name].choices):
+        return f"it is one of {choices}"
     text = str(error).partition(" - at ")[0].partition(", got ")[0]
     for word, meaning in (("int", "a whole number"), ("float", "a number"), ("str", "a text")):
         text = text.replace(f"`{word} | null`", meaning).replace(f"`{word}`", meaning)

@@ -1,61 +1,103 @@
 """The settings of the service: one frozen value, read once at the edge; everything below takes arguments.
 
-`setting_sources.load` merges, in this order, the flags of the command, the environment, `tidings.toml` and the defaults. In the file a
-setting has its name from the environment in lower case without `TIDINGS_`, and a table is the beginning of a name:
-`[providers.replicate] secret = "..."` is `TIDINGS_REPLICATE_SECRET`.
+A setting is one field of `Settings`: its type, its default, the text beneath it, and what `Setting` says
+of it. Loading, masking, error texts and docs/settings.md read all of that from the field.
+`loader.load` merges, in this order, the flags of the command, the environment, `tidings.toml` and the
+defaults. In the file a setting has its name from the environment in lower case without `TIDINGS_`, and a
+table is the beginning of a name: `[providers.replicate] secret = "..."` is `TIDINGS_REPLICATE_SECRET`.
 """
 
+import types
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 from urllib.parse import unquote, urlsplit
 
 import msgspec
 from msgspec import Meta, Struct
 
-from tidings.config import validators as values
+from tidings.config import validators
 from tidings.config.validators import MASK, masked_url
 from tidings.streams.providers.configuration import Configuration
 
+PREFIX = "TIDINGS_"
+
 Role = Literal["gateway", "processor", "archiver", "reconciler"]
 ROLES: frozenset[Role] = frozenset({"gateway", "processor", "archiver", "reconciler"})
-
-Count = Annotated[int, Meta(ge=0)]
-Positive = Annotated[int, Meta(ge=1)]
-Seconds = Annotated[float, Meta(ge=0)]
 
 
 class SettingsError(ValueError):
     """A setting is unknown, wrong or missing; the message is one line that names it and says what to do."""
 
 
+class Setting(Struct, frozen=True, kw_only=True):
+    """What is known of a setting beside its type, its default and its text."""
+
+    check: Callable[[str], object] | None = None
+    """Of a text; of a list it checks every entry and gives it back in its normal form.
+
+    It raises ValueError with the end of a sentence that begins with the setting's name.
+    """
+    secret: bool = False
+    """Never shown, and never repeated in an error."""
+    prefixed: bool = True
+    """Whether its variable begins with `TIDINGS_`; the original design's names do not."""
+    source: Literal["anywhere", "flag", "process", "loader"] = "anywhere"
+    """Who gives it: anybody, a flag of the command alone, one of our processes to another, the loader."""
+    takes: str = ""
+    """Its values in words, where the type does not say them."""
+
+
+class Section(Struct, frozen=True):
+    """A heading in docs/settings.md, at the first setting that stands below it."""
+
+    title: str
+
+
+Count = Annotated[int, Meta(ge=0)]
+Positive = Annotated[int, Meta(ge=1)]
+Port = Annotated[int, Meta(ge=0, le=65535)]
+Seconds = Annotated[float, Meta(ge=0)]
+Secret = Annotated[str | None, Setting(secret=True)]
+Url = Annotated[str | None, Setting(check=validators.http_url)]
+StoreUrl = Setting(check=validators.store_url)
+
+
 class Settings(Struct, frozen=True, kw_only=True):
     """Everything that can be set, with its default. Times are seconds, sizes bytes, unless said otherwise."""
 
-    host: str = "127.0.0.1"
+    host: Annotated[str, Section("The process")] = "127.0.0.1"
     """Address to listen on. Another than loopback needs authentication, or `TIDINGS_ANONYMOUS`."""
-    port: Annotated[int, Meta(ge=0, le=65535)] = 8080
+    port: Port = 8080
     """Port to listen on; 0: any, told by the line at the start and by `--port-file`."""
-    role: tuple[Literal["all", "gateway", "processor", "archiver", "reconciler"], ...] = ("all",)
+    role: Annotated[
+        tuple[Literal["all"] | Role, ...],
+        Setting(takes="all, or a comma list of gateway, processor, archiver, reconciler"),
+    ] = ("all",)
     """What this process does; several with commas between."""
-    log: str = "sqlite:///data/log.db"
+    log: Annotated[str, Setting(check=validators.log_url), Section("Log and store")] = (
+        "sqlite:///data/log.db"
+    )
     """Where reports and changes lie: `sqlite:///FILE`, `kafka://HOST:9092,HOST2:9092`, `memory://`."""
-    store: str = "sqlite:///data/store.db"
+    store: Annotated[str, StoreUrl] = "sqlite:///data/store.db"
     """Where the state lies: the URL of a [store](stores.md)."""
-    store_fallback: str | None = None
+    store_fallback: Annotated[str | None, StoreUrl] = None
     """URL of a second store, which reads use while the first does not answer."""
-    store_split: str | None = None
+    store_split: Annotated[str | None, Setting(check=validators.split_arm)] = None
     """URL and per cent of a second store that holds a part of the predictions: `postgresql://...=10`."""
-    cloudflare_token: str | None = None
+    cloudflare_token: Annotated[Secret, Section("Stores at Cloudflare")] = None
     """API token of Cloudflare's REST API, for `cloudflare-kv://`."""
-    cloudflare_url: str | None = None
+    cloudflare_url: Url = None
     """Another base URL of that API."""
-    worker_token: str | None = None
+    worker_token: Secret = None
     """Token of the Worker, for `durable-objects://` and `cloudflare-kv+worker://`."""
-    prediction_storage_provider: Literal["kv", "do"] | None = None
+    prediction_storage_provider: Annotated[Literal["kv", "do"] | None, Setting(prefixed=False)] = (
+        None
+    )
     """Chooses a store at Cloudflare where `TIDINGS_STORE` is not set: KV or Durable Objects."""
-    require_strong_consistency: bool | None = None
+    require_strong_consistency: Annotated[bool | None, Setting(prefixed=False)] = None
     """Likewise: Durable Objects."""
-    optimize_for_throughput: bool | None = None
+    optimize_for_throughput: Annotated[bool | None, Setting(prefixed=False)] = None
     """Likewise: KV."""
     env: str | None = None
     """Likewise: `development` is KV."""
@@ -63,9 +105,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     """The account of the KV namespace that was chosen so."""
     cloudflare_namespace: str | None = None
     """The namespace."""
-    worker_url: str | None = None
+    worker_url: Url = None
     """The Worker of the Durable Objects that were chosen so."""
-    topic_prefix: str = ""
+    topic_prefix: Annotated[str, Section("Topics and time to live")] = ""
     """Put before the names of topics and groups (Kafka)."""
     partitions: Positive = 12
     """Of each topic that is made (Kafka)."""
@@ -77,15 +119,15 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Seconds that a finished prediction stays visible after its end; 0: for ever."""
     ttl_running: Seconds = 604800
     """Seconds that an unfinished one stays visible after its last change; 0: for ever."""
-    cache_ttl: Seconds = 30
+    cache_ttl: Annotated[Seconds, Section("The cache")] = 30
     """Seconds that a record is served from memory while changes are not followed closely."""
     cache_records: Count = 100000
     """Records in memory, at most."""
     cache_bytes: Count = 134217728
     """About how much memory they may take."""
-    providers: dict[str, Configuration] = {}
+    providers: Annotated[dict[str, Configuration], Setting(source="loader")] = {}
     """Per provider what is set for it; those that nothing is set for are left out."""
-    public_url: str | None = None
+    public_url: Annotated[Url, Section("Predictions that are submitted here")] = None
     """Where providers reach this service; needed to submit predictions."""
     reconcile_after: Seconds = 60
     """Without news of a prediction, after which it is looked up at its provider."""
@@ -93,21 +135,21 @@ class Settings(Struct, frozen=True, kw_only=True):
     """`module:function` that completes the input of a new prediction."""
     estimate_function: str | None = None
     """`module:function` that estimates how long a new prediction takes."""
-    webhook_key: str | None = None
+    webhook_key: Secret = None
     """Key of the tokens in webhook addresses; made at the first start where one process does all, needed with roles."""
-    jwt_secret: str | None = None
+    jwt_secret: Annotated[Secret, Section("Clients, their rights and limits")] = None
     """Secret of clients' tokens (HS256); turns authentication on."""
-    jwks_url: str | None = None
+    jwks_url: Url = None
     """Where the public keys of clients' tokens are; turns authentication on."""
     jwt_audience: str | None = None
     """What a token's `aud` must name."""
     jwt_issuer: str | None = None
     """What a token's `iss` must be."""
-    api_keys: tuple[str, ...] = ()
+    api_keys: Annotated[tuple[str, ...], Setting(secret=True)] = ()
     """Keys that may watch, read and write everything; turn authentication on."""
-    allowed_origins: tuple[str, ...] = ()
+    allowed_origins: Annotated[tuple[str, ...], Setting(check=validators.origin)] = ()
     """Origins of pages elsewhere that may use this service from a browser."""
-    trusted_proxies: tuple[str, ...] = ()
+    trusted_proxies: Annotated[tuple[str, ...], Setting(check=validators.network)] = ()
     """Networks whose `X-Forwarded-*` headers are believed."""
     address_connections: Positive = 1000
     """WebSockets of one client address at once; address, owner and session are counted by each gateway process."""
@@ -129,13 +171,15 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Messages that one session may send, a second."""
     anonymous: bool = False
     """Serve without authentication on an address other than loopback."""
-    assets: str = "file:///data/assets"
+    assets: Annotated[str, Setting(check=validators.assets_url), Section("Files and sizes")] = (
+        "file:///data/assets"
+    )
     """Where files and large fields are kept: `file:///FOLDER`, `s3://`, `gs://`, `az://`, `memory://`."""
     archive: Literal["after", "before", "off"] = "after"
     """When a prediction's files are stored: after its end is announced, before that, or never."""
     assets_ttl: Seconds = 0
     """Seconds that files are kept; 0: as long as their prediction."""
-    assets_allow: tuple[str, ...] = ()
+    assets_allow: Annotated[tuple[str, ...], Setting(check=validators.host_port)] = ()
     """`host:port` of servers that files may be fetched from although private or http."""
     max_body: Positive = 10485760
     """Bytes of a webhook's body, at most."""
@@ -143,23 +187,23 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Bytes of a record, at most; fixed in a store by its first opener."""
     strict: bool = False
     """Refuse a status that skips one, instead of implying the steps between; fixed in a store by its first opener."""
-    traces: str | None = None
+    traces: Annotated[Url, Section("Traces")] = None
     """The address of an OTLP/HTTP collector; None: no traces are made."""
     trace_sample: Annotated[float, Meta(ge=0, le=1)] = 0.01
     """Part of the webhooks that are traced, where their sender did not decide it."""
-    port_file: Path | None = None
+    port_file: Annotated[Path | None, Setting(source="flag")] = None
     """Flag `--port-file`: the chosen port is written there once it is open."""
-    workers: Positive = 1
+    workers: Annotated[Positive, Setting(source="flag")] = 1
     """Flag `--workers`: gateway processes on one port; more than one takes a log that is Kafka."""
-    health_port: Annotated[int, Meta(ge=0, le=65535)] | None = None
+    health_port: Annotated[Port | None, Setting(source="flag")] = None
     """Flag `--health-port`: health and metrics on a port of this process alone, beside the one that it shares."""
-    shared_port: bool = False
+    shared_port: Annotated[bool, Setting(source="process")] = False
     """One of several gateways on one port, started by another process."""
-    parent: int | None = None
+    parent: Annotated[int | None, Setting(source="process")] = None
     """The id of the process that has started this one, which ends with it."""
-    no_breaker: bool = False
+    no_breaker: Annotated[bool, Setting(source="flag")] = False
     """Flag `--no-breaker`: go on processing although nearly everything is poison."""
-    origins: dict[str, str] = {}
+    origins: Annotated[dict[str, str], Setting(source="loader")] = {}
     """Where each setting that is not at its default was set, by name: a flag, a variable, a key of the file."""
 
     @property
@@ -190,7 +234,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     @property
     def split_arm(self) -> tuple[str, float] | None:
         """URL and per cent of the B arm."""
-        return None if self.store_split is None else values.split_arm(self.store_split)
+        return None if self.store_split is None else validators.split_arm(self.store_split)
 
     def shown(self, name: str) -> Any:
         """A setting as it may be shown: secrets masked, passwords in URLs struck out."""
@@ -209,11 +253,72 @@ class Settings(Struct, frozen=True, kw_only=True):
             yield name, self.shown(name)
 
 
-SECRETS = frozenset({"cloudflare_token", "worker_token", "webhook_key", "jwt_secret", "api_keys"})
-FLAGS_ONLY = frozenset(
-    {"port_file", "workers", "health_port", "shared_port", "parent", "no_breaker"}
-)
-DERIVED = frozenset({"providers", "origins"})
+class Field(Struct, frozen=True):
+    """A setting with all that its definition says."""
+
+    name: str
+    type: Any
+    """Without annotations and None: `int`, `bool`, `tuple`, `Literal[...]`, ..."""
+    default: Any
+    limits: Meta | None
+    setting: Setting
+    section: str | None
+
+    @property
+    def variable(self) -> str:
+        """Its name in the environment."""
+        return (PREFIX if self.setting.prefixed else "") + self.name.upper()
+
+    @property
+    def is_list(self) -> bool:
+        """Whether it takes several texts, with commas between."""
+        return get_origin(self.type) is tuple
+
+    @property
+    def choices(self) -> str:
+        """Its values in words, where there are only some."""
+        if self.setting.takes:
+            return self.setting.takes
+        return ", ".join(map(str, get_args(self.type))) if get_origin(self.type) is Literal else ""
+
+
+def _plain_type(hint: Any) -> tuple[Any, list[Any]]:
+    """The type beneath annotations and `| None`, and the annotations."""
+    notes: list[Any] = []
+    while True:
+        if hasattr(hint, "__metadata__"):
+            notes += hint.__metadata__
+            hint = hint.__origin__
+        elif get_origin(hint) in {Union, types.UnionType} and type(None) in get_args(hint):
+            (hint,) = (part for part in get_args(hint) if part is not type(None))
+        else:
+            return hint, notes
+
+
+def fields_of(owner: type[Struct]) -> Mapping[str, Field]:
+    """The fields of a struct of settings by name, in their order."""
+    hints = get_type_hints(owner, include_extras=True)
+    found: dict[str, Field] = {}
+    for field in msgspec.structs.fields(owner):
+        plain, notes = _plain_type(hints[field.name])
+        of = {type(note): note for note in reversed(notes)}  # of two of a kind the outer one counts
+        section = of.get(Section)
+        found[field.name] = Field(
+            field.name,
+            plain,
+            field.default,
+            of.get(Meta),
+            of.get(Setting, Setting()),
+            section.title if section is not None else None,
+        )
+    return found
+
+
+FIELDS = fields_of(Settings)
+SECRETS = frozenset(name for name, field in FIELDS.items() if field.setting.secret)
+NAMES = frozenset(name for name, field in FIELDS.items() if field.setting.source == "anywhere")
+"""What can be set in the environment and in the file."""
+DERIVED = frozenset(name for name, field in FIELDS.items() if field.setting.source == "loader")
 
 
 def sqlite_path(url: str) -> Path:
@@ -278,7 +383,7 @@ def check_serving(settings: Settings) -> None:
     open_to_all = (
         "gateway" in settings.roles and not settings.authenticates and not settings.anonymous
     )
-    if open_to_all and not values.loopback(settings.host):
+    if open_to_all and not validators.loopback(settings.host):
         raise SettingsError(
             f"TIDINGS_HOST: {settings.host} can be reached from other machines and nobody has to say who they are; "
             "set TIDINGS_JWT_SECRET, TIDINGS_JWKS_URL or TIDINGS_API_KEYS, or TIDINGS_ANONYMOUS=1 to allow it"

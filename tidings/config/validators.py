@@ -5,7 +5,6 @@ Every function raises ValueError with the end of a sentence that begins with the
 
 import ipaddress
 import re
-from collections.abc import Callable
 from urllib.parse import SplitResult, urlsplit
 
 LOG_SCHEMES = ("sqlite", "kafka", "memory")
@@ -186,11 +185,6 @@ def host_port(text: str) -> str:
     if not host or not port.isascii() or not port.isdecimal() or not 0 < int(port) < 65536:
         raise ValueError(f"{text!r} is not host:port; say 127.0.0.1:9000")
     return text
-
-
-def each(check: Callable[[str], str], values: tuple[str, ...]) -> tuple[str, ...]:
-    """Every entry of a list, checked."""
-    return tuple(check(value) for value in values)
 
 
 def loopback(host: str) -> bool:

@@ -5,35 +5,17 @@ import sys
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any
 
-import msgspec
-from msgspec import Meta, Struct
+from msgspec import Struct
 
 from tests.support.root import ROOT
 from tidings.config import settings
-from tidings.config.loader import CHOICES, LISTS, env_name
-from tidings.config.settings import DERIVED, FLAGS_ONLY, SECRETS, Settings
+from tidings.config.settings import FIELDS, NAMES, Field, Settings, fields_of
 from tidings.config.toml import PARTS
 from tidings.streams.providers.configuration import Configuration
 
 PAGE = ROOT / "docs" / "reference" / "settings.md"
-HIDDEN = frozenset({"shared_port", "parent"})
-"""Flags that one process of ours gives another."""
-
-SECTIONS = {
-    "host": "The process",
-    "log": "Log and store",
-    "cloudflare_token": "Stores at Cloudflare",
-    "topic_prefix": "Topics and time to live",
-    "cache_ttl": "The cache",
-    "public_url": "Predictions that are submitted here",
-    "jwt_secret": "Clients, their rights and limits",
-    "assets": "Files and sizes",
-    "traces": "Traces",
-}
-"""By the setting that each begins with, in the order of the settings."""
-
 HEAD = """# Settings
 
 Written by `python -m tests.support.reference.setting_names` from their definition (`tidings/config/settings.py`). They are read once, at the start, in this order: flags of the command, environment, `tidings.toml` in the working folder (or `--config FILE`), default.
@@ -67,24 +49,16 @@ def explained(owner: type[Struct], module: Path) -> dict[str, str]:
     return found
 
 
-def kind(name: str, hint: Any) -> str:
+def kind(field: Field) -> str:
     """What a setting takes, in a word or two."""
-    if name in CHOICES:
-        return CHOICES[name]
-    if name in LISTS:
+    if field.choices:
+        return field.choices
+    if field.is_list:
         return "a comma list"
-    least = most = None
-    parts = [part for part in get_args(hint) if part is not type(None)]
-    if get_origin(hint) is not None and type(None) in get_args(hint):
-        return kind(name, parts[0])
-    if hasattr(hint, "__metadata__"):
-        meta = next(one for one in hint.__metadata__ if isinstance(one, Meta))
-        hint, least, most = hint.__origin__, meta.ge, meta.le
-    if get_origin(hint) is Literal:
-        return ", ".join(map(str, get_args(hint)))
     word = {int: "a whole number", float: "a number", bool: "1 or 0", str: "text"}.get(
-        hint, "a path"
+        field.type, "a path"
     )
+    least, most = (None, None) if field.limits is None else (field.limits.ge, field.limits.le)
     if least is not None and most is not None:
         return f"{word}, {least} to {most}"
     return word if least is None else f"{word}, {least} or more"
@@ -102,17 +76,11 @@ def shown(value: Any) -> str:
 def rows() -> Iterator[tuple[str, str]]:
     """The name of each setting and its row."""
     texts = explained(Settings, Path(settings.__file__))
-    hints = get_type_hints(Settings, include_extras=True)
-    for field in msgspec.structs.fields(Settings):
-        if field.name in DERIVED or field.name in FLAGS_ONLY:
-            continue
-        secret = " Secret." if field.name in SECRETS else ""
-        cells = (
-            f"`{env_name(field.name)}`",
-            kind(field.name, hints[field.name]),
-            shown(field.default),
-        )
-        yield field.name, f"| {' | '.join(cells)} | {texts[field.name]}{secret} |"
+    for name, field in FIELDS.items():
+        if name in NAMES:
+            secret = " Secret." if field.setting.secret else ""
+            cells = (f"`{field.variable}`", kind(field), shown(field.default))
+            yield name, f"| {' | '.join(cells)} | {texts[name]}{secret} |"
 
 
 def of_providers() -> Iterator[str]:
@@ -127,18 +95,18 @@ def of_providers() -> Iterator[str]:
     yield from ("", "| environment | takes | |", "|---|---|---|")
     module = Path(sys.modules[Configuration.__module__].__file__ or "")
     texts: Mapping[str, str] = explained(Configuration, module)
-    hints = get_type_hints(Configuration, include_extras=True)
-    for part in sorted(PARTS, key=list(hints).index):
-        takes = "a comma list" if part == "secret" else kind(part, hints[part])
-        yield f"| `TIDINGS_NAME_{part.upper()}` | {takes} | {texts[part]} |"
+    for part, field in fields_of(Configuration).items():
+        if part not in PARTS:
+            continue
+        yield f"| `TIDINGS_NAME_{part.upper()}` | {kind(field)} | {texts[part]} |"
 
 
 def flags() -> Iterator[str]:
     """What is a flag of `tidings serve` alone."""
     yield from ("", "## Flags of `tidings serve` alone", "", "| flag | |", "|---|---|")
     texts = explained(Settings, Path(settings.__file__))
-    for name in Settings.__struct_fields__:
-        if name in FLAGS_ONLY - HIDDEN:
+    for name, field in FIELDS.items():
+        if field.setting.source == "flag":
             text = texts[name].partition(": ")[2]
             yield f"| `--{name.replace('_', '-')}` | {text[:1].upper()}{text[1:]} |"
 
@@ -147,10 +115,10 @@ def lines() -> Iterator[str]:
     """The page."""
     yield HEAD.rstrip("\n")
     for name, row in rows():
-        if name in SECTIONS:
+        if (section := FIELDS[name].section) is not None:
             yield from (
                 "",
-                f"## {SECTIONS[name]}",
+                f"## {section}",
                 "",
                 "| environment | takes | default | |",
                 "|---|---|---|---|",

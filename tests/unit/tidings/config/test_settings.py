@@ -8,8 +8,7 @@ import pytest
 
 from tidings.config.loader import env_name, load
 from tidings.config.settings import (
-    DERIVED,
-    FLAGS_ONLY,
+    NAMES,
     Settings,
     SettingsError,
     check_serving,
@@ -99,7 +98,7 @@ def test_every_setting_can_be_set_by_its_variable() -> None:
         for name in Settings.__struct_fields__
         if name.startswith(("address_", "owner_", "session_"))
     }
-    for name in set(Settings.__struct_fields__) - DERIVED - FLAGS_ONLY:
+    for name in NAMES:
         text = values.get(
             name,
             "2048" if name in numbers else "https://a.example" if name.endswith("url") else "x",
