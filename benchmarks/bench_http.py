@@ -27,8 +27,10 @@ import uvloop
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
-from tidings.gateway.app import build_app
-from tidings.gateway.gateway import Gateway
+from tidings.gateway.api.health import Health
+from tidings.gateway.api.sse import EventStreams
+from tidings.gateway.app import build_app, connect
+from tidings.gateway.auth.request_guard import RequestGuard
 from tidings.gateway.http.server import HttpServer
 from tidings.gateway.push.changes_reader import ChangesReader
 from tidings.gateway.push.hub import Hub
@@ -185,17 +187,23 @@ async def run(pipe: Pipe, log: Log, rounds: int, count: int) -> None:
     )
     store, hub = await store_with(record), Hub()
     providers = open_providers({"standard": Configuration(secret=(f"whsec_{SECRET}",))})
-    reader = ChangesReader(log, hub, store)
-    gateway = Gateway(
+    guard = RequestGuard()
+
+    async def nowhere(request: web.Request) -> web.StreamResponse:  # noqa: ARG001 - a handler's signature
+        raise web.HTTPNotFound
+
+    endpoints = connect(
+        guard,
         log=log,
         store=store,
-        reader=reader,
-        hub=hub,
+        reader=ChangesReader(log, hub, store),
+        health=Health(guard, registry=CollectorRegistry()),
+        event_streams=EventStreams(guard, store, hub),
+        websocket=nowhere,
         providers=providers,
-        registry=CollectorRegistry(),
     )
     answer = b'{"success":true,"data":' + encode(record) + b"}"
-    _, ours = await serve(build_app(gateway))
+    _, ours = await serve(build_app(endpoints, guard))
     _, bare = await serve(bare_app(answer))
     jobs = {"webhook": "/api/webhooks/standard", "read": "/api/predictions/p1"}
     for kind, path in jobs.items():

@@ -1,23 +1,32 @@
-"""The HTTP application: which route is served by what."""
+"""The HTTP application: its routes, and what is answered elsewhere."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import partial
+from typing import TypeVar
 
 from aiohttp import web
 
 from tidings.gateway.api.assets import asset_handler, blob_handler
-from tidings.gateway.api.create import create_handler
+from tidings.gateway.api.create import CreateDefaults, Submitter, create_handler
 from tidings.gateway.api.dead_letters import DeadLetters
-from tidings.gateway.api.health import health_handler, metrics_handler, ready_handler, stats_handler
-from tidings.gateway.api.listing import list_handler
-from tidings.gateway.api.mutations import Writes
-from tidings.gateway.api.predictions import read_handler
+from tidings.gateway.api.health import Health
+from tidings.gateway.api.listing import CursorSeal, list_handler
+from tidings.gateway.api.mutations import EventWriter, Mutations
+from tidings.gateway.api.predictions import Records, read_handler
 from tidings.gateway.api.sse import EventStreams
-from tidings.gateway.api.static_files import page_handler
-from tidings.gateway.api.webhooks import webhook_handler
+from tidings.gateway.api.static_files import document_handler, page_handler
+from tidings.gateway.api.webhooks import WebhookCounts, webhook_handler
 from tidings.gateway.auth.request_guard import RequestGuard
-from tidings.gateway.gateway import Gateway, request_guard
 from tidings.gateway.http.problems import Handler, Problem, answering
-from tidings.gateway.openapi import specification_handlers
+from tidings.gateway.openapi import asyncapi, openapi
+from tidings.gateway.push.changes_reader import ChangesReader
+from tidings.gateway.routes import HEALTH_ROUTES, ROUTES, Endpoints, Route
+from tidings.storage.object_storage import ObjectStorage
+from tidings.storage.wrappers.cache import CachedStore
+from tidings.streams.log.protocol import Log
+from tidings.streams.providers.protocol import Provider
+from tidings.streams.rules.event import Archive
+from tidings.streams.support.tracing import Tracing
 
 EXPOSED = "ETag, Location, Retry-After, Tidings-Degraded"
 METHODS = "GET, HEAD, POST, PATCH, DELETE"
@@ -25,81 +34,108 @@ REQUEST_HEADERS = (
     "Authorization, Content-Type, If-None-Match, Idempotency-Key, Last-Event-ID, Prefer"
 )
 
+Served = TypeVar("Served")
 
-def build_app(gateway: Gateway) -> web.Application:
+
+def connect(
+    guard: RequestGuard,
+    *,
+    log: Log,
+    store: CachedStore,
+    reader: ChangesReader,
+    health: Health,
+    event_streams: EventStreams,
+    websocket: Handler,
+    providers: Mapping[str, Provider],
+    webhook_counts: WebhookCounts | None = None,
+    webhook_key: bytes | None = None,
+    submitter: Submitter | None = None,
+    create_defaults: CreateDefaults | None = None,
+    archive: Archive = Archive.AFTER,
+    objects: ObjectStorage | None = None,
+    strict: bool = False,
+    degraded: Callable[[], bool] = bool,
+    max_body: int = 10 * 1024 * 1024,
+    image_sources: tuple[str, ...] = (),
+    tracing: Tracing | None = None,
+) -> Endpoints:
+    """Give each handler the few parts that it uses; what a parameter means is said there."""
+    records = Records(store, degraded)
+    writer = EventWriter(log, reader, archive, tracing)
+    return Endpoints(
+        read=read_handler(guard, records, reader),
+        list=list_handler(guard, store, CursorSeal(webhook_key)),
+        create=create_handler(
+            guard,
+            store,
+            writer,
+            max_body=max_body,
+            strict=strict,
+            submitter=submitter,
+            defaults=create_defaults,
+        ),
+        mutations=Mutations(guard, records, writer, max_body=max_body, strict=strict),
+        event_streams=event_streams,
+        blob=blob_handler(guard, records, objects),
+        asset=asset_handler(guard, objects),
+        webhook=webhook_handler(
+            log,
+            providers,
+            webhook_key=webhook_key,
+            max_body=max_body,
+            archive=archive,
+            tracing=tracing,
+            counts=webhook_counts,
+        ),
+        dead_letters=DeadLetters(guard, log, max_body),
+        health=health,
+        page=page_handler(guard, image_sources),
+        openapi=document_handler(guard, partial(openapi, health.version)),
+        asyncapi=document_handler(guard, partial(asyncapi, health.version)),
+        websocket=websocket,
+    )
+
+
+def build_app(
+    endpoints: Endpoints, guard: RequestGuard, allowed_origins: frozenset[str] = frozenset()
+) -> web.Application:
     """The whole application.
 
     Args:
-        gateway: The parts that it works with.
+        endpoints: What serves the routes.
+        guard: Who may come in.
+        allowed_origins: Whose pages may read answers, beside the gateway's own.
 
     Returns:
-        An application for `gateway.server.HttpServer` (or any aiohttp runner without an access log, and with
-        `auto_decompress=False`: webhooks are proven on their raw bytes).
+        An application for `gateway.http.server.HttpServer` (or any aiohttp runner without an access
+        log, and with `auto_decompress=False`: webhooks are verified on their raw bytes).
     """
     app = web.Application()
-    guard = request_guard(gateway)
-    writes = Writes(gateway, guard)
-    streams = EventStreams(gateway, guard)
-    gateway.event_streams = streams.__len__
-    gateway.end_event_streams = streams.end
-    webhook = webhook_handler(gateway)
-    # The routes with the most traffic come first among those of equal depth.
-    _add(app, "GET", "/api/predictions/{id}", read_handler(gateway, guard))
-    _add(app, "PATCH", "/api/predictions/{id}", writes.patch)
-    _add(app, "DELETE", "/api/predictions/{id}", writes.delete)
-    _add(app, "POST", "/api/predictions/{id}/cancel", writes.cancel)
-    _add(app, "GET", "/api/predictions/{id}/events", streams.one)
-    _add(app, "GET", "/api/predictions/{id}/blobs/{hash}", blob_handler(gateway, guard))
-    _add(app, "GET", "/assets/{path:.+}", asset_handler(gateway, guard))
-    _add(app, "GET", "/api/events", streams.many)
-    app.on_shutdown.append(streams.close)
-    _add(app, "GET", "/api/predictions", list_handler(gateway, guard))
-    _add(app, "POST", "/api/predictions", create_handler(gateway, guard, writes))
-    _add(app, "POST", "/api/webhooks/{provider}", webhook)
-    _add(app, "POST", "/api/webhooks/{provider}/{id}", webhook)
-    dead_letters = DeadLetters(gateway, guard)
-    _add(app, "GET", "/api/dead-letters", dead_letters.list)
-    _add(app, "POST", "/api/dead-letters/redrive", dead_letters.redrive)
-    _add(app, "GET", "/api/stats", stats_handler(gateway, guard))
-    for path, specification in specification_handlers(gateway, guard).items():
-        _add(app, "GET", path, specification)
-    page = page_handler(gateway, guard)
-    _add(app, "GET", "/", page)
-    _add(app, "GET", "/static/{path:.+}", page)
-    if gateway.websocket is not None:
-        _add(app, "GET", "/api/ws", gateway.websocket)
-    _add_health(app, gateway, guard)
-    _finish(app, gateway, guard)
+    _add(app, ROUTES, endpoints)
+    app.on_shutdown.append(endpoints.event_streams.close)
+    _add(app, HEALTH_ROUTES, endpoints.health)
+    app.router.add_route("*", "/{path:.*}", answering(_nowhere(app, guard)))
+    if allowed_origins:
+        app.on_response_prepare.append(_share(allowed_origins))
     return app
 
 
-def build_health_app(gateway: Gateway) -> web.Application:
+def build_health_app(health: Health, guard: RequestGuard) -> web.Application:
     """The application of a role that serves no clients: health, readiness and metrics."""
     app = web.Application()
-    guard = request_guard(gateway)
-    _add_health(app, gateway, guard)
-    _finish(app, gateway, guard)
+    _add(app, HEALTH_ROUTES, health)
+    app.router.add_route("*", "/{path:.*}", answering(_nowhere(app, guard)))
     return app
 
 
-def _add(app: web.Application, method: str, path: str, handler: Handler) -> None:
-    if method == "GET":
-        app.router.add_get(path, answering(handler))
-    else:
-        app.router.add_route(method, path, answering(handler))
-
-
-def _add_health(app: web.Application, gateway: Gateway, guard: RequestGuard) -> None:
-    _add(app, "GET", "/healthz", health_handler(gateway))
-    _add(app, "GET", "/readyz", ready_handler(gateway))
-    _add(app, "GET", "/metrics", metrics_handler(gateway, guard))
-
-
-def _finish(app: web.Application, gateway: Gateway, guard: RequestGuard) -> None:
-    """Routes for what no route matches, and the headers by which browsers let other origins' pages read answers."""
-    _add(app, "*", "/{path:.*}", _nowhere(app, guard))
-    if gateway.allowed_origins:
-        app.on_response_prepare.append(_share(gateway.allowed_origins))
+def _add(app: web.Application, routes: Iterable[Route[Served]], served: Served) -> None:
+    for route in routes:
+        handler = answering(route.handler(served))
+        path = route.path.replace("{path}", "{path:.+}")
+        if route.method == "GET":
+            app.router.add_get(path, handler)  # and HEAD
+        else:
+            app.router.add_route(route.method, path, handler)
 
 
 def _nowhere(app: web.Application, guard: RequestGuard) -> Handler:

@@ -6,10 +6,8 @@ The files of predictions by their secret addresses, and the contents of large fi
 import structlog
 from aiohttp import web
 
-from tidings.gateway.api.predictions import find, may_read
-from tidings.gateway.auth.permissions import OPEN
+from tidings.gateway.api.predictions import Records, may_read
 from tidings.gateway.auth.request_guard import RequestGuard
-from tidings.gateway.gateway import Gateway
 from tidings.gateway.http.problems import Handler, Problem, not_found
 from tidings.storage.errors import StorageError
 from tidings.storage.object_storage import ObjectStorage
@@ -47,9 +45,8 @@ def asset_headers(head: bytes) -> dict[str, str]:
     return headers
 
 
-def asset_handler(gateway: Gateway, guard: RequestGuard) -> Handler:
-    """The handler of `GET /assets/{path}`."""
-    objects = gateway.objects
+def asset_handler(guard: RequestGuard, objects: ObjectStorage | None) -> Handler:
+    """The handler of `GET /assets/{path}`; without object storage there are no files."""
 
     async def asset(request: web.Request) -> web.StreamResponse:
         guard.check(request)
@@ -77,17 +74,14 @@ def asset_handler(gateway: Gateway, guard: RequestGuard) -> Handler:
     return asset
 
 
-def blob_handler(gateway: Gateway, guard: RequestGuard) -> Handler:
+def blob_handler(guard: RequestGuard, records: Records, objects: ObjectStorage | None) -> Handler:
     """The handler of `GET /api/predictions/{id}/blobs/{hash}`."""
-    objects = gateway.objects
 
     async def blob(request: web.Request) -> web.StreamResponse:
-        permissions = OPEN if guard.open_mode else await guard.authenticate(request)
-        if guard.open_mode:
-            guard.check(request)
+        permissions = await guard.authenticate(request)
         prediction_id, name = request.match_info["id"], request.match_info["hash"]
-        stored = await find(gateway, prediction_id)
-        if not guard.open_mode and not may_read(permissions, prediction_id, stored):
+        stored = await records.find(prediction_id)
+        if not may_read(permissions, prediction_id, stored):
             raise not_found()
         if objects is None or not blobs.valid_hash(name):
             raise _no_content()

@@ -4,9 +4,12 @@ The record decides: a create counts as ours when the record carries our create's
 answer and two gateways at once all end in one prediction.
 """
 
+import time
 import uuid
+from collections.abc import Awaitable, Callable, Mapping
 from hashlib import sha256
 from http import HTTPStatus
+from typing import Protocol
 from urllib.parse import quote
 
 import msgspec
@@ -14,14 +17,14 @@ from aiohttp import web
 from msgspec import Raw, Struct
 
 from tidings.gateway.api.long_poll import announced
-from tidings.gateway.api.mutations import Draft, Writes, read_object
+from tidings.gateway.api.mutations import EventWriter, read_object
 from tidings.gateway.api.predictions import answer_with
 from tidings.gateway.auth.permissions import Permissions
 from tidings.gateway.auth.request_guard import RequestGuard
-from tidings.gateway.gateway import WRITE_WAIT, Gateway, Submitter
 from tidings.gateway.http.problems import Handler, Problem, bad_request, forbidden, unprocessable
 from tidings.storage.prediction import Prediction, decode, valid_id
 from tidings.storage.store import Stored, hidden
+from tidings.storage.wrappers.cache import CachedStore
 from tidings.streams.rules.decision import Applied
 from tidings.streams.rules.event import Event
 from tidings.streams.rules.transitions import decide
@@ -38,6 +41,20 @@ _IN_USE = (
 _NULL = b"null"
 
 
+class Submitter(Protocol):
+    """What hands predictions to providers."""
+
+    def refusal(self, provider: str) -> str | None:
+        """Why nothing can be submitted to this provider, with the remedy; None: it can."""
+
+    async def submit(self, record: Prediction) -> None:
+        """Take charge of a prediction that has just been created; does not wait for the provider."""
+
+
+CreateDefaults = Callable[[Mapping[str, Raw]], Awaitable[dict[str, Raw]]]
+"""What a new prediction gets that its order, given by members as JSON, does not say."""
+
+
 class Order(Struct, frozen=True, kw_only=True):
     """A prediction to be created."""
 
@@ -50,42 +67,58 @@ class Order(Struct, frozen=True, kw_only=True):
     fields: dict[str, Raw]
 
 
-def create_handler(gateway: Gateway, guard: RequestGuard, writes: Writes) -> Handler:
-    """The handler of `POST /api/predictions`."""
+def create_handler(
+    guard: RequestGuard,
+    store: CachedStore,
+    writer: EventWriter,
+    *,
+    max_body: int,
+    strict: bool = False,
+    submitter: Submitter | None = None,
+    defaults: CreateDefaults | None = None,
+    clock: Callable[[], float] = time.time,
+) -> Handler:
+    """The handler of `POST /api/predictions`.
+
+    Args:
+        guard: Who may come in.
+        store: What stands.
+        writer: Appends the events.
+        max_body: Bytes of a request's body.
+        strict: Whether the rules allow no implied steps.
+        submitter: Takes charge of new predictions; None: none can be created.
+        defaults: Completes an order.
+        clock: Seconds since the epoch.
+    """
 
     async def create(request: web.Request) -> web.StreamResponse:
-        now = writes.now()
+        now = int(clock() * 1000)
         permissions = await guard.authenticate(request)
-        fields = await read_object(request, gateway.max_body)
+        fields = await read_object(request, max_body)
         order = _order(request, permissions, fields)
-        submitter = _submitter(gateway, order.provider)
-        there = (await gateway.store.load_fresh((order.prediction_id,))).get(order.prediction_id)
+        taking_charge = _able(submitter, order.provider)
+        there = (await store.load_fresh((order.prediction_id,))).get(order.prediction_id)
         if there is not None and not hidden(there, now):
             return _created(there, _ours(there, order))
         # After the fingerprint: an estimate changes with time, and the same order stays the same.
-        stamps = {} if gateway.stamp is None else await gateway.stamp(order.fields)
-        draft = Draft(gateway, order.prediction_id, {**order.fields, **stamps}, now)
+        more = {} if defaults is None else await defaults(order.fields)
+        draft = writer.draft(order.prediction_id, {**order.fields, **more}, now)
         if there is not None:
-            _admit(there, order, draft.event, strict=gateway.strict)
-        position = await draft.append(request)
-        change = await gateway.reader.wait_for(order.prediction_id, position, WRITE_WAIT)
-        stored = (
-            await gateway.store.get_fresh(order.prediction_id)
-            if change is None
-            else announced(change)
-        )
+            _admit(there, order, draft.event, strict=strict)
+        change = await writer.write(request, draft)
+        stored = await store.get_fresh(order.prediction_id) if change is None else announced(change)
         if stored is None:
             return _accepted(order.prediction_id)
         record = _ours(stored, order)
-        await submitter.submit(record)
+        await taking_charge.submit(record)
         return _created(stored, record)
 
     return create
 
 
-def _submitter(gateway: Gateway, provider: str) -> Submitter:
+def _able(submitter: Submitter | None, provider: str) -> Submitter:
+    """The submitter, which can submit to this provider; a problem where it cannot."""
     name = f"TIDINGS_{provider[:64].upper().replace('-', '_')}_TOKEN"
-    submitter = gateway.submitter
     refusal = (
         f"Set {name} and TIDINGS_PUBLIC_URL." if submitter is None else submitter.refusal(provider)
     )

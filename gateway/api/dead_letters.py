@@ -10,10 +10,9 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from tidings.gateway.auth.request_guard import RequestGuard
-from tidings.gateway.gateway import Gateway
 from tidings.gateway.http.problems import bad_request, unprocessable
 from tidings.gateway.http.request_body import read_json
-from tidings.streams.log.protocol import EVENTS
+from tidings.streams.log.protocol import EVENTS, Log
 from tidings.streams.processing.letters import Letter, again, letters, select
 
 DEFAULT_LIMIT = 50
@@ -38,13 +37,15 @@ class DeadLetters:
     """The handlers.
 
     Args:
-        gateway: The log that the letters are in.
         guard: Who may come in: admins.
+        log: The log that the letters are in.
+        max_body: Bytes of a request's body.
     """
 
-    def __init__(self, gateway: Gateway, guard: RequestGuard) -> None:
-        self._gateway = gateway
+    def __init__(self, guard: RequestGuard, log: Log, max_body: int) -> None:
         self._guard = guard
+        self._log = log
+        self._max_body = max_body
 
     async def list(self, request: web.Request) -> web.StreamResponse:
         """`GET /api/dead-letters?reason=&prediction=&limit=`: the newest, and how many there are by reason."""
@@ -53,7 +54,7 @@ class DeadLetters:
         wanted = _wanted(request.query.get("reason"), request.query.get("prediction"), None)
         newest: deque[Letter] = deque(maxlen=limit)
         reasons: Counter[str] = Counter()
-        async for letter in letters(self._gateway.log):
+        async for letter in letters(self._log):
             reasons[letter.code] += 1
             if wanted(letter):
                 newest.append(_shortened(letter))
@@ -64,7 +65,7 @@ class DeadLetters:
     async def redrive(self, request: web.Request) -> web.StreamResponse:
         """`POST /api/dead-letters/redrive`: append them to the events again, where the same rules judge them."""
         await self._guard.require_admin(request)
-        body = await read_json(request, self._gateway.max_body)
+        body = await read_json(request, self._max_body)
         try:
             chosen = msgspec.json.decode(body, type=Redrive)
         except (msgspec.DecodeError, RecursionError) as error:
@@ -76,7 +77,7 @@ class DeadLetters:
                 "Nothing chosen", "Give positions, reason or prediction, or say all: true."
             )
         wanted = _wanted(chosen.reason, chosen.prediction, chosen.positions)
-        log, count = self._gateway.log, 0
+        log, count = self._log, 0
         selection = await select(log, wanted, repeats=bool(chosen.positions))
         async for records in again(log, selection):
             await log.append(EVENTS, records)

@@ -1,38 +1,79 @@
 """Whether the service is alive and ready, its metrics, and its figures. The first three are on every role's port."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import msgspec
 from aiohttp import web
-from prometheus_client import exposition
+from prometheus_client import REGISTRY, CollectorRegistry, exposition
 
 from tidings.gateway.auth.request_guard import RequestGuard
-from tidings.gateway.gateway import Gateway
-from tidings.gateway.http.problems import Handler, Problem
+from tidings.gateway.http.problems import Problem
 
 CHECK_TIME = 2.0
 """Seconds that a readiness check may take; a part that says nothing for longer is not ready."""
 
+Check = Callable[[], Awaitable[str | None]]
+"""Whether a part is ready: None, or what is in the way."""
+
 _NOT_CACHED = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
 
-def health_handler(gateway: Gateway) -> Handler:
-    """`GET /healthz`: 200 as long as requests are answered at all, and no part needs a restart to go on."""
-    body = msgspec.json.encode({"status": "ok", "version": gateway.version})
+def _alive() -> None:
+    """Nothing is known to be in the way."""
 
-    async def health(request: web.Request) -> web.StreamResponse:  # noqa: ARG001 - a handler's signature
-        if (stuck := gateway.alive()) is not None:
+
+class Health:
+    """The health of one process, and the handlers that tell of it.
+
+    Args:
+        guard: Who may come in.
+        version: Of the service.
+        alive: What only a restart mends; None: nothing.
+        registry: The metrics.
+    """
+
+    def __init__(
+        self,
+        guard: RequestGuard,
+        *,
+        version: str = "0",
+        alive: Callable[[], str | None] = _alive,
+        registry: CollectorRegistry = REGISTRY,
+    ) -> None:
+        self._guard = guard
+        self.version = version
+        self._alive = alive
+        self._registry = registry
+        self._checks: dict[str, Check] = {}
+        self._statistics: dict[str, Callable[[], object]] = {}
+
+    def add_check(self, part: str, check: Check) -> None:
+        """One more part that must be ready."""
+        self._checks[part] = check
+
+    def add_statistics(self, name: str, read: Callable[[], object]) -> None:
+        """One more member of the figures; its values are anything that encodes as JSON."""
+        self._statistics[name] = read
+
+    async def not_ready(self) -> dict[str, str]:
+        """Per part that is not ready, what is in the way."""
+        results = await asyncio.gather(*map(_ask, self._checks.values()))
+        return {
+            part: reason
+            for part, reason in zip(self._checks, results, strict=True)
+            if reason is not None
+        }
+
+    async def healthz(self, request: web.Request) -> web.StreamResponse:  # noqa: ARG002 - a handler's signature
+        """`GET /healthz`: 200 while requests are answered at all and no part needs a restart."""
+        if (stuck := self._alive()) is not None:
             raise Problem(503, "stuck", "Stuck", f"{stuck}. Restart this process.")
-        return web.Response(body=body, headers=_NOT_CACHED, content_type="application/json")
+        return _answer({"status": "ok", "version": self.version})
 
-    return health
-
-
-def ready_handler(gateway: Gateway) -> Handler:
-    """`GET /readyz`: 200 when every part is ready, else 503 with those that are not and why."""
-
-    async def ready(request: web.Request) -> web.StreamResponse:  # noqa: ARG001 - a handler's signature
-        obstacles = await not_ready(gateway)
+    async def readyz(self, request: web.Request) -> web.StreamResponse:  # noqa: ARG002 - a handler's signature
+        """`GET /readyz`: 200 when every part is ready, else 503 with those that are not and why."""
+        obstacles = await self.not_ready()
         if obstacles:
             listed = "; ".join(f"{part}: {reason}" for part, reason in obstacles.items())
             raise Problem(
@@ -43,65 +84,36 @@ def ready_handler(gateway: Gateway) -> Handler:
                 headers={"Retry-After": "1"},
                 extra={"notReady": obstacles},
             )
-        body = msgspec.json.encode({"status": "ready", "parts": list(gateway.ready)})
-        return web.Response(body=body, headers=_NOT_CACHED, content_type="application/json")
+        return _answer({"status": "ready", "parts": list(self._checks)})
 
-    return ready
+    async def metrics(self, request: web.Request) -> web.StreamResponse:
+        """`GET /metrics`: Prometheus' text, for this machine and for admins."""
+        if self._guard.from_loopback(request):
+            self._guard.check(request)
+        else:
+            await self._guard.require_admin(request)
+        encode, content_type = exposition.choose_encoder(request.headers.get("Accept", ""))
+        headers = {**_NOT_CACHED, "Content-Type": content_type}
+        return web.Response(body=encode(self._registry), headers=headers)
+
+    async def stats(self, request: web.Request) -> web.StreamResponse:
+        """`GET /api/stats`: the figures that the page's operator part shows."""
+        await self._guard.require_admin(request)
+        figures = {name: read() for name, read in self._statistics.items()}
+        return _answer({"success": True, "data": {"version": self.version, **figures}})
 
 
-async def not_ready(gateway: Gateway) -> dict[str, str]:
-    """Per part that is not ready, what is in the way."""
-    results = await asyncio.gather(*(_ask(gateway, part) for part in gateway.ready))
-    return {
-        part: reason
-        for part, reason in zip(gateway.ready, results, strict=True)
-        if reason is not None
-    }
-
-
-async def _ask(gateway: Gateway, part: str) -> str | None:
+async def _ask(check: Check) -> str | None:
     try:
         async with asyncio.timeout(CHECK_TIME):
-            return await gateway.ready[part]()
+            return await check()
     except TimeoutError:
         return f"no answer within {CHECK_TIME:.0f} s"
     except Exception as error:  # a check that fails is an answer too
         return f"{type(error).__name__}: {error}"[:300]
 
 
-def metrics_handler(gateway: Gateway, guard: RequestGuard) -> Handler:
-    """`GET /metrics`: Prometheus' text, for this machine and for admins."""
-
-    async def metrics(request: web.Request) -> web.StreamResponse:
-        if guard.from_loopback(request):
-            guard.check(request)
-        else:
-            await guard.require_admin(request)
-        encode, content_type = exposition.choose_encoder(request.headers.get("Accept", ""))
-        headers = {**_NOT_CACHED, "Content-Type": content_type}
-        return web.Response(body=encode(gateway.registry), headers=headers)
-
-    return metrics
-
-
-def submits(gateway: Gateway) -> list[str]:
-    """The providers that predictions can be started at."""
-    submitter = gateway.submitter
-    return (
-        []
-        if submitter is None
-        else [name for name in gateway.providers if submitter.refusal(name) is None]
+def _answer(content: object) -> web.Response:
+    return web.Response(
+        body=msgspec.json.encode(content), headers=_NOT_CACHED, content_type="application/json"
     )
-
-
-def stats_handler(gateway: Gateway, guard: RequestGuard) -> Handler:
-    """`GET /api/stats`: the figures that the page's operator part shows."""
-
-    async def stats(request: web.Request) -> web.StreamResponse:
-        await guard.require_admin(request)
-        figures = {name: read() for name, read in gateway.stats.items()}
-        about = {"version": gateway.version, "submits": submits(gateway)}
-        body = msgspec.json.encode({"success": True, "data": {**about, **figures}})
-        return web.Response(body=body, headers=_NOT_CACHED, content_type="application/json")
-
-    return stats

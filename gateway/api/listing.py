@@ -15,10 +15,10 @@ from aiohttp import web
 from tidings.gateway.api.predictions import DEGRADED, may_read
 from tidings.gateway.auth.permissions import Permissions
 from tidings.gateway.auth.request_guard import RequestGuard
-from tidings.gateway.gateway import Gateway
 from tidings.gateway.http.problems import Handler, bad_request
 from tidings.storage.prediction import Status
 from tidings.storage.store import Page, Query, Stored
+from tidings.storage.wrappers.cache import CachedStore
 
 if TYPE_CHECKING:
     from cryptography.fernet import Fernet
@@ -104,20 +104,19 @@ def parse_query(parameters: Mapping[str, str], filters: frozenset[str]) -> Query
     )
 
 
-def list_handler(gateway: Gateway, guard: RequestGuard) -> Handler:
+def list_handler(guard: RequestGuard, store: CachedStore, seal: CursorSeal) -> Handler:
     """The handler of `GET /api/predictions`."""
-    seal = CursorSeal(gateway.webhook_key)
 
     async def list_predictions(request: web.Request) -> web.StreamResponse:
         permissions = await guard.authenticate(request)
-        capabilities = gateway.store.capabilities
+        capabilities = store.capabilities
         query = parse_query(request.query, capabilities.filters)
         if not capabilities.lists:
             raise bad_request(
                 "Cannot list", "This store cannot list; ask for predictions by their ids."
             )
         try:
-            page = await _page(gateway, permissions, query, seal)
+            page = await _page(store, permissions, query, seal)
         except ValueError:
             raise bad_request(
                 "Bad cursor", "The cursor is none of this list's; start again without it."
@@ -127,24 +126,24 @@ def list_handler(gateway: Gateway, guard: RequestGuard) -> Handler:
     return list_predictions
 
 
-async def _page(gateway: Gateway, permissions: Permissions, query: Query, seal: CursorSeal) -> Page:
+async def _page(
+    store: CachedStore, permissions: Permissions, query: Query, seal: CursorSeal
+) -> Page:
     if permissions.may_read_all():
-        return await gateway.store.list(query)
+        return await store.list(query)
     by_owner = not (permissions.needs_record or permissions.predictions)
-    if by_owner and "owner" in gateway.store.capabilities.filters:
+    if by_owner and "owner" in store.capabilities.filters:
         owners = permissions.owners | (
             {permissions.subject} if permissions.subject is not None else set()
         )
         if not owners or (query.owner is not None and query.owner not in owners):
             return _EMPTY
-        return await gateway.store.list(
-            msgspec.structs.replace(query, owners=tuple(sorted(owners)))
-        )
-    return await _sifted(gateway, permissions, query, seal)
+        return await store.list(msgspec.structs.replace(query, owners=tuple(sorted(owners))))
+    return await _sifted(store, permissions, query, seal)
 
 
 async def _sifted(
-    gateway: Gateway, permissions: Permissions, query: Query, seal: CursorSeal
+    store: CachedStore, permissions: Permissions, query: Query, seal: CursorSeal
 ) -> Page:
     """Pages of everything, less what the caller may not see; a page may come out short, and the cursor goes on."""
     cursor = None if query.cursor is None else seal.unseal(query.cursor)
@@ -152,7 +151,7 @@ async def _sifted(
     degraded = False
     for _ in range(PAGES):
         asked = msgspec.structs.replace(query, cursor=cursor, limit=query.limit - len(seen))
-        page = await gateway.store.list(asked)
+        page = await store.list(asked)
         seen += [
             stored
             for stored in page.items

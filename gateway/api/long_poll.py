@@ -3,12 +3,14 @@
 import re
 
 from tidings.gateway.auth.permissions import Permissions
-from tidings.gateway.gateway import Gateway
 from tidings.gateway.http.problems import not_found
+from tidings.gateway.push.changes_reader import ChangesReader
 from tidings.storage.prediction import Status
 from tidings.storage.store import Stored
 from tidings.streams.changes.codec import Change
 
+WRITE_WAIT = 5.0
+"""Seconds that a write waits for the change it caused."""
 MAX_WAIT = 60.0
 """Seconds: proxies cut what is silent for longer."""
 
@@ -24,7 +26,11 @@ def wait_preferred(header: str | None) -> float:
 
 
 async def next_change(
-    gateway: Gateway, permissions: Permissions, prediction_id: str, known: Stored, wait: float
+    reader: ChangesReader,
+    permissions: Permissions,
+    prediction_id: str,
+    known: Stored,
+    wait: float,
 ) -> Stored | None:
     """The record once it is newer than what the caller knows.
 
@@ -34,7 +40,7 @@ async def next_change(
     Raises:
         Problem: 404 where it was deleted meanwhile, or is no longer the caller's to see.
     """
-    change = await gateway.reader.wait_for_version(prediction_id, known.version, wait)
+    change = await reader.wait_for_version(prediction_id, known.version, wait)
     if change is None:
         return None
     if not permissions.may_read(prediction_id, change.owner, change.model, change.tags):

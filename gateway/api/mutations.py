@@ -13,23 +13,25 @@ import msgspec
 from aiohttp import web
 from msgspec import Raw
 
-from tidings.gateway.api.long_poll import announced
-from tidings.gateway.api.predictions import answer_with, find, may_read
+from tidings.gateway.api.long_poll import WRITE_WAIT, announced
+from tidings.gateway.api.predictions import Records, answer_with, may_read
 from tidings.gateway.auth.permissions import Permissions
 from tidings.gateway.auth.request_guard import RequestGuard
-from tidings.gateway.gateway import WRITE_WAIT, Gateway
 from tidings.gateway.http.problems import Problem, bad_request, forbidden, not_found, unprocessable
 from tidings.gateway.http.request_body import read_json
 from tidings.gateway.http.request_trace import begun
+from tidings.gateway.push.changes_reader import ChangesReader
 from tidings.storage.prediction import Prediction, Status
 from tidings.storage.store import Stored
+from tidings.streams.changes.codec import Change
 from tidings.streams.log.headers import ARCHIVE_HEADER, TRACE_HEADER
-from tidings.streams.log.protocol import EVENTS, LogError, NewRecord, Position, StoredRecord
+from tidings.streams.log.protocol import EVENTS, Log, LogError, NewRecord, Position, StoredRecord
 from tidings.streams.processing.decoder import decode_event
 from tidings.streams.rules.decision import Applied, Duplicate, Rejected, Stale
-from tidings.streams.rules.event import Event, Poison
+from tidings.streams.rules.event import Archive, Event, Poison
 from tidings.streams.rules.large_fields import FIELD_MAX, settle
 from tidings.streams.rules.transitions import decide
+from tidings.streams.support.tracing import Tracing
 
 EVENT_FIELDS = frozenset(
     [
@@ -64,20 +66,22 @@ _encoder = msgspec.json.Encoder()
 
 
 class Draft:
-    """An event on its way into the log.
+    """An event that is not appended yet.
 
     Args:
-        gateway: Where it goes.
         prediction_id: What it is about.
         fields: Its members as JSON.
         now: When the request came, ms since the epoch.
+        archive: The archive mode that is stamped on it.
 
     Raises:
         Problem: 422 where the processor would not understand it.
     """
 
+    __slots__ = ("event", "headers", "now", "prediction_id", "value")
+
     def __init__(
-        self, gateway: Gateway, prediction_id: str, fields: dict[str, Raw], now: int
+        self, prediction_id: str, fields: dict[str, Raw], now: int, archive: Archive
     ) -> None:
         members: dict[str, object] = {
             "predictionId": prediction_id,
@@ -85,15 +89,15 @@ class Draft:
             "at": now,
         }
         value = _encoder.encode({**members, **fields, "source": SOURCE})
-        self._gateway, self._received = gateway, now / 1000
-        self.headers: list[tuple[str, bytes]] = [(ARCHIVE_HEADER, gateway.archive.value.encode())]
+        self.now = now
+        self.headers: list[tuple[str, bytes]] = [(ARCHIVE_HEADER, archive.value.encode())]
         self.prediction_id = prediction_id
         self.value = value
-        self.event = self._event(now)
+        self.event = self._event()
 
-    def _event(self, now: int) -> Event:
+    def _event(self) -> Event:
         record = StoredRecord(
-            EVENTS, 0, 0, now, self.prediction_id.encode(), self.value, self.headers
+            EVENTS, 0, 0, self.now, self.prediction_id.encode(), self.value, self.headers
         )
         try:
             event = decode_event(record, {})
@@ -105,18 +109,52 @@ class Draft:
             settle(event)
         return event
 
-    async def append(self, request: web.Request) -> Position:
-        """Append it, in the trace of the request that it comes of; returns where it lies. Raises `LogError`."""
+
+class EventWriter:
+    """Appends events that requests ask for.
+
+    Args:
+        log: Where they go.
+        reader: Sees what becomes of them.
+        archive: The archive mode in force.
+        tracing: Where the spans of sampled requests go; None: nothing is traced here.
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        reader: ChangesReader,
+        archive: Archive = Archive.AFTER,
+        tracing: Tracing | None = None,
+    ) -> None:
+        self._log = log
+        self._reader = reader
+        self._archive = archive
+        self._tracing = tracing
+
+    def draft(self, prediction_id: str, fields: dict[str, Raw], now: int) -> Draft:
+        """An event with these members; a problem where the processor would not understand it."""
+        return Draft(prediction_id, fields, now, self._archive)
+
+    async def write(self, request: web.Request, draft: Draft) -> Change | None:
+        """Append the event and wait for its change.
+
+        Returns:
+            The change; None where it has not come in time.
+        """
+        position = await self._append(request, draft)
+        return await self._reader.wait_for(draft.prediction_id, position, WRITE_WAIT)
+
+    async def _append(self, request: web.Request, draft: Draft) -> Position:
+        """Append it, in the trace of the request; returns where it lies. Raises `LogError`."""
         resource = request.match_info.route.resource
         name = f"{request.method} {resource.canonical if resource is not None else request.path}"
         incoming = request.headers.get(TRACE_HEADER)
-        trace, carried = begun(
-            self._gateway.tracing, name, self.prediction_id, incoming, self._received
-        )
-        headers = self.headers if carried is None else [*self.headers, (TRACE_HEADER, carried)]
-        record = NewRecord(self.prediction_id.encode(), self.value, headers)
+        trace, carried = begun(self._tracing, name, draft.prediction_id, incoming, draft.now / 1000)
+        headers = draft.headers if carried is None else [*draft.headers, (TRACE_HEADER, carried)]
+        record = NewRecord(draft.prediction_id.encode(), draft.value, headers)
         try:
-            (position,) = await self._gateway.log.append(EVENTS, (record,))
+            (position,) = await self._log.append(EVENTS, (record,))
         except LogError as error:
             if trace is not None:
                 trace.end(str(error))
@@ -126,57 +164,66 @@ class Draft:
         return position
 
 
-class Writes:
+class Mutations:
     """The handlers that change predictions.
 
     Args:
-        gateway: The parts that they work with.
         guard: Who may come in.
+        records: What stands.
+        writer: Appends their events.
+        max_body: Bytes of a request's body.
+        strict: Whether the rules allow no implied steps.
         clock: Seconds since the epoch.
     """
 
     def __init__(
-        self, gateway: Gateway, guard: RequestGuard, clock: Callable[[], float] = time.time
+        self,
+        guard: RequestGuard,
+        records: Records,
+        writer: EventWriter,
+        *,
+        max_body: int,
+        strict: bool = False,
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        self._gateway = gateway
         self._guard = guard
+        self._records = records
+        self._writer = writer
+        self._max_body = max_body
+        self._strict = strict
         self._clock = clock
-
-    def now(self) -> int:
-        """Milliseconds since the epoch."""
-        return int(self._clock() * 1000)
 
     async def patch(self, request: web.Request) -> web.StreamResponse:
         """`PATCH /api/predictions/{id}`: an event's fields."""
-        now = self.now()
+        now = int(self._clock() * 1000)
         permissions = await self._guard.authenticate(request)
         prediction_id = request.match_info["id"]
         if not permissions.may_write():
             await self._refuse(
                 permissions, prediction_id, "Changing a prediction needs the scope write."
             )
-        fields = await read_object(request, self._gateway.max_body)
+        fields = await read_object(request, self._max_body)
         for name in fields:
             if name not in EVENT_FIELDS:
                 raise unprocessable(
                     "Unknown field",
                     f"{name[:64]!r} cannot be changed; the fields are {', '.join(sorted(EVENT_FIELDS))}.",
                 )
-        stored = await find(self._gateway, prediction_id, fresh=True)
-        draft = Draft(self._gateway, prediction_id, fields, now)
+        stored = await self._records.find(prediction_id, fresh=True)
+        draft = self._writer.draft(prediction_id, fields, now)
         if not self._would_apply(stored, draft.event):
             return self._answer(permissions, prediction_id, stored, HTTPStatus.OK)
-        newer = await self.carry_out(request, draft)
-        if newer is None:
+        change = await self._writer.write(request, draft)
+        if change is None:
             return self._answer(permissions, prediction_id, stored, HTTPStatus.ACCEPTED)
-        return self._answer(permissions, prediction_id, newer, HTTPStatus.OK)
+        return self._answer(permissions, prediction_id, announced(change), HTTPStatus.OK)
 
     async def cancel(self, request: web.Request) -> web.StreamResponse:
         """`POST /api/predictions/{id}/cancel`: a request, carried out when the provider says so."""
-        now = self.now()
+        now = int(self._clock() * 1000)
         permissions = await self._guard.authenticate(request)
         prediction_id = request.match_info["id"]
-        stored = await find(self._gateway, prediction_id, fresh=True)
+        stored = await self._records.find(prediction_id, fresh=True)
         if not permissions.may_cancel(stored.owner):
             await self._refuse(
                 permissions,
@@ -186,26 +233,26 @@ class Writes:
         status = stored.status
         if status is not None and status.terminal and status is not Status.CANCELED:
             raise invalid_transition(status, Status.CANCELED)
-        draft = Draft(self._gateway, prediction_id, {"type": Raw(b'"cancel"')}, now)
+        draft = self._writer.draft(prediction_id, {"type": Raw(b'"cancel"')}, now)
         if self._would_apply(stored, draft.event):
-            stored = await self.carry_out(request, draft) or stored
+            change = await self._writer.write(request, draft)
+            stored = stored if change is None else announced(change)
         return self._answer(permissions, prediction_id, stored, HTTPStatus.ACCEPTED)
 
     async def delete(self, request: web.Request) -> web.StreamResponse:
         """`DELETE /api/predictions/{id}`: 204 when it is gone, 202 where that has not been seen in time."""
-        now = self.now()
+        now = int(self._clock() * 1000)
         permissions = await self._guard.authenticate(request)
         prediction_id = request.match_info["id"]
-        stored = await find(self._gateway, prediction_id, fresh=True)
+        stored = await self._records.find(prediction_id, fresh=True)
         if not permissions.may_delete(stored.owner):
             await self._refuse(
                 permissions,
                 prediction_id,
                 "Deleting it needs its owner's token or the scope write.",
             )
-        draft = Draft(self._gateway, prediction_id, {"type": Raw(b'"delete"')}, now)
-        position = await draft.append(request)
-        change = await self._gateway.reader.wait_for(prediction_id, position, WRITE_WAIT)
+        draft = self._writer.draft(prediction_id, {"type": Raw(b'"delete"')}, now)
+        change = await self._writer.write(request, draft)
         headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
         if change is None:
             return web.Response(
@@ -216,23 +263,10 @@ class Writes:
             )
         return web.Response(status=204, headers=headers)
 
-    async def carry_out(self, request: web.Request, draft: Draft) -> Stored | None:
-        """Append the event and wait for its change.
-
-        Returns:
-            What stands afterwards; None where the change has not come in time.
-
-        Raises:
-            Problem: 404 where the prediction is gone by then.
-        """
-        position = await draft.append(request)
-        change = await self._gateway.reader.wait_for(draft.prediction_id, position, WRITE_WAIT)
-        return None if change is None else announced(change)
-
     def _would_apply(self, stored: Stored, event: Event) -> bool:
         """Whether the event says something new; raises a 409 where the rules forbid it."""
         current = stored.standing()
-        decision = decide(current, event, None, strict=self._gateway.strict)
+        decision = decide(current, event, None, strict=self._strict)
         match decision:
             case Applied():
                 return True
@@ -259,7 +293,7 @@ class Writes:
 
     async def _refuse(self, permissions: Permissions, prediction_id: str, detail: str) -> None:
         """403 to whoever may see the record; to others it does not exist."""
-        stored = await find(self._gateway, prediction_id)
+        stored = await self._records.find(prediction_id)
         if not may_read(permissions, prediction_id, stored):
             raise not_found()
         raise forbidden(detail)

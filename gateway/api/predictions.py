@@ -4,6 +4,8 @@ A record goes out as the bytes that the store keeps: nothing is decoded unless a
 hangs on a tag or a model.
 """
 
+from collections.abc import Callable
+
 import msgspec
 from aiohttp import web
 from msgspec import Raw
@@ -11,11 +13,12 @@ from msgspec import Raw
 from tidings.gateway.api.long_poll import next_change, wait_preferred
 from tidings.gateway.auth.permissions import OPEN, Permissions
 from tidings.gateway.auth.request_guard import RequestGuard
-from tidings.gateway.gateway import Gateway
 from tidings.gateway.http.fast_response import answer
 from tidings.gateway.http.problems import Handler, bad_request, not_found
+from tidings.gateway.push.changes_reader import ChangesReader
 from tidings.storage.prediction import Prediction, valid_id
 from tidings.storage.store import Stored
+from tidings.storage.wrappers.cache import CachedStore
 
 FIELDS = frozenset(field.encode_name for field in msgspec.structs.fields(Prediction))
 """Names that `?fields=` may pick."""
@@ -65,20 +68,32 @@ def may_watch(permissions: Permissions, prediction_id: str, stored: Stored) -> b
     return permissions.may_watch(prediction_id, record.owner, record.model, record.tags)
 
 
-async def find(gateway: Gateway, prediction_id: str, *, fresh: bool = False) -> Stored:
-    """The record that stands.
+class Records:
+    """The records that requests name.
 
-    Raises:
-        Problem: 404 where there is none.
+    Args:
+        store: Behind its cache.
+        degraded: Whether the last read that the cache could not answer came from the fallback
+            store: what it says of a 404.
     """
-    if not valid_id(prediction_id):
-        raise not_found()
-    stored = await (
-        gateway.store.get_fresh(prediction_id) if fresh else gateway.store.get(prediction_id)
-    )
-    if stored is None or stored.deleted:
-        raise not_found({DEGRADED: "1"} if gateway.degraded() else None)
-    return stored
+
+    def __init__(self, store: CachedStore, degraded: Callable[[], bool] = bool) -> None:
+        self.store = store
+        self._degraded = degraded
+
+    async def find(self, prediction_id: str, *, fresh: bool = False) -> Stored:
+        """The record that stands; `fresh` passes the cache by.
+
+        Raises:
+            Problem: 404 where there is none.
+        """
+        if not valid_id(prediction_id):
+            raise not_found()
+        read = self.store.get_fresh if fresh else self.store.get
+        stored = await read(prediction_id)
+        if stored is None or stored.deleted:
+            raise not_found({DEGRADED: "1"} if self._degraded() else None)
+        return stored
 
 
 def known_version(header: str, version: int) -> bool:
@@ -107,9 +122,9 @@ def pick(stored: Stored, names: str) -> bytes:
     return _encoder.encode({name: record[name] for name in wanted if name in record})
 
 
-def read_handler(gateway: Gateway, guard: RequestGuard) -> Handler:
+def read_handler(guard: RequestGuard, records: Records, reader: ChangesReader) -> Handler:
     """The handler of `GET /api/predictions/{id}`."""
-    peek = gateway.store.peek
+    peek = records.store.peek
     is_open = guard.open_mode
 
     async def read(request: web.Request) -> web.StreamResponse:
@@ -121,7 +136,7 @@ def read_handler(gateway: Gateway, guard: RequestGuard) -> Handler:
         prediction_id = request.match_info["id"]
         stored = peek(prediction_id)
         if stored is None:
-            stored = await find(gateway, prediction_id)
+            stored = await records.find(prediction_id)
         if not is_open and not may_read(permissions, prediction_id, stored):
             raise not_found()
         known = request.headers.get("If-None-Match")
@@ -129,7 +144,7 @@ def read_handler(gateway: Gateway, guard: RequestGuard) -> Handler:
             wait = wait_preferred(request.headers.get("Prefer"))
             if not wait:
                 return not_modified(stored.version)
-            newer = await next_change(gateway, permissions, prediction_id, stored, wait)
+            newer = await next_change(reader, permissions, prediction_id, stored, wait)
             if newer is None:
                 return not_modified(stored.version)
             stored = newer

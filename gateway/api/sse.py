@@ -10,20 +10,22 @@ from collections.abc import AsyncIterator, Callable
 import structlog
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
+from msgspec import Struct
 
 from tidings.gateway.api.predictions import may_watch
-from tidings.gateway.api.sse_request import Watched, last_event_id, watched
-from tidings.gateway.auth.quotas import Owner
+from tidings.gateway.auth.permissions import Permissions
+from tidings.gateway.auth.quotas import Owner, Owners
 from tidings.gateway.auth.rate_limits import is_loopback
 from tidings.gateway.auth.request_guard import RequestGuard
-from tidings.gateway.gateway import Gateway
-from tidings.gateway.http.problems import Problem, not_found
+from tidings.gateway.http.problems import Problem, bad_request, forbidden, not_found
 from tidings.gateway.http.server import Connection
 from tidings.gateway.push.event_stream import PING, EventStream, event
+from tidings.gateway.push.hub import Hub
 from tidings.gateway.push.protocol import synced_message
 from tidings.storage.errors import StorageError
 from tidings.storage.prediction import TERMINAL, valid_id
 from tidings.storage.store import Query, Stored
+from tidings.storage.wrappers.cache import CachedStore
 from tidings.streams.changes.codec import Change
 
 PING_EVERY = 15.0
@@ -39,7 +41,12 @@ PAGE = 500
 COME_BACK = 3_000
 """Milliseconds over which clients are told to spread their return."""
 
-_log = structlog.get_logger()
+MAX_NAMED = 1_000
+DEFAULT_LIMIT = 1_000
+MAX_LIMIT = 10_000
+
+_WIDE = ("owner", "tag", "model", "all")
+logger = structlog.get_logger(__name__)
 
 _HEADERS = {
     "Content-Type": "text/event-stream",
@@ -49,20 +56,122 @@ _HEADERS = {
 }
 
 
+class Watched(Struct, frozen=True):
+    """What a stream watches."""
+
+    named: list[str]
+    """Predictions by their ids."""
+    keys: list[str]
+    """All of it, as the hub's keys."""
+    query: Query | None
+    """What a wide subscription lists for its snapshot."""
+
+
+def last_event_id(request: web.Request) -> int:
+    """The version that the client knows; 0 where it says none."""
+    text = request.headers.get("Last-Event-ID", "")
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= 15 else 0
+
+
+def watched(request: web.Request, permissions: Permissions) -> Watched:
+    """What the parameters name: `predictions=a,b`, and one of `owner`, `tag`, `model` and `all=true`.
+
+    Raises:
+        Problem: 400 for what cannot be watched, 403 for what the caller may not watch.
+    """
+    named = list(
+        dict.fromkeys(name for name in request.query.get("predictions", "").split(",") if name)
+    )
+    if len(named) > MAX_NAMED:
+        raise bad_request(
+            "Too many predictions", f"At most {MAX_NAMED} may be named; watch an owner or a tag."
+        )
+    for name in named:
+        if not valid_id(name):
+            raise bad_request(
+                "Bad id",
+                f"{name[:64]!r} is no prediction id; ids are 1 to 256 bytes without spaces.",
+            )
+    keys = ["prediction:" + name for name in named]
+    wide = _wide(request, permissions)
+    if wide is None:
+        if not named:
+            raise bad_request(
+                "Nothing to watch", "Name predictions=a,b or owner, tag, model or all=true."
+            )
+        return Watched(named, keys, None)
+    kind, name = wide
+    query = Query(
+        owner=name if kind == "owner" else None,
+        tag=name if kind == "tag" else None,
+        model=name if kind == "model" else None,
+        limit=_limit(request.query.get("limit")),
+    )
+    return Watched(named, [*keys, "all" if kind == "all" else f"{kind}:{name}"], query)
+
+
+def _wide(request: web.Request, permissions: Permissions) -> tuple[str, str] | None:
+    """The one wide subscription that is asked for, and allowed."""
+    asked = [(name, request.query[name]) for name in _WIDE if request.query.get(name)]
+    if len(asked) > 1:
+        raise bad_request(
+            "Too much at once", "A stream watches one of owner, tag, model and all; open another."
+        )
+    if not asked:
+        return None
+    kind, name = asked[0]
+    if kind == "all" and name not in {"1", "true"}:
+        raise bad_request("Bad parameter", f"all is {name[:20]!r}; write all=true.")
+    allowed = (
+        (kind == "owner" and permissions.may_watch_owner(name))
+        or (kind == "tag" and permissions.may_watch_tag(name))
+        or (kind == "model" and permissions.may_watch_model(name))
+        or permissions.may_watch_all()
+    )
+    if not allowed:
+        raise forbidden(
+            f"The token does not let you watch this {kind}; it needs a claim for it, or watch:all."
+        )
+    return kind, name
+
+
+def _limit(text: str | None) -> int:
+    if text is None:
+        return DEFAULT_LIMIT
+    if not (text.isascii() and text.isdecimal() and len(text) <= 6 and int(text) <= MAX_LIMIT):
+        raise bad_request(
+            "Bad limit", f"The limit is {text[:20]!r}; give a number up to {MAX_LIMIT}."
+        )
+    return int(text)
+
+
 class EventStreams:
     """The handlers of the event streams, and the streams that are open.
 
     Args:
-        gateway: The parts that they work with.
         guard: Who may come in.
+        store: Their snapshots, behind the cache.
+        hub: Their changes.
+        owners: What the sessions and event streams of one owner use together.
+        per_address: Streams of one address at once; the loopback range has no such limit.
         clock: Seconds since the epoch, for tokens that expire.
     """
 
     def __init__(
-        self, gateway: Gateway, guard: RequestGuard, clock: Callable[[], float] = time.time
+        self,
+        guard: RequestGuard,
+        store: CachedStore,
+        hub: Hub,
+        *,
+        owners: Owners | None = None,
+        per_address: int = 200,
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        self._gateway = gateway
         self._guard = guard
+        self._store = store
+        self._hub = hub
+        self._owners = Owners() if owners is None else owners
+        self._per_address = per_address
         self._clock = clock
         self._open: set[EventStream] = set()
         self._addresses: Counter[str] = Counter()
@@ -91,7 +200,7 @@ class EventStreams:
         stream = EventStream(permissions, prediction_id)
         if known:
             stream.knows(prediction_id, known)
-        stored = await self._gateway.store.get(prediction_id)
+        stored = await self._store.get(prediction_id)
         ended = stored is not None and stored.status in TERMINAL and stored.version <= known
         if ended and stored is not None and may_watch(permissions, prediction_id, stored):
             # The end is known there: this answer keeps an EventSource from connecting again and again.
@@ -119,7 +228,7 @@ class EventStreams:
         response = web.StreamResponse(headers=_HEADERS)
         self._open.add(stream)
         self._addresses[address] += 1
-        stream.watch(self._gateway.hub, wanted.keys)
+        stream.watch(self._hub, wanted.keys)
         try:
             writing = _Writing(request, await response.prepare(request))
             if request.method != "HEAD":
@@ -129,14 +238,14 @@ class EventStreams:
             request.protocol.force_close()  # nothing can be said any more to a client that is gone, or takes nothing
         except StorageError as error:
             # The answer has begun: its end, and not another one, tells the client to come back.
-            _log.warning("sse.store_failed", error=str(error))
+            logger.warning("sse.store_failed", error=str(error))
             request.protocol.force_close()
         finally:
-            stream.leave(self._gateway.hub)
+            stream.leave(self._hub)
             if isinstance(connection, Connection):
                 connection.when_lost(None)
             if owner is not None:
-                self._gateway.owners.leave(owner, len(wanted.keys))
+                self._owners.leave(owner, len(wanted.keys))
             self._open.discard(stream)
             self._addresses[address] -= 1
             if not self._addresses[address]:
@@ -153,14 +262,14 @@ class EventStreams:
                 "Come back in a while.",
                 headers={"Retry-After": "5"},
             )
-        most = self._gateway.streams_per_address
+        most = self._per_address
         if self._addresses[address] >= most and not is_loopback(address):
             raise _too_many(
                 f"One address may have {most} streams; watch several predictions on one."
             )
         if subject is None:
             return None
-        owners = self._gateway.owners
+        owners = self._owners
         owner = owners.enter(subject, keys)
         if owner is None:
             raise _too_many("This owner has too many connections; close some.")
@@ -214,7 +323,7 @@ class EventStreams:
         self, stream: EventStream, named: list[str], query: Query | None
     ) -> AsyncIterator[bytes | None]:
         """The snapshot's events; None once where the limit left some out."""
-        store = self._gateway.store
+        store = self._store
         for prediction_id in named:
             stored = await store.get(prediction_id)
             if stored is not None and stored.version < stream.known(prediction_id):
@@ -237,7 +346,7 @@ class EventStreams:
 
     async def _listed(self, query: Query) -> AsyncIterator[Stored | None]:
         """At most `query.limit` records; None at last where there are more, or the store cannot list them."""
-        capabilities = self._gateway.store.capabilities
+        capabilities = self._store.capabilities
         filters = [name for name in ("owner", "tag", "model") if getattr(query, name) is not None]
         if not capabilities.lists or not capabilities.filters.issuperset(filters):
             yield None
@@ -251,7 +360,7 @@ class EventStreams:
                 limit=min(PAGE, left),
                 cursor=cursor,
             )
-            page = await self._gateway.store.list(asked)
+            page = await self._store.list(asked)
             for stored in page.items:
                 yield stored
             left -= len(page.items)
@@ -263,9 +372,9 @@ class EventStreams:
     async def _read_again(self, stream: EventStream) -> None:
         """Bytes for what waits as ids and versions alone."""
         for prediction_id, version in stream.outbox.missing(100).items():
-            stored = await self._gateway.store.get(prediction_id)
+            stored = await self._store.get(prediction_id)
             if stored is not None and stored.version < version:
-                stored = await self._gateway.store.get_fresh(prediction_id)
+                stored = await self._store.get_fresh(prediction_id)
             if stored is None:
                 stream.outbox.restore(Change(prediction_id, version, b""))
             else:

@@ -1,15 +1,16 @@
 """The page and the browser client: files of the package, under a strict Content-Security-Policy."""
 
 import mimetypes
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from hashlib import sha256
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 
+import msgspec
 from aiohttp import web
 
 from tidings.gateway.auth.request_guard import RequestGuard
-from tidings.gateway.gateway import Gateway
 from tidings.gateway.http.problems import Handler, Problem
 
 INDEX = "index.html"
@@ -58,9 +59,14 @@ def load_pages(image_sources: tuple[str, ...] = ()) -> dict[str, Page]:
     }
 
 
-def page_handler(gateway: Gateway, guard: RequestGuard) -> Handler:
-    """The handler of `GET /` and `GET /static/{path}`."""
-    pages = load_pages(gateway.image_sources)
+def page_handler(guard: RequestGuard, image_sources: tuple[str, ...] = ()) -> Handler:
+    """The handler of `GET /` and `GET /static/{path}`.
+
+    Args:
+        guard: Who may come in.
+        image_sources: More sources of pictures for the page's Content-Security-Policy.
+    """
+    pages = load_pages(image_sources)
 
     async def page(request: web.Request) -> web.StreamResponse:
         guard.check(request)
@@ -76,6 +82,22 @@ def page_handler(gateway: Gateway, guard: RequestGuard) -> Handler:
         return web.Response(body=found.content, headers=found.headers)
 
     return page
+
+
+def document_handler(guard: RequestGuard, document: Callable[[], object]) -> Handler:
+    """The handler of a document that is made once, and sent as JSON."""
+
+    @cache
+    def body() -> bytes:  # when it is first asked for: the two are a tenth of the start
+        return msgspec.json.format(msgspec.json.encode(document()), indent=1)
+
+    headers = {"Cache-Control": "no-cache", "X-Content-Type-Options": "nosniff"}
+
+    async def serve(request: web.Request) -> web.StreamResponse:
+        guard.check(request)
+        return web.Response(body=body(), headers=headers, content_type="application/json")
+
+    return serve
 
 
 def _walk(folder: Traversable, prefix: str) -> Iterator[tuple[str, bytes]]:

@@ -7,15 +7,13 @@ mended later mends the records by a replay.
 import base64
 import hmac
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from hashlib import sha256
 
 import structlog
 from aiohttp import web
 
 from tidings.gateway.api.appending import Appender
-from tidings.gateway.api.webhook_refusals import RefusalLog
-from tidings.gateway.gateway import WRITE_WAIT, Gateway
 from tidings.gateway.http.fast_response import answer
 from tidings.gateway.http.problems import Handler, Problem, unavailable
 from tidings.gateway.http.request_body import read_body
@@ -29,18 +27,89 @@ from tidings.streams.log.headers import (
     TRACE_HEADER,
 )
 from tidings.streams.log.log_fields import fields
-from tidings.streams.log.protocol import EVENTS, LogError, NewRecord, RecordTooLarge
+from tidings.streams.log.protocol import EVENTS, Log, LogError, NewRecord, RecordTooLarge
 from tidings.streams.providers.protocol import BadSignature, KeysUnavailable, Provider
 from tidings.streams.providers.registry import PROVEN_BY_KEYS, PROVIDERS
 from tidings.streams.providers.signatures.hmac_signatures import ProvenByAddress
+from tidings.streams.rules.event import Archive
+from tidings.streams.support.histogram import Histogram
+from tidings.streams.support.tracing import Tracing
 
-APPEND_TIME = WRITE_WAIT - 1.0
+APPEND_TIME = 4.0
 """Seconds for the log to take a webhook, so that the answer is out within 5 s: providers give up after that."""
 
 _SPAN = "POST /api/webhooks/{provider}"
 _HEADERS = b"Content-Type: application/json\r\nX-Content-Type-Options: nosniff\r\n"
 _ACCEPTED = b'{"success":true}'
-_log = structlog.get_logger()
+
+REFUSAL_EVERY = 1.0
+"""Seconds between two lines about one provider's refusals; the next one says how many were left out."""
+
+logger = structlog.get_logger(__name__)
+
+
+class WebhookCounts:
+    """Webhooks since the start; plain numbers that metrics read."""
+
+    __slots__ = ("answers", "refusals", "seconds")
+
+    def __init__(self) -> None:
+        self.answers: dict[tuple[str, int], int] = {}
+        """By provider (none of the configured ones: an empty name) and status of the answer."""
+        self.refusals: dict[tuple[str, str], int] = {}
+        """By provider and the problem's code."""
+        self.seconds = Histogram()
+        """From a webhook's last byte to its record being durable."""
+
+    def refused(self, provider: str, status: int, code: str) -> None:
+        """Count an answer that is a refusal."""
+        self.answered(provider, status)
+        key = (provider, code)
+        self.refusals[key] = self.refusals.get(key, 0) + 1
+
+    def answered(self, provider: str, status: int) -> None:
+        """Count an answer."""
+        key = (provider, status)
+        self.answers[key] = self.answers.get(key, 0) + 1
+
+
+class RefusalLog:
+    """Logs refused webhooks: enough to find the cause, and bounded under a flood from strangers.
+
+    Args:
+        clock: Seconds that only go forward.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._last: dict[str, float] = {}
+        self._left_out: dict[str, int] = {}
+
+    def note(self, request: web.Request, provider: str, refused: Problem) -> None:
+        """A webhook was refused.
+
+        Args:
+            request: Of it; its body and its proof are not repeated.
+            provider: The configured one, or an empty name.
+            refused: What it is answered.
+        """
+        now = self._clock()
+        if now - self._last.get(provider, -REFUSAL_EVERY) < REFUSAL_EVERY:
+            self._left_out[provider] = self._left_out.get(provider, 0) + 1
+            return
+        self._last[provider] = now
+        named = request.match_info.get("id", "")
+        about = fields(named if valid_id(named) else None, request.headers.get(TRACE_HEADER))
+        left_out = self._left_out.pop(provider, 0)
+        more = {"left_out": left_out} if left_out else {}
+        logger.warning(
+            "webhook.refused",
+            provider=provider or "unknown",
+            status=refused.status,
+            code=refused.code,
+            **about,
+            **more,
+        )
 
 
 def url_token(key: bytes, prediction_id: str) -> str:
@@ -57,17 +126,32 @@ def token_proves(key: bytes, prediction_id: str, token: str) -> bool:
     return in_hex or in_base64
 
 
-def webhook_handler(gateway: Gateway, clock: Callable[[], float] = time.time) -> Handler:
+def webhook_handler(
+    log: Log,
+    providers: Mapping[str, Provider],
+    *,
+    webhook_key: bytes | None = None,
+    max_body: int,
+    archive: Archive = Archive.AFTER,
+    tracing: Tracing | None = None,
+    counts: WebhookCounts | None = None,
+    clock: Callable[[], float] = time.time,
+) -> Handler:
     """The handler of both webhook routes.
 
     Args:
-        gateway: The providers, the log, and the key of URL tokens.
+        log: Where webhooks go.
+        providers: By name, those that are configured.
+        webhook_key: Key of the tokens in webhook URLs; None: no URL names a prediction.
+        max_body: Bytes of a body.
+        archive: The archive mode that is stamped on each.
+        tracing: Where the spans of sampled webhooks go; None: nothing is traced here.
+        counts: What is counted.
         clock: Seconds since the epoch.
     """
-    providers = gateway.providers
-    appender = Appender(gateway.log, EVENTS, APPEND_TIME)
-    max_body = gateway.max_body
-    archive = (ARCHIVE_HEADER, gateway.archive.value.encode())
+    appender = Appender(log, EVENTS, APPEND_TIME)
+    archive_stamp = (ARCHIVE_HEADER, archive.value.encode())
+    counts = counts or WebhookCounts()
     named = {name: (PROVIDER_HEADER, name.encode()) for name in providers}
     # Sorted out once: asking a protocol whether a value is one of it takes longer than the proof itself.
     unsigned = {
@@ -75,8 +159,6 @@ def webhook_handler(gateway: Gateway, clock: Callable[[], float] = time.time) ->
         for name, provider in providers.items()
         if isinstance(provider, ProvenByAddress)
     }
-    counts = gateway.webhooks
-    tracing = gateway.tracing
     refusals = RefusalLog()
 
     async def receive(request: web.Request) -> web.StreamResponse:
@@ -96,13 +178,13 @@ def webhook_handler(gateway: Gateway, clock: Callable[[], float] = time.time) ->
             raise _unknown_provider(name)
         prediction_id = request.match_info.get("id")
         if prediction_id is not None:
-            _check_token(gateway.webhook_key, prediction_id, request.query.get("token"))
+            _check_token(webhook_key, prediction_id, request.query.get("token"))
         body = await read_body(request, max_body)
         now = clock()
         delivery = _prove(provider, unsigned.get(name), request, body, now)
         if prediction_id is None:
             prediction_id = _told_id(provider, body)
-        stamps = [named[name], (RECEIVED_HEADER, b"%d" % (now * 1000)), archive]
+        stamps = [named[name], (RECEIVED_HEADER, b"%d" % (now * 1000)), archive_stamp]
         if delivery:
             stamps.append((DELIVERY_HEADER, delivery.encode("utf-8", "replace")))
         trace, carried = begun(
@@ -136,7 +218,7 @@ def _not_taken(
     if isinstance(error, RecordTooLarge):
         return error
     about = fields(prediction_id, trace.traceparent if trace is not None else None)
-    _log.warning("webhook.not_taken", provider=provider, error=str(error), **about)
+    logger.warning("webhook.not_taken", provider=provider, error=str(error), **about)
     return unavailable("Log", "The log has not taken the webhook")
 
 
@@ -158,7 +240,7 @@ def _prove(
     except BadSignature as refused:
         reason = str(refused)
     except Exception as error:  # fail closed: whatever a provider's code trips over is not proven
-        _log.warning(
+        logger.warning(
             "webhook.verification_failed", provider=provider.name, kind=type(error).__name__
         )
         reason = "its proof cannot be read"
@@ -176,7 +258,7 @@ def _told_id(provider: Provider, body: bytes) -> str | None:
     except (
         Exception
     ) as error:  # the body is well signed: it is kept, and the processor says what is wrong with it
-        _log.warning("webhook.id_unreadable", provider=provider.name, kind=type(error).__name__)
+        logger.warning("webhook.id_unreadable", provider=provider.name, kind=type(error).__name__)
         return None
 
 

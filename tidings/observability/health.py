@@ -8,7 +8,7 @@ from importlib.metadata import version
 import structlog
 from prometheus_client import REGISTRY, CollectorRegistry
 
-from tidings.gateway.api.webhook_counts import WebhookCounts
+from tidings.gateway.api.webhooks import WebhookCounts
 from tidings.gateway.push.changes_reader import ChangesReader
 from tidings.gateway.push.hub import Hub
 from tidings.gateway.push.session_registry import Sessions

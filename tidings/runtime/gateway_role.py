@@ -7,12 +7,19 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
 from urllib.parse import urlsplit
 
+from aiohttp import web
+
 from tidings.config.settings import Settings
-from tidings.gateway.app import build_app
+from tidings.gateway.api.create import CreateDefaults, Submitter
+from tidings.gateway.api.health import Health
+from tidings.gateway.api.sse import EventStreams
+from tidings.gateway.api.webhooks import WebhookCounts
+from tidings.gateway.app import build_app, build_health_app, connect
 from tidings.gateway.auth.permissions import Authenticator
 from tidings.gateway.auth.quotas import Owners
 from tidings.gateway.auth.rate_limits import TrustedProxies
-from tidings.gateway.gateway import Check, Gateway, Stamp, Submitter, request_guard
+from tidings.gateway.auth.request_guard import RequestGuard
+from tidings.gateway.http.problems import Handler
 from tidings.gateway.http.server import HttpServer
 from tidings.gateway.push.changes_reader import ChangesReader
 from tidings.gateway.push.hub import SLICE, Hub, Sink
@@ -55,32 +62,15 @@ def authenticator_of(settings: Settings) -> Authenticator | None:
     return Tokens(found)
 
 
-def bare_gateway(
-    settings: Settings, resources: Resources, cache: CachedStore, hub: Hub | None = None
-) -> Gateway:
-    """What the HTTP side works with, without anything that pushes."""
-    hub = hub or Hub()
-    return Gateway(
-        log=resources.log,
-        store=cache,
-        hub=hub,
-        reader=ChangesReader(resources.log, hub, cache),
-        providers=resources.providers,
-        authenticator=authenticator_of(settings),
-        webhook_key=settings.webhook_key.encode() if settings.webhook_key else None,
-        archive=Archive(settings.archive),
-        objects=resources.objects,
-        strict=resources.policy.strict,
+def request_guard(settings: Settings, authenticator: Authenticator | None) -> RequestGuard:
+    """What checks requests before a route serves them."""
+    return RequestGuard(
+        authenticator=authenticator,
         allowed_origins=frozenset(settings.allowed_origins),
         allowed_hosts=None if settings.anonymous else _own_hosts(settings),
         trusted_proxies=TrustedProxies(settings.trusted_proxies),
         limits=limits.address_limits(settings),
         connections=limits.address_connections(settings),
-        streams_per_address=settings.address_streams,
-        owners=Owners(limits.owner_limits(settings)),
-        max_body=settings.max_body,
-        version=version("tidings"),
-        image_sources=tuple(f"http://{place}" for place in settings.assets_allow),
     )
 
 
@@ -124,6 +114,8 @@ class GatewayRole:
         settings: As checked.
         resources: What is open.
         cache: In front of the store; shared with a processor in the same process.
+        health_monitor: Watches it from outside: its lag counts for readiness, and where it is stuck
+            for liveness.
         on_changes: Told of every change; a reconciler in the same process need not read them again.
         on_gap: Called when changes were missed for good.
         tracing: Where the spans of sampled webhooks and changes go.
@@ -134,88 +126,74 @@ class GatewayRole:
         settings: Settings,
         resources: Resources,
         cache: CachedStore,
+        health_monitor: HealthMonitor,
         *,
         on_changes: OnChanges | None = None,
         on_gap: Callable[[], None] | None = None,
         tracing: Tracing | None = None,
     ) -> None:
+        self._settings = settings
+        self._resources = resources
+        self._cache = cache
+        self._tracing = tracing
+        self._on_gap = on_gap
+        self._submitter: Submitter | None = None
+        self._create_defaults: CreateDefaults | None = None
         hub = (
             Hub(on_error=self._failed)
             if on_changes is None
             else ObservedHub(on_changes, tracing, on_error=self._failed)
         )
-        gateway = self._gateway = bare_gateway(settings, resources, cache, hub)
-        gateway.tracing = tracing
-        self.sessions = Sessions(
-            gateway.hub,
-            cache,
-            gateway.authenticator,
-            limits.session_limits(settings),
-            owners=gateway.owners,
+        owners = Owners(limits.owner_limits(settings))
+        authenticator = authenticator_of(settings)
+        self._guard = request_guard(settings, authenticator)
+        self.webhook_counts = WebhookCounts()
+        self.event_streams = EventStreams(
+            self._guard, cache, hub, owners=owners, per_address=settings.address_streams
         )
-        self._on_gap = on_gap
+        self.sessions = Sessions(
+            hub,
+            cache,
+            authenticator,
+            limits.session_limits(settings),
+            owners=owners,
+        )
         projection = resources.projecting is not None
         self.reader = ChangesReader(
             resources.log,
-            gateway.hub,
+            hub,
             cache,
             from_beginning=projection,
             tombstones=projection,
             on_gap=self._on_missed_changes,
         )
-        gateway.reader = self.reader
-        self._checks: dict[str, Check] = {
-            "changes": self._changes_ready,
-            "store": self._store_ready(resources, cache),
-        }
-        if (fallback := resources.fallback) is not None:
-            gateway.degraded = lambda: fallback.degraded
-        gateway.ready = self._checks
-        self._behind: Check | None = None
-        self._statistics: dict[str, Callable[[], object]] = {"gateway": self._figures}
-        gateway.stats = self._statistics
+        self._health_monitor = health_monitor
+        health_monitor.observe_gateway(
+            self.sessions, self.reader, hub, self.webhook_counts, self.event_streams.__len__
+        )
+        health = self.health = Health(
+            self._guard, version=version("tidings"), alive=health_monitor.alive
+        )
+        health.add_check("changes", self._changes_ready)
+        health.add_check("store", self._store_ready)
+        health.add_check("log", health_monitor.log_ready)
+        health.add_statistics("submits", self._submits)
+        health.add_statistics("gateway", self._figures)
+        health.add_statistics("lag", health_monitor.lags)
 
-    @property
-    def gateway(self) -> Gateway:
-        """What the HTTP side works with."""
-        return self._gateway
-
-    def observed_by(self, health: HealthMonitor) -> None:
-        """What watches this gateway from outside: its lag counts for readiness, and where it is stuck for liveness."""
-        gateway = self._gateway
-
-        def streams() -> int:
-            return gateway.event_streams()  # another one by then: the application brings it
-
-        health.observe_gateway(self.sessions, self.reader, gateway.hub, gateway.webhooks, streams)
-        gateway.alive = health.alive
-        self.add_statistics("lag", health.lags)
-        self._behind = health.changes_ready
-        self._checks["log"] = health.log_ready
-
-    def add_check(self, part: str, check: Check) -> None:
-        """One more part that must be ready."""
-        self._checks[part] = check
-
-    def submit_by(self, submitter: Submitter, stamp: Stamp) -> None:
+    def submit_by(self, submitter: Submitter, defaults: CreateDefaults) -> None:
         """What takes charge of new predictions, and what completes their orders."""
-        self._gateway.submitter, self._gateway.stamp = submitter, stamp
-
-    def add_statistics(self, name: str, read: Callable[[], object]) -> None:
-        """One more group of figures for `/api/stats`."""
-        self._statistics[name] = read
+        self._submitter, self._create_defaults = submitter, defaults
 
     @asynccontextmanager
     async def serving(self, listening: socket.socket) -> AsyncIterator[int]:
         """Serve the socket until the block ends; gives the port."""
-        gateway = self._gateway
 
         def http() -> asyncio.Protocol:
             return server.connection()
 
-        front = FrontServer(self.sessions, http, request_guard(gateway).admit_websocket)
-        gateway.websocket = upgrade_route(front.door)
-        server = HttpServer(build_app(gateway))
+        front = FrontServer(self.sessions, http, self._guard.admit_websocket)
+        server = HttpServer(self._app(upgrade_route(front.door)))
 
         async def farewell() -> None:
             spread = min(LONGEST_SPREAD, len(self.sessions) / RETURNS)
@@ -230,6 +208,36 @@ class GatewayRole:
             await self.reader.ready()
             yield await front.serve(listening)
 
+    def health_app(self) -> web.Application:
+        """Health and metrics alone, for a port of this process's own."""
+        return build_health_app(self.health, self._guard)
+
+    def _app(self, websocket: Handler) -> web.Application:
+        settings, resources = self._settings, self._resources
+        fallback = resources.fallback
+        endpoints = connect(
+            self._guard,
+            log=resources.log,
+            store=self._cache,
+            reader=self.reader,
+            health=self.health,
+            event_streams=self.event_streams,
+            websocket=websocket,
+            providers=resources.providers,
+            webhook_counts=self.webhook_counts,
+            webhook_key=settings.webhook_key.encode() if settings.webhook_key else None,
+            submitter=self._submitter,
+            create_defaults=self._create_defaults,
+            archive=Archive(settings.archive),
+            objects=resources.objects,
+            strict=resources.policy.strict,
+            degraded=bool if fallback is None else lambda: fallback.degraded,
+            max_body=settings.max_body,
+            image_sources=tuple(f"http://{place}" for place in settings.assets_allow),
+            tracing=self._tracing,
+        )
+        return build_app(endpoints, self._guard, frozenset(settings.allowed_origins))
+
     def _failed(self, sink: Sink, error: Exception) -> None:
         self.sessions.failed(sink, error)
 
@@ -242,24 +250,27 @@ class GatewayRole:
         """Let every client come back for what is newest, once there is something newer to be had than it missed."""
         await self.reader.ready()
         self.sessions.resync()
-        self._gateway.end_event_streams()
+        self.event_streams.end()
 
     async def _changes_ready(self) -> str | None:
         if not self.reader.caught_up:
             return "the reader of the changes has not caught up"
-        return await self._behind() if self._behind is not None else None
+        return await self._health_monitor.changes_ready()
 
-    def _store_ready(self, resources: Resources, cache: CachedStore) -> Check:
-        async def check() -> str | None:
-            if resources.fallback is not None:
-                await resources.fallback.get(
-                    "tidings-readiness"
-                )  # reads go on while one of the two answers
-            else:
-                await cache.get_fresh("tidings-readiness")
-            return None
+    async def _store_ready(self) -> str | None:
+        fallback = self._resources.fallback
+        if fallback is not None:  # reads go on while one of the two answers
+            await fallback.get("tidings-readiness")
+        else:
+            await self._cache.get_fresh("tidings-readiness")
+        return None
 
-        return check
+    def _submits(self) -> list[str]:
+        """The providers that predictions can be started at."""
+        submitter = self._submitter
+        if submitter is None:
+            return []
+        return [name for name in self._resources.providers if submitter.refusal(name) is None]
 
     def _figures(self) -> dict[str, object]:
         sessions = self.sessions

@@ -6,15 +6,17 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import structlog
+from aiohttp import web
 from msgspec import structs
 
 from tidings.config.settings import Settings
+from tidings.gateway.api.health import Check, Health
 from tidings.gateway.app import build_health_app
-from tidings.gateway.gateway import Check, Gateway
 from tidings.gateway.http.server import HttpServer
 from tidings.gateway.push.changes_reader import ChangesReader
 from tidings.gateway.push.hub import Hub
@@ -24,7 +26,7 @@ from tidings.observability.health import HealthMonitor
 from tidings.observability.traces import tracing
 from tidings.runtime.archiver_role import ArchiverRole, archiver_role
 from tidings.runtime.create_defaults import create_defaults_of
-from tidings.runtime.gateway_role import GatewayRole, bare_gateway
+from tidings.runtime.gateway_role import GatewayRole, authenticator_of, request_guard
 from tidings.runtime.reconciler_role import ProviderWork
 from tidings.runtime.resources import Resources, open_resources
 from tidings.runtime.signals import cancelled_by, stop_signals
@@ -204,7 +206,7 @@ async def running(
                 service.watch(task)
             health.observe_rounds("reconciler", provider_work.last_alive)
             if service.gateway is not None:
-                service.gateway.add_check("reconciler", provider_work.ready)
+                service.gateway.health.add_check("reconciler", provider_work.ready)
         watching = service.start(health.run(), "health")
         stack.callback(watching.cancel)
         if settings.port_file is not None:
@@ -240,6 +242,7 @@ async def _open_gateway(
         settings,
         opened,
         cache,
+        health,
         on_changes=provider_work.notice,
         on_gap=provider_work.missed,
         tracing=service.tracing,
@@ -247,19 +250,18 @@ async def _open_gateway(
     gateway.submit_by(
         provider_work.submitting(gateway.reader), create_defaults_of(settings, Estimates(cache))
     )
-    gateway.add_statistics("tasks", provider_work.figures)
-    gateway.observed_by(health)
+    gateway.health.add_statistics("tasks", provider_work.figures)
     if service.processor is not None:
-        gateway.add_check("processor", health.processor_ready)
-        gateway.add_statistics("processor", service.processor.statistics.snapshot)
+        gateway.health.add_check("processor", health.processor_ready)
+        gateway.health.add_statistics("processor", service.processor.statistics.snapshot)
     if service.archiver is not None:
-        gateway.add_check("archiver", service.archiver.ready)
-        gateway.add_statistics("archiver", service.archiver.archiver.figures)
+        gateway.health.add_check("archiver", service.archiver.ready)
+        gateway.health.add_statistics("archiver", service.archiver.archiver.figures)
     service.port = await stack.enter_async_context(gateway.serving(listening))
     if settings.health_port is not None:
         own = listen("127.0.0.1", settings.health_port, reuse_port=settings.shared_port)
         stack.callback(own.close)
-        service.health_port = await stack.enter_async_context(_health(gateway.gateway, own))
+        service.health_port = await stack.enter_async_context(_health(gateway.health_app(), own))
 
 
 def _keep_keys_fresh(service: Service, stack: AsyncExitStack) -> None:
@@ -390,19 +392,18 @@ async def _forget_hidden(replica: Replica) -> None:
 async def _health_alone(
     settings: Settings, service: Service, listening: socket.socket
 ) -> AsyncIterator[int]:
-    gateway = bare_gateway(settings, service.resources, service.cache)
-    health = service.health
-    gateway.alive = health.alive
-    checks: dict[str, Check] = {"log": health.log_ready}
+    monitor = service.health
+    guard = request_guard(settings, authenticator_of(settings))
+    health = Health(guard, version=version("tidings"), alive=monitor.alive)
+    health.add_check("log", monitor.log_ready)
     if service.processor is not None:
-        checks["processor"] = health.processor_ready
+        health.add_check("processor", monitor.processor_ready)
     if "reconciler" in settings.roles and service.provider_work is not None:
-        checks["reconciler"] = service.provider_work.ready
+        health.add_check("reconciler", service.provider_work.ready)
     if service.archiver is not None:
-        checks["archiver"] = service.archiver.ready
+        health.add_check("archiver", service.archiver.ready)
     if service.resources.projecting is None:
-        checks["store"] = _store_check(service.resources.store)
-    gateway.ready = checks
+        health.add_check("store", _store_check(service.resources.store))
     async with AsyncExitStack() as stack:
         if isinstance(service.cache, Replica) and settings.roles - {"processor"}:
             # Nobody else here reads the changes, and the other parts look records up.
@@ -412,7 +413,7 @@ async def _health_alone(
             stack.push_async_callback(reader.close)
             await reader.start()
             await reader.ready()
-        yield await stack.enter_async_context(_health(gateway, listening))
+        yield await stack.enter_async_context(_health(build_health_app(health, guard), listening))
 
 
 def _store_check(store: PredictionStore) -> Check:
@@ -426,9 +427,9 @@ def _store_check(store: PredictionStore) -> Check:
 
 
 @asynccontextmanager
-async def _health(gateway: Gateway, listening: socket.socket) -> AsyncIterator[int]:
+async def _health(app: web.Application, listening: socket.socket) -> AsyncIterator[int]:
     """Health and metrics on a socket of their own; gives its port."""
-    http = HttpServer(build_health_app(gateway))
+    http = HttpServer(app)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(http.close)
         await http.start()

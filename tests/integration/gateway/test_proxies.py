@@ -106,7 +106,7 @@ async def test_the_clients_address_counts_and_not_the_proxys(kind: str) -> None:
             for forged in ({}, {"X-Forwarded-For": "192.0.2.1"}, {"X-Forwarded-For": "127.0.0.1"}):
                 async with through(proxy, "127.0.0.5", additional_headers=forged) as second:
                     assert (await closed(second))[0] == 4104
-        await eventually(lambda: not len(service.gateway.connections))
+        await eventually(lambda: not len(service.connections))
         async with through(proxy, "127.0.0.5") as again:
             await hear(again)
 

@@ -8,7 +8,7 @@ from tests.support.gateway.small_service import SmallService, small_service
 
 
 class ServingThread:
-    """Serves while the block lasts; the settings are those of `Gateway`."""
+    """Serves while the block lasts; the settings are those of `SmallService`."""
 
     def __init__(self, **settings: Any) -> None:
         self._settings = settings

@@ -7,9 +7,15 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import msgspec
+from aiohttp import web
 
-from tidings.gateway.app import build_app
-from tidings.gateway.gateway import Gateway, request_guard
+from tidings.gateway.api.health import Health
+from tidings.gateway.api.sse import EventStreams
+from tidings.gateway.app import build_app, connect
+from tidings.gateway.auth.quotas import Owners
+from tidings.gateway.auth.rate_limits import AddressConnections
+from tidings.gateway.auth.request_guard import RequestGuard
+from tidings.gateway.http.problems import Handler
 from tidings.gateway.http.server import HttpServer
 from tidings.gateway.push.changes_reader import ChangesReader
 from tidings.gateway.push.hub import Hub
@@ -31,28 +37,63 @@ class SmallService:
     """Everything that a test may want to look at, and the address to talk to.
 
     Args:
-        settings: Of `Gateway`, in place of the real parts.
+        log: In place of one in memory.
+        settings: Of the request guard, of `Health`, of the event streams, and of `connect`, in place
+            of the defaults; `ready` and `stats` are what health is told.
     """
 
-    def __init__(self, **settings: Any) -> None:
-        self.log: Log = settings.pop("log", None) or MemoryLog()
+    def __init__(self, log: Log | None = None, **settings: Any) -> None:
+        self.log: Log = log or MemoryLog()
         self.store = CachedStore(MemoryStore())
         self.hub = Hub()
-        self.reader = ChangesReader(self.log, self.hub, self.store)
         self.expiry = Expiry()
-        parts: dict[str, Any] = {
-            "log": self.log,
-            "store": self.store,
-            "reader": self.reader,
-            "hub": self.hub,
-        }
-        self.gateway = Gateway(**{**parts, **settings})
-        self.sessions = Sessions(
-            self.hub, self.store, self.gateway.authenticator, owners=self.gateway.owners
+        self.reader: ChangesReader = settings.pop("reader", None) or ChangesReader(
+            self.log, self.hub, self.store
         )
+        self.connections: AddressConnections = settings.pop("connections", AddressConnections())
+        self.owners: Owners = settings.pop("owners", Owners())
+        self.strict: bool = settings.get("strict", False)
+        self.providers: dict[str, Any] = settings.setdefault("providers", {})
+        authenticator = settings.pop("authenticator", None)
+        self.allowed_origins: frozenset[str] = settings.pop("allowed_origins", frozenset())
+        self.guard = RequestGuard(
+            authenticator=authenticator,
+            allowed_origins=self.allowed_origins,
+            connections=self.connections,
+            **_taken(settings, "allowed_hosts", "trusted_proxies", "limits"),
+        )
+        checks, statistics = settings.pop("ready", {}), settings.pop("stats", {})
+        self.health = Health(self.guard, **_taken(settings, "version", "registry", "alive"))
+        for part, check in checks.items():
+            self.health.add_check(part, check)
+        for name, read in statistics.items():
+            self.health.add_statistics(name, read)
+        self.event_streams = EventStreams(
+            self.guard,
+            self.store,
+            self.hub,
+            owners=self.owners,
+            **_taken(settings, "per_address"),
+        )
+        self.sessions = Sessions(self.hub, self.store, authenticator, owners=self.owners)
         self.port = 0
+        self._settings = settings
         self._processor: Processor | None = None
         self._processing: asyncio.Task[None] | None = None
+
+    def app(self, websocket: Handler) -> web.Application:
+        """The application; `websocket` serves `/api/ws`."""
+        endpoints = connect(
+            self.guard,
+            log=self.log,
+            store=self.store,
+            reader=self.reader,
+            health=self.health,
+            event_streams=self.event_streams,
+            websocket=websocket,
+            **self._settings,
+        )
+        return build_app(endpoints, self.guard, self.allowed_origins)
 
     @property
     def url(self) -> str:
@@ -63,11 +104,9 @@ class SmallService:
         return f"ws://127.0.0.1:{self.port}/api/ws"
 
     async def start_processor(self) -> None:
-        policy = StorePolicy(await self.log.identity(), strict=self.gateway.strict)
+        policy = StorePolicy(await self.log.identity(), strict=self.strict)
         store = CachedStore(self.store.store)
-        self._processor = Processor(
-            self.log, store, self.gateway.providers, policy, expiry=self.expiry
-        )
+        self._processor = Processor(self.log, store, self.providers, policy, expiry=self.expiry)
         self._processing = asyncio.create_task(self._processor.run())
 
     async def stop_processor(self) -> None:
@@ -93,19 +132,21 @@ class SmallService:
         raise AssertionError(topic)
 
 
+def _taken(settings: dict[str, Any], *names: str) -> dict[str, Any]:
+    """Those of the settings, which are then left out of the rest."""
+    return {name: settings.pop(name) for name in names if name in settings}
+
+
 @asynccontextmanager
 async def small_service(*, processing: bool = True, **settings: Any) -> AsyncIterator[SmallService]:
-    """A running service; the settings are those of `Gateway`."""
+    """A running service; the settings are those of `SmallService`."""
     service = SmallService(**settings)
 
     def connection() -> asyncio.Protocol:
         return http.connection()
 
-    front = FrontServer(
-        service.sessions, connection, request_guard(service.gateway).admit_websocket
-    )
-    service.gateway.websocket = upgrade_route(front.door)
-    http = HttpServer(build_app(service.gateway))
+    front = FrontServer(service.sessions, connection, service.guard.admit_websocket)
+    http = HttpServer(service.app(upgrade_route(front.door)))
     await http.start()
     await service.reader.start()
     if processing:

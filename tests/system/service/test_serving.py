@@ -102,7 +102,7 @@ async def test_who_missed_changes_is_sent_back_for_what_is_newest(
         assert any(line.startswith("retry: ") for line in await service_.stream_ended())
         gateway = service_.running.gateway
         assert gateway is not None
-        await eventually(lambda: not len(gateway.sessions) and not gateway.gateway.event_streams())
+        await eventually(lambda: not len(gateway.sessions) and not len(gateway.event_streams))
 
 
 @pytest.mark.parametrize("kind", [Session, EventStream])

@@ -294,7 +294,7 @@ async def test_one_address_has_so_many_streams(monkeypatch: pytest.MonkeyPatch) 
     """Beyond its number an address gets a 429, another does not, and it may open another when one is gone."""
     monkeypatch.setattr(sse, "PING_EVERY", 3_600)
     headers, other = {"X-Forwarded-For": "203.0.113.7"}, {"X-Forwarded-For": "203.0.113.8"}
-    async with serving(trusted_proxies=TrustedProxies(["127.0.0.0/8"]), streams_per_address=1) as (
+    async with serving(trusted_proxies=TrustedProxies(["127.0.0.0/8"]), per_address=1) as (
         _,
         client,
     ):
@@ -318,7 +318,7 @@ async def test_a_reader_that_is_gone_is_noticed_at_once(monkeypatch: pytest.Monk
     async with serving(authenticator=authenticator) as (service, client):
 
         def free(key: str) -> bool:
-            return service.hub.watched(key) == 0 and len(service.gateway.owners) == 0
+            return service.hub.watched(key) == 0 and len(service.owners) == 0
 
         for path, key in (
             ("/api/predictions/p1/events", "prediction:p1"),
@@ -328,7 +328,7 @@ async def test_a_reader_that_is_gone_is_noticed_at_once(monkeypatch: pytest.Monk
                 while (await events.next())[0] != "synced":
                     pass
                 assert service.hub.watched(key) == 1
-                assert len(service.gateway.owners) == 1
+                assert len(service.owners) == 1
             await eventually(partial(free, key))
 
 

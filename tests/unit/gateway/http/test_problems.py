@@ -226,9 +226,7 @@ async def _(service: SmallService, client: Client) -> httpx.Response:
     return await client.get("/api/predictions/p1", headers=FORWARDED)
 
 
-@provokes(
-    "too-many-streams", 429, streams_per_address=0, trusted_proxies=TrustedProxies(["127.0.0.1"])
-)
+@provokes("too-many-streams", 429, per_address=0, trusted_proxies=TrustedProxies(["127.0.0.1"]))
 async def _(service: SmallService, client: Client) -> httpx.Response:
     return await client.get("/api/events?all=true", headers=FORWARDED)
 

@@ -1,0 +1,168 @@
+"""The one list of the HTTP routes: what serves each, and how the specification describes it.
+
+The application adds the routes from here, and the OpenAPI document describes them from here: a new
+route is one entry in `ROUTES` and its handler.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from msgspec import Struct
+
+from tidings.gateway.api.dead_letters import DeadLetters
+from tidings.gateway.api.health import Health
+from tidings.gateway.api.mutations import Mutations
+from tidings.gateway.api.sse import EventStreams
+from tidings.gateway.http.problems import Handler
+
+Served = TypeVar("Served")
+
+
+class Endpoints(Struct, frozen=True, kw_only=True):
+    """What serves the routes of a gateway, each made with the few collaborators that it uses."""
+
+    read: Handler
+    list: Handler
+    create: Handler
+    mutations: Mutations
+    event_streams: EventStreams
+    blob: Handler
+    asset: Handler
+    webhook: Handler
+    dead_letters: DeadLetters
+    health: Health
+    page: Handler
+    openapi: Handler
+    asyncapi: Handler
+    websocket: Handler
+    """Serves `/api/ws` on connections that the HTTP server has already."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Route(Generic[Served]):
+    """One method of one path."""
+
+    method: str
+    path: str
+    handler: Callable[[Served], Handler]
+    summary: str = ""
+    """What the specification says of it; empty: the specification leaves it out."""
+    answers: dict[int, str]
+    """Per status the name of the body's schema; empty: none. Problems come beside these."""
+    problems: tuple[int, ...] = ()
+    parameters: tuple[str, ...] = ()
+    """Names of `openapi.PARAMETERS`, beside those in the path."""
+    body: str = ""
+    """The name of the request's schema; `*`: whatever a provider sends."""
+    open: bool = False
+    """No token is needed."""
+    media: str = "application/json"
+
+
+_ID = "/api/predictions/{id}"
+
+HEALTH_ROUTES: tuple[Route[Health], ...] = (
+    Route(
+        method="GET", path="/healthz", handler=lambda health: health.healthz,
+        summary="Whether it is alive", answers={200: "Health"}, open=True,
+    ),
+    Route(
+        method="GET", path="/readyz", handler=lambda health: health.readyz,
+        summary="Whether it is ready to serve", answers={200: "Health"}, problems=(503,), open=True,
+    ),
+    Route(
+        method="GET", path="/metrics", handler=lambda health: health.metrics,
+        summary="Prometheus' text, for loopback and admins", answers={200: ""}, problems=(403,),
+        media="text/plain",
+    ),
+)  # fmt: skip
+"""The routes on every role's port."""
+
+# The routes with the most traffic come first among those of equal depth.
+ROUTES: tuple[Route[Endpoints], ...] = (
+    Route(
+        method="GET", path=_ID, handler=lambda api: api.read,
+        summary="Read a prediction", parameters=("fields", "If-None-Match", "Prefer"),
+        answers={200: "PredictionAnswer", 304: ""}, problems=(400, 404),
+    ),
+    Route(
+        method="PATCH", path=_ID, handler=lambda api: api.mutations.patch,
+        summary="Report about a prediction", body="Changes",
+        answers={200: "PredictionAnswer", 202: "PredictionAnswer"},
+        problems=(400, 403, 404, 409, 413, 415, 422),
+    ),
+    Route(
+        method="DELETE", path=_ID, handler=lambda api: api.mutations.delete,
+        summary="Delete a prediction", answers={204: "", 202: "Accepted"}, problems=(403, 404),
+    ),
+    Route(
+        method="POST", path=_ID + "/cancel", handler=lambda api: api.mutations.cancel,
+        summary="Ask for a prediction to be canceled",
+        answers={202: "PredictionAnswer"}, problems=(403, 404, 409),
+    ),
+    Route(
+        method="GET", path=_ID + "/events", handler=lambda api: api.event_streams.one,
+        summary="Follow a prediction until it ends", parameters=("Last-Event-ID", "access_token"),
+        answers={200: "", 204: ""}, problems=(404,), media="text/event-stream",
+    ),
+    Route(
+        method="GET", path=_ID + "/blobs/{hash}", handler=lambda api: api.blob,
+        summary="Read a field that is too large for its record", parameters=("If-None-Match",),
+        answers={200: "", 304: ""}, problems=(404,),
+    ),
+    Route(
+        method="GET", path="/assets/{path}", handler=lambda api: api.asset,
+        summary="A file of a finished prediction, by its secret address",
+        answers={200: "", 206: "", 302: "", 304: ""}, problems=(404,), open=True, media="*/*",
+    ),
+    Route(
+        method="GET", path="/api/events", handler=lambda api: api.event_streams.many,
+        summary="Follow several predictions, or all of an owner, a tag or a model",
+        parameters=("predictions", "owner", "tag", "model", "all", "limit", "access_token"),
+        answers={200: ""}, problems=(400, 403), media="text/event-stream",
+    ),
+    Route(
+        method="GET", path="/api/predictions", handler=lambda api: api.list,
+        summary="List predictions, newest first",
+        parameters=("status", "owner", "model", "tag", "limit", "cursor"),
+        answers={200: "PredictionList"}, problems=(400,),
+    ),
+    Route(
+        method="POST", path="/api/predictions", handler=lambda api: api.create,
+        summary="Create and submit a prediction", body="NewPrediction",
+        parameters=("Idempotency-Key",), answers={201: "WholePrediction", 202: "PredictionAnswer"},
+        problems=(400, 403, 409, 413, 415, 422),
+    ),
+    Route(
+        method="POST", path="/api/webhooks/{provider}", handler=lambda api: api.webhook,
+        summary="A provider's webhook", body="*", open=True,
+        answers={200: "Accepted"}, problems=(401, 404, 413, 503),
+    ),
+    Route(
+        method="POST", path="/api/webhooks/{provider}/{id}", handler=lambda api: api.webhook,
+        summary="A provider's webhook about one prediction", body="*", open=True,
+        parameters=("token",), answers={200: "Accepted"}, problems=(401, 404, 413, 503),
+    ),
+    Route(
+        method="GET", path="/api/dead-letters", handler=lambda api: api.dead_letters.list,
+        summary="See what could not be applied", parameters=("reason", "prediction", "limit"),
+        answers={200: "DeadLetterList"}, problems=(400, 403),
+    ),
+    Route(
+        method="POST", path="/api/dead-letters/redrive",
+        handler=lambda api: api.dead_letters.redrive,
+        summary="Try dead letters again", body="Redrive",
+        answers={200: "Figures"}, problems=(403, 415, 422),
+    ),
+    Route(
+        method="GET", path="/api/stats", handler=lambda api: api.health.stats,
+        summary="Figures of the parts", answers={200: "Figures"}, problems=(403,),
+    ),
+    Route(method="GET", path="/openapi.json", handler=lambda api: api.openapi, answers={}),
+    Route(method="GET", path="/asyncapi.json", handler=lambda api: api.asyncapi, answers={}),
+    Route(method="GET", path="/", handler=lambda api: api.page, answers={}),
+    Route(method="GET", path="/static/{path}", handler=lambda api: api.page, answers={}),
+    Route(method="GET", path="/api/ws", handler=lambda api: api.websocket, answers={}),
+)  # fmt: skip
+"""The routes of a gateway, beside those of every role."""
