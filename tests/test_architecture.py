@@ -33,9 +33,7 @@ PURE = (
     "tidings/config/validators.py",
     "tidings/client/progress.py",
 )
-LOADERS = frozenset(
-    {"streams/providers/registry.py", "streams/providers/signatures/key_refresh.py"}
-)
+LOADERS = frozenset({"streams/providers/registry.py", "streams/providers/signatures/jwks.py"})
 """In a pure folder, but there to load others by name, or to fetch keys."""
 
 DOES_IO = frozenset(

@@ -24,18 +24,11 @@ _NONE: frozenset[str] = frozenset()
 class TokenRefused(Exception):
     """The token proves nothing: malformed, wrongly signed, expired, for another audience or by an unknown key."""
 
-    #: Whether the same token may pass later, without anybody mending anything.
-    retryable = False
-
-    def __init__(self, reason: str) -> None:
+    def __init__(self, reason: str, *, retryable: bool = False) -> None:
         super().__init__(reason)
         self.reason = reason
-
-
-class KeysUnavailable(TokenRefused):
-    """The keys that would prove the token cannot be had at the moment; nothing is known against the token."""
-
-    retryable = True
+        self.retryable = retryable
+        """Whether the same token may pass later: the keys that would prove it cannot be had at the moment."""
 
 
 class Permissions(Struct, frozen=True, kw_only=True):

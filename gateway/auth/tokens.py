@@ -9,13 +9,17 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from hashlib import sha256
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import jwt
 from msgspec import Struct
 
 from tidings.gateway.auth.hs256_fast_path import CompactTokens
 from tidings.gateway.auth.permissions import API_KEY_SCOPES, Permissions, TokenRefused, from_claims
+from tidings.streams.providers.protocol import KeysUnavailable
+
+if TYPE_CHECKING:
+    from tidings.streams.providers.signatures.jwks import KeySet
 
 SYMMETRIC = ("HS256",)
 ASYMMETRIC = (
@@ -37,17 +41,6 @@ LEEWAY = 30.0
 REMEMBERED = 10_000
 REMEMBER = 60.0
 """Seconds that a checked token is taken without checking its signature again; a withdrawn key counts that much longer."""
-
-
-class Keys(Protocol):
-    """Where the public keys are."""
-
-    async def find(self, key_id: str | None) -> list[jwt.PyJWK]:
-        """The keys that a token may be signed with: the one of this id, or all where the token names none.
-
-        Raises:
-            KeysUnavailable: They cannot be had.
-        """
 
 
 class Claims(Struct, frozen=True, kw_only=True):
@@ -101,7 +94,9 @@ class KeySetTokens:
         clock: Seconds since the epoch.
     """
 
-    def __init__(self, keys: Keys, claims: Claims, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, keys: "KeySet", claims: Claims, clock: Callable[[], float] = time.time
+    ) -> None:
         self._keys = keys
         self._claims = claims
         self._clock = clock
@@ -110,13 +105,17 @@ class KeySetTokens:
         """See `Authenticator.at_once`: the keys may have to be fetched first."""
 
     async def authenticate(self, token: str) -> Permissions:
-        """See `Authenticator.authenticate`; raises `KeysUnavailable` too."""
+        """See `Authenticator.authenticate`."""
         header = _header(token)
         algorithm, key_id = header.get("alg"), header.get("kid")
         if algorithm not in ASYMMETRIC:
             raise TokenRefused(f"its algorithm is none of {', '.join(ASYMMETRIC)}")
         refused = TokenRefused("no known key has signed it")
-        for key in await self._keys.find(key_id if isinstance(key_id, str) else None):
+        try:
+            keys = await self._keys.find(key_id if isinstance(key_id, str) else None)
+        except KeysUnavailable as error:
+            raise TokenRefused(str(error), retryable=True) from None
+        for key in keys:
             if key.algorithm_name != algorithm and not _suits(key, algorithm):
                 continue
             try:
@@ -190,7 +189,7 @@ class Tokens:
         raise refused or TokenRefused("no kind of token is configured")
 
     async def authenticate(self, token: str) -> Permissions:
-        """See `Authenticator.authenticate`; raises `KeysUnavailable` too."""
+        """See `Authenticator.authenticate`."""
         permissions = self.at_once(token)
         if permissions is None:
             permissions = await self._check(token)

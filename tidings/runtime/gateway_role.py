@@ -48,8 +48,8 @@ def authenticator_of(settings: Settings) -> Authenticator | None:
     if not settings.authenticates:
         return None
     # Only then: what checks signatures is a fifth of the rest's size.
-    from tidings.gateway.auth.key_set import KeySet, fetch_from
     from tidings.gateway.auth.tokens import ApiKeys, Claims, KeySetTokens, SecretTokens, Tokens
+    from tidings.streams.providers.signatures.jwks import KeySet
 
     claims = Claims(audience=settings.jwt_audience, issuer=settings.jwt_issuer)
     found: list[ApiKeys | KeySetTokens | SecretTokens] = []
@@ -58,7 +58,7 @@ def authenticator_of(settings: Settings) -> Authenticator | None:
     if settings.jwt_secret:
         found.append(SecretTokens(settings.jwt_secret.encode(), claims))
     if settings.jwks_url:
-        found.append(KeySetTokens(KeySet(fetch_from(settings.jwks_url)), claims))
+        found.append(KeySetTokens(KeySet(settings.jwks_url), claims))
     return Tokens(found)
 
 

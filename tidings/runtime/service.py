@@ -266,15 +266,16 @@ async def _open_gateway(
 
 def _keep_keys_fresh(service: Service, stack: AsyncExitStack) -> None:
     """Fetch the public keys of providers that have some, until the stack ends."""
-    if not service.resources.providers:
+    providers = service.resources.providers
+    if all(getattr(provider, "key_set", None) is None for provider in providers.values()):
         return
-    from tidings.streams.providers.signatures.jwks import key_sets
-    from tidings.streams.providers.signatures.key_refresh import (
-        KeyRefresh,  # with the libraries for signatures and for fetching
+    from tidings.streams.providers.signatures.jwks import (
+        keep_all_fresh,  # with the libraries for signatures and for fetching
+        key_sets,
     )
 
-    if kept := key_sets(service.resources.providers):
-        stack.callback(service.start(KeyRefresh(kept).run(), "provider-keys").cancel)
+    fetching = service.start(keep_all_fresh(key_sets(providers)), "provider-keys")
+    stack.callback(fetching.cancel)
 
 
 def _cache_of(settings: Settings, opened: Resources) -> CachedStore:

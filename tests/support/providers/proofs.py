@@ -89,7 +89,7 @@ class Case(NamedTuple):
     def open(self) -> Provider:
         provider = open_providers({self.provider: self.configuration})[self.provider]
         if (key_set := getattr(provider, "key_set", None)) is not None:
-            key_set.load(JWKS, NOW)
+            key_set.load(JWKS)
         return provider
 
 

@@ -10,10 +10,11 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
+from tests.support.clock import ManualClock
 from tests.support.conditions import eventually
-from tidings.gateway.auth.key_set import PAUSE, KeySet
-from tidings.gateway.auth.permissions import KeysUnavailable, TokenRefused
+from tidings.gateway.auth.permissions import TokenRefused
 from tidings.gateway.auth.tokens import ApiKeys, Claims, KeySetTokens, SecretTokens, Tokens
+from tidings.streams.providers.signatures.jwks import PAUSE, KeySet
 
 SECRET = b"a secret of more than thirty-two bytes"
 RSA = rsa.generate_private_key(public_exponent=65537, key_size=2048)
@@ -129,11 +130,11 @@ class Issuer:
         self.keys = keys
         self.up = True
         self.fetches = 0
-        self.now = 1000.0
+        self.clock = ManualClock()
         self.answering = asyncio.Event()
         self.answering.set()
 
-    async def fetch(self) -> bytes:
+    async def fetch(self, _url: str) -> bytes:
         self.fetches += 1
         await self.answering.wait()
         if not self.up:
@@ -141,7 +142,7 @@ class Issuer:
         return json.dumps({"keys": [public(key, kid) for kid, key in self.keys.items()]}).encode()
 
     def tokens(self) -> KeySetTokens:
-        return KeySetTokens(KeySet(self.fetch, lambda: self.now), Claims())
+        return KeySetTokens(KeySet("https://issuer/jwks", self.fetch, self.clock), Claims())
 
 
 def public(key: Any, kid: str) -> dict[str, Any]:
@@ -189,7 +190,7 @@ async def test_a_rotated_key_is_fetched_and_the_old_one_refused() -> None:
     old, new = signed(RSA, "RS256", "a"), signed(RSA_NEXT, "RS256", "b")
     await tokens.authenticate(old)
     issuer.keys = {"b": RSA_NEXT}
-    issuer.now += PAUSE
+    issuer.clock.advance(PAUSE)
     assert (await tokens.authenticate(new)).subject == "ann"
     with pytest.raises(TokenRefused):
         await tokens.authenticate(old)
@@ -204,7 +205,7 @@ async def test_made_up_key_ids_are_not_made_into_requests() -> None:
         with pytest.raises(TokenRefused):
             await tokens.authenticate(signed(RSA_NEXT, "RS256", f"x{number}"))
     assert issuer.fetches == 1
-    issuer.now += PAUSE
+    issuer.clock.advance(PAUSE)
     for number in range(20):
         with pytest.raises(TokenRefused):
             await tokens.authenticate(signed(RSA_NEXT, "RS256", f"y{number}"))
@@ -217,13 +218,14 @@ async def test_known_keys_go_on_working_while_the_issuer_is_down() -> None:
     tokens = issuer.tokens()
     token = signed(RSA, "RS256", "a")
     issuer.up = False
-    with pytest.raises(KeysUnavailable):
+    with pytest.raises(TokenRefused) as refused:
         await tokens.authenticate(token)
+    assert refused.value.retryable
     issuer.up = True
-    issuer.now += PAUSE
+    issuer.clock.advance(PAUSE)
     await tokens.authenticate(token)
     issuer.up = False
-    issuer.now += 100_000
+    issuer.clock.advance(100_000)
     assert (await tokens.authenticate(token)).subject == "ann"
 
 
@@ -233,13 +235,13 @@ async def test_a_rotation_refuses_nobody_who_comes_while_the_keys_are_fetched() 
     tokens = issuer.tokens()
     await tokens.authenticate(signed(RSA, "RS256", "a"))
     issuer.keys = {"a": RSA, "b": RSA_NEXT}
-    issuer.now += PAUSE
+    issuer.clock.advance(PAUSE)
     issuer.answering.clear()
     first, second = (
         asyncio.create_task(tokens.authenticate(signed(RSA_NEXT, "RS256", "b"))) for _ in range(2)
     )
     await eventually(lambda: issuer.fetches == 2)
-    issuer.now += 1
+    issuer.clock.advance(1)
     third = asyncio.create_task(tokens.authenticate(signed(RSA_NEXT, "RS256", "b")))
     made_up = asyncio.create_task(tokens.authenticate(signed(RSA_NEXT, "RS256", "x")))
     assert (
@@ -260,12 +262,13 @@ async def test_an_unknown_key_is_not_held_against_a_token_while_the_issuer_is_do
     await tokens.authenticate(signed(RSA, "RS256", "a"))
     issuer.keys = {"b": RSA_NEXT}
     issuer.up = False
-    issuer.now += PAUSE
+    issuer.clock.advance(PAUSE)
     new = signed(RSA_NEXT, "RS256", "b")
     for _ in range(2):
-        with pytest.raises(KeysUnavailable):
+        with pytest.raises(TokenRefused) as refused:
             await tokens.authenticate(new)
+        assert refused.value.retryable
     assert issuer.fetches == 2
     issuer.up = True
-    issuer.now += PAUSE
+    issuer.clock.advance(PAUSE)
     assert (await tokens.authenticate(new)).subject == "ann"

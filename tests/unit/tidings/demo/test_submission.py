@@ -26,7 +26,7 @@ from tidings.streams.providers.job_api import (
 )
 from tidings.streams.providers.protocol import Provider
 from tidings.streams.providers.registry import open_providers
-from tidings.streams.providers.signatures.key_refresh import fetch_document
+from tidings.streams.providers.signatures.jwks import fetch_document
 from tidings.streams.rules.event import Event
 
 PROVIDERS = ("replicate", "fal")
@@ -138,7 +138,7 @@ async def test_the_webhook_comes_and_is_proven(stand_in: StandIn, name: str) -> 
     """The webhook that was asked for comes, is proven by the provider's own proof, and says the same as a look-up."""
     provider = opened(stand_in, name)
     if isinstance(provider, Fal):
-        provider.key_set.load(await fetch_document(provider.key_set.url), 0)
+        provider.key_set.load(await fetch_document(provider.key_set.url))
     async with Receiver() as receiver:
         submitted = await submit(provider, webhook=f"{receiver.url}?token=a%2Bb&x=1")
         seen = await ended(provider, submitted)

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from tests.support.providers.bodies import NOW, SECRET, webhook
 from tests.support.providers.proofs import FAL, JWKS, prove_fal
-from tests.unit.streams.providers.signatures.test_key_refresh import jwks
+from tests.unit.streams.providers.signatures.test_jwks import jwks
 from tidings.storage.prediction import ABSENT, Status
 from tidings.streams.providers.catalog.fal import Fal
 from tidings.streams.providers.configuration import BadConfiguration, Configuration
@@ -100,13 +100,11 @@ def test_before_its_keys_are_there_nothing_passes() -> None:
 def test_all_keys_are_tried_and_a_miss_is_told() -> None:
     """Any key of the set proves a webhook; where none does, whoever keeps the keys fresh is told."""
     provider = fal()
-    misses: list[int] = []
-    provider.key_set.on_miss = lambda: misses.append(1)
-    provider.key_set.load(jwks(Ed25519PrivateKey.generate()), NOW)
+    provider.key_set.load(jwks(Ed25519PrivateKey.generate()))
     with pytest.raises(BadSignature):
         provider.verify(prove_fal(FAL), FAL, NOW)
-    assert misses == [1]
-    provider.key_set.load(JWKS, NOW)
+    assert provider.key_set._missed.is_set()
+    provider.key_set.load(JWKS)
     assert provider.verify(prove_fal(FAL), FAL, NOW) == "req-1"
 
 
@@ -116,9 +114,9 @@ def test_all_keys_are_tried_and_a_miss_is_told() -> None:
 def test_an_odd_document_leaves_the_keys(document: bytes) -> None:
     """What is no key set is refused, and the keys in force stay."""
     provider = fal()
-    provider.key_set.load(JWKS, NOW)
+    provider.key_set.load(JWKS)
     with pytest.raises(ValueError, match="jwks"):
-        provider.key_set.load(document, NOW)
+        provider.key_set.load(document)
     assert provider.verify(prove_fal(FAL), FAL, NOW)
 
 

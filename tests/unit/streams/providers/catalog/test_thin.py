@@ -206,7 +206,7 @@ def gemini() -> Gemini:
     )
     assert isinstance(provider, Gemini)
     assert provider.key_set is not None
-    provider.key_set.load(JWKS, NOW)
+    provider.key_set.load(JWKS)
     return provider
 
 

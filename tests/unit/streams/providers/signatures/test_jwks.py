@@ -12,8 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from tests.support.conditions import eventually
 from tidings.streams.providers.protocol import KeysUnavailable
-from tidings.streams.providers.signatures.jwks import KeySet
-from tidings.streams.providers.signatures.key_refresh import KeyRefresh, fetch_document
+from tidings.streams.providers.signatures.jwks import KeySet, fetch_document
 
 
 def jwks(*private: Ed25519PrivateKey) -> bytes:
@@ -40,12 +39,8 @@ class Documents:
 
 
 @contextlib.asynccontextmanager
-async def refreshed(
-    key_set: KeySet, documents: Documents, after_miss: float = 0.0
-) -> AsyncIterator[None]:
-    task = asyncio.create_task(
-        KeyRefresh([key_set], documents.fetch, lambda: 5.0, after_miss).run()
-    )
+async def refreshed(key_set: KeySet, after_miss: float = 0.0) -> AsyncIterator[None]:
+    task = asyncio.create_task(key_set.keep_fresh(after_miss))
     try:
         yield
     finally:
@@ -59,19 +54,20 @@ ONE, TWO = Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate()
 
 async def test_keys_are_there_after_an_outage_at_the_start() -> None:
     """A document that cannot be had, or is none, is asked for again until it is one."""
-    key_set = KeySet("https://e.com/jwks")
+    documents = Documents(OSError("down"), b"<html>", jwks(ONE))
+    key_set = KeySet("https://e.com/jwks", documents.fetch)
     with pytest.raises(KeysUnavailable):
         key_set.ed25519()
-    async with refreshed(key_set, Documents(OSError("down"), b"<html>", jwks(ONE))):
+    async with refreshed(key_set):
         await eventually(lambda: key_set.fetched_at is not None, within=30)
     assert len(key_set.ed25519()) == 1
 
 
 async def test_a_miss_fetches_rotated_keys() -> None:
     """A webhook that no key proves makes the document be fetched again."""
-    key_set = KeySet("https://e.com/jwks")
     documents = Documents(jwks(ONE), jwks(ONE, TWO))
-    async with refreshed(key_set, documents):
+    key_set = KeySet("https://e.com/jwks", documents.fetch)
+    async with refreshed(key_set):
         await eventually(lambda: key_set.fetched_at is not None)
 
         def rotated() -> bool:
@@ -83,9 +79,9 @@ async def test_a_miss_fetches_rotated_keys() -> None:
 
 async def test_misses_do_not_flood_the_provider() -> None:
     """However many webhooks miss, the document is fetched once within the pause."""
-    key_set = KeySet("https://e.com/jwks")
     documents = Documents(jwks(ONE))
-    async with refreshed(key_set, documents, after_miss=3600):
+    key_set = KeySet("https://e.com/jwks", documents.fetch)
+    async with refreshed(key_set, after_miss=3600):
         await eventually(lambda: key_set.fetched_at is not None)
         for _ in range(100):
             key_set.missed()
@@ -95,9 +91,9 @@ async def test_misses_do_not_flood_the_provider() -> None:
 
 async def test_an_outage_keeps_the_keys() -> None:
     """While the document cannot be had the last good keys go on."""
-    key_set = KeySet("https://e.com/jwks")
     documents = Documents(jwks(ONE), OSError("down"))
-    async with refreshed(key_set, documents):
+    key_set = KeySet("https://e.com/jwks", documents.fetch)
+    async with refreshed(key_set):
         await eventually(lambda: key_set.fetched_at is not None)
 
         def asked_again() -> bool:
