@@ -13,7 +13,12 @@ from tidings.gateway.auth.request_guard import RequestGuard
 from tidings.gateway.http.problems import bad_request, unprocessable
 from tidings.gateway.http.request_body import read_json
 from tidings.streams.log.protocol import EVENTS, Log
-from tidings.streams.processing.letters import Letter, again, letters, select
+from tidings.streams.processing.dead_letters import (
+    DeadLetter,
+    read_dead_letters,
+    redrive_batches,
+    select_for_redrive,
+)
 
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 1000
@@ -52,9 +57,9 @@ class DeadLetters:
         await self._guard.require_admin(request)
         limit = _limit(request.query.get("limit"))
         wanted = _wanted(request.query.get("reason"), request.query.get("prediction"), None)
-        newest: deque[Letter] = deque(maxlen=limit)
+        newest: deque[DeadLetter] = deque(maxlen=limit)
         reasons: Counter[str] = Counter()
-        async for letter in letters(self._log):
+        async for letter in read_dead_letters(self._log):
             reasons[letter.code] += 1
             if wanted(letter):
                 newest.append(_shortened(letter))
@@ -78,8 +83,8 @@ class DeadLetters:
             )
         wanted = _wanted(chosen.reason, chosen.prediction, chosen.positions)
         log, count = self._log, 0
-        selection = await select(log, wanted, repeats=bool(chosen.positions))
-        async for records in again(log, selection):
+        selection = await select_for_redrive(log, wanted, repeats=bool(chosen.positions))
+        async for records in redrive_batches(log, selection):
             await log.append(EVENTS, records)
             count += len(records)
         return _answer(
@@ -89,7 +94,7 @@ class DeadLetters:
 
 def _wanted(
     reason: str | None, prediction: str | None, positions: frozenset[str] | None
-) -> Callable[[Letter], bool]:
+) -> Callable[[DeadLetter], bool]:
     key = None if prediction is None else prediction.encode("utf-8", "replace")
     return lambda letter: (
         reason in (None, letter.code)
@@ -98,7 +103,7 @@ def _wanted(
     )
 
 
-def _shortened(letter: Letter) -> Letter:
+def _shortened(letter: DeadLetter) -> DeadLetter:
     """With as much of its value as is shown: others wait beside it."""
     value = letter.value or b""
     if len(value) <= EVIDENCE:
@@ -106,7 +111,7 @@ def _shortened(letter: Letter) -> Letter:
     return replace(letter, value=value[:EVIDENCE], truncated=letter.truncated or len(value))
 
 
-def _shown(letter: Letter) -> dict[str, Any]:
+def _shown(letter: DeadLetter) -> dict[str, Any]:
     value = letter.value or b""
     return {
         "position": str(letter.position),

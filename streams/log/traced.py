@@ -4,7 +4,7 @@ It hangs on what passes through the log, so the processor knows nothing of it, a
 its headers. The spans of an event:
 
     process predictions.events          from the fetch, a child of whoever appended the event
-    ├── write store                     between the processor's steps 3 and 4
+    ├── write store                     from the processor's step REDUCED to WRITTEN
     └── send predictions.changes        its `traceparent` goes on in the change
 """
 
@@ -24,7 +24,7 @@ from tidings.streams.log.protocol import (
     Position,
     Record,
 )
-from tidings.streams.support.tracing import PREDICTION, Span, Tracing, sampled
+from tidings.streams.support.tracing import PREDICTION, Span, Step, Tracing, sampled
 
 MOST = 10_000
 """Sampled events under way at once; beyond it those that lost partitions have left behind are forgotten."""
@@ -54,7 +54,7 @@ class TracedLog:
         self._log = log
         self._tracing = tracing
         self._events: dict[tuple[int, int], _Event] = {}
-        self._reached = [0] * 8
+        self._reduced_at = self._written_at = 0
         self.name = log.name
         self.identity = log.identity
         self.follow = log.follow
@@ -69,9 +69,12 @@ class TracedLog:
         """Sampled events that are not done."""
         return len(self._events)
 
-    def reached(self, step: int) -> None:
+    def reached(self, step: Step) -> None:
         """The processor has ended this step of its commit."""
-        self._reached[step] = time_ns()
+        if step is Step.REDUCED:
+            self._reduced_at = time_ns()
+        elif step is Step.WRITTEN:
+            self._written_at = time_ns()
 
     def consume(self, topic: str, group: str) -> Consumer:
         """See `Log.consume`."""
@@ -161,7 +164,7 @@ class TracedLog:
         parent = self._process(event).traceparent
         about = {PREDICTION: (change.key or b"").decode("utf-8", "replace")}
         if first:  # and no second attempt to announce it
-            begun, done = self._reached[3], self._reached[4]
+            begun, done = self._reduced_at, self._written_at
             write = self._tracing.begin(
                 "write store", "client", parent=parent, at=begun, attributes=about
             )

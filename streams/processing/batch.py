@@ -1,10 +1,14 @@
-"""A batch of log records on its way to becoming writes: translated, grouped by prediction, reduced. Pure."""
+"""A batch of log records on its way to becoming writes and announcements: decoded, grouped by prediction, reduced."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from time import perf_counter
+
+from msgspec import Struct
 
 from tidings.storage.prediction import Standing, encode
 from tidings.storage.store import Stored, Write
-from tidings.streams.log.protocol import Record
+from tidings.streams.changes.codec import announcement
+from tidings.streams.log.protocol import NewRecord, Position, Record
 from tidings.streams.processing.decoder import decode_event
 from tidings.streams.providers.protocol import Provider
 from tidings.streams.rules.event import Event, Poison
@@ -15,11 +19,16 @@ _PLENTY, _MARGIN = 4, 4096
 """An event makes a record larger by at most this many times its own bytes (the body itself, the fields taken from it,
 and what is taken out of those once more: prompt, image URL), and by the margin (ids, times, the audit trail)."""
 
-Letter = tuple[Record, str, str]
-"""A record for the dead letters: code and reason."""
+
+class SetAside(Struct, frozen=True, gc=False):
+    """A record that is to become a dead letter, and why."""
+
+    record: Record
+    code: str
+    reason: str
 
 
-class Entry:
+class BatchEntry:
     """A prediction's part of a batch."""
 
     __slots__ = (
@@ -28,8 +37,8 @@ class Entry:
         "encoded",
         "events",
         "expires_at",
-        "letters",
         "reduction",
+        "set_aside",
         "size",
     )
 
@@ -40,7 +49,7 @@ class Entry:
         """Bytes of the records' values and headers."""
         self.before: Stored | None = None
         self.reduction: Reduction | None = None
-        self.letters: Sequence[Letter] = ()
+        self.set_aside: Sequence[SetAside] = ()
         """Made anew where the events are judged again."""
         self.encoded = b""
         self.expires_at: int | None = None
@@ -74,9 +83,9 @@ class Entry:
         if reduction.applied:
             assert reduction.record is not None
             self.encoded = encode(reduction.record)
-        if reduction.rejected or self.letters:
-            self.letters = [
-                (self.events[index][1], r.code, r.reason) for index, r in reduction.rejected
+        if reduction.rejected or self.set_aside:
+            self.set_aside = [
+                SetAside(self.events[index][1], r.code, r.reason) for index, r in reduction.rejected
             ]
 
     @property
@@ -118,6 +127,67 @@ class Entry:
             purge_at,
         )
 
+    def announcement(self) -> NewRecord | None:
+        """The change to announce; None where nothing was applied."""
+        reduction = self.reduction
+        if reduction is None or reduction.position is None or reduction.record is None:
+            return None
+        return announcement(
+            reduction.record,
+            self.encoded,
+            position=reduction.position,
+            expires_at=self.expires_at,
+            traceparent=reduction.traceparent,
+        )
+
+    def repeated_announcement(self, stored: Stored) -> NewRecord:
+        """The change of what stands, where its events came again: a crash may have swallowed the first one."""
+        record = stored.standing()
+        last = self.events[-1][1]
+        offsets = record.source.offsets if record.source is not None else {}
+        position = Position(last.partition, offsets.get(str(last.partition), last.offset))
+        return announcement(record, stored.encoded, position=position, expires_at=stored.expires_at)
+
+    @property
+    def repeated(self) -> bool:
+        """Whether events came again, and nothing is announced for this prediction."""
+        reduction = self.reduction
+        return reduction is not None and reduction.duplicates > 0 and not reduction.applied
+
+    async def event_by_event(
+        self,
+        policy: StorePolicy,
+        expiry: Expiry,
+        attempt: Callable[["BatchEntry"], Awaitable[None]],
+    ) -> "list[BatchEntry]":
+        """Judge the events one by one, each by what became of those before it; returns an entry of each.
+
+        What a store refuses as a whole may hold a single event that it will never take.
+
+        Args:
+            policy: Of the log and the store.
+            expiry: When records are hidden and purged.
+            attempt: Writes an entry of one event where it changes something; takes its `reduction` away where the
+                store refuses that too.
+        """
+        singles = []
+        before = self.before
+        for event, record in self.events:
+            single = BatchEntry()
+            single.contents = self.contents
+            single.add(event, record)
+            single.reduce(before, policy)
+            await attempt(single)
+            if single.changed:
+                before = single.write(expiry).stored
+            singles.append(single)
+        return singles
+
+
+def set_aside(entries: "Iterable[BatchEntry]") -> list[SetAside]:
+    """What of these predictions' events is to become dead letters."""
+    return [one for entry in entries if entry.set_aside for one in entry.set_aside]
+
 
 def _fitting(policy: StorePolicy) -> Callable[[Standing], bool]:
     def fits(record: Standing) -> bool:
@@ -126,40 +196,46 @@ def _fitting(policy: StorePolicy) -> Callable[[Standing], bool]:
     return fits
 
 
-class Batch:
-    """Records grouped by prediction, in the order of the log.
+class BatchInFlight:
+    """Records grouped by prediction, in the order of the log, and how far they have come.
 
     Args:
         records: As fetched.
-        providers: By name; what webhooks are translated by.
+        providers: By name; what webhooks are decoded by.
         only: Leave every other prediction out.
     """
 
-    __slots__ = ("entries", "poison", "unknown_fields")
+    __slots__ = ("entries", "kept", "poison", "records", "seconds", "unknown_fields")
 
     def __init__(
         self, records: Sequence[Record], providers: Mapping[str, Provider], only: str | None = None
     ) -> None:
-        entries: dict[str, Entry] = {}
-        self.entries = entries
-        self.poison: list[Letter] = []
+        started = perf_counter()
+        self.records = records
+        self.entries: dict[str, BatchEntry] = {}
+        self.poison: list[SetAside] = []
+        self.kept: set[tuple[int, int]] = set()
+        """Positions of the records that are dead letters by now."""
         self.unknown_fields = 0
         for record in records:
             try:
                 event = decode_event(record, providers)
             except Poison as poison:
-                self.poison.append((record, poison.code, str(poison)))
+                self.poison.append(SetAside(record, poison.code, str(poison)))
                 continue
-            prediction_id = event.prediction_id
-            if only is not None and prediction_id != only:
-                continue
-            entry = entries.get(prediction_id)
-            if entry is None:
-                entry = entries[prediction_id] = Entry()
-            entry.add(event, record)
-            if len(record.value or b"") > FIELD_MAX and (contents := settle(event)):
-                entry.contents |= contents
-            self.unknown_fields += event.unknown
+            if only is None or event.prediction_id == only:
+                self._add(event, record)
+        self.seconds = [perf_counter() - started]
+        """Spent in the steps so far, in the order of the statistics' stages."""
+
+    def _add(self, event: Event, record: Record) -> None:
+        entry = self.entries.get(event.prediction_id)
+        if entry is None:
+            entry = self.entries[event.prediction_id] = BatchEntry()
+        entry.add(event, record)
+        if len(record.value or b"") > FIELD_MAX and (contents := settle(event)):
+            entry.contents |= contents
+        self.unknown_fields += event.unknown
 
     def reduce(self, loaded: Mapping[str, Stored], policy: StorePolicy) -> None:
         """Judge every prediction's events by what stands."""

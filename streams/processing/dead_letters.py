@@ -1,4 +1,14 @@
-"""What can't be applied is kept as it came, with the reason beside it. Pure."""
+"""Dead letters: what cannot be applied is kept as it came, with the reason beside it, and may be appended again.
+
+A letter is named by the position of the record it holds, `partition:offset` in the events topic: a crash may put the
+same record there twice, and it is listed once.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from hashlib import sha256
+
+import msgspec
+from msgspec import Struct
 
 from tidings.streams.log.headers import (
     ATTEMPT,
@@ -10,7 +20,15 @@ from tidings.streams.log.headers import (
     TOPIC,
     TRUNCATED,
 )
-from tidings.streams.log.protocol import NewRecord, Record
+from tidings.streams.log.protocol import (
+    DEAD_LETTERS,
+    Headers,
+    Log,
+    NewRecord,
+    Position,
+    Record,
+    RecordTooLarge,
+)
 
 OWN_HEADERS = frozenset({ERROR, MESSAGE, TOPIC, PARTITION, OFFSET, TIMESTAMP})
 
@@ -19,6 +37,16 @@ EVIDENCE = 65_536
 """Bytes kept of the value of such a letter, and of its headers."""
 _DIGITS = 10
 """Longer numbers are nobody's count."""
+
+
+AT_ONCE, AT_ONCE_BYTES = 500, 16_777_216
+"""Records, and bytes of their values, that a redrive appends at once."""
+
+Name = tuple[str, Position]
+"""Of a letter: the topic and the position of the record that it holds."""
+
+
+# ---- writing ----
 
 
 def dead_letter(record: Record, code: str, message: str) -> NewRecord:
@@ -62,3 +90,173 @@ def attempts(record: Record) -> int:
         if name == ATTEMPT and value and value.isdigit() and len(value) < _DIGITS:
             return int(value)
     return 0
+
+
+async def append_all(
+    append: Callable[[Sequence[NewRecord]], Awaitable[object]], letters: Sequence[NewRecord]
+) -> None:
+    """Append these letters to their topic; those that it would not take whole are shortened."""
+    try:
+        await append(letters)
+    except RecordTooLarge:
+        for letter in letters:
+            try:
+                await append([letter])
+            except RecordTooLarge:
+                await append([shortened(letter)])
+
+
+# ---- reading and appending again ----
+
+
+class DeadLetter(Struct, frozen=True, gc=False):
+    """A record that could not be applied."""
+
+    position: Position
+    """Of the record in the topic that it came from."""
+    code: str
+    """Why, in one word."""
+    message: str
+    at: int
+    """When it was dead-lettered, in ms."""
+    timestamp: int
+    """When the record was appended first, in ms."""
+    attempt: int
+    """How often it was dead-lettered, this time included."""
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+    """As they came, without those that say why it lies here."""
+    truncated: int | None = None
+    """How many bytes its value had, where only the beginning was kept."""
+
+
+def parse_dead_letter(record: Record) -> DeadLetter | None:
+    """The letter in a record of the topic; None where its headers are not ours."""
+    own = {
+        name: value
+        for name, value in record.headers
+        if name in OWN_HEADERS or name in {ATTEMPT, TRUNCATED}
+    }
+    try:
+        return DeadLetter(
+            position=Position(int(own[PARTITION]), int(own[OFFSET])),
+            code=own[ERROR].decode(),
+            message=own.get(MESSAGE, b"").decode("utf-8", "replace"),
+            at=record.timestamp,
+            timestamp=int(own.get(TIMESTAMP, b"0")),
+            attempt=attempts(record),
+            topic=own.get(TOPIC, b"").decode(),
+            key=record.key,
+            value=record.value,
+            headers=[(name, value) for name, value in record.headers if name not in own],
+            truncated=int(own[TRUNCATED]) if TRUNCATED in own else None,
+        )
+    except (KeyError, ValueError, TypeError, AttributeError):
+        return None
+
+
+def redriven(letter: DeadLetter) -> NewRecord:
+    """The record as it came, for the events topic; it carries on the count of its attempts.
+
+    Raises:
+        ValueError: Only its beginning was kept.
+    """
+    if letter.truncated is not None:
+        raise ValueError(
+            f"of {letter.position} only {len(letter.value or b'')} of {letter.truncated} bytes were kept"
+        )
+    headers = [*letter.headers, (ATTEMPT, b"%d" % letter.attempt)]
+    return NewRecord(letter.key, letter.value, headers, letter.position.partition)
+
+
+async def read_dead_letters(
+    log: Log, keep: Callable[[DeadLetter], bool] = lambda _: True
+) -> AsyncIterator[DeadLetter]:
+    """What lies in the topic as of now and passes `keep`, in the order of each partition; each record once."""
+    bounds = await log.bounds(DEAD_LETTERS)
+    left = {partition: end for partition, (first, end) in bounds.items() if end > first}
+    seen: set[tuple[str, Position]] = set()
+    if not left:
+        return
+    async for batch in log.follow(DEAD_LETTERS, "beginning"):
+        for record in batch:
+            if record.offset + 1 >= left.get(record.partition, 0):
+                left.pop(record.partition, None)
+            letter = parse_dead_letter(record)
+            if letter is None or (letter.topic, letter.position) in seen or not keep(letter):
+                continue
+            seen.add((letter.topic, letter.position))
+            yield letter
+        if not batch or not left:
+            return
+
+
+class Selection(Struct, frozen=True):
+    """What a redrive appends again, by name alone: what the letters hold is read once more when they are appended."""
+
+    chosen: frozenset[Name]
+    cut: dict[Name, str]
+    """Those that cannot be, for only the beginning was kept, and the reason in words."""
+    left_out: int
+    """How many were found beside the chosen."""
+
+
+async def select_for_redrive(
+    log: Log, keep: Callable[[DeadLetter], bool], *, repeats: bool = False
+) -> Selection:
+    """Choose among the letters that pass `keep`; of those that hold the same record, the one with the most attempts.
+
+    Else trying everything again would double, each time, what can never be applied.
+
+    Args:
+        log: Where the letters are.
+        keep: Which ones are wanted.
+        repeats: Choose all of them, also several that hold the same record.
+    """
+    found = 0
+    latest: dict[Name | bytes, tuple[int, Name, str | None]] = {}
+    async for letter in read_dead_letters(log, keep):
+        found += 1
+        name = letter.topic, letter.position
+        record = name if repeats else _digest(letter)
+        if (before := latest.get(record)) is None or before[0] < letter.attempt:
+            latest[record] = letter.attempt, name, _unfit(letter)
+    chosen = frozenset(name for _, name, unfit in latest.values() if unfit is None)
+    cut = {name: unfit for _, name, unfit in latest.values() if unfit is not None}
+    return Selection(chosen, cut, found - len(chosen))
+
+
+async def redrive_batches(
+    log: Log, selection: Selection, most: int = AT_ONCE
+) -> AsyncIterator[list[NewRecord]]:
+    """The records to append, in the order of each partition: at most `most` and `AT_ONCE_BYTES` (or one) at a time."""
+    records: list[NewRecord] = []
+    size = 0
+    async for letter in read_dead_letters(
+        log, lambda one: (one.topic, one.position) in selection.chosen
+    ):
+        weight = len(letter.value or b"")
+        if records and (len(records) >= most or size + weight > AT_ONCE_BYTES):
+            yield records
+            records, size = [], 0
+        records.append(redriven(letter))
+        size += weight
+    if records:
+        yield records
+
+
+def _digest(letter: DeadLetter) -> bytes:
+    """Of the record that it holds."""
+    content = (letter.topic, letter.position.partition, letter.key, letter.headers, letter.value)
+    return sha256(msgspec.msgpack.encode(content)).digest()
+
+
+def _unfit(letter: DeadLetter) -> str | None:
+    """Why it cannot be appended again."""
+    try:
+        redriven(letter)
+    except ValueError as error:
+        return str(error)
+    return None

@@ -1,10 +1,10 @@
 """The processor: from events to state to announcements, effectively once without transactions of the log.
 
-A batch goes through these steps; the numbers stand in the code as well (2 to 5 in `streams/processing/applier.py`):
+A batch goes through these steps; the methods below follow in their order, with the same numbers:
 
-1. take a bounded batch, and translate it
+1. take a bounded batch, and decode it
 2. load the current records in one call
-3. reduce: decide
+3. reduce: decide what becomes of each prediction
 4. keep the dead letters; put what is too large for a record into object storage; write the store by compare-and-set on
    the version
 5. announce the changes, and wait for the log's word
@@ -22,44 +22,49 @@ take the event for a duplicate, and it would be nowhere.
 
 import asyncio
 import contextlib
-import random
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TypeVar
+from time import perf_counter
 
 import structlog
 
-from tidings.storage.errors import StorageError
 from tidings.storage.object_storage import ObjectStorage
-from tidings.storage.store import PredictionStore
-from tidings.streams.log.protocol import EVENTS, Consumer, Log, LogError, Record
-from tidings.streams.processing.applier import Applier, Work
+from tidings.storage.store import Conflict, PredictionStore, Refused, Stored
+from tidings.streams.log.consumer_loop import Claim, ConsumerLoop
+from tidings.streams.log.log_fields import fields_of
+from tidings.streams.log.protocol import (
+    CHANGES,
+    DEAD_LETTERS,
+    EVENTS,
+    Consumer,
+    Log,
+    NewRecord,
+    Record,
+)
+from tidings.streams.processing.batch import BatchEntry, BatchInFlight, SetAside, set_aside
+from tidings.streams.processing.dead_letters import append_all, dead_letter
+from tidings.streams.processing.outages import Abandoned, Outages
 from tidings.streams.processing.statistics import Statistics
 from tidings.streams.providers.protocol import Provider
 from tidings.streams.rules.reducer import Expiry, StorePolicy
-
-T = TypeVar("T")
+from tidings.streams.support.tracing import Step
 
 GROUP = "tidings-processor"
 """The consumer group."""
 
 BATCH, BATCH_BEHIND = 500, 2000
-"""Records taken at once; more while the processor is behind, since folding and fewer commits pay then."""
+"""Records taken at once; more while the processor is behind: more events share a write, and commits are fewer."""
 
-RETRY_FIRST, RETRY_MOST = 0.05, 1.0
-"""Seconds between attempts at a store or log that is down: it goes on within two seconds of its return."""
-
-_POLL = 0.5
+POLL = 0.5
 """Seconds between calls of `fetch` while a batch waits for an outage to end: they keep the group membership."""
 
-log_ = structlog.get_logger("tidings.processor")
+_PUTS_AT_ONCE = 16
+"""Records whose contents are put at a time: a batch of large ones should take no longer than it must."""
+
+logger = structlog.get_logger(__name__)
 
 
-def _nothing(_step: int) -> None:
+def _unobserved(_step: Step) -> None:
     """Nobody wants to see inside."""
-
-
-class Abandoned(Exception):
-    """The batch's partitions went to another member, or the processor stops; whoever has them next reads it again."""
 
 
 class Processor:
@@ -68,13 +73,13 @@ class Processor:
     Args:
         log: Where events come from, and changes and dead letters go.
         store: What holds the records; a store with a cache in front reads little.
-        providers: By name; what webhooks are translated by.
+        providers: By name; what webhooks are decoded by.
         policy: The log's id and what was fixed when the store was first opened.
         expiry: When records are hidden and purged.
         objects: Where fields go that are too large for a record; None: into memory.
         group: The consumer group.
         assigned: Called with the partitions at each assignment, before any of their events is judged.
-        reached: Called with the number of each step as it ends, for those who want to see inside.
+        reached: Called with each step as it ends, for those who want to see inside.
     """
 
     def __init__(
@@ -88,49 +93,44 @@ class Processor:
         objects: ObjectStorage | None = None,
         group: str = GROUP,
         assigned: Callable[[frozenset[int]], Awaitable[None]] | None = None,
-        reached: Callable[[int], None] | None = None,
+        reached: Callable[[Step], None] | None = None,
     ) -> None:
         self._log = log
         self._store = store
         self._providers = providers
+        self._policy = policy
+        self._expiry = expiry or Expiry()
+        self._objects = objects or ObjectStorage("memory://")
         self._group = group
         self._assigned = assigned
-        self._reached = reached or _nothing
-        self._consumer: Consumer | None = None
-        self._generation = -1
+        self._reached = reached or _unobserved
+        # A store with a cache says what it is sure of, and what the store behind it has now.
+        self._load = getattr(store, "load_certain", None) or store.load
+        self._load_fresh = getattr(store, "load_fresh", None) or store.load
+        self._loop: ConsumerLoop | None = None
         self._stopping = asyncio.Event()
         self._held: tuple[int, Sequence[Record]] = (-1, ())
         """Taken as an outage ended that a batch before them waited for, and in which generation."""
         self._writing: asyncio.Task[None] | None = None
         self._announcing: asyncio.Task[None] | None = None
-        self._waiting = 0
-        """Operations that wait for the end of an outage."""
-        self._done: dict[int, int] = {}
-        self._uncommitted = False
-        self._committer: asyncio.Task[None] | None = None
         self.statistics = Statistics()
-        self.obstacle: str | None = None
-        """What is being waited out at the moment, for readiness."""
-        self._applier = Applier(
-            log,
-            store,
-            policy,
-            expiry=expiry or Expiry(),
-            objects=objects or ObjectStorage("memory://"),
-            insist=self._insist,
-            reached=self._reached,
-            statistics=self.statistics,
-        )
+        self.outages = Outages(self._stopping, self.statistics)
+        self._retry = self.outages.retry_until_available
 
     @property
     def consumer(self) -> Consumer | None:
         """The membership, while it runs."""
-        return self._consumer
+        return self._loop.consumer if self._loop is not None else None
 
     @property
     def positions(self) -> dict[int, int]:
-        """Per partition that it has processed anything of since its assignment, the next offset."""
-        return dict(self._done)
+        """Per partition that it has read of since its assignment, the offset below which everything is done."""
+        return self._loop.done() if self._loop is not None else {}
+
+    @property
+    def obstacle(self) -> str | None:
+        """What is being waited out at the moment, for readiness."""
+        return self.outages.obstacle
 
     def stop(self) -> None:
         """Finish the batches under way and leave; `run` returns then."""
@@ -138,138 +138,263 @@ class Processor:
 
     async def run(self) -> None:
         """Process until `stop`. Outages of log and store are waited out; anything else is raised."""
-        consumer = self._consumer = self._log.consume(EVENTS, self._group)
+        loop = ConsumerLoop(
+            self._log, EVENTS, self._group, committed=lambda: self._reached(Step.COMMITTED)
+        )
+        self._loop = self.outages.loop = loop
         limit = BATCH
         try:
             while not self._stopping.is_set():
                 try:
-                    records = await self._take(consumer, limit)  # 1
+                    records = await self._take(loop, limit)  # 1
                     if self._stopping.is_set():
                         break  # whoever comes next reads these again
-                    if consumer.generation() != self._generation:
+                    if not loop.current:
                         await self._drain()
-                        await self._take_over(consumer)
+                        await self._take_over(loop)
                     self.statistics.alive()
                     if not records:
                         limit = BATCH
-                        await self._idle(consumer)
+                        await self._idle(loop)
                         continue
                     full = len(records) >= limit
                     limit = min(limit * 2, BATCH_BEHIND) if full else BATCH
-                    await self._begin(records)
-                    if (
-                        not full
-                    ):  # taken now, the next batch would only be smaller, and wait all the same
+                    await self._begin(loop, records)
+                    if not full:  # what is taken now would only be smaller, and wait all the same
                         await self._written()
                 except Abandoned:
                     await self._drain()
-                    log_.info("processor.batch_abandoned")
+                    logger.info("processor.batch_abandoned")
             await self._drain()
         finally:
-            await self._finish(consumer)
+            for task in (self._writing, self._announcing):
+                if task is not None:
+                    task.cancel()
+                    await asyncio.gather(task, return_exceptions=True)
+            await loop.close()
 
-    # ---- 1: take ----
+    # ---- 1: take and decode ----
 
-    async def _take(self, consumer: Consumer, limit: int) -> Sequence[Record]:
+    async def _take(self, loop: ConsumerLoop, limit: int) -> Sequence[Record]:
         (generation, held), self._held = self._held, (-1, ())
-        if (
-            held and generation == consumer.generation()
-        ):  # otherwise whoever has the partitions now reads them again
-            return held
-        try:
-            return await consumer.fetch(limit, 0.5)
-        except LogError as error:
-            if not error.retryable:
-                raise
-            log_.warning("processor.log_unavailable", error=str(error))
-            await asyncio.sleep(RETRY_FIRST)
-            return ()
+        if held and generation == loop.consumer.generation():
+            return held  # otherwise whoever has the partitions now reads them again
+        return await loop.fetch(limit, 0.5)
 
-    async def _take_over(self, consumer: Consumer) -> None:
+    async def _begin(self, loop: ConsumerLoop, records: Sequence[Record]) -> None:
+        """Decode a batch, and write it once the one before it is written."""
+        batch = BatchInFlight(records, self._providers)
+        self._reached(Step.TAKEN)
+        await self._written()
+        self._writing = asyncio.create_task(self._write(loop.begin(records), batch))
+
+    async def _write(self, claim: Claim, batch: BatchInFlight) -> None:
+        """Steps 2 to 4, and step 5 once that of the batch before has ended."""
+        entries = batch.entries
+        started = perf_counter()
+        # ---- 2: load, by a cache only what this processor wrote or read itself ----
+        loaded = await self._retry(lambda: self._load(list(entries)))
+        self._reached(Step.LOADED)
+        loaded_at = perf_counter()
+
+        # ---- 3: reduce ----
+        batch.reduce(loaded, self._policy)
+        await self._judge_doubtful(entries)
+        self._reached(Step.REDUCED)
+        reduced_at = perf_counter()
+
+        # ---- 4: dead letters, contents, store ----
+        await self._keep(batch, [*batch.poison, *set_aside(entries.values())])
+        await self._write_store(batch, entries)
+        await self._keep(batch, set_aside(entries.values()))
+        self._reached(Step.WRITTEN)
+        batch.seconds += (loaded_at - started, reduced_at - loaded_at, perf_counter() - reduced_at)
+
+        before, self._announcing = self._announcing, None
+        if before is not None:
+            await before  # where it failed, this batch may not be announced either
+        self._announcing = asyncio.create_task(self._announce(claim, batch))
+
+    # ---- 3: reduce ----
+
+    async def _judge_doubtful(self, entries: Mapping[str, BatchEntry]) -> None:
+        """Events that are about to be dropped for good are judged by what the store has, not by a copy of it."""
+        doubtful = [(i, e) for i, e in entries.items() if e.doubtful]
+        if not doubtful or self._load_fresh == self._store.load:
+            return
+        fresh = await self._retry(lambda: self._load_fresh([i for i, _ in doubtful]))
+        for prediction_id, entry in doubtful:
+            stored = fresh.get(prediction_id)
+            if stored is None or entry.before is None or stored.version != entry.before.version:
+                entry.reduce(stored, self._policy)
+
+    # ---- 4: dead letters, contents, store ----
+
+    async def _keep(self, batch: BatchInFlight, records: Sequence[SetAside]) -> None:
+        """Put these into the dead letters, each once in a batch."""
+        new = [s for s in records if (s.record.partition, s.record.offset) not in batch.kept]
+        if not new:
+            return
+        letters = [self._dead_letter(s.record, s.code, s.reason) for s in new]
+        await append_all(
+            lambda some: self._retry(lambda: self._log.append(DEAD_LETTERS, some)), letters
+        )
+        batch.kept.update((s.record.partition, s.record.offset) for s in new)
+
+    def _dead_letter(self, record: Record, code: str, reason: str) -> NewRecord:
+        self.statistics.dead_letters[code] = self.statistics.dead_letters.get(code, 0) + 1
+        logger.warning(
+            "processor.dead_letter",
+            code=code,
+            reason=reason[:200],
+            partition=record.partition,
+            offset=record.offset,
+            **fields_of(record),
+        )
+        return dead_letter(record, code, reason)
+
+    async def _write_store(self, batch: BatchInFlight, entries: Mapping[str, BatchEntry]) -> None:
+        todo = [(i, e) for i, e in entries.items() if e.changed]
+        while todo:
+            # A conflict makes the events be judged again, and may reject others than before.
+            await self._keep(batch, set_aside(entry for _, entry in todo))
+            if large := [entry for _, entry in todo if entry.contents]:
+                await self._put_contents(large)
+            writes = [entry.write(self._expiry) for _, entry in todo]
+            outcomes = await self._retry(lambda writes=writes: self._store.write(writes))  # type: ignore[misc]
+            lost = []
+            for (prediction_id, entry), outcome in zip(todo, outcomes, strict=True):
+                if isinstance(outcome, Conflict):
+                    lost.append((prediction_id, entry))
+                elif isinstance(outcome, Refused):
+                    await self._write_singly(batch, prediction_id, entry, outcome)
+            todo = await self._judge_again(lost) if lost else []
+
+    async def _put_contents(self, entries: Sequence[BatchEntry]) -> None:
+        """Put what these records refer to, before any of them stands; several records' at once."""
+        left = iter(entries)
+
+        async def put() -> None:
+            for entry in left:
+                # First the note which prediction they belong to, then each content; a repeat is harmless.
+                for path, content in entry.contents_to_put().items():
+                    await self._retry(
+                        lambda path=path, content=content: self._objects.put(path, content)  # type: ignore[misc]
+                    )
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in entries[:_PUTS_AT_ONCE]:
+                    group.create_task(put())
+        except ExceptionGroup as failed:
+            # Each waits outages out for itself: what is left has one cause, and who retries looks for that.
+            raise failed.exceptions[0] from None
+
+    async def _judge_again(
+        self, lost: Sequence[tuple[str, BatchEntry]]
+    ) -> list[tuple[str, BatchEntry]]:
+        """Another processor has written: judge the events again by what stands now."""
+        self.statistics.conflicts += len(lost)
+        fresh = await self._retry(lambda: self._load_fresh([i for i, _ in lost]))
+        for prediction_id, entry in lost:
+            entry.reduce(fresh.get(prediction_id), self._policy)
+        return [(i, e) for i, e in lost if e.changed]
+
+    async def _write_singly(
+        self, batch: BatchInFlight, prediction_id: str, entry: BatchEntry, refused: Refused
+    ) -> None:
+        """The store will never take this record: write event by event, and keep those that it refuses."""
+        if len(entry.events) == 1:
+            entry.reduction = None
+            entry.set_aside = [SetAside(entry.events[0][1], "refused", refused.reason)]
+            await self._keep(batch, entry.set_aside)
+            return
+
+        async def attempt(single: BatchEntry) -> None:
+            await self._keep(batch, single.set_aside)
+            await self._write_store(batch, {prediction_id: single})
+
+        singles = await entry.event_by_event(self._policy, self._expiry, attempt)
+        written = next((single for single in reversed(singles) if single.changed), None)
+        entry.set_aside = set_aside(singles)
+        entry.reduction = written.reduction if written is not None else None
+        if written is not None:
+            entry.encoded, entry.expires_at = written.encoded, written.expires_at
+
+    # ---- 5: announce ----
+
+    async def _announce(self, claim: Claim, batch: BatchInFlight) -> None:
+        """Announce what was written, wait for the log's word, and let step 6 follow."""
+        started = perf_counter()
+        entries = batch.entries
+        changes = [change for e in entries.values() if (change := e.announcement()) is not None]
+        if repeated := [i for i, e in entries.items() if e.repeated]:
+            # A crash may have swallowed the announcement of what these events had changed.
+            fresh: dict[str, Stored] = await self._retry(lambda: self._load_fresh(repeated))
+            changes += [entries[i].repeated_announcement(stored) for i, stored in fresh.items()]
+        if changes:
+            await self._retry(lambda: self._log.append(CHANGES, changes))
+        self._reached(Step.ANNOUNCED)
+        batch.seconds.append(perf_counter() - started)
+        assert self._loop is not None
+        # ---- 6: commit ----
+        self._loop.finish(claim)
+        self._loop.commit_soon()
+        self.statistics.batch(batch)
+
+    # ---- one batch behind the other ----
+
+    async def _take_over(self, loop: ConsumerLoop) -> None:
         """Begin with what was assigned; raises `Abandoned` where it was taken again meanwhile."""
+        loop.reassigned()
         # Another member may have written meanwhile: what the cache knows may be old.
-        self._generation = consumer.generation()
-        self._done.clear()
         clear = getattr(self._store, "clear", None)
         if clear is not None:
             clear()
-        log_.info("processor.assigned", partitions=sorted(consumer.assigned()))
         if self._assigned is not None:
-            self._writing = asyncio.create_task(self._prepare(self._assigned, consumer.assigned()))
+            self._writing = asyncio.create_task(
+                self._prepare(self._assigned, loop.consumer.assigned())
+            )
             await self._written()
 
     async def _prepare(
         self, assigned: Callable[[frozenset[int]], Awaitable[None]], partitions: frozenset[int]
     ) -> None:
-        await self._insist(lambda: assigned(partitions))
+        await self._retry(lambda: assigned(partitions))
 
-    async def _idle(self, consumer: Consumer) -> None:
+    async def _idle(self, loop: ConsumerLoop) -> None:
         """Nothing came: hear what became of the last batch, and commit what is not committed yet."""
         if self._writing is not None and self._writing.done():
             await self._written()
         if self._announcing is not None and self._announcing.done():
             announcing, self._announcing = self._announcing, None
             await announcing
-        if self._uncommitted:
-            self._commit_soon(consumer)
-
-    # ---- 2 to 5, one batch behind the other ----
-
-    async def _begin(self, records: Sequence[Record]) -> None:
-        """Translate a batch, and write it once the one before it is written."""
-        work = Work(records, self._providers)
-        self._reached(1)
-        await self._written()
-        self._writing = asyncio.create_task(self._write(work))
-
-    async def _write(self, work: Work) -> None:
-        await self._applier.write(work)
-        before, self._announcing = self._announcing, None
-        if before is not None:
-            await before  # where it failed, this batch may not be announced either
-        self._announcing = asyncio.create_task(self._announce(work))
-
-    async def _announce(self, work: Work) -> None:
-        await self._applier.announce(work)
-        assert self._consumer is not None
-        for record in work.records:
-            self._done[record.partition] = record.offset + 1
-        self._commit_soon(self._consumer)  # 6
-        batch = work.batch
-        self.statistics.unknown_fields += batch.unknown_fields
-        self.statistics.batch(
-            batch.entries.values(), records=len(work.records), seconds=work.seconds
-        )
+        loop.commit_soon()
 
     async def _written(self) -> None:
-        """Wait until the batch under way is written; raises what kept it from it."""
+        """Wait until the batch under way is written; raises what made that fail."""
         if (writing := self._writing) is not None:
             try:
-                await self._turn(writing)
+                await self._ended(writing)
             finally:
                 if writing.done():
                     self._writing = None
 
-    async def _turn(self, task: "asyncio.Future[None]") -> None:
-        """Wait for a step; while it waits for the end of an outage keep polling, so that the membership lives on."""
+    async def _ended(self, task: "asyncio.Future[None]") -> None:
+        """Wait for a task; while it waits for the end of an outage keep polling, so that the membership lives on."""
         while not task.done():
-            await asyncio.wait((task,), timeout=_POLL)
-            if self._waiting and not task.done():
+            await asyncio.wait((task,), timeout=POLL)
+            if self.outages.waiting and not task.done():
                 await self._poll()
         task.result()
 
     async def _poll(self) -> None:
-        consumer = self._consumer
-        assert consumer is not None
-        try:
-            records = await consumer.fetch(BATCH, 0)
-        except LogError as error:
-            log_.debug("processor.log_unavailable", error=str(error))
-        else:
-            if records:  # the outage ended a moment ago
-                generation, held = self._held
-                now = consumer.generation()
-                self._held = (now, [*held, *records] if generation == now else records)
+        assert self._loop is not None
+        records = await self._loop.fetch(BATCH, 0)
+        if records:  # the outage ended a moment ago
+            generation, held = self._held
+            now = self._loop.consumer.generation()
+            self._held = (now, [*held, *records] if generation == now else records)
         self.statistics.alive()
 
     async def _drain(self) -> None:
@@ -277,95 +402,8 @@ class Processor:
         for task in (self._writing, self._announcing):
             if task is not None:
                 with contextlib.suppress(Abandoned):
-                    await self._turn(task)
+                    await self._ended(task)
         if self._announcing is not None:  # that of the batch which was being written
             with contextlib.suppress(Abandoned):
-                await self._turn(self._announcing)
+                await self._ended(self._announcing)
         self._writing = self._announcing = None
-
-    # ---- 6: commit ----
-
-    def _commit_soon(self, consumer: Consumer) -> None:
-        self._uncommitted = True
-        if self._committer is None or self._committer.done():
-            self._committer = asyncio.create_task(self._commit(consumer))
-
-    async def _commit(self, consumer: Consumer) -> None:
-        while self._uncommitted:
-            self._uncommitted = False
-            assigned = consumer.assigned()
-            positions = {
-                partition: offset
-                for partition, offset in self._done.items()
-                if partition in assigned
-            }
-            try:
-                await consumer.commit(positions)
-            except LogError as error:
-                # Whoever reads from the older offset meets duplicates, which are harmless.
-                log_.warning("processor.commit_failed", error=str(error))
-                self._uncommitted = True
-                return
-            self._reached(6)
-
-    async def _finish(self, consumer: Consumer) -> None:
-        for task in (self._writing, self._announcing):
-            if task is not None:
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
-        if self._committer is not None:
-            await asyncio.wait([self._committer], timeout=2)
-        if self._uncommitted:
-            await self._commit(consumer)
-        await consumer.close()
-
-    # ---- outages ----
-
-    async def _insist(self, operation: Callable[[], Awaitable[T]]) -> T:
-        """Do it, waiting out outages; meanwhile nothing is taken."""
-        delay = RETRY_FIRST
-        waiting = False
-        try:
-            while True:
-                try:
-                    result = await operation()
-                except (StorageError, LogError) as error:
-                    if not error.retryable:
-                        raise
-                    self._still_ours()
-                    self.obstacle = str(error)
-                    if not waiting:
-                        waiting = True
-                        self._pause(str(error))
-                    with contextlib.suppress(TimeoutError):
-                        # Jitter: many processors should not come back at once.
-                        async with asyncio.timeout(delay * random.uniform(0.5, 1)):  # noqa: S311 - nothing secret
-                            await self._stopping.wait()
-                    delay = min(delay * 2, RETRY_MOST)
-                else:
-                    self.statistics.alive()  # a batch may have many of them
-                    return result
-        finally:
-            if waiting:
-                self._resume()
-
-    def _pause(self, reason: str) -> None:
-        self._waiting += 1
-        if self._waiting == 1:
-            assert self._consumer is not None
-            self._consumer.pause()
-            self.statistics.pauses += 1
-            log_.warning("processor.paused", error=reason)
-
-    def _resume(self) -> None:
-        self._waiting -= 1
-        if not self._waiting:
-            assert self._consumer is not None
-            self.obstacle = None
-            self._consumer.resume()
-            log_.info("processor.resumed")
-
-    def _still_ours(self) -> None:
-        assert self._consumer is not None
-        if self._stopping.is_set() or self._consumer.generation() != self._generation:
-            raise Abandoned

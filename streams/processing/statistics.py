@@ -1,17 +1,11 @@
 """What the processor counts and times. Plain numbers; whoever serves metrics reads them."""
 
-from collections.abc import Iterable, Sequence
 from time import monotonic, time
-from typing import Protocol
 
-from tidings.streams.rules.reducer import Reduction
+from tidings.streams.processing.batch import BatchInFlight
 from tidings.streams.support.histogram import Histogram
 
 STAGES = ("translate", "load", "fold", "write", "announce")
-
-
-class _Counted(Protocol):
-    reduction: Reduction | None
 
 
 class Statistics:
@@ -45,13 +39,14 @@ class Statistics:
         """The loop went round."""
         self.last_alive = monotonic()
 
-    def batch(self, entries: Iterable[_Counted], *, records: int, seconds: Sequence[float]) -> None:
-        """A batch is done: its records, and seconds in the order of `STAGES`."""
-        self.records += records
+    def batch(self, batch: BatchInFlight) -> None:
+        """A batch is done."""
+        self.records += len(batch.records)
         self.batches += 1
+        self.unknown_fields += batch.unknown_fields
         now = time()
         ages = []
-        for entry in entries:
+        for entry in batch.entries.values():
             reduction = entry.reduction
             if reduction is not None:
                 self.applied += reduction.applied
@@ -61,7 +56,7 @@ class Statistics:
                 if reduction.applied:
                     ages.append(now - reduction.recorded_at / 1000)
         self.to_change.observe_all(ages)
-        for stage, spent in zip(STAGES, seconds, strict=True):
+        for stage, spent in zip(STAGES, batch.seconds, strict=True):
             self.stages[stage].observe(spent)
         self.last_alive = monotonic()
 

@@ -12,8 +12,7 @@ from msgspec import Struct
 from tidings.storage.errors import StorageError
 from tidings.storage.store import Conflict, PredictionStore, Query, Refused
 from tidings.streams.log.protocol import CHANGES, EVENTS, Log, LogError, Record, Since
-from tidings.streams.processing.batch import Batch, Entry
-from tidings.streams.processing.splitting import event_by_event
+from tidings.streams.processing.batch import BatchEntry, BatchInFlight
 from tidings.streams.providers.protocol import Provider
 from tidings.streams.rules.reducer import Expiry, StorePolicy
 
@@ -226,7 +225,7 @@ class Rebuild:
 
     async def _apply(self, records: list[Record]) -> None:
         """Fold a batch; its write goes on while the next one is read and translated (a store works beside us)."""
-        batch = Batch(records, self._providers, self._only)
+        batch = BatchInFlight(records, self._providers, self._only)
         await self._written()
         loaded = await self._store.load(list(batch.entries))
         batch.reduce(loaded, self._policy)
@@ -238,7 +237,7 @@ class Rebuild:
         if writing is not None:
             await writing
 
-    async def _write(self, batch: Batch, count: int) -> None:
+    async def _write(self, batch: BatchInFlight, count: int) -> None:
         changed = [entry for entry in batch.entries.values() if entry.changed]
         if changed:
             await self._put(changed)
@@ -251,14 +250,14 @@ class Rebuild:
         if self.notice is not None:
             self.notice(progress)
 
-    def _count(self, entry: Entry) -> None:
+    def _count(self, entry: BatchEntry) -> None:
         progress, reduction = self.progress, entry.reduction
         if reduction is not None:
             progress.applied += reduction.applied
             progress.stale += reduction.stale
             progress.rejected += len(reduction.rejected)
 
-    async def _put(self, entries: Sequence[Entry]) -> None:
+    async def _put(self, entries: Sequence[BatchEntry]) -> None:
         """Write; what the store refuses is written by event, as the processor does, and counted here."""
         outcomes = await self._store.write([entry.write(self._expiry) for entry in entries])
         for entry, outcome in zip(entries, outcomes, strict=True):
@@ -270,12 +269,10 @@ class Rebuild:
             if len(entry.events) == 1:
                 self.progress.rejected += 1
                 continue
-            for single in await event_by_event(
-                entry, self._policy, self._expiry, self._put_changed
-            ):
+            for single in await entry.event_by_event(self._policy, self._expiry, self._put_changed):
                 self._count(single)
 
-    async def _put_changed(self, entry: Entry) -> None:
+    async def _put_changed(self, entry: BatchEntry) -> None:
         if entry.changed:
             await self._put([entry])
 

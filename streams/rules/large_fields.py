@@ -7,13 +7,15 @@ with the record.
 
 import hashlib
 import re
+from collections.abc import Awaitable, Callable
 from typing import Literal
 
 import msgspec
 from msgspec import Raw
-from msgspec.structs import force_setattr
+from msgspec.structs import force_setattr, replace
 
-from tidings.storage.prediction import Blob
+from tidings.storage.errors import StoreUnavailable
+from tidings.storage.prediction import Blob, Prediction
 from tidings.streams.rules.event import Event, EventType
 
 FIELD_MAX = 32 * 1024
@@ -129,3 +131,33 @@ def _keep_first(event: Event) -> None:
         value = first.get(member)
         if value is not None and bytes(value)[:1] == b'"':
             force_setattr(event, name, _text.decode(value))
+
+
+async def whole(
+    read: Callable[[str], Awaitable[bytes | None]], shown: str, record: Prediction
+) -> Prediction:
+    """The record with its payload and prompt themselves, whatever their size.
+
+    Args:
+        read: Gives the content at a path in the object storage.
+        shown: The object storage, for people.
+        record: As the store has it.
+
+    Raises:
+        StorageError: The object storage does not give them.
+    """
+
+    async def content(name: str) -> bytes:
+        found = await read(path(record.prediction_id, name))
+        if found is None:
+            raise StoreUnavailable(
+                f"{name} of {record.prediction_id} is not in the object storage {shown}"
+            )
+        return found
+
+    payload, prompt = reference(record.payload), reference(record.prompt)
+    if payload is not None:
+        record = replace(record, payload=Raw(await content(payload.hash)))
+    if prompt is not None:
+        record = replace(record, prompt=_text.decode(await content(prompt.hash)))
+    return record

@@ -7,6 +7,7 @@ does, no part makes anything.
 
 import re
 from collections.abc import Mapping
+from enum import IntEnum
 from typing import Literal, Protocol
 
 Kind = Literal["server", "producer", "consumer", "client"]
@@ -20,6 +21,17 @@ _ODD = frozenset(b"13579bdf")
 _traceparent = re.compile(
     r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
 )
+
+
+class Step(IntEnum):
+    """The steps of the processor's commit, with the numbers of its docstring: what is called as each of them ends."""
+
+    TAKEN = 1
+    LOADED = 2
+    REDUCED = 3
+    WRITTEN = 4
+    ANNOUNCED = 5
+    COMMITTED = 6
 
 
 class Span(Protocol):

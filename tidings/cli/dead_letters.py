@@ -18,7 +18,7 @@ from tidings.config.settings import Settings
 
 if TYPE_CHECKING:
     from tidings.streams.log.protocol import Log
-    from tidings.streams.processing.letters import Letter, Selection
+    from tidings.streams.processing.dead_letters import DeadLetter, Selection
 
 EXAMPLES = 3
 
@@ -36,7 +36,7 @@ class _Reason:
         """When one was dead-lettered last, in ms."""
         self.shown: deque[dict[str, Any]] = deque(maxlen=most)
 
-    def add(self, letter: "Letter") -> None:
+    def add(self, letter: "DeadLetter") -> None:
         self.count += 1
         self.last = max(self.last, letter.at)
         self.shown.append(_brief(letter))
@@ -86,9 +86,9 @@ def run_list(arguments: Namespace) -> None:
     reasons: dict[str, _Reason] = {}
 
     async def collect(log: "Log") -> None:
-        from tidings.streams.processing.letters import letters
+        from tidings.streams.processing.dead_letters import read_dead_letters
 
-        async for letter in letters(log, _wanted(arguments)):
+        async for letter in read_dead_letters(log, _wanted(arguments)):
             if (reason := reasons.get(letter.code)) is None:
                 reason = reasons[letter.code] = _Reason(most)
             reason.add(letter)
@@ -117,15 +117,17 @@ def run_list(arguments: Namespace) -> None:
 def run_show(arguments: Namespace) -> int:
     """`show`."""
     position = _position(arguments.position)
-    found: list[Letter] = []
+    found: list[DeadLetter] = []
 
     async def collect(log: "Log") -> None:
-        from tidings.streams.processing.letters import letters
+        from tidings.streams.processing.dead_letters import read_dead_letters
 
         found.extend(
             [
                 letter
-                async for letter in letters(log, lambda letter: str(letter.position) == position)
+                async for letter in read_dead_letters(
+                    log, lambda letter: str(letter.position) == position
+                )
             ]
         )
 
@@ -167,10 +169,10 @@ def run_redrive(arguments: Namespace) -> int:
     count = skipped = 0
 
     async def redrive(log: "Log") -> None:
-        from tidings.streams.processing.letters import select
+        from tidings.streams.processing.dead_letters import select_for_redrive
 
         nonlocal count, skipped
-        selection = await select(
+        selection = await select_for_redrive(
             log,
             lambda one: wanted(one) and (not chosen or str(one.position) in chosen),
             repeats=bool(chosen),
@@ -200,12 +202,12 @@ def run_redrive(arguments: Namespace) -> int:
 async def _append(log: "Log", selection: "Selection", rate: float | None, *, quiet: bool) -> int:
     """Append what was selected, at most so many records a second; returns how many there were."""
     from tidings.streams.log.protocol import EVENTS
-    from tidings.streams.processing.letters import AT_ONCE, again
+    from tidings.streams.processing.dead_letters import AT_ONCE, redrive_batches
 
     most = AT_ONCE if rate is None else min(AT_ONCE, max(1, int(rate / 10)))
     done, start = 0, time.monotonic()
     with ProgressBar("redrive", "records", quiet=quiet) as bar:
-        async for records in again(log, selection, most):
+        async for records in redrive_batches(log, selection, most):
             if rate is not None:
                 await asyncio.sleep(max(0.0, start + done / rate - time.monotonic()))
             await log.append(EVENTS, records)
@@ -220,10 +222,10 @@ def run_export(arguments: Namespace) -> None:
     count = 0
 
     async def export(log: "Log") -> None:
-        from tidings.streams.processing.letters import letters
+        from tidings.streams.processing.dead_letters import read_dead_letters
 
         nonlocal count
-        async for letter in letters(log, _wanted(arguments)):
+        async for letter in read_dead_letters(log, _wanted(arguments)):
             out.write(json.dumps(_whole(letter)) + "\n")
             count += 1
 
@@ -268,7 +270,7 @@ async def _opened(settings: Settings) -> "AsyncIterator[Log]":
         await log.close()
 
 
-def _wanted(arguments: Namespace) -> "Callable[[Letter], bool]":
+def _wanted(arguments: Namespace) -> "Callable[[DeadLetter], bool]":
     key = None if arguments.prediction is None else arguments.prediction.encode()
     return lambda letter: arguments.reason in (None, letter.code) and key in (None, letter.key)
 
@@ -288,11 +290,11 @@ def _time(milliseconds: int) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(milliseconds / 1000))
 
 
-def _key(letter: "Letter") -> str | None:
+def _key(letter: "DeadLetter") -> str | None:
     return None if letter.key is None else letter.key.decode("utf-8", "replace")
 
 
-def _brief(letter: "Letter") -> dict[str, Any]:
+def _brief(letter: "DeadLetter") -> dict[str, Any]:
     return {
         "position": str(letter.position),
         "predictionId": _key(letter),
@@ -302,7 +304,7 @@ def _brief(letter: "Letter") -> dict[str, Any]:
     }
 
 
-def _whole(letter: "Letter") -> dict[str, Any]:
+def _whole(letter: "DeadLetter") -> dict[str, Any]:
     value = letter.value or b""
     try:
         body: dict[str, Any] = {"value": value.decode()}

@@ -19,8 +19,8 @@ from tidings.streams.changes.feed import ChangeListener
 from tidings.streams.log.protocol import LogError
 from tidings.streams.providers.configuration import Configuration
 from tidings.streams.providers.job_api import api_of
-from tidings.streams.rules.contents import whole
 from tidings.streams.rules.event import Archive
+from tidings.streams.rules.large_fields import whole
 from tidings.streams.submission.event_publisher import Reports
 from tidings.streams.submission.http import HttpCalls
 from tidings.streams.submission.reconcile_policy import Patience
@@ -126,7 +126,7 @@ class ProviderWork:
                 waiter,
                 self.webhook_url,
                 patience=self.patience,
-                whole=partial(whole, self._resources.objects),
+                whole=partial(whole, self._resources.objects.get, self._resources.objects.shown),
                 reached=self._reached,
             )
         return self.submissions

@@ -45,7 +45,7 @@ from tidings.streams.processing.processor import Processor
 from tidings.streams.rules.reducer import DAY
 from tidings.streams.submission.estimates import Estimates
 from tidings.streams.submission.reconcile_policy import Patience
-from tidings.streams.support.tracing import Tracing
+from tidings.streams.support.tracing import Step, Tracing
 
 SWEEP_EVERY = 60.0
 """Seconds between removals of what is past its time."""
@@ -56,7 +56,7 @@ logger = structlog.get_logger(__name__)
 Ready = Callable[[int], None]
 """Called with the port once requests are served."""
 
-Reached = Callable[[int], None]
+Reached = Callable[[Step], None]
 SubmissionReached = Callable[[int, str], None]
 
 
@@ -73,7 +73,7 @@ async def serve(
     Args:
         settings: Checked, with a webhook key.
         ready: Called with the port once requests are served.
-        reached: Called with the number of each step of the processor's commit as it ends.
+        reached: Called with each step of the processor's commit as it ends.
         patience: How long the reconciler waits; None: as the settings say.
         submission_reached: Called with the number of each step of a submission as it ends, and the prediction's id.
 
@@ -364,7 +364,7 @@ def _followed(
         return log, reached
     traced = TracedLog(log, tracing)
 
-    def both(step: int) -> None:
+    def both(step: Step) -> None:
         traced.reached(step)
         if reached is not None:
             reached(step)

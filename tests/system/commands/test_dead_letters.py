@@ -13,7 +13,7 @@ from tidings.cli.dead_letters import run_list, run_redrive
 from tidings.cli.support import command
 from tidings.streams.log.factory import open_log
 from tidings.streams.log.protocol import DEAD_LETTERS, EVENTS, StoredRecord
-from tidings.streams.processing import letters
+from tidings.streams.processing import dead_letters
 from tidings.streams.processing.dead_letters import dead_letter
 
 LETTERS, EACH = 48, 1_000_000
@@ -26,7 +26,7 @@ def crowded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder whose log has large dead letters."""
     (tmp_path / "data").mkdir()
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(letters, "AT_ONCE_BYTES", SLICE, raising=False)
+    monkeypatch.setattr(dead_letters, "AT_ONCE_BYTES", SLICE, raising=False)
     monkeypatch.setattr(
         command, "_log_quietly", lambda: None
     )  # the logging of this process stays as it is

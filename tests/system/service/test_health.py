@@ -169,7 +169,7 @@ async def test_a_processor_that_hangs_is_noticed_from_outside(
     progress.note(monotonic() - 10, {0: 5}, {0: 2})
     progress.note(monotonic() - 1, {0: 9}, {0: 2})
     assert "has stood still" in (watched.alive() or "")
-    processor.obstacle = "the store does not answer"
+    processor.outages.obstacle = "the store does not answer"
     assert watched.alive() is None
     assert await watched.processor_ready() == "the store does not answer"
 

@@ -12,7 +12,7 @@ from tests.support.conditions import eventually
 from tests.support.gateway.small_service import SmallService, small_service
 from tidings.gateway.auth.tokens import Claims, SecretTokens
 from tidings.streams.log.protocol import DEAD_LETTERS, EVENTS, NewRecord, Position
-from tidings.streams.processing import letters
+from tidings.streams.processing import dead_letters
 
 SECRET = b"a secret of more than thirty-two bytes"
 
@@ -92,7 +92,7 @@ async def test_a_redrive_of_all_tries_each_record_once() -> None:
 
 async def test_a_redrive_appends_slice_by_slice(monkeypatch: pytest.MonkeyPatch) -> None:
     """However much is chosen, no more than a slice of it is in one append."""
-    monkeypatch.setattr(letters, "AT_ONCE_BYTES", 10)
+    monkeypatch.setattr(dead_letters, "AT_ONCE_BYTES", 10)
     async with with_letters() as (service, client):
         appended: list[int] = []
         append = service.log.append

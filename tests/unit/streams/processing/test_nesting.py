@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidings.streams.processing.nesting import nested_over
+from tidings.streams.processing.decoder import nested_over
 
 
 def depth(value: Any) -> int:

@@ -25,7 +25,7 @@ from tidings.streams.log.protocol import (
     Position,
     Record,
 )
-from tidings.streams.processing import processor
+from tidings.streams.processing import outages, processor
 from tidings.streams.processing.processor import GROUP, Processor
 from tidings.streams.rules.reducer import StorePolicy
 
@@ -103,9 +103,9 @@ def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches that a few events fill."""
     monkeypatch.setattr(processor, "BATCH", 4)
     monkeypatch.setattr(processor, "BATCH_BEHIND", 16)
-    monkeypatch.setattr(processor, "RETRY_FIRST", 0.004)
-    monkeypatch.setattr(processor, "RETRY_MOST", 0.01)
-    monkeypatch.setattr(processor, "_POLL", 0.001)
+    monkeypatch.setattr(outages, "RETRY_FIRST", 0.004)
+    monkeypatch.setattr(outages, "RETRY_MOST", 0.01)
+    monkeypatch.setattr(processor, "POLL", 0.001)
 
 
 def reports() -> list[NewRecord]:
@@ -162,7 +162,11 @@ async def test_an_announcement_that_never_stood_is_made_by_whoever_reads_next() 
     log.free.set()
     second = Processor(log, CachedStore(store), {}, policy)
     task = asyncio.create_task(second.run())
-    await eventually(lambda: second.positions == {0: 12}, 10)
+
+    async def committed() -> bool:
+        return await log.committed(EVENTS, GROUP) == {0: 12}
+
+    await eventually(committed, 10)
     second.stop()
     await asyncio.wait_for(task, 10)
     announced = {

@@ -21,8 +21,7 @@ from tidings.streams.log.protocol import EVENTS, Log, NewRecord
 from tidings.streams.processing.processor import Processor
 from tidings.streams.replay.rebuild import Rebuild, span
 from tidings.streams.rules import large_fields as blobs
-from tidings.streams.rules.contents import whole
-from tidings.streams.rules.large_fields import FIELD_MAX, reference, settle
+from tidings.streams.rules.large_fields import FIELD_MAX, reference, settle, whole
 from tidings.streams.rules.reducer import StorePolicy
 
 LARGE = "x" * (FIELD_MAX + 1)
@@ -322,9 +321,9 @@ async def test_a_record_is_made_whole_again() -> None:
         await pipe.send({"payload": {"image": LARGE}, "prompt": LARGE})
         await pipe.settled()
         stands = await pipe.prediction()
-        full = await whole(objects, stands)
+        full = await whole(objects.get, objects.shown, stands)
         assert full.prompt == LARGE
         assert msgspec.json.decode(full.payload) == {"image": LARGE}
         await objects.delete(objects.puts)
         with pytest.raises(StoreUnavailable):
-            await whole(objects, stands)
+            await whole(objects.get, objects.shown, stands)

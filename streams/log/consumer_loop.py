@@ -1,0 +1,190 @@
+"""Reading a topic as a member of a group: what every reader of a group needs, in one place.
+
+The processor, the archiver and the reader of thin webhooks all do the same: they fetch, notice when partitions were
+dealt anew, begin several records at once, and commit what is done. Three races hide in it:
+
+- **Out of order.** Records are finished in another order than they were read. What is committed is the lowest offset
+  that is still open, or the next one to read where nothing is: committing the highest finished offset would lose,
+  in a crash, whatever below it was still under way.
+- **A partition that was taken away and comes back.** The generation rises with each assignment. What was begun before
+  counts no more: another member may have read on and committed meanwhile, so offsets of the old generation must not be
+  committed in the new one, and a claim of the old one must not close what was read anew.
+- **Slow commits.** Kafka's coordinator takes milliseconds for a commit, and longer while a broker is away. Commits run
+  in the background, at most one at a time, always with the newest positions.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from time import monotonic
+
+import structlog
+from msgspec import Struct
+
+from tidings.streams.log.protocol import Consumer, Log, LogError, Record
+
+PAUSE = 0.05
+"""Seconds after a fetch that failed because the log is away."""
+LAST_COMMIT = 2.0
+"""Seconds that the commit under way may still take when the member leaves."""
+
+logger = structlog.get_logger(__name__)
+
+
+class Claim(Struct, frozen=True, gc=False):
+    """Records that were begun together and are not finished."""
+
+    generation: int
+    lowest: Mapping[int, int]
+    """Per partition the lowest offset among them: nothing from there on is committed."""
+
+
+class ConsumerLoop:
+    """A membership in a group, and what of its partitions is read, open and committed.
+
+    Args:
+        log: Where the topic is.
+        topic: What is read.
+        group: The consumer group.
+        committed: Called after each commit that stood.
+    """
+
+    def __init__(
+        self, log: Log, topic: str, group: str, *, committed: Callable[[], None] | None = None
+    ) -> None:
+        self.consumer: Consumer = log.consume(topic, group)
+        self._group = group
+        self._on_commit = committed
+        self._generation = -1
+        self._next: dict[int, int] = {}
+        """Per partition the next offset to read."""
+        self._open: dict[int, set[int]] = {}
+        """Per partition the lowest offsets of the claims that are not finished."""
+        self._committed: dict[int, int] = {}
+        self._committer: asyncio.Task[None] | None = None
+        self._again = False
+        self._committed_at = 0.0
+        self._held = False
+
+    @property
+    def generation(self) -> int:
+        """Of the assignment that was taken over last."""
+        return self._generation
+
+    @property
+    def current(self) -> bool:
+        """Whether the partitions are still those that were taken over last."""
+        return self.consumer.generation() == self._generation
+
+    async def fetch(self, limit: int, wait: float) -> Sequence[Record]:
+        """At most `limit` records; none where the log is away for a moment. Raises errors that no retry mends."""
+        try:
+            return await self.consumer.fetch(limit, wait)
+        except LogError as error:
+            if not error.retryable:
+                raise
+            logger.warning("consumer.log_unavailable", group=self._group, error=str(error))
+            await asyncio.sleep(PAUSE)
+            return ()
+
+    def reassigned(self) -> bool:
+        """Whether partitions were dealt anew since this was asked last; what was open then is forgotten."""
+        generation = self.consumer.generation()
+        if generation == self._generation:
+            return False
+        self._generation = generation
+        self._next.clear()
+        self._open.clear()
+        self._committed.clear()
+        logger.info(
+            "consumer.assigned", group=self._group, partitions=sorted(self.consumer.assigned())
+        )
+        return True
+
+    def hold(self, hold: bool) -> None:
+        """Let `fetch` return nothing while this many are under way, or go on; it keeps the membership either way."""
+        if hold is not self._held:
+            self._held = hold
+            if hold:
+                self.consumer.pause()
+            else:
+                self.consumer.resume()
+
+    # ---- what is done ----
+
+    def begin(self, records: Sequence[Record]) -> Claim:
+        """These records are under way: nothing from the lowest of them on is committed until `finish`."""
+        lowest: dict[int, int] = {}
+        following = self._next
+        for record in records:
+            partition = record.partition
+            if partition not in lowest:  # in order within a partition: the first is the lowest
+                lowest[partition] = record.offset
+            following[partition] = record.offset + 1
+        for partition, offset in lowest.items():
+            self._open.setdefault(partition, set()).add(offset)
+            self._committed.setdefault(partition, offset)  # where reading began is no news
+        return Claim(self._generation, lowest)
+
+    def passed(self, records: Sequence[Record]) -> None:
+        """There is nothing to do about these records."""
+        for record in records:
+            self._committed.setdefault(record.partition, record.offset)
+            self._next[record.partition] = record.offset + 1
+
+    def finish(self, claim: Claim) -> None:
+        """What was begun together is done; one of an earlier generation counts no more."""
+        if claim.generation == self._generation:
+            for partition, offset in claim.lowest.items():
+                self._open[partition].discard(offset)
+
+    def done(self) -> dict[int, int]:
+        """Per partition that anything was read of, the offset below which everything is done."""
+        found = {}
+        for partition, following in self._next.items():
+            still_open = self._open.get(partition)
+            found[partition] = min(still_open) if still_open else following
+        return found
+
+    def _uncommitted(self) -> dict[int, int]:
+        """What may be committed of the assigned partitions, where it differs from what is."""
+        assigned, committed = self.consumer.assigned(), self._committed
+        return {p: o for p, o in self.done().items() if p in assigned and committed.get(p) != o}
+
+    # ---- commits ----
+
+    def commit_soon(self) -> None:
+        """Commit what is done, in the background."""
+        self._again = True
+        if self._committer is None or self._committer.done():
+            self._committer = asyncio.create_task(self._commit())
+
+    def commit_every(self, seconds: float) -> None:
+        """Commit what is done where the last commit lies so far back; what is not committed is read again."""
+        if monotonic() - self._committed_at >= seconds:
+            self._committed_at = monotonic()
+            self.commit_soon()
+
+    async def _commit(self) -> None:
+        while self._again:
+            self._again = False
+            generation, positions = self._generation, self._uncommitted()
+            if not positions:
+                return
+            try:
+                await self.consumer.commit(positions)
+            except LogError as error:
+                # Whoever reads from the older offset meets what is done already, which is harmless.
+                logger.warning("consumer.commit_failed", group=self._group, error=str(error))
+                return
+            if generation == self._generation:
+                self._committed.update(positions)
+            if self._on_commit is not None:
+                self._on_commit()
+
+    async def close(self) -> None:
+        """Commit what is done and leave the group."""
+        if self._committer is not None:
+            await asyncio.wait([self._committer], timeout=LAST_COMMIT)
+        self._again = True
+        await self._commit()
+        await self.consumer.close()

@@ -1,0 +1,94 @@
+"""Waiting for a store or a log that is down, with the partitions paused meanwhile."""
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import structlog
+
+from tidings.storage.errors import StorageError
+from tidings.streams.log.consumer_loop import ConsumerLoop
+from tidings.streams.log.protocol import LogError
+from tidings.streams.processing.statistics import Statistics
+
+T = TypeVar("T")
+
+RETRY_FIRST, RETRY_MOST = 0.05, 1.0
+"""Seconds between attempts at a store or log that is down: it goes on within two seconds of its return."""
+
+logger = structlog.get_logger(__name__)
+
+
+class Abandoned(Exception):
+    """The batch's partitions went to another member, or the processor stops; whoever has them next reads it again."""
+
+
+class Outages:
+    """Does what needs a store or a log, again and again while they are down.
+
+    Args:
+        stopping: Set when the processor stops: nothing is waited for then.
+        statistics: Counts.
+    """
+
+    def __init__(self, stopping: asyncio.Event, statistics: Statistics) -> None:
+        self._stopping = stopping
+        self._statistics = statistics
+        self.loop: ConsumerLoop | None = None
+        """The membership that is paused while something is waited for."""
+        self.waiting = 0
+        """Operations that wait for the end of an outage."""
+        self.obstacle: str | None = None
+        """What is being waited out at the moment, for readiness."""
+
+    async def retry_until_available(self, operation: Callable[[], Awaitable[T]]) -> T:
+        """The operation's result.
+
+        Raises:
+            Abandoned: It was waited for, and its partitions are no longer ours, or the processor stops.
+            StorageError, LogError: No retry mends it.
+        """
+        delay = RETRY_FIRST
+        waiting = False
+        try:
+            while True:
+                try:
+                    result = await operation()
+                except (StorageError, LogError) as error:
+                    if not error.retryable:
+                        raise
+                    assert self.loop is not None
+                    if self._stopping.is_set() or not self.loop.current:
+                        raise Abandoned from None
+                    self.obstacle = str(error)
+                    if not waiting:
+                        waiting = True
+                        self._pause(self.loop, str(error))
+                    with contextlib.suppress(TimeoutError):
+                        # Jitter: many processors should not come back at once.
+                        async with asyncio.timeout(delay * random.uniform(0.5, 1)):  # noqa: S311 - nothing secret
+                            await self._stopping.wait()
+                    delay = min(delay * 2, RETRY_MOST)
+                else:
+                    self._statistics.alive()  # a batch may have many of them
+                    return result
+        finally:
+            if waiting:
+                self._resume()
+
+    def _pause(self, loop: ConsumerLoop, reason: str) -> None:
+        self.waiting += 1
+        if self.waiting == 1:
+            loop.hold(True)
+            self._statistics.pauses += 1
+            logger.warning("processor.paused", error=reason)
+
+    def _resume(self) -> None:
+        self.waiting -= 1
+        if not self.waiting:
+            assert self.loop is not None
+            self.obstacle = None
+            self.loop.hold(False)
+            logger.info("processor.resumed")
