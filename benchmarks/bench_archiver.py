@@ -43,8 +43,8 @@ async def archive(place: str, folder: Path) -> int:
     from tidings.storage.prediction import Prediction, Status, encode
     from tidings.storage.store import Write
     from tidings.streams.archive.downloader import Downloads
-    from tidings.streams.archive.paths import AssetNames
-    from tidings.streams.archive.transfer import Archiving
+    from tidings.streams.archive.paths import AssetPaths
+    from tidings.streams.archive.transfer import FileTransfer
     from tidings.streams.archive.worker import GROUP, Archiver
     from tidings.streams.changes.codec import announcement
     from tidings.streams.log.memory import MemoryLog
@@ -68,7 +68,7 @@ async def archive(place: str, folder: Path) -> int:
         CHANGES, [announcement(r, encode(r), position=Position(0, 0)) for r in records]
     )
     downloads = Downloads([place])
-    work = Archiving(store.load, objects, AssetNames(b"key"), downloads, Reports(log))
+    work = FileTransfer(store.load, objects, AssetPaths(b"key"), downloads, Reports(log))
     archiver = Archiver(log, work)
     task = asyncio.create_task(archiver.run())
     while archiver.done < FILES:

@@ -15,26 +15,40 @@ DownloadError
 import asyncio
 import re
 import socket
+import zlib
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urljoin
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
 from msgspec import Struct
 from yarl import URL
 
-from tidings.streams.archive.decompression import ENCODINGS, Decompressor, Undecodable
 from tidings.streams.archive.ssrf import is_address, refusal
 
 if TYPE_CHECKING:
     import ssl
 
 CHUNK = 256 * 1024
+"""Bytes that are read, and come out of a compressed file, at most at once."""
 IDENTITY = "identity"
+COMPRESSIONS = frozenset({"gzip", "x-gzip", "deflate"})
+"""Of RFC 9110, 8.4.1, those that are undone: files are asked for as they are, and some servers compress all the same."""
+GROWTH = 100
+"""Times that content may grow. Deflate reaches 1,032 (RFC 1951); texts stay below 20, pictures below 2."""
+GROWTH_ALLOWANCE = 4 * 1024 * 1024
+"""Bytes that may come out of a compressed file whatever its growth."""
+_GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
+_GZIP_MEMBER = b"\x1f"
+"""How another member of a gzip file begins (RFC 1952, 2.3.1)."""
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _HOST = re.compile(r"[A-Za-z0-9._\-]+|[0-9A-Fa-f:.]+(?:%25?[A-Za-z0-9]+)?")
 _LATER = frozenset({408, 425, 429})
+_ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://[^/?#]*")
+_NOT_ON_THE_WIRE = re.compile(rb"[^\x21-\x7e]")
+"""Bytes that a request line cannot hold (RFC 9112, 3.2)."""
 
 
 class DownloadError(Exception):
@@ -78,17 +92,35 @@ class Download:
             async for chunk in self._received():
                 yield chunk
             return
-        decompressor, size, limit = Decompressor(), 0, self._limits.bytes
-        try:
-            async for chunk in self._received():
-                for piece in decompressor.feed(chunk):
-                    size += len(piece)
-                    if size > limit:
-                        raise _too_large(limit)
+        size = 0
+        async for piece in self._decompressed():
+            size += len(piece)
+            if size > self._limits.bytes:
+                raise _too_large(self._limits.bytes)
+            if size > max(GROWTH_ALLOWANCE, GROWTH * self.received):
+                raise Refused(f"it grows to more than {GROWTH} times its size when decompressed")
+            yield piece
+
+    async def _decompressed(self) -> AsyncIterator[bytes]:
+        """What is within gzip, several members too, or zlib, at most `CHUNK` bytes at a time."""
+        inner = zlib.decompressobj(_GZIP_OR_ZLIB)
+        async for data in self._received():
+            full = False
+            while data or full:
+                if inner.eof:
+                    if not data.startswith(_GZIP_MEMBER):
+                        break  # padding behind the end, which says nothing
+                    inner = zlib.decompressobj(_GZIP_OR_ZLIB)
+                try:
+                    piece = inner.decompress(data, CHUNK)
+                except zlib.error as error:
+                    raise Refused(f"it cannot be decompressed: {error}") from None
+                data = inner.unused_data if inner.eof else inner.unconsumed_tail
+                # More may be ready although all was taken in.
+                full = len(piece) == CHUNK and not inner.eof
+                if piece:
                     yield piece
-        except Undecodable as error:
-            raise Refused(str(error)) from None
-        if not decompressor.whole:
+        if not inner.eof:
             raise Interrupted(
                 f"the download broke off after {self.received} bytes: its compression has no end"
             )
@@ -130,7 +162,7 @@ class Downloads:
     ) -> None:
         self._allow = frozenset(place.lower() for place in allow)
         self.limits = limits or Limits()
-        guarded = _Guarded(resolver or aiohttp.ThreadedResolver())
+        guarded = _GuardedResolver(resolver or aiohttp.ThreadedResolver())
         how: dict[str, Any] = {"limit": concurrency, "ssl": tls if tls is not None else True}
         self._public = self._session(
             aiohttp.TCPConnector(
@@ -232,7 +264,7 @@ class Downloads:
         if status != 200:
             raise Missing(f"{host} answers {status}")
         encoding = _encoding(response)
-        if encoding != IDENTITY and encoding not in ENCODINGS:
+        if encoding != IDENTITY and encoding not in COMPRESSIONS:
             raise Refused(
                 f"{host} sends it compressed ({encoding[:32]}) although that was not asked for"
             )
@@ -240,7 +272,7 @@ class Downloads:
             raise _too_large(self.limits.bytes)
 
 
-class _Guarded(AbstractResolver):
+class _GuardedResolver(AbstractResolver):
     """Names a bad address before anything is opened, for a reason that can be read."""
 
     def __init__(self, inner: AbstractResolver) -> None:
@@ -287,13 +319,49 @@ def _refused_within(error: BaseException | None) -> Refused | None:
 
 
 def _parse(text: str, base: URL | None = None) -> URL:
+    """A URL, or where a redirect leads, whose path and query stay as they were given, byte for byte.
+
+    A signature may cover them: what is equal by RFC 3986 is another file to a CDN.
+    """
+    if base is not None:
+        text = _resolved(text, base)
     try:
         url = URL(text)
-        return base.join(url) if base is not None else url
+        path, query = _path_and_query(text)
+        if not url.host:
+            return url
+        return URL.build(
+            scheme=url.scheme,
+            authority=url.raw_authority,
+            path=path or "/",
+            query_string=query,
+            encoded=True,
+        )
     except (ValueError, TypeError):
         raise Refused(
             "the URL cannot be read" if base is None else "a redirect leads to no URL"
         ) from None
+
+
+def _resolved(location: str, base: URL) -> str:
+    """The address in a redirect, made absolute (RFC 3986, 5.2)."""
+    if _ABSOLUTE.match(location):
+        return location
+    if location.startswith("//"):
+        return f"{base.scheme}:{location}"
+    if location.startswith("/"):
+        return f"{base.scheme}://{base.raw_authority}{location}"
+    return urljoin(str(base), location)
+
+
+def _path_and_query(text: str) -> tuple[str, str]:
+    """Path and query as they stand in a URL; only what no request line can hold is escaped."""
+    found = _ABSOLUTE.match(text)
+    rest = text[found.end() :].partition("#")[0] if found else ""
+    data = rest.encode("utf-8", "surrogateescape")  # as aiohttp reads the bytes of a header
+    safe = _NOT_ON_THE_WIRE.sub(lambda one: b"%%%02X" % one[0][0], data).decode("ascii")
+    path, _, query = safe.partition("?")
+    return path, query
 
 
 def _too_large(limit: int) -> Refused:

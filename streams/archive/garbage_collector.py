@@ -14,7 +14,7 @@ from tidings.storage.errors import StorageError
 from tidings.storage.object_storage import Found, ObjectStorage
 from tidings.storage.prediction import Prediction
 from tidings.streams.archive.paths import INDEX, is_asset_path
-from tidings.streams.archive.transfer import Archiving, Load
+from tidings.streams.archive.transfer import FileTransfer, Load
 from tidings.streams.rules import large_fields as blobs
 
 LEAST, MOST = 1.0, 3600.0
@@ -25,10 +25,10 @@ PARTS = 16
 SETTLED = 600.0
 """Seconds after which a folder's prediction has long been in the store."""
 
-log_ = structlog.get_logger("tidings.archiver")
+logger = structlog.get_logger(__name__)
 
 
-class StorageSweep:
+class GarbageCollector:
     """Sweeps for as long as it runs.
 
     Args:
@@ -36,7 +36,7 @@ class StorageSweep:
         load: Reads records.
         assets_ttl: Seconds that files are kept; 0: as long as their prediction.
         records_live: Seconds that a record is kept at least after its last change; None: records are never purged.
-        archiving: Knows where files lie, and removes them; None: files of replaced predictions are left.
+        transfer: Knows where files lie, and removes them; None: files of replaced predictions are left.
         clock: Seconds since the epoch.
     """
 
@@ -47,11 +47,11 @@ class StorageSweep:
         *,
         assets_ttl: float = 0,
         records_live: float | None = None,
-        archiving: Archiving | None = None,
+        transfer: FileTransfer | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._objects, self._load, self._clock = objects, load, clock
-        self._assets_ttl, self._records_live, self._archiving = assets_ttl, records_live, archiving
+        self._assets_ttl, self._records_live, self._transfer = assets_ttl, records_live, transfer
         self._part = 0
 
     async def run(self) -> None:
@@ -60,15 +60,20 @@ class StorageSweep:
         while True:
             await asyncio.sleep(period)
             try:
-                files, fields = await self.sweep_files(), await self.sweep_fields()
-                replaced = await self.sweep_replaced()
+                files, fields = (
+                    await self.remove_expired_files(),
+                    await self.remove_orphaned_fields(),
+                )
+                replaced = await self.remove_replaced_files()
             except StorageError as error:
-                log_.warning("archiver.sweep_failed", error=str(error))
+                logger.warning("archiver.sweep_failed", error=str(error))
             else:
                 if files or fields or replaced:
-                    log_.info("archiver.swept", files=files, predictions=fields, replaced=replaced)
+                    logger.info(
+                        "archiver.swept", files=files, predictions=fields, replaced=replaced
+                    )
 
-    async def sweep_files(self) -> int:
+    async def remove_expired_files(self) -> int:
         """Remove the files that are older than their time to live; returns how many."""
         if not self._assets_ttl:
             return 0
@@ -84,7 +89,7 @@ class StorageSweep:
             removed += sum(1 for path in old if is_asset_path(path))
         return removed
 
-    async def sweep_fields(self) -> int:
+    async def remove_orphaned_fields(self) -> int:
         """Remove the large fields of predictions whose records were purged; returns of how many predictions."""
         if self._records_live is None:
             return 0
@@ -113,9 +118,9 @@ class StorageSweep:
             await self._objects.delete_folder(folder)
         return len(orphans)
 
-    async def sweep_replaced(self) -> int:
+    async def remove_replaced_files(self) -> int:
         """Remove the files of predictions whose id is another one's by now; returns of how many."""
-        if self._archiving is None:
+        if self._transfer is None:
             return 0
         before = int((self._clock() - SETTLED) * 1000)
         folders: dict[str, list[str]] = {}
@@ -136,7 +141,7 @@ class StorageSweep:
         return removed
 
     async def _remove_replaced(self, indexed: list[list[str]], before: int) -> int:
-        assert self._archiving is not None
+        assert self._transfer is not None
         owners: dict[str, list[str]] = {}
         for paths in indexed:
             written = await self._objects.get(paths[0])
@@ -145,9 +150,9 @@ class StorageSweep:
         removed = 0
         for name, stored in (await self._load(list(owners))).items():
             standing = stored.standing()
-            mine = self._archiving.folder(standing) if isinstance(standing, Prediction) else ""
+            mine = self._transfer.folder(standing) if isinstance(standing, Prediction) else ""
             if any(path.rpartition("/")[2] != mine for path in owners[name]):
-                await self._archiving.remove(name, before)
+                await self._transfer.remove(name, before)
                 removed += 1
         return removed
 

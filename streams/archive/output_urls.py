@@ -34,7 +34,7 @@ class Asset(Struct, frozen=True, rename="camel"):
     """Where it came from; of a `data:` URI the beginning."""
 
 
-def wanted(record: Prediction, mode: Archive) -> bool:
+def needs_archiving(record: Prediction, mode: Archive) -> bool:
     """Whether this record's files are still to be dealt with.
 
     Args:
@@ -63,7 +63,7 @@ class _Glance(Struct, gc=False, rename="camel"):
 _glance = msgspec.json.Decoder(_Glance)
 
 
-def could_be_wanted(status: str | None, value: bytes) -> bool:
+def may_need_archiving(status: str | None, value: bytes) -> bool:
     """Whether a change may be about a record with files to keep; what has none is most often seen at a glance."""
     if status == Status.PROCESSING:
         if b'"pending":' not in value:
@@ -76,7 +76,7 @@ def could_be_wanted(status: str | None, value: bytes) -> bool:
     return seen.pending is not None or bool(seen.output) or seen.image_url is not None
 
 
-def sources(record: Prediction, output: Raw) -> list[str]:
+def urls_in(record: Prediction, output: Raw) -> list[str]:
     """The URLs in the order of the output's text, each once: every string in it, however deep, that is one as a whole.
 
     Args:

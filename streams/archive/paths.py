@@ -16,7 +16,7 @@ INDEX = "index"
 _PATH = re.compile(r"[0-9a-f]{40}/(?:0|[1-9][0-9]{0,5})")
 
 
-class AssetNames:
+class AssetPaths:
     """Names that nobody can guess who does not have the key.
 
     Args:

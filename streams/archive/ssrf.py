@@ -7,8 +7,14 @@ the public internet may be meant (OWASP, Server-Side Request Forgery Prevention)
 import ipaddress
 from ipaddress import IPv4Address, IPv6Address, ip_network
 
-_NAT64 = (ip_network("64:ff9b::/96"), ip_network("64:ff9b:1::/48"))
-"""RFC 6052, RFC 8215: the last 32 bits are an IPv4 address."""
+_NAT64 = ip_network("64:ff9b::/96")
+"""RFC 6052, 2.1: the last 32 bits are the IPv4 address that a translator connects to."""
+_LOCAL_NAT64 = ip_network("64:ff9b:1::/48")
+"""RFC 8215: a network's own prefixes for translation, of any length that RFC 6052 knows."""
+_EMBEDDED_AT = ((6, 7, 9, 10), (7, 9, 10, 11), (9, 10, 11, 12), (12, 13, 14, 15))
+"""RFC 6052, 2.2: the bytes of the IPv4 address behind prefixes of 48, 56, 64 and 96 bits."""
+_THIS_NETWORK = ip_network("0.0.0.0/8")
+"""RFC 791, 3.2: no destination, and no translator connects to it."""
 _V4_COMPATIBLE = ip_network("::/96")
 """RFC 4291, 2.5.5.1: deprecated, the last 32 bits are an IPv4 address."""
 _NEVER = tuple(
@@ -34,11 +40,15 @@ def refusal(address: str) -> str | None:
         parsed = ipaddress.ip_address(address)
     except ValueError:
         return f"{address[:64]!r} is no address"
-    if isinstance(parsed, IPv6Address) and parsed.ipv4_mapped is not None:
-        return refusal(str(parsed.ipv4_mapped))
-    inner = _inner(parsed)
-    if inner is not None and (reason := refusal(str(inner))) is not None:
-        return f"{address} stands for {reason}"
+    if isinstance(parsed, IPv6Address):
+        if parsed.ipv4_mapped is not None:
+            return refusal(str(parsed.ipv4_mapped))
+        inner = _embedded(parsed)
+        for one in inner:
+            if (reason := refusal(str(one))) is not None:
+                return f"{address} stands for {reason}"
+        if inner and (parsed in _NAT64 or parsed in _LOCAL_NAT64):
+            return None  # a network without IPv4 reaches the public IPv4 internet by these alone
     if parsed.is_loopback:
         return f"{address}, a loopback address"
     if parsed.is_link_local:
@@ -54,17 +64,20 @@ def refusal(address: str) -> str | None:
     return None
 
 
-def _inner(address: IPv4Address | IPv6Address) -> IPv4Address | None:
-    """The IPv4 address within an IPv6 one."""
-    if isinstance(address, IPv4Address):
-        return None
+def _embedded(address: IPv6Address) -> list[IPv4Address]:
+    """The IPv4 addresses that an IPv6 one may stand for."""
     if address.sixtofour is not None:
-        return address.sixtofour
+        return [address.sixtofour]
     if address.teredo is not None:
-        return address.teredo[1]
-    if any(address in block for block in (*_NAT64, _V4_COMPATIBLE)) and int(address) > 1:
-        return IPv4Address(int(address) & 0xFFFFFFFF)
-    return None
+        return [address.teredo[1]]
+    if address in _LOCAL_NAT64:
+        # How long the prefix is cannot be seen: none of the readings may lead inside.
+        packed = address.packed
+        readings = [IPv4Address(bytes(packed[at] for at in places)) for places in _EMBEDDED_AT]
+        return [one for one in readings if one not in _THIS_NETWORK]
+    if address in _NAT64 or (address in _V4_COMPATIBLE and int(address) > 1):
+        return [IPv4Address(int(address) & 0xFFFFFFFF)]
+    return []
 
 
 def is_address(host: str) -> bool:

@@ -26,11 +26,11 @@ from tidings.streams.archive.output_urls import (
     Asset,
     data_of,
     is_data,
+    needs_archiving,
     shown_source,
-    sources,
-    wanted,
+    urls_in,
 )
-from tidings.streams.archive.paths import AssetNames, index_of
+from tidings.streams.archive.paths import AssetPaths, index_of
 from tidings.streams.log.protocol import RecordTooLarge
 from tidings.streams.rules import large_fields as blobs
 from tidings.streams.rules.event import Archive
@@ -47,7 +47,7 @@ Load = Callable[[Sequence[str]], Awaitable[dict[str, Stored]]]
 """The newest records, past any cache. Raises `StorageError`."""
 
 
-class Patience(Struct, frozen=True):
+class RetryPolicy(Struct, frozen=True):
     """How long a file is tried for. Seconds."""
 
     first: float = 1.0
@@ -59,7 +59,7 @@ class Patience(Struct, frozen=True):
     """At least, however late; and at most for what the server says it has not."""
 
 
-class Work(Struct, gc=False):
+class ArchiveTask(Struct, gc=False):
     """A prediction whose files are to be kept, or removed."""
 
     prediction_id: str
@@ -77,11 +77,11 @@ class Work(Struct, gc=False):
     """By index: why it cannot be had, for good."""
 
 
-class Later(Exception):
+class RetryLater(Exception):
     """It did not work yet; the message says why."""
 
 
-class Archiving:
+class FileTransfer:
     """Does the work.
 
     Args:
@@ -91,7 +91,7 @@ class Archiving:
         downloads: Fetches them.
         reports: Where `archive` goes.
         mode: In force.
-        patience: Until a file counts as lost.
+        retry: Until a file counts as lost.
         clock: Seconds since the epoch.
         reached: Called with the number of each step as it ends.
     """
@@ -100,18 +100,18 @@ class Archiving:
         self,
         load: Load,
         objects: ObjectStorage,
-        names: AssetNames,
+        names: AssetPaths,
         downloads: Downloads,
         reports: Reports,
         *,
         mode: Archive = Archive.AFTER,
-        patience: Patience | None = None,
+        retry: RetryPolicy | None = None,
         clock: Callable[[], float] = time.time,
         reached: Callable[[int], None] | None = None,
     ) -> None:
         self._load, self._objects, self._names, self._downloads = load, objects, names, downloads
         self._reports, self._mode, self._clock = reports, mode, clock
-        self.patience = patience or Patience()
+        self.retry = retry or RetryPolicy()
         self._reached = reached or (lambda _step: None)
         self._transfers = asyncio.Semaphore(TRANSFERS)
         self._large = asyncio.Semaphore(LARGE_TRANSFERS)
@@ -119,23 +119,25 @@ class Archiving:
         self.bytes = 0
         self.failures = 0
 
-    async def keep(self, work: Work) -> None:
+    async def keep(self, work: ArchiveTask) -> None:
         """Keep the prediction's files.
 
         Raises:
-            Later: A repeat may help.
+            RetryLater: A repeat may help.
             StorageError, LogError: The store, the object storage or the log does not take it.
         """
         record = await self._record(work)  # 1
         self._reached(1)
-        if record is None or not wanted(record, self._mode):
+        if record is None or not needs_archiving(record, self._mode):
             return
-        found = sources(record, await self._output(record))
+        found = urls_in(record, await self._output(record))
         if not found and record.pending is None:
             return
         folder = self.folder(record)
         if len(found) > MAX_OUTPUTS:
-            await self._say(record, [], f"{len(found)} files, and at most {MAX_OUTPUTS} are kept")
+            await self._append_result(
+                record, [], f"{len(found)} files, and at most {MAX_OUTPUTS} are kept"
+            )
             return
         if found:
             await self._objects.put(
@@ -144,7 +146,7 @@ class Archiving:
             self._reached(2)
             await self._fetch_all(work, record, folder, found)  # 3
             self._reached(3)
-        await self._say(
+        await self._append_result(
             record, [work.kept[i] for i in sorted(work.kept)], _reasons(work.failed, len(found))
         )  # 4
         self._reached(4)
@@ -158,16 +160,16 @@ class Archiving:
 
     def wait(self, tries: int) -> float:
         """Seconds before the next try."""
-        return min(self.patience.longest, self.patience.first * 2.0 ** min(tries - 1, 20))
+        return min(self.retry.longest, self.retry.first * 2.0 ** min(tries - 1, 20))
 
     # ---- 1 ----
 
-    async def _record(self, work: Work) -> Prediction | None:
+    async def _record(self, work: ArchiveTask) -> Prediction | None:
         stored = (await self._load([work.prediction_id])).get(work.prediction_id)
         if stored is None:
             return None
         if stored.version < work.version:
-            raise Later("the store is behind the changes")
+            raise RetryLater("the store is behind the changes")
         standing = stored.standing()
         return standing if isinstance(standing, Prediction) else None
 
@@ -177,13 +179,13 @@ class Archiving:
             return record.output
         content = await self._objects.get(blobs.path(record.prediction_id, blob.hash))
         if content is None:
-            raise Later(f"the output {blob.hash} is not in the object storage")
+            raise RetryLater(f"the output {blob.hash} is not in the object storage")
         return Raw(content)
 
     # ---- 3 ----
 
     async def _fetch_all(
-        self, work: Work, record: Prediction, folder: str, found: Sequence[str]
+        self, work: ArchiveTask, record: Prediction, folder: str, found: Sequence[str]
     ) -> None:
         todo = [i for i in range(len(found)) if i not in work.kept and i not in work.failed]
         last = self._is_last_try(work, record)
@@ -197,21 +199,21 @@ class Archiving:
                     work.kept[index] = outcome
                     self.files += 1
                     self.bytes += outcome.bytes
-                elif _worth_a_repeat(outcome, work.tries, last, self.patience):
+                elif _worth_a_repeat(outcome, work.tries, last, self.retry):
                     reasons.append(str(outcome))
                 elif (
-                    standing := await self._standing(found[index], f"{folder}/{index}")
+                    standing := await self._already_stored(found[index], f"{folder}/{index}")
                 ) is not None:
                     # Stored before a crash, and the link has died since.
                     work.kept[index] = standing
                 else:
                     work.failed[index] = str(outcome)
         if reasons:
-            raise Later(reasons[0])
+            raise RetryLater(reasons[0])
 
-    def _is_last_try(self, work: Work, record: Prediction) -> bool:
+    def _is_last_try(self, work: ArchiveTask, record: Prediction) -> bool:
         ended = record.updated_at / 1000
-        return work.tries + 1 >= self.patience.tries and self._clock() - ended > self.patience.until
+        return work.tries + 1 >= self.retry.tries and self._clock() - ended > self.retry.until
 
     async def _fetch(self, url: str, path: str) -> Asset | DownloadError:
         async with self._transfers:
@@ -259,7 +261,7 @@ class Archiving:
         await self._objects.put(path, content, _headers(content_type))
         return self._asset(url, path, content_type, len(content))
 
-    async def _standing(self, url: str, path: str) -> Asset | None:
+    async def _already_stored(self, url: str, path: str) -> Asset | None:
         there = await self._objects.find(path)
         if there is None:
             return None
@@ -271,7 +273,9 @@ class Archiving:
 
     # ---- 4 and 5 ----
 
-    async def _say(self, record: Prediction, assets: list[Asset], reason: str | None) -> None:
+    async def _append_result(
+        self, record: Prediction, assets: list[Asset], reason: str | None
+    ) -> None:
         if record.pending is not None and reason is not None:
             assets = []
         listed = Raw(msgspec.json.encode(assets)) if assets or reason is None else None
@@ -326,10 +330,10 @@ class Archiving:
             )
 
 
-def _worth_a_repeat(error: DownloadError, tries: int, last: bool, patience: Patience) -> bool:
+def _worth_a_repeat(error: DownloadError, tries: int, last: bool, retry: RetryPolicy) -> bool:
     if isinstance(error, Interrupted):
         return not last
-    return isinstance(error, Missing) and tries + 1 < patience.tries
+    return isinstance(error, Missing) and tries + 1 < retry.tries
 
 
 def _reasons(failed: dict[int, str], count: int) -> str | None:

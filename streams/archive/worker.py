@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import structlog
 
 from tidings.storage.errors import StorageError
-from tidings.streams.archive.output_urls import could_be_wanted
-from tidings.streams.archive.transfer import Archiving, Later, Work
+from tidings.streams.archive.output_urls import may_need_archiving
+from tidings.streams.archive.transfer import ArchiveTask, FileTransfer, RetryLater
 from tidings.streams.changes.codec import Change, parse
 from tidings.streams.log.log_fields import fields
 from tidings.streams.log.protocol import CHANGES, Consumer, Log, LogError, Record
@@ -27,7 +27,7 @@ FETCH = 500
 RETRY = 0.5
 COMMIT_EVERY = 1.0
 
-log_ = structlog.get_logger("tidings.archiver")
+logger = structlog.get_logger(__name__)
 
 
 class Archiver:
@@ -35,13 +35,13 @@ class Archiver:
 
     Args:
         log: Where the changes are.
-        archiving: Does the work.
+        transfer: Does the work.
         at_once: Predictions worked on at once.
     """
 
-    def __init__(self, log: Log, archiving: Archiving, *, at_once: int = AT_ONCE) -> None:
-        self._log, self._archiving, self._at_once = log, archiving, at_once
-        self._works: dict[str, Work] = {}
+    def __init__(self, log: Log, transfer: FileTransfer, *, at_once: int = AT_ONCE) -> None:
+        self._log, self._transfer, self._at_once = log, transfer, at_once
+        self._works: dict[str, ArchiveTask] = {}
         self._ready: deque[str] = deque()
         self._running: dict[str, asyncio.Task[None]] = {}
         self._again: set[str] = set()
@@ -63,9 +63,9 @@ class Archiver:
         self._stopping.set()
 
     @property
-    def archiving(self) -> Archiving:
+    def transfer(self) -> FileTransfer:
         """What downloads and keeps, with its counts."""
-        return self._archiving
+        return self._transfer
 
     @property
     def waiting(self) -> int:
@@ -74,11 +74,11 @@ class Archiver:
 
     def figures(self) -> dict[str, object]:
         """For `/api/stats`."""
-        archiving = self._archiving
+        transfer = self._transfer
         return {
-            "files": archiving.files,
-            "bytes": archiving.bytes,
-            "failed": archiving.failures,
+            "files": transfer.files,
+            "bytes": transfer.bytes,
+            "failed": transfer.failures,
             "retried": self.retried,
             "waiting": len(self._works),
         }
@@ -94,7 +94,7 @@ class Archiver:
                 except LogError as error:
                     if not error.retryable:
                         raise
-                    log_.warning("archiver.log_unavailable", error=str(error))
+                    logger.warning("archiver.log_unavailable", error=str(error))
                     await asyncio.sleep(RETRY)
                     continue
                 self.last_alive = time.monotonic()
@@ -146,7 +146,7 @@ class Archiver:
             if (
                 change.deleted
                 or change.prediction_id in self._works
-                or could_be_wanted(change.status, change.value)
+                or may_need_archiving(change.status, change.value)
             ):
                 self._add(change, record)
 
@@ -155,7 +155,7 @@ class Archiver:
         position = (record.partition, record.offset)
         work = self._works.get(prediction_id)
         if work is None:
-            work = Work(
+            work = ArchiveTask(
                 prediction_id, change.version, [position], change.traceparent, kept={}, failed={}
             )
             self._works[prediction_id] = work
@@ -185,16 +185,16 @@ class Archiver:
             self._running[prediction_id] = task
             task.add_done_callback(lambda done, work=work: self._ended(work, done))  # type: ignore[misc]
 
-    async def _do(self, work: Work) -> None:
+    async def _do(self, work: ArchiveTask) -> None:
         structlog.contextvars.bind_contextvars(**_fields(work))  # of this task alone
         if work.deleted_at is not None:
             at = work.deleted_at
-            await self._archiving.remove(work.prediction_id, at)
+            await self._transfer.remove(work.prediction_id, at)
             if work.deleted_at == at:
                 work.deleted_at = None
-        await self._archiving.keep(work)
+        await self._transfer.keep(work)
 
-    def _ended(self, work: Work, task: asyncio.Task[None]) -> None:
+    def _ended(self, work: ArchiveTask, task: asyncio.Task[None]) -> None:
         prediction_id = work.prediction_id
         if self._running.get(prediction_id) is not task:
             return  # forgotten meanwhile
@@ -206,28 +206,28 @@ class Archiver:
             del self._works[prediction_id]
             self.done += 1
             self.obstacle = None
-        elif error is None or (again and isinstance(error, Later)):
+        elif error is None or (again and isinstance(error, RetryLater)):
             self._ready.append(prediction_id)
         elif isinstance(error, StorageError):
             # Neither a full disk nor a wrong right may end the process: it is shown until it is mended.
             self.obstacle = str(error)
-            log_.warning("archiver.storage_failed", error=str(error), **_fields(work))
+            logger.warning("archiver.storage_failed", error=str(error), **_fields(work))
             self._retry(work, error)
-        elif isinstance(error, Later):
+        elif isinstance(error, RetryLater):
             self._retry(work, error)
         elif isinstance(error, LogError):
             self._failure = error
         else:
             # A fault in the archiver must not stop everybody's files.
-            log_.error("archiver.defect", exc_info=error, **_fields(work))
+            logger.error("archiver.defect", exc_info=error, **_fields(work))
             self._retry(work, error)
         self._start_some()
 
-    def _retry(self, work: Work, error: BaseException) -> None:
+    def _retry(self, work: ArchiveTask, error: BaseException) -> None:
         work.tries += 1
-        wait = self._archiving.wait(work.tries)
+        wait = self._transfer.wait(work.tries)
         self.retried += 1
-        log_.info(
+        logger.info(
             "archiver.later", tries=work.tries, wait=wait, reason=str(error)[:300], **_fields(work)
         )
         loop = asyncio.get_running_loop()
@@ -258,10 +258,10 @@ class Archiver:
             await consumer.commit(moved)
         except LogError as error:
             # Whoever reads from the older offset finds the work done.
-            log_.warning("archiver.commit_failed", error=str(error))
+            logger.warning("archiver.commit_failed", error=str(error))
         else:
             self._committed.update(moved)
 
 
-def _fields(work: Work) -> dict[str, str]:
+def _fields(work: ArchiveTask) -> dict[str, str]:
     return fields(work.prediction_id, work.traceparent)

@@ -357,16 +357,16 @@ TRACES: tuple[Family[OpenTracing], ...] = (
 
 ARCHIVER: tuple[Family[Archiver], ...] = (
     Family(
-        "tidings_archived_files_total", "counter", "Outputs kept.", lambda one: one.archiving.files
+        "tidings_archived_files_total", "counter", "Outputs kept.", lambda one: one.transfer.files
     ),
     Family(
-        "tidings_archived_bytes_total", "counter", "Their bytes.", lambda one: one.archiving.bytes
+        "tidings_archived_bytes_total", "counter", "Their bytes.", lambda one: one.transfer.bytes
     ),
     Family(
         "tidings_archive_failures_total",
         "counter",
         "Outputs that could not be had for good.",
-        lambda one: one.archiving.failures,
+        lambda one: one.transfer.failures,
     ),
     Family(
         "tidings_archive_retries_total",

@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager
 from tidings.config.settings import Settings, SettingsError
 from tidings.runtime.resources import Resources
 from tidings.streams.archive.downloader import Downloads
-from tidings.streams.archive.garbage_collector import StorageSweep
-from tidings.streams.archive.paths import AssetNames
-from tidings.streams.archive.transfer import Archiving, Load
+from tidings.streams.archive.garbage_collector import GarbageCollector
+from tidings.streams.archive.paths import AssetPaths
+from tidings.streams.archive.transfer import FileTransfer, Load
 from tidings.streams.archive.worker import Archiver
 from tidings.streams.rules.event import Archive
 from tidings.streams.submission.event_publisher import Reports
@@ -64,18 +64,18 @@ async def archiver_role(
         )
     mode = Archive(settings.archive)
     downloads = Downloads(settings.assets_allow)
-    work = Archiving(
+    work = FileTransfer(
         load,
         resources.objects,
-        AssetNames(settings.webhook_key.encode(), resources.objects.public),
+        AssetPaths(settings.webhook_key.encode(), resources.objects.public),
         downloads,
         Reports(resources.log, mode, SOURCE),
         mode=mode,
     )
     archiver = Archiver(resources.log, work)
     live = _records_live(settings)
-    sweep = StorageSweep(
-        resources.objects, load, assets_ttl=settings.assets_ttl, records_live=live, archiving=work
+    sweep = GarbageCollector(
+        resources.objects, load, assets_ttl=settings.assets_ttl, records_live=live, transfer=work
     )
     task = asyncio.create_task(archiver.run(), name="archiver")
     sweeper = asyncio.create_task(sweep.run(), name="storage-sweep")

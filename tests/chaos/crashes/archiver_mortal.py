@@ -9,7 +9,7 @@ from typing import Any
 
 from tidings.config.loader import load
 from tidings.runtime import service
-from tidings.streams.archive.transfer import Archiving
+from tidings.streams.archive.transfer import FileTransfer
 
 
 def main() -> None:
@@ -23,12 +23,12 @@ def main() -> None:
             if left[0] == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
 
-    made = Archiving.__init__
+    made = FileTransfer.__init__
 
-    def watched(self: Archiving, *arguments: Any, **options: Any) -> None:
+    def watched(self: FileTransfer, *arguments: Any, **options: Any) -> None:
         made(self, *arguments, **{**options, "reached": reached})
 
-    Archiving.__init__ = watched  # type: ignore[method-assign]
+    FileTransfer.__init__ = watched  # type: ignore[method-assign]
     arguments = sys.argv[4:]
     flags: dict[str, Any] = {
         arguments[i].removeprefix("--").replace("-", "_"): arguments[i + 1]

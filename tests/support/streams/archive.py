@@ -12,8 +12,8 @@ from tidings.storage.object_storage import ObjectStorage
 from tidings.storage.prediction import Prediction
 from tidings.storage.store import PredictionStore
 from tidings.streams.archive.downloader import Downloads, Limits
-from tidings.streams.archive.paths import AssetNames
-from tidings.streams.archive.transfer import Archiving, Patience
+from tidings.streams.archive.paths import AssetPaths
+from tidings.streams.archive.transfer import FileTransfer, RetryPolicy
 from tidings.streams.archive.worker import GROUP, Archiver
 from tidings.streams.log.memory import MemoryLog
 from tidings.streams.log.protocol import CHANGES, Log
@@ -21,7 +21,7 @@ from tidings.streams.rules.event import Archive
 from tidings.streams.submission.event_publisher import Reports
 
 KEY = b"a key of the archiver's"
-SOON = Patience(first=0.02, longest=0.1, until=3600, tries=3)
+SOON = RetryPolicy(first=0.02, longest=0.1, until=3600, tries=3)
 
 
 class Archived:
@@ -31,7 +31,7 @@ class Archived:
         self,
         pipe: Pipeline,
         objects: ObjectStorage,
-        archiving: Archiving,
+        archiving: FileTransfer,
         archiver: Archiver,
         task: asyncio.Task[None],
     ) -> None:
@@ -81,7 +81,7 @@ async def archiving(
     store: PredictionStore | None = None,
     objects: ObjectStorage | None = None,
     mode: str = "after",
-    patience: Patience = SOON,
+    retry: RetryPolicy = SOON,
     limits: Limits | None = None,
     **more: Any,
 ) -> AsyncIterator[Archived]:
@@ -90,14 +90,14 @@ async def archiving(
     objects = objects or ObjectStorage("memory://")
     downloads = Downloads(allow, limits or Limits(total=5, silence=5))
     async with pipeline(log, store or MemoryStore(), objects=objects) as pipe:
-        work = Archiving(
+        work = FileTransfer(
             pipe.store.load,
             objects,
-            AssetNames(KEY),
+            AssetPaths(KEY),
             downloads,
             Reports(log, Archive(mode), "archiver"),
             mode=Archive(mode),
-            patience=patience,
+            retry=retry,
             **more,
         )
         archiver = Archiver(log, work)

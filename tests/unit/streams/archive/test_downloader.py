@@ -1,26 +1,30 @@
 """Downloading over real HTTP servers on loopback, the evil ones among them."""
 
 import asyncio
+import contextlib
 import gzip
 import socket
 import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, ClassVar, cast
 
 import pytest
-from aiohttp import ThreadedResolver, web
+from aiohttp import ClientResponse, TCPConnector, ThreadedResolver, web
 from aiohttp.abc import AbstractResolver, ResolveResult
+from hypothesis import given
+from hypothesis import strategies as st
 
-from tidings.streams.archive.decompression import PIECE
 from tidings.streams.archive.downloader import (
+    CHUNK,
+    Download,
     DownloadError,
     Downloads,
     Interrupted,
     Limits,
     Missing,
     Refused,
-    _Guarded,
+    _GuardedResolver,
 )
 
 PICTURE = b"\x89PNG\r\n\x1a\n" + bytes(1000)
@@ -87,6 +91,155 @@ async def test_a_file_from_an_allowed_place() -> None:
     """What is named as allowed is fetched by http from loopback, every byte of it."""
     async with loaded(picture) as (site, downloads):
         assert await read(downloads, f"http://{site.place}/a.png") == PICTURE
+
+
+SIGNED = [
+    "/f/a%28b%29%3Ac.png?sig=x%2Fy%3A1",
+    "/f/a%2fb.png?sig=q%3d%3d",
+    "/f/%7Eme/a.png?sig=%2A",
+    "/f/x/../a.png?sig=1",
+    "/f//a/./b.png",
+    "/f/a+b.png?sig=a+b%2Bc",
+    "/f/a|b.png?sig=a|b",
+    "/f/a.png?sig=&x&y=1",
+    "/f/a.png?a=b?c=d/e",
+    "/f/%41%zz.png?%",
+    "/f/a.png?sv=2024-01-01&se=2026-01-01T00%3A00%3A00Z&sig=ab%2Bc%2Fd%3D",
+]
+
+
+@pytest.mark.parametrize("target", SIGNED)
+@pytest.mark.parametrize("by", ["itself", "absolute", "path"])
+async def test_a_link_is_asked_for_as_it_was_given(target: str, by: str) -> None:
+    """A signature may cover every byte of path and query: they are sent unchanged, behind a redirect too."""
+    asked: list[str] = []
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        asked.append(request.raw_path)
+        if request.raw_path == "/go":
+            where = target if by == "path" else f"http://{site.place}{target}"
+            return web.Response(status=302, headers={"Location": where})
+        return web.Response(body=PICTURE)
+
+    async with loaded(answer) as (site, downloads):
+        first = target if by == "itself" else "/go"
+        assert await read(downloads, f"http://{site.place}{first}#fragment") == PICTURE
+    assert asked == ([target] if by == "itself" else ["/go", target])
+
+
+@pytest.mark.parametrize(
+    ("location", "target"),
+    [
+        ("b%2Fc.png?x", "/d/b%2Fc.png?x"),
+        ("../e/%7E", "/e/%7E"),
+        ("?only=a%3Db", "/d/go?only=a%3Db"),
+        ("/caf\u00e9 x.png?\u00e9", "/caf%C3%A9%20x.png?%C3%A9"),
+    ],
+)
+async def test_where_a_relative_redirect_leads(location: str, target: str) -> None:
+    """It is resolved against the URL that redirects; what no request line can hold is escaped."""
+    asked: list[str] = []
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        asked.append(request.raw_path)
+        moved = request.raw_path == "/d/go"
+        return web.Response(status=302 if moved else 200, headers={"Location": location})
+
+    async with loaded(answer) as (site, downloads):
+        await read(downloads, f"http://{site.place}/d/go")
+    assert asked == ["/d/go", target]
+
+
+async def test_a_name_in_another_script() -> None:
+    """A host's name in Unicode is asked for by its ASCII form (RFC 5891)."""
+    seen: list[str] = []
+
+    class Noting(ThreadedResolver):
+        async def resolve(self, host: str, *_: Any, **__: Any) -> list[ResolveResult]:
+            seen.append(host)
+            raise OSError("no answer")
+
+    downloads = Downloads(resolver=Noting())
+    with pytest.raises(Interrupted):
+        await read(downloads, "https://b\u00fccher.example/a%2fb")
+    await downloads.close()
+    assert seen == ["xn--bcher-kva.example"]
+
+
+async def test_a_network_without_ipv4() -> None:
+    """Where DNS64 names a public server by its NAT64 address it is tried, and a private one is refused."""
+
+    class Dns64(ThreadedResolver):
+        async def resolve(
+            self, host: str, port: int = 0, *_: Any, **__: Any
+        ) -> list[ResolveResult]:
+            inner = "10.0.0.1" if host.startswith("inside") else "1.1.1.1"
+            address = f"64:ff9b::{inner}"
+            return [
+                ResolveResult(
+                    hostname=host, host=address, port=port, family=socket.AF_INET6, proto=0, flags=0
+                )
+            ]
+
+    tried: list[str] = []
+
+    def no_connection(info: Any) -> socket.socket:
+        tried.append(info[4][0])
+        raise OSError("no network here")
+
+    downloads = Downloads(resolver=Dns64())
+    connector = downloads._public.connector
+    assert isinstance(connector, TCPConnector)
+    connector._socket_factory = no_connection
+    with pytest.raises(Interrupted):
+        await read(downloads, "https://files.example/a.png")
+    with pytest.raises(Refused, match=r"stands for 10\.0\.0\.1"):
+        await read(downloads, "https://inside.example/a.png")
+    await downloads.close()
+    assert tried == ["64:ff9b::1.1.1.1"]
+
+
+@given(
+    st.lists(st.binary(max_size=2000), min_size=1, max_size=4),
+    st.integers(1, 700),
+    st.sampled_from([b"", bytes(9)]),
+)
+async def test_members_in_pieces(members: list[bytes], size: int, padding: bytes) -> None:
+    """Several members of gzip, cut anywhere, with or without padding behind them, give what was in them."""
+    packed = b"".join(gzip.compress(member) for member in members) + padding
+    assert await decompressed(packed, size) == b"".join(members)
+    assert await decompressed(zlib.compress(members[0]), size) == members[0]
+
+
+@pytest.mark.parametrize("length", [CHUNK - 1, CHUNK, CHUNK + 1, CHUNK * 3, CHUNK * 3 + 200])
+async def test_what_comes_out_at_a_pieces_edge(length: int) -> None:
+    """Nothing is lost where a piece is full just as the input ends."""
+    content = b"ab" * (length // 2) + b"c" * (length % 2)
+    for size in (1, 7, 10_000):
+        assert await decompressed(gzip.compress(content), size) == content
+
+
+@given(st.binary(max_size=200))
+async def test_what_is_not_compressed(data: bytes) -> None:
+    """Whatever the bytes, they are decompressed, or refused, or cut off: no other error."""
+    with contextlib.suppress(Refused, Interrupted):
+        await decompressed(data, 50)
+
+
+async def decompressed(packed: bytes, size: int) -> bytes:
+    """What comes out of a compressed download that comes in pieces of this size."""
+
+    class Content:
+        async def iter_chunked(self, _most: int) -> AsyncIterator[bytes]:
+            for at in range(0, len(packed), size):
+                yield packed[at : at + size]
+
+    class Response:
+        headers: ClassVar[dict[str, str]] = {"Content-Encoding": "gzip"}
+        content = Content()
+
+    download = Download(cast("ClientResponse", Response()), Limits())
+    return b"".join([piece async for piece in download.chunks()])
 
 
 BAD_URLS = [
@@ -210,12 +363,12 @@ async def test_dns_that_changes_between_check_and_use(monkeypatch: pytest.Monkey
     rebinding = FickleResolver("93.184.216.34", "127.0.0.1")
 
     async def checked_then_changed(
-        self: _Guarded, host: str, port: int = 0, family: Any = 0
+        self: _GuardedResolver, host: str, port: int = 0, family: Any = 0
     ) -> list[ResolveResult]:
         await rebinding.resolve(host, port)  # what a check would have seen
         return await rebinding.resolve(host, port)
 
-    monkeypatch.setattr(_Guarded, "resolve", checked_then_changed)
+    monkeypatch.setattr(_GuardedResolver, "resolve", checked_then_changed)
     downloads = Downloads()
     try:
         with pytest.raises(Refused, match="loopback"):
@@ -362,7 +515,7 @@ async def test_a_bomb_is_refused_before_it_is_large() -> None:
     async with loaded(answer) as (site, downloads):
         with pytest.raises(Refused, match="grows to more than 100 times"):
             await count(f"http://{site.place}/")
-    assert 0 < largest <= PIECE
+    assert 0 < largest <= CHUNK
     assert whole < 20_000_000
 
 

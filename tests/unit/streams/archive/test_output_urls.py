@@ -9,11 +9,11 @@ from msgspec import Raw
 
 from tidings.storage.prediction import ABSENT, Prediction, Status, encode
 from tidings.streams.archive.output_urls import (
-    could_be_wanted,
     data_of,
+    may_need_archiving,
+    needs_archiving,
     shown_source,
-    sources,
-    wanted,
+    urls_in,
 )
 from tidings.streams.rules.event import Archive
 
@@ -33,7 +33,7 @@ def prediction(status: str = "succeeded", output: Any = None, **fields: Any) -> 
 
 def found(output: Any, **fields: Any) -> list[str]:
     record = prediction(output=output, **fields)
-    return sources(record, record.output)
+    return urls_in(record, record.output)
 
 
 PICTURE = "data:image/png;base64,iVBORw0KGgo="
@@ -86,8 +86,8 @@ def test_without_an_output_the_picture_counts() -> None:
 )
 def test_what_is_dealt_with_is_left(record: Prediction, mode: str, expected: bool) -> None:
     """Finished records and pending ones are wanted, until they have files or a reason why not."""
-    assert wanted(record, Archive(mode)) is expected
-    glance = could_be_wanted(record.status, encode(record))
+    assert needs_archiving(record, Archive(mode)) is expected
+    glance = may_need_archiving(record.status, encode(record))
     assert glance or not expected
 
 
@@ -96,8 +96,8 @@ def test_words_in_a_payload_do_not_mislead() -> None:
     record = prediction(
         output={"assets": {"video": "https://x/1"}}, payload=Raw(b'{"assetsError":"x","pending":1}')
     )
-    assert could_be_wanted(record.status, encode(record))
-    assert wanted(record, Archive.AFTER)
+    assert may_need_archiving(record.status, encode(record))
+    assert needs_archiving(record, Archive.AFTER)
 
 
 def test_data_uris_are_their_own_content() -> None:

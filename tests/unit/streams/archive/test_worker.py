@@ -27,13 +27,13 @@ from tidings.storage.memory import MemoryStore
 from tidings.storage.object_storage import ObjectStorage
 from tidings.storage.store import Stored
 from tidings.streams.archive.downloader import Limits
-from tidings.streams.archive.garbage_collector import PARTS, StorageSweep
-from tidings.streams.archive.paths import AssetNames, index_of, is_asset_path
-from tidings.streams.archive.transfer import Patience
+from tidings.streams.archive.garbage_collector import PARTS, GarbageCollector
+from tidings.streams.archive.paths import AssetPaths, index_of, is_asset_path
+from tidings.streams.archive.transfer import RetryPolicy
 from tidings.streams.log.memory import MemoryLog
 from tidings.streams.rules import large_fields as blobs
 
-NAMES = AssetNames(KEY)
+NAMES = AssetPaths(KEY)
 
 
 def listed(raw: Any) -> list[dict[str, Any]]:
@@ -232,8 +232,8 @@ async def test_one_lost_file_does_not_lose_the_others() -> None:
 
 async def test_a_dead_server_is_given_up_in_time() -> None:
     """What cannot be had long after the prediction's end has failed for good, and is left alone then."""
-    patience = Patience(first=0.02, longest=0.02, until=0, tries=3)
-    async with Site(unavailable).open() as site, archiving(site.place, patience=patience) as at:
+    retry = RetryPolicy(first=0.02, longest=0.02, until=0, tries=3)
+    async with Site(unavailable).open() as site, archiving(site.place, retry=retry) as at:
         await at.send({"status": "succeeded", "output": f"http://{site.place}/a"})
         assert (await at.dealt_with()).assets_error == "127.0.0.1 answers 503"
         await at.send({"status": "succeeded", "progress": 1})
@@ -397,13 +397,13 @@ async def test_files_go_after_their_time(tmp_path: Path) -> None:
         assert (tmp_path / record.image_path).read_bytes() == PICTURE
         stored = (tmp_path / record.image_path).stat().st_mtime
         for age, removed in ((5, 0), (20, 1)):
-            sweep = StorageSweep(
+            sweep = GarbageCollector(
                 objects,
                 at.pipe.store.load,
                 assets_ttl=10,
                 clock=lambda age=age: stored + age,  # type: ignore[misc]
             )
-            assert await sweep.sweep_files() == removed
+            assert await sweep.remove_expired_files() == removed
         assert {path.partition("/")[0] for path in await at.files()} == {"blobs"}
 
 
@@ -435,10 +435,10 @@ async def test_files_of_a_prediction_that_was_replaced_within_a_batch_go(output:
         assert not news[0].deleted, "two batches: nothing was tried"
         record = await at.pipe.prediction("p1")
         assert f"{NAMES.folder('p1', old.created_at)}/0" in await at.files()
-        sweep = StorageSweep(
-            at.objects, at.pipe.store.load, archiving=at.archiving, clock=lambda: time.time() + 3600
+        sweep = GarbageCollector(
+            at.objects, at.pipe.store.load, transfer=at.archiving, clock=lambda: time.time() + 3600
         )
-        removed = [await sweep.sweep_replaced() for _ in range(PARTS)]
+        removed = [await sweep.remove_replaced_files() for _ in range(PARTS)]
         assert sum(removed) == 1
         kept = {path for path in await at.files() if is_asset_path(path)}
         mine = {record.image_path} if output else set()
@@ -466,7 +466,9 @@ async def test_large_fields_go_when_their_record_was_purged() -> None:
         for age, removed in ((5, 0), (20, 1)):
             clock = lambda age=age: time.time() + age  # noqa: E731
             assert (
-                await StorageSweep(at.objects, load, records_live=10, clock=clock).sweep_fields()
+                await GarbageCollector(
+                    at.objects, load, records_live=10, clock=clock
+                ).remove_orphaned_fields()
                 == removed
             )
         assert {path.rpartition("/")[0] for path in await at.files()} == {blobs.folder("p2")}
@@ -475,7 +477,7 @@ async def test_large_fields_go_when_their_record_was_purged() -> None:
 async def test_nobody_can_guess_an_address() -> None:
     """Folders depend on key, id and time, each of them."""
     folders = {
-        AssetNames(key).folder(name, at)
+        AssetPaths(key).folder(name, at)
         for key in (b"k1", b"k2")
         for name in ("p1", "p2")
         for at in (1, 2)
