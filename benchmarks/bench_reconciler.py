@@ -23,7 +23,7 @@ import uvloop
 from msgspec import Raw
 
 from benchmarks.bench_http import SECRET, call, cpu
-from tidings.config.loader import load
+from tidings.config.loader import load_settings
 from tidings.observability import logging as service_logging
 from tidings.runtime import service
 from tidings.storage.prediction import Prediction, Status, encode
@@ -150,7 +150,7 @@ def serve(pipe: Pipe, arm: str, folder: str) -> None:
         Replicate.verify = _unproven  # type: ignore[method-assign]
         Replicate.translate = _unmapped  # type: ignore[method-assign]
     roles = "gateway,processor" + (",reconciler" if arm == ARMS[2] else "")
-    settings = load(
+    settings = load_settings(
         {"port": "0", "role": roles},
         environ={
             "TIDINGS_LOG": f"sqlite:////{folder}/log.db",

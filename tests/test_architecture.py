@@ -307,11 +307,26 @@ def test_the_service_loads_what_it_needs() -> None:
 
 
 def test_the_public_names_are_there() -> None:
-    """Every name that `tidings` promises can be had from it, and nothing else."""
+    """Every name that `tidings` promises can be had from it and says what it is, and nothing else."""
     import tidings
 
-    for name in tidings.__all__:
-        assert getattr(tidings, name) is not None
-    assert set(tidings.__all__) <= set(dir(tidings))
+    public = vars(tidings)["__all__"]
+    for name in public:
+        assert (getattr(tidings, name).__doc__ or "").strip(), name
+    assert set(public) <= set(dir(tidings))
     with pytest.raises(AttributeError):
         _ = tidings.Nothing  # type: ignore[attr-defined]
+
+
+def test_type_checkers_see_the_public_names() -> None:
+    """What type checkers are told of `tidings` is what it gives, name by name from the same module."""
+    import tidings
+
+    told = {
+        alias.asname: f"{node.module}.{alias.name}"
+        for node in ast.walk(ast.parse(Path(tidings.__file__).read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tidings.")
+        for alias in node.names
+    }
+    modules = vars(tidings)["_MODULE_OF"]
+    assert told == {name: f"tidings.{module}.{name}" for name, module in modules.items()}

@@ -11,7 +11,7 @@ from ruamel.yaml import YAML
 from tests.support.compose import COMPOSE, content, environment, services
 from tests.support.root import ROOT
 from tidings.cli.main import _parser
-from tidings.config.loader import load
+from tidings.config.loader import load_settings
 from tidings.config.settings import check_serving
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
@@ -38,7 +38,7 @@ def test_the_compose_file_is_valid() -> None:
 def test_its_settings_are_known_and_serve(name: str) -> None:
     """Every setting of a role is one of the program's, its command is understood, and it may start with both."""
     arguments = _parser().parse_args(ROLES[name]["command"])
-    settings = load(
+    settings = load_settings(
         {"role": arguments.role}, environ=environment(ROLES[name]), folder=Path("/nowhere")
     )
     check_serving(settings)

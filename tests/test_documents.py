@@ -11,7 +11,7 @@ import pytest
 from tests.support.reference import setting_names
 from tests.support.root import ROOT
 from tests.support.tidings_process import environment, serving
-from tidings.config.loader import env_name, load
+from tidings.config.loader import env_name, load_settings
 from tidings.config.settings import FIELDS, NAMES, Settings
 from tidings.streams.log.factory import open_log
 from tidings.streams.log.protocol import EVENTS, NewRecord
@@ -121,7 +121,7 @@ def test_the_settings_file_is_right(tmp_path: Path) -> None:
     (example,) = blocks(ROOT / "docs" / "howto" / "operations.md", "toml")
     assert tomllib.loads(example)
     (tmp_path / "tidings.toml").write_text(example)
-    settings = load(environ={}, folder=tmp_path)
+    settings = load_settings(environ={}, folder=tmp_path)
     assert settings.providers["my-shop"].kind == "generic"
 
 

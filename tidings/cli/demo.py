@@ -64,7 +64,7 @@ def run(arguments: Namespace) -> None:
 async def _demo(arguments: Namespace) -> None:
     import httpx
 
-    from tidings.config.loader import load
+    from tidings.config.loader import load_settings
     from tidings.config.webhook_key import with_webhook_key
     from tidings.demo.stand_in import StandIn
     from tidings.runtime import service
@@ -73,7 +73,9 @@ async def _demo(arguments: Namespace) -> None:
     async with StandIn() as stand_in, httpx.AsyncClient(trust_env=False, timeout=30) as http:
         # Port 0 of the public address is the one that is served.
         given = {"TIDINGS_PUBLIC_URL": "http://127.0.0.1:0", **os.environ, **stand_in.environment()}
-        settings = load({**flags, "host": "127.0.0.1"}, environ=given, config=arguments.config)
+        settings = load_settings(
+            {**flags, "host": "127.0.0.1"}, environ=given, config=arguments.config
+        )
         work: set[asyncio.Task[None]] = set()
 
         def ready(port: int) -> None:

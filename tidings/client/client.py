@@ -19,20 +19,20 @@ import httpx
 import msgspec
 from msgspec import Struct
 
-from tidings.client.errors import NotFound, Refused, Unreachable, from_status
-from tidings.client.progress import Deleted, Progress, Selection, Update
+from tidings.client.errors import PredictionNotFound, RequestRefused, Unreachable, from_status
+from tidings.client.progress import Deleted, Selection, Update, WatchState
 from tidings.client.subscription import Watch
 from tidings.client.token import Token, TokenSource
 from tidings.storage.prediction import Prediction, Status
 
-__all__ = ["Client", "Deleted", "Listing", "Token", "Update", "Watch"]
+__all__ = ["Client", "Deleted", "PredictionPage", "Token", "Update", "Watch"]
 
 ATTEMPTS = 3
 """How often a request that may be repeated is sent while nobody answers or the service asks to come back."""
 LONGEST_RETRY_AFTER = 10.0
 
 
-class Listing(Struct, frozen=True):
+class PredictionPage(Struct, frozen=True):
     """A page of predictions, newest first, and the cursor of the next one (None: this was the last)."""
 
     data: list[Prediction]
@@ -134,7 +134,7 @@ class Client:
         watch = Watch(
             f"ws{self._url.removeprefix('http')}/api/ws",
             self._tokens,
-            Progress(selection, known=known or {}, limit=limit, snapshot=snapshot),
+            WatchState(selection, known=known or {}, limit=limit, snapshot=snapshot),
             patience=self._patience,
             heartbeat=self._heartbeat,
             when_closed=self._forget,
@@ -150,19 +150,21 @@ class Client:
         """Wait until a prediction has succeeded, failed or been canceled; return it.
 
         Raises:
-            NotFound: It was deleted meanwhile.
+            PredictionNotFound: It was deleted meanwhile.
             TimeoutError: It took longer than `timeout` seconds.
         """
         async with asyncio.timeout(timeout), self.watch(prediction_id) as watch:
             async for update in watch:
                 if isinstance(update, Deleted):
-                    raise NotFound(f"prediction {prediction_id!r} was deleted before it finished")
+                    raise PredictionNotFound(
+                        f"prediction {prediction_id!r} was deleted before it finished"
+                    )
                 if update.status.terminal:
                     return update
         raise Unreachable(f"the client was closed before prediction {prediction_id!r} finished")
 
     async def get(self, prediction_id: str) -> Prediction:
-        """The prediction as it stands. Raises `NotFound`."""
+        """The prediction as it stands. Raises `PredictionNotFound`."""
         return self._one(await self._request("GET", _path(prediction_id)))
 
     async def list(
@@ -174,7 +176,7 @@ class Client:
         tag: str | None = None,
         limit: int | None = None,
         cursor: str | None = None,
-    ) -> Listing:
+    ) -> PredictionPage:
         """A page of predictions, newest first, that pass all the filters given (at most 1,000; by default 50)."""
         given = {
             "status": status,
@@ -186,7 +188,7 @@ class Client:
         }
         query = {name: str(value) for name, value in given.items() if value is not None}
         answer = await self._request("GET", "/api/predictions", query=query)
-        return msgspec.json.decode(answer.content, type=Listing)
+        return msgspec.json.decode(answer.content, type=PredictionPage)
 
     async def create(
         self,
@@ -217,7 +219,7 @@ class Client:
 
         Raises:
             Conflicting: The id is taken.
-            Refused: The service cannot submit to this provider, or the key was used for something else.
+            RequestRefused: The service cannot submit to this provider, or the key was used for something else.
             Unreachable: It was written down but not applied in time; `get` finds it later.
         """
         given = {
@@ -248,7 +250,7 @@ class Client:
 
         Raises:
             Conflicting: The rules forbid the change of status.
-            NotFound: There is no such prediction.
+            PredictionNotFound: There is no such prediction.
         """
         body = {_camel(name): value for name, value in fields.items()}
         answer = await self._request("PATCH", _path(prediction_id), body=body, repeat=False)
@@ -260,14 +262,14 @@ class Client:
         return await self._one_or_current(prediction_id, answer)
 
     async def delete(self, prediction_id: str) -> None:
-        """Delete a prediction. Raises `NotFound`."""
+        """Delete a prediction. Raises `PredictionNotFound`."""
         await self._request("DELETE", _path(prediction_id), repeat=False)
 
     def _one(self, answer: httpx.Response) -> Prediction:
         try:
             return msgspec.json.decode(answer.content, type=_One).data
         except msgspec.DecodeError as error:
-            raise Refused(
+            raise RequestRefused(
                 f"{answer.url} did not answer with a record ({error})", status=answer.status_code
             ) from error
 

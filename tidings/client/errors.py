@@ -2,12 +2,12 @@
 
 ```
 ClientError
-├── Unreachable       nobody answered within the client's patience; a retry helps
-├── Unauthorized      the token is missing, refused or expired: bring another
-├── Forbidden         the token does not allow it
-├── NotFound          no such prediction, or none that this client may see
-├── Conflicting       the rules forbid the change, or the id is in use
-└── Refused           anything else that the service would not do
+├── Unreachable         nobody answered within the client's patience; a retry helps
+├── Unauthorized        the token is missing, refused or expired: bring another
+├── Forbidden           the token does not allow it
+├── PredictionNotFound  no such prediction, or none that this client may see
+├── Conflicting         the rules forbid the change, or the id is in use
+└── RequestRefused      anything else that the service would not do
 ```
 """
 
@@ -40,7 +40,7 @@ class Forbidden(ClientError):
     """The token does not allow it."""
 
 
-class NotFound(ClientError):
+class PredictionNotFound(ClientError):
     """No such prediction, or none that this client may see."""
 
 
@@ -48,7 +48,7 @@ class Conflicting(ClientError):
     """The rules forbid the change, or the id is in use."""
 
 
-class Refused(ClientError):
+class RequestRefused(ClientError):
     """The service would not do it."""
 
 
@@ -57,11 +57,11 @@ def from_status(status: int, code: str | None, message: str) -> ClientError:
     kinds: dict[int, type[ClientError]] = {
         401: Unauthorized,
         403: Forbidden,
-        404: NotFound,
+        404: PredictionNotFound,
         409: Conflicting,
         429: Unreachable,
         502: Unreachable,
         503: Unreachable,
         504: Unreachable,
     }
-    return kinds.get(status, Refused)(message, status=status, code=code)
+    return kinds.get(status, RequestRefused)(message, status=status, code=code)

@@ -82,7 +82,7 @@ class _Seen(NamedTuple):
     ended: bool = False
 
 
-class Progress:
+class WatchState:
     """What one watch has seen.
 
     Args:
@@ -169,7 +169,7 @@ class Progress:
             pieces[-1][prediction_id] = seen.version
         return pieces[::-1]
 
-    def news(self, message: Message) -> Update | None:
+    def update_from(self, message: Message) -> Update | None:
         """What the message tells that is newer than everything seen of that prediction; None: nothing."""
         if message.type in {"snapshot", "change"}:
             record = decode(bytes(message.prediction))

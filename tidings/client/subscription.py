@@ -15,8 +15,8 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
 from websockets.typing import Subprotocol
 
-from tidings.client.errors import ClientError, Forbidden, Refused, Unauthorized, Unreachable
-from tidings.client.progress import Message, Progress, Update, parse
+from tidings.client.errors import ClientError, Forbidden, RequestRefused, Unauthorized, Unreachable
+from tidings.client.progress import Message, Update, WatchState, parse
 from tidings.client.token import TokenSource, renewal_time
 
 SUBPROTOCOL = Subprotocol("tidings.v1")
@@ -43,14 +43,14 @@ class Watch:
         Unreachable: Nobody answered for longer than `patience`.
         Unauthorized: The token was refused, and there is no other.
         Forbidden: The token does not allow to watch this.
-        Refused: The service would not serve this watch.
+        RequestRefused: The service would not serve this watch.
     """
 
     def __init__(
         self,
         url: str,
         tokens: TokenSource,
-        progress: Progress,
+        state: WatchState,
         *,
         patience: float | None = None,
         heartbeat: float = 20.0,
@@ -59,7 +59,7 @@ class Watch:
         self._when_closed = when_closed
         self._url = url
         self._tokens = tokens
-        self._progress = progress
+        self._state = state
         self._patience = math.inf if patience is None else patience
         self._heartbeat = heartbeat
         self._connection: ClientConnection | None = None
@@ -97,9 +97,9 @@ class Watch:
             message = await self._receive(self._connection)
             if message is None:
                 continue
-            if (update := self._progress.news(message)) is not None:
+            if (update := self._state.update_from(message)) is not None:
                 return update
-            await self._obey(message)
+            await self._handle(message)
         raise StopAsyncIteration
 
     async def __aenter__(self) -> Self:
@@ -191,7 +191,7 @@ class Watch:
                 self._wait = float(after) + random.uniform(0, FIRST_DELAY)  # noqa: S311 - spreads load
             self._failed(f"HTTP {status}")
         else:
-            raise Refused(
+            raise RequestRefused(
                 f"{self._url} answered {status}; is it the address of a Tidings service?",
                 status=status,
             )
@@ -215,9 +215,9 @@ class Watch:
                 await self._renew(connection)
         except ConnectionClosed as closed:
             self._connection = None
-            await self._ended(closed)
+            await self._connection_closed(closed)
         except msgspec.DecodeError as error:
-            raise Refused(f"{self._url} does not speak tidings.v1 ({error})") from error
+            raise RequestRefused(f"{self._url} does not speak tidings.v1 ({error})") from error
         return None
 
     async def _renew(self, connection: ClientConnection) -> None:
@@ -240,9 +240,9 @@ class Watch:
             await connection.send(msgspec.json.encode(message).decode(), text=True)
         except ConnectionClosed as closed:
             self._connection = None
-            await self._ended(closed)
+            await self._connection_closed(closed)
 
-    async def _obey(self, message: Message) -> None:
+    async def _handle(self, message: Message) -> None:
         """Do what a message that carries no news asks for."""
         if message.type == "welcome":
             self._refusals = 0
@@ -254,8 +254,10 @@ class Watch:
         elif message.type == "error":
             if message.code == "unavailable":
                 self._incomplete = True
-            elif message.code != "unsupported" or self._progress.snapshot:
-                kind: type[ClientError] = Forbidden if message.code == "forbidden" else Refused
+            elif message.code != "unsupported" or self._state.snapshot:
+                kind: type[ClientError] = (
+                    Forbidden if message.code == "forbidden" else RequestRefused
+                )
                 raise kind(
                     message.message or "the service refused the subscription", code=message.code
                 )
@@ -265,7 +267,7 @@ class Watch:
         """Ask for what is watched, and what is newer than what is known of it."""
         self._again_at = math.inf
         self._incomplete = False
-        requests = dict(enumerate(self._progress.requests(), 1))
+        requests = dict(enumerate(self._state.requests(), 1))
         self._unanswered = set(requests)
         for ref, request in requests.items():
             if self._connection is not None:
@@ -274,7 +276,7 @@ class Watch:
     def _answered(self, ref: int | None) -> None:
         """A subscription stands; once all do, ask again where the service could not read what there is."""
         self._unanswered.discard(ref)
-        self._progress.begun = True
+        self._state.begun = True
         self._failures = 0
         self._unreached_since = None
         if not self._unanswered:
@@ -282,7 +284,7 @@ class Watch:
             if self._incomplete:
                 self._again_at = time.monotonic() + random.uniform(0, AGAIN_WITHIN)  # noqa: S311 - spreads load
 
-    async def _ended(self, closed: ConnectionClosed) -> None:
+    async def _connection_closed(self, closed: ConnectionClosed) -> None:
         """Decide from the close code whether to come back."""
         code = closed.rcvd.code if closed.rcvd is not None else None
         reason = closed.rcvd.reason if closed.rcvd is not None else ""
@@ -295,7 +297,7 @@ class Watch:
                 f"{self._url}: {reason or 'no token was shown in time'}; bring a token", status=code
             )
         elif code == 1009 or (code is not None and 4100 <= code < 4200):
-            raise Refused(f"{self._url} closed the watch: {reason or code}", status=code)
+            raise RequestRefused(f"{self._url} closed the watch: {reason or code}", status=code)
         elif self._wait is None:
             self._failed(f"closed with {code}" if code is not None else "the connection broke")
 

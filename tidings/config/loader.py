@@ -46,7 +46,7 @@ class Given(Struct, frozen=True):
     origin: str
 
 
-def load(
+def load_settings(
     flags: Mapping[str, Any] | None = None,
     *,
     environ: Mapping[str, str],

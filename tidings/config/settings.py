@@ -2,7 +2,7 @@
 
 A setting is one field of `Settings`: its type, its default, the text beneath it, and what `Setting` says
 of it. Loading, masking, error texts and docs/settings.md read all of that from the field.
-`loader.load` merges, in this order, the flags of the command, the environment, `tidings.toml` and the
+`loader.load_settings` merges, in this order, the flags of the command, the environment, `tidings.toml` and the
 defaults. In the file a setting has its name from the environment in lower case without `TIDINGS_`, and a
 table is the beginning of a name: `[providers.replicate] secret = "..."` is `TIDINGS_REPLICATE_SECRET`.
 """

@@ -25,7 +25,7 @@ from tests.support.servers import Postgres, Server, Valkey
 from tests.support.tidings_process import TidingsProcess, environment
 from tidings.cli.support.service_access import sign
 from tidings.client.client import Client
-from tidings.config.loader import load
+from tidings.config.loader import load_settings
 
 ROLES = ("processor-1", "processor-2", "gateway-1", "gateway-2", "archiver", "reconciler")
 
@@ -147,7 +147,7 @@ class Cluster:
 
     def token(self, scope: str = "watch:all read:all write admin") -> str:
         """A token that may do anything."""
-        settings = load(
+        settings = load_settings(
             environ={"TIDINGS_JWT_SECRET": self.secrets["TIDINGS_JWT_SECRET"]}, folder=self.folder
         )
         return sign(settings, {"scope": scope, "sub": "tests"}, ttl=7200)

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from tests.chaos.cluster.ledger import Ledger, Problem
 from tests.chaos.cluster.linked import LinkedCluster
-from tidings.client.progress import Message, Progress, Selection, Update, parse
+from tidings.client.progress import Message, Selection, Update, WatchState, parse
 from tidings.client.subscription import Watch
 from tidings.client.token import TokenSource
 
@@ -112,7 +112,7 @@ class Watcher:
         raise AssertionError("each kind has its own")
 
 
-class _Checking(Progress):
+class _Checking(WatchState):
     """The client's own bookkeeping, which shows every message to the watcher before anything is left out."""
 
     def __init__(self, watcher: Watcher) -> None:
@@ -130,7 +130,7 @@ class _Checking(Progress):
 
     def news(self, message: Message) -> Update | None:
         self._watcher.take(message)
-        return super().news(message)
+        return super().update_from(message)
 
 
 class WebSocketWatcher(Watcher):

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tidings.config.loader import load
+from tidings.config.loader import load_settings
 from tidings.runtime import service
 from tidings.streams.archive.transfer import FileTransfer
 
@@ -35,7 +35,7 @@ def main() -> None:
         for i in range(0, len(arguments), 2)
     }
     flags["port_file"] = Path(flags["port_file"])
-    settings = load(flags, environ=os.environ, config=None)
+    settings = load_settings(flags, environ=os.environ, config=None)
     asyncio.run(service.serve(settings))
 
 

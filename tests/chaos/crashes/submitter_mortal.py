@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tidings.config.loader import load
+from tidings.config.loader import load_settings
 from tidings.config.webhook_key import with_webhook_key
 from tidings.runtime import service
 from tidings.streams.submission.reconcile_policy import Patience
@@ -36,7 +36,7 @@ def main() -> None:
         for i in range(0, len(arguments), 2)
     }
     flags["port_file"] = Path(flags["port_file"])
-    settings = with_webhook_key(load(flags, environ=os.environ, config=None))
+    settings = with_webhook_key(load_settings(flags, environ=os.environ, config=None))
     asyncio.run(service.serve(settings, patience=PATIENCE, submission_reached=reached))
 
 

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 
 from tests.support.conditions import eventually
 from tests.support.tidings_process import environment
-from tidings.config.loader import load
+from tidings.config.loader import load_settings
 from tidings.config.webhook_key import with_webhook_key
 from tidings.demo import BadDays, StandIn
 from tidings.runtime import service
@@ -130,7 +130,7 @@ async def at_work(
         "TIDINGS_ASSETS": f"file:////{folder}/assets",
         "TIDINGS_ASSETS_TTL": "0",
     }
-    settings = load(
+    settings = load_settings(
         {"port": "0"},
         environ=environment({**places, **variables(stand_in), **(more or {})}),
         config=None,

@@ -84,10 +84,10 @@ def add_places(to: ArgumentParser) -> None:
 
 def settings(arguments: Namespace, *names: str) -> Settings:
     """The settings in force, with those of the command's flags that are settings."""
-    from tidings.config.loader import load
+    from tidings.config.loader import load_settings
 
     flags = {name: getattr(arguments, name) for name in names}
-    return load(flags, environ=os.environ, config=arguments.config)
+    return load_settings(flags, environ=os.environ, config=arguments.config)
 
 
 def refuse_memory(settings: Settings) -> None:

@@ -19,12 +19,12 @@ from tidings.client.client import Client, Deleted, Update
 from tidings.client.errors import (
     Conflicting,
     Forbidden,
-    NotFound,
-    Refused,
+    PredictionNotFound,
+    RequestRefused,
     Unauthorized,
     Unreachable,
 )
-from tidings.client.progress import Progress, Selection, parse
+from tidings.client.progress import Selection, WatchState, parse
 from tidings.client.subscription import longest_wait
 from tidings.client.token import renewal_time
 from tidings.storage.prediction import Prediction, Status
@@ -249,7 +249,7 @@ async def test_a_refused_token_without_another_ends_the_watch(service: ScriptedS
 
 @pytest.mark.parametrize(
     ("code", "kind"),
-    [(4100, Refused), (4101, Unauthorized), (4104, Refused), (1009, Refused)],
+    [(4100, RequestRefused), (4101, Unauthorized), (4104, RequestRefused), (1009, RequestRefused)],
     ids=str,
 )
 async def test_codes_that_forbid_coming_back(
@@ -288,7 +288,7 @@ async def test_a_forbidden_subscription_ends_the_watch(service: ScriptedService)
 
 
 @pytest.mark.parametrize(
-    ("status", "kind"), [(401, Unauthorized), (403, Forbidden), (404, Refused)]
+    ("status", "kind"), [(401, Unauthorized), (403, Forbidden), (404, RequestRefused)]
 )
 async def test_a_refused_handshake_ends_the_watch(
     service: ScriptedService, status: int, kind: type[Exception]
@@ -347,7 +347,7 @@ async def test_finished_waits_for_the_end(service: ScriptedService) -> None:
         )
         await service.change(prediction_id="p2", version=1)
         await service.delete("p2", 2)
-        with pytest.raises(NotFound):
+        with pytest.raises(PredictionNotFound):
             await other
         with pytest.raises(TimeoutError):
             await client.finished("p3", timeout=0.2)
@@ -387,13 +387,13 @@ Wire = st.tuples(
 @given(st.lists(Wire, max_size=60))
 def test_versions_only_rise(messages: list[tuple[str, int, str]]) -> None:
     """Whatever is sent in whatever order, versions of one prediction rise, until it is said to be unknown."""
-    progress = Progress(Selection(all=True), known={"a": 2})
+    progress = WatchState(Selection(all=True), known={"a": 2})
     last: dict[str, int] = {"a": 2}
     for name, version, kind in messages:
         body: dict[str, Any] = {"type": kind, "predictionId": name, "version": version}
         if kind in {"snapshot", "change"}:
             body = {"type": kind, "prediction": record(name, version)}
-        update = progress.news(parse(json.dumps(body)))
+        update = progress.update_from(parse(json.dumps(body)))
         if kind == "unknown":
             last.pop(name, None)
         if isinstance(update, Prediction):
@@ -440,7 +440,9 @@ async def test_reads(service: ScriptedService) -> None:
         page = await client.list(status=Status.FAILED, owner="o", limit=2)
         assert [one.prediction_id for one in page.data] == ["x", "y"]
         assert page.cursor == "c"
-        with pytest.raises(NotFound, match=r"Prediction not found: Check the id\.") as caught:
+        with pytest.raises(
+            PredictionNotFound, match=r"Prediction not found: Check the id\."
+        ) as caught:
             await client.get("p")
     assert (caught.value.status, caught.value.code) == (404, "not-found")
     assert [path for _, path, _, _ in service.requests[:2]] == [

@@ -11,10 +11,10 @@ import pytest
 
 from tests.support.client.scripted_service import ScriptedService, record, scripted_service
 from tests.support.conditions import eventually
-from tidings.client import subscription as watching
+from tidings.client import subscription
 from tidings.client.client import Client, Update, Watch
-from tidings.client.errors import Refused
-from tidings.client.progress import NAMED_AGAIN, Progress, Selection, parse
+from tidings.client.errors import RequestRefused
+from tidings.client.progress import NAMED_AGAIN, Selection, WatchState, parse
 from tidings.storage.prediction import Prediction
 
 LIMIT = 20.0
@@ -75,7 +75,7 @@ async def test_a_store_that_does_not_answer_is_asked_again(
     service: ScriptedService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where the service could not read what stands, changes come all the same, and what stands is asked for again."""
-    monkeypatch.setattr(watching, "AGAIN_WITHIN", 0.3)
+    monkeypatch.setattr(subscription, "AGAIN_WITHIN", 0.3)
     await service.change(prediction_id="p1", version=1)
     service.subscription_errors = ["unavailable", "unavailable"]
     async with Client(service.url) as client, client.watch(owner="ann") as watch:
@@ -92,7 +92,7 @@ async def test_changes_come_while_the_store_does_not_answer(
     service: ScriptedService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A subscription that has to be asked for again brings changes meanwhile, and names them as known then."""
-    monkeypatch.setattr(watching, "AGAIN_WITHIN", 2.0)
+    monkeypatch.setattr(subscription, "AGAIN_WITHIN", 2.0)
     monkeypatch.setattr("random.uniform", lambda _, most: most)
     service.subscription_errors = ["unavailable"]
     async with Client(service.url) as client, client.watch("p1", "p2") as watch:
@@ -120,20 +120,20 @@ async def test_a_store_that_cannot_list(service: ScriptedService) -> None:
             assert (await waiting).version == 1
         service.subscription_errors = ["unsupported"]
         async with client.watch(tag="t") as watch:
-            with pytest.raises(Refused, match="unsupported"):
+            with pytest.raises(RequestRefused, match="unsupported"):
                 await following(watch)
 
 
-def known_after(progress: Progress) -> list[dict[str, int]]:
+def known_after(state: WatchState) -> list[dict[str, int]]:
     """What the requests of a new connection name, in their order, once each is found to be small enough."""
-    requests: list[dict[str, Any]] = list(progress.requests())
+    requests: list[dict[str, Any]] = list(state.requests())
     assert all(len(json.dumps(request)) <= MESSAGE_BYTES for request in requests)
     assert [request["limit"] for request in requests] == [0] * (len(requests) - 1) + [50]
     return [request["known"] for request in requests]
 
 
-def tell(progress: Progress, name: str, status: str) -> None:
-    news = progress.news(
+def tell(state: WatchState, name: str, status: str) -> None:
+    news = state.update_from(
         parse(json.dumps({"type": "change", "prediction": record(name, 1, status)}))
     )
     assert isinstance(news, Prediction)
@@ -141,7 +141,7 @@ def tell(progress: Progress, name: str, status: str) -> None:
 
 def test_all_that_is_known_is_named_again() -> None:
     """Of a wide watch everything seen is named to the next connection, over messages, what changed last in the last."""
-    progress = Progress(Selection(all=True), known={}, limit=50)
+    progress = WatchState(Selection(all=True), known={}, limit=50)
     names = [f"{number:04}-{'x' * 240}" for number in range(2000)]
     for name in names:
         tell(progress, name, "processing")
@@ -153,7 +153,7 @@ def test_all_that_is_known_is_named_again() -> None:
 
 def test_what_still_runs_is_named_first() -> None:
     """Of more than the service takes those that run are named before those that have ended, however long unchanged."""
-    progress = Progress(Selection(all=True), known={}, limit=50)
+    progress = WatchState(Selection(all=True), known={}, limit=50)
     for number in range(20):
         tell(progress, f"running-{number}", "processing")
     for number in range(NAMED_AGAIN):

@@ -3,10 +3,11 @@
 import stat
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tidings.config.loader import env_name, load
+from tidings.config.loader import env_name, load_settings
 from tidings.config.settings import (
     NAMES,
     Settings,
@@ -24,15 +25,16 @@ SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
 def error(environ: dict[str, str] | None = None, **more: object) -> str:
     """The one line that these settings are refused with."""
+    given: Any = {"folder": Path("/nowhere"), **more}
     with pytest.raises(SettingsError) as caught:
-        load(more.pop("flags", None), environ=environ or {}, folder=Path("/nowhere"), **more)  # type: ignore[arg-type]
+        load_settings(given.pop("flags", None), environ=environ or {}, **given)
     line = str(caught.value)
     assert "\n" not in line
     return line
 
 
 def given(environ: dict[str, str]) -> Settings:
-    return load(environ=environ, folder=Path("/nowhere"))
+    return load_settings(environ=environ, folder=Path("/nowhere"))
 
 
 def test_defaults() -> None:
@@ -112,7 +114,7 @@ def test_flags_win_over_environment_over_file_over_default(tmp_path: Path) -> No
     """Of several places the flag counts first, then the variable, then the file, then the default."""
     file = tmp_path / "tidings.toml"
     file.write_text('port = 1\nhost = "localhost"\nttl = 5\nlog-epoch = 3\n')
-    settings = load(
+    settings = load_settings(
         {"port": "3", "host": None},
         environ={"TIDINGS_PORT": "2", "TIDINGS_TTL": "7"},
         folder=tmp_path,
@@ -139,7 +141,7 @@ def test_a_named_file_is_read_instead(tmp_path: Path) -> None:
     other.write_text(
         f'port = 9\n[jwt]\nsecret = "s"\n[providers.replicate]\nsecret = ["{SECRET}"]\ntolerance = 60\n'
     )
-    settings = load(environ={}, config=other, folder=tmp_path)
+    settings = load_settings(environ={}, config=other, folder=tmp_path)
     assert (settings.port, settings.jwt_secret) == (9, "s")
     assert settings.providers["replicate"].secret == (SECRET,)
     assert settings.providers["replicate"].tolerance == 60
@@ -176,7 +178,7 @@ def test_providers_that_the_file_describes(tmp_path: Path) -> None:
         '[providers.my-shop]\nkind = "generic"\nproof = "sha256"\n[providers.my-shop.fields]\nid = "order.id"\n'
         '[assemblyai]\nheader = "x-mine"\nsecret = "s"\n'
     )
-    settings = load(environ={"TIDINGS_MY_SHOP_SECRET": "quiet"}, folder=tmp_path)
+    settings = load_settings(environ={"TIDINGS_MY_SHOP_SECRET": "quiet"}, folder=tmp_path)
     mine = settings.providers["my-shop"]
     assert (mine.kind, mine.secret) == ("generic", ("quiet",))
     assert mine.options == {"proof": "sha256", "fields": {"id": "order.id"}}
@@ -379,7 +381,7 @@ def test_roles_need_a_shared_key_and_a_shared_log() -> None:
     assert "memory://" in error({"TIDINGS_ROLE": "gateway", "TIDINGS_LOG": "memory://"})
     assert "--workers" in error(flags={"workers": "2"})
     workers = {"workers": "2", "log": "kafka://localhost:9092"}
-    assert load(workers, environ={}, folder=Path("/nowhere")).workers == 2
+    assert load_settings(workers, environ={}, folder=Path("/nowhere")).workers == 2
     assert error(flags={**workers, "health_port": "0"}).startswith("--health-port: with --workers")
 
 

@@ -10,7 +10,7 @@ from tests.support.conditions import eventually
 from tests.support.gateway.pushing import hear, say, subscribe
 from tests.support.tidings_process import serving
 from tests.unit.gateway.websocket.test_connection import closed
-from tidings.config.loader import load
+from tidings.config.loader import load_settings
 from tidings.config.settings import Settings
 from tidings.gateway.auth.quotas import OwnerLimits
 from tidings.gateway.auth.rate_limits import AddressConnections, AddressLimits
@@ -37,7 +37,7 @@ def test_a_table_of_the_file_is_a_kind_of_limit(tmp_path: Path) -> None:
     file.write_text(
         "[address]\nconnections = 7\n[owner]\nmessages = 8\n[session]\nsubscriptions = 9\n"
     )
-    settings = load(environ={}, folder=tmp_path)
+    settings = load_settings(environ={}, folder=tmp_path)
     assert (
         settings.address_connections,
         settings.owner_messages,

@@ -1,0 +1,1 @@
+"""What type checkers find in programs that use Tidings."""
