@@ -18,14 +18,14 @@ from typing import Any
 import uvloop
 from msgspec import structs
 
-from tidings.gateway.auth.quotas import OwnerLimits, Owners
-from tidings.gateway.auth.tokens import Claims, SecretTokens
+from tidings.gateway.auth.quotas import OwnerLimits, OwnerQuotas, SessionLimits
+from tidings.gateway.auth.tokens import Hs256Tokens, RequiredClaims
 from tidings.gateway.push.changes_reader import ChangesReader
 from tidings.gateway.push.hub import Hub
 from tidings.gateway.push.protocol import change_frame
-from tidings.gateway.push.session_registry import SessionLimits, Sessions
+from tidings.gateway.push.session_registry import SessionRegistry
 from tidings.gateway.websocket.connection import WebSocketConnection
-from tidings.gateway.websocket.listener import FrontServer
+from tidings.gateway.websocket.listener import Listener
 from tidings.storage.memory import MemoryStore
 from tidings.storage.prediction import Prediction, Status, encode
 from tidings.storage.store import Write
@@ -68,15 +68,17 @@ class Bench:
         self.memory = MemoryStore()
         self.store = CachedStore(self.memory)
         self.hub = Hub()
-        authenticator = SecretTokens(sys.argv[1].encode(), Claims()) if len(sys.argv) > 1 else None
-        owners = Owners(
+        authenticator = (
+            Hs256Tokens(sys.argv[1].encode(), RequiredClaims()) if len(sys.argv) > 1 else None
+        )
+        owners = OwnerQuotas(
             OwnerLimits(connections=10**6, subscriptions=10**6, messages_per_second=10**6)
         )  # the tokens differ, but are all one subject's
-        self.sessions = Sessions(
+        self.sessions = SessionRegistry(
             self.hub, self.store, authenticator, SessionLimits(), owners=owners
         )
         self.reader = ChangesReader(self.log, self.hub, self.store)
-        self.front = FrontServer(self.sessions, self._no_http)
+        self.listener = Listener(self.sessions, self._no_http)
         self.versions = 0
         self.stall = 0.0
         self.probe: asyncio.Task[None] | None = None
@@ -107,7 +109,7 @@ class Bench:
             await self.store.load([one.prediction_id for one in records])
         await self.reader.start()
         await self.reader.ready()
-        port = await self.front.start()
+        port = await self.listener.start()
         gc.collect()
         gc.freeze()
         return {"port": port}
@@ -243,9 +245,9 @@ class Bench:
 
     def conflated(self) -> int:
         """Changes that newer ones have replaced, those of sessions that are backed up still included."""
-        waiting = [one.session._outbox for one in self.connections()]
+        waiting = [one.session._queue for one in self.connections()]
         return self.sessions.conflated + sum(
-            outbox.conflated for outbox in waiting if outbox is not None
+            queue.conflated for queue in waiting if queue is not None
         )
 
     async def closes(self) -> dict[str, Any]:

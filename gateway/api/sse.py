@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from tidings.gateway.api.predictions import may_watch
 from tidings.gateway.auth.permissions import Permissions
-from tidings.gateway.auth.quotas import Owner, Owners
+from tidings.gateway.auth.quotas import OwnerQuotas, OwnerUsage
 from tidings.gateway.auth.rate_limits import is_loopback
 from tidings.gateway.auth.request_guard import RequestGuard
 from tidings.gateway.http.problems import Problem, bad_request, forbidden, not_found
@@ -163,14 +163,14 @@ class EventStreams:
         store: CachedStore,
         hub: Hub,
         *,
-        owners: Owners | None = None,
+        owners: OwnerQuotas | None = None,
         per_address: int = 200,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._guard = guard
         self._store = store
         self._hub = hub
-        self._owners = Owners() if owners is None else owners
+        self._owners = OwnerQuotas() if owners is None else owners
         self._per_address = per_address
         self._clock = clock
         self._open: set[EventStream] = set()
@@ -187,7 +187,7 @@ class EventStreams:
     def end(self) -> None:
         """End every stream, with a time to come back."""
         for stream in self._open:
-            stream.outbox.send(b"retry: %d\n\n" % random.randint(COME_BACK // 3, COME_BACK))  # noqa: S311 - no secret
+            stream.queue.put_reply(b"retry: %d\n\n" % random.randint(COME_BACK // 3, COME_BACK))  # noqa: S311 - no secret
             stream.end()
 
     async def one(self, request: web.Request) -> web.StreamResponse:
@@ -252,7 +252,7 @@ class EventStreams:
                 del self._addresses[address]
         return response
 
-    def _admit(self, address: str, subject: str | None, keys: int) -> Owner | None:
+    def _admit(self, address: str, subject: str | None, keys: int) -> OwnerUsage | None:
         """Count a stream of the subject with so many keys; raises the problem where it is one too many."""
         if len(self._open) >= MAX_STREAMS:
             raise Problem(
@@ -291,11 +291,11 @@ class EventStreams:
         await writing.write(event(b"synced", synced_message(None, more)))
         while True:
             stream.wake.clear()
-            while data := stream.outbox.take(TAKE_BYTES):
+            while data := stream.queue.take(TAKE_BYTES):
                 if self._expired(stream):
                     return
                 await writing.write(data)
-            if stream.outbox:
+            if stream.queue:
                 await self._read_again(stream)
             elif stream.finished or not await self._woken(stream, writing):
                 return
@@ -371,14 +371,14 @@ class EventStreams:
 
     async def _read_again(self, stream: EventStream) -> None:
         """Bytes for what waits as ids and versions alone."""
-        for prediction_id, version in stream.outbox.missing(100).items():
+        for prediction_id, version in stream.queue.missing(100).items():
             stored = await self._store.get(prediction_id)
             if stored is not None and stored.version < version:
                 stored = await self._store.get_fresh(prediction_id)
             if stored is None:
-                stream.outbox.restore(Change(prediction_id, version, b""))
+                stream.queue.restore(Change(prediction_id, version, b""))
             else:
-                stream.outbox.restore(
+                stream.queue.restore(
                     Change(prediction_id, max(version, stored.version), stored.encoded)
                 )
 

@@ -1,7 +1,7 @@
 """A short way to check the usual JWT: compact, signed with HS256, with nothing odd about it.
 
-Pure. It only ever accepts: whatever it does not recognize, wrong or merely unusual, is left to the JWT library, which
-checks everything again, refuses with a reason, and costs ten times as much.
+Pure. It only ever accepts: what it does not recognize, wrong or merely unusual, is left to the JWT
+library, which checks everything again, refuses with a reason, and costs ten times as much.
 """
 
 import binascii
@@ -18,7 +18,7 @@ MAX_TIME = 2**53
 """Seconds since the epoch beyond which a number is no time."""
 
 _TO_STANDARD = bytes.maketrans(b"-_+/=", b"+/\0\0\0")
-"""From base64url (RFC 4648, 5) to base64; what is no part of the former becomes what is no part of the latter."""
+"""From base64url (RFC 4648, 5) to base64; what is not base64url becomes what is not base64."""
 
 
 class _Header(Struct, frozen=True, forbid_unknown_fields=True):
@@ -31,7 +31,7 @@ _header = msgspec.json.Decoder(_Header)
 _payload = msgspec.json.Decoder(dict[str, object])
 
 
-class CompactTokens:
+class Hs256FastPath:
     """Recognizes genuine tokens of the usual shape.
 
     Args:
@@ -72,7 +72,7 @@ class CompactTokens:
         return claims if self._in_force(claims, now) else None
 
     def _is_usual(self, segment: bytes) -> bool:
-        """Whether the header says HS256 and nothing that would have to be understood (RFC 7515, 4.1.11)."""
+        """Whether the header says HS256, and nothing critical (RFC 7515, 4.1.11)."""
         if segment != self._known_header:
             text = _decoded(segment)
             if text is None or not text.isascii():
@@ -103,7 +103,7 @@ def _time(value: object, otherwise: float) -> float:
 
 
 def _decoded(segment: bytes) -> bytes | None:
-    """What a segment holds; None where it is not written as RFC 7515, 2 wants: unpadded, and its last bits zero."""
+    """A segment's content; None where it is padded or its last bits are not 0 (RFC 7515, 2)."""
     decoded = binascii.a2b_base64(
         segment.translate(_TO_STANDARD) + b"=" * (-len(segment) % 4), strict_mode=True
     )

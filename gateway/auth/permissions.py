@@ -1,7 +1,7 @@
 """Who may see and do what: a caller's rights as values, and the questions asked of them.
 
-Pure. Rights are the union of the claims. What one may not see does not exist for one: whoever asks here and gets
-False answers as if there were nothing.
+Pure. Rights are the union of the claims. What a caller may not see does not exist for it: code that
+asks here and gets False answers as if there were nothing.
 """
 
 from collections.abc import Collection, Mapping
@@ -22,13 +22,13 @@ _NONE: frozenset[str] = frozenset()
 
 
 class TokenRefused(Exception):
-    """The token proves nothing: malformed, wrongly signed, expired, for another audience or by an unknown key."""
+    """The token proves nothing: malformed, wrongly signed, expired or meant for somebody else."""
 
     def __init__(self, reason: str, *, retryable: bool = False) -> None:
         super().__init__(reason)
         self.reason = reason
         self.retryable = retryable
-        """Whether the same token may pass later: the keys that would prove it cannot be had at the moment."""
+        """Whether the same token may pass later: its keys cannot be fetched at the moment."""
 
 
 class Permissions(Struct, frozen=True, kw_only=True):
@@ -48,6 +48,17 @@ class Permissions(Struct, frozen=True, kw_only=True):
     def is_admin(self) -> bool:
         """Whether every right is given, those over dead letters and statistics included."""
         return ADMIN in self.scopes
+
+    def grants_like(self, other: "Permissions") -> bool:
+        """Whether both grant the same; they may end at different times."""
+        return (
+            self.subject == other.subject
+            and self.predictions == other.predictions
+            and self.owners == other.owners
+            and self.tags == other.tags
+            and self.models == other.models
+            and self.scopes == other.scopes
+        )
 
     def may_watch_all(self) -> bool:
         """Whether every record may be watched."""
@@ -99,7 +110,7 @@ class Permissions(Struct, frozen=True, kw_only=True):
 
     @property
     def needs_record(self) -> bool:
-        """Whether a right may hang on a record's tags or model, so that its owner alone does not settle it."""
+        """Whether a right may depend on a record's tags or model, beside its owner."""
         return bool(self.tags or self.models)
 
     def _is(self, owner: str | None) -> bool:
@@ -131,7 +142,7 @@ class Authenticator(Protocol):
     """What turns a token into permissions."""
 
     def at_once(self, token: str) -> Permissions | None:
-        """The rights that the token proves, where that can be told without waiting; None: ask `authenticate`.
+        """The rights that the token proves; None where only `authenticate` can tell, by waiting.
 
         Raises:
             TokenRefused: As `authenticate` does.
@@ -149,7 +160,7 @@ def from_claims(claims: Mapping[str, object]) -> Permissions:
     """The rights in a verified JWT's claims.
 
     Raises:
-        TokenRefused: A claim has the wrong type; half of a token's rights is not what its issuer meant.
+        TokenRefused: A claim has the wrong type; its issuer did not mean half of the rights.
     """
     expires = claims.get("exp")
     if isinstance(expires, bool) or not isinstance(expires, int | float):

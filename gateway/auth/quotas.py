@@ -1,9 +1,37 @@
-"""What one owner's sessions use together: connections, subscriptions and messages.
+"""Limits of one session, and what one owner's sessions use together.
 
-Pure: the clock is an argument. An owner is the subject of a token; without one (open mode, API keys) nobody counts.
+Pure: the clock is an argument. An owner is the subject of a token; without one (open mode, API
+keys) nothing is counted.
 """
 
 from msgspec import Struct
+
+
+class SessionLimits(Struct, frozen=True, kw_only=True):
+    """What one session may use, and how long it may stay silent. Times are in seconds."""
+
+    heartbeat: float = 25.0
+    """Between two pings. A connection that said nothing between two pings is closed with 4001."""
+    authentication: float = 10.0
+    progress: float = 30.0
+    """A connection to which nothing at all got through for this long is closed with 4000."""
+    closing: float = 5.0
+    """For the client to answer a close before the connection is cut."""
+    head: float = 10.0
+    """For a connection's first request head to arrive whole."""
+    message_bytes: int = 256 * 1024
+    subscriptions: int = 10_000
+    snapshots: int = 8
+    """Snapshots under way at once; more wait unread."""
+    pending_records: int = 1_000
+    pending_bytes: int = 4 * 1024 * 1024
+    frames_per_second: int = 200
+    """Frames (and 4 KiB pieces of messages) of one client; what is more waits unread."""
+
+    @property
+    def heartbeat_ms(self) -> int:
+        """The heartbeat as the welcome says it."""
+        return round(self.heartbeat * 1000)
 
 
 class OwnerLimits(Struct, frozen=True, kw_only=True):
@@ -15,7 +43,7 @@ class OwnerLimits(Struct, frozen=True, kw_only=True):
     """Frames (and 4 KiB pieces of messages); what is more waits unread."""
 
 
-class Owner:
+class OwnerUsage:
     """One owner's use."""
 
     __slots__ = ("_at", "_spent", "connections", "subject", "subscriptions")
@@ -40,7 +68,7 @@ class Owner:
         return self._spent > rate
 
 
-class Owners:
+class OwnerQuotas:
     """The owners that have a session.
 
     Args:
@@ -49,13 +77,13 @@ class Owners:
 
     def __init__(self, limits: OwnerLimits | None = None) -> None:
         self.limits = limits or OwnerLimits()
-        self._owners: dict[str, Owner] = {}
+        self._owners: dict[str, OwnerUsage] = {}
 
     def __len__(self) -> int:
         return len(self._owners)
 
-    def enter(self, subject: str, subscriptions: int = 0) -> Owner | None:
-        """One more session of this owner; None where that is one too many. Each that enters has to `leave`.
+    def enter(self, subject: str, subscriptions: int = 0) -> OwnerUsage | None:
+        """Count one more session of this owner, until `leave`; None where that is one too many.
 
         Args:
             subject: The owner.
@@ -63,14 +91,14 @@ class Owners:
         """
         owner = self._owners.get(subject)
         if owner is None:
-            owner = self._owners[subject] = Owner(subject)
+            owner = self._owners[subject] = OwnerUsage(subject)
         elif owner.connections >= self.limits.connections:
             return None
         owner.connections += 1
         owner.subscriptions += subscriptions
         return owner
 
-    def leave(self, owner: Owner, subscriptions: int) -> None:
+    def leave(self, owner: OwnerUsage, subscriptions: int) -> None:
         """A session is gone, and its subscriptions with it."""
         owner.connections -= 1
         owner.subscriptions -= subscriptions

@@ -11,11 +11,11 @@ IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 MAX_ADDRESSES = 50_000
-"""Buckets kept; the ones untouched for longest go first (they are full again by then, or nearly)."""
+"""Buckets kept; the ones untouched for longest go first: they are full again, or nearly."""
 
 
 def is_loopback(address: str) -> bool:
-    """Whether the address is in the loopback range (`127.0.0.0/8`, `::1`, or a Unix socket's empty name)."""
+    """Whether the address is a loopback one: `127.0.0.0/8`, `::1`, a Unix socket's empty name."""
     if address in {"127.0.0.1", "::1", ""}:
         return True
     parsed = _parse(address)
@@ -50,8 +50,8 @@ class TrustedProxies:
     def client(self, peer: str, forwarded_for: str | None) -> str:
         """The address of the client: the peer, or what trusted proxies say about it.
 
-        `X-Forwarded-For` is read from the right: each trusted proxy vouches for the one entry before it, and what
-        stands further left may have been made up by the client.
+        `X-Forwarded-For` is read from the right: each trusted proxy vouches for the one entry
+        before it, and what stands further left may have been made up by the client.
         """
         if forwarded_for is None or not self._networks or not self.trusts(peer):
             return peer
@@ -112,7 +112,7 @@ class AddressConnections:
         self._open: Counter[str] = Counter()
 
     def enter(self, address: str, now: float) -> bool:
-        """Count one more; False where that is too many at once, or too fast. Each that enters has to `leave`.
+        """Count one more, until `leave`; False where that is too many at once, or too fast.
 
         Args:
             address: The client's.

@@ -1,7 +1,7 @@
-"""Turning a token into permissions: JWTs signed with a secret or with keys from a JWKS, and API keys.
+"""Turns a token into permissions: JWTs signed with a secret or by keys of a JWKS, and API keys.
 
-`alg: none` and every algorithm that the configuration does not name are refused, as a token may otherwise choose how
-it is checked (RFC 8725, 3.1). A symmetric algorithm is never taken with keys from a JWKS.
+`alg: none` and every algorithm that the configuration does not name are refused: otherwise a token
+chooses how it is checked (RFC 8725, 3.1). A symmetric algorithm is never taken with keys of a JWKS.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import jwt
 from msgspec import Struct
 
-from tidings.gateway.auth.hs256_fast_path import CompactTokens
+from tidings.gateway.auth.hs256_fast_path import Hs256FastPath
 from tidings.gateway.auth.permissions import API_KEY_SCOPES, Permissions, TokenRefused, from_claims
 from tidings.streams.providers.protocol import KeysUnavailable
 
@@ -37,20 +37,20 @@ ASYMMETRIC = (
 MAX_TOKEN = 16_384
 """Characters; a longer one is refused unread."""
 LEEWAY = 30.0
-"""Seconds that the issuer's clock may be ahead of ours (`nbf`, `iat`). An expired token gets none."""
+"""Seconds that the issuer's clock may be ahead of ours (`nbf`, `iat`); an expired token gets 0."""
 REMEMBERED = 10_000
 REMEMBER = 60.0
-"""Seconds that a checked token is taken without checking its signature again; a withdrawn key counts that much longer."""
+"""Seconds for which a token's signature is not checked again: a withdrawn key counts for longer."""
 
 
-class Claims(Struct, frozen=True, kw_only=True):
+class RequiredClaims(Struct, frozen=True, kw_only=True):
     """What a JWT must say beside its expiry."""
 
     audience: str | None = None
     issuer: str | None = None
 
 
-class SecretTokens:
+class Hs256Tokens:
     """JWTs signed with HS256.
 
     Args:
@@ -60,7 +60,7 @@ class SecretTokens:
     """
 
     def __init__(
-        self, secret: bytes, claims: Claims, clock: Callable[[], float] = time.time
+        self, secret: bytes, claims: RequiredClaims, clock: Callable[[], float] = time.time
     ) -> None:
         self._secret = secret
         self._claims = claims
@@ -70,7 +70,7 @@ class SecretTokens:
             jwt.InvalidKeyError
         ):  # e.g. a public key: the library refuses what it signs
             jwt.get_algorithm_by_name("HS256").prepare_key(secret)
-            self._usual = CompactTokens(secret, claims.audience, claims.issuer, LEEWAY)
+            self._usual = Hs256FastPath(secret, claims.audience, claims.issuer, LEEWAY)
 
     def at_once(self, token: str) -> Permissions:
         """See `Authenticator.at_once`; never None."""
@@ -85,7 +85,7 @@ class SecretTokens:
         return self.at_once(token)
 
 
-class KeySetTokens:
+class JwksTokens:
     """JWTs signed with keys whose public halves are published as a JWKS.
 
     Args:
@@ -95,7 +95,7 @@ class KeySetTokens:
     """
 
     def __init__(
-        self, keys: "KeySet", claims: Claims, clock: Callable[[], float] = time.time
+        self, keys: "KeySet", claims: RequiredClaims, clock: Callable[[], float] = time.time
     ) -> None:
         self._keys = keys
         self._claims = claims
@@ -150,7 +150,7 @@ class ApiKeys:
         raise TokenRefused("it is no API key")
 
 
-class Tokens:
+class TokenAuthenticator:
     """Everything that is configured, tried in turn, with the tokens seen lately remembered.
 
     Args:
@@ -160,7 +160,7 @@ class Tokens:
 
     def __init__(
         self,
-        authenticators: "Iterable[ApiKeys | KeySetTokens | SecretTokens]",
+        authenticators: "Iterable[ApiKeys | JwksTokens | Hs256Tokens]",
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._authenticators = tuple(authenticators)
@@ -220,17 +220,15 @@ class Tokens:
 def _telling(
     refused: TokenRefused | None,
     error: TokenRefused,
-    authenticator: ApiKeys | KeySetTokens | SecretTokens,
+    authenticator: ApiKeys | JwksTokens | Hs256Tokens,
 ) -> TokenRefused | None:
-    """Of two refusals the one that says most: an outage before a refusal, a JWT's reason before `it is no API key`."""
+    """Of two refusals the one that says more: an outage first, then the reason about a JWT."""
     if refused is None:
         return error
     if refused.retryable:
         return refused
     return (
-        error
-        if error.retryable or isinstance(authenticator, SecretTokens | KeySetTokens)
-        else refused
+        error if error.retryable or isinstance(authenticator, Hs256Tokens | JwksTokens) else refused
     )
 
 
@@ -247,7 +245,7 @@ def _suits(key: jwt.PyJWK, algorithm: str) -> bool:
 
 
 def _decode(
-    token: str, key: Any, algorithms: tuple[str, ...], claims: Claims, now: float
+    token: str, key: Any, algorithms: tuple[str, ...], claims: RequiredClaims, now: float
 ) -> Mapping[str, object]:
     try:
         decoded: Mapping[str, object] = jwt.decode(

@@ -1,4 +1,5 @@
 """From a change to a frame: the hub, sessions, subscriptions, snapshots and conflation.
 
-`hub`, `conflation` and `protocol` are pure. Imports `auth` and `http` from this floor, no web framework.
+`hub`, `conflation`, `subscriptions` and `protocol` are pure. From this floor it imports `auth` and
+`http`, and no web framework.
 """

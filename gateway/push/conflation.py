@@ -1,27 +1,28 @@
-"""What a backed-up subscriber still has to get: the newest state of each prediction, not every step on the way.
+"""What a subscriber whose transport is full still has to get: the newest state of each prediction.
 
-Pure. An outbox exists only while a subscriber's transport takes nothing. It keeps at most one change per prediction.
-Beyond its bounds only ids and versions are kept, and the bytes are read again when the transport drains, so a
-subscriber that never reads costs a bounded amount of memory, and a terminal state is never lost.
+Pure. The queue exists only while the transport takes nothing. It keeps at most one change per
+prediction. Beyond its bounds it keeps ids and versions alone, and the bytes are read again when the
+transport drains: a subscriber that never reads costs a bounded amount of memory, and a terminal
+state is never lost.
 """
 
 from collections.abc import Callable
 from itertools import islice
 
-from tidings.gateway.push.hub import Announced, Render
+from tidings.gateway.push.hub import Render, RoutedChange
 from tidings.streams.changes.codec import Change
 
 MAX_RECORDS = 1_000
 MAX_BYTES = 4 * 1024 * 1024
 
 
-class Outbox:
-    """The newest pending change per prediction, and the replies that wait before them.
+class ConflationQueue:
+    """The newest pending change per prediction, behind the replies that wait.
 
     Args:
         render: How a change is written for this subscriber.
         max_records: Changes kept with their bytes.
-        max_bytes: Sum of their records' bytes; beyond either bound only ids and versions are kept.
+        max_bytes: Sum of their records' bytes; beyond either bound ids and versions are kept.
     """
 
     __slots__ = (
@@ -42,7 +43,7 @@ class Outbox:
         self._max_records = max_records
         self._max_bytes = max_bytes
         self._replies: list[bytes] = []
-        self._pending: dict[str, Announced] = {}
+        self._pending: dict[str, RoutedChange] = {}
         self._spilled: dict[str, int] = {}
         self._bytes = 0
         self.conflated = 0
@@ -56,12 +57,12 @@ class Outbox:
         """How many messages wait."""
         return len(self._replies) + len(self._pending) + len(self._spilled)
 
-    def send(self, message: bytes) -> None:
+    def put_reply(self, message: bytes) -> None:
         """Keep a reply, rendered already: it goes out before the changes."""
         self._replies.append(message)
 
-    def put(self, item: Announced) -> None:
-        """Keep a change in place of an older one of the same prediction. Older ones than what is kept are dropped."""
+    def put(self, item: RoutedChange) -> None:
+        """Keep a change in place of an older one of its prediction; drop it where it is older."""
         change = item.change
         prediction_id = change.prediction_id
         there = self._pending.get(prediction_id)
@@ -86,7 +87,7 @@ class Outbox:
             self._bytes += len(change.value)
 
     def take(self, limit: int) -> bytes:
-        """The next messages joined: about `limit` bytes, at least one message; empty where only reads are left."""
+        """The next messages, about `limit` bytes, one at least; empty where only reads are left."""
         if self._replies:
             taken = b"".join(self._replies)
             self._replies.clear()
@@ -102,28 +103,28 @@ class Outbox:
         return b"".join(parts)
 
     def missing(self, limit: int) -> dict[str, int]:
-        """At most `limit` predictions whose bytes must be read, with the version known; `restore` answers each."""
+        """Predictions whose bytes must be read, with their version; to be given to `restore`."""
         return dict(islice(self._spilled.items(), limit))
 
     def restore(self, change: Change) -> None:
-        """Give the bytes of a prediction from `missing`.
+        """Take the bytes of a prediction from `missing`.
 
-        Nothing happens where nobody waits for it any more (a newer change came), or where what was read is older than
-        what was announced: it stays missing.
+        Left out where a newer change came while it was read. Where the store was behind what was
+        announced, the prediction stays missing: sent now, the older state would be the last one.
         """
         version = self._spilled.get(change.prediction_id)
         if version is None or version > change.version:
             return
         del self._spilled[change.prediction_id]
-        self._pending[change.prediction_id] = Announced(change)
+        self._pending[change.prediction_id] = RoutedChange(change)
         self._bytes += len(change.value)
 
     def forget(self, prediction_id: str, version: int) -> None:
-        """Stop waiting for a prediction's bytes, unless a version after this one is waited for by now."""
+        """Stop waiting for a prediction's bytes, unless a later version is waited for by now."""
         if self._spilled.get(prediction_id, version + 1) <= version:
             del self._spilled[prediction_id]
 
-    def keep(self, wanted: Callable[[Change], bool], by_id: Callable[[str], bool]) -> None:
+    def retain(self, wanted: Callable[[Change], bool], by_id: Callable[[str], bool]) -> None:
         """Drop what is no longer wanted: after an unsubscription, or when a right was taken away.
 
         Args:

@@ -7,7 +7,7 @@ sent or is known follows; what is not taken in time is conflated to the newest o
 import asyncio
 
 from tidings.gateway.auth.permissions import Permissions
-from tidings.gateway.push.conflation import Outbox
+from tidings.gateway.push.conflation import ConflationQueue
 from tidings.gateway.push.hub import Delivery, Hub, Render
 from tidings.gateway.push.protocol import (
     change_message,
@@ -58,7 +58,7 @@ class EventStream:
         self.finished = False
         """Nothing more is owed once what waits is sent."""
         self._render: Render = render if single is None else render_with_id
-        self.outbox = Outbox(self._render)
+        self.queue = ConflationQueue(self._render)
         self._floors: dict[str, int] = {}
         self._keys: list[str] = []
 
@@ -89,7 +89,7 @@ class EventStream:
             ):
                 continue
             self._floors.pop(change.prediction_id, None)
-            self.outbox.put(item)
+            self.queue.put(item)
             if self.single is not None and (change.deleted or change.status in _TERMINAL):
                 self.finished = True
         self.wake.set()
@@ -125,7 +125,7 @@ class EventStream:
     def settle(self) -> None:
         """The snapshot is through: drop what waits and is no news any more."""
         floors = self._floors
-        self.outbox.keep(
+        self.queue.retain(
             lambda change: change.version > floors.get(change.prediction_id, 0),
             lambda prediction_id: True,  # noqa: ARG005 - judged when its bytes are read
         )

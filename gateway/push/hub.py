@@ -1,8 +1,9 @@
-"""Who is told about which change.
+"""Who gets which change.
 
-Pure: no I/O, no clock. Keys name what is watched: `prediction:ID`, `owner:O`, `tag:T`, `model:M`, `all`. The changes of
-one batch are joined per set of keys, so that all sinks that match alike share one bytes object and get it in one write.
-No record is decoded: a change's headers say all that routing needs.
+Pure: no I/O, no clock. Keys name what is subscribed to: `prediction:ID`, `owner:O`, `tag:T`,
+`model:M`, `all`. The changes of one batch are joined per set of keys, so that all subscribers that
+match alike share one bytes object and get it in one write. No record is decoded: a change's headers
+say all that routing needs.
 """
 
 from collections import OrderedDict
@@ -12,16 +13,16 @@ from typing import Protocol
 from tidings.streams.changes.codec import Change
 
 REMEMBERED = 100_000
-"""How many predictions' last sent versions are kept, so that repeats of the log are not repeated to clients."""
+"""Predictions whose last announced version is kept: a repeat of the log is told to nobody."""
 
 SLICE = 500
-"""Writes between two yields of a fan-out: about 3 ms on one core, so that the event loop never stalls longer."""
+"""Writes between two yields of a fan-out: about 3 ms of one core, the longest stall of the loop."""
 
 Render = Callable[[Change], bytes]
 
 
-class Announced:
-    """A change on its way, with its rendering made once for all who get it."""
+class RoutedChange:
+    """A change on its way, rendered once for all who get it."""
 
     __slots__ = ("_rendered", "change", "order")
 
@@ -40,120 +41,134 @@ class Announced:
 
 
 class Delivery:
-    """What a sink gets out of one batch, in order, each change once; shared by all sinks that match alike."""
+    """What a subscriber gets of one batch, each change once; shared by all that match alike."""
 
     __slots__ = ("_joined", "deletes", "items")
 
-    def __init__(self, items: Sequence[Announced]) -> None:
+    def __init__(self, items: Sequence[RoutedChange]) -> None:
         self.items = items
-        self.deletes = any(item.change.deleted for item in items)
+        self.deletes = False
+        for item in items:  # a plain loop: this runs for every change that somebody watches
+            if not item.change.value:
+                self.deletes = True
         self._joined: dict[Render, bytes] = {}
 
     def joined(self, render: Render) -> bytes:
-        """All changes rendered and joined, made once for all sinks with the same rendering."""
+        """All changes rendered and joined, made once for all who want the same rendering."""
         data = self._joined.get(render)
         if data is None:
-            data = self._joined[render] = b"".join([item.rendered(render) for item in self.items])
+            items = self.items
+            data = (
+                items[0].rendered(render)
+                if len(items) == 1
+                else b"".join([item.rendered(render) for item in items])
+            )
+            self._joined[render] = data
         return data
 
 
-class Sink(Protocol):
-    """A subscriber. Hashed by identity."""
+class Subscriber(Protocol):
+    """Whoever changes are delivered to. Hashed by identity."""
 
     def deliver(self, delivery: Delivery) -> None:
-        """Take the changes of one batch. Called often: it must not block, and what it raises goes to `on_error`."""
+        """Take the changes of one batch, without blocking. What it raises goes to `on_error`."""
 
 
-def _ignore(sink: Sink, error: Exception) -> None:
-    """Without an observer a failing sink is only taken out."""
+def _ignore(subscriber: Subscriber, error: Exception) -> None:
+    """Without an observer a failing subscriber is only taken out."""
 
 
 class Hub:
-    """Maps keys to sinks and hands each batch of changes to those that match.
+    """Maps keys to subscribers and delivers each batch of changes to those that match.
 
     Args:
-        remembered: How many predictions' last sent versions are kept.
-        on_error: Told of a sink whose `deliver` raised; the sink has been taken out of the hub by then.
+        remembered: How many predictions' last announced versions are kept.
+        on_error: Told of a subscriber whose `deliver` raised; by then it is out of the hub.
     """
 
     def __init__(
-        self, remembered: int = REMEMBERED, on_error: Callable[[Sink, Exception], None] = _ignore
+        self,
+        remembered: int = REMEMBERED,
+        on_error: Callable[[Subscriber, Exception], None] = _ignore,
     ) -> None:
-        self._sinks: dict[str, Sink | set[Sink]] = {}
+        self._subscribers: dict[str, Subscriber | set[Subscriber]] = {}
         self._kinds = {"prediction": 0, "owner": 0, "tag": 0, "model": 0, "all": 0}
         self._sent: OrderedDict[str, int] = OrderedDict()
         self._remembered = remembered
         self._under_way: frozenset[str] = frozenset()
-        """The predictions of a fan-out that pauses: some sinks have not got their changes yet."""
+        """The predictions of a fan-out that pauses: some subscribers have not got them yet."""
         self._on_error = on_error
         self.deliveries = 0
-        """Changes handed to sinks so far, one for each sink that got it."""
+        """Changes delivered so far, counted once for each subscriber that got it."""
 
-    def subscribe(self, key: str, sink: Sink) -> None:
-        """Let the sink have what matches the key from now on. Idempotent."""
-        there = self._sinks.get(key)
+    def subscribe(self, key: str, subscriber: Subscriber) -> None:
+        """Deliver what matches the key from now on. Idempotent."""
+        there = self._subscribers.get(key)
         if there is None:
-            self._sinks[key] = sink
+            self._subscribers[key] = subscriber
             self._kinds[_kind(key)] += 1
         elif type(there) is set:
-            there.add(sink)
-        elif there is not sink:
-            self._sinks[key] = {there, sink}  # type: ignore[arg-type]  # the one sink, not a set of them
+            there.add(subscriber)
+        elif there is not subscriber:
+            # mypy: by now `there` is one subscriber, not a set of them
+            self._subscribers[key] = {there, subscriber}  # type: ignore[arg-type]
 
-    def unsubscribe(self, key: str, sink: Sink) -> None:
+    def unsubscribe(self, key: str, subscriber: Subscriber) -> None:
         """Undo `subscribe`. Idempotent."""
-        there = self._sinks.get(key)
+        there = self._subscribers.get(key)
         if type(there) is set:
-            there.discard(sink)
+            there.discard(subscriber)
             if len(there) == 1:
-                self._sinks[key] = there.pop()
-        elif there is sink:
-            del self._sinks[key]
+                self._subscribers[key] = there.pop()
+        elif there is subscriber:
+            del self._subscribers[key]
             self._kinds[_kind(key)] -= 1
 
     def watched(self, key: str) -> int:
-        """How many sinks watch a key."""
-        there = self._sinks.get(key)
+        """How many subscribers a key has."""
+        there = self._subscribers.get(key)
         return len(there) if isinstance(there, set) else there is not None
 
     def watchers(self, change: Change) -> int:
-        """How many sinks a change is for; one that it reaches through several keys counts as often."""
+        """How many subscribers a change has, counted once for each key that matches."""
         return sum(self.watched(key) for key in self._keys(change))
 
     def version(self, prediction_id: str) -> int:
-        """The last version that went out to everybody, deletions included.
+        """The last version that everybody was told, deletions included.
 
-        0 where none did, where it is no longer remembered, or where a fan-out of the prediction is under way.
+        0 where there is none, where it is forgotten, or while its fan-out is under way: a floor
+        that was dropped then would let the same version through to those who are still to be told.
         """
         return 0 if prediction_id in self._under_way else self._sent.get(prediction_id, 0)
 
     def publish(self, changes: Sequence[Change]) -> None:
-        """Hand the changes to all who watch them, at once. `fan_out` is for many sinks."""
+        """Deliver the changes to all subscribers at once; with many, use `fan_out`."""
         for _ in self.fan_out(changes):
             pass
 
     def fan_out(self, changes: Sequence[Change], slice: int = SLICE) -> Iterator[None]:
-        """Hand the changes to all who watch them, pausing after every `slice` sinks.
+        """Deliver the changes to all subscribers, pausing after every `slice` of them.
 
-        Only one fan-out may be under way at a time: the order of versions depends on it.
+        Only one fan-out may be under way at a time: with two, a subscriber late in the first could
+        get its older version after the newer one of the second.
         """
         by_key = self._route(changes)
         if not by_key:
             return
         deliveries: dict[str | tuple[str, ...], Delivery] = {}
         try:
-            for count, (sink, matched) in enumerate(list(self._match(by_key)), 1):
-                keys = self._standing(sink, matched) if self._under_way else matched
+            for count, (subscriber, matched) in enumerate(list(self._match(by_key)), 1):
+                keys = self._still_matching(subscriber, matched) if self._under_way else matched
                 if not keys:
                     continue
                 delivery = deliveries.get(keys)
                 if delivery is None:
                     delivery = deliveries[keys] = _merge(by_key, keys)
                 try:
-                    sink.deliver(delivery)
+                    subscriber.deliver(delivery)
                 except Exception as error:
-                    self._take_out(sink)
-                    self._on_error(sink, error)
+                    self._take_out(subscriber)
+                    self._on_error(subscriber, error)
                 else:
                     self.deliveries += len(delivery.items)
                 if count % slice == 0:
@@ -162,20 +177,23 @@ class Hub:
         finally:
             self._under_way = frozenset()
 
-    def _route(self, changes: Sequence[Change]) -> dict[str, list[Announced]]:
-        """Per watched key the changes that are news, in order."""
-        by_key: dict[str, list[Announced]] = {}
-        sinks = self._sinks
+    def _route(self, changes: Sequence[Change]) -> dict[str, list[RoutedChange]]:
+        """Per key with a subscriber the changes that are news, in order."""
+        by_key: dict[str, list[RoutedChange]] = {}
+        subscribers, sent = self._subscribers, self._sent
         for order, change in enumerate(changes):
-            announced: Announced | None = None
+            announced: RoutedChange | None = None
             for key in self._keys(change):
-                if key not in sinks:
+                if key not in subscribers:
                     continue
                 if announced is None:
-                    if change.version <= self._sent.get(change.prediction_id, 0):
+                    if change.version <= sent.get(change.prediction_id, 0):
                         break
-                    self._remember(change)
-                    announced = Announced(change, order)
+                    sent[change.prediction_id] = change.version
+                    sent.move_to_end(change.prediction_id)
+                    if len(sent) > self._remembered:
+                        sent.popitem(last=False)
+                    announced = RoutedChange(change, order)
                 there = by_key.get(key)
                 if there is None:
                     by_key[key] = [announced]
@@ -196,62 +214,58 @@ class Hub:
             keys.extend(["tag:" + tag for tag in dict.fromkeys(change.tags)])
         return keys
 
-    def _remember(self, change: Change) -> None:
-        sent = self._sent
-        sent[change.prediction_id] = change.version
-        sent.move_to_end(change.prediction_id)
-        if len(sent) > self._remembered:
-            sent.popitem(last=False)
-
     def _match(
-        self, by_key: dict[str, list[Announced]]
-    ) -> Iterable[tuple[Sink, str | tuple[str, ...]]]:
-        """Each sink once, with the key or keys through which it matches."""
+        self, by_key: dict[str, list[RoutedChange]]
+    ) -> Iterable[tuple[Subscriber, str | tuple[str, ...]]]:
+        """Each subscriber once, with the key or keys through which it matches."""
         if len(by_key) == 1:
             (key,) = by_key
-            return [(sink, key) for sink in self._at(key)]
-        matched: dict[Sink, str | list[str]] = {}
+            return [(subscriber, key) for subscriber in self._at(key)]
+        matched: dict[Subscriber, str | list[str]] = {}
         for key in by_key:
-            for sink in self._at(key):
-                there = matched.get(sink)
+            for subscriber in self._at(key):
+                there = matched.get(subscriber)
                 if there is None:
-                    matched[sink] = key
+                    matched[subscriber] = key
                 elif isinstance(there, list):
                     there.append(key)
                 else:
-                    matched[sink] = [there, key]
+                    matched[subscriber] = [there, key]
         return [
-            (sink, keys if isinstance(keys, str) else tuple(keys)) for sink, keys in matched.items()
+            (subscriber, keys if isinstance(keys, str) else tuple(keys))
+            for subscriber, keys in matched.items()
         ]
 
-    def _at(self, key: str) -> Iterable[Sink]:
-        there = self._sinks.get(key)
+    def _at(self, key: str) -> Iterable[Subscriber]:
+        there = self._subscribers.get(key)
         if there is None:
             return ()
         return there if isinstance(there, set) else (there,)
 
-    def _standing(self, sink: Sink, keys: str | tuple[str, ...]) -> str | tuple[str, ...] | None:
-        """Those of the keys that the sink still watches: it may have left while the fan-out paused."""
+    def _still_matching(
+        self, subscriber: Subscriber, keys: str | tuple[str, ...]
+    ) -> str | tuple[str, ...] | None:
+        """Those of the keys that it still subscribes to: it may have left during a pause."""
         if isinstance(keys, str):
-            return keys if sink in self._at(keys) else None
-        left = tuple(key for key in keys if sink in self._at(key))
+            return keys if subscriber in self._at(keys) else None
+        left = tuple(key for key in keys if subscriber in self._at(key))
         return left[0] if len(left) == 1 else left or None
 
-    def _take_out(self, sink: Sink) -> None:
-        for key in [key for key in self._sinks if sink in self._at(key)]:
-            self.unsubscribe(key, sink)
+    def _take_out(self, subscriber: Subscriber) -> None:
+        for key in [key for key in self._subscribers if subscriber in self._at(key)]:
+            self.unsubscribe(key, subscriber)
 
 
 def _kind(key: str) -> str:
     return key.partition(":")[0]
 
 
-def _named(by_key: dict[str, list[Announced]]) -> frozenset[str]:
+def _named(by_key: dict[str, list[RoutedChange]]) -> frozenset[str]:
     """The predictions of a batch."""
     return frozenset(item.change.prediction_id for items in by_key.values() for item in items)
 
 
-def _merge(by_key: dict[str, list[Announced]], keys: str | tuple[str, ...]) -> Delivery:
+def _merge(by_key: dict[str, list[RoutedChange]], keys: str | tuple[str, ...]) -> Delivery:
     """The changes of all these keys, each once, in the order of the batch."""
     if isinstance(keys, str):
         return Delivery(by_key[keys])

@@ -1,7 +1,7 @@
 """The wire of `tidings.v1`: reading a client's messages, and building the server's.
 
-Pure. A record's bytes are spliced into a message as they are and never decoded. `*_message` gives the JSON of a message
-(Server-Sent Events carry the same), `frame` wraps one for a WebSocket.
+Pure. A record's bytes are spliced into a message as they are and never decoded. `*_message` gives
+the JSON of a message (Server-Sent Events carry the same), `frame` wraps one for a WebSocket.
 """
 
 from typing import Annotated
@@ -17,7 +17,7 @@ Ref = int | str | None
 
 
 class Close:
-    """The codes of this service for closing a WebSocket (RFC 6455, 7.4.2 leaves 4000 to 4999 to applications)."""
+    """The codes for closing a WebSocket (RFC 6455, 7.4.2: 4000 to 4999 are the application's)."""
 
     GOING_AWAY = 1001
     INVALID_DATA = 1007
@@ -42,7 +42,7 @@ class Auth(Struct, frozen=True, gc=False, tag_field="type", tag="auth"):
 
 
 class Subscribe(Struct, frozen=True, tag_field="type", tag="subscribe"):
-    """Watch predictions by name, or all of an owner, a tag, a model, or everything; exactly one of these is given."""
+    """Watch predictions by id, or all of an owner, a tag or a model, or everything."""
 
     ref: Ref = None
     predictions: tuple[str, ...] | None = None
@@ -162,7 +162,7 @@ def deleted_message(prediction_id: str, version: int) -> bytes:
 
 
 def unknown_message(prediction_id: str) -> bytes:
-    """There is no such prediction (yet), or none that this client may see; the subscription stands."""
+    """There is no such prediction (yet) that the client may see; the subscription stands."""
     return _encode({"type": "unknown", "predictionId": prediction_id})
 
 
@@ -176,7 +176,8 @@ def synced_message(ref: Ref, more: bool) -> bytes:
 
 
 def welcome_message(session: str, heartbeat: int) -> bytes:
-    """The client is authenticated; a ping comes every `heartbeat` ms. The session's name is ours, and needs no escapes."""
+    """The client is authenticated; a ping comes every `heartbeat` ms."""
+    # The session's name is made by us: nothing in it needs an escape.
     return b'{"type":"welcome","session":"%b","heartbeat":%d}' % (session.encode(), heartbeat)
 
 

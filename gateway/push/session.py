@@ -1,18 +1,19 @@
-"""One client's session: its messages, the changes it gets, and what waits while its transport takes nothing.
+"""One client's session: its messages, its changes, and what waits while its transport is full.
 
-Independent of the transport, which is an `Output`. A session that only listens and keeps up takes the short way in
-`deliver`: one write of bytes that it shares with all who match alike.
+Independent of the transport, which is an `Output`. A session that only listens and keeps up takes
+the short way in `deliver`: one write of bytes that it shares with all who match alike.
 """
 
 import asyncio
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
 
 from tidings.gateway.auth.permissions import NOBODY, OPEN, Authenticator, Permissions, TokenRefused
-from tidings.gateway.auth.quotas import Owner
+from tidings.gateway.auth.quotas import OwnerQuotas, OwnerUsage, SessionLimits
 from tidings.gateway.push import protocol
-from tidings.gateway.push.conflation import Outbox
-from tidings.gateway.push.hub import Delivery
+from tidings.gateway.push.conflation import ConflationQueue
+from tidings.gateway.push.hub import Delivery, Hub
 from tidings.gateway.push.protocol import (
     Auth,
     Close,
@@ -22,52 +23,69 @@ from tidings.gateway.push.protocol import (
     change_frame,
     frame,
 )
-from tidings.gateway.push.subscriptions import Watcher
-from tidings.gateway.push.transport import GONE, Output
+from tidings.gateway.push.subscriptions import SubscriptionState
+from tidings.gateway.push.transport import CLOSED, Output
 from tidings.storage.errors import StorageError
 from tidings.storage.prediction import valid_id
 
-if TYPE_CHECKING:
-    from tidings.gateway.push.session_registry import Sessions
-
 TAKE_BYTES = 65_536
-"""Bytes per write while a backlog drains: one fill of the kernel's buffer."""
+"""Bytes per write while a queue drains: one fill of the kernel's buffer."""
 
 REFILL_PAUSE = 1.0
 """Seconds between attempts to read what a session has to get from a store that does not answer."""
 
 
-class Session(Watcher):
+@dataclass(kw_only=True, slots=True)
+class SessionContext:
+    """What all sessions of a gateway share, as callbacks where it is work of somebody else's."""
+
+    hub: Hub
+    limits: SessionLimits
+    quotas: OwnerQuotas
+    authenticator: Authenticator | None
+    """None: everything is allowed."""
+    send_snapshots: Callable[["Session", Subscribe], None]
+    """Sends the snapshots of a new subscription."""
+    refill: Callable[["Session", ConflationQueue], Awaitable[None]]
+    """Reads some of the records of which a queue keeps only ids and versions."""
+    spawn: Callable[[Coroutine[object, object, None]], None]
+    """Runs work of a session in the background."""
+    new_name: Callable[[], str]
+    conflated: int = 0
+    """Changes that a newer one replaced while a session's transport was full."""
+
+
+class Session(SubscriptionState):
     """One client. All methods run on the event loop's thread."""
 
     __slots__ = (
+        "_context",
         "_drained",
         "_inbox",
         "_open",
-        "_outbox",
         "_output",
-        "_owner",
         "_paused",
-        "_plain",
+        "_queue",
         "_refilling",
-        "_sessions",
+        "_usage",
+        "_writes_through",
         "expires_at",
     )
 
-    def __init__(self, sessions: "Sessions", output: Output) -> None:
-        super().__init__(sessions.hub)
-        self._sessions = sessions
+    def __init__(self, context: SessionContext, output: Output) -> None:
+        super().__init__(context.hub)
+        self._context = context
         self._output: Output = output
         self._open = True
         self.expires_at = math.inf
-        """Seconds since the epoch at which the token ends."""
-        self._plain = True
-        """Settled, and nothing waits: a batch is written as it is."""
-        self._outbox: Outbox | None = None
+        """Seconds since the epoch at which the token expires."""
+        self._writes_through = True
+        """Changes pass through and nothing waits: a batch is written as it is."""
+        self._queue: ConflationQueue | None = None
         self._paused = False
         self._refilling = False
         self._drained: asyncio.Future[None] | None = None
-        self._owner: Owner | None = None
+        self._usage: OwnerUsage | None = None
         self._inbox: list[bytes] | None = None
         """Messages that came while a token is checked."""
 
@@ -82,32 +100,34 @@ class Session(Watcher):
         Returns:
             Whether the token is still being checked: the output is uncorked after that.
         """
-        if self._sessions.authenticator is None:
+        if self._context.authenticator is None:
             self._welcome(OPEN)
         elif token is not None:
             self._authenticate(token)
         return self._inbox is not None
 
     def fail(self) -> None:
-        """Something of ours went wrong in this session: let the client come back to a new one."""
+        """An error of ours: close, so that the client comes back to a new session."""
         self._output.close(Close.RESTART, "internal error")
 
     def closed(self) -> None:
-        """The connection is gone or going: let go of everything."""
+        """The connection is gone or going: release everything."""
         if self._open:
             self._open = False
-            if self._owner is not None:
-                self._sessions.owners.leave(self._owner, self.count)
-                self._owner = None
-            self.leave(self)
-            self._outbox = self._inbox = None
-            self._output = GONE  # the output refers to this session: both go at once, and wait for no collection
+            if self._usage is not None:
+                self._context.quotas.leave(self._usage, self.count)
+                self._usage = None
+            self.clear(self)
+            self._queue = self._inbox = None
+            # The output refers to this session: without the cycle both are freed at once, and do
+            # not wait for a garbage collection.
+            self._output = CLOSED
             self._wake()
 
     @property
     def pending(self) -> int:
         """Messages that wait for the transport."""
-        return 0 if self._outbox is None else len(self._outbox)
+        return 0 if self._queue is None else len(self._queue)
 
     @property
     def open(self) -> bool:
@@ -122,12 +142,12 @@ class Session(Watcher):
     @property
     def backed_up(self) -> bool:
         """Whether something waits for the transport."""
-        return self._outbox is not None
+        return self._queue is not None
 
     # What the client says
 
     def receive(self, data: bytes | bytearray) -> int:
-        """Take one text message, whole and valid UTF-8; returns what it costs, 1 for a small one."""
+        """Take one text message, whole and valid UTF-8; returns its cost, 1 for a small one."""
         if self._inbox is not None:
             self._inbox.append(bytes(data))
             return 1
@@ -138,7 +158,7 @@ class Session(Watcher):
             return 1
         cost = 1 + len(data) // 4096
         if isinstance(message, Auth):
-            self._authenticate(message.token)
+            cost += self._authenticate(message.token)
         elif not self.authenticated:
             self._output.close(Close.NOT_AUTHENTICATED, "send a message of type auth first")
         elif isinstance(message, Ping):
@@ -146,24 +166,27 @@ class Session(Watcher):
         elif isinstance(message, Subscribe):
             cost += self._subscribe(message)
         else:
-            self._unsubscribe(message)
+            cost += self._unsubscribe(message)
         return cost
 
-    def _authenticate(self, token: str) -> None:
-        authenticator = self._sessions.authenticator
+    def _authenticate(self, token: str) -> int:
+        """Check a token; returns what it costs beyond the message itself."""
+        authenticator = self._context.authenticator
         if authenticator is None:
-            return
+            return 0
         try:
             permissions = authenticator.at_once(token)
         except TokenRefused as error:
             self._refuse(error)
-            return
+            return 0
+        cost = 1 + self.count // 50  # other rights are checked against every subscription
         if permissions is not None:
             self._grant(permissions)
-            return
+            return cost
         self._inbox = []
         self._output.hold()
-        self._sessions.spawn(self._check(authenticator, token))
+        self._context.spawn(self._check(authenticator, token))
+        return cost
 
     async def _check(self, authenticator: Authenticator, token: str) -> None:
         """Check a token, then go on with what came meanwhile."""
@@ -182,7 +205,7 @@ class Session(Watcher):
         waiting, self._inbox = self._inbox or (), None
         for position, data in enumerate(waiting):
             if not self._open:
-                break  # by one of them
+                break  # one of them closed it
             if self._inbox is not None:
                 self._inbox.extend(waiting[position:])
                 break
@@ -195,132 +218,136 @@ class Session(Watcher):
         self._output.close(Close.RESTART if error.retryable else Close.TOKEN_REFUSED, error.reason)
 
     def _grant(self, permissions: Permissions) -> None:
-        if not self._belong(permissions.subject):
+        if not self._count_for(permissions.subject):
             self._output.close(Close.TOO_MANY, "too many connections of this owner; close some")
         elif self.authenticated:
             self._renew(permissions)
         else:
             self._welcome(permissions)
 
-    def _belong(self, subject: str | None) -> bool:
+    def _count_for(self, subject: str | None) -> bool:
         """Count as a session of this owner from now on; False where that is one too many."""
-        former, owners = self._owner, self._sessions.owners
+        former, quotas = self._usage, self._context.quotas
         if former is not None and former.subject == subject:
             return True
-        self._owner = None
+        self._usage = None
         if former is not None:
-            owners.leave(former, self.count)
+            quotas.leave(former, self.count)
         if subject is not None:
-            self._owner = owners.enter(subject, self.count)
-        return subject is None or self._owner is not None
+            self._usage = quotas.enter(subject, self.count)
+        return subject is None or self._usage is not None
 
     def spend(self, cost: int) -> bool:
-        """Count what the client sent; whether its owner sends too much altogether."""
-        owner = self._owner
-        if owner is None:
+        """Count what the client sent; returns whether all of its owner's sessions send too much."""
+        usage = self._usage
+        if usage is None:
             return False
-        rate = self._sessions.owners.limits.messages_per_second
-        return owner.spend(cost, rate, asyncio.get_running_loop().time())
+        rate = self._context.quotas.limits.messages_per_second
+        return usage.spend(cost, rate, asyncio.get_running_loop().time())
 
-    def _count(self, more: int) -> None:
-        if self._owner is not None:
-            self._owner.subscriptions += more
+    def _count_subscriptions(self, more: int) -> None:
+        if self._usage is not None:
+            self._usage.subscriptions += more
 
-    def _use(self, permissions: Permissions) -> None:
+    def _set_expiry(self, permissions: Permissions) -> None:
         self.expires_at = math.inf if permissions.expires_at is None else permissions.expires_at
 
     def _welcome(self, permissions: Permissions) -> None:
         self.permissions = permissions
-        self._use(permissions)
-        self.reply(
-            protocol.welcome_message(self._sessions.name(), self._sessions.limits.heartbeat_ms)
-        )
+        self._set_expiry(permissions)
+        context = self._context
+        self.reply(protocol.welcome_message(context.new_name(), context.limits.heartbeat_ms))
 
     def _renew(self, permissions: Permissions) -> None:
-        self._use(permissions)
-        ended = self.narrow(permissions, self)
-        self._count(-len(ended))
+        self._set_expiry(permissions)
+        ended = self.apply(permissions, self)
+        self._count_subscriptions(-len(ended))
         for key in ended:
-            self.reply(
-                protocol.error_message(None, "forbidden", f"the new token does not cover {key}")
-            )
+            text = f"the new token does not cover {key}"
+            self.reply(protocol.error_message(None, "forbidden", text))
         self._prune()
 
     def _subscribe(self, message: Subscribe) -> int:
         """Take a subscription; returns what it costs beyond the message itself."""
         for prediction_id in message.predictions or ():
             if not valid_id(prediction_id):
-                text = f"{prediction_id[:80]!r} is no prediction id: 1 to 256 bytes without spaces, commas and controls"
+                text = (
+                    f"{prediction_id[:80]!r} is no prediction id: "
+                    "1 to 256 bytes without spaces, commas and controls"
+                )
                 self.reply(protocol.error_message(message.ref, "invalid", text))
                 return 0
         keys = protocol.keys(message)
-        if message.predictions is None and not self.may(keys[0]):
-            self.reply(
-                protocol.error_message(
-                    message.ref, "forbidden", f"the token does not let you watch {keys[0]}"
-                )
-            )
+        if message.predictions is None and not self.may_subscribe(keys[0]):
+            text = f"the token does not let you watch {keys[0]}"
+            self.reply(protocol.error_message(message.ref, "forbidden", text))
             return 0
-        limit = self._sessions.limits.subscriptions
-        if self.count + len(keys) > limit or self.claims + len(message.known) > 2 * limit:
-            self._output.close(
-                Close.TOO_MANY, f"more than {limit} subscriptions; watch an owner or a tag instead"
-            )
-            return 0
-        most = self._sessions.owners.limits.subscriptions
-        if self._owner is not None and self._owner.subscriptions + len(keys) > most:
-            self._output.close(
-                Close.TOO_MANY,
-                f"more than {most} subscriptions of this owner; watch the owner instead",
-            )
+        if (excess := self._over_limit(message, len(keys))) is not None:
+            self._output.close(Close.TOO_MANY, excess)
             return 0
         before = self.count
-        self.watch(keys, message.known, self)
-        self._count(self.count - before)
+        self.subscribe(keys, message.known, self)
+        self._count_subscriptions(self.count - before)
         self.reply(protocol.subscribed_message(message.ref))
-        self._sessions.sync(self, message)
+        # The subscription stands in the hub before anything is read: a change that comes while the
+        # snapshot is read reaches the session, and nothing falls between the two.
+        self._context.send_snapshots(self, message)
         return (len(keys) + len(message.known)) // 50
 
-    def _unsubscribe(self, message: Unsubscribe) -> None:
+    def _over_limit(self, message: Subscribe, keys: int) -> str | None:
+        """Why there are too many subscriptions with this one; None: there are not."""
+        limit = self._context.limits.subscriptions
+        if self.count + keys > limit or self.claims + len(message.known) > 2 * limit:
+            return f"more than {limit} subscriptions; watch an owner or a tag instead"
+        most = self._context.quotas.limits.subscriptions
+        if self._usage is not None and self._usage.subscriptions + keys > most:
+            return f"more than {most} subscriptions of this owner; watch the owner instead"
+        return None
+
+    def _unsubscribe(self, message: Unsubscribe) -> int:
+        """End a subscription; returns what it costs beyond the message itself."""
         before = self.count
-        self.drop(protocol.keys(message), self)
-        self._count(self.count - before)
+        keys = protocol.keys(message)
+        self.unsubscribe(keys, self)
+        self._count_subscriptions(self.count - before)
+        cost = (len(keys) + self.pending) // 50  # what waits is looked through, too
         self._prune()
         self.reply(protocol.unsubscribed_message(message.ref))
+        return cost
 
     # What it gets
 
     def deliver(self, delivery: Delivery) -> None:
         """Take the changes of one batch, from the hub."""
-        if self._plain and not (delivery.deletes and not self.permissions.may_watch_all()):
+        if self._writes_through and not (delivery.deletes and not self.permissions.may_watch_all()):
             self._output.write(delivery.joined(change_frame))
             return
-        items = [item for item in delivery.items if self.admits(item.change)]
-        outbox = self._outbox
-        if outbox is not None:
+        items = [item for item in delivery.items if self.accept(item.change)]
+        queue = self._queue
+        if queue is not None:
             for item in items:
-                outbox.put(item)
+                queue.put(item)
         elif items:
             self._output.write(b"".join([item.rendered(change_frame) for item in items]))
-        self.settle()
+        self.update_pass_through()
 
-    def settle(self) -> None:
-        """See `Watcher.settle`."""
-        super().settle()
-        self._plain = self.settled and self._outbox is None
+    def update_pass_through(self) -> None:
+        """See `SubscriptionState.update_pass_through`."""
+        super().update_pass_through()
+        self._writes_through = self.passes_through and self._queue is None
 
-    def begin_sync(self) -> int:
-        """See `Watcher.begin_sync`; with too many at once nothing more is read."""
-        self._plain = False
-        running = super().begin_sync()
-        if running == self._sessions.limits.snapshots:
+    def begin_snapshot(self) -> int:
+        """See `SubscriptionState.begin_snapshot`; with too many at once nothing more is read."""
+        self._writes_through = False
+        running = super().begin_snapshot()
+        if running == self._context.limits.snapshots:
             self._output.hold()
         return running
 
-    def end_sync(self) -> int:
-        """See `Watcher.end_sync`."""
-        running = super().end_sync()
-        if running == self._sessions.limits.snapshots - 1:
+    def end_snapshot(self) -> int:
+        """See `SubscriptionState.end_snapshot`."""
+        running = super().end_snapshot()
+        if running == self._context.limits.snapshots - 1:
             self._output.release()
         return running
 
@@ -330,52 +357,55 @@ class Session(Watcher):
 
     def send(self, frames: bytes) -> None:
         """Send whole frames, behind what waits already."""
-        if self._outbox is not None:
-            self._outbox.send(frames)
+        if self._queue is not None:
+            self._queue.put_reply(frames)
         elif self._open:
             self._output.write(frames)
 
-    # A transport that takes nothing
+    # A full transport
 
     def pause(self) -> None:
-        """The transport is full: keep the newest of each prediction from now on."""
+        """The transport is full: keep the newest change of each prediction from now on."""
         self._paused = True
-        if self._outbox is None and self._open:
-            limits = self._sessions.limits
-            self._outbox = Outbox(change_frame, limits.pending_records, limits.pending_bytes)
-            self._plain = False
+        if self._queue is None and self._open:
+            limits = self._context.limits
+            # From here on a newer change replaces the one that waits. Nothing that was written
+            # before can be overtaken: the queue drains into the same transport, in order.
+            self._queue = ConflationQueue(
+                change_frame, limits.pending_records, limits.pending_bytes
+            )
+            self._writes_through = False
             self._output.hold()
 
     def resume(self) -> None:
         """The transport takes more: write what waits, until it is full again."""
         self._paused = False
-        outbox = self._outbox
-        while outbox is not None and not self._paused and self._open:
-            data = outbox.take(TAKE_BYTES)
+        queue = self._queue
+        while queue is not None and not self._paused and self._open:
+            data = queue.take(TAKE_BYTES)
             if data:
                 self._output.write(data)
-            elif outbox:
-                self._refill(outbox)
+            elif queue:
+                self._start_refill(queue)
                 return
             else:
-                self._sessions.conflated += outbox.conflated
-                self._outbox = outbox = None
-                self.settle()
+                self._context.conflated += queue.conflated
+                self._queue = queue = None
+                self.update_pass_through()
                 self._output.release()
                 self._wake()
 
-    def _refill(self, outbox: Outbox) -> None:
+    def _start_refill(self, queue: ConflationQueue) -> None:
         if not self._refilling:
             self._refilling = True
-            self._sessions.spawn(self._read_missing(outbox))
+            self._context.spawn(self._refill(queue))
 
-    async def _read_missing(self, outbox: Outbox) -> None:
+    async def _refill(self, queue: ConflationQueue) -> None:
         try:
-            await self._sessions.snapshots.refill(outbox, self)
+            await self._context.refill(self, queue)
         except StorageError:
-            await asyncio.sleep(
-                REFILL_PAUSE
-            )  # what waits is kept, and read when the store answers again
+            # What waits is kept, and read when the store answers again.
+            await asyncio.sleep(REFILL_PAUSE)
         except Exception:
             self.fail()
             raise
@@ -386,7 +416,7 @@ class Session(Watcher):
 
     async def writable(self) -> bool:
         """Wait until nothing waits for the transport; False where the client is gone."""
-        while self._open and self._outbox is not None:
+        while self._open and self._queue is not None:
             if self._drained is None:
                 self._drained = asyncio.get_running_loop().create_future()
             await asyncio.shield(self._drained)
@@ -398,6 +428,6 @@ class Session(Watcher):
             self._drained = None
 
     def _prune(self) -> None:
-        """Let nothing wait that is not watched, or may not be seen any more."""
-        if self._outbox is not None:
-            self._outbox.keep(self.covers, self.covers_id)
+        """Drop what waits and is not subscribed to, or may not be seen, any more."""
+        if self._queue is not None:
+            self._queue.retain(self.wants, self.may_want)

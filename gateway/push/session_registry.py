@@ -1,7 +1,8 @@
-"""All sessions of a gateway: what they share, the one sweep that looks after them, and their end.
+"""All sessions of a gateway: what they share, the sweep that checks their deadlines, and their end.
 
-There is no task, queue or timer per connection. A single timer pings the connections in 100 groups over one heartbeat
-period, closes those that said nothing since, ends expired tokens, and visits the few that asked for attention.
+There is no task, queue or timer per connection. A single timer pings the connections in 100 groups
+over one heartbeat period, closes those that said nothing since, ends expired tokens, and checks the
+deadlines of the few connections that have any.
 """
 
 import asyncio
@@ -13,67 +14,41 @@ from collections.abc import Callable, Coroutine
 from typing import Protocol
 
 import structlog
-from msgspec import Struct
 
 from tidings.gateway.auth.permissions import Authenticator
-from tidings.gateway.auth.quotas import Owners
+from tidings.gateway.auth.quotas import OwnerQuotas, SessionLimits
 from tidings.gateway.push import protocol
 from tidings.gateway.push.event_stream import EventStream
-from tidings.gateway.push.hub import Hub, Sink
+from tidings.gateway.push.hub import Hub, Subscriber
 from tidings.gateway.push.protocol import Close, Subscribe, frame
-from tidings.gateway.push.session import Session
-from tidings.gateway.push.snapshots import Records, Snapshots
+from tidings.gateway.push.session import Session, SessionContext
+from tidings.gateway.push.snapshots import RecordReader, SnapshotReader
+from tidings.gateway.push.transport import Output
 
 GROUPS = 100
 SPREAD = 20
-"""Groups over which connections that open at the same moment are spread, so that their pings are no burst."""
+"""Groups over which connections that open at one moment are spread: their pings are no burst."""
 
 SLICE = 500
+"""Farewells between two yields to the event loop."""
 
 LAST_HEADS = 0.5
-"""Seconds at the end for the requests of connections that were accepted just before: they are served like the others."""
+"""Seconds at the end for the first requests of connections that were accepted just before."""
 
-_log = structlog.get_logger()
-
-
-class SessionLimits(Struct, frozen=True, kw_only=True):
-    """What one session may use, and how long it may stay silent. Times are in seconds."""
-
-    heartbeat: float = 25.0
-    """Between two pings. A connection that said nothing between two pings is closed with 4001."""
-    authentication: float = 10.0
-    progress: float = 30.0
-    """A connection to which nothing at all got through for this long is closed with 4000."""
-    closing: float = 5.0
-    """For the client to answer a close before the connection is cut."""
-    head: float = 10.0
-    """For a connection's first request head to arrive whole."""
-    message_bytes: int = 256 * 1024
-    subscriptions: int = 10_000
-    snapshots: int = 8
-    """Snapshots under way at once; more wait unread."""
-    pending_records: int = 1_000
-    pending_bytes: int = 4 * 1024 * 1024
-    frames_per_second: int = 200
-    """Frames (and 4 KiB pieces of messages) of one client; what is more waits unread."""
-
-    @property
-    def heartbeat_ms(self) -> int:
-        """The heartbeat as the welcome says it."""
-        return round(self.heartbeat * 1000)
+logger = structlog.get_logger(__name__)
 
 
-class Visited(Protocol):
-    """What the sweep looks at every quarter of a second, on its own request."""
+class Deadlined(Protocol):
+    """What has deadlines for the sweep to check, every quarter of a second."""
 
-    def visit(self, now: float) -> bool:
-        """Look at what is due at `now` (the loop's clock); False: no more visits are needed."""
+    def check_deadlines(self, now: float) -> bool:
+        """Do what is due at `now` (the loop's clock); False: there are no deadlines any more."""
 
     def abort(self) -> None:
         """Cut the connection."""
 
 
-class Connection(Visited, Protocol):
+class SessionConnection(Deadlined, Protocol):
     """A connection as the registry knows it."""
 
     session: Session
@@ -82,7 +57,7 @@ class Connection(Visited, Protocol):
 
     @property
     def reading(self) -> bool:
-        """Whether it listens to the client right now."""
+        """Whether it reads what the client sends right now."""
 
     def ping(self) -> None:
         """Send a WebSocket ping."""
@@ -94,12 +69,12 @@ class Connection(Visited, Protocol):
         """Send these frames and close with the code."""
 
 
-class Sessions:
+class SessionRegistry:
     """The sessions of one gateway.
 
     Args:
-        hub: Who is told about which change.
-        records: Where snapshots come from.
+        hub: Delivers the changes.
+        records: Where snapshots are read from.
         authenticator: Turns tokens into permissions; None: everything is allowed.
         limits: Of each session.
         now: Seconds since the epoch, for expiry.
@@ -109,19 +84,24 @@ class Sessions:
     def __init__(
         self,
         hub: Hub,
-        records: Records,
+        records: RecordReader,
         authenticator: Authenticator | None = None,
         limits: SessionLimits | None = None,
         now: Callable[[], float] = time.time,
-        owners: Owners | None = None,
+        owners: OwnerQuotas | None = None,
     ) -> None:
-        self.hub = hub
-        self.owners = Owners() if owners is None else owners
         self.limits = limits or SessionLimits()
-        self.authenticator = authenticator
-        self.snapshots = Snapshots(records, hub, lambda: int(now() * 1000))
-        self.conflated = 0
-        """Changes that a newer one replaced while a session was backed up."""
+        self.snapshots = SnapshotReader(records, hub, lambda: int(now() * 1000))
+        self._context = SessionContext(
+            hub=hub,
+            limits=self.limits,
+            quotas=OwnerQuotas() if owners is None else owners,
+            authenticator=authenticator,
+            send_snapshots=self._send_snapshots,
+            refill=self.snapshots.refill,
+            spawn=self.spawn,
+            new_name=self._new_name,
+        )
         self.opened = 0
         self.closed: dict[int, int] = {}
         """Per close code how many connections this side closed."""
@@ -129,8 +109,8 @@ class Sessions:
         """Whether new connections are turned away: the gateway is shutting down."""
         self._now = now
         self._prefix = uuid.uuid4().hex[:12]
-        self._groups: list[set[Connection]] = [set() for _ in range(GROUPS)]
-        self._attention: dict[Visited, None] = {}
+        self._groups: list[set[SessionConnection]] = [set() for _ in range(GROUPS)]
+        self._deadlined: dict[Deadlined, None] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._tick = 0
         self._gone: asyncio.Event | None = None
@@ -138,6 +118,11 @@ class Sessions:
 
     def __len__(self) -> int:
         return sum(map(len, self._groups))
+
+    @property
+    def conflated(self) -> int:
+        """Changes that a newer one replaced while a session was backed up."""
+        return self._context.conflated
 
     def backlog(self) -> tuple[int, int]:
         """How many sessions are backed up at the moment, and how many messages wait in them."""
@@ -153,7 +138,11 @@ class Sessions:
 
     # What sessions ask for
 
-    def name(self) -> str:
+    def new_session(self, output: Output) -> Session:
+        """A session that writes to this output."""
+        return Session(self._context, output)
+
+    def _new_name(self) -> str:
         """A name for a session, unique among all gateways."""
         self.opened += 1
         return f"{self._prefix}-{self.opened:x}"
@@ -167,53 +156,54 @@ class Sessions:
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            _log.error("session.failed", exc_info=error)
+            logger.error("session.failed", exc_info=error)
 
-    def sync(self, session: Session, message: Subscribe) -> None:
+    def _send_snapshots(self, session: Session, message: Subscribe) -> None:
         """Send a subscription's snapshots, at once where they are at hand."""
         frames = None if session.backed_up else self.snapshots.at_hand(session, message)
         if frames is None:
-            session.begin_sync()
+            session.begin_snapshot()
             self.spawn(self.snapshots.sync(session, message))
         else:
             session.send(frames)
             named = message.predictions
-            session.forget_announced(named if named is None else (*named, *message.known))
+            session.drop_announced_floors(named if named is None else (*named, *message.known))
 
     # The registry
 
-    def add(self, connection: Connection) -> int:
+    def add(self, connection: SessionConnection) -> int:
         """Look after a connection from now on; returns the number of its group, for `remove`."""
-        group = (self._tick - int(random.random() * SPREAD)) % GROUPS  # noqa: S311 -- spreads load, guards nothing
+        spread = int(random.random() * SPREAD)  # noqa: S311 - spreads load, guards nothing
+        group = (self._tick - spread) % GROUPS
         self._groups[group].add(connection)
         return group
 
-    def remove(self, connection: Connection, group: int) -> None:
+    def remove(self, connection: SessionConnection, group: int) -> None:
         """Forget a connection."""
         self._groups[group].discard(connection)
-        self._attention.pop(connection, None)
+        self._deadlined.pop(connection, None)
         if self._gone is not None and not len(self):
             self._gone.set()
 
-    def attend(self, visited: Visited) -> None:
-        """Visit this at every tick until it says that it is done."""
-        self._attention[visited] = None
+    def watch_deadlines(self, one: Deadlined) -> None:
+        """Check its deadlines at every tick until it has none."""
+        self._deadlined[one] = None
 
-    def dismiss(self, visited: Visited) -> None:
-        """Stop visiting."""
-        self._attention.pop(visited, None)
+    def unwatch_deadlines(self, one: Deadlined) -> None:
+        """Check its deadlines no more."""
+        self._deadlined.pop(one, None)
 
     def count_close(self, code: int) -> None:
         """Count a close from this side."""
         self.closed[code] = self.closed.get(code, 0) + 1
 
-    def failed(self, sink: Sink, error: Exception) -> None:
-        """A sink of the hub raised; for `Hub(on_error=...)`. Its client is to come back, and hears nothing until then."""
-        _log.error("session.delivery_failed", exc_info=error)
-        if isinstance(sink, Session):
-            sink.fail()
-        elif isinstance(sink, EventStream):
-            sink.end()
+    def failed(self, subscriber: Subscriber, error: Exception) -> None:
+        """For `Hub(on_error=...)`: a subscriber raised, and its client is to come back."""
+        logger.error("session.delivery_failed", exc_info=error)
+        if isinstance(subscriber, Session):
+            subscriber.fail()
+        elif isinstance(subscriber, EventStream):
+            subscriber.end()
 
     # The sweep
 
@@ -227,8 +217,8 @@ class Sessions:
         self._tick = (self._tick + 1) % GROUPS
         for connection in list(self._groups[self._tick]):
             if not connection.reading:
-                # A pong could not be seen, but a client that is gone is noticed. Of one that is backed up counts
-                # whether anything gets through.
+                # A pong could not be seen, but the ping notices a client that is gone. Where the
+                # session is backed up, what counts is whether anything gets through.
                 if not connection.session.backed_up:
                     connection.ping()
             elif connection.heard:
@@ -238,9 +228,9 @@ class Sessions:
                 connection.close(Close.NO_PONG, "no answer to a ping")
         self._expire()
         now = asyncio.get_running_loop().time()
-        for visited in list(self._attention):
-            if not visited.visit(now):
-                self._attention.pop(visited, None)
+        for one in list(self._deadlined):
+            if not one.check_deadlines(now):
+                self._deadlined.pop(one, None)
 
     def _expire(self) -> None:
         """End expired tokens, a quarter of the connections each time."""
@@ -252,7 +242,7 @@ class Sessions:
     # The end
 
     def resync(self) -> None:
-        """Close every connection with 1012: changes were missed for good, and a new subscription gets what is newest."""
+        """Close every connection with 1012: changes were missed for good, snapshots mend that."""
         for connection in [one for group in self._groups for one in group]:
             connection.close(Close.RESTART, "changes were missed; subscribe again")
 
@@ -279,10 +269,10 @@ class Sessions:
         for connection in [one for group in self._groups for one in group]:
             connection.abort()
         until = min(deadline, loop.time() + LAST_HEADS)
-        while self._attention and loop.time() < until:  # noqa: ASYNC110 - what is visited leaves without a word
+        while self._deadlined and loop.time() < until:  # noqa: ASYNC110 - they leave silently
             await asyncio.sleep(0.02)
-        for visited in list(self._attention):
-            visited.abort()
+        for one in list(self._deadlined):
+            one.abort()
         await self._finish(max(0.1, deadline - loop.time()))
 
     async def _finish(self, limit: float) -> None:

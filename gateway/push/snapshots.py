@@ -1,8 +1,8 @@
-"""What a new subscriber is told about the present: snapshots of what is newer than it knows, and what is gone.
+"""What a new subscriber is told of the present: snapshots newer than it knows, and what is gone.
 
-The subscription stands in the hub before anything is read here, and a session drops what is not newer than it was
-sent, so there is neither a gap nor a duplicate. A store is written before a change is announced, so a snapshot is
-never older than what was announced.
+The subscription stands in the hub before anything is read here, and a session leaves out what is
+not newer than what it was sent: neither a gap nor a duplicate. A store is written before a change
+is announced, so a snapshot is never older than what was announced.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct
 
 from tidings.gateway.push import protocol
-from tidings.gateway.push.conflation import Outbox
+from tidings.gateway.push.conflation import ConflationQueue
 from tidings.gateway.push.hub import Hub
 from tidings.gateway.push.protocol import Subscribe, frame
 from tidings.gateway.push.session import Session
@@ -29,7 +29,7 @@ FLUSH_BYTES = 65_536
 """Snapshots joined per write."""
 
 REFILL = 16
-"""Records read at once for a session that drains; at most 8 MiB with records of the largest size."""
+"""Records read at once for a session that drains: 8 MiB with records of the largest size."""
 
 PAGE = 200
 
@@ -43,7 +43,7 @@ T = TypeVar("T")
 P = ParamSpec("P")
 
 
-class Records(Protocol):
+class RecordReader(Protocol):
     """The store behind its cache, as sessions read it."""
 
     @property
@@ -73,7 +73,7 @@ class _Named(Struct, gc=False, rename="camel"):
 _named = msgspec.json.Decoder(_Named)
 
 
-class Snapshots:
+class SnapshotReader:
     """Reads records for sessions.
 
     Args:
@@ -82,15 +82,15 @@ class Snapshots:
         now_ms: Milliseconds since the epoch, for expiry.
     """
 
-    def __init__(self, records: Records, hub: Hub, now_ms: Callable[[], int]) -> None:
+    def __init__(self, records: RecordReader, hub: Hub, now_ms: Callable[[], int]) -> None:
         self._records = records
         self._hub = hub
         self._now_ms = now_ms
 
     def at_hand(self, session: Session, message: Subscribe) -> bytes | None:
-        """All frames of a subscription's answer, where the cache holds every record; None: it must be read.
+        """All frames of a subscription's answer, where the cache holds every record; else None.
 
-        Most subscriptions name one prediction that is in the cache: they need neither a task nor a wait.
+        Most subscriptions name one prediction that is in the cache: no task and no wait is needed.
         """
         if not message.snapshot:
             return _synced(message, more=False)
@@ -114,9 +114,9 @@ class Snapshots:
         return b"".join(frames)
 
     async def sync(self, session: Session, message: Subscribe) -> None:
-        """Send the snapshots of a subscription and `synced`, waiting wherever the client's transport is full.
+        """Send a subscription's snapshots and `synced`, waiting while the transport is full.
 
-        The session is told before this is started that a snapshot begins; here it is told that it has ended.
+        The caller has told the session that a snapshot begins; here it is told that it has ended.
         """
         try:
             more = False
@@ -134,30 +134,34 @@ class Snapshots:
             if sent:
                 session.send(_synced(message, more))
         except StorageError:
-            text = "the store does not answer; the subscription stands, subscribe again for the snapshots"
+            text = (
+                "the store does not answer; the subscription stands, "
+                "subscribe again for the snapshots"
+            )
             session.reply(protocol.error_message(message.ref, "unavailable", text))
         except Exception:
             session.fail()
             raise
         finally:
-            session.end_sync()
+            session.end_snapshot()
 
-    async def refill(self, outbox: Outbox, session: Session) -> None:
+    async def refill(self, session: Session, queue: ConflationQueue) -> None:
         """Read some of the predictions of which a backed-up session kept only ids and versions."""
-        missing = outbox.missing(REFILL)
+        missing = queue.missing(REFILL)
         loaded = await _persist(self._records.load, list(missing))
         for prediction_id, version in missing.items():
             change = _change(prediction_id, version, loaded.get(prediction_id))
-            if session.covers(change):
-                outbox.restore(change)
-            outbox.forget(prediction_id, change.version)
-        if outbox.missing(1).items() <= missing.items():
+            if session.wants(change):
+                queue.restore(change)
+            queue.forget(prediction_id, change.version)
+        if queue.missing(1).items() <= missing.items():
             await asyncio.sleep(STALE_PAUSE)  # the store is behind what was announced
 
     async def _send(self, session: Session, frames: AsyncIterator[bytes]) -> bool:
         """Write frames as the transport takes them; False where the client is gone.
 
-        They are written before anything is waited for: a change that came meanwhile would overtake them.
+        Each is written before anything is waited for: a newer change that came during the wait
+        would be sent first, and the older snapshot would then take the client back.
         """
         async for data in frames:
             session.send(data)
@@ -205,12 +209,12 @@ class Snapshots:
     def _answer(
         self, session: Session, message: Subscribe, prediction_id: str, stored: Stored | None
     ) -> bytes:
-        """The frame about one prediction that the client named; empty where it knows as much already."""
+        """The frame about a prediction that the client named; empty where it knows as much."""
         known = message.known.get(prediction_id, 0)
         if stored is not None and not _sees(session, prediction_id, stored):
             stored = None  # what one may not see does not exist
         if stored is not None and not hidden(stored, self._now_ms()):
-            session.proven(prediction_id)
+            session.verified(prediction_id)
             if message.predictions is None and not _matches(message, stored):
                 return b""
             return self._snapshot(session, prediction_id, stored)
@@ -221,19 +225,23 @@ class Snapshots:
                 else b""
             )
         version = max(known, stored.version if stored is not None else 0)
-        if stored is not None and stored.deleted and not session.has(prediction_id, version):
+        if (
+            stored is not None
+            and stored.deleted
+            and not session.raise_floor(prediction_id, version)
+        ):
             return b""  # the client knows of the deletion, or was told meanwhile
         return frame(protocol.deleted_message(prediction_id, version))
 
     def _snapshot(self, session: Session, prediction_id: str, stored: Stored) -> bytes:
-        if not session.has(prediction_id, stored.version):
+        if not session.raise_floor(prediction_id, stored.version):
             return b""
         return frame(protocol.snapshot_message(stored.encoded))
 
     async def _listed(
         self, session: Session, message: Subscribe, listing: "_Listing"
     ) -> AsyncIterator[bytes]:
-        """The newest ones of an owner, a tag, a model or everything, of those that the client does not know."""
+        """The newest of an owner, a tag, a model or all, of those that the client does not know."""
         cursor: str | None = None
         key = protocol.wide_key(message)
         while message.snapshot:
@@ -339,7 +347,7 @@ def _record(stored: Stored) -> Standing | None:
 
 
 def _sees(session: Session, prediction_id: str, stored: Stored) -> bool:
-    """Whether the client may see this record; it is decoded only where its owner does not settle it."""
+    """Whether the client may see this record; decoded only where its owner does not decide."""
     permissions = session.permissions
     if permissions.may_watch(prediction_id, stored.owner, None, ()):
         return True

@@ -1,61 +1,68 @@
-"""What one client watches, what it may see, and which versions it has already.
+"""What one client subscribes to, what it may see, and which versions it has already.
 
-Pure. A watcher that has nothing to check is `plain`: it gets a batch as it is. Anything that has to be looked at
-change by change (a snapshot under way, a version that the client has before the hub announces it, a right that hangs
-on the record) makes it not plain until that is settled.
+Pure. While nothing has to be decided change by change the state passes through: the client gets
+each batch as it is. A snapshot under way, a floor (a version that the client has before the hub
+announces it) or a right that depends on the record ends the pass-through until it is settled.
+
+Every operation costs what it names, never what else is subscribed: a client with 10,000
+subscriptions that unsubscribes from one must not walk through all of them.
 """
 
 from collections.abc import Iterable
 
 from tidings.gateway.auth.permissions import NOBODY, Permissions
-from tidings.gateway.push.hub import Hub, Sink
+from tidings.gateway.push.hub import Hub, Subscriber
 from tidings.streams.changes.codec import Change
 
 PREDICTION = "prediction:"
 
 FLOORS = 100_000
-"""Floors kept beside the subscriptions, as many as the hub remembers versions; beyond it the oldest go first."""
+"""Floors kept beside the subscriptions, as many as the hub remembers versions; the oldest go."""
 
 
-class Watcher:
+class SubscriptionState:
     """The state of one client's subscriptions.
 
     Args:
-        hub: Where its keys are subscribed, and which versions went out.
+        hub: Where its keys are subscribed, and which versions were announced.
     """
 
     __slots__ = (
-        "_checked",
         "_claimed",
         "_floored",
         "_floors",
         "_hub",
-        "_syncing",
-        "_unproven",
+        "_shared",
+        "_snapshots",
+        "_unverified",
+        "_wide",
         "keys",
+        "passes_through",
         "permissions",
-        "settled",
     )
 
     def __init__(self, hub: Hub) -> None:
         self._hub = hub
         self.permissions: Permissions = NOBODY
         self.keys: dict[str, int] | None = None
-        """What it watches, as the hub's keys; of a prediction its floor: a version that the client has, or was sent,
-        while the hub has not announced it yet (0: none)."""
-        self._floored = 0
-        """How many of the keys have a floor."""
+        """What it subscribes to, as the hub's keys; for a prediction its floor (0: none)."""
+        self._wide = 0
+        """How many of the keys name no single prediction."""
+        self._shared = 0
+        """How many of the keys are tags and models that records of nobody may carry, too: each
+        change must be checked."""
+        self._floored: set[str] | None = None
+        """The predictions whose key has a floor."""
         self._floors: dict[str, int] | None = None
-        """Floors of predictions that are not watched by name: a wide subscription brings them."""
+        """Floors of predictions without a key of their own: a wide subscription brings them."""
         self._claimed: set[str] | None = None
-        """Those of them that the client itself has named: how many there are is up to it."""
-        self._unproven: set[str] | None = None
-        """Watched predictions of which it is not known yet whether the client may see them."""
-        self._checked = False
-        """Each change must be asked about: it watches a tag or a model that also nobody's records may carry."""
-        self._syncing = 0
-        self.settled = True
-        """Whether every change of a watched key goes to the client as it is, deletions apart."""
+        """Those of them that the client itself named in `known`: their number is limited."""
+        self._unverified: set[str] | None = None
+        """Subscribed predictions of which it is unknown whether the client may see them."""
+        self._snapshots = 0
+        """Snapshots under way."""
+        self.passes_through = True
+        """Whether every change of a subscribed key goes to the client unseen, deletions apart."""
 
     @property
     def count(self) -> int:
@@ -64,69 +71,78 @@ class Watcher:
 
     @property
     def claims(self) -> int:
-        """How many predictions, beside those that it watches by name, the client said it knows."""
+        """How many predictions the client said to know, beside those it subscribes to by id."""
         return len(self._claimed or ())
 
-    def watch(self, keys: tuple[str, ...], known: dict[str, int], sink: Sink) -> None:
+    def subscribe(
+        self, keys: tuple[str, ...], known: dict[str, int], subscriber: Subscriber
+    ) -> None:
         """Subscribe to these keys; of what is known only newer versions are wanted."""
         if self.keys is None:
             self.keys = {}
         for key in keys:
+            if key.startswith(PREDICTION):
+                self._check_again(key.removeprefix(PREDICTION))
+            elif key not in self.keys:
+                self._wide += 1
+                self._shared += key.startswith(("tag:", "model:"))
             if key not in self.keys:
                 self.keys[key] = 0
-                self._hub.subscribe(key, sink)
-            if key.startswith(PREDICTION):
-                self._distrust(key.removeprefix(PREDICTION))
+                self._hub.subscribe(key, subscriber)
         for prediction_id, version in known.items():
-            if self.has(prediction_id, version) and PREDICTION + prediction_id not in self.keys:
-                if self._claimed is None:
-                    self._claimed = set()
+            raised = self.raise_floor(prediction_id, version)
+            if raised and PREDICTION + prediction_id not in self.keys:
+                self._claimed = self._claimed or set()
                 self._claimed.add(prediction_id)
-        if len(keys) == 1 and not keys[0].startswith(PREDICTION):
-            self._check_wide()
-        self.settle()
+        self.update_pass_through()
 
-    def drop(self, keys: tuple[str, ...], sink: Sink) -> None:
+    def unsubscribe(self, keys: Iterable[str], subscriber: Subscriber) -> None:
         """End the subscriptions to these keys."""
         if self.keys is None:
             return
         for key in keys:
             if key not in self.keys:
                 continue
-            if self.keys.pop(key):
-                self._floored -= 1
-            self._hub.unsubscribe(key, sink)
-            if self._unproven is not None:
-                self._unproven.discard(key.removeprefix(PREDICTION))
-        self._forget_unwatched()
-        self._check_wide()
-        self.settle()
+            prediction_id = key.removeprefix(PREDICTION)
+            if self.keys.pop(key) and self._floored is not None:
+                self._floored.discard(prediction_id)
+            self._hub.unsubscribe(key, subscriber)
+            if not key.startswith(PREDICTION):
+                self._wide -= 1
+                self._shared -= key.startswith(("tag:", "model:"))
+            elif self._unverified is not None:
+                self._unverified.discard(prediction_id)
+        self._drop_floors_beside()
+        self.update_pass_through()
 
-    def leave(self, sink: Sink) -> None:
-        """End everything."""
+    def clear(self, subscriber: Subscriber) -> None:
+        """End every subscription."""
         for key in self.keys or ():
-            self._hub.unsubscribe(key, sink)
-        self.keys = self._floors = self._claimed = self._unproven = None
-        self._floored = 0
+            self._hub.unsubscribe(key, subscriber)
+        self.keys = self._floored = self._floors = self._claimed = self._unverified = None
+        self._wide = self._shared = 0
 
-    def narrow(self, permissions: Permissions, sink: Sink) -> list[str]:
-        """Go on under other rights: ask again about what is watched by name, end what else they do not cover.
+    def apply(self, permissions: Permissions, subscriber: Subscriber) -> list[str]:
+        """Go on under other permissions; each prediction subscribed to by id is checked again.
 
         Returns:
-            The keys that were ended.
+            The wide keys that they do not cover: those subscriptions have ended.
         """
+        same = permissions.grants_like(self.permissions)
         self.permissions = permissions
+        if same:
+            return []  # a renewed token with the same rights: nothing to check
         ended = []
         for key in self.keys or ():
             if key.startswith(PREDICTION):
-                self._distrust(key.removeprefix(PREDICTION))
-            elif not self.may(key):
+                self._check_again(key.removeprefix(PREDICTION))
+            elif not self.may_subscribe(key):
                 ended.append(key)
-        self.drop(tuple(ended), sink)
+        self.unsubscribe(ended, subscriber)
         return ended
 
-    def may(self, key: str) -> bool:
-        """Whether the client may watch by this owner, tag, model or everything."""
+    def may_subscribe(self, key: str) -> bool:
+        """Whether the client may subscribe to this wide key."""
         kind, _, name = key.partition(":")
         permissions = self.permissions
         if kind == "owner":
@@ -137,83 +153,92 @@ class Watcher:
             return permissions.may_watch_model(name)
         return permissions.may_watch_all()
 
-    def admits(self, change: Change) -> bool:
-        """Whether the client gets this change: it is news to it, and it may see it. To be asked once for each."""
+    def accept(self, change: Change) -> bool:
+        """Whether the client gets this change: it is news, and may be seen. Asked once for each."""
         prediction_id = change.prediction_id
-        if change.version <= self.floor(prediction_id) or not self._sees(change):
+        if change.version <= self.floor(prediction_id) or not self._may_see(change):
             return False
-        if self._syncing:
-            self.has(prediction_id, change.version)
+        if self._snapshots:
+            # The snapshot under way may have read an older version: sent after this one it would
+            # take the client back. With the floor it is left out.
+            self.raise_floor(prediction_id, change.version)
         else:
-            self._forget_floor(prediction_id)
+            self._drop_floor(prediction_id)
         if change.deleted and self.keys is not None and PREDICTION + prediction_id in self.keys:
-            self._distrust(prediction_id)  # whoever creates it again may be somebody else
+            self._check_again(prediction_id)  # whoever creates it again may be somebody else
         return True
 
-    def covers(self, change: Change) -> bool:
-        """Whether a change that waits is still watched, and may still be seen."""
+    def wants(self, change: Change) -> bool:
+        """Whether a change that waits is still subscribed to, and may still be seen."""
         keys = self.keys or {}
-        watched = (
+        subscribed = (
             "all" in keys
             or PREDICTION + change.prediction_id in keys
             or (change.owner is not None and "owner:" + change.owner in keys)
             or (change.model is not None and "model:" + change.model in keys)
             or any("tag:" + tag in keys for tag in change.tags)
         )
-        return watched and self.permissions.may_watch(
+        return subscribed and self.permissions.may_watch(
             change.prediction_id, change.owner, change.model, change.tags
         )
 
-    def covers_id(self, prediction_id: str) -> bool:
-        """As `covers`, where only the id is left; in doubt the record decides when it is read."""
-        keys = self.keys or {}
-        return PREDICTION + prediction_id in keys or any(
-            not key.startswith(PREDICTION) for key in keys
-        )
+    def may_want(self, prediction_id: str) -> bool:
+        """As `wants`, by the id alone; in doubt True: the record decides once it is read."""
+        return self._wide > 0 or PREDICTION + prediction_id in (self.keys or {})
 
-    def _sees(self, change: Change) -> bool:
-        unproven = self._unproven
-        asked = unproven is not None and change.prediction_id in unproven
-        if not asked and not self._checked:
+    def _may_see(self, change: Change) -> bool:
+        unverified = self._unverified
+        asked = unverified is not None and change.prediction_id in unverified
+        if not asked and not self._checks_each:
             return True
         if not self.permissions.may_watch(
             change.prediction_id, change.owner, change.model, change.tags
         ):
             return False
-        self.proven(change.prediction_id)
+        self.verified(change.prediction_id)
         return True
 
-    def _distrust(self, prediction_id: str) -> None:
-        """Ask about this prediction at its next change, unless the rights cover it whoever owns it."""
+    @property
+    def _checks_each(self) -> bool:
+        """Whether each change must be checked: a tag or model may also be on nobody's record."""
+        return self._shared > 0 and not self.permissions.may_watch_all()
+
+    def _check_again(self, prediction_id: str) -> None:
+        """Check at the next change, unless the permissions cover the id whoever owns it."""
         if not self.permissions.may_watch(prediction_id, None, None, ()):
-            if self._unproven is None:
-                self._unproven = set()
-            self._unproven.add(prediction_id)
+            self._unverified = self._unverified or set()
+            self._unverified.add(prediction_id)
+        else:
+            self.verified(prediction_id)
 
-    def proven(self, prediction_id: str) -> None:
+    def verified(self, prediction_id: str) -> None:
         """The client may see this prediction, by its record."""
-        if self._unproven is not None:
-            self._unproven.discard(prediction_id)
+        if self._unverified is not None:
+            self._unverified.discard(prediction_id)
 
-    def has(self, prediction_id: str, version: int) -> bool:
-        """Remember that the client has this version; False where it has it, or a newer one, already."""
+    # Floors. A snapshot is read from the store, where a change stands before the hub announces it:
+    # without a floor the client would get the change that its snapshot contains a second time.
+
+    def raise_floor(self, prediction_id: str, version: int) -> bool:
+        """Remember that the client has this version; False where it has it or a newer one."""
         floor = self.floor(prediction_id)
         if floor >= version:
             return False
         key = PREDICTION + prediction_id
         if self.keys is not None and key in self.keys:
             self.keys[key] = version
-            self._floored += not floor
+            self._floored = self._floored or set()
+            self._floored.add(prediction_id)
         else:
             if self._floors is None:
                 self._floors = {}
             self._floors[prediction_id] = version
             if len(self._floors) > FLOORS:
-                self._forget_beside(next(iter(self._floors)))
+                self._drop_floor_beside(next(iter(self._floors)))
         return True
 
     def floor(self, prediction_id: str) -> int:
-        """The version up to which nothing more is sent, as far as it must be remembered for this client alone."""
+        """The version up to which nothing more is sent, as far as this client differs; or 0."""
         floor = 0
         if self._floored and self.keys is not None:
             floor = self.keys.get(PREDICTION + prediction_id, 0)
@@ -221,76 +246,73 @@ class Watcher:
             floor = max(floor, self._floors.get(prediction_id, 0))
         return floor
 
-    def _forget_floor(self, prediction_id: str) -> None:
+    def _drop_floor(self, prediction_id: str) -> None:
         if self._floors is not None:
-            self._forget_beside(prediction_id)
-        if self._floored and self.keys is not None:
-            key = PREDICTION + prediction_id
-            if self.keys.get(key):
-                self.keys[key] = 0
-                self._floored -= 1
+            self._drop_floor_beside(prediction_id)
+        if self._floored and prediction_id in self._floored and self.keys is not None:
+            self._floored.discard(prediction_id)
+            self.keys[PREDICTION + prediction_id] = 0
 
-    def _forget_beside(self, prediction_id: str) -> None:
+    def _drop_floor_beside(self, prediction_id: str) -> None:
         if self._floors is not None:
             self._floors.pop(prediction_id, None)
         if self._claimed is not None:
             self._claimed.discard(prediction_id)
 
-    def _forget_unwatched(self) -> None:
-        """Without a wide subscription, keep the floors of what is watched by name alone."""
-        keys = self.keys or {}
-        if self._floors is None or any(not key.startswith(PREDICTION) for key in keys):
+    def _drop_floors_beside(self) -> None:
+        """Without a wide subscription, keep the floors of what is subscribed to by id alone."""
+        if self._floors is None or self._wide:
             return
+        keys = self.keys or {}
         floors, self._floors, self._claimed = self._floors, None, None
         for prediction_id, version in floors.items():
             if PREDICTION + prediction_id in keys:
-                self.has(prediction_id, version)
+                self.raise_floor(prediction_id, version)
 
-    def begin_sync(self) -> int:
-        """A snapshot begins: the versions that go out are remembered until it ends. Returns how many run now."""
-        self._syncing += 1
-        self.settled = False
-        return self._syncing
+    def begin_snapshot(self) -> int:
+        """A snapshot begins: what goes out is remembered until it ends.
 
-    def end_sync(self) -> int:
-        """A snapshot has ended. Returns how many still run."""
-        self._syncing -= 1
-        self._forget_unwatched()  # the snapshot may have outlived its subscription
-        self.forget_announced()
-        return self._syncing
+        Returns:
+            How many are under way now.
+        """
+        self._snapshots += 1
+        self.passes_through = False
+        return self._snapshots
 
-    def forget_announced(self, names: Iterable[str] | None = None) -> None:
-        """Forget the floors of versions that the hub itself will not announce again.
+    def end_snapshot(self) -> int:
+        """A snapshot has ended; returns how many are still under way."""
+        self._snapshots -= 1
+        self._drop_floors_beside()  # the snapshot may have outlived its subscription
+        self.drop_announced_floors()
+        return self._snapshots
+
+    def drop_announced_floors(self, names: Iterable[str] | None = None) -> None:
+        """Drop the floors of versions that the hub itself will not announce again.
 
         Args:
             names: Of these predictions alone, instead of all.
         """
-        if (self._floored or self._floors is not None) and not self._syncing:
+        if (self._floored or self._floors is not None) and not self._snapshots:
             if names is None:
-                keys = self.keys if self._floored and self.keys is not None else {}
-                named = [key.removeprefix(PREDICTION) for key, floor in keys.items() if floor]
-                names = (*named, *(self._floors or ()))
+                names = (*(self._floored or ()), *(self._floors or ()))
             version = self._hub.version
             for prediction_id in names:
                 if version(prediction_id) >= self.floor(prediction_id):
-                    self._forget_floor(prediction_id)
-        self.settle()
+                    self._drop_floor(prediction_id)
+        self.update_pass_through()
 
-    def _check_wide(self) -> None:
-        self._checked = not self.permissions.may_watch_all() and any(
-            key.startswith(("tag:", "model:")) for key in self.keys or ()
-        )
-
-    def settle(self) -> None:
-        """See whether anything is left that must be looked at change by change."""
+    def update_pass_through(self) -> None:
+        """See whether anything is left that must be decided change by change."""
         if not self._floors:
             self._floors = self._claimed = None
-        if not self._unproven:
-            self._unproven = None
-        self.settled = not (
-            self._syncing
-            or self._checked
-            or self._floored
+        if not self._unverified:
+            self._unverified = None
+        if not self._floored:
+            self._floored = None
+        self.passes_through = not (
+            self._snapshots
+            or self._floored is not None
             or self._floors is not None
-            or self._unproven is not None
+            or self._unverified is not None
+            or self._checks_each
         )

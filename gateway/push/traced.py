@@ -1,4 +1,4 @@
-"""A span for each sampled change that somebody watches: from its reading to the last session that got it."""
+"""A span for each sampled change that somebody watches, until the last session has got it."""
 
 from collections.abc import Iterator, Sequence
 

@@ -1,4 +1,4 @@
-"""Where a session's messages go: its transport, or nowhere any more."""
+"""Where a session writes: its transport, or nowhere once it is closed."""
 
 from typing import Protocol
 
@@ -25,7 +25,7 @@ class Output(Protocol):
         """Undo one `hold`."""
 
 
-class Gone:
+class ClosedOutput:
     """The output of a session that has ended."""
 
     __slots__ = ()
@@ -49,5 +49,5 @@ class Gone:
     release = uncork
 
 
-GONE = Gone()
-"""Needs no copies: it holds nothing."""
+CLOSED = ClosedOutput()
+"""One for all: it holds nothing."""

@@ -1,7 +1,8 @@
-"""WebSockets whose upgrade comes as a later request on a connection that the HTTP server has already.
+"""WebSockets whose upgrade comes as a later request on a connection of the HTTP server's.
 
-A proxy may reuse a kept-alive connection for the upgrade. The transport is taken over from the HTTP server, so the
-session and every rule of the framing are the same as for a connection that began with the upgrade.
+A proxy may reuse a kept-alive connection for the upgrade. The transport is taken over from the HTTP
+server, so the session and every rule of the framing are the same as for a connection that began
+with the upgrade.
 """
 
 import asyncio
@@ -14,12 +15,12 @@ from websockets.http11 import Request
 
 from tidings.gateway.http.problems import CONTENT_TYPE
 from tidings.gateway.websocket import handshake
-from tidings.gateway.websocket.handshake import BadHandshake
-from tidings.gateway.websocket.listener import Door
+from tidings.gateway.websocket.handshake import HandshakeRefused
+from tidings.gateway.websocket.listener import Acceptor
 
 
 class _Tail:
-    """Collects what the HTTP server has read beyond the handshake; shaped as its parsers of upgraded connections."""
+    """Collects what the HTTP server has read beyond the handshake, in the place of its parser."""
 
     def __init__(self) -> None:
         self.data = b""
@@ -43,15 +44,15 @@ class _Done(web.StreamResponse):
         """Send nothing."""
 
 
-def upgrade_route(door: Door) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+def upgrade_route(acceptor: Acceptor) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     """The handler of `GET /api/ws` for the HTTP server's own routes."""
 
     async def upgrade(request: web.Request) -> web.StreamResponse:
         """Take the connection over, and come back when it is gone."""
         try:
             head = handshake.from_request(_request(request))
-            judged = door.judge(head, request.remote or "")
-        except BadHandshake as error:
+            accepted = acceptor.accept(head, request.remote or "")
+        except HandshakeRefused as error:
             return _refusal(error)
         http, transport = request.protocol, request.transport
         if transport is None:
@@ -65,9 +66,10 @@ def upgrade_route(door: Door) -> Callable[[web.Request], Awaitable[web.StreamRes
 
         tail = _Tail()
         http.keep_alive(False)
-        http.set_parser(tail)  # type: ignore[arg-type]  # all that it asks of a parser is there
+        # aiohttp asks no more of a parser than `_Tail` has.
+        http.set_parser(tail)  # type: ignore[arg-type]
         transport.resume_reading()
-        door.open(transport, judged, head.token, tail.data, on_lost)
+        acceptor.open(transport, accepted, head.token, tail.data, on_lost)
         await lost
         return _Done()
 
@@ -86,7 +88,7 @@ def _pairs(headers: CIMultiDictProxy[str]) -> list[tuple[str, str]]:
     return list(headers.items())
 
 
-def _refusal(error: BadHandshake) -> web.Response:
+def _refusal(error: HandshakeRefused) -> web.Response:
     refusal = error.refusal
     return web.Response(
         status=refusal.status,

@@ -1,8 +1,8 @@
 """A WebSocket connection that costs little: an `asyncio.Protocol` without task, queue or timer.
 
-Incoming frames are read by the sans-I/O core of the `websockets` library. A core is needed only while a frame or a
-fragmented message is incomplete, so connections that are between frames share a few; what goes out are frames built
-beforehand.
+Incoming frames are read by the sans-I/O parser of the `websockets` library. One is needed only
+while a frame or a fragmented message is incomplete, so connections between frames share a few; what
+goes out are frames built beforehand.
 """
 
 import asyncio
@@ -13,56 +13,56 @@ from typing import cast
 from websockets.frames import Close as CloseFrame
 from websockets.frames import Frame, Opcode
 from websockets.protocol import SERVER
-from websockets.protocol import Protocol as Core
+from websockets.protocol import Protocol as FrameParser
 
 from tidings.gateway.push.protocol import Close
 from tidings.gateway.push.session import Session
-from tidings.gateway.push.session_registry import Sessions
+from tidings.gateway.push.session_registry import SessionRegistry
 
 FEED_BYTES = 4096
-"""Bytes handed to the core at once: at most 700 frames, so that a flood of tiny ones is noticed within 10 ms."""
+"""Bytes parsed at once: at most 700 frames, so a flood of tiny ones is noticed within 10 ms."""
 
-SPARE_CORES = 16
+SPARE_PARSERS = 16
 
 PING = b"\x89\x00"
 
 EMPTY_PONG = b"\x8a\x80"
 """How the usual answer to `PING` begins: four bytes of mask follow, and nothing else."""
 
-_logger = logging.getLogger("tidings.websocket")
+logger = logging.getLogger("tidings.websocket")
 
 
-class Cores:
-    """Cores for incoming frames. One that is between frames holds nothing of its connection and serves the next."""
+class ParserPool:
+    """Parsers of incoming frames; between frames one holds nothing of a connection."""
 
     def __init__(self, max_size: int) -> None:
         self._max_size = max_size
-        self._spare: list[Core] = []
+        self._spare: list[FrameParser] = []
 
-    def take(self) -> Core:
-        """A core that has read nothing yet."""
+    def take(self) -> FrameParser:
+        """A parser that has read nothing yet."""
         return (
             self._spare.pop()
             if self._spare
-            else Core(SERVER, max_size=self._max_size, logger=_logger)
+            else FrameParser(SERVER, max_size=self._max_size, logger=logger)
         )
 
-    def give_back(self, core: Core) -> None:
-        """Keep a core that is `between_frames` for another connection."""
-        if len(self._spare) < SPARE_CORES:
-            self._spare.append(core)
+    def give_back(self, parser: FrameParser) -> None:
+        """Keep a parser that is `between_frames` for another connection."""
+        if len(self._spare) < SPARE_PARSERS:
+            self._spare.append(parser)
 
 
-def forget(core: Core) -> None:
-    """Let go of a core whose connection is gone: its parser, or its error, refers to it and what it has buffered."""
-    core.parser.close()
-    core.parser_exc = None
+def forget(parser: FrameParser) -> None:
+    """Release a parser whose connection is gone: its generator, or its error, refers to itself."""
+    parser.parser.close()
+    parser.parser_exc = None
 
 
-def between_frames(core: Core) -> bool:
-    """Whether the core holds no part of a frame or message: its parser waits to see if there is a next frame."""
-    waiting = getattr(core.parser, "gi_yieldfrom", None)
-    return core.current_size is None and waiting is not None and waiting.__name__ == "at_eof"
+def between_frames(parser: FrameParser) -> bool:
+    """Whether it holds no part of a frame or message: its generator waits for a next frame."""
+    waiting = getattr(parser.parser, "gi_yieldfrom", None)
+    return parser.current_size is None and waiting is not None and waiting.__name__ == "at_eof"
 
 
 class WebSocketConnection(asyncio.Protocol):
@@ -70,16 +70,15 @@ class WebSocketConnection(asyncio.Protocol):
 
     Args:
         sessions: What all sessions share.
-        cores: Shared too.
-        on_lost: Called with the reason when the connection is gone, for whoever had the transport before.
-        leave: Called then too, for whoever admitted it.
+        parsers: Shared, too.
+        on_lost: Called with the reason when the connection is gone, for the transport's former
+            protocol.
+        leave: Called then, too, for whoever admitted it.
     """
 
     __slots__ = (
         "_backlog",
         "_closing_since",
-        "_core",
-        "_cores",
         "_corked",
         "_group",
         "_holds",
@@ -87,6 +86,8 @@ class WebSocketConnection(asyncio.Protocol):
         "_on_lost",
         "_opened",
         "_overdrawn",
+        "_parser",
+        "_parsers",
         "_parts",
         "_progress",
         "_sessions",
@@ -98,17 +99,17 @@ class WebSocketConnection(asyncio.Protocol):
 
     def __init__(
         self,
-        sessions: Sessions,
-        cores: Cores,
+        sessions: SessionRegistry,
+        parsers: ParserPool,
         on_lost: Callable[[Exception | None], None] | None = None,
         leave: Callable[[], None] | None = None,
     ) -> None:
         self._sessions = sessions
-        self._cores = cores
+        self._parsers = parsers
         self._on_lost = on_lost
         self._leave = leave
         self._transport: asyncio.Transport | None = None
-        self._core: Core | None = None
+        self._parser: FrameParser | None = None
         self._parts: list[bytes | bytearray | memoryview] | None = None
         """The fragments of an incomplete text message."""
         self._corked: list[bytes] | None = None
@@ -125,7 +126,7 @@ class WebSocketConnection(asyncio.Protocol):
         self._progress: tuple[int, float] | None = None
         """Bytes in the transport's buffer, and since when there were as many."""
         self.heard = True
-        self.session = Session(sessions, self)
+        self.session: Session = sessions.new_session(self)
 
     def open(
         self,
@@ -153,11 +154,11 @@ class WebSocketConnection(asyncio.Protocol):
         checking = self.session.start(token)
         if not self.session.authenticated:
             self._opened = asyncio.get_running_loop().time()
-            self._sessions.attend(self)
+            self._sessions.watch_deadlines(self)
         if rest:
             self.data_received(rest)
         if not checking:
-            self.uncork()  # else what is sent once the token is checked goes out with it, in one write
+            self.uncork()  # else once the token is checked, in one write with what comes then
 
     # asyncio.Protocol
 
@@ -166,7 +167,7 @@ class WebSocketConnection(asyncio.Protocol):
         if self._closing_since is not None:
             return
         if (
-            self._core is None
+            self._parser is None
             and len(data) == 6
             and data.startswith(EMPTY_PONG)
             and not self._holds
@@ -185,9 +186,9 @@ class WebSocketConnection(asyncio.Protocol):
         self.session.closed()
         self._sessions.remove(self, self._group)
         self._transport = None
-        if self._core is not None:
-            forget(self._core)
-        self._core = self._parts = None
+        if self._parser is not None:
+            forget(self._parser)
+        self._parser = self._parts = None
         on_lost, leave, self._on_lost, self._leave = self._on_lost, self._leave, None, None
         if on_lost is not None:
             on_lost(exc)
@@ -198,7 +199,7 @@ class WebSocketConnection(asyncio.Protocol):
         """The transport's buffer is full."""
         self.session.pause()
         if self._closing_since is None:
-            self._sessions.attend(self)
+            self._sessions.watch_deadlines(self)
 
     def resume_writing(self) -> None:
         """The transport takes more."""
@@ -209,40 +210,42 @@ class WebSocketConnection(asyncio.Protocol):
 
     def _feed(self, data: bytes) -> None:
         self.heard = True
-        core = self._core
-        if core is None:
-            core = self._core = self._cores.take()
+        parser = self._parser
+        if parser is None:
+            parser = self._parser = self._parsers.take()
         corked = self.cork()
         for start in range(0, len(data), FEED_BYTES):
-            core.receive_data(data[start : start + FEED_BYTES] if len(data) > FEED_BYTES else data)
-            self._take(core)
+            parser.receive_data(
+                data[start : start + FEED_BYTES] if len(data) > FEED_BYTES else data
+            )
+            self._take(parser)
             if self._closing_since is not None:
                 return
             if self._holds:
                 self._backlog = data[start + FEED_BYTES :]
                 break
-        if between_frames(core):
-            self._core = None
-            self._cores.give_back(core)
+        if between_frames(parser):
+            self._parser = None
+            self._parsers.give_back(parser)
         if corked:
             self.uncork()
 
-    def _take(self, core: Core) -> None:
+    def _take(self, parser: FrameParser) -> None:
         spent = 0
-        for frame in core.events_received():
+        for frame in parser.events_received():
             spent += 1 + self._take_frame(cast("Frame", frame))
             if self._closing_since is not None:
                 return
-        for data in core.data_to_send():
+        for data in parser.data_to_send():
             if data:
                 self.write(data)
             else:
-                self._end(core)
+                self._end(parser)
                 return
         self._spend(spent)
 
     def _take_frame(self, frame: Frame) -> int:
-        """Handle one frame; control frames were answered by the core. Returns what it costs beyond itself."""
+        """Handle one frame (the parser answers control frames); returns its cost beyond itself."""
         opcode = frame.opcode
         if opcode is Opcode.TEXT and frame.fin:
             return self._message(frame.data)
@@ -279,7 +282,7 @@ class WebSocketConnection(asyncio.Protocol):
             self._overdrawn = True
             self.hold()
         if self._overdrawn or self._spent == cost:
-            self._sessions.attend(self)
+            self._sessions.watch_deadlines(self)
 
     @property
     def reading(self) -> bool:
@@ -334,7 +337,7 @@ class WebSocketConnection(asyncio.Protocol):
     # The end
 
     def close(self, code: int, reason: str = "") -> None:
-        """Close with this code; the reason is cut to what a close frame holds (RFC 6455, 5.5: 123 bytes)."""
+        """Close with this code; the reason is cut to a close frame's 123 bytes (RFC 6455, 5.5)."""
         if self._closing_since is not None or self._transport is None:
             return
         short = reason.encode()[:120].decode(errors="ignore")
@@ -350,10 +353,10 @@ class WebSocketConnection(asyncio.Protocol):
         self.write(farewell + close)
         self._finish()
 
-    def _end(self, core: Core) -> None:
-        """The core has closed: it answered the client's close frame, or found a violation."""
-        if core.close_rcvd is None and core.close_sent is not None:
-            self._sessions.count_close(core.close_sent.code)
+    def _end(self, parser: FrameParser) -> None:
+        """The parser has closed: it answered the client's close frame, or found a violation."""
+        if parser.close_rcvd is None and parser.close_sent is not None:
+            self._sessions.count_close(parser.close_sent.code)
         self.uncork()
         self._finish()
 
@@ -368,15 +371,15 @@ class WebSocketConnection(asyncio.Protocol):
         transport.write_eof()
         if self._holds:
             transport.resume_reading()
-        self._sessions.attend(self)
+        self._sessions.watch_deadlines(self)
 
     def abort(self) -> None:
         """Cut the connection."""
         if self._transport is not None:
             self._transport.abort()
 
-    def visit(self, now: float) -> bool:
-        """From the sweep: look at what is due."""
+    def check_deadlines(self, now: float) -> bool:
+        """See `Deadlined.check_deadlines`."""
         limits = self._sessions.limits
         if self._transport is None:
             return False

@@ -1,7 +1,7 @@
 """The opening handshake of a WebSocket (RFC 6455, 4).
 
-Pure, apart from the shape of problems: bytes in, an answer out. A handshake of the usual shape is recognized as such;
-whatever is not is judged by the `websockets` library, which costs four times as much.
+Pure, apart from the shape of problems: bytes in, an answer out. A handshake of the usual shape is
+recognized as such; any other is left to the `websockets` library, which costs four times as much.
 """
 
 import binascii
@@ -15,6 +15,7 @@ from msgspec import Struct
 from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 from websockets.server import ServerProtocol
+from websockets.typing import Subprotocol
 from websockets.utils import accept_key
 
 from tidings.gateway.http.problems import CONTENT_TYPE, Problem
@@ -23,18 +24,22 @@ from tidings.gateway.push.protocol import SUBPROTOCOL
 _USUAL = re.compile(
     rb"GET [!-~]+ HTTP/1\.1\r\n(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t -~\x80-\xff]*\r\n){1,100}\r\n",
 )
-"""A head without anything odd: no folded lines, no control characters, names that are tokens (RFC 9110, 5).
+"""A head without anything odd: no folded lines or control characters, valid names (RFC 9110, 5).
 
-There is one way alone to read any bytes: with two, each line of a head that fails at its end would double the work.
+Any bytes can be read in one way alone: with two, each line of a head that fails at its end would
+double the work.
 """
 
 _USUAL_CONNECTION = frozenset({"upgrade", "keep-alive, upgrade"})
 
-_ACCEPTED = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: %b\r\n"
+_ACCEPTED = (
+    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Accept: %b\r\n"
+)
 _WITH_SUBPROTOCOL = _ACCEPTED + b"Sec-WebSocket-Protocol: " + SUBPROTOCOL.encode() + b"\r\n\r\n"
 _WITHOUT = _ACCEPTED + b"\r\n"
 
-_logger = logging.getLogger("tidings.websocket")
+logger = logging.getLogger("tidings.websocket")
 
 
 class Refusal(Protocol):
@@ -47,7 +52,7 @@ class Refusal(Protocol):
         """The JSON of the problem."""
 
 
-class BadHandshake(Exception):
+class HandshakeRefused(Exception):
     """The request is no WebSocket handshake of this service's."""
 
     def __init__(self, refusal: Refusal) -> None:
@@ -55,7 +60,7 @@ class BadHandshake(Exception):
         self.refusal = refusal
 
 
-class Head(Struct, frozen=True):
+class RequestHead(Struct, frozen=True):
     """A request's head."""
 
     headers: dict[str, str]
@@ -66,18 +71,18 @@ class Head(Struct, frozen=True):
 
     @property
     def token(self) -> str | None:
-        """The bearer token of the `Authorization` header (RFC 6750, 2.1); None where there is none."""
+        """The bearer token of the `Authorization` header (RFC 6750, 2.1), if there is one."""
         value = self.headers.get("authorization")
         if value is None or value[:7].lower() != "bearer ":
             return None
         return value[7:].strip() or None
 
 
-def parse(head: bytes) -> Head:
+def parse(head: bytes) -> RequestHead:
     """The request in a head that ends with an empty line.
 
     Raises:
-        BadHandshake: It is malformed, or has too many or too long headers.
+        HandshakeRefused: It is malformed, or has too many or too long headers.
     """
     if _USUAL.fullmatch(head) is None:
         return from_request(_parse_unusual(head))
@@ -85,35 +90,35 @@ def parse(head: bytes) -> Head:
     for line in head[head.index(b"\n") + 1 : -4].decode("latin-1").split("\r\n"):
         name, _, value = line.partition(":")
         name = name.lower()
-        value = value.strip(" \t")  # and no other space (RFC 9110, 5.5): the library would keep it
+        value = value.strip(" \t")  # no other white space (RFC 9110, 5.5), as the library does
         headers[name] = f"{headers[name]}, {value}" if name in headers else value
-    return Head(headers, raw=head)
+    return RequestHead(headers, raw=head)
 
 
-def from_request(request: Request) -> Head:
+def from_request(request: Request) -> RequestHead:
     """The head of a request that was parsed already."""
     headers: dict[str, str] = {}
     for name, value in request.headers.raw_items():
         name = name.lower()
         headers[name] = f"{headers[name]}, {value}" if name in headers else value
-    return Head(headers, request)
+    return RequestHead(headers, request)
 
 
 def _parse_unusual(head: bytes) -> Request:
-    core = ServerProtocol(logger=_logger)
+    core = ServerProtocol(logger=logger)
     core.receive_data(head)
     events = core.events_received()
     if not events or not isinstance(events[0], Request):
         detail = f"The request's head cannot be read ({core.handshake_exc}); check what sends it."
-        raise BadHandshake(Problem(400, "bad-request", "Malformed request", detail))
+        raise HandshakeRefused(Problem(400, "bad-request", "Malformed request", detail))
     return events[0]
 
 
-def accept(head: Head) -> bytes:
+def accept(head: RequestHead) -> bytes:
     """The answer to a handshake. A client that names no subprotocol gets `tidings.v1` all the same.
 
     Raises:
-        BadHandshake: With the status that the RFC wants.
+        HandshakeRefused: With the status that the RFC wants.
     """
     headers = head.headers
     key = headers.get("sec-websocket-key", "")
@@ -139,20 +144,23 @@ def _is_key(key: str) -> bool:
         return False
 
 
-def _accept_unusual(head: Head) -> bytes:
+def _accept_unusual(head: RequestHead) -> bytes:
     request = head.request or _parse_unusual(head.raw)
     offers = "Sec-WebSocket-Protocol" in request.headers
-    core = ServerProtocol(subprotocols=[SUBPROTOCOL] if offers else None, logger=_logger)  # type: ignore[list-item]
+    offered = [Subprotocol(SUBPROTOCOL)] if offers else None
+    core = ServerProtocol(subprotocols=offered, logger=logger)
     response = core.accept(request)
     if response.status_code != HTTPStatus.SWITCHING_PROTOCOLS:
-        raise BadHandshake(_problem(response))
+        raise HandshakeRefused(_problem(response))
     return response.serialize()
 
 
 def _problem(response: Response) -> Problem:
     text = (response.body or b"").decode(errors="replace").strip().splitlines()
-    detail = f"{text[0] if text else 'Not a WebSocket handshake.'} Connect with a WebSocket client, version 13, "
-    detail += f"subprotocol {SUBPROTOCOL}."
+    detail = (
+        f"{text[0] if text else 'Not a WebSocket handshake.'} "
+        f"Connect with a WebSocket client, version 13, subprotocol {SUBPROTOCOL}."
+    )
     headers = {
         name: response.headers[name] for name in ("Upgrade", "Allow") if name in response.headers
     }

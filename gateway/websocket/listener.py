@@ -1,7 +1,7 @@
-"""The listening socket: looks at a connection's first request and hands it to the WebSocket side or to HTTP.
+"""The listening socket: hands a connection to the WebSocket side or to HTTP by its first request.
 
-A connection costs one small object until its first head is whole (with a time limit, so that slow heads cannot hold
-sockets), and none of this afterwards.
+A connection costs one small object until its first head is whole (with a time limit, so that slow
+heads cannot hold sockets), and none of this afterwards.
 """
 
 import asyncio
@@ -13,22 +13,22 @@ from http import HTTPStatus
 from msgspec import Struct
 
 from tidings.gateway.http.problems import Problem
-from tidings.gateway.push.session_registry import Sessions
+from tidings.gateway.push.session_registry import SessionRegistry
 from tidings.gateway.websocket import handshake
-from tidings.gateway.websocket.connection import Cores, WebSocketConnection
-from tidings.gateway.websocket.handshake import BadHandshake, Head, Refusal
+from tidings.gateway.websocket.connection import ParserPool, WebSocketConnection
+from tidings.gateway.websocket.handshake import HandshakeRefused, Refusal, RequestHead
 
 PATH = b"GET /api/ws"
 MAX_HEAD = 16 * 1024
-"""Bytes of a request's head that are waited for, and looked at here; what is longer is HTTP's to refuse."""
+"""Bytes of a request's head that are waited for here; what is longer is HTTP's to refuse."""
 
 SEND_BUFFER = 64 * 1024
-"""`SO_SNDBUF` of the connections: a client that does not read is noticed after 144 KB instead of 3.9 MB."""
+"""`SO_SNDBUF` of the connections: a client that reads nothing is noticed at 144 KB, not 3.9 MB."""
 
 BACKLOG = 4096
 
 TURN = 32
-"""WebSockets opened in one turn of the event loop, about 5 ms of work; the others of a rush wait for the next."""
+"""WebSockets opened in one turn of the event loop, about 5 ms; the rest of a rush waits."""
 
 MAX_EARLY = 64 * 1024
 """Bytes that a connection may send while its opening waits; then it is read no further."""
@@ -36,15 +36,16 @@ MAX_EARLY = 64 * 1024
 Leave = Callable[[], None]
 
 Admit = Callable[[Mapping[str, str], str], Refusal | Leave | None]
-"""Judges a handshake by its headers (names in lower case) and the peer's address.
+"""Decides on a handshake by its headers (names in lower case) and the peer's address.
 
-None lets it in; so does a callable, which is called once when the connection is gone. A refusal with 429 is told to the
-client by the close code 4104, which a browser's script can see; any other is the answer to the handshake.
+None lets it in; so does a callable, which is called once when the connection is gone. A refusal
+with 429 becomes the close code 4104, which a browser's script can see; any other is the answer to
+the handshake.
 """
 
 
-class Judged(Struct, frozen=True):
-    """A handshake that may stand: its answer, and how the connection goes on."""
+class AcceptedHandshake(Struct, frozen=True):
+    """A handshake that is accepted: its answer, and how the connection goes on."""
 
     response: bytes
     leave: Leave | None = None
@@ -56,18 +57,18 @@ def admit_all(headers: Mapping[str, str], peer: str) -> None:
     """Let everybody in."""
 
 
-class Door:
-    """Opens WebSockets: what the front and the HTTP route share.
+class Acceptor:
+    """Opens WebSockets: what the listener and the HTTP route share.
 
     Args:
         sessions: Of this gateway.
-        admit: Judges origin, host and limits of a handshake.
+        admit: Checks origin, host and limits of a handshake.
     """
 
-    def __init__(self, sessions: Sessions, admit: Admit = admit_all) -> None:
+    def __init__(self, sessions: SessionRegistry, admit: Admit = admit_all) -> None:
         self.sessions = sessions
         self._admit = admit
-        self._cores = Cores(sessions.limits.message_bytes)
+        self._parsers = ParserPool(sessions.limits.message_bytes)
         self._waiting: deque[Callable[[], None]] = deque()
         self._opened = 0
 
@@ -93,37 +94,37 @@ class Door:
         for _ in range(self._opened):
             self._waiting.popleft()()
 
-    def judge(self, head: Head, peer: str) -> Judged:
-        """The answer to a handshake that may stand.
+    def accept(self, head: RequestHead, peer: str) -> AcceptedHandshake:
+        """The answer to a handshake that is accepted.
 
         Raises:
-            BadHandshake: It may not.
+            HandshakeRefused: It is not.
         """
         if self.sessions.refusing:
             headers = {"Retry-After": "1"}
             detail = "The service is shutting down; connect again in a moment."
-            raise BadHandshake(
+            raise HandshakeRefused(
                 Problem(503, "unavailable", "Shutting down", detail, headers=headers)
             )
         admitted = self._admit(head.headers, peer)
         if admitted is None:
-            return Judged(handshake.accept(head))
+            return AcceptedHandshake(handshake.accept(head))
         if callable(admitted):
             try:
-                return Judged(handshake.accept(head), leave=admitted)
-            except BadHandshake:
+                return AcceptedHandshake(handshake.accept(head), leave=admitted)
+            except HandshakeRefused:
                 admitted()
                 raise
         if admitted.status == HTTPStatus.TOO_MANY_REQUESTS:
-            return Judged(
+            return AcceptedHandshake(
                 handshake.accept(head), too_many="too many connections; open fewer, or wait"
             )
-        raise BadHandshake(admitted)
+        raise HandshakeRefused(admitted)
 
     def open(
         self,
         transport: asyncio.Transport,
-        judged: Judged,
+        accepted: AcceptedHandshake,
         token: str | None,
         rest: bytes,
         on_lost: Callable[[Exception | None], None] | None = None,
@@ -132,23 +133,23 @@ class Door:
 
         Args:
             transport: Of an HTTP connection whose last request was the handshake.
-            judged: What `judge` said.
+            accepted: What `accept` returned.
             token: From the handshake's headers.
             rest: Bytes that came behind the handshake.
             on_lost: Called when the connection is gone.
         """
-        connection = WebSocketConnection(self.sessions, self._cores, on_lost, judged.leave)
+        connection = WebSocketConnection(self.sessions, self._parsers, on_lost, accepted.leave)
         transport.set_protocol(connection)
-        connection.open(transport, judged.response, token, rest, judged.too_many)
+        connection.open(transport, accepted.response, token, rest, accepted.too_many)
 
 
-class Front(asyncio.Protocol):
+class SniffingProtocol(asyncio.Protocol):
     """One accepted connection, until its first request is known."""
 
-    __slots__ = ("_deadline", "_door", "_head", "_http", "_transport", "_waiting")
+    __slots__ = ("_acceptor", "_deadline", "_head", "_http", "_transport", "_waiting")
 
-    def __init__(self, door: Door, http: Callable[[], asyncio.Protocol]) -> None:
-        self._door = door
+    def __init__(self, acceptor: Acceptor, http: Callable[[], asyncio.Protocol]) -> None:
+        self._acceptor = acceptor
         self._http = http
         self._head = b""
         self._transport: asyncio.Transport | None = None
@@ -159,8 +160,8 @@ class Front(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Wait for the first request's head."""
         self._transport = transport  # type: ignore[assignment]  # of a TCP connection
-        self._deadline = asyncio.get_running_loop().time() + self._door.sessions.limits.head
-        self._door.sessions.attend(self)
+        self._deadline = asyncio.get_running_loop().time() + self._acceptor.sessions.limits.head
+        self._acceptor.sessions.watch_deadlines(self)
 
     def data_received(self, data: bytes) -> None:
         """Decide as soon as the head is whole."""
@@ -174,9 +175,9 @@ class Front(asyncio.Protocol):
         end = head.find(b"\r\n\r\n")
         if end < 0 and len(head) < MAX_HEAD:
             return
-        self._door.sessions.dismiss(self)
+        self._acceptor.sessions.unwatch_deadlines(self)
         if 0 <= end <= MAX_HEAD and _wants_websocket(head, end):
-            self._waiting = not self._door.enter(self._open_websocket)
+            self._waiting = not self._acceptor.enter(self._open_websocket)
         else:
             self._hand_to_http(head)
 
@@ -185,17 +186,17 @@ class Front(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 -- asyncio's signature
         """Gone before its first request was known."""
-        self._door.sessions.dismiss(self)
+        self._acceptor.sessions.unwatch_deadlines(self)
         self._transport = None
 
-    def visit(self, now: float) -> bool:
-        """From the sweep: give up on a head that does not come."""
+    def check_deadlines(self, now: float) -> bool:
+        """See `Deadlined.check_deadlines`: give up on a head that does not come."""
         if self._transport is None:
             return False
         if now < self._deadline:
             return True
         if self._head:
-            limit = self._door.sessions.limits.head
+            limit = self._acceptor.sessions.limits.head
             detail = f"The request's head did not arrive within {limit:g} s; send it at once."
             self._refuse(Problem(408, "timeout", "Request timeout", detail))
         else:
@@ -225,14 +226,14 @@ class Front(asyncio.Protocol):
         peer = transport.get_extra_info("peername")
         try:
             head = handshake.parse(data[:end])
-            judged = self._door.judge(head, peer[0] if isinstance(peer, tuple) else "")
-        except BadHandshake as error:
+            accepted = self._acceptor.accept(head, peer[0] if isinstance(peer, tuple) else "")
+        except HandshakeRefused as error:
             self._refuse(error.refusal)
             return
         self._transport, self._head = None, b""
         if len(data) > MAX_EARLY:
             transport.resume_reading()
-        self._door.open(transport, judged, head.token, data[end:])
+        self._acceptor.open(transport, accepted, head.token, data[end:])
 
     def _refuse(self, refusal: Refusal) -> None:
         transport, self._transport = self._transport, None
@@ -250,19 +251,22 @@ def _wants_websocket(head: bytes, end: int) -> bool:
     )
 
 
-class FrontServer:
+class Listener:
     """Listens, and serves WebSockets and HTTP on one socket.
 
     Args:
         sessions: Of this gateway; its sweep is started with the server.
         http: Makes a protocol of the HTTP server for one connection (`HttpServer.connection`).
-        admit: Judges handshakes.
+        admit: Decides on handshakes.
     """
 
     def __init__(
-        self, sessions: Sessions, http: Callable[[], asyncio.Protocol], admit: Admit = admit_all
+        self,
+        sessions: SessionRegistry,
+        http: Callable[[], asyncio.Protocol],
+        admit: Admit = admit_all,
     ) -> None:
-        self.door = Door(sessions, admit)
+        self.acceptor = Acceptor(sessions, admit)
         self._http = http
         self._server: asyncio.Server | None = None
 
@@ -279,23 +283,27 @@ class FrontServer:
     async def serve(self, listening: socket.socket) -> int:
         """Serve a socket that is bound already; returns its port."""
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
-        self.door.sessions.start()
+        self.acceptor.sessions.start()
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
-            lambda: Front(self.door, self._http), sock=listening, backlog=BACKLOG
+            lambda: SniffingProtocol(self.acceptor, self._http), sock=listening, backlog=BACKLOG
         )
         port: int = listening.getsockname()[1]
         return port
 
     async def close(self, retry_after_spread: float = 5.0, limit: float = 3.0) -> None:
-        """Take no more connections, say `bye` to the sessions, and wait until they are gone, `limit` seconds at most.
+        """Take no more connections, say `bye` to the sessions, and wait until they are gone.
 
         Connections of HTTP are the HTTP server's to close.
+
+        Args:
+            retry_after_spread: Seconds over which the clients are asked to spread their return.
+            limit: Seconds to wait at most.
         """
         if self._server is not None:
             self._server.close()
             self._server = None
-        await self.door.sessions.drain(retry_after_spread, limit)
+        await self.acceptor.sessions.drain(retry_after_spread, limit)
 
 
 def listen(host: str, port: int, *, reuse_port: bool = False) -> socket.socket:

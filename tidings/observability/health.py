@@ -11,7 +11,7 @@ from prometheus_client import REGISTRY, CollectorRegistry
 from tidings.gateway.api.webhooks import WebhookCounts
 from tidings.gateway.push.changes_reader import ChangesReader
 from tidings.gateway.push.hub import Hub
-from tidings.gateway.push.session_registry import Sessions
+from tidings.gateway.push.session_registry import SessionRegistry
 from tidings.observability.lag import LagMonitor, Offsets, ReaderLag
 from tidings.observability.metric_tables import (
     ARCHIVER,
@@ -87,7 +87,7 @@ class HealthMonitor:
 
     def observe_gateway(
         self,
-        sessions: Sessions,
+        sessions: SessionRegistry,
         reader: ChangesReader,
         hub: Hub,
         webhooks: WebhookCounts,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from tidings.gateway.api.webhooks import WebhookCounts
 from tidings.gateway.push.changes_reader import ChangesReader
 from tidings.gateway.push.hub import Hub
-from tidings.gateway.push.session_registry import Sessions
+from tidings.gateway.push.session_registry import SessionRegistry
 from tidings.observability.metrics import Family, Sample, by_name
 from tidings.observability.traces import OpenTracing
 from tidings.storage.wrappers.cache import CachedStore
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class GatewayParts:
     """What a gateway's metrics are read from."""
 
-    sessions: Sessions
+    sessions: SessionRegistry
     reader: ChangesReader
     hub: Hub
     webhooks: WebhookCounts

@@ -16,17 +16,17 @@ from tidings.gateway.api.sse import EventStreams
 from tidings.gateway.api.webhooks import WebhookCounts
 from tidings.gateway.app import build_app, build_health_app, connect
 from tidings.gateway.auth.permissions import Authenticator
-from tidings.gateway.auth.quotas import Owners
+from tidings.gateway.auth.quotas import OwnerQuotas
 from tidings.gateway.auth.rate_limits import TrustedProxies
 from tidings.gateway.auth.request_guard import RequestGuard
 from tidings.gateway.http.problems import Handler
 from tidings.gateway.http.server import HttpServer
 from tidings.gateway.push.changes_reader import ChangesReader
-from tidings.gateway.push.hub import SLICE, Hub, Sink
-from tidings.gateway.push.session_registry import Sessions
+from tidings.gateway.push.hub import SLICE, Hub, Subscriber
+from tidings.gateway.push.session_registry import SessionRegistry
 from tidings.gateway.push.traced import traced
 from tidings.gateway.websocket.aiohttp_upgrade import upgrade_route
-from tidings.gateway.websocket.listener import FrontServer
+from tidings.gateway.websocket.listener import Listener
 from tidings.observability.health import HealthMonitor
 from tidings.runtime import limits
 from tidings.runtime.resources import Resources
@@ -48,18 +48,24 @@ def authenticator_of(settings: Settings) -> Authenticator | None:
     if not settings.authenticates:
         return None
     # Only then: what checks signatures is a fifth of the rest's size.
-    from tidings.gateway.auth.tokens import ApiKeys, Claims, KeySetTokens, SecretTokens, Tokens
+    from tidings.gateway.auth.tokens import (
+        ApiKeys,
+        Hs256Tokens,
+        JwksTokens,
+        RequiredClaims,
+        TokenAuthenticator,
+    )
     from tidings.streams.providers.signatures.jwks import KeySet
 
-    claims = Claims(audience=settings.jwt_audience, issuer=settings.jwt_issuer)
-    found: list[ApiKeys | KeySetTokens | SecretTokens] = []
+    claims = RequiredClaims(audience=settings.jwt_audience, issuer=settings.jwt_issuer)
+    found: list[ApiKeys | JwksTokens | Hs256Tokens] = []
     if settings.api_keys:
         found.append(ApiKeys(settings.api_keys))
     if settings.jwt_secret:
-        found.append(SecretTokens(settings.jwt_secret.encode(), claims))
+        found.append(Hs256Tokens(settings.jwt_secret.encode(), claims))
     if settings.jwks_url:
-        found.append(KeySetTokens(KeySet(settings.jwks_url), claims))
-    return Tokens(found)
+        found.append(JwksTokens(KeySet(settings.jwks_url), claims))
+    return TokenAuthenticator(found)
 
 
 def request_guard(settings: Settings, authenticator: Authenticator | None) -> RequestGuard:
@@ -94,7 +100,7 @@ class ObservedHub(Hub):
         on_changes: OnChanges,
         tracing: Tracing | None = None,
         *,
-        on_error: Callable[[Sink, Exception], None],
+        on_error: Callable[[Subscriber, Exception], None],
     ) -> None:
         super().__init__(on_error=on_error)
         self._on_changes = on_changes
@@ -144,14 +150,14 @@ class GatewayRole:
             if on_changes is None
             else ObservedHub(on_changes, tracing, on_error=self._failed)
         )
-        owners = Owners(limits.owner_limits(settings))
+        owners = OwnerQuotas(limits.owner_limits(settings))
         authenticator = authenticator_of(settings)
         self._guard = request_guard(settings, authenticator)
         self.webhook_counts = WebhookCounts()
         self.event_streams = EventStreams(
             self._guard, cache, hub, owners=owners, per_address=settings.address_streams
         )
-        self.sessions = Sessions(
+        self.sessions = SessionRegistry(
             hub,
             cache,
             authenticator,
@@ -192,12 +198,12 @@ class GatewayRole:
         def http() -> asyncio.Protocol:
             return server.connection()
 
-        front = FrontServer(self.sessions, http, self._guard.admit_websocket)
-        server = HttpServer(self._app(upgrade_route(front.door)))
+        listener = Listener(self.sessions, http, self._guard.admit_websocket)
+        server = HttpServer(self._app(upgrade_route(listener.acceptor)))
 
         async def farewell() -> None:
             spread = min(LONGEST_SPREAD, len(self.sessions) / RETURNS)
-            await front.close(retry_after_spread=spread, limit=1.5)
+            await listener.close(retry_after_spread=spread, limit=1.5)
 
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self.reader.close)
@@ -206,7 +212,7 @@ class GatewayRole:
             await server.start()
             await self.reader.start()
             await self.reader.ready()
-            yield await front.serve(listening)
+            yield await listener.serve(listening)
 
     def health_app(self) -> web.Application:
         """Health and metrics alone, for a port of this process's own."""
@@ -238,7 +244,7 @@ class GatewayRole:
         )
         return build_app(endpoints, self._guard, frozenset(settings.allowed_origins))
 
-    def _failed(self, sink: Sink, error: Exception) -> None:
+    def _failed(self, sink: Subscriber, error: Exception) -> None:
         self.sessions.failed(sink, error)
 
     def _on_missed_changes(self) -> None:

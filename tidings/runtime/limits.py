@@ -7,9 +7,8 @@ import contextlib
 import resource
 
 from tidings.config.settings import Settings
-from tidings.gateway.auth.quotas import OwnerLimits
+from tidings.gateway.auth.quotas import OwnerLimits, SessionLimits
 from tidings.gateway.auth.rate_limits import AddressConnections, AddressLimits
-from tidings.gateway.push.session_registry import SessionLimits
 
 HANDSHAKE_BURST = 10.0
 """Seconds' worth of handshakes that may come at once: a page of an office behind one address is opened by all."""

@@ -19,12 +19,13 @@ from websockets.protocol import Protocol as Core
 from tests.support.conditions import eventually
 from tests.support.gateway.pushing import hear, nothing_more, pushing, say, subscribe
 from tests.support.tidings_process import TidingsProcess, serving
+from tidings.gateway.auth.quotas import SessionLimits
 from tidings.gateway.push.hub import Hub
 from tidings.gateway.push.protocol import Close
 from tidings.gateway.push.session import Session
-from tidings.gateway.push.session_registry import SessionLimits, Sessions
+from tidings.gateway.push.session_registry import SessionRegistry
 from tidings.gateway.websocket.connection import WebSocketConnection
-from tidings.gateway.websocket.listener import Door, Front
+from tidings.gateway.websocket.listener import Acceptor, SniffingProtocol
 from tidings.storage.memory import MemoryStore
 from tidings.storage.wrappers.cache import CachedStore
 
@@ -86,14 +87,14 @@ class Victim:
 
     def __init__(self) -> None:
         self.hub = Hub()
-        self.sessions = Sessions(self.hub, CachedStore(MemoryStore()))
-        self.door = Door(self.sessions)
+        self.sessions = SessionRegistry(self.hub, CachedStore(MemoryStore()))
+        self.acceptor = Acceptor(self.sessions)
         self.peaceful = self.connection()
         self.feed(self.peaceful, [UPGRADE])
 
     def connection(self) -> Wire:
         wire = Wire()
-        front = Front(self.door, HttpSink)
+        front = SniffingProtocol(self.acceptor, HttpSink)
         wire.protocol = front
         front.connection_made(wire)
         return wire
@@ -123,7 +124,7 @@ class Victim:
         assert isinstance(peaceful, WebSocketConnection)
         peaceful._spent = 0
         assert len(self.sessions) == 1
-        assert not self.hub._sinks
+        assert not self.hub._subscribers
 
 
 def check_frames(data: bytes, closing: bool) -> None:

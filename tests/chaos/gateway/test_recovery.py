@@ -17,7 +17,7 @@ from tests.support.gateway.pushing import (
     say,
     subscribe,
 )
-from tidings.gateway.push.session_registry import SessionLimits
+from tidings.gateway.auth.quotas import SessionLimits
 from tidings.storage.prediction import Status, encode
 from tidings.storage.store import Page, Query
 from tidings.streams.changes.codec import announcement, parse

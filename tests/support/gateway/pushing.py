@@ -1,4 +1,4 @@
-"""A gateway's push side on a real port: a log and a store in memory, the real reader, hub, sessions and front."""
+"""A gateway's push side on a real port: a log and a store in memory, the real reader, hub, sessions and listener."""
 
 import asyncio
 import json
@@ -11,13 +11,13 @@ from aiohttp import web
 from websockets.asyncio.client import ClientConnection, connect
 
 from tidings.gateway.auth.permissions import Authenticator, Permissions, TokenRefused
-from tidings.gateway.auth.quotas import OwnerLimits, Owners
+from tidings.gateway.auth.quotas import OwnerLimits, OwnerQuotas, SessionLimits
 from tidings.gateway.http.server import HttpServer
 from tidings.gateway.push.changes_reader import ChangesReader
-from tidings.gateway.push.hub import Hub, Sink
-from tidings.gateway.push.session_registry import SessionLimits, Sessions
+from tidings.gateway.push.hub import Hub, Subscriber
+from tidings.gateway.push.session_registry import SessionRegistry
 from tidings.gateway.websocket.aiohttp_upgrade import upgrade_route
-from tidings.gateway.websocket.listener import Admit, FrontServer, admit_all
+from tidings.gateway.websocket.listener import Admit, Listener, admit_all
 from tidings.storage.memory import MemoryStore
 from tidings.storage.prediction import Prediction, Status, Tombstone, encode
 from tidings.storage.store import Write
@@ -58,17 +58,20 @@ class Push:
         self.memory = MemoryStore()
         self.store = CachedStore(self.memory)
         self.hub = Hub(on_error=self._failed)
-        self.sessions = Sessions(self.hub, self.store, authenticator, limits, now, Owners(owners))
+        self.owners = OwnerQuotas(owners)
+        self.sessions = SessionRegistry(
+            self.hub, self.store, authenticator, limits, now, self.owners
+        )
         self.reader = ChangesReader(self.log, self.hub, self.store)
         app = web.Application()
         self.http = HttpServer(app)
-        self.front = FrontServer(self.sessions, self.http.connection, admit)
-        app.router.add_get("/api/ws", upgrade_route(self.front.door))
+        self.listener = Listener(self.sessions, self.http.connection, admit)
+        app.router.add_get("/api/ws", upgrade_route(self.listener.acceptor))
         app.router.add_get("/hello", self._hello)
         self.port = 0
         self.offset = 0
 
-    def _failed(self, sink: Sink, error: Exception) -> None:
+    def _failed(self, sink: Subscriber, error: Exception) -> None:
         self.sessions.failed(sink, error)
 
     async def _hello(self, request: web.Request) -> web.Response:
@@ -78,10 +81,10 @@ class Push:
         await self.http.start()
         await self.reader.start()
         await self.reader.ready()
-        self.port = await self.front.start()
+        self.port = await self.listener.start()
 
     async def close(self) -> None:
-        await self.front.close(0.0, 1.0)
+        await self.listener.close(0.0, 1.0)
         await self.http.close()
         await self.reader.close()
         await self.store.close()

@@ -12,16 +12,16 @@ from aiohttp import web
 from tidings.gateway.api.health import Health
 from tidings.gateway.api.sse import EventStreams
 from tidings.gateway.app import build_app, connect
-from tidings.gateway.auth.quotas import Owners
+from tidings.gateway.auth.quotas import OwnerQuotas
 from tidings.gateway.auth.rate_limits import AddressConnections
 from tidings.gateway.auth.request_guard import RequestGuard
 from tidings.gateway.http.problems import Handler
 from tidings.gateway.http.server import HttpServer
 from tidings.gateway.push.changes_reader import ChangesReader
 from tidings.gateway.push.hub import Hub
-from tidings.gateway.push.session_registry import Sessions
+from tidings.gateway.push.session_registry import SessionRegistry
 from tidings.gateway.websocket.aiohttp_upgrade import upgrade_route
-from tidings.gateway.websocket.listener import FrontServer
+from tidings.gateway.websocket.listener import Listener
 from tidings.storage.memory import MemoryStore
 from tidings.storage.prediction import Prediction, Standing, decode, encode
 from tidings.storage.store import Write
@@ -51,7 +51,7 @@ class SmallService:
             self.log, self.hub, self.store
         )
         self.connections: AddressConnections = settings.pop("connections", AddressConnections())
-        self.owners: Owners = settings.pop("owners", Owners())
+        self.owners: OwnerQuotas = settings.pop("owners", OwnerQuotas())
         self.strict: bool = settings.get("strict", False)
         self.providers: dict[str, Any] = settings.setdefault("providers", {})
         authenticator = settings.pop("authenticator", None)
@@ -75,7 +75,7 @@ class SmallService:
             owners=self.owners,
             **_taken(settings, "per_address"),
         )
-        self.sessions = Sessions(self.hub, self.store, authenticator, owners=self.owners)
+        self.sessions = SessionRegistry(self.hub, self.store, authenticator, owners=self.owners)
         self.port = 0
         self._settings = settings
         self._processor: Processor | None = None
@@ -145,17 +145,17 @@ async def small_service(*, processing: bool = True, **settings: Any) -> AsyncIte
     def connection() -> asyncio.Protocol:
         return http.connection()
 
-    front = FrontServer(service.sessions, connection, service.guard.admit_websocket)
-    http = HttpServer(service.app(upgrade_route(front.door)))
+    listener = Listener(service.sessions, connection, service.guard.admit_websocket)
+    http = HttpServer(service.app(upgrade_route(listener.acceptor)))
     await http.start()
     await service.reader.start()
     if processing:
         await service.start_processor()
-    service.port = await front.start()
+    service.port = await listener.start()
     try:
         yield service
     finally:
-        await front.close(0.0, 1.0)
+        await listener.close(0.0, 1.0)
         await http.close()
         await service.stop_processor()
         await service.reader.close()

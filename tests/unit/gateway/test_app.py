@@ -17,7 +17,7 @@ from tests.support.gateway.serving_thread import ServingThread
 from tests.support.gateway.small_service import SmallService, prediction, small_service
 from tidings.gateway.api.static_files import load_pages, policy
 from tidings.gateway.auth.rate_limits import AddressLimits, TrustedProxies
-from tidings.gateway.auth.tokens import Claims, SecretTokens
+from tidings.gateway.auth.tokens import Hs256Tokens, RequiredClaims
 from tidings.gateway.http.problems import Problem, from_failure
 
 SECRET = b"a secret of more than thirty-two bytes"
@@ -118,7 +118,7 @@ async def test_a_foreign_origin_is_refused() -> None:
 
 async def test_with_authentication_a_token_is_needed() -> None:
     """Without a token, or with one that proves nothing, the answer is a 401 that says what to send."""
-    async with serving(authenticator=SecretTokens(SECRET, Claims())) as (_, client):
+    async with serving(authenticator=Hs256Tokens(SECRET, RequiredClaims())) as (_, client):
         for headers in (
             {},
             {"Authorization": "Basic eDp5"},
@@ -206,7 +206,7 @@ async def test_metrics_are_for_this_machine_and_admins() -> None:
     """Loopback gets Prometheus' text; what a proxy forwards needs an admin's token."""
     registry = CollectorRegistry()
     Counter("things", "Things.", registry=registry).inc(3)
-    async with serving(registry=registry, authenticator=SecretTokens(SECRET, Claims())) as (
+    async with serving(registry=registry, authenticator=Hs256Tokens(SECRET, RequiredClaims())) as (
         _,
         client,
     ):

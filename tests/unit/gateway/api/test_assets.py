@@ -12,7 +12,7 @@ import jwt
 import pytest
 
 from tests.support.gateway.small_service import SmallService, prediction, small_service
-from tidings.gateway.auth.tokens import Claims, SecretTokens
+from tidings.gateway.auth.tokens import Hs256Tokens, RequiredClaims
 from tidings.storage.errors import StoreUnavailable
 from tidings.storage.object_storage import ObjectStorage
 from tidings.streams.rules import large_fields as blobs
@@ -149,7 +149,10 @@ async def test_a_large_field_has_its_records_permission(objects: ObjectStorage) 
         token = jwt.encode({"exp": time.time() + 60, **claims}, SECRET, algorithm="HS256")
         return {"Authorization": f"Bearer {token}"}
 
-    async with serving(objects, authenticator=SecretTokens(SECRET, Claims())) as (service, client):
+    async with serving(objects, authenticator=Hs256Tokens(SECRET, RequiredClaims())) as (
+        service,
+        client,
+    ):
         await service.put(prediction("p1", owner="ann"))
         await service.put(prediction("p2", owner="bob"))
         path = f"/api/predictions/p1/blobs/{HASH}"

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from tests.support.gateway.small_service import SmallService, prediction, small_service
-from tidings.gateway.auth.tokens import Claims, SecretTokens
+from tidings.gateway.auth.tokens import Hs256Tokens, RequiredClaims
 from tidings.storage.prediction import Prediction, decode
 from tidings.streams.log.protocol import DEAD_LETTERS, EVENTS
 
@@ -135,7 +135,7 @@ async def test_without_a_submitter_nothing_is_created() -> None:
 
 async def test_one_creates_for_oneself() -> None:
     """The owner is the caller; another's name needs `write`; keys of two owners do not meet."""
-    async with serving(authenticator=SecretTokens(SECRET, Claims())) as (_, client, _notes):
+    async with serving(authenticator=Hs256Tokens(SECRET, RequiredClaims())) as (_, client, _notes):
 
         async def create(claims: dict[str, Any], **more: Any) -> httpx.Response:
             token = jwt.encode({"exp": time.time() + 60, **claims}, SECRET, algorithm="HS256")
@@ -199,7 +199,7 @@ async def test_an_id_that_webhooks_made_and_that_has_expired() -> None:
 
 async def test_an_id_that_is_deleted_belongs_to_its_owner() -> None:
     """After a deletion the owner may use the id again; another is told what he would be told if it still stood."""
-    async with serving(authenticator=SecretTokens(SECRET, Claims())) as (service, client, _):
+    async with serving(authenticator=Hs256Tokens(SECRET, RequiredClaims())) as (service, client, _):
 
         def token(who: str) -> dict[str, str]:
             signed = jwt.encode({"exp": time.time() + 60, "sub": who}, SECRET, algorithm="HS256")

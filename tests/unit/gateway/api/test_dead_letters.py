@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.conditions import eventually
 from tests.support.gateway.small_service import SmallService, small_service
-from tidings.gateway.auth.tokens import Claims, SecretTokens
+from tidings.gateway.auth.tokens import Hs256Tokens, RequiredClaims
 from tidings.streams.log.protocol import DEAD_LETTERS, EVENTS, NewRecord, Position
 from tidings.streams.processing import dead_letters
 
@@ -137,7 +137,7 @@ async def test_a_redrive_needs_a_choice(body: bytes) -> None:
 
 async def test_letters_are_for_admins() -> None:
     """Whoever may read and write everything does not see what could not be applied."""
-    authenticator = SecretTokens(SECRET, Claims())
+    authenticator = Hs256Tokens(SECRET, RequiredClaims())
     async with (
         small_service(authenticator=authenticator) as service,
         httpx.AsyncClient(base_url=service.url, timeout=20) as client,

@@ -13,7 +13,7 @@ import pytest
 from tests.support.conditions import eventually
 from tests.support.gateway.small_service import SmallService, prediction, small_service
 from tidings.gateway.api.listing import CursorSeal
-from tidings.gateway.auth.tokens import Claims, SecretTokens
+from tidings.gateway.auth.tokens import Hs256Tokens, RequiredClaims
 from tidings.storage.errors import StoreUnavailable
 from tidings.storage.memory import MemoryStore
 from tidings.storage.prediction import Prediction, encode
@@ -230,7 +230,7 @@ async def test_a_bad_list_is_a_400(query: str) -> None:
 
 async def test_a_list_shows_what_the_caller_may_see() -> None:
     """Own and listed owners' records, those of listed tags and ids, and no trace of others, in the cursor neither."""
-    authenticator = SecretTokens(SECRET, Claims())
+    authenticator = Hs256Tokens(SECRET, RequiredClaims())
     async with serving(authenticator=authenticator) as (service, client):
         for number, owner, tags in [
             (1, "ann", []),
@@ -408,7 +408,7 @@ async def test_a_delete_is_a_204_and_the_prediction_is_gone() -> None:
 
 async def test_who_may_change_and_not_read_is_told_little() -> None:
     """A token with `write` alone changes any record, and gets its id, status and version, not its content."""
-    async with serving(authenticator=SecretTokens(SECRET, Claims())) as (service, client):
+    async with serving(authenticator=Hs256Tokens(SECRET, RequiredClaims())) as (service, client):
         await service.put(prediction("p1", owner="ann", prompt="secret prompt"))
         answer = await client.patch(
             "/api/predictions/p1", json={"progress": 0.1}, headers=bearer(scope="write")

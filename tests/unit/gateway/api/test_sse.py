@@ -17,9 +17,9 @@ import pytest
 from tests.support.conditions import eventually
 from tests.support.gateway.small_service import SmallService, prediction, small_service
 from tidings.gateway.api import sse
-from tidings.gateway.auth.quotas import OwnerLimits, Owners
+from tidings.gateway.auth.quotas import OwnerLimits, OwnerQuotas
 from tidings.gateway.auth.rate_limits import TrustedProxies
-from tidings.gateway.auth.tokens import Claims, SecretTokens
+from tidings.gateway.auth.tokens import Hs256Tokens, RequiredClaims
 from tidings.gateway.http.server import Connection
 from tidings.gateway.push.event_stream import event
 from tidings.storage.errors import StoreUnavailable
@@ -197,7 +197,7 @@ async def test_a_bad_stream_is_a_400(query: str) -> None:
 
 async def test_a_stranger_sees_nothing() -> None:
     """What one may not watch is unknown, stays silent when it changes, and says nothing of its end."""
-    async with serving(authenticator=SecretTokens(SECRET, Claims())) as (service, client):
+    async with serving(authenticator=Hs256Tokens(SECRET, RequiredClaims())) as (service, client):
         await service.put(prediction("p1", owner="ann", prompt="secret"))
         await service.put(prediction("p2", owner="bob"))
         path = f"/api/events?predictions=p1,p2&access_token={token(sub='bob')}"
@@ -218,7 +218,7 @@ async def test_a_stranger_sees_nothing() -> None:
 
 async def test_a_stream_ends_when_its_token_does() -> None:
     """At the token's expiry the stream is over, whatever it watches."""
-    async with serving(authenticator=SecretTokens(SECRET, Claims())) as (service, client):
+    async with serving(authenticator=Hs256Tokens(SECRET, RequiredClaims())) as (service, client):
         await service.put(prediction("p1", owner="ann"))
         path = f"/api/predictions/p1/events?access_token={token(sub='ann', exp=time.time() + 1.5)}"
         async with stream(client, path) as events:
@@ -313,7 +313,7 @@ async def test_one_address_has_so_many_streams(monkeypatch: pytest.MonkeyPatch) 
 async def test_a_reader_that_is_gone_is_noticed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its subscriptions and what it counts for end with the connection, and not with the next thing to write."""
     monkeypatch.setattr(sse, "PING_EVERY", 3_600)
-    authenticator = SecretTokens(SECRET, Claims())
+    authenticator = Hs256Tokens(SECRET, RequiredClaims())
     headers = {"Authorization": f"Bearer {token(sub='ann')}"}
     async with serving(authenticator=authenticator) as (service, client):
 
@@ -352,8 +352,8 @@ async def test_a_machine_that_vanished_is_noticed() -> None:
 
 async def test_an_owners_streams_are_limited_with_its_websockets() -> None:
     """Streams count as connections and subscriptions of their owner; one too many is answered with 429."""
-    authenticator = SecretTokens(SECRET, Claims())
-    owners = Owners(OwnerLimits(connections=2, subscriptions=3))
+    authenticator = Hs256Tokens(SECRET, RequiredClaims())
+    owners = OwnerQuotas(OwnerLimits(connections=2, subscriptions=3))
     ann = {"Authorization": f"Bearer {token(sub='ann')}"}
     bob = {"Authorization": f"Bearer {token(sub='bob')}"}
 

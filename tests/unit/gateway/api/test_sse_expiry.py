@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 from tests.support.conditions import eventually
 from tests.support.gateway.small_service import SmallService, prediction
 from tests.unit.gateway.api.test_sse import SECRET, serving, token
-from tidings.gateway.auth.tokens import Claims, SecretTokens
+from tidings.gateway.auth.tokens import Hs256Tokens, RequiredClaims
 
 
 @contextlib.asynccontextmanager
@@ -34,7 +34,7 @@ async def slowly(
 
 async def test_a_slow_reader_gets_nothing_more_once_its_token_has_expired() -> None:
     """However much waits for it, and however many changes come: what is made after the expiry is not sent."""
-    async with serving(authenticator=SecretTokens(SECRET, Claims())) as (service, _):
+    async with serving(authenticator=Hs256Tokens(SECRET, RequiredClaims())) as (service, _):
         expires_at = time.time() + 2
         async with slowly(service, "/api/events?owner=ann", expires_at) as reader:
             await reader.readuntil(b"synced")
@@ -53,7 +53,7 @@ async def test_a_slow_reader_gets_nothing_more_once_its_token_has_expired() -> N
 
 async def test_a_snapshot_ends_when_its_token_does() -> None:
     """A client that takes its time over what stands gets no more of it after the expiry."""
-    async with serving(authenticator=SecretTokens(SECRET, Claims())) as (service, _):
+    async with serving(authenticator=Hs256Tokens(SECRET, RequiredClaims())) as (service, _):
         for number in range(30):
             await service.put(prediction(f"p{number}", owner="ann", logs="x" * 60_000))
         expires_at = time.time() + 2

@@ -10,18 +10,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tidings.gateway.auth.hs256_fast_path import CompactTokens
+from tidings.gateway.auth.hs256_fast_path import Hs256FastPath
 from tidings.gateway.auth.permissions import Permissions, TokenRefused, from_claims
-from tidings.gateway.auth.tokens import LEEWAY, Claims, SecretTokens, _decode
+from tidings.gateway.auth.tokens import LEEWAY, Hs256Tokens, RequiredClaims, _decode
 
 SECRET = b"a secret of more than thirty-two bytes"
 OTHER = b"another secret of thirty-two bytes"
 NOW = int(time.time())
-CLAIMS = Claims(audience="tidings", issuer="idp")
+CLAIMS = RequiredClaims(audience="tidings", issuer="idp")
 
 
-def short() -> CompactTokens:
-    return CompactTokens(SECRET, CLAIMS.audience, CLAIMS.issuer, LEEWAY)
+def short() -> Hs256FastPath:
+    return Hs256FastPath(SECRET, CLAIMS.audience, CLAIMS.issuer, LEEWAY)
 
 
 def good(**more: Any) -> dict[str, Any]:
@@ -47,7 +47,7 @@ def by_library(token: str) -> Permissions | str:
 
 def by_service(token: str) -> Permissions | str:
     try:
-        return SecretTokens(SECRET, CLAIMS).at_once(token)
+        return Hs256Tokens(SECRET, CLAIMS).at_once(token)
     except TokenRefused as refused:
         return refused.reason
 
@@ -159,4 +159,4 @@ def test_a_public_key_is_no_secret() -> None:
     published = b'{"kty":"RSA","n":"AQAB","e":"AQAB"}' + b" " * 20
     token = sealed(segment(b'{"alg":"HS256"}'), segment(json.dumps(good()).encode()), published)
     with pytest.raises(TokenRefused):
-        SecretTokens(published, CLAIMS, lambda: NOW).at_once(token)
+        Hs256Tokens(published, CLAIMS, lambda: NOW).at_once(token)

@@ -54,7 +54,7 @@ async def test_an_owners_connections_are_limited() -> None:
             for token in ("bob", "key", "key", "key"):
                 async with push.client() as other:
                     await entered(other, token)
-        await eventually(lambda: not len(push.sessions.owners))
+        await eventually(lambda: not len(push.owners))
         async with push.client() as again:
             await entered(again, "ann")
 
@@ -80,7 +80,7 @@ async def test_an_owners_subscriptions_are_limited_over_all_its_connections() ->
             async with push.client() as third:
                 await entered(third, "ann")
                 await subscribe(third, predictions=["a", "b", "c", "d"])
-        await eventually(lambda: not len(push.sessions.owners))
+        await eventually(lambda: not len(push.owners))
 
 
 async def test_an_owner_that_sends_too_much_is_read_slowly() -> None:

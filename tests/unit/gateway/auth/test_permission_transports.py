@@ -19,7 +19,7 @@ from tests.support.gateway.pushing import hear, hear_until, nothing_more, say, s
 from tests.support.gateway.small_service import SmallService, prediction, small_service
 from tests.unit.gateway.auth.test_permissions import CALLERS, SECRET, TABLE
 from tidings.gateway.api import sse
-from tidings.gateway.auth.tokens import ApiKeys, Claims, SecretTokens, Tokens
+from tidings.gateway.auth.tokens import ApiKeys, Hs256Tokens, RequiredClaims, TokenAuthenticator
 from tidings.storage.object_storage import ObjectStorage
 from tidings.storage.prediction import Prediction
 from tidings.streams.rules import large_fields as blobs
@@ -105,7 +105,9 @@ async def calling(name: str) -> AsyncIterator[Caller]:
     objects = ObjectStorage("memory://")
     await objects.put(blobs.path("p1", HASH), json.dumps(CONTENT).encode())
     settings: dict[str, Any] = {
-        "authenticator": Tokens([ApiKeys((API_KEY,)), SecretTokens(SECRET, Claims())]),
+        "authenticator": TokenAuthenticator(
+            [ApiKeys((API_KEY,)), Hs256Tokens(SECRET, RequiredClaims())]
+        ),
         "submitter": Taker(),
         "objects": objects,
     }
@@ -365,7 +367,7 @@ async def test_what_waits_for_a_slow_reader_is_judged_by_the_newer_token() -> No
 
 
 async def caller_permissions(name: str) -> Any:
-    return await SecretTokens(SECRET, Claims()).authenticate(token(name))
+    return await Hs256Tokens(SECRET, RequiredClaims()).authenticate(token(name))
 
 
 async def test_logs_and_errors_hold_nothing_of_a_record() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.gateway.small_service import prediction, small_service
 from tidings.gateway.auth.permissions import OPEN, Permissions, TokenRefused, from_claims
-from tidings.gateway.auth.tokens import Claims, SecretTokens
+from tidings.gateway.auth.tokens import Hs256Tokens, RequiredClaims
 
 SECRET = b"a secret of more than thirty-two bytes"
 
@@ -174,7 +174,7 @@ REQUESTS = {
 async def test_each_cell_over_http(caller: str) -> None:
     """Over HTTP the same holds; what one may not even see is a 404, and what one may see and not do a 403."""
     token = jwt.encode({"exp": time.time() + 60, **CALLERS[caller]}, SECRET, algorithm="HS256")
-    authenticator = SecretTokens(SECRET, Claims())
+    authenticator = Hs256Tokens(SECRET, RequiredClaims())
     async with (
         small_service(authenticator=authenticator) as service,
         httpx.AsyncClient(timeout=20) as client,

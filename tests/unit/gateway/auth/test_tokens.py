@@ -13,7 +13,13 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from tests.support.clock import ManualClock
 from tests.support.conditions import eventually
 from tidings.gateway.auth.permissions import TokenRefused
-from tidings.gateway.auth.tokens import ApiKeys, Claims, KeySetTokens, SecretTokens, Tokens
+from tidings.gateway.auth.tokens import (
+    ApiKeys,
+    Hs256Tokens,
+    JwksTokens,
+    RequiredClaims,
+    TokenAuthenticator,
+)
 from tidings.streams.providers.signatures.jwks import PAUSE, KeySet
 
 SECRET = b"a secret of more than thirty-two bytes"
@@ -35,7 +41,7 @@ def signed(key: Any = SECRET, algorithm: str = "HS256", kid: str | None = None, 
 
 async def test_a_token_signed_with_the_secret_proves_its_claims() -> None:
     """Subject, scopes and expiry come out of a token as they went in."""
-    permissions = await SecretTokens(SECRET, Claims()).authenticate(
+    permissions = await Hs256Tokens(SECRET, RequiredClaims()).authenticate(
         signed(scope="write", owners=["bob"])
     )
     assert permissions.subject == "ann"
@@ -73,14 +79,14 @@ async def test_what_proves_nothing_is_refused(make: Callable[[], str], reason: s
         make()
     )  # now: a token made when the tests were collected would have expired by the time they run
     with pytest.raises(TokenRefused, match=reason) as refused:
-        await Tokens([SecretTokens(SECRET, Claims())]).authenticate(token)
+        await TokenAuthenticator([Hs256Tokens(SECRET, RequiredClaims())]).authenticate(token)
     assert not refused.value.retryable
     assert len(token) < 10 or token not in refused.value.reason
 
 
 async def test_audience_and_issuer_are_held_where_configured() -> None:
     """A token for another service, or of another issuer, or without saying, is refused."""
-    strict = SecretTokens(SECRET, Claims(audience="tidings", issuer="idp"))
+    strict = Hs256Tokens(SECRET, RequiredClaims(audience="tidings", issuer="idp"))
     assert (await strict.authenticate(signed(aud="tidings", iss="idp"))).subject == "ann"
     assert (await strict.authenticate(signed(aud=["x", "tidings"], iss="idp"))).subject == "ann"
     for token in (
@@ -92,13 +98,15 @@ async def test_audience_and_issuer_are_held_where_configured() -> None:
         with pytest.raises(TokenRefused):
             await strict.authenticate(token)
     assert (
-        await SecretTokens(SECRET, Claims()).authenticate(signed(aud="whatever"))
+        await Hs256Tokens(SECRET, RequiredClaims()).authenticate(signed(aud="whatever"))
     ).subject == "ann"
 
 
 async def test_api_keys_may_watch_read_and_write() -> None:
     """Each configured key is taken, another text is not, and none is an admin."""
-    keys = Tokens([ApiKeys(["first-key", "second-key"]), SecretTokens(SECRET, Claims())])
+    keys = TokenAuthenticator(
+        [ApiKeys(["first-key", "second-key"]), Hs256Tokens(SECRET, RequiredClaims())]
+    )
     for key in ("first-key", "second-key"):
         permissions = await keys.authenticate(key)
         assert permissions.may_watch_all()
@@ -115,7 +123,9 @@ async def test_api_keys_may_watch_read_and_write() -> None:
 async def test_a_remembered_token_still_expires() -> None:
     """A token that was taken a moment ago is refused once its time is over."""
     now = [time.time()]
-    tokens = Tokens([SecretTokens(SECRET, Claims(), lambda: now[0])], lambda: now[0])
+    tokens = TokenAuthenticator(
+        [Hs256Tokens(SECRET, RequiredClaims(), lambda: now[0])], lambda: now[0]
+    )
     token = signed(exp=now[0] + 10)
     await tokens.authenticate(token)
     now[0] += 11
@@ -141,8 +151,8 @@ class Issuer:
             raise ConnectionRefusedError("refused")
         return json.dumps({"keys": [public(key, kid) for kid, key in self.keys.items()]}).encode()
 
-    def tokens(self) -> KeySetTokens:
-        return KeySetTokens(KeySet("https://issuer/jwks", self.fetch, self.clock), Claims())
+    def tokens(self) -> JwksTokens:
+        return JwksTokens(KeySet("https://issuer/jwks", self.fetch, self.clock), RequiredClaims())
 
 
 def public(key: Any, kid: str) -> dict[str, Any]:

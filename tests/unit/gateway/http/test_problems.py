@@ -19,7 +19,7 @@ from tests.support.gateway.small_service import SmallService, prediction, small_
 from tests.support.root import ROOT
 from tidings.gateway.api import sse
 from tidings.gateway.auth.rate_limits import AddressLimits, TrustedProxies
-from tidings.gateway.auth.tokens import Claims, SecretTokens
+from tidings.gateway.auth.tokens import Hs256Tokens, RequiredClaims
 from tidings.gateway.http import request_body
 from tidings.storage.errors import StoreUnavailable
 from tidings.storage.prediction import Prediction
@@ -89,12 +89,12 @@ async def _(service: SmallService, client: Client) -> httpx.Response:
     )
 
 
-@provokes("missing-token", 401, authenticator=SecretTokens(SECRET, Claims()))
+@provokes("missing-token", 401, authenticator=Hs256Tokens(SECRET, RequiredClaims()))
 async def _(service: SmallService, client: Client) -> httpx.Response:
     return await client.get("/api/predictions/p1")
 
 
-@provokes("token-refused", 401, authenticator=SecretTokens(SECRET, Claims()))
+@provokes("token-refused", 401, authenticator=Hs256Tokens(SECRET, RequiredClaims()))
 async def _(service: SmallService, client: Client) -> httpx.Response:
     old = jwt.encode({"sub": "ann", "exp": time.time() - 60}, SECRET, algorithm="HS256")
     return await client.get("/api/predictions/p1", headers={"Authorization": f"Bearer {old}"})
@@ -119,7 +119,7 @@ async def _(service: SmallService, client: Client) -> httpx.Response:
     return await client.post("/api/webhooks/standard/p1?token=guessed", content=b"{}")
 
 
-@provokes("forbidden", 403, authenticator=SecretTokens(SECRET, Claims()))
+@provokes("forbidden", 403, authenticator=Hs256Tokens(SECRET, RequiredClaims()))
 async def _(service: SmallService, client: Client) -> httpx.Response:
     mine = jwt.encode({"sub": "ann", "exp": time.time() + 60}, SECRET, algorithm="HS256")
     return await client.get("/api/stats", headers={"Authorization": f"Bearer {mine}"})

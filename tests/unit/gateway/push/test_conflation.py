@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidings.gateway.push.conflation import Outbox
-from tidings.gateway.push.hub import Announced
+from tidings.gateway.push.conflation import ConflationQueue
+from tidings.gateway.push.hub import RoutedChange
 from tidings.streams.changes.codec import Change
 
 
@@ -12,74 +12,74 @@ def render(change: Change) -> bytes:
     return f"{change.prediction_id}{change.version} ".encode()
 
 
-def item(prediction_id: str, version: int, size: int = 10) -> Announced:
-    return Announced(Change(prediction_id, version, b"x" * size))
+def item(prediction_id: str, version: int, size: int = 10) -> RoutedChange:
+    return RoutedChange(Change(prediction_id, version, b"x" * size))
 
 
 def test_only_the_newest_of_a_prediction_is_kept() -> None:
     """A newer change replaces the one that waits; an older one is dropped."""
-    outbox = Outbox(render)
+    queue = ConflationQueue(render)
     for one in (item("a", 1), item("b", 1), item("a", 3), item("a", 2)):
-        outbox.put(one)
-    assert outbox.take(1000) == b"b1 a3 "
-    assert outbox.conflated == 2
-    assert not outbox
+        queue.put(one)
+    assert queue.take(1000) == b"b1 a3 "
+    assert queue.conflated == 2
+    assert not queue
 
 
 def test_replies_go_first() -> None:
     """Answers to the client are not held up by changes, and keep their order."""
-    outbox = Outbox(render)
-    outbox.put(item("a", 1))
-    outbox.send(b"one ")
-    outbox.send(b"two ")
-    assert outbox.take(1000) == b"one two "
-    assert outbox.take(1000) == b"a1 "
-    assert outbox.take(1000) == b""
+    queue = ConflationQueue(render)
+    queue.put(item("a", 1))
+    queue.put_reply(b"one ")
+    queue.put_reply(b"two ")
+    assert queue.take(1000) == b"one two "
+    assert queue.take(1000) == b"a1 "
+    assert queue.take(1000) == b""
 
 
 def test_a_take_is_about_as_large_as_asked() -> None:
     """What is taken at once ends with the message that reaches the limit."""
-    outbox = Outbox(render)
+    queue = ConflationQueue(render)
     for number in range(5):
-        outbox.put(item(f"p{number}", 1))
-    assert outbox.take(6) == b"p01 p11 "
-    assert outbox.take(1) == b"p21 "
+        queue.put(item(f"p{number}", 1))
+    assert queue.take(6) == b"p01 p11 "
+    assert queue.take(1) == b"p21 "
 
 
 def test_beyond_the_bounds_only_versions_are_kept() -> None:
     """A change over either bound is read again later; a newer version that comes meanwhile counts."""
-    outbox = Outbox(render, max_records=2, max_bytes=100)
-    outbox.put(item("a", 1))
-    outbox.put(item("huge", 1, size=200))
-    outbox.put(item("b", 1))
-    outbox.put(item("c", 1))
-    outbox.put(item("c", 2))
-    assert outbox.take(1000) == b"a1 b1 "
-    assert outbox
-    assert outbox.missing(10) == {"huge": 1, "c": 2}
-    outbox.restore(Change("c", 1, b"old"))
-    assert outbox.missing(10) == {"huge": 1, "c": 2}
-    outbox.restore(Change("c", 5, b"new"))
-    outbox.put(item("huge", 2))
-    outbox.restore(Change("huge", 1, b"late"))
-    assert outbox.take(1000) == b"c5 huge2 "
-    assert not outbox
+    queue = ConflationQueue(render, max_records=2, max_bytes=100)
+    queue.put(item("a", 1))
+    queue.put(item("huge", 1, size=200))
+    queue.put(item("b", 1))
+    queue.put(item("c", 1))
+    queue.put(item("c", 2))
+    assert queue.take(1000) == b"a1 b1 "
+    assert queue
+    assert queue.missing(10) == {"huge": 1, "c": 2}
+    queue.restore(Change("c", 1, b"old"))
+    assert queue.missing(10) == {"huge": 1, "c": 2}
+    queue.restore(Change("c", 5, b"new"))
+    queue.put(item("huge", 2))
+    queue.restore(Change("huge", 1, b"late"))
+    assert queue.take(1000) == b"c5 huge2 "
+    assert not queue
 
 
 def test_what_is_not_wanted_any_more_goes() -> None:
     """After an unsubscription or a narrower token nothing of what it covered waits."""
-    outbox = Outbox(render, max_records=2)
+    queue = ConflationQueue(render, max_records=2)
     for name in "abcd":
-        outbox.put(item(name, 1))
-    outbox.keep(
+        queue.put(item(name, 1))
+    queue.retain(
         lambda change: change.prediction_id != "a", lambda prediction_id: prediction_id != "c"
     )
-    assert outbox.take(1000) == b"b1 "
-    assert outbox.missing(10) == {"d": 1}
-    outbox.forget("d", 0)
-    assert outbox
-    outbox.forget("d", 1)
-    assert not outbox
+    assert queue.take(1000) == b"b1 "
+    assert queue.missing(10) == {"d": 1}
+    queue.forget("d", 0)
+    assert queue
+    queue.forget("d", 1)
+    assert not queue
 
 
 @given(
@@ -92,12 +92,12 @@ def test_the_last_version_always_arrives(
     puts: list[tuple[str, int]], max_records: int, max_bytes: int, drains: list[bool]
 ) -> None:
     """However puts and takes interleave, versions rise, bounds hold, and each prediction's last version comes out."""
-    outbox = Outbox(render, max_records, max_bytes)
+    queue = ConflationQueue(render, max_records, max_bytes)
     store: dict[str, Change] = {}
     out: dict[str, int] = {}
 
     def drain() -> None:
-        for text in outbox.take(50).decode().split():
+        for text in queue.take(50).decode().split():
             prediction_id, version = text[0], int(text[1:])
             assert version > out.get(prediction_id, 0)
             out[prediction_id] = version
@@ -105,17 +105,17 @@ def test_the_last_version_always_arrives(
     for number, (prediction_id, size) in enumerate(puts, 1):
         change = Change(prediction_id, number, b"x" * size)
         store[prediction_id] = change
-        outbox.put(Announced(change))
-        assert len(outbox._pending) <= max_records
+        queue.put(RoutedChange(change))
+        assert len(queue._pending) <= max_records
         assert (
-            sum(len(one.change.value) for one in outbox._pending.values())
-            == outbox._bytes
+            sum(len(one.change.value) for one in queue._pending.values())
+            == queue._bytes
             <= max_bytes
         )
         if number <= len(drains) and drains[number - 1]:
             drain()
-    while outbox:
-        for missing in outbox.missing(2):
-            outbox.restore(store[missing])
+    while queue:
+        for missing in queue.missing(2):
+            queue.restore(store[missing])
         drain()
     assert out == {prediction_id: change.version for prediction_id, change in store.items()}

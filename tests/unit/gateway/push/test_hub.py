@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidings.gateway.push.hub import Delivery, Hub, Sink
+from tidings.gateway.push.hub import Delivery, Hub, Subscriber
 from tidings.gateway.push.protocol import change_frame
 from tidings.streams.changes.codec import Change
 
@@ -89,7 +89,7 @@ def test_nobody_is_remembered_who_left() -> None:
     assert hub.watched("tag:t") == 0
     hub.publish([change("p", tags=("t",))])
     assert all(not sink.got for sink in sinks)
-    assert not hub._sinks
+    assert not hub._subscribers
 
 
 def test_a_fan_out_pauses_and_respects_who_left_meanwhile() -> None:
@@ -119,7 +119,7 @@ def test_one_sinks_failure_is_not_the_others() -> None:
         def deliver(self, delivery: Delivery) -> None:
             raise OSError("broken")
 
-    failed: list[Sink] = []
+    failed: list[Subscriber] = []
     hub = Hub(on_error=lambda sink, error: failed.append(sink))
     broken, whole = Broken(), Kept()
     for sink in (broken, whole):

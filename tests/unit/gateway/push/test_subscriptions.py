@@ -20,11 +20,11 @@ from tests.support.gateway.pushing import (
 )
 from tests.unit.gateway.websocket.test_connection import closed, stuffed, versions
 from tidings.gateway.auth.permissions import OPEN, Permissions
+from tidings.gateway.auth.quotas import SessionLimits
 from tidings.gateway.push import subscriptions
 from tidings.gateway.push.hub import Hub
 from tidings.gateway.push.protocol import Close
-from tidings.gateway.push.session_registry import SessionLimits
-from tidings.gateway.push.subscriptions import Watcher
+from tidings.gateway.push.subscriptions import SubscriptionState
 from tidings.storage.prediction import Status
 from tidings.storage.store import Capabilities
 
@@ -78,19 +78,19 @@ async def test_what_the_service_itself_told_counts_for_no_limit() -> None:
 def test_versions_are_remembered_within_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of what is watched widely the versions sent last are kept, and those of what is watched by name besides."""
     monkeypatch.setattr(subscriptions, "FLOORS", 3)
-    watcher = Watcher(Hub())
-    watcher.permissions = OPEN
+    state = SubscriptionState(Hub())
+    state.permissions = OPEN
 
-    class Sink:
+    class Subscriber:
         def deliver(self, delivery: Any) -> None:
             """Nothing comes."""
 
-    watcher.watch(("all",), {"c": 1}, Sink())
-    watcher.watch(("prediction:n",), {"n": 7}, Sink())
+    state.subscribe(("all",), {"c": 1}, Subscriber())
+    state.subscribe(("prediction:n",), {"n": 7}, Subscriber())
     for name in "pqrs":
-        watcher.has(name, 5)
-    assert [watcher.floor(name) for name in "cpqrsn"] == [0, 0, 5, 5, 5, 7]
-    assert watcher.claims == 0
+        state.raise_floor(name, 5)
+    assert [state.floor(name) for name in "cpqrsn"] == [0, 0, 5, 5, 5, 7]
+    assert state.claims == 0
 
 
 async def test_a_session_that_was_closed_subscribes_to_nothing() -> None:

@@ -23,8 +23,8 @@ from tests.support.gateway.pushing import (
     subscribe,
 )
 from tidings.gateway.auth.permissions import Permissions
+from tidings.gateway.auth.quotas import SessionLimits
 from tidings.gateway.http.problems import Problem, forbidden
-from tidings.gateway.push.session_registry import SessionLimits
 from tidings.storage.prediction import Status
 
 
@@ -516,7 +516,7 @@ async def test_bye_spreads_the_return() -> None:
     async with pushing() as push, push.client() as client:
         await hear(client)
         began = time.monotonic()
-        closing = asyncio.create_task(push.front.close(2.0, 3.0))
+        closing = asyncio.create_task(push.listener.close(2.0, 3.0))
         bye = await hear(client)
         assert bye["type"] == "bye"
         assert 0 <= bye["retryAfter"] <= 2000
@@ -534,7 +534,7 @@ async def test_bye_spreads_many_returns() -> None:
         clients = [await stack.enter_async_context(push.client()) for _ in range(40)]
         for client in clients:
             await hear(client)
-        closing = asyncio.create_task(push.front.close(10.0, 3.0))
+        closing = asyncio.create_task(push.listener.close(10.0, 3.0))
         times = [(await hear(client))["retryAfter"] for client in clients]
         await closing
     assert len(set(times)) > 30

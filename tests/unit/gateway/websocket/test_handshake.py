@@ -7,7 +7,7 @@ from websockets.http11 import Request, Response
 from websockets.server import ServerProtocol
 
 from tidings.gateway.websocket import handshake
-from tidings.gateway.websocket.handshake import BadHandshake
+from tidings.gateway.websocket.handshake import HandshakeRefused
 
 USUAL = [
     "GET /api/ws HTTP/1.1",
@@ -27,7 +27,7 @@ def head(lines: list[str]) -> bytes:
 def ours(data: bytes) -> bytes | int:
     try:
         return handshake.accept(handshake.parse(data))
-    except BadHandshake as error:
+    except HandshakeRefused as error:
         return error.refusal.status
 
 

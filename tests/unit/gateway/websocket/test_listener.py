@@ -14,7 +14,7 @@ from websockets.protocol import Protocol as Core
 
 from tests.support.conditions import eventually
 from tests.support.gateway.pushing import Push, pushing
-from tidings.gateway.push.session_registry import SessionLimits
+from tidings.gateway.auth.quotas import SessionLimits
 from tidings.gateway.websocket.connection import WebSocketConnection
 from tidings.gateway.websocket.listener import TURN
 
@@ -256,7 +256,7 @@ async def test_fragments_with_control_frames_between() -> None:
         assert (frame.opcode, bytes(frame.data)) == (Opcode.PONG, b"now")
         client.send(framed(Opcode.CONT, PING[5:9], fin=False), framed(Opcode.CONT, PING[9:]))
         assert await client.message() == {"type": "pong", "ref": 1}
-        await eventually(lambda: all(c._core is None for c in connections(push)))
+        await eventually(lambda: all(c._parser is None for c in connections(push)))
 
 
 async def test_frames_byte_by_byte() -> None:
@@ -269,7 +269,7 @@ async def test_frames_byte_by_byte() -> None:
             await client.writer.drain()
             await asyncio.sleep(0.001)
         assert (await client.message())["type"] == "pong"
-        assert all(c._core is None for c in connections(push))
+        assert all(c._parser is None for c in connections(push))
 
 
 async def test_a_core_is_never_shared_while_a_frame_is_incomplete() -> None:
@@ -279,7 +279,7 @@ async def test_a_core_is_never_shared_while_a_frame_is_incomplete() -> None:
         await two.upgrade()
         frame = text(PING)
         one.send(frame[:9])
-        await eventually(lambda: any(c._core is not None for c in connections(push)))
+        await eventually(lambda: any(c._parser is not None for c in connections(push)))
         two.send(frame)
         assert (await two.message())["type"] == "pong"
         one.send(frame[9:])

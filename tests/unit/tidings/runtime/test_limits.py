@@ -12,9 +12,8 @@ from tests.support.tidings_process import serving
 from tests.unit.gateway.websocket.test_connection import closed
 from tidings.config.loader import load_settings
 from tidings.config.settings import Settings
-from tidings.gateway.auth.quotas import OwnerLimits
+from tidings.gateway.auth.quotas import OwnerLimits, SessionLimits
 from tidings.gateway.auth.rate_limits import AddressConnections, AddressLimits
-from tidings.gateway.push.session_registry import SessionLimits
 from tidings.runtime import limits
 
 FROM = {"X-Forwarded-For": "203.0.113.7"}
