@@ -211,7 +211,9 @@ class MemoryLog:
         members = self._groups.setdefault((topic, group), _Group())
         return MemoryConsumer(self, self._topic(topic), members)
 
-    async def follow(self, topic: str, since: Since) -> AsyncIterator[Sequence[Record]]:
+    async def follow(
+        self, topic: str, since: Since, until: Mapping[int, int] | None = None
+    ) -> AsyncIterator[Sequence[Record]]:
         """See `Log.follow`."""
         source = self._topic(topic)
         if since == "end":
@@ -219,11 +221,16 @@ class MemoryLog:
         else:
             given: Mapping[int, int] = {} if since == "beginning" else since
             positions = [given.get(number, 0) for number in range(self._partitions)]
-        while True:
+        ends: Sequence[int | None] = [
+            None if until is None else until.get(number, 0) for number in range(self._partitions)
+        ]
+        while any(end is None or at < end for at, end in zip(positions, ends, strict=True)):
             seen = source.notifier.sequence
             batch: list[StoredRecord] = []
             for number, partition in enumerate(source.partitions):
-                new = partition[positions[number] : positions[number] + _BATCH - len(batch)]
+                at, end = positions[number], ends[number]
+                last = at + _BATCH - len(batch)
+                new = partition[at : last if end is None else min(last, end)]
                 positions[number] += len(new)
                 batch += new
             yield batch

@@ -159,8 +159,16 @@ class Log(Protocol):
     def consume(self, topic: str, group: str) -> Consumer:
         """Join a group; reading starts where the group has committed, or at the beginning."""
 
-    def follow(self, topic: str, since: Since) -> AsyncIterator[Sequence[Record]]:
-        """All partitions without a group, in batches; an empty batch means: caught up for now. Never ends by itself.
+    def follow(
+        self, topic: str, since: Since, until: Mapping[int, int] | None = None
+    ) -> AsyncIterator[Sequence[Record]]:
+        """Read without a group, in batches; an empty batch means: caught up for now.
+
+        Args:
+            topic: All of its partitions, or those of `until` alone.
+            since: Where to start.
+            until: Per partition the first offset that is not read; it ends once all are reached, whether or not the
+                last offsets hold records (compaction and transactions leave gaps). None: it never ends by itself.
 
         Raises `LogUnavailable` where it cannot go on; the caller follows again from where it was.
         """

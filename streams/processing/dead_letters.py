@@ -29,6 +29,7 @@ from tidings.streams.log.protocol import (
     Record,
     RecordTooLarge,
 )
+from tidings.streams.log.read_until_end import read_until_end
 
 OWN_HEADERS = frozenset({ERROR, MESSAGE, TOPIC, PARTITION, OFFSET, TIMESTAMP})
 
@@ -175,22 +176,14 @@ async def read_dead_letters(
     log: Log, keep: Callable[[DeadLetter], bool] = lambda _: True
 ) -> AsyncIterator[DeadLetter]:
     """What lies in the topic as of now and passes `keep`, in the order of each partition; each record once."""
-    bounds = await log.bounds(DEAD_LETTERS)
-    left = {partition: end for partition, (first, end) in bounds.items() if end > first}
     seen: set[tuple[str, Position]] = set()
-    if not left:
-        return
-    async for batch in log.follow(DEAD_LETTERS, "beginning"):
+    async for batch in read_until_end(log, DEAD_LETTERS):
         for record in batch:
-            if record.offset + 1 >= left.get(record.partition, 0):
-                left.pop(record.partition, None)
             letter = parse_dead_letter(record)
             if letter is None or (letter.topic, letter.position) in seen or not keep(letter):
                 continue
             seen.add((letter.topic, letter.position))
             yield letter
-        if not batch or not left:
-            return
 
 
 class Selection(Struct, frozen=True):

@@ -9,7 +9,7 @@ newer ones replace not even the headers.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import msgspec
 from msgspec import Struct
@@ -19,6 +19,7 @@ from tidings.storage.prediction import Prediction, Source, Status
 from tidings.storage.store import Conflict, PredictionStore, Refused, Write
 from tidings.streams.changes.codec import Change, parse, restored
 from tidings.streams.log.protocol import CHANGES, EVENTS, Log, Position, Record
+from tidings.streams.log.read_until_end import read_until_end
 from tidings.streams.replay.rebuild import Progress, Span, taken
 from tidings.streams.rules.reducer import DAY, Expiry
 
@@ -108,32 +109,28 @@ class Restoration:
         if not left:
             return
         position = dict(what.start)
-        async for records in self._log.follow(CHANGES, what.start):
-            self._gather(records, what.end)
+        async for records in read_until_end(self._log, CHANGES, start=what.start, end=what.end):
+            self._gather(records)
             for record in records:
                 position[record.partition] = record.offset + 1
             # Compaction leaves gaps: how much is still to come is known by the offsets alone.
-            still = Span(position, what.end).total if records else 0
+            still = Span(position, what.end).total
             self._progress.total -= left - still - len(records)
             left = still
-            if not left or len(self._pending) >= BATCH or self._size >= BATCH_BYTES:
+            if len(self._pending) >= BATCH or self._size >= BATCH_BYTES:
                 await self._flush()
-            if not left:
-                break
+        self._progress.total -= left
+        await self._flush()
         await self._written()
         await self._place()
 
-    def _gather(self, records: Sequence[Record], end: Mapping[int, int]) -> None:
+    def _gather(self, records: Sequence[Record]) -> None:
         """Keep the highest version of each prediction."""
         pending, only = self._pending, self._only
         self._progress.changes += len(records)
         for record in records:
             key = record.key
-            if (
-                key is None
-                or (only is not None and key != only)
-                or record.offset >= end.get(record.partition, 0)
-            ):
+            if key is None or (only is not None and key != only):
                 continue
             version = _version(record)
             held = pending.get(key)

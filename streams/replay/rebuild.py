@@ -12,6 +12,7 @@ from msgspec import Struct
 from tidings.storage.errors import StorageError
 from tidings.storage.store import Conflict, PredictionStore, Query, Refused
 from tidings.streams.log.protocol import CHANGES, EVENTS, Log, LogError, Record, Since
+from tidings.streams.log.read_until_end import read_until_end
 from tidings.streams.processing.batch import BatchEntry, BatchInFlight
 from tidings.streams.providers.protocol import Provider
 from tidings.streams.rules.reducer import Expiry, StorePolicy
@@ -192,36 +193,21 @@ class Rebuild:
             self.notice(self.progress)
 
     async def _read(self, end: Mapping[int, int]) -> None:
-        if self._reached(end):
-            return
         pending: list[Record] = []
         size = 0
-        async for records in self._log.follow(EVENTS, self.next):
+        async for records in read_until_end(self._log, EVENTS, start=self.next, end=end):
             for record in records:
-                to = end.get(record.partition)
-                if to is None:
-                    continue  # nothing of these is applied: they stay where they were
-                self.next[record.partition] = max(
-                    self.next.get(record.partition, 0), record.offset + 1
-                )
-                if record.offset >= to:
-                    continue
+                self.next[record.partition] = record.offset + 1
                 pending.append(record)
                 size += len(record.value or b"")
                 if len(pending) == BATCH or size >= BATCH_BYTES:
                     await self._apply(pending)
                     pending, size = [], 0
-            if not records or self._reached(end):
-                if pending:
-                    await self._apply(pending)
-                await self._written()
-                # What follows the end was fetched, but not applied.
-                for partition, to in end.items():
-                    self.next[partition] = to
-                return
-
-    def _reached(self, end: Mapping[int, int]) -> bool:
-        return all(self.next.get(partition, 0) >= to for partition, to in end.items())
+        if pending:
+            await self._apply(pending)
+        await self._written()
+        for partition, to in end.items():  # the last offsets may hold no records
+            self.next[partition] = max(to, self.next.get(partition, 0))
 
     async def _apply(self, records: list[Record]) -> None:
         """Fold a batch; its write goes on while the next one is read and translated (a store works beside us)."""

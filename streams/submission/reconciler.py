@@ -20,6 +20,7 @@ from tidings.storage.store import PredictionStore, Query, Stored
 from tidings.streams.changes import codec as topic
 from tidings.streams.changes.codec import Change
 from tidings.streams.log.protocol import CHANGES, Log, LogError
+from tidings.streams.log.read_until_end import read_until_end
 from tidings.streams.submission.reconcile_policy import Need, Patience, need_of, wait_for
 from tidings.streams.submission.status_client import LookUps
 from tidings.streams.submission.submitter import Load, Submissions
@@ -393,9 +394,7 @@ async def remember_unfinished(
                 remember(encoded)
         return len(reconciler)
     newest: dict[str, Change] = {}
-    async for batch in log.follow(CHANGES, "beginning"):
-        if not batch:
-            break
+    async for batch in read_until_end(log, CHANGES):
         newest |= topic.newest(batch)
     for change in newest.values():
         if change.status in _UNFINISHED:

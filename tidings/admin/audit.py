@@ -6,7 +6,7 @@ as far back as it goes. The lines are put in order in a temporary file, so that 
 
 import sqlite3
 import tempfile
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Literal
@@ -19,6 +19,7 @@ from tidings.storage.prediction import Standing, Tombstone
 from tidings.storage.store import PredictionStore, Query
 from tidings.streams.log.headers import ATTEMPT, DELIVERY_HEADER, PROVIDER_HEADER
 from tidings.streams.log.protocol import CHANGES, EVENTS, Log, Record
+from tidings.streams.log.read_until_end import read_until_end
 from tidings.streams.processing.decoder import decode_event
 from tidings.streams.providers.protocol import Provider
 from tidings.streams.rules.event import Event, EventType, Poison
@@ -154,14 +155,14 @@ async def collect(
     """
     if trail.wanted.only is not None:
         await _records(store, trail, [trail.wanted.only])
-    async for batch in _upto_now(log, EVENTS):
+    async for batch in read_until_end(log, EVENTS):
         await _records(store, trail, _keys(batch))
         await _actions(
             store,
             trail,
             [found for record in batch if (found := _action(record, providers)) is not None],
         )
-    async for batch in _upto_now(
+    async for batch in read_until_end(
         log, CHANGES
     ):  # older than the events that are kept, and in no list of the store
         await _records(store, trail, _keys(batch))
@@ -178,29 +179,6 @@ async def collect(
 
 def _keys(batch: Sequence[Record]) -> list[str]:
     return [record.key.decode("utf-8", "replace") for record in batch if record.key]
-
-
-async def _upto_now(log: Log, topic: str) -> AsyncIterator[Sequence[Record]]:
-    """What the topic held when this began; what comes meanwhile may be among it."""
-    left = {
-        partition: end
-        for partition, (first, end) in (await log.bounds(topic)).items()
-        if end > first
-    }
-    if not left:
-        return
-    batches = log.follow(topic, "beginning")
-    try:
-        async for batch in batches:
-            for record in batch:
-                if record.offset + 1 >= left.get(record.partition, record.offset + 2):
-                    del left[record.partition]
-            yield batch
-            if not batch or not left:  # compaction may have taken the last ones
-                return
-    finally:
-        if (close := getattr(batches, "aclose", None)) is not None:
-            await close()
 
 
 # ---- records ----

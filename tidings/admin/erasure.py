@@ -9,7 +9,8 @@ from msgspec import Struct
 from tidings.storage.prediction import Tombstone
 from tidings.storage.store import PredictionStore, Query
 from tidings.streams.changes.codec import parse
-from tidings.streams.log.protocol import CHANGES, DEAD_LETTERS, EVENTS, Log, NewRecord, Record
+from tidings.streams.log.protocol import CHANGES, DEAD_LETTERS, EVENTS, Log, NewRecord
+from tidings.streams.log.read_until_end import read_until_end
 from tidings.streams.rules.reducer import DAY
 
 ERASES = "tidings erase"
@@ -67,22 +68,9 @@ async def find(log: Log, store: PredictionStore, owner: str) -> list[str]:
 
 
 async def _told(log: Log, owner: str) -> AsyncIterator[dict[str, None]]:
-    async for batch in _upto_now(log, CHANGES):
+    async for batch in read_until_end(log, CHANGES):
         changes = [change for record in batch if (change := parse(record)) is not None]
         yield {change.prediction_id: None for change in changes if change.owner == owner}
-
-
-async def _upto_now(log: Log, topic: str) -> AsyncIterator[Sequence[Record]]:
-    """What a topic holds, up to its end as of now."""
-    batches = log.follow(topic, "beginning")
-    try:
-        async for batch in batches:
-            if not batch:
-                return
-            yield batch
-    finally:
-        if (close := getattr(batches, "aclose", None)) is not None:
-            await close()
 
 
 async def _standing(store: PredictionStore, ids: Sequence[str], owner: str) -> list[str]:
@@ -127,7 +115,7 @@ async def letters_of(log: Log, ids: Iterable[str]) -> int:
     """How many dead letters carry these predictions' keys."""
     keys = {prediction_id.encode() for prediction_id in ids}
     count = 0
-    async for batch in _upto_now(log, DEAD_LETTERS):
+    async for batch in read_until_end(log, DEAD_LETTERS):
         count += sum(record.key in keys for record in batch)
     return count
 

@@ -100,8 +100,10 @@ class Follower:
         self._positions: dict[int, int] = {}
         self._caught_up = False
 
-    async def read(self, since: Since) -> AsyncIterator[Sequence[Record]]:
-        """See `Log.follow`."""
+    async def read(
+        self, since: Since, until: Mapping[int, int] | None = None
+    ) -> AsyncIterator[Sequence[Record]]:
+        """See `Log.follow`; `until` names the partitions that are read."""
         if since == "end":
             self._positions = await self._offsets.ends(self._partitions)
         else:
@@ -110,14 +112,24 @@ class Follower:
             self._positions = {
                 number: max(offset, given.get(number, 0)) for number, offset in first.items()
             }
-        while True:
+        while not self._reached(until):
             reader = await self._connect()
             try:
                 async for batch in self._read_until_stuck(reader):
-                    yield batch
+                    if until is not None:
+                        self._take_positions(await self._own_positions(reader))
+                    yield batch if until is None else _below(batch, until)
+                    if self._reached(until):
+                        return
             finally:
                 await stop(reader)
             _log.warning("log.follower.stuck", topic=self._partitions[0].topic)
+
+    def _reached(self, until: Mapping[int, int] | None) -> bool:
+        return until is not None and all(
+            self._positions[partition.partition] >= until[partition.partition]
+            for partition in self._partitions
+        )
 
     async def _connect(self) -> AIOKafkaConsumer:
         """A client that reads on from where we are."""
@@ -194,6 +206,10 @@ class Follower:
     def _take_positions(self, positions: Mapping[int, int]) -> None:
         for number, position in positions.items():
             self._positions[number] = max(self._positions[number], position)
+
+
+def _below(batch: Sequence[Record], until: Mapping[int, int]) -> Sequence[Record]:
+    return [record for record in batch if record.offset < until[record.partition]]
 
 
 def _by_number(offsets: Mapping[TopicPartition, int]) -> dict[int, int]:

@@ -1,6 +1,6 @@
 """The log on Apache Kafka."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import SplitResult
 
@@ -88,9 +88,14 @@ class KafkaLog:
         self._consumers.append(consumer)
         return consumer
 
-    def follow(self, topic: str, since: Since) -> AsyncIterator[Sequence[Record]]:
+    def follow(
+        self, topic: str, since: Since, until: Mapping[int, int] | None = None
+    ) -> AsyncIterator[Sequence[Record]]:
         """See `Log.follow`."""
-        return Follower(self._arguments, self._offsets, self._partitions(topic)).read(since)
+        partitions = self._partitions(topic)
+        if until is not None:
+            partitions = [one for one in partitions if one.partition in until]
+        return Follower(self._arguments, self._offsets, partitions).read(since, until)
 
     async def partitions(self, topic: str) -> int:  # noqa: ARG002 - the same for each
         """See `Log.partitions`."""

@@ -4,7 +4,7 @@ import asyncio
 import functools
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import SplitResult, unquote
 
@@ -179,21 +179,29 @@ class SqliteLog:
                 removed += await retention.compact(number, now)
         return removed
 
-    async def follow(self, topic: str, since: Since) -> AsyncIterator[Sequence[Record]]:
+    async def follow(
+        self, topic: str, since: Since, until: Mapping[int, int] | None = None
+    ) -> AsyncIterator[Sequence[Record]]:
         """See `Log.follow`."""
+        end = None if until is None else until.get(0, 0)
         if since == "end":
             position = (await self.bounds(topic))[0][1]
         else:
             position = 0 if since == "beginning" else since.get(0, 0)
         notifier = self.notifier(topic)
-        while True:
+        while end is None or position < end:
             seen = notifier.sequence
-            records, more = self.read(topic, position, BATCH)
+            limit = BATCH if end is None else min(BATCH, end - position)
+            records, more = self.read(topic, position, limit)
             if records:
                 position = records[-1].offset + 1
+                if end is not None and position > end:  # behind a gap
+                    records = [record for record in records if record.offset < end]
                 yield records
             if more:
                 await asyncio.sleep(0)
+            elif end is not None and (await self.bounds(topic))[0][1] >= end:
+                return  # compaction took the last ones
             else:
                 yield ()
                 await self.changed(notifier, seen, None)

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from tidings.streams.log.protocol import (
     RecordTooLarge,
     Since,
 )
+from tidings.streams.log.read_until_end import read_until_end
 
 Open = Callable[..., Awaitable[Log]]
 
@@ -519,3 +520,32 @@ async def test_a_wrong_option(option: str) -> None:
     options: dict[str, Any] = {option: 0}
     with pytest.raises(LogMisconfigured, match="above 0"):
         await open_log("memory://", **options)
+
+
+@every()
+async def test_reading_up_to_the_end(log: Log) -> None:
+    """Reading a topic up to its end gives what is there, from and to where it is told, and ends by itself."""
+    assert await until_end(log) == []
+    await log.append(EVENTS, [record(number) for number in range(600)])
+    assert await until_end(log) == [b"value %d" % number for number in range(600)]
+    await log.append(EVENTS, [record(600)])
+    some = await until_end(log, start={0: 590}, end={0: 600})
+    assert some == [b"value %d" % number for number in range(590, 600)]
+    assert await until_end(log, start={0: 601}) == []
+    assert await until_end(log, end={0: 2}) == [b"value 0", b"value 1"]
+
+
+@every()
+async def test_reading_up_to_the_end_while_more_comes(log: Log) -> None:
+    """What is appended meanwhile is left out, and does not keep the reading from ending."""
+    await log.append(EVENTS, [record(number) for number in range(100)])
+    found = 0
+    async for batch in read_until_end(log, EVENTS):
+        found += len(batch)
+        await log.append(EVENTS, [record(number) for number in range(50)])
+    assert found == 100
+
+
+async def until_end(log: Log, **span: Mapping[int, int]) -> list[bytes | None]:
+    async with asyncio.timeout(30):
+        return [one.value async for batch in read_until_end(log, EVENTS, **span) for one in batch]

@@ -33,9 +33,11 @@ class Flaky(MemoryLog):
             for number, (first, end) in (await super().bounds(topic)).items()
         }
 
-    async def follow(self, topic: str, since: Since) -> AsyncIterator[Sequence[Record]]:
+    async def follow(
+        self, topic: str, since: Since, until: Mapping[int, int] | None = None
+    ) -> AsyncIterator[Sequence[Record]]:
         self.follows.append(dict(since) if isinstance(since, Mapping) else since)
-        async for batch in super().follow(topic, since):
+        async for batch in super().follow(topic, since, until):
             if self.down:
                 raise LogUnavailable("down")
             yield batch

@@ -1,7 +1,7 @@
 """Following the changes: every one of them, across outages, gaps and faults of whoever takes them."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -26,8 +26,10 @@ class Away(MemoryLog):
         bounds = await super().bounds(topic)
         return {number: (max(first, self.lost), end) for number, (first, end) in bounds.items()}
 
-    async def follow(self, topic: str, since: Since) -> AsyncIterator[Sequence[Record]]:
-        async for batch in super().follow(topic, since):
+    async def follow(
+        self, topic: str, since: Since, until: Mapping[int, int] | None = None
+    ) -> AsyncIterator[Sequence[Record]]:
+        async for batch in super().follow(topic, since, until):
             if self.away:
                 raise LogUnavailable("away")
             yield batch

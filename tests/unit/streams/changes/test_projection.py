@@ -236,11 +236,11 @@ class Stuttering(MemoryLog):
 
     breaks = 3
 
-    async def follow(self, topic: str, since: Any) -> AsyncIterator[Any]:
+    async def follow(self, topic: str, since: Any, until: Any = None) -> AsyncIterator[Any]:
         if self.breaks:
             self.breaks -= 1
             raise LogUnavailable("the line is cut")
-        async for batch in super().follow(topic, since):
+        async for batch in super().follow(topic, since, until):
             yield batch
 
 
