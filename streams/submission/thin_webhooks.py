@@ -6,7 +6,6 @@ and what comes twice is Stale by the rules. The group also deals out the partiti
 """
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Callable, Collection, Mapping
 
@@ -15,9 +14,10 @@ import structlog
 
 from tidings.storage.errors import StorageError
 from tidings.storage.prediction import Prediction, Status, decode
+from tidings.streams.log.consumer_loop import ConsumerLoop
 from tidings.streams.log.headers import PROVIDER_HEADER
 from tidings.streams.log.log_fields import fields_of
-from tidings.streams.log.protocol import EVENTS, Consumer, Log, LogError, Record
+from tidings.streams.log.protocol import EVENTS, Log, LogError, Record
 from tidings.streams.providers.job_api import Notice, Origin, Thin
 from tidings.streams.providers.protocol import Provider
 from tidings.streams.submission.event_publisher import FETCHED_HEADER
@@ -38,7 +38,7 @@ MOST_KNOWN = 10_000
 OLDEST = 86_400_000
 """Ms: what a webhook older than this speaks of is no longer kept at any provider."""
 
-_log = structlog.get_logger("tidings.thin")
+logger = structlog.get_logger(__name__)
 
 
 class ThinWebhooks:
@@ -71,90 +71,62 @@ class ThinWebhooks:
             if isinstance(provider, Thin)
         }
         self._ours: dict[tuple[str, str], str] = {}
-        self._consumer: Consumer | None = None
-        self._generation = -1
-        self._read: dict[int, int] = {}
-        self._committed: dict[int, int] = {}
+        self._loop: ConsumerLoop | None = None
         self._open: dict[tuple[int, int], asyncio.Task[None]] = {}
-        self._committed_at = 0.0
+        """By position, those that are being fetched for."""
         self.last_alive = time.monotonic()
         self.fetched = 0
 
     def mine(self, partitions: Collection[int]) -> bool:
         """Whether one of these partitions is this instance's."""
-        return self._consumer is not None and not self._consumer.assigned().isdisjoint(partitions)
+        return self._loop is not None and not self._loop.consumer.assigned().isdisjoint(partitions)
 
     async def run(self) -> None:
         """Read until cancelled. Outages of the log are waited out."""
-        consumer = self._consumer = self._events_log.consume(EVENTS, self._group)
+        loop = self._loop = ConsumerLoop(self._events_log, EVENTS, self._group)
         if not self._thin:
-            consumer.pause()  # nothing to read, but partitions to be given
+            loop.hold(True)  # nothing to read, but partitions to be given
         try:
             while True:
-                try:
-                    records = await consumer.fetch(BATCH, 0.5 if self._thin else 0)
-                    self._noticed(consumer)
-                    self.last_alive = time.monotonic()
-                    for record in records:
-                        self._read[record.partition] = record.offset + 1
-                        self._take(record)
-                    if self._thin:
-                        await self._make_room(consumer)
-                        if time.monotonic() - self._committed_at >= COMMIT_EVERY:
-                            await self._commit(consumer)
-                    else:
-                        await asyncio.sleep(0.5)  # not woken by every event
-                except LogError as error:
-                    if not error.retryable:
-                        raise
-                    _log.warning("thin.log_unavailable", error=str(error))
-                    await asyncio.sleep(0.5)
+                records = await loop.fetch(BATCH, 0.5 if self._thin else 0)
+                loop.reassigned()
+                self.last_alive = time.monotonic()
+                for record in records:
+                    self._take(loop, record)
+                if self._thin:
+                    await self._make_room(loop)
+                    loop.commit_every(COMMIT_EVERY)
+                else:
+                    await asyncio.sleep(0.5)  # not woken by every event
         finally:
-            with contextlib.suppress(LogError):  # what is not committed is read again
-                await self._commit(consumer)
-            for task in self._open.values():
+            # What is not committed is read again: the tasks that are canceled here leave their records open.
+            tasks = list(self._open.values())
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*self._open.values(), return_exceptions=True)
-            await consumer.close()
+            await loop.close()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
-    def _noticed(self, consumer: Consumer) -> None:
-        if consumer.generation() != self._generation:
-            self._generation = consumer.generation()
-            self._read.clear()
-            self._committed.clear()
-            _log.info("reconciler.assigned", partitions=sorted(consumer.assigned()))
-
-    async def _make_room(self, consumer: Consumer) -> None:
+    async def _make_room(self, loop: ConsumerLoop) -> None:
         """Read nothing more for a moment where too much is open; whoever polls goes on polling."""
-        if len(self._open) < MOST_OPEN:
-            consumer.resume()
-            return
-        consumer.pause()
-        await asyncio.wait(
-            list(self._open.values()), timeout=0.5, return_when=asyncio.FIRST_COMPLETED
-        )
+        full = len(self._open) >= MOST_OPEN
+        loop.hold(full)
+        if full:
+            await asyncio.wait(
+                list(self._open.values()), timeout=0.5, return_when=asyncio.FIRST_COMPLETED
+            )
 
-    async def _commit(self, consumer: Consumer) -> None:
-        """Everything up to the first webhook that is still being fetched for."""
-        self._committed_at = time.monotonic()
-        done = dict(self._read)
-        for partition, offset in self._open:
-            if partition in done:
-                done[partition] = min(done[partition], offset)
-        assigned = consumer.assigned()
-        done = {partition: offset for partition, offset in done.items() if partition in assigned}
-        if done != self._committed:
-            await consumer.commit(done)
-            self._committed = done
-
-    def _take(self, record: Record) -> None:
-        provider = self._needed(record)
-        if provider is None:
+    def _take(self, loop: ConsumerLoop, record: Record) -> None:
+        needed = self._needed(record)
+        if needed is None:
+            loop.passed([record])
             return
+        claim = loop.begin([record])
         at = (record.partition, record.offset)
-        if at not in self._open:
-            task = self._open[at] = asyncio.create_task(self._fetch(record, *provider))
+        task = self._open.get(at)
+        if task is None:  # else it is read anew after a reassignment, and still being fetched for
+            task = self._open[at] = asyncio.create_task(self._fetch(record, *needed))
             task.add_done_callback(lambda _done: self._open.pop(at, None))
+        task.add_done_callback(lambda done: None if done.cancelled() else loop.finish(claim))
 
     def _needed(self, record: Record) -> tuple[str, Notice] | None:
         """The provider, and what is to be fetched; None: nothing is."""
@@ -175,7 +147,7 @@ class ThinWebhooks:
         except (
             Exception
         ) as error:  # its webhook is in the log, and the processor says what is wrong with it
-            _log.warning("thin.unreadable", provider=provider.name, kind=type(error).__name__)
+            logger.warning("thin.unreadable", provider=provider.name, kind=type(error).__name__)
             return None
         return (provider.name, notice) if notice is not None else None
 
@@ -190,13 +162,13 @@ class ThinWebhooks:
                     self.fetched += 1
                     return
             except (StorageError, LogError) as error:
-                _log.warning("thin.interrupted", prediction=prediction_id, error=str(error))
+                logger.warning("thin.interrupted", prediction=prediction_id, error=str(error))
             except Exception as error:
-                _log.error("thin.defect", prediction=prediction_id, exc_info=error)
+                logger.error("thin.defect", prediction=prediction_id, exc_info=error)
                 return
             await asyncio.sleep(max(pause, self._look_ups.closed_for(provider)))
             pause = min(pause * 2, LONGEST_PAUSE)
-        _log.warning("thin.given_up", prediction=prediction_id, provider=provider, tries=TRIES)
+        logger.warning("thin.given_up", prediction=prediction_id, provider=provider, tries=TRIES)
 
     async def _asked(self, prediction: Prediction, notice: Notice) -> bool:
         """Whether the provider has said how it stands, or there is no way to ask it."""
