@@ -15,6 +15,7 @@ import tempfile
 import time
 import uuid
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
@@ -170,7 +171,7 @@ async def measure(settings: dict[str, str], rate: int, seconds: float) -> dict[s
         try:
             for number in range(SESSIONS):
                 transport, _ = await loop.create_connection(
-                    lambda number=number: Watcher(arrivals, f"latency-{number:04d}"),
+                    partial(Watcher, arrivals, f"latency-{number:04d}"),
                     "127.0.0.1",
                     service.port,
                 )

@@ -19,6 +19,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from itertools import count
 from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
@@ -129,8 +130,8 @@ def read_all(port: int, reads: int, answer: Pipe) -> None:
             done: asyncio.Future[None] = loop.create_future()
             dones.append(done)
             await loop.create_connection(
-                lambda done=done: Reader(numbers, reads, spent, done), "127.0.0.1", port
-            )  # type: ignore[misc]
+                partial(Reader, numbers, reads, spent, done), "127.0.0.1", port
+            )
         await asyncio.gather(*dones)
         answer.send((len(spent) / (time.perf_counter() - begun), [one * 1000 for one in spent]))
 
@@ -305,7 +306,7 @@ async def updates(rate: int, seconds: float, *, bare: bool = False) -> Updates:
         changes = Changes(bare=bare)
         following = asyncio.create_task(changes.follow(log))
         stack.callback(following.cancel)
-        memory = float
+        memory: Callable[[], float] = float
         if bare:
             await stack.enter_async_context(
                 drivers_alone("updates", broker.bootstrap, prefix, worker.url)

@@ -17,7 +17,7 @@ import sqlite3
 import tempfile
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -190,7 +190,9 @@ async def by_hand(url: str, prefix: str, folder: Path, events: int) -> dict[str,
     return {"rate": (done - first) / elapsed, "cpu": spent / (done - first) * 1e5}
 
 
-def _child(pipe: Any, run: Callable[..., Awaitable[dict[str, Any]]], *arguments: Any) -> None:
+def _child(
+    pipe: Any, run: Callable[..., Coroutine[Any, Any, dict[str, Any]]], *arguments: Any
+) -> None:
     import structlog
 
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
@@ -207,7 +209,9 @@ def _child(pipe: Any, run: Callable[..., Awaitable[dict[str, Any]]], *arguments:
     pipe.send(result)
 
 
-def alone(run: Callable[..., Awaitable[dict[str, Any]]], *arguments: Any) -> dict[str, Any]:
+def alone(
+    run: Callable[..., Coroutine[Any, Any, dict[str, Any]]], *arguments: Any
+) -> dict[str, Any]:
     """Run it in a fresh process, so that its CPU time and memory are its own."""
     context = multiprocessing.get_context("spawn")
     mine, theirs = context.Pipe()

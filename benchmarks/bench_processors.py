@@ -99,7 +99,7 @@ def measure(broker: Broker, postgres: Postgres, events: int, count: int) -> dict
     deadline = time.monotonic() + ALLOWED
 
     def reached(least: int) -> int:
-        while (now := sum(one.value for one in processed)) < least:
+        while (now := sum(int(one.value) for one in processed)) < least:
             if time.monotonic() > deadline or not all(child.is_alive() for child in children):
                 raise SystemExit(f"{now:,} of {events:,} events were processed")
             time.sleep(0.005)

@@ -147,7 +147,7 @@ def serve(pipe: Pipe, arm: str, folder: str) -> None:
     """A service in a process of its own; tells its port, and at the end its CPU seconds until all was applied."""
     service_logging.configure(level=logging.WARNING)
     if arm == ARMS[0]:
-        Replicate.verify = _unproven  # type: ignore[method-assign]
+        Replicate.verify = _unproven  # type: ignore[method-assign,assignment]
         Replicate.translate = _unmapped  # type: ignore[method-assign]
     roles = "gateway,processor" + (",reconciler" if arm == ARMS[2] else "")
     settings = load_settings(

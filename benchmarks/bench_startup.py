@@ -93,7 +93,7 @@ def answers(port: Path) -> bool:
         with urllib.request.urlopen(
             f"http://127.0.0.1:{text.split()[0]}/readyz", timeout=5
         ) as response:
-            return response.status == 200
+            return bool(response.status == 200)
     except (urllib.error.URLError, OSError):
         return False
 
