@@ -16,10 +16,8 @@ Pure. What can never be applied raises `Poison` with a code:
 
 import base64
 import binascii
-import re
 from collections.abc import Mapping
 from datetime import datetime
-from itertools import accumulate
 
 import msgspec
 from msgspec import Raw, Struct
@@ -36,6 +34,7 @@ from tidings.streams.log.headers import (
 from tidings.streams.log.protocol import Record
 from tidings.streams.providers.protocol import Provider, Webhook
 from tidings.streams.rules.event import LARGEST, LATEST, Archive, Event, EventType, Poison
+from tidings.streams.support.json_text import nested_over
 
 MAX_DEPTH = 200
 """Levels of nested JSON. The decoder's own limit depends on the stack it is called from, and would make a record
@@ -374,33 +373,3 @@ def _webhook(
     except Exception as error:
         # A fault in one mapping must not stop everybody's partition; once it is mended, a redrive brings this back.
         raise Poison("translation-failed", f"{name}: {type(error).__name__}: {error}") from error
-
-
-# ---- depth, without parsing ----
-
-# Possessive, and a string that does not end is one too: whatever the bytes, each is looked at once.
-_strings = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
-_not_brackets = bytes(set(range(256)) - set(b"[]{}"))
-_as_square = bytes.maketrans(b"{}", b"[]")
-_as_steps = bytes.maketrans(b"[]", b"\x01\xff")
-_ROUNDS = 4
-"""Ordinary JSON is no deeper; what is left then is walked through."""
-
-
-def nested_over(value: bytes, limit: int) -> bool:
-    """Whether the JSON in these bytes is nested over `limit` levels; brackets in strings do not count.
-
-    Where brackets do not match, which no parser accepts, the answer may be either. The time it takes grows with the
-    number of bytes alone.
-    """
-    if value.count(b"[") + value.count(b"{") <= limit:
-        return False
-    brackets = _strings.sub(b"", value).translate(_as_square, _not_brackets)
-    # Each round takes the innermost pairs away, and so one level.
-    for _ in range(min(limit, _ROUNDS)):
-        shorter = brackets.replace(b"[]", b"")
-        if len(shorter) == len(brackets):
-            return False
-        brackets = shorter
-    steps = memoryview(brackets.translate(_as_steps)).cast("b")
-    return max(accumulate(steps), default=0) > limit - min(limit, _ROUNDS)
