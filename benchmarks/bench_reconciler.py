@@ -23,9 +23,11 @@ import uvloop
 from msgspec import Raw
 
 from benchmarks.bench_http import SECRET, call, cpu
+from tests.support.clock import ManualClock
 from tidings.config.loader import load_settings
 from tidings.observability import logging as service_logging
 from tidings.runtime import service
+from tidings.storage.clock import SYSTEM_CLOCK
 from tidings.storage.prediction import Prediction, Status, encode
 from tidings.storage.store import Stored
 from tidings.streams.changes.codec import Change
@@ -63,7 +65,7 @@ def prediction(number: int, at: int) -> Prediction:
 
 async def in_flight(watched: int) -> tuple[float, float, float, int, int]:
     """CPU per change in µs, bytes per prediction, CPU of an idle while in ms, reads then, and reads once one is due."""
-    ahead = 0.0
+    clock = ManualClock(SYSTEM_CLOCK.ms())
     reads: list[str] = []
     records: dict[str, Prediction] = {}
 
@@ -71,16 +73,12 @@ async def in_flight(watched: int) -> tuple[float, float, float, int, int]:
         reads.extend(ids)
         return {i: Stored(records[i].version, records[i].status, encode(records[i])) for i in ids}
 
-    reconciler = Reconciler(
-        read, LookUps({}, {}, Reports(MemoryLog()), None), None, clock=lambda: time.time() + ahead
-    )
+    reconciler = Reconciler(read, LookUps({}, {}, Reports(MemoryLog()), None), None, clock=clock)
     task = asyncio.create_task(reconciler.run())
-    records["silent"] = msgspec.structs.replace(
-        prediction(0, int(time.time() * 1000)), prediction_id="silent"
-    )
+    records["silent"] = msgspec.structs.replace(prediction(0, clock.ms()), prediction_id="silent")
     reconciler.notice([Change("silent", 2, encode(records["silent"]), Status.PROCESSING.value)])
-    ahead += 30
-    now = int((time.time() + ahead) * 1000)
+    clock.advance(30)
+    now = clock.ms()
     made = [prediction(number, now) for number in range(watched)]
     changes = [Change(one.prediction_id, 2, encode(one), Status.PROCESSING.value) for one in made]
     await asyncio.sleep(0.1)
@@ -96,7 +94,7 @@ async def in_flight(watched: int) -> tuple[float, float, float, int, int]:
     await asyncio.sleep(IDLE)
     idle = (time.process_time() - start) * 1000
     quiet = len(reads)
-    ahead += 31
+    clock.advance(31 + IDLE)
     reconciler.notice(
         changes[:1]
     )  # wakes nobody up for what is not new; the heap's own time has come

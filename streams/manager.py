@@ -8,13 +8,13 @@ await manager.mark_as_succeeded("p1", "https://example.com/cat.png")
 ```
 """
 
-import time
 from collections.abc import Callable
 from typing import Any
 
 import msgspec
 from msgspec import Raw
 
+from tidings.storage.clock import SYSTEM_CLOCK, Clock
 from tidings.storage.errors import (
     AlreadyExists,
     InvalidTransition,
@@ -59,10 +59,6 @@ _FIELDS = frozenset(
 )
 
 
-def _now() -> int:
-    return time.time_ns() // 1_000_000
-
-
 class PredictionStatusManager:
     """Keeps predictions in a store that no log owns; each change is one atomic validated compare-and-set.
 
@@ -70,7 +66,7 @@ class PredictionStatusManager:
         store: An open store.
         strict: Refuse a status that is reached only by skipping one, instead of implying the steps between.
         expiry: When records are hidden and purged.
-        clock: Milliseconds since the epoch.
+        clock: Tells the time.
     """
 
     def __init__(
@@ -79,7 +75,7 @@ class PredictionStatusManager:
         *,
         strict: bool = False,
         expiry: Expiry | None = None,
-        clock: Callable[[], int] = _now,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._store = store
         self._strict = strict
@@ -280,7 +276,7 @@ class PredictionStatusManager:
             raise ValueError(
                 f"unknown field {sorted(unknown)[0]!r}; known are {', '.join(sorted(_FIELDS))}"
             )
-        now = self._clock()
+        now = self._clock.ms()
         given: dict[str, Any] = {
             name: Raw(msgspec.json.encode(value)) if name in _JSON else value
             for name, value in fields.items()

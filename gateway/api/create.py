@@ -4,7 +4,6 @@ The record decides: a create counts as ours when the record carries our create's
 answer and two gateways at once all end in one prediction.
 """
 
-import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from hashlib import sha256
@@ -22,6 +21,7 @@ from tidings.gateway.api.predictions import answer_with
 from tidings.gateway.auth.permissions import Permissions
 from tidings.gateway.auth.request_guard import RequestGuard
 from tidings.gateway.http.problems import Handler, Problem, bad_request, forbidden, unprocessable
+from tidings.storage.clock import SYSTEM_CLOCK, Clock
 from tidings.storage.prediction import Prediction, decode, valid_id
 from tidings.storage.store import Stored, hidden
 from tidings.storage.wrappers.cache import CachedStore
@@ -76,7 +76,7 @@ def create_handler(
     strict: bool = False,
     submitter: Submitter | None = None,
     defaults: CreateDefaults | None = None,
-    clock: Callable[[], float] = time.time,
+    clock: Clock = SYSTEM_CLOCK,
 ) -> Handler:
     """The handler of `POST /api/predictions`.
 
@@ -88,11 +88,11 @@ def create_handler(
         strict: Whether the rules allow no implied steps.
         submitter: Takes charge of new predictions; None: none can be created.
         defaults: Completes an order.
-        clock: Seconds since the epoch.
+        clock: Tells the time.
     """
 
     async def create(request: web.Request) -> web.StreamResponse:
-        now = int(clock() * 1000)
+        now = clock.ms()
         permissions = await guard.authenticate(request)
         fields = await read_object(request, max_body)
         order = _order(request, permissions, fields)

@@ -3,9 +3,7 @@
 The rules have the last word in the processor; the check here is for an answer that says at once what it will say.
 """
 
-import time
 import uuid
-from collections.abc import Callable
 from http import HTTPStatus
 from typing import assert_never
 
@@ -21,6 +19,7 @@ from tidings.gateway.http.problems import Problem, bad_request, forbidden, not_f
 from tidings.gateway.http.request_body import read_json
 from tidings.gateway.http.request_trace import begun
 from tidings.gateway.push.changes_reader import ChangesReader
+from tidings.storage.clock import SYSTEM_CLOCK, Clock
 from tidings.storage.prediction import Prediction, Status
 from tidings.storage.store import Stored
 from tidings.streams.changes.codec import Change
@@ -173,7 +172,7 @@ class Mutations:
         writer: Appends their events.
         max_body: Bytes of a request's body.
         strict: Whether the rules allow no implied steps.
-        clock: Seconds since the epoch.
+        clock: Tells the time.
     """
 
     def __init__(
@@ -184,7 +183,7 @@ class Mutations:
         *,
         max_body: int,
         strict: bool = False,
-        clock: Callable[[], float] = time.time,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._guard = guard
         self._records = records
@@ -195,7 +194,7 @@ class Mutations:
 
     async def patch(self, request: web.Request) -> web.StreamResponse:
         """`PATCH /api/predictions/{id}`: an event's fields."""
-        now = int(self._clock() * 1000)
+        now = self._clock.ms()
         permissions = await self._guard.authenticate(request)
         prediction_id = request.match_info["id"]
         if not permissions.may_write():
@@ -220,7 +219,7 @@ class Mutations:
 
     async def cancel(self, request: web.Request) -> web.StreamResponse:
         """`POST /api/predictions/{id}/cancel`: a request, carried out when the provider says so."""
-        now = int(self._clock() * 1000)
+        now = self._clock.ms()
         permissions = await self._guard.authenticate(request)
         prediction_id = request.match_info["id"]
         stored = await self._records.find(prediction_id, fresh=True)
@@ -241,7 +240,7 @@ class Mutations:
 
     async def delete(self, request: web.Request) -> web.StreamResponse:
         """`DELETE /api/predictions/{id}`: 204 when it is gone, 202 where that has not been seen in time."""
-        now = int(self._clock() * 1000)
+        now = self._clock.ms()
         permissions = await self._guard.authenticate(request)
         prediction_id = request.match_info["id"]
         stored = await self._records.find(prediction_id, fresh=True)

@@ -3,9 +3,8 @@
 import asyncio
 import random
 import socket
-import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 import structlog
 from aiohttp import web
@@ -22,6 +21,7 @@ from tidings.gateway.http.server import Connection
 from tidings.gateway.push.event_stream import PING, EventStream, event
 from tidings.gateway.push.hub import Hub
 from tidings.gateway.push.protocol import synced_message
+from tidings.storage.clock import SYSTEM_CLOCK, Clock
 from tidings.storage.errors import StorageError
 from tidings.storage.prediction import TERMINAL, valid_id
 from tidings.storage.store import Query, Stored
@@ -154,7 +154,7 @@ class EventStreams:
         hub: Their changes.
         owners: What the sessions and event streams of one owner use together.
         per_address: Streams of one address at once; the loopback range has no such limit.
-        clock: Seconds since the epoch, for tokens that expire.
+        clock: Tells the time.
     """
 
     def __init__(
@@ -165,7 +165,7 @@ class EventStreams:
         *,
         owners: OwnerQuotas | None = None,
         per_address: int = 200,
-        clock: Callable[[], float] = time.time,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._guard = guard
         self._store = store
@@ -303,13 +303,17 @@ class EventStreams:
     def _expired(self, stream: EventStream) -> bool:
         """Whether the client's token has: one that takes its time would get more and more after that."""
         expires_at = stream.permissions.expires_at
-        return expires_at is not None and expires_at <= self._clock()
+        return expires_at is not None and expires_at <= self._clock.ms() / 1000
 
     async def _woken(self, stream: EventStream, writing: "_Writing") -> bool:
         """Wait for news, with comments in between; False when the token has expired."""
         expires_at = stream.permissions.expires_at
         while not stream.wake.is_set():
-            wait = PING_EVERY if expires_at is None else min(PING_EVERY, expires_at - self._clock())
+            wait = (
+                PING_EVERY
+                if expires_at is None
+                else min(PING_EVERY, expires_at - self._clock.ms() / 1000)
+            )
             if wait <= 0:
                 return False
             try:

@@ -6,8 +6,7 @@ mended later mends the records by a replay.
 
 import base64
 import hmac
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from hashlib import sha256
 
 import structlog
@@ -18,6 +17,7 @@ from tidings.gateway.http.fast_response import answer
 from tidings.gateway.http.problems import Handler, Problem, unavailable
 from tidings.gateway.http.request_body import read_body
 from tidings.gateway.http.request_trace import RequestTrace, begun
+from tidings.storage.clock import SYSTEM_CLOCK, Clock
 from tidings.storage.prediction import valid_id
 from tidings.streams.log.headers import (
     ARCHIVE_HEADER,
@@ -77,10 +77,10 @@ class RefusalLog:
     """Logs refused webhooks: enough to find the cause, and bounded under a flood from strangers.
 
     Args:
-        clock: Seconds that only go forward.
+        clock: Tells the time.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Clock = SYSTEM_CLOCK) -> None:
         self._clock = clock
         self._last: dict[str, float] = {}
         self._left_out: dict[str, int] = {}
@@ -93,7 +93,7 @@ class RefusalLog:
             provider: The configured one, or an empty name.
             refused: What it is answered.
         """
-        now = self._clock()
+        now = self._clock.monotonic()
         if now - self._last.get(provider, -REFUSAL_EVERY) < REFUSAL_EVERY:
             self._left_out[provider] = self._left_out.get(provider, 0) + 1
             return
@@ -135,7 +135,7 @@ def webhook_handler(
     archive: Archive = Archive.AFTER,
     tracing: Tracing | None = None,
     counts: WebhookCounts | None = None,
-    clock: Callable[[], float] = time.time,
+    clock: Clock = SYSTEM_CLOCK,
 ) -> Handler:
     """The handler of both webhook routes.
 
@@ -147,7 +147,7 @@ def webhook_handler(
         archive: The archive mode that is stamped on each.
         tracing: Where the spans of sampled webhooks go; None: nothing is traced here.
         counts: What is counted.
-        clock: Seconds since the epoch.
+        clock: Tells the time.
     """
     appender = Appender(log, EVENTS, APPEND_TIME)
     archive_stamp = (ARCHIVE_HEADER, archive.value.encode())
@@ -180,11 +180,12 @@ def webhook_handler(
         if prediction_id is not None:
             _check_token(webhook_key, prediction_id, request.query.get("token"))
         body = await read_body(request, max_body)
-        now = clock()
+        began, received = clock.monotonic(), clock.ms()
+        now = received / 1000
         delivery = _prove(provider, unsigned.get(name), request, body, now)
         if prediction_id is None:
             prediction_id = _told_id(provider, body)
-        stamps = [named[name], (RECEIVED_HEADER, b"%d" % (now * 1000)), archive_stamp]
+        stamps = [named[name], (RECEIVED_HEADER, b"%d" % received), archive_stamp]
         if delivery:
             stamps.append((DELIVERY_HEADER, delivery.encode("utf-8", "replace")))
         trace, carried = begun(
@@ -203,7 +204,7 @@ def webhook_handler(
             raise _not_taken(error, name, prediction_id, trace) from None
         if trace is not None:
             trace.end()
-        counts.seconds.observe(clock() - now)
+        counts.seconds.observe(clock.monotonic() - began)
         return answer(request, _HEADERS, _ACCEPTED)
 
     return receive

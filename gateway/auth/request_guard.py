@@ -1,7 +1,6 @@
 """Checks requests before a route serves them: `Host`, `Origin`, rates per address, tokens."""
 
 import math
-import time
 from collections.abc import Callable, Mapping
 from functools import partial
 
@@ -16,6 +15,7 @@ from tidings.gateway.auth.rate_limits import (
     is_loopback,
 )
 from tidings.gateway.http.problems import Problem, forbidden, unavailable
+from tidings.storage.clock import SYSTEM_CLOCK, Clock
 
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
 KNOWN_HOSTS = 256
@@ -35,7 +35,7 @@ class RequestGuard:
         trusted_proxies: Whose `X-Forwarded-*` headers are believed.
         limits: Requests of each address.
         connections: WebSockets of each address.
-        clock: Seconds that only go forward, for the limits.
+        clock: Tells the time.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class RequestGuard:
         trusted_proxies: TrustedProxies | None = None,
         limits: AddressLimits | None = None,
         connections: AddressConnections | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._authenticator = authenticator
         self._allowed_origins = allowed_origins
@@ -96,7 +96,7 @@ class RequestGuard:
         if address is None:
             return None
         connections = self._connections
-        if not connections.enter(address, self._clock()):
+        if not connections.enter(address, self._clock.monotonic()):
             return _too_many("This address opens too many WebSockets; open fewer, or wait.", 1.0)
         return partial(connections.leave, address)
 
@@ -211,7 +211,7 @@ class RequestGuard:
         return None if is_loopback(address) and address == peer else address
 
     def _check_rate(self, address: str) -> None:
-        wait = self._limits.take(address, self._clock())
+        wait = self._limits.take(address, self._clock.monotonic())
         if wait:
             raise _too_many(
                 "This address asks faster than is allowed; wait as long as Retry-After says.", wait

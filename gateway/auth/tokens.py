@@ -5,9 +5,8 @@ chooses how it is checked (RFC 8725, 3.1). A symmetric algorithm is never taken 
 """
 
 import contextlib
-import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from msgspec import Struct
 
 from tidings.gateway.auth.hs256_fast_path import Hs256FastPath
 from tidings.gateway.auth.permissions import API_KEY_SCOPES, Permissions, TokenRefused, from_claims
+from tidings.storage.clock import SYSTEM_CLOCK, Clock
 from tidings.streams.providers.protocol import KeysUnavailable
 
 if TYPE_CHECKING:
@@ -56,12 +56,10 @@ class Hs256Tokens:
     Args:
         secret: The shared secret.
         claims: What they must say.
-        clock: Seconds since the epoch.
+        clock: Tells the time.
     """
 
-    def __init__(
-        self, secret: bytes, claims: RequiredClaims, clock: Callable[[], float] = time.time
-    ) -> None:
+    def __init__(self, secret: bytes, claims: RequiredClaims, clock: Clock = SYSTEM_CLOCK) -> None:
         self._secret = secret
         self._claims = claims
         self._clock = clock
@@ -74,7 +72,7 @@ class Hs256Tokens:
 
     def at_once(self, token: str) -> Permissions:
         """See `Authenticator.at_once`; never None."""
-        now = self._clock()
+        now = self._clock.ms() / 1000
         claims = None if self._usual is None else self._usual.claims(token, now)
         if claims is None:
             claims = _decode(token, self._secret, SYMMETRIC, self._claims, now)
@@ -91,12 +89,10 @@ class JwksTokens:
     Args:
         keys: Where those are.
         claims: What the tokens must say.
-        clock: Seconds since the epoch.
+        clock: Tells the time.
     """
 
-    def __init__(
-        self, keys: "KeySet", claims: RequiredClaims, clock: Callable[[], float] = time.time
-    ) -> None:
+    def __init__(self, keys: "KeySet", claims: RequiredClaims, clock: Clock = SYSTEM_CLOCK) -> None:
         self._keys = keys
         self._claims = claims
         self._clock = clock
@@ -120,7 +116,7 @@ class JwksTokens:
                 continue
             try:
                 return from_claims(
-                    _decode(token, key.key, (algorithm,), self._claims, self._clock())
+                    _decode(token, key.key, (algorithm,), self._claims, self._clock.ms() / 1000)
                 )
             except TokenRefused as error:
                 refused = error
@@ -155,13 +151,13 @@ class TokenAuthenticator:
 
     Args:
         authenticators: Of JWTs and API keys.
-        clock: Seconds since the epoch.
+        clock: Tells the time.
     """
 
     def __init__(
         self,
         authenticators: "Iterable[ApiKeys | JwksTokens | Hs256Tokens]",
-        clock: Callable[[], float] = time.time,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._authenticators = tuple(authenticators)
         self._clock = clock
@@ -171,7 +167,7 @@ class TokenAuthenticator:
         """See `Authenticator.at_once`."""
         if len(token) > MAX_TOKEN:
             raise TokenRefused(f"it is longer than {MAX_TOKEN} characters")
-        now = self._clock()
+        now = self._clock.ms() / 1000
         digest = sha256(token.encode("utf-8", "surrogateescape")).digest()
         seen = self._seen.get(digest)
         if seen is not None and now < seen[1]:
@@ -194,7 +190,7 @@ class TokenAuthenticator:
         if permissions is None:
             permissions = await self._check(token)
             digest = sha256(token.encode("utf-8", "surrogateescape")).digest()
-            self._remember(digest, permissions, self._clock())
+            self._remember(digest, permissions, self._clock.ms() / 1000)
         return permissions
 
     def _remember(self, digest: bytes, permissions: Permissions, now: float) -> None:

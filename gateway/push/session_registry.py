@@ -8,9 +8,8 @@ deadlines of the few connections that have any.
 import asyncio
 import contextlib
 import random
-import time
 import uuid
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from typing import Protocol
 
 import structlog
@@ -24,6 +23,7 @@ from tidings.gateway.push.protocol import Close, Subscribe, frame
 from tidings.gateway.push.session import Session, SessionContext
 from tidings.gateway.push.snapshots import RecordReader, SnapshotReader
 from tidings.gateway.push.transport import Output
+from tidings.storage.clock import SYSTEM_CLOCK, Clock
 
 GROUPS = 100
 SPREAD = 20
@@ -77,7 +77,7 @@ class SessionRegistry:
         records: Where snapshots are read from.
         authenticator: Turns tokens into permissions; None: everything is allowed.
         limits: Of each session.
-        now: Seconds since the epoch, for expiry.
+        clock: For expiry.
         owners: What the sessions of one owner may use together.
     """
 
@@ -87,11 +87,11 @@ class SessionRegistry:
         records: RecordReader,
         authenticator: Authenticator | None = None,
         limits: SessionLimits | None = None,
-        now: Callable[[], float] = time.time,
+        clock: Clock = SYSTEM_CLOCK,
         owners: OwnerQuotas | None = None,
     ) -> None:
         self.limits = limits or SessionLimits()
-        self.snapshots = SnapshotReader(records, hub, lambda: int(now() * 1000))
+        self.snapshots = SnapshotReader(records, hub, clock)
         self._context = SessionContext(
             hub=hub,
             limits=self.limits,
@@ -107,7 +107,7 @@ class SessionRegistry:
         """Per close code how many connections this side closed."""
         self.refusing = False
         """Whether new connections are turned away: the gateway is shutting down."""
-        self._now = now
+        self._clock = clock
         self._prefix = uuid.uuid4().hex[:12]
         self._groups: list[set[SessionConnection]] = [set() for _ in range(GROUPS)]
         self._deadlined: dict[Deadlined, None] = {}
@@ -234,7 +234,7 @@ class SessionRegistry:
 
     def _expire(self) -> None:
         """End expired tokens, a quarter of the connections each time."""
-        now = self._now()
+        now = self._clock.ms() / 1000
         for group in self._groups[self._tick % 4 :: 4]:
             for connection in [one for one in group if one.session.expires_at <= now]:
                 connection.close(Close.TOKEN_REFUSED, "the token has expired")

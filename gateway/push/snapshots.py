@@ -17,6 +17,7 @@ from tidings.gateway.push.conflation import ConflationQueue
 from tidings.gateway.push.hub import Hub
 from tidings.gateway.push.protocol import Subscribe, frame
 from tidings.gateway.push.session import Session
+from tidings.storage.clock import SYSTEM_CLOCK, Clock
 from tidings.storage.errors import StorageError
 from tidings.storage.prediction import Prediction, Standing
 from tidings.storage.store import Capabilities, Page, Query, Stored, hidden
@@ -79,13 +80,13 @@ class SnapshotReader:
     Args:
         records: Where from.
         hub: Knows what was announced.
-        now_ms: Milliseconds since the epoch, for expiry.
+        clock: For expiry.
     """
 
-    def __init__(self, records: RecordReader, hub: Hub, now_ms: Callable[[], int]) -> None:
+    def __init__(self, records: RecordReader, hub: Hub, clock: Clock = SYSTEM_CLOCK) -> None:
         self._records = records
         self._hub = hub
-        self._now_ms = now_ms
+        self._clock = clock
 
     def at_hand(self, session: Session, message: Subscribe) -> bytes | None:
         """All frames of a subscription's answer, where the cache holds every record; else None.
@@ -213,7 +214,7 @@ class SnapshotReader:
         known = message.known.get(prediction_id, 0)
         if stored is not None and not _sees(session, prediction_id, stored):
             stored = None  # what one may not see does not exist
-        if stored is not None and not hidden(stored, self._now_ms()):
+        if stored is not None and not hidden(stored, self._clock.ms()):
             session.verified(prediction_id)
             if message.predictions is None and not _matches(message, stored):
                 return b""

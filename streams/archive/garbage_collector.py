@@ -5,11 +5,10 @@ because its id was used again within the same batch.
 """
 
 import asyncio
-import time
-from collections.abc import Callable
 
 import structlog
 
+from tidings.storage.clock import SYSTEM_CLOCK, Clock
 from tidings.storage.errors import StorageError
 from tidings.storage.object_storage import Found, ObjectStorage
 from tidings.storage.prediction import Prediction
@@ -37,7 +36,7 @@ class GarbageCollector:
         assets_ttl: Seconds that files are kept; 0: as long as their prediction.
         records_live: Seconds that a record is kept at least after its last change; None: records are never purged.
         transfer: Knows where files lie, and removes them; None: files of replaced predictions are left.
-        clock: Seconds since the epoch.
+        clock: Tells the time.
     """
 
     def __init__(
@@ -48,7 +47,7 @@ class GarbageCollector:
         assets_ttl: float = 0,
         records_live: float | None = None,
         transfer: FileTransfer | None = None,
-        clock: Callable[[], float] = time.time,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._objects, self._load, self._clock = objects, load, clock
         self._assets_ttl, self._records_live, self._transfer = assets_ttl, records_live, transfer
@@ -77,7 +76,7 @@ class GarbageCollector:
         """Remove the files that are older than their time to live; returns how many."""
         if not self._assets_ttl:
             return 0
-        before = (self._clock() - self._assets_ttl) * 1000
+        before = (self._clock.ms() / 1000 - self._assets_ttl) * 1000
         removed = 0
         async for portion in self._objects.list():
             old = [
@@ -93,7 +92,7 @@ class GarbageCollector:
         """Remove the large fields of predictions whose records were purged; returns of how many predictions."""
         if self._records_live is None:
             return 0
-        before = (self._clock() - self._records_live) * 1000
+        before = (self._clock.ms() / 1000 - self._records_live) * 1000
         newest: dict[str, int] = {}
         async for portion in self._objects.list(blobs.FOLDER):
             for found in portion:
@@ -122,7 +121,7 @@ class GarbageCollector:
         """Remove the files of predictions whose id is another one's by now; returns of how many."""
         if self._transfer is None:
             return 0
-        before = int((self._clock() - SETTLED) * 1000)
+        before = int((self._clock.ms() / 1000 - SETTLED) * 1000)
         folders: dict[str, list[str]] = {}
         async for portion in self._objects.list(INDEX):
             for found in portion:

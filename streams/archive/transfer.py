@@ -10,12 +10,12 @@ A repeat after a crash puts the same files at the same places; the second `archi
 """
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 import msgspec
 from msgspec import Raw, Struct
 
+from tidings.storage.clock import SYSTEM_CLOCK, Clock
 from tidings.storage.object_storage import ObjectStorage
 from tidings.storage.prediction import Prediction
 from tidings.storage.store import Stored
@@ -92,7 +92,7 @@ class FileTransfer:
         reports: Where `archive` goes.
         mode: In force.
         retry: Until a file counts as lost.
-        clock: Seconds since the epoch.
+        clock: Tells the time.
         reached: Called with the number of each step as it ends.
     """
 
@@ -106,7 +106,7 @@ class FileTransfer:
         *,
         mode: Archive = Archive.AFTER,
         retry: RetryPolicy | None = None,
-        clock: Callable[[], float] = time.time,
+        clock: Clock = SYSTEM_CLOCK,
         reached: Callable[[int], None] | None = None,
     ) -> None:
         self._load, self._objects, self._names, self._downloads = load, objects, names, downloads
@@ -213,7 +213,10 @@ class FileTransfer:
 
     def _is_last_try(self, work: ArchiveTask, record: Prediction) -> bool:
         ended = record.updated_at / 1000
-        return work.tries + 1 >= self.retry.tries and self._clock() - ended > self.retry.until
+        return (
+            work.tries + 1 >= self.retry.tries
+            and self._clock.ms() / 1000 - ended > self.retry.until
+        )
 
     async def _fetch(self, url: str, path: str) -> Asset | DownloadError:
         async with self._transfers:

@@ -1,11 +1,11 @@
 """Comparing a store in use with what the log says, while it goes on."""
 
-import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from typing import Literal
 
 from msgspec import Struct
 
+from tidings.storage.clock import SYSTEM_CLOCK, Clock
 from tidings.storage.prediction import Prediction
 from tidings.storage.store import PredictionStore, Query, Stored, hidden
 from tidings.streams.log.protocol import EVENTS, Log
@@ -64,7 +64,7 @@ async def verify(
     *,
     group: str,
     only: str | None = None,
-    clock: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    clock: Clock = SYSTEM_CLOCK,
 ) -> Verification:
     """Compare the live store with a finished rebuild, byte for byte.
 
@@ -75,14 +75,14 @@ async def verify(
         log: Read on where a live record has moved beyond what was rebuilt.
         group: The processor's group: what it has not committed yet may not be in the live store.
         only: This prediction alone, which is then all that the rebuild may hold.
-        clock: Milliseconds since the epoch, for what is hidden.
+        clock: For what is hidden.
     """
     bounds = await log.bounds(EVENTS)
     first = {partition: start for partition, (start, _) in bounds.items()}
     result = Verification()
     suspects: dict[str, None] = {}
     async for ids in _listed(scratch, live) if only is None else _alone(only):
-        await _compare(ids, scratch, live, result, suspects, clock())
+        await _compare(ids, scratch, live, result, suspects, clock.ms())
     await _follow_moved(rebuild, scratch, live, result, suspects, clock)
     committed = await log.committed(EVENTS, group)
     rebuilt, standing = await scratch.load(list(suspects)), await live.load(list(suspects))
@@ -153,7 +153,7 @@ async def _follow_moved(
     live: PredictionStore,
     result: Verification,
     suspects: dict[str, None],
-    clock: Callable[[], int],
+    clock: Clock,
 ) -> None:
     """Read on to the source of records that moved while the comparison ran, and compare those again."""
     for _ in range(_ROUNDS):
@@ -169,7 +169,7 @@ async def _follow_moved(
         await rebuild.extend(beyond)
         suspects.clear()
         result.compared -= len(ids)
-        await _compare(ids, scratch, live, result, suspects, clock())
+        await _compare(ids, scratch, live, result, suspects, clock.ms())
 
 
 def _kind(

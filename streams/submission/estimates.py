@@ -1,11 +1,10 @@
 """How long a prediction will take, learned from the finished ones of the same model."""
 
-import time
-from collections.abc import Callable
 from statistics import median
 
 from msgspec import Struct
 
+from tidings.storage.clock import SYSTEM_CLOCK, Clock
 from tidings.storage.prediction import Prediction, Status, decode
 from tidings.storage.store import PredictionStore, Query
 
@@ -27,11 +26,11 @@ class Estimates:
 
     Args:
         store: Where the finished ones are.
-        timer: Monotonic seconds.
+        clock: Tells the time.
     """
 
-    def __init__(self, store: PredictionStore, timer: Callable[[], float] = time.monotonic) -> None:
-        self._store, self._timer = store, timer
+    def __init__(self, store: PredictionStore, clock: Clock = SYSTEM_CLOCK) -> None:
+        self._store, self._clock = store, clock
         self._learned: dict[str, _Learned] = {}
         capabilities = store.capabilities
         self._can = capabilities.lists and {"status", "model"} <= capabilities.filters
@@ -42,7 +41,7 @@ class Estimates:
         What was learned stays, should the finished ones have expired meanwhile. Raises `StorageError`.
         """
         known = self._learned.get(model)
-        if not self._can or (known is not None and self._timer() - known.at < FRESH):
+        if not self._can or (known is not None and self._clock.monotonic() - known.at < FRESH):
             return known.estimate if known is not None else None
         page = await self._store.list(Query(status=Status.SUCCEEDED, model=model, limit=SAMPLE))
         took = [
@@ -51,7 +50,7 @@ class Estimates:
         learned = round(median(took)) if took else (known.estimate if known is not None else None)
         if len(self._learned) >= MODELS and model not in self._learned:
             del self._learned[next(iter(self._learned))]
-        self._learned[model] = _Learned(learned, self._timer())
+        self._learned[model] = _Learned(learned, self._clock.monotonic())
         return learned
 
 

@@ -2,14 +2,13 @@
 
 import asyncio
 import random
-import time
 import uuid
-from collections.abc import Callable
 
 import msgspec
 import structlog
 from msgspec import Raw
 
+from tidings.storage.clock import SYSTEM_CLOCK, Clock
 from tidings.streams.log.headers import (
     ARCHIVE_HEADER,
     DELIVERY_HEADER,
@@ -36,7 +35,7 @@ class Reports:
         log: Where they go.
         archive: The mode in force, stamped on each.
         source: Who says so, for the audit trail.
-        clock: Seconds since the epoch.
+        clock: Tells the time.
     """
 
     def __init__(
@@ -44,7 +43,7 @@ class Reports:
         log: Log,
         archive: Archive = Archive.AFTER,
         source: str = "tidings",
-        clock: Callable[[], float] = time.time,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._events_log, self._source, self._clock = log, source, clock
         self._archive = (ARCHIVE_HEADER, archive.value.encode())
@@ -72,7 +71,7 @@ class Reports:
         return await self._append(NewRecord(prediction_id.encode(), body, headers))
 
     def _now(self) -> int:
-        return int(self._clock() * 1000)
+        return self._clock.ms()
 
     async def _append(self, record: NewRecord) -> Position:
         delay = RETRY_FIRST

@@ -6,7 +6,6 @@ predictions and acts on those of the partitions that its group gives it.
 """
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Sequence
 from heapq import heappop, heappush
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import structlog
 from msgspec import Struct
 
+from tidings.storage.clock import SYSTEM_CLOCK, Clock
 from tidings.storage.errors import StorageError
 from tidings.storage.prediction import Prediction, Status, decode
 from tidings.storage.store import PredictionStore, Query, Stored
@@ -70,7 +70,7 @@ class Reconciler:
         submissions: What submits creates that nobody has; None: they are left.
         patience: How long is waited.
         mine: Whether this instance acts on a partition.
-        clock: Seconds since the epoch.
+        clock: Tells the time.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Reconciler:
         *,
         patience: Patience | None = None,
         mine: Callable[[Collection[int]], bool] = lambda _partitions: True,
-        clock: Callable[[], float] = time.time,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._load, self._look_ups, self._submissions = load, look_ups, submissions
         self._patience = patience or Patience()
@@ -151,7 +151,7 @@ class Reconciler:
         return known.seen + wait_for(need_of(record), record, known.tries, self._patience)
 
     def _now(self) -> int:
-        return int(self._clock() * 1000)
+        return self._clock.ms()
 
     # ---- what is due ----
 

@@ -3,13 +3,13 @@
 What they answer is appended as their report, as it came, and only where the record would learn something from it.
 """
 
-import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
 import msgspec
 import structlog
 from msgspec import Struct
 
+from tidings.storage.clock import SYSTEM_CLOCK, Clock
 from tidings.storage.prediction import Prediction, Status
 from tidings.streams.log.protocol import RecordTooLarge
 from tidings.streams.providers.job_api import (
@@ -69,7 +69,7 @@ class LookUps:
         webhook_url: Where providers report, by which submissions are found again; None: they cannot be looked for in
             a list, and nothing is concluded from that.
         strict: The processor's rule, to tell what would be news.
-        clock: Seconds since the epoch.
+        clock: Tells the time.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class LookUps:
         webhook_url: WebhookUrl | None,
         *,
         strict: bool = False,
-        clock: Callable[[], float] = time.time,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._providers, self._lanes, self._reports = providers, lanes, reports
         self._webhook_url, self._strict, self._clock = webhook_url, strict, clock
@@ -246,7 +246,7 @@ class LookUps:
 
     def translated(self, prediction_id: str, provider: str, body: bytes) -> Event:
         """The report as the processor will read it. Raises `Poison`."""
-        now = int(self._clock() * 1000)
+        now = self._clock.ms()
         try:
             return self._providers[provider].translate(
                 Webhook(body, prediction_id, now, None, Archive.AFTER, None)

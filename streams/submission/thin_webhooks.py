@@ -7,11 +7,12 @@ and what comes twice is Stale by the rules. The group also deals out the partiti
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 
 import msgspec
 import structlog
 
+from tidings.storage.clock import SYSTEM_CLOCK, Clock
 from tidings.storage.errors import StorageError
 from tidings.storage.prediction import Prediction, Status, decode
 from tidings.streams.log.consumer_loop import ConsumerLoop
@@ -50,7 +51,7 @@ class ThinWebhooks:
         look_ups: What asks them.
         load: Reads records past any cache.
         group: The consumer group.
-        clock: Seconds since the epoch.
+        clock: Tells the time.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class ThinWebhooks:
         load: Load,
         *,
         group: str = GROUP,
-        clock: Callable[[], float] = time.time,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._events_log, self._group, self._clock = log, group, clock
         self._look_ups, self._load = look_ups, load
@@ -139,7 +140,7 @@ class ThinWebhooks:
         provider = self._thin.get(name) if name is not None else None
         if provider is None or fetched is not None or not record.key or not record.value:
             return None
-        if record.timestamp < self._clock() * 1000 - OLDEST:
+        if record.timestamp < self._clock.ms() - OLDEST:
             return None
         assert isinstance(provider, Thin)
         try:

@@ -1,13 +1,13 @@
 """One provider's lane: how many calls at once, how many creates a minute, and when it is left alone altogether."""
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import structlog
 from msgspec import Struct
 
+from tidings.storage.clock import SYSTEM_CLOCK, Clock
 from tidings.streams.providers.job_api import Call
 from tidings.streams.submission.http import Answer, CallFailed, Send, asked_to_wait
 
@@ -41,8 +41,7 @@ class Lane:
         name: The provider's.
         send: What carries out a call.
         limits: In force.
-        timer: Monotonic seconds.
-        clock: Seconds since the epoch.
+        clock: Tells the time.
     """
 
     def __init__(
@@ -51,12 +50,11 @@ class Lane:
         send: Send,
         limits: Limits | None = None,
         *,
-        timer: Callable[[], float] = time.monotonic,
-        clock: Callable[[], float] = time.time,
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self.name = name
         self.limits = limits or Limits()
-        self._send, self._timer, self._clock = send, timer, clock
+        self._send, self._clock = send, clock
         self._room = asyncio.Semaphore(self.limits.concurrency)
         self._closed_until = 0.0
         self._failures = 0
@@ -69,7 +67,7 @@ class Lane:
     @property
     def closed_for(self) -> float:
         """Seconds until calls are let through again; 0: now."""
-        return max(0.0, self._closed_until - self._timer())
+        return max(0.0, self._closed_until - self._clock.monotonic())
 
     @property
     def broken(self) -> bool:
@@ -126,10 +124,12 @@ class Lane:
 
     def close_for(self, seconds: float) -> None:
         """Let nothing through for so long."""
-        self._closed_until = max(self._closed_until, self._timer() + min(LONGEST_ASKED, seconds))
+        self._closed_until = max(
+            self._closed_until, self._clock.monotonic() + min(LONGEST_ASKED, seconds)
+        )
 
     def _asked(self, answer: Answer, otherwise: float) -> float:
-        asked = asked_to_wait(answer, self._clock())
+        asked = asked_to_wait(answer, self._clock.ms() / 1000)
         return otherwise if asked is None else asked
 
     def _failed(self, reason: str) -> None:
@@ -145,7 +145,7 @@ class Lane:
         if rate is None:
             return
         apart = 60.0 / rate
-        now = self._timer()
+        now = self._clock.monotonic()
         slot = max(self._next_create, now - apart * (BURST - 1))
         self._next_create = slot + apart
         if slot > now:

@@ -2,8 +2,7 @@
 
 import asyncio
 import json
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -18,6 +17,7 @@ from tidings.gateway.push.hub import Hub, Subscriber
 from tidings.gateway.push.session_registry import SessionRegistry
 from tidings.gateway.websocket.aiohttp_upgrade import upgrade_route
 from tidings.gateway.websocket.listener import Admit, Listener, admit_all
+from tidings.storage.clock import SYSTEM_CLOCK, Clock
 from tidings.storage.memory import MemoryStore
 from tidings.storage.prediction import Prediction, Status, Tombstone, encode
 from tidings.storage.store import Write
@@ -51,7 +51,7 @@ class Push:
         authenticator: Authenticator | None = None,
         limits: SessionLimits | None = None,
         admit: Admit = admit_all,
-        now: Callable[[], float] = time.time,
+        clock: Clock = SYSTEM_CLOCK,
         owners: OwnerLimits | None = None,
     ) -> None:
         self.log = MemoryLog()
@@ -60,7 +60,7 @@ class Push:
         self.hub = Hub(on_error=self._failed)
         self.owners = OwnerQuotas(owners)
         self.sessions = SessionRegistry(
-            self.hub, self.store, authenticator, limits, now, self.owners
+            self.hub, self.store, authenticator, limits, clock, self.owners
         )
         self.reader = ChangesReader(self.log, self.hub, self.store)
         app = web.Application()

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support.clock import ManualClock
 from tidings.gateway.auth.hs256_fast_path import Hs256FastPath
 from tidings.gateway.auth.permissions import Permissions, TokenRefused, from_claims
 from tidings.gateway.auth.tokens import LEEWAY, Hs256Tokens, RequiredClaims, _decode
@@ -159,4 +160,4 @@ def test_a_public_key_is_no_secret() -> None:
     published = b'{"kty":"RSA","n":"AQAB","e":"AQAB"}' + b" " * 20
     token = sealed(segment(b'{"alg":"HS256"}'), segment(json.dumps(good()).encode()), published)
     with pytest.raises(TokenRefused):
-        Hs256Tokens(published, CLAIMS, lambda: NOW).at_once(token)
+        Hs256Tokens(published, CLAIMS, ManualClock(NOW * 1000)).at_once(token)

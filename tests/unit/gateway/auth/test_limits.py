@@ -8,6 +8,7 @@ import httpx
 import pytest
 from websockets.asyncio.client import ClientConnection
 
+from tests.support.clock import ManualClock
 from tests.support.conditions import eventually
 from tests.support.gateway.pushing import (
     Tokens,
@@ -108,16 +109,16 @@ async def test_an_owner_that_sends_too_much_is_read_slowly() -> None:
 
 def guard(
     trusted: tuple[str, ...] = (), **limits: Any
-) -> tuple[RequestGuard, list[float], AddressConnections]:
-    now = [0.0]
+) -> tuple[RequestGuard, ManualClock, AddressConnections]:
+    clock = ManualClock()
     connections = AddressConnections(**limits)
     checking = RequestGuard(
         connections=connections,
         trusted_proxies=TrustedProxies(trusted),
         allowed_hosts=None,
-        clock=lambda: now[0],
+        clock=clock,
     )
-    return checking, now, connections
+    return checking, clock, connections
 
 
 def admitted(judged: object) -> Callable[[], None]:
@@ -146,11 +147,11 @@ def test_an_addresss_connections_are_limited() -> None:
 
 def test_an_addresss_handshakes_are_limited() -> None:
     """An address may begin so many WebSockets in a second, even where it closes each at once."""
-    judge, now, connections = guard(handshakes=AddressLimits(rate=1.0, burst=3.0))
+    judge, clock, connections = guard(handshakes=AddressLimits(rate=1.0, burst=3.0))
     for _ in range(3):
         admitted(judge.admit_websocket({}, "192.0.2.1"))()
     refused(judge.admit_websocket({}, "192.0.2.1"))
-    now[0] = 1.0
+    clock.seconds = 1.0
     admitted(judge.admit_websocket({}, "192.0.2.1"))()
     assert len(connections) == 0
 

@@ -11,6 +11,7 @@ import pytest
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
+from tests.support.clock import ManualClock
 from tests.support.conditions import eventually
 from tests.support.gateway.pushing import (
     Push,
@@ -355,7 +356,7 @@ async def test_nobodys_records_stay_hidden_behind_a_tag() -> None:
 
 async def test_an_expired_token_ends_the_connection_unless_renewed() -> None:
     """At expiry the connection is closed with 4102; a newer token on the open connection prevents it."""
-    now = [1000.0]
+    clock = ManualClock(1_000_000)
     tokens = Tokens(
         {
             "short": Permissions(subject="o", expires_at=1010.0),
@@ -363,14 +364,14 @@ async def test_an_expired_token_ends_the_connection_unless_renewed() -> None:
         }
     )
     limits = SessionLimits(heartbeat=2.0)
-    gateway = pushing(authenticator=tokens, limits=limits, now=lambda: now[0])
+    gateway = pushing(authenticator=tokens, limits=limits, clock=clock)
     async with gateway as push, push.client() as lazy, push.client() as keen:
         await say(lazy, type="auth", token="short")
         await say(keen, type="auth", token="short")
         await subscribe(keen, owner="o")
         await say(keen, type="auth", token="long")
         assert await nothing_more(keen) == []
-        now[0] = 1011.0
+        clock.now_ms = 1_011_000
         assert await closed(lazy) == (4102, "the token has expired")
         await push.change("p1", 1, owner="o")
         assert versions([await hear(keen)]) == [1]

@@ -11,6 +11,7 @@ import msgspec
 import pytest
 from aiohttp import web
 
+from tests.support.clock import ManualClock
 from tests.support.conditions import eventually
 from tests.support.streams.archive import KEY, SOON, archiving
 from tests.unit.streams.archive.test_downloader import (
@@ -22,6 +23,7 @@ from tests.unit.streams.archive.test_downloader import (
     redirect,
     unavailable,
 )
+from tidings.storage.clock import SYSTEM_CLOCK
 from tidings.storage.errors import StoreUnavailable
 from tidings.storage.memory import MemoryStore
 from tidings.storage.object_storage import ObjectStorage
@@ -401,7 +403,7 @@ async def test_files_go_after_their_time(tmp_path: Path) -> None:
                 objects,
                 at.pipe.store.load,
                 assets_ttl=10,
-                clock=lambda age=age: stored + age,  # type: ignore[misc]
+                clock=ManualClock(int((stored + age) * 1000)),
             )
             assert await sweep.remove_expired_files() == removed
         assert {path.partition("/")[0] for path in await at.files()} == {"blobs"}
@@ -436,7 +438,10 @@ async def test_files_of_a_prediction_that_was_replaced_within_a_batch_go(output:
         record = await at.pipe.prediction("p1")
         assert f"{NAMES.folder('p1', old.created_at)}/0" in await at.files()
         sweep = GarbageCollector(
-            at.objects, at.pipe.store.load, transfer=at.archiving, clock=lambda: time.time() + 3600
+            at.objects,
+            at.pipe.store.load,
+            transfer=at.archiving,
+            clock=ManualClock(SYSTEM_CLOCK.ms() + 3_600_000),
         )
         removed = [await sweep.remove_replaced_files() for _ in range(PARTS)]
         assert sum(removed) == 1
@@ -464,7 +469,7 @@ async def test_large_fields_go_when_their_record_was_purged() -> None:
             return {name: stored for name, stored in there.items() if name != "p1"}
 
         for age, removed in ((5, 0), (20, 1)):
-            clock = lambda age=age: time.time() + age  # noqa: E731
+            clock = ManualClock(SYSTEM_CLOCK.ms() + age * 1000)
             assert (
                 await GarbageCollector(
                     at.objects, load, records_live=10, clock=clock

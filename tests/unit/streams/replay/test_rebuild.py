@@ -273,9 +273,11 @@ async def test_hidden_records_are_left_out(log: Log) -> None:
     scratch = MemoryStore(clock=ManualClock())  # lists what is hidden by now
     rebuild = Rebuild(log, scratch, {}, StorePolicy(await log.identity()), expiry=Expiry(ttl=1))
     await rebuild.run(await span(log))
-    result = await verify(rebuild, scratch, MemoryStore(), log, group=GROUP, clock=lambda: 2**43)
+    result = await verify(
+        rebuild, scratch, MemoryStore(), log, group=GROUP, clock=ManualClock(2**43)
+    )
     assert (result.compared, result.hidden, result.differences) == (1, 1, [])
-    result = await verify(rebuild, scratch, MemoryStore(), log, group=GROUP, clock=lambda: 0)
+    result = await verify(rebuild, scratch, MemoryStore(), log, group=GROUP, clock=ManualClock())
     assert [difference.kind for difference in result.faults] == ["missing"]
 
 

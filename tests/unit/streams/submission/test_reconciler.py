@@ -8,6 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from msgspec import Raw
 
+from tests.support.clock import ManualClock
 from tidings.storage.errors import StoreUnavailable
 from tidings.storage.memory import MemoryStore
 from tidings.storage.prediction import Prediction, Status, encode
@@ -30,11 +31,11 @@ class Bench:
     """A reconciler on a clock of the test's own, over records that nobody can be asked about."""
 
     def __init__(self) -> None:
-        self.now = 1_764_000_000_000
+        self.clock = ManualClock(1_764_000_000_000)
         self.loaded: list[str] = []
         self.records: dict[str, Prediction] = {}
         look_ups = LookUps({}, {}, Reports(MemoryLog()), None)
-        self.reconciler = Reconciler(self.load, look_ups, None, clock=lambda: self.now / 1000)
+        self.reconciler = Reconciler(self.load, look_ups, None, clock=self.clock)
 
     async def load(self, ids: Sequence[str]) -> dict[str, Stored]:
         self.loaded += ids
@@ -42,7 +43,7 @@ class Bench:
         return {name: Stored(one.version, one.status, encode(one)) for name, one in found.items()}
 
     def change(self, name: str, status: Status = Status.PROCESSING, **fields: object) -> None:
-        record = prediction(name, status=status, updated_at=self.now, **fields)
+        record = prediction(name, status=status, updated_at=self.clock.ms(), **fields)
         self.records[name] = record
         self.reconciler.notice([Change(name, 2, encode(record), status.value)])
 
@@ -62,13 +63,13 @@ async def test_ten_thousand_cost_nothing_until_one_is_overdue() -> None:
     """Of 10,000 predictions in flight none is read until one has been silent for too long, and then that one alone."""
     bench = Bench()
     bench.change("silent")
-    bench.now += 30_000
+    bench.clock.now_ms += 30_000
     for number in range(10_000):
         bench.change(f"p{number}")
-    bench.now += 29_999
+    bench.clock.now_ms += 29_999
     await bench.reconciler.once()
     assert bench.loaded == []
-    bench.now += 1
+    bench.clock.now_ms += 1
     await bench.reconciler.once()
     assert bench.loaded == ["silent"]
 
@@ -78,11 +79,11 @@ async def test_news_put_it_off() -> None:
     bench = Bench()
     bench.change("p1")
     bench.change("p2")
-    bench.now += 50_000
+    bench.clock.now_ms += 50_000
     bench.change("p1")
     bench.change("p2", Status.SUCCEEDED)
     assert len(bench.reconciler) == 1
-    bench.now += 50_000
+    bench.clock.now_ms += 50_000
     await bench.reconciler.once()
     assert set(bench.loaded) <= {"p1"}
     assert bench.reconciler.done["look"] == 0
@@ -92,7 +93,7 @@ async def test_what_nobody_can_be_asked_about_is_not_watched() -> None:
     """A prediction of a provider without a token is let go when it comes due."""
     bench = Bench()
     bench.change("p1")
-    bench.now += 60_000
+    bench.clock.now_ms += 60_000
     await bench.reconciler.once()
     assert (bench.loaded, len(bench.reconciler)) == (["p1"], 0)
 
@@ -180,10 +181,10 @@ async def test_what_was_heard_of_while_the_list_was_read_is_not_given_up() -> No
         bench.load,
         Nowhere({}, {}, Reports(MemoryLog()), None),
         None,
-        clock=lambda: bench.now / 1000,
+        clock=bench.clock,
     )
     records = [prediction(name, **waiting) for name in names]
-    bench.now += 10 * 3_600_000
+    bench.clock.now_ms += 10 * 3_600_000
     await reconciler._find("replicate", records)
     assert failed == ["lost"]
 
@@ -223,7 +224,7 @@ class Scripted(LookUps):
 
 def scripted() -> tuple[Bench, Scripted]:
     bench, providers = Bench(), Scripted()
-    bench.reconciler = Reconciler(bench.load, providers, None, clock=lambda: bench.now / 1000)
+    bench.reconciler = Reconciler(bench.load, providers, None, clock=bench.clock)
     return bench, providers
 
 
@@ -232,13 +233,13 @@ async def test_a_cancel_during_a_look_up_follows_it_at_once(when: str) -> None:
     """Canceled while its record is read, or while its provider is asked: the cancel goes out right after, once."""
     bench, providers = scripted()
     bench.change("p1")
-    bench.now += 60_000
+    bench.clock.now_ms += 60_000
     canceled: list[int] = []
 
     def cancel() -> None:
         if not canceled:
-            canceled.append(bench.now)
-            bench.change("p1", cancel_requested_at=bench.now)
+            canceled.append(bench.clock.ms())
+            bench.change("p1", cancel_requested_at=bench.clock.ms())
 
     async def load_then_cancel(ids: Sequence[str]) -> dict[str, Stored]:
         found = await bench.load(ids)
@@ -250,7 +251,7 @@ async def test_a_cancel_during_a_look_up_follows_it_at_once(when: str) -> None:
     else:
         bench.reconciler._load = load_then_cancel
     await bench.reconciler.once()
-    assert (providers.asked, canceled) == (["look"], [bench.now])
+    assert (providers.asked, canceled) == (["look"], [bench.clock.ms()])
     await bench.reconciler.once()
     await bench.reconciler.once()
     assert providers.asked == ["look", "cancel"]
@@ -266,10 +267,10 @@ async def test_one_record_that_makes_no_sense_stops_no_other() -> None:
     bench.reconciler._load = load
     bench.change("bad")
     bench.change("good")
-    bench.now += 60_000
+    bench.clock.now_ms += 60_000
     assert await bench.reconciler.once() == 1
     assert (providers.asked, len(bench.reconciler)) == (["look"], 2)
-    bench.now += Patience().longest
+    bench.clock.now_ms += Patience().longest
     assert await bench.reconciler.once() == 1
 
 
@@ -296,13 +297,15 @@ async def test_nothing_is_given_up_that_may_still_be_called(began: str) -> None:
         "attempt": "a",
         "create_id": "c",
     }
-    record = bench.records["p1"] = prediction("p1", updated_at=bench.now - 3_600_000, **fields)
+    record = bench.records["p1"] = prediction(
+        "p1", updated_at=bench.clock.ms() - 3_600_000, **fields
+    )
     if began == "noticed":
         bench.reconciler.notice([Change("p1", 2, encode(record), Status.STARTING.value)])
     else:
         bench.reconciler.remember(record)
     for _ in range(9):
-        bench.now += 60_000
+        bench.clock.now_ms += 60_000
         await bench.reconciler.once()
         assert not providers.lost
         bench.reconciler.notice(
@@ -310,7 +313,7 @@ async def test_nothing_is_given_up_that_may_still_be_called(began: str) -> None:
         )  # tags, say
     assert "find" in providers.asked
     for _ in range(5):
-        bench.now += 60_000
+        bench.clock.now_ms += 60_000
         await bench.reconciler.once()
     assert providers.lost[0] == "p1"
 
@@ -320,17 +323,17 @@ async def test_what_could_not_be_done_is_counted() -> None:
     bench, providers = scripted()
     for name in ("p1", "p2"):
         bench.change(name)
-    bench.now += 60_000
+    bench.clock.now_ms += 60_000
     load, bench.reconciler._load = bench.reconciler._load, away
     assert await bench.reconciler.once() == 2
     bench.reconciler._load = load
     for tells, left in ((away, 2), (broken, 2), (untold, 2), (told, 0)):
-        bench.now += 10 * 3_600_000
+        bench.clock.now_ms += 10 * 3_600_000
         providers.tells = tells
         assert await bench.reconciler.once() == left, tells
     providers.sought = Sought(untold=1)
     bench.change("p3", Status.STARTING, provider_id=None, attempt="a")
-    bench.now += 15_000
+    bench.clock.now_ms += 15_000
     assert await bench.reconciler.once() == 1
 
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.support.clock import ManualClock
 from tidings.streams.providers.job_api import Call
 from tidings.streams.submission.http import Answer, CallFailed, NoAnswer, asked_to_wait
 from tidings.streams.submission.throttle import TRIPS_AFTER, UNASKED, Lane, Limits
@@ -27,11 +28,9 @@ def answer(status: int, body: bytes = b"", **headers: str) -> Answer:
     return Answer(status, {name.replace("_", "-"): value for name, value in headers.items()}, body)
 
 
-def lane(*answers: Answer | CallFailed, limits: Limits | None = None) -> tuple[Lane, list[float]]:
-    clock = [100.0]
-    return Lane(
-        "p", Provider(*answers).send, limits, timer=lambda: clock[0], clock=lambda: NOW
-    ), clock
+def lane(*answers: Answer | CallFailed, limits: Limits | None = None) -> tuple[Lane, ManualClock]:
+    clock = ManualClock(int(NOW * 1000), 100.0)
+    return Lane("p", Provider(*answers).send, limits, clock=clock), clock
 
 
 @pytest.mark.parametrize(
@@ -61,7 +60,7 @@ async def test_429_closes_the_lane_for_as_long_as_asked() -> None:
     silent, clock = lane(answer(429))
     await silent.call(CALL)
     assert silent.closed_for == UNASKED
-    clock[0] += UNASKED
+    clock.seconds += UNASKED
     assert silent.closed_for == 0
     endless, _ = lane(answer(429, retry_after="999999"))
     await endless.call(CALL)
@@ -85,10 +84,10 @@ async def test_failures_in_a_row_open_the_circuit_for_longer_each_time() -> None
     assert broken.closed_for == 0
     await _tried(broken)
     assert (broken.broken, broken.closed_for) == (True, 1)
-    clock[0] += 1
+    clock.seconds += 1
     await _tried(broken)
     assert broken.closed_for == 2
-    clock[0] += 2
+    clock.seconds += 2
     await _tried(broken)
     assert not broken.broken
     await _tried(broken)
