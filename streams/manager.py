@@ -8,8 +8,8 @@ await manager.mark_as_succeeded("p1", "https://example.com/cat.png")
 ```
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypedDict, Unpack
 
 import msgspec
 from msgspec import Raw
@@ -35,28 +35,53 @@ from tidings.storage.store import (
 )
 from tidings.streams.rules.decision import Applied, Decision, Rejected, Stale
 from tidings.streams.rules.event import Event, EventType
+from tidings.streams.rules.fields import JSON_NAMES, NAMES
 from tidings.streams.rules.reducer import Expiry, Reduction
 from tidings.streams.rules.transitions import decide
 
-_JSON = frozenset({"payload", "provider_urls", "output", "assets"})
-_FIELDS = frozenset(
-    {
-        *_JSON,
-        "prompt",
-        "model",
-        "provider",
-        "provider_id",
-        "owner",
-        "tags",
-        "image_url",
-        "image_path",
-        "error",
-        "progress",
-        "logs",
-        "estimated_time",
-        "generation_time",
-    }
-)
+
+class InitialFields(TypedDict, total=False):
+    """What `initialize` takes by keyword, beside what it names."""
+
+    owner: str | None
+    """Whose prediction it is; it never changes."""
+    tags: Sequence[str] | None
+    """What it is listed by; tags are only ever added."""
+    provider: str | None
+    """Who makes it."""
+    provider_id: str | None
+    """Its id there; it never changes."""
+
+
+class ReportedFields(InitialFields, total=False):
+    """What `update` takes by keyword; None changes nothing."""
+
+    payload: Any
+    """What was asked for: anything that JSON can hold. The first value stays."""
+    prompt: str | None
+    """The first value stays."""
+    model: str | None
+    """The first value stays."""
+    provider_urls: Mapping[str, Any] | None
+    """Where the provider tells of the job, by purpose."""
+    output: Any
+    """The result, or what there is of it so far: anything that JSON can hold."""
+    image_url: str | None
+    """Of the first picture."""
+    image_path: str | None
+    """Where the first picture is stored."""
+    assets: Sequence[Mapping[str, Any]] | None
+    """The stored files."""
+    error: str | None
+    """Why it failed."""
+    progress: float | None
+    """From 0 to 1; it never goes down."""
+    logs: str | None
+    """The whole log so far; a shorter one changes nothing."""
+    estimated_time: float | None
+    """In ms."""
+    generation_time: float | None
+    """In ms."""
 
 
 class PredictionStatusManager:
@@ -90,7 +115,7 @@ class PredictionStatusManager:
         prompt: str | None = None,
         model: str | None = None,
         estimated_time: float | None = None,
-        **fields: Any,
+        **fields: Unpack[InitialFields],
     ) -> Prediction:
         """Write a new prediction down, `starting`.
 
@@ -100,7 +125,7 @@ class PredictionStatusManager:
             prompt: The prompt.
             model: The model's name.
             estimated_time: In ms.
-            **fields: `owner`, `tags`, `provider`, `provider_id`.
+            **fields: Those of `InitialFields`.
 
         Raises:
             AlreadyExists: A prediction with this id stands.
@@ -133,16 +158,17 @@ class PredictionStatusManager:
         return _prediction(stored) if stored is not None else None
 
     async def update(
-        self, prediction_id: str, status: Status | str | None = None, **fields: Any
+        self,
+        prediction_id: str,
+        status: Status | str | None = None,
+        **fields: Unpack[ReportedFields],
     ) -> Prediction:
         """Change the status, fields, or both, as a report would.
 
         Args:
             prediction_id: An existing prediction.
             status: The new status; None: fields alone.
-            **fields: `output`, `error`, `progress` (0 to 1), `logs` (the whole log so far), `image_url`, `image_path`,
-                `assets`, `provider_urls`, `tags`, `generation_time` and `estimated_time` (ms), and the set-once ones
-                (`owner`, `provider`, `provider_id`, `model`, `prompt`, `payload`).
+            **fields: Those of `ReportedFields`.
 
         Raises:
             NotFound: There is no such prediction.
@@ -266,19 +292,23 @@ class PredictionStatusManager:
         self._claimed = True
 
     def _event(
-        self, prediction_id: str, kind: EventType, status: Status | None, fields: dict[str, Any]
+        self,
+        prediction_id: str,
+        kind: EventType,
+        status: Status | None,
+        fields: Mapping[str, Any],
     ) -> Event:
         if not valid_id(prediction_id):
             raise ValueError(
                 f"{prediction_id[:80]!r} is no id: 1 to 256 bytes without spaces, commas or control characters"
             )
-        if unknown := fields.keys() - _FIELDS:
+        if unknown := fields.keys() - NAMES:
             raise ValueError(
-                f"unknown field {sorted(unknown)[0]!r}; known are {', '.join(sorted(_FIELDS))}"
+                f"unknown field {sorted(unknown)[0]!r}; known are {', '.join(sorted(NAMES))}"
             )
         now = self._clock.ms()
         given: dict[str, Any] = {
-            name: Raw(msgspec.json.encode(value)) if name in _JSON else value
+            name: Raw(msgspec.json.encode(value)) if name in JSON_NAMES else value
             for name, value in fields.items()
             if value is not None
         }

@@ -27,11 +27,10 @@ from tidings.storage.store import Stored, hidden
 from tidings.storage.wrappers.cache import CachedStore
 from tidings.streams.rules.decision import Applied
 from tidings.streams.rules.event import Event
+from tidings.streams.rules.fields import CREATE_WIRE_NAMES
 from tidings.streams.rules.transitions import decide
 
-CREATE_FIELDS = frozenset(
-    {"provider", "model", "prompt", "payload", "owner", "tags", "estimatedTime", "predictionId"}
-)
+CREATE_FIELDS = CREATE_WIRE_NAMES | {"predictionId"}
 MAX_KEY = 255
 """Characters of an `Idempotency-Key`."""
 

@@ -28,34 +28,12 @@ from tidings.streams.log.protocol import EVENTS, Log, LogError, NewRecord, Posit
 from tidings.streams.processing.decoder import decode_event
 from tidings.streams.rules.decision import Applied, Duplicate, Rejected, Stale
 from tidings.streams.rules.event import Archive, Event, Poison
+from tidings.streams.rules.fields import WIRE_NAMES
 from tidings.streams.rules.large_fields import FIELD_MAX, settle
 from tidings.streams.rules.transitions import decide
 from tidings.streams.support.tracing import Tracing
 
-EVENT_FIELDS = frozenset(
-    [
-        "status",
-        "payload",
-        "prompt",
-        "model",
-        "provider",
-        "providerId",
-        "providerUrls",
-        "owner",
-        "tags",
-        "output",
-        "imageUrl",
-        "imagePath",
-        "assets",
-        "error",
-        "progress",
-        "logs",
-        "estimatedTime",
-        "generationTime",
-        "at",
-        "id",
-    ]
-)
+EVENT_FIELDS = WIRE_NAMES | {"status", "at", "id"}
 """What a `PATCH` may say."""
 
 SOURCE = "api"

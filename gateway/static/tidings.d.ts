@@ -42,16 +42,17 @@ export interface Prediction {
   imageUrl?: string;
   imagePath?: string;
   assets?: unknown;
-  assetsError?: string;
   error?: string | LargeField;
   /** From 0 to 1. */
   progress?: number;
   /** The end of the logs, whose whole length is `logsLength`. */
   logs?: string;
-  logsLength?: number;
+  /** In ms. */
   estimatedTime?: number;
   /** In ms. */
   generationTime?: number;
+  assetsError?: string;
+  logsLength?: number;
   cancelRequestedAt?: number;
   attempt?: string;
   createId?: string;

@@ -34,6 +34,7 @@ from tidings.streams.log.headers import (
 from tidings.streams.log.protocol import Record
 from tidings.streams.providers.protocol import Provider, Webhook
 from tidings.streams.rules.event import LARGEST, LATEST, Archive, Event, EventType, Poison
+from tidings.streams.rules.fields import FIELDS, JSON_NAMES
 from tidings.streams.support.json_text import nested_over
 
 MAX_DEPTH = 200
@@ -48,6 +49,7 @@ _TYPES = frozenset(kind.value for kind in EventType)
 _STATUSES = frozenset(status.value for status in Status)
 _event = msgspec.json.Decoder(Event)
 _object = msgspec.json.Decoder(dict[str, Raw])
+_TYPED_JSON = tuple(field for field in FIELDS if field.begins)
 _KNOWN = frozenset(
     field.encode_name for field in msgspec.structs.fields(Event) if "/" not in field.encode_name
 )
@@ -199,10 +201,11 @@ def _decode(value: bytes) -> Event:
         raise Poison("not-json", f"{error}; an event is a JSON object") from None
     if b"null" in value:
         _drop_nulls(event)
-    if event.provider_urls and bytes(event.provider_urls)[:1] != b"{":
-        raise Poison("wrong-type", "Expected `object` - at `$.providerUrls`")
-    if event.assets and bytes(event.assets)[:1] != b"[":
-        raise Poison("wrong-type", "Expected `array` - at `$.assets`")
+    for field in _TYPED_JSON:
+        raw: Raw = getattr(event, field.name)
+        if raw and bytes(raw)[:1] != field.begins:
+            kind = "object" if field.begins == b"{" else "array"
+            raise Poison("wrong-type", f"Expected `{kind}` - at `$.{field.wire}`")
     return event
 
 
@@ -237,7 +240,7 @@ def _refusal(error: msgspec.ValidationError) -> Poison:
 
 
 def _drop_nulls(event: Event) -> None:
-    for name in ("payload", "output", "provider_urls", "assets"):
+    for name in JSON_NAMES:
         raw: Raw = getattr(event, name)
         if raw and bytes(raw) == b"null":
             force_setattr(event, name, ABSENT)

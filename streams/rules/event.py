@@ -9,6 +9,7 @@ from typing import Annotated
 from msgspec import Meta, Raw, Struct
 
 from tidings.storage.prediction import ABSENT, Blob, Status
+from tidings.streams.rules.fields import wire_name
 
 
 class EventType(StrEnum):
@@ -35,8 +36,7 @@ def _wire_name(field: str) -> str:
     """Names on the wire; what translation alone may set gets one that no sender uses by accident."""
     if field in {"recorded_at", "archive", "report", "traceparent", "unknown", "notice"}:
         return f"tidings/{field}"
-    head, *rest = field.split("_")
-    return head + "".join(part.capitalize() for part in rest)
+    return wire_name(field)
 
 
 class Event(

@@ -17,6 +17,7 @@ from msgspec.structs import force_setattr, replace
 from tidings.storage.errors import StoreUnavailable
 from tidings.storage.prediction import Blob, Prediction
 from tidings.streams.rules.event import Event, EventType
+from tidings.streams.rules.fields import FIELDS
 
 FIELD_MAX = 32 * 1024
 """Bytes of a field (of JSON as it came, of a string in UTF-8) that a record takes; what is larger goes elsewhere."""
@@ -25,8 +26,8 @@ FOLDER = "blobs"
 NOTE = "id"
 PREFIX = "sha256-"
 
-_JSON_FIELDS = ("payload", "output", "assets")
-_TEXT_FIELDS = ("prompt", "error")
+_JSON_FIELDS = tuple(field.name for field in FIELDS if field.large and field.json)
+_TEXT_FIELDS = tuple(field.name for field in FIELDS if field.large and not field.json)
 _Kind = Literal["", "object", "number"]
 _HASH = re.compile(r"sha256-[0-9a-f]{64}")
 _NO_BLOBS: dict[str, bytes] = {}

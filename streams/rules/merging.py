@@ -11,30 +11,35 @@ from msgspec import Raw
 
 from tidings.storage.prediction import Prediction
 from tidings.streams.rules.event import Event
+from tidings.streams.rules.fields import Merge, names
 from tidings.streams.rules.large_fields import reference
 
 LOGS_TAIL = 32_768
 """Characters of the log that a record keeps; `logs_length` counts the whole."""
 
-SET_ONCE = ("model", "prompt", "provider")
-_LATER = ("image_url", "image_path", "error", "estimated_time", "generation_time")
-_LATER_JSON = ("provider_urls", "assets")
+_ONCE = names(Merge.ONCE, json=False)
+_ONCE_JSON = names(Merge.ONCE, json=True)
+_IDENTITY = names(Merge.IDENTITY, json=False)
+_LATER = names(Merge.LATER, json=False)
+_LATER_JSON = names(Merge.LATER, json=True)
 
 
 def set_once(current: Prediction, event: Event, changes: dict[str, Any], *, override: bool) -> None:
     """Fill what says who and what it is; the first create also replaces what reports had filled."""
-    for name in SET_ONCE:
+    for name in _ONCE:
         value = getattr(event, name)
         if value is not None:
             old = getattr(current, name)
             if old is None or (override and old != value):
                 changes[name] = value
-    if event.payload and (not current.payload or (override and current.payload != event.payload)):
-        changes["payload"] = event.payload
-    if event.owner is not None and current.owner is None:
-        changes["owner"] = event.owner
-    if event.provider_id is not None and current.provider_id is None:
-        changes["provider_id"] = event.provider_id
+    for name in _ONCE_JSON:
+        raw, old = getattr(event, name), getattr(current, name)
+        if raw and (not old or (override and old != raw)):
+            changes[name] = raw
+    for name in _IDENTITY:
+        value = getattr(event, name)
+        if value is not None and getattr(current, name) is None:
+            changes[name] = value
 
 
 def _monotone(current: Prediction, event: Event, changes: dict[str, Any]) -> None:

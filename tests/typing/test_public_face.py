@@ -32,6 +32,8 @@ def findings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
         "right": {},
         "name": {"imported": "Clinet"},
         "setting": {"setting": "prot"},
+        "keyword": {"keyword": "statuss"},
+        "value": {"progress": "'half'"},
     }
     for name, wrong in programs.items():
         (folder / f"{name}.py").write_text(PROGRAM.format(**{**RIGHT, **wrong}))
@@ -64,10 +66,12 @@ def test_a_right_program_passes(findings: dict[str, list[str]]) -> None:
     [
         ("name", "[attr-defined]"),
         ("setting", "[call-arg]"),
+        ("keyword", "[call-arg]"),
+        ("value", "[arg-type]"),
     ],
 )
 def test_a_wrong_program_is_found(findings: dict[str, list[str]], program: str, code: str) -> None:
-    """A misspelled public name or setting is an error."""
+    """A misspelled public name, setting or field, or a value of a wrong type, is an error."""
     errors = [line for line in findings[program] if "error:" in line]
     assert len(errors) == 1, findings[program]
     assert errors[0].endswith(code)
