@@ -1,24 +1,25 @@
 """`tidings audit`: what happened to every prediction, as a list."""
 
-import contextlib
 import csv
 import json
-import sys
 from argparse import Namespace
-from collections.abc import Iterator
-from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
 
 from tidings.cli.support import command, output
 from tidings.config.settings import Settings
+from tidings.observability.control_characters import escape_controls
 
 if TYPE_CHECKING:
     from tidings.admin.audit import Trail
 
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""What a spreadsheet takes for the beginning of a formula, in full width too."""
+
 ABOUT = """Write out the audit trail, a line for each step of each prediction, by time.
 
 Steps come from the store, hidden predictions included; deletions, erasures, repairs and redrives
-from the log, as far back as it goes. Without --csv each line is a JSON object. The service may run."""
+from the log, as far back as it goes. Without --csv each line is a JSON object. With it a value that
+a spreadsheet would take for a formula gets an apostrophe before it. The service may run."""
 
 
 def register(commands: command.Commands) -> None:
@@ -62,34 +63,17 @@ def run_export(arguments: Namespace) -> None:
     from tidings.admin.audit import Trail, Wanted
 
     wanted = Wanted(since=since, until=until, owner=arguments.owner, only=arguments.only)
-    with _output(arguments.out) as out, Trail(wanted) as trail:
-        command.run_loop(_collect(settings, trail))
-        count = _write(trail, out, as_csv=arguments.csv)
+    try:
+        with output.opened(arguments.out) as out, Trail(wanted) as trail:
+            command.run_loop(_collect(settings, trail))
+            count = _write(trail, out, as_csv=arguments.csv)
+    except output.FileThere as error:
+        raise command.Failure(f"--out: {error}", command.WRONG_USE) from None
     if arguments.out != "-":
         said = json.dumps({"exported": count, "file": arguments.out})
         output.print_line(
             said if arguments.as_json else f"{count:,} lines written to {arguments.out}"
         )
-
-
-@contextlib.contextmanager
-def _output(file: str) -> Iterator[IO[str]]:
-    """Where the lines go; a file that did not become whole is removed again."""
-    if file == "-":
-        yield sys.stdout
-        return
-    try:
-        out = Path(file).open("x", encoding="utf-8", newline="")  # noqa: SIM115 - closed below
-    except FileExistsError:
-        raise command.Failure(
-            f"--out: {file} is there already; name a new file", command.WRONG_USE
-        ) from None
-    try:
-        with out:
-            yield out
-    except BaseException:
-        Path(file).unlink(missing_ok=True)
-        raise
 
 
 async def _collect(settings: Settings, trail: "Trail") -> None:
@@ -117,7 +101,15 @@ def _write(trail: "Trail", out: IO[str], *, as_csv: bool) -> int:
         table.writeheader()
     for count, line in enumerate(trail.lines(), 1):  # noqa: B007 - how many there were
         if table is not None:
-            table.writerow(json.loads(line))
+            table.writerow({name: _cell(value) for name, value in json.loads(line).items()})
         else:
-            out.write(line.decode() + "\n")
+            output.write_line(out, line.decode())
     return count
+
+
+def _cell(value: Any) -> Any:
+    """A cell that a spreadsheet takes for text, whatever it begins with (OWASP, CSV Injection)."""
+    if not isinstance(value, str):
+        return value
+    shown = escape_controls(value)
+    return f"'{shown}" if shown.startswith(FORMULA_STARTS) else shown

@@ -4,13 +4,11 @@ import asyncio
 import base64
 import contextlib
 import json
-import sys
 import time
 from argparse import Namespace
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 from tidings.cli.support import command, output
 from tidings.cli.support.progress import ProgressBar
@@ -149,7 +147,7 @@ def run_show(arguments: Namespace) -> int:
         for name, value in letter.headers:
             output.print_line(f"{name}: {value.decode('utf-8', 'replace')}")
         output.print_line("")
-        output.print_line(_readable(letter.value or b""))
+        output.print_text(_readable(letter.value or b""))
     return command.DONE
 
 
@@ -180,7 +178,7 @@ def run_redrive(arguments: Namespace) -> int:
         found.update(str(position) for _, position in (*selection.chosen, *selection.cut))
         count, skipped = len(selection.chosen), selection.left_out
         for why in selection.cut.values():
-            sys.stderr.write(f"tidings: left out: {why}\n")
+            output.print_note(f"tidings: left out: {why}")
         if not arguments.dry_run:
             count = await _append(log, selection, arguments.rate, quiet=arguments.as_json)
 
@@ -226,28 +224,20 @@ def run_export(arguments: Namespace) -> None:
 
         nonlocal count
         async for letter in read_dead_letters(log, _wanted(arguments)):
-            out.write(json.dumps(_whole(letter)) + "\n")
+            output.write_line(out, json.dumps(_whole(letter)))
             count += 1
 
-    with _output(arguments.file) as out:
-        command.run_loop(_with_log(settings, export))
+    try:
+        with output.opened(arguments.file) as out:
+            command.run_loop(_with_log(settings, export))
+    except output.FileThere as error:
+        raise command.Failure(str(error), command.WRONG_USE) from None
     if arguments.file != "-":
         output.print_line(
             json.dumps({"exported": count})
             if arguments.as_json
             else f"{count:,} written to {arguments.file}"
         )
-
-
-def _output(file: str) -> "contextlib.AbstractContextManager[IO[str]]":
-    if file == "-":
-        return contextlib.nullcontext(sys.stdout)
-    try:
-        return Path(file).open("x", encoding="utf-8")
-    except FileExistsError:
-        raise command.Failure(
-            f"{file}: is there already; name a new file", command.WRONG_USE
-        ) from None
 
 
 async def _with_log(settings: Settings, work: Callable[["Log"], Any]) -> None:

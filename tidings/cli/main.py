@@ -50,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Raises:
         SystemExit: Always, unless a defect comes through with its traceback.
     """
+    output.guard_terminal()
     parsed = _parser().parse_args(arguments)
     try:
         code = parsed.run(parsed)

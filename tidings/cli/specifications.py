@@ -36,4 +36,4 @@ def run_asyncapi(arguments: Namespace) -> None:
 
 
 def _print(document: dict[str, object], on_one_line: bool) -> None:
-    output.print_line(json.dumps(document, indent=None if on_one_line else 2, ensure_ascii=False))
+    output.print_text(json.dumps(document, indent=None if on_one_line else 2, ensure_ascii=False))

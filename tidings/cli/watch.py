@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from tidings.cli.support import command, output, service_access
 from tidings.config.settings import Settings
+from tidings.observability.control_characters import escape_controls
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -57,6 +58,15 @@ def run(arguments: Namespace) -> int:
         )
     if arguments.finished and not arguments.predictions:
         raise command.Failure("--finished: needs predictions by name", command.WRONG_USE)
+    from tidings.storage.prediction import valid_id
+
+    for prediction_id in arguments.predictions:
+        if not valid_id(prediction_id):
+            raise command.Failure(
+                f"{prediction_id!r} is no prediction's id: 1 to 256 bytes without spaces, commas "
+                "and control characters",
+                command.WRONG_USE,
+            )
     settings = command.settings(arguments)
     try:
         return command.run_loop(_watch(arguments, settings))
@@ -186,7 +196,7 @@ class Screen:
         for update in self._rows.values():
             if not isinstance(update, Prediction):
                 table.add_row(
-                    Text(update.prediction_id),
+                    Text(escape_controls(update.prediction_id)),
                     Text("deleted", "dim"),
                     str(update.version),
                     "",
@@ -198,7 +208,14 @@ class Screen:
             if progress := _progress(update):
                 status.append(f" {progress}", "dim")
             at = _clock(update.updated_at)
-            result = Text(_result(update), no_wrap=True, overflow="ellipsis")
-            name = Text(update.prediction_id, overflow="ellipsis")
-            table.add_row(name, status, str(update.version), at, Text(update.model or ""), result)
+            result = Text(escape_controls(_result(update)), no_wrap=True, overflow="ellipsis")
+            name = Text(escape_controls(update.prediction_id), overflow="ellipsis")
+            table.add_row(
+                name,
+                status,
+                str(update.version),
+                at,
+                Text(escape_controls(update.model or "")),
+                result,
+            )
         return table

@@ -11,6 +11,7 @@ import structlog
 from structlog.typing import EventDict, Processor
 
 from tidings.config.validators import MASK
+from tidings.observability.control_characters import escape_controls
 from tidings.storage.redaction import Redactor
 
 _SECRET_WORDS = ("secret", "token", "password", "authorization", "api_key", "webhook_key")
@@ -41,6 +42,7 @@ def configure(
             # As plain text: a renderer of tracebacks with colors shows local variables, and those hold secrets.
             structlog.processors.format_exc_info,
             redacted,
+            _escape_all_controls,
             structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty()),
         ]
     )
@@ -97,6 +99,16 @@ def _redacted_by(redactor: Redactor) -> Processor:
         }
 
     return processor
+
+
+def _escape_all_controls(logger: Any, method: str, event: EventDict) -> EventDict:  # noqa: ARG001 - structlog's signature
+    """Show control characters as escapes; of a traceback the ends of its lines stay."""
+    for name, value in event.items():
+        if name in ("exception", "stack"):
+            event[name] = "\n".join(escape_controls(line) for line in str(value).split("\n"))
+        elif not isinstance(value, bool | int | float | None) and not name.startswith("_"):
+            event[name] = escape_controls(str(value))
+    return event
 
 
 def mask_secrets(logger: Any, method: str, event: EventDict) -> EventDict:  # noqa: ARG001 - structlog's signature

@@ -21,7 +21,7 @@ else:
 
 DONE = 0
 FAILED = output.FAILED
-WRONG_USE = 2
+WRONG_USE = output.WRONG_USE
 
 T = TypeVar("T")
 

@@ -1,15 +1,30 @@
-"""What a command prints: lines and tables on standard output, its failure on standard error."""
+"""What a command prints or writes out: the one place that writes to a terminal, so that no control character reaches it."""
 
+import contextlib
+import os
 import sys
-from collections.abc import Mapping
-from typing import Any, NoReturn
+import traceback
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, NoReturn
+
+from tidings.observability.control_characters import escape_controls
 
 FAILED = 1
+WRONG_USE = 2
 
 
 def print_line(line: str) -> None:
     """Print a line of output, at once."""
-    sys.stdout.write(line + "\n")
+    write_line(sys.stdout, line)
+    sys.stdout.flush()
+
+
+def print_text(text: str) -> None:
+    """Print a text of several lines."""
+    for line in text.split("\n"):
+        write_line(sys.stdout, line)
     sys.stdout.flush()
 
 
@@ -22,7 +37,62 @@ def print_table(title: str, values: Mapping[str, Any]) -> None:
         print_line(f"  {name:<{width}}  {shown}")
 
 
+def print_note(line: str) -> None:
+    """Print a line on standard error, beside the output."""
+    write_line(sys.stderr, line)
+    sys.stderr.flush()
+
+
+def write_line(out: IO[str], line: str) -> None:
+    """Write one line; control characters in it are shown as escapes."""
+    out.write(escape_controls(line) + "\n")
+
+
 def fail(message: str, code: int = FAILED) -> NoReturn:
     """Print one line on standard error and end the process with the exit code."""
-    sys.stderr.write(f"tidings: {' '.join(message.split())}\n")
+    print_note(f"tidings: {' '.join(message.split())}")
     raise SystemExit(code)
+
+
+class FileThere(Exception):
+    """The file to be written is there already; the message says so."""
+
+
+@contextlib.contextmanager
+def opened(file: str) -> Iterator[IO[str]]:
+    """A new file that its owner alone can read, or standard output for `-`.
+
+    What is exported holds people's prompts. A file that did not become whole is removed again.
+
+    Raises:
+        FileThere: There is a file of that name.
+        OSError: It cannot be written.
+    """
+    if file == "-":
+        yield sys.stdout
+        return
+    try:
+        descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        raise FileThere(f"{file} is there already; name a new file") from None
+    try:
+        with open(descriptor, "w", encoding="utf-8", newline="") as out:  # noqa: PTH123 - a descriptor
+            yield out
+    except BaseException:
+        Path(file).unlink(missing_ok=True)
+        raise
+
+
+def guard_terminal() -> None:
+    """Let neither a traceback nor a character that the terminal's encoding lacks get past this module."""
+    for stream in (sys.stdout, sys.stderr):
+        if (reconfigure := getattr(stream, "reconfigure", None)) is not None:
+            reconfigure(errors="backslashreplace")
+    sys.excepthook = _print_traceback
+
+
+def _print_traceback(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    for line in "".join(traceback.format_exception(kind, error, trace)).rstrip("\n").split("\n"):
+        print_note(line)

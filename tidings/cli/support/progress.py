@@ -5,6 +5,8 @@ import time
 from types import TracebackType
 from typing import Any, Self
 
+from tidings.cli.support import output
+
 LINE_EVERY = 5.0
 """Seconds between plain lines."""
 
@@ -49,8 +51,7 @@ class ProgressBar:
             self._rich.update(self._task, completed=done, total=total, rate=rate, lag=lag)
         elif not self._quiet and time.monotonic() - self._said >= LINE_EVERY:
             self._said = time.monotonic()
-            sys.stderr.write(self.line(done, total) + "\n")
-            sys.stderr.flush()
+            output.print_note(self.line(done, total))
 
     def line(self, done: int, total: int) -> str:
         """The plain line."""
