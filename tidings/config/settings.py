@@ -161,10 +161,14 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Event streams of an address at once."""
     owner_connections: Positive = 1000
     """WebSockets and event streams at once of one token's `sub`."""
+    owner_bytes: Positive = 67108864
+    """Bytes held in memory for an owner's connections together: bodies, unread answers, what waits to be sent."""
     owner_subscriptions: Positive = 100000
     """Subscriptions of an owner's sessions together."""
     owner_messages: Positive = 2000
     """Messages that an owner's sessions may send together, a second."""
+    session_bytes: Positive = 16777216
+    """Bytes held in memory for one connection."""
     session_subscriptions: Positive = 10000
     """Subscriptions of one session."""
     session_messages: Positive = 200
@@ -181,6 +185,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Seconds that files are kept; 0: as long as their prediction."""
     assets_allow: Annotated[tuple[str, ...], Setting(check=validators.host_port)] = ()
     """`host:port` of servers that files may be fetched from although private or http."""
+    held_bytes: Positive = 134217728
+    """Bytes held in memory for all connections of a process; see [limits](limits.md)."""
     max_body: Positive = 10485760
     """Bytes of a webhook's body, at most."""
     record_max: Annotated[int, Meta(ge=1024)] = 524288

@@ -8,10 +8,6 @@ from importlib.metadata import version
 import structlog
 from prometheus_client import REGISTRY, CollectorRegistry
 
-from tidings.gateway.api.webhooks import WebhookCounts
-from tidings.gateway.push.changes_reader import ChangesReader
-from tidings.gateway.push.hub import Hub
-from tidings.gateway.push.session_registry import SessionRegistry
 from tidings.observability.lag import LagMonitor, Offsets, ReaderLag
 from tidings.observability.metric_tables import (
     ARCHIVER,
@@ -85,22 +81,15 @@ class HealthMonitor:
         self._watch.add("events", self._measure_processor)
         self.exposition.add(PROCESSOR, self)
 
-    def observe_gateway(
-        self,
-        sessions: SessionRegistry,
-        reader: ChangesReader,
-        hub: Hub,
-        webhooks: WebhookCounts,
-        event_streams: Callable[[], int] = int,
-    ) -> None:
+    def observe_gateway(self, parts: GatewayParts) -> None:
         """Watch a gateway, and show its figures."""
 
         async def measure() -> tuple[Offsets, Offsets]:
             bounds = await self._changes_log.bounds(CHANGES)
-            return {number: end for number, (_, end) in bounds.items()}, reader.positions
+            return {number: end for number, (_, end) in bounds.items()}, parts.reader.positions
 
         self._watch.add("changes", measure)
-        self.exposition.add(GATEWAY, GatewayParts(sessions, reader, hub, webhooks, event_streams))
+        self.exposition.add(GATEWAY, parts)
 
     def observe_providers(self, sources: ProviderSources) -> None:
         """Show the figures of the work with providers."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tidings.gateway.api.webhooks import WebhookCounts
+from tidings.gateway.http.held_bytes import HeldBytes
 from tidings.gateway.push.changes_reader import ChangesReader
 from tidings.gateway.push.hub import Hub
 from tidings.gateway.push.session_registry import SessionRegistry
@@ -33,6 +34,7 @@ class GatewayParts:
     hub: Hub
     webhooks: WebhookCounts
     event_streams: Callable[[], int]
+    held: HeldBytes
 
 
 @dataclass(frozen=True)
@@ -271,6 +273,13 @@ GATEWAY: tuple[Family[GatewayParts], ...] = (
     ),
     Family(
         "tidings_event_streams", "gauge", "Event streams open.", lambda parts: parts.event_streams()
+    ),
+    Family(
+        "tidings_held_bytes",
+        "gauge",
+        "Bytes held in memory on behalf of clients and senders, by what they are held for.",
+        lambda parts: [((kind,), size) for kind, size in parts.held.by_kind.items()],
+        ("kind",),
     ),
     Family(
         "tidings_sessions_opened_total",

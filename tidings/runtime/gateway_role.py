@@ -19,6 +19,7 @@ from tidings.gateway.auth.permissions import Authenticator
 from tidings.gateway.auth.quotas import OwnerQuotas
 from tidings.gateway.auth.rate_limits import TrustedProxies
 from tidings.gateway.auth.request_guard import RequestGuard
+from tidings.gateway.http.held_bytes import HeldBytes
 from tidings.gateway.http.problems import Handler
 from tidings.gateway.http.server import HttpServer
 from tidings.gateway.push.changes_reader import ChangesReader
@@ -28,6 +29,7 @@ from tidings.gateway.push.traced import traced
 from tidings.gateway.websocket.aiohttp_upgrade import upgrade_route
 from tidings.gateway.websocket.listener import Listener
 from tidings.observability.health import HealthMonitor
+from tidings.observability.metric_tables import GatewayParts
 from tidings.runtime import limits
 from tidings.runtime.resources import Resources
 from tidings.storage.wrappers.cache import CachedStore
@@ -151,6 +153,7 @@ class GatewayRole:
             else ObservedHub(on_changes, tracing, on_error=self._failed)
         )
         owners = OwnerQuotas(limits.owner_limits(settings))
+        self.held = HeldBytes(limits.held_limits(settings))
         authenticator = authenticator_of(settings)
         self._guard = request_guard(settings, authenticator)
         self.webhook_counts = WebhookCounts()
@@ -175,7 +178,14 @@ class GatewayRole:
         )
         self._health_monitor = health_monitor
         health_monitor.observe_gateway(
-            self.sessions, self.reader, hub, self.webhook_counts, self.event_streams.__len__
+            GatewayParts(
+                sessions=self.sessions,
+                reader=self.reader,
+                hub=hub,
+                webhooks=self.webhook_counts,
+                event_streams=self.event_streams.__len__,
+                held=self.held,
+            )
         )
         health = self.health = Health(
             self._guard, version=version("tidings"), alive=health_monitor.alive

@@ -9,6 +9,7 @@ import resource
 from tidings.config.settings import Settings
 from tidings.gateway.auth.quotas import OwnerLimits, SessionLimits
 from tidings.gateway.auth.rate_limits import AddressConnections, AddressLimits
+from tidings.gateway.http.held_bytes import HeldLimits
 
 HANDSHAKE_BURST = 10.0
 """Seconds' worth of handshakes that may come at once: a page of an office behind one address is opened by all."""
@@ -33,6 +34,15 @@ def owner_limits(settings: Settings) -> OwnerLimits:
         connections=settings.owner_connections,
         subscriptions=settings.owner_subscriptions,
         messages_per_second=settings.owner_messages,
+    )
+
+
+def held_limits(settings: Settings) -> HeldLimits:
+    """Of what is held in memory on behalf of clients."""
+    return HeldLimits(
+        connection=settings.session_bytes,
+        owner=settings.owner_bytes,
+        process=settings.held_bytes,
     )
 
 
@@ -62,6 +72,11 @@ def warnings_of(settings: Settings) -> list[str]:
         found.append(
             f"TIDINGS_OWNER_MESSAGES ({settings.owner_messages}) is below TIDINGS_SESSION_MESSAGES "
             f"({settings.session_messages}), which no session can reach; lower the second"
+        )
+    if settings.session_bytes < settings.max_body:
+        found.append(
+            f"TIDINGS_SESSION_BYTES ({settings.session_bytes}) is below TIDINGS_MAX_BODY ({settings.max_body}), "
+            "so that no body of that size is taken; raise the first"
         )
     files = open_files()
     if settings.address_connections + OWN_FILES > files:

@@ -14,6 +14,7 @@ from tidings.config.loader import load_settings
 from tidings.config.settings import Settings
 from tidings.gateway.auth.quotas import OwnerLimits, SessionLimits
 from tidings.gateway.auth.rate_limits import AddressConnections, AddressLimits
+from tidings.gateway.http.held_bytes import HeldLimits
 from tidings.runtime import limits
 
 FROM = {"X-Forwarded-For": "203.0.113.7"}
@@ -25,6 +26,7 @@ def test_the_defaults_are_the_parts_own() -> None:
     settings = Settings()
     assert limits.session_limits(settings) == SessionLimits()
     assert limits.owner_limits(settings) == OwnerLimits()
+    assert limits.held_limits(settings) == HeldLimits()
     mine, parts = limits.address_limits(settings), AddressLimits()
     assert (mine.rate, mine.burst) == (parts.rate, parts.burst)
     assert limits.address_connections(settings).most == AddressConnections().most
