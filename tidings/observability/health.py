@@ -8,18 +8,17 @@ from importlib.metadata import version
 import structlog
 from prometheus_client import REGISTRY, CollectorRegistry
 
+from tidings.observability.gateway_metrics import GATEWAY, GatewayParts
 from tidings.observability.lag import LagMonitor, Offsets, ReaderLag
 from tidings.observability.metric_tables import (
     ARCHIVER,
     CACHE,
-    GATEWAY,
     LOG,
     PROCESSOR,
     PROJECTION,
     PROVIDERS,
     SERVICE,
     TRACES,
-    GatewayParts,
     ProviderSources,
 )
 from tidings.observability.metrics import Exposition

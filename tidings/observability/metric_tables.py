@@ -5,11 +5,6 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tidings.gateway.api.webhooks import WebhookCounts
-from tidings.gateway.http.held_bytes import HeldBytes
-from tidings.gateway.push.changes_reader import ChangesReader
-from tidings.gateway.push.hub import Hub
-from tidings.gateway.push.session_registry import SessionRegistry
 from tidings.observability.metrics import Family, Sample, by_name
 from tidings.observability.traces import OpenTracing
 from tidings.storage.wrappers.cache import CachedStore
@@ -23,18 +18,6 @@ from tidings.streams.submission.throttle import Lane
 
 if TYPE_CHECKING:
     from tidings.observability.health import HealthMonitor
-
-
-@dataclass(frozen=True)
-class GatewayParts:
-    """What a gateway's metrics are read from."""
-
-    sessions: SessionRegistry
-    reader: ChangesReader
-    hub: Hub
-    webhooks: WebhookCounts
-    event_streams: Callable[[], int]
-    held: HeldBytes
 
 
 @dataclass(frozen=True)
@@ -233,109 +216,6 @@ PROCESSOR: tuple[Family["HealthMonitor"], ...] = (
         "histogram",
         "From an event's append to the announcement of its change.",
         lambda o: o.processor.statistics.to_change,
-    ),
-)
-
-# ---- the gateway ----
-
-
-def _webhooks(parts: GatewayParts) -> list[Sample]:
-    answers = sorted(parts.webhooks.answers.items())
-    return [((provider or "unknown", str(status)), count) for (provider, status), count in answers]
-
-
-GATEWAY: tuple[Family[GatewayParts], ...] = (
-    Family(
-        "tidings_webhooks_total",
-        "counter",
-        "Webhooks by provider and status of the answer.",
-        _webhooks,
-        ("provider", "status"),
-    ),
-    Family(
-        "tidings_webhooks_refused_total",
-        "counter",
-        "Webhooks that were not taken, by provider and reason.",
-        lambda parts: [
-            ((name or "unknown", code), count)
-            for (name, code), count in sorted(parts.webhooks.refusals.items())
-        ],
-        ("provider", "reason"),
-    ),
-    Family(
-        "tidings_webhook_seconds",
-        "histogram",
-        "From a webhook's last byte to its being durable.",
-        lambda parts: parts.webhooks.seconds,
-    ),
-    Family(
-        "tidings_sessions", "gauge", "WebSocket sessions open.", lambda parts: len(parts.sessions)
-    ),
-    Family(
-        "tidings_event_streams", "gauge", "Event streams open.", lambda parts: parts.event_streams()
-    ),
-    Family(
-        "tidings_held_bytes",
-        "gauge",
-        "Bytes held in memory on behalf of clients and senders, by what they are held for.",
-        lambda parts: [((kind,), size) for kind, size in parts.held.by_kind.items()],
-        ("kind",),
-    ),
-    Family(
-        "tidings_sessions_opened_total",
-        "counter",
-        "Sessions opened.",
-        lambda parts: parts.sessions.opened,
-    ),
-    Family(
-        "tidings_sessions_closed_total",
-        "counter",
-        "Sessions that the gateway closed, by close code.",
-        lambda parts: by_name(parts.sessions.closed),
-        ("code",),
-    ),
-    Family(
-        "tidings_sessions_backed_up",
-        "gauge",
-        "Sessions whose client reads too slowly at the moment.",
-        lambda parts: parts.sessions.backlog()[0],
-    ),
-    Family(
-        "tidings_messages_buffered",
-        "gauge",
-        "Messages that wait for such clients.",
-        lambda parts: parts.sessions.backlog()[1],
-    ),
-    Family(
-        "tidings_conflated_total",
-        "counter",
-        "Changes that a newer one replaced while they waited.",
-        lambda parts: parts.sessions.conflated,
-    ),
-    Family(
-        "tidings_changes_total",
-        "counter",
-        "Changes read from the log.",
-        lambda parts: parts.reader.changes,
-    ),
-    Family(
-        "tidings_change_to_push_seconds",
-        "histogram",
-        "From the announcement of a change to its being handed to every session that watches it; of those read at once "
-        "the oldest.",
-        lambda parts: parts.reader.to_push,
-    ),
-    Family(
-        "tidings_changes_caught_up",
-        "gauge",
-        "1 while the reader of the changes follows.",
-        lambda parts: float(parts.reader.caught_up),
-    ),
-    Family(
-        "tidings_deliveries_total",
-        "counter",
-        "Changes handed to sessions, one for each that got it.",
-        lambda parts: parts.hub.deliveries,
     ),
 )
 

@@ -28,8 +28,8 @@ from tidings.gateway.push.session_registry import SessionRegistry
 from tidings.gateway.push.traced import traced
 from tidings.gateway.websocket.aiohttp_upgrade import upgrade_route
 from tidings.gateway.websocket.listener import Listener
+from tidings.observability.gateway_metrics import GatewayParts
 from tidings.observability.health import HealthMonitor
-from tidings.observability.metric_tables import GatewayParts
 from tidings.runtime import limits
 from tidings.runtime.resources import Resources
 from tidings.storage.wrappers.cache import CachedStore

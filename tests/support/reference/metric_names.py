@@ -7,10 +7,10 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from tests.support.root import ROOT
+from tidings.observability.gateway_metrics import GATEWAY
 from tidings.observability.metric_tables import (
     ARCHIVER,
     CACHE,
-    GATEWAY,
     LOG,
     PROCESSOR,
     PROJECTION,
