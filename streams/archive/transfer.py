@@ -18,6 +18,7 @@ from msgspec import Raw, Struct
 from tidings.storage.clock import SYSTEM_CLOCK, Clock
 from tidings.storage.object_storage import ObjectStorage
 from tidings.storage.prediction import Prediction
+from tidings.storage.resilience.backoff import Backoff
 from tidings.storage.store import Stored
 from tidings.streams.archive.content_types import HEAD, shown_inline, sniff
 from tidings.streams.archive.downloader import DownloadError, Downloads, Interrupted, Missing
@@ -112,6 +113,7 @@ class FileTransfer:
         self._load, self._objects, self._names, self._downloads = load, objects, names, downloads
         self._reports, self._mode, self._clock = reports, mode, clock
         self.retry = retry or RetryPolicy()
+        self._backoff = Backoff.doubling(self.retry.first, self.retry.longest)
         self._reached = reached or (lambda _step: None)
         self._transfers = asyncio.Semaphore(TRANSFERS)
         self._large = asyncio.Semaphore(LARGE_TRANSFERS)
@@ -160,7 +162,7 @@ class FileTransfer:
 
     def wait(self, tries: int) -> float:
         """Seconds before the next try."""
-        return min(self.retry.longest, self.retry.first * 2.0 ** min(tries - 1, 20))
+        return self._backoff.wait(tries)
 
     # ---- 1 ----
 

@@ -11,11 +11,12 @@ from collections.abc import Awaitable, Callable, Sequence
 import structlog
 
 from tidings.storage.errors import StorageError
+from tidings.storage.resilience.backoff import Backoff, Failures
 from tidings.streams.changes.codec import Change, parse
 from tidings.streams.log.protocol import CHANGES, Log, LogError, Position, Record
 
-BACKOFF = (0.05, 0.1, 0.2, 0.5, 1.0)
-"""Seconds before following again, after the first, second, ... failure in a row."""
+BACKOFF = Backoff((0.05, 0.1, 0.2, 0.5, 1.0))
+"""Before following again."""
 
 RECENT = 1_024
 RECENT_BYTES = 8 * 1024 * 1024
@@ -64,7 +65,7 @@ class ChangeFeed:
 
     async def run(self) -> None:
         """Follow until cancelled; outages of the log, and of the store that the changes go to, are waited out."""
-        failures = 0
+        failures = Failures(BACKOFF)
         while True:
             started = time.monotonic()
             try:
@@ -80,9 +81,9 @@ class ChangeFeed:
             finally:
                 self.caught_up.clear()
             # What has gone well for longer than the longest delay begins with the shortest again.
-            failures = 0 if time.monotonic() - started > BACKOFF[-1] else failures
-            await asyncio.sleep(BACKOFF[min(failures, len(BACKOFF) - 1)])
-            failures += 1
+            if time.monotonic() - started > BACKOFF.longest:
+                failures.clear()
+            await asyncio.sleep(failures.next_wait())
 
     async def _follow(self) -> None:
         batches = self._log.follow(CHANGES, dict(self.positions))

@@ -2,21 +2,21 @@
 
 import asyncio
 import contextlib
-import random
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import structlog
 
 from tidings.storage.errors import StorageError
+from tidings.storage.resilience.backoff import Backoff, Failures
 from tidings.streams.log.consumer_loop import ConsumerLoop
 from tidings.streams.log.protocol import LogError
 from tidings.streams.processing.statistics import Statistics
 
 T = TypeVar("T")
 
-RETRY_FIRST, RETRY_MOST = 0.05, 1.0
-"""Seconds between attempts at a store or log that is down: it goes on within two seconds of its return."""
+BACKOFF = Backoff.doubling(0.05, 1.0)
+"""Between attempts at a store or log that is down: it goes on within two seconds of its return."""
 
 logger = structlog.get_logger(__name__)
 
@@ -50,7 +50,7 @@ class Outages:
             Abandoned: It was waited for, and its partitions are no longer ours, or the processor stops.
             StorageError, LogError: No retry mends it.
         """
-        delay = RETRY_FIRST
+        failures = Failures(BACKOFF)
         waiting = False
         try:
             while True:
@@ -67,10 +67,8 @@ class Outages:
                         waiting = True
                         self._pause(self.loop, str(error))
                     with contextlib.suppress(TimeoutError):
-                        # Jitter: many processors should not come back at once.
-                        async with asyncio.timeout(delay * random.uniform(0.5, 1)):  # noqa: S311 - nothing secret
+                        async with asyncio.timeout(failures.next_wait()):
                             await self._stopping.wait()
-                    delay = min(delay * 2, RETRY_MOST)
                 else:
                     self._statistics.alive()  # a batch may have many of them
                     return result

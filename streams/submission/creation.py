@@ -13,14 +13,15 @@ from msgspec import Struct
 
 from tidings.storage.errors import StorageError
 from tidings.storage.prediction import Prediction
+from tidings.storage.resilience.backoff import Backoff
 from tidings.streams.providers.job_api import Call, Listing, Submitted, Submitting, Unreadable
 from tidings.streams.submission.http import Answer, CallFailed, NotSent
 from tidings.streams.submission.job_search import find
 from tidings.streams.submission.redaction import reason_of, secrets_of
 from tidings.streams.submission.throttle import Lane
 
-FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0
-"""Seconds before a create call is repeated, where the provider does not say."""
+BACKOFF = Backoff.doubling(1.0, 30.0)
+"""Before a create call is repeated, where the provider does not say."""
 PAGES = 20
 """Of the provider's list, read before a create call is repeated that the provider failed at. It is read back to the
 time of the first call; where that takes more, the call is left to the reconciler, which reads further."""
@@ -118,7 +119,7 @@ class Creation:
 
     async def _pause(self, tries: int) -> None:
         """Wait before a repetition: as long as the provider asked for, or twice as long each time."""
-        own = min(FIRST_WAIT * 2.0 ** min(tries, 10), LONGEST_WAIT)
+        own = BACKOFF.wait(tries)
         await asyncio.sleep(max(self._lane.closed_for, own))
 
     async def _begun(self, api: Submitting, webhook: str, since: int) -> Submitted | None:

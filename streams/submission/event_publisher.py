@@ -1,7 +1,6 @@
 """What this service says about predictions by itself: events appended to the log, outages of it waited out."""
 
 import asyncio
-import random
 import uuid
 
 import msgspec
@@ -9,6 +8,7 @@ import structlog
 from msgspec import Raw
 
 from tidings.storage.clock import SYSTEM_CLOCK, Clock
+from tidings.storage.resilience.backoff import Backoff, Failures
 from tidings.streams.log.headers import (
     ARCHIVE_HEADER,
     DELIVERY_HEADER,
@@ -21,8 +21,8 @@ from tidings.streams.rules.event import Archive
 FETCHED_HEADER = "tidings-fetched"
 """On a provider's report that we asked for ourselves: why we did."""
 
-RETRY_FIRST, RETRY_MOST = 0.05, 2.0
-"""Seconds between attempts at a log that is down."""
+BACKOFF = Backoff.doubling(0.05, 2.0)
+"""Between attempts at a log that is down."""
 
 _log = structlog.get_logger("tidings.reports")
 _encoder = msgspec.json.Encoder()
@@ -74,7 +74,7 @@ class Reports:
         return self._clock.ms()
 
     async def _append(self, record: NewRecord) -> Position:
-        delay = RETRY_FIRST
+        failures = Failures(BACKOFF)
         while True:
             try:
                 (position,) = await self._events_log.append(EVENTS, (record,))
@@ -82,8 +82,7 @@ class Reports:
                 if not error.retryable:
                     raise
                 _log.warning("reports.log_unavailable", error=str(error))
-                await asyncio.sleep(delay * random.uniform(0.5, 1))  # noqa: S311 - jitter
-                delay = min(delay * 2, RETRY_MOST)
+                await asyncio.sleep(failures.next_wait())
             else:
                 return position
 

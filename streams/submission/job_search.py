@@ -6,6 +6,7 @@ from collections.abc import Collection
 import structlog
 from msgspec import Struct
 
+from tidings.storage.resilience.backoff import Backoff, Failures
 from tidings.streams.providers.job_api import Listing, Unreadable
 from tidings.streams.submission.http import Answer, CallFailed
 from tidings.streams.submission.throttle import Lane
@@ -14,8 +15,8 @@ SKEW = 300_000
 """Milliseconds by which the provider's clock may be behind ours."""
 TRIES = 6
 """Of one page. A long list would never be read to its end otherwise where a part of all calls fails."""
-FIRST_PAUSE, LONGEST_PAUSE = 0.1, 10.0
-"""Seconds between two of them; a provider that is to be left alone for longer is asked another time."""
+BACKOFF = Backoff.doubling(0.1, 10.0)
+"""Between two of them; a provider that is to be left alone for longer is asked another time."""
 
 _log = structlog.get_logger("tidings.submission")
 
@@ -77,24 +78,23 @@ async def find(
 
 
 async def _page(api: Listing, lane: Lane, following: str | None) -> Answer:
-    pause = FIRST_PAUSE
+    failures = Failures(BACKOFF)
     for left in reversed(range(TRIES)):
         try:
             answer = await lane.call(api.list(following))
         except CallFailed:
-            if not left or lane.closed_for > LONGEST_PAUSE:
+            if not left or lane.closed_for > BACKOFF.longest:
                 raise
         else:
             if answer.good:
                 return answer
             if (
                 not left
-                or lane.closed_for > LONGEST_PAUSE
+                or lane.closed_for > BACKOFF.longest
                 or not (answer.status == 429 or answer.status >= 500)
             ):
                 raise Unreadable(f"the list was answered with {answer.status}")
-        await asyncio.sleep(max(pause, lane.closed_for))
-        pause *= 2
+        await asyncio.sleep(max(failures.next_wait(), lane.closed_for))
     raise AssertionError("the last try ends it")
 
 

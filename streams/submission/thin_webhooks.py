@@ -15,6 +15,7 @@ import structlog
 from tidings.storage.clock import SYSTEM_CLOCK, Clock
 from tidings.storage.errors import StorageError
 from tidings.storage.prediction import Prediction, Status, decode
+from tidings.storage.resilience.backoff import Backoff, Failures
 from tidings.streams.log.consumer_loop import ConsumerLoop
 from tidings.streams.log.headers import PROVIDER_HEADER
 from tidings.streams.log.log_fields import fields_of
@@ -32,8 +33,8 @@ MOST_OPEN = 200
 COMMIT_EVERY = 1.0
 """Seconds; what is read again after a crash costs a look at the record."""
 TRIES = 60
-FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0
-"""Seconds between tries: about an hour in all."""
+BACKOFF = Backoff.doubling(0.5, 60.0, jitter=0.2)
+"""Between tries: about an hour in all."""
 MOST_KNOWN = 10_000
 """Predictions of ours remembered by the provider's id, so that a repeated webhook is not fetched for again."""
 OLDEST = 86_400_000
@@ -155,7 +156,7 @@ class ThinWebhooks:
     async def _fetch(self, record: Record, provider: str, notice: Notice) -> None:
         prediction_id = (record.key or b"").decode("utf-8", "replace")
         structlog.contextvars.bind_contextvars(**fields_of(record))  # of this task alone
-        pause = FIRST_PAUSE
+        failures = Failures(BACKOFF)
         for _ in range(TRIES):
             try:
                 prediction = await self._wanted(prediction_id, provider, notice)
@@ -167,8 +168,7 @@ class ThinWebhooks:
             except Exception as error:
                 logger.error("thin.defect", prediction=prediction_id, exc_info=error)
                 return
-            await asyncio.sleep(max(pause, self._look_ups.closed_for(provider)))
-            pause = min(pause * 2, LONGEST_PAUSE)
+            await asyncio.sleep(max(failures.next_wait(), self._look_ups.closed_for(provider)))
         logger.warning("thin.given_up", prediction=prediction_id, provider=provider, tries=TRIES)
 
     async def _asked(self, prediction: Prediction, notice: Notice) -> bool:

@@ -8,13 +8,16 @@ import structlog
 from msgspec import Struct
 
 from tidings.storage.clock import SYSTEM_CLOCK, Clock
+from tidings.storage.resilience.backoff import Backoff
+from tidings.storage.resilience.circuit_breaker import CircuitBreaker
+from tidings.storage.resilience.rate_limit import TokenBucket
 from tidings.streams.providers.job_api import Call
 from tidings.streams.submission.http import Answer, CallFailed, Send, asked_to_wait
 
 TRIPS_AFTER = 5
 """Failures in a row that open the circuit."""
-FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
-"""Seconds that an open circuit lets nothing through; doubled while the trial fails."""
+REST = Backoff.doubling(1.0, 60.0)
+"""How long an open circuit lets nothing through; doubled while the trial fails."""
 LONGEST_ASKED = 300.0
 """Seconds of a wait that a provider may ask for."""
 UNASKED = 2.0
@@ -57,9 +60,13 @@ class Lane:
         self._send, self._clock = send, clock
         self._room = asyncio.Semaphore(self.limits.concurrency)
         self._closed_until = 0.0
-        self._failures = 0
+        self._circuit = CircuitBreaker(TRIPS_AFTER, REST)
         self._trial = asyncio.Lock()
-        self._next_create = 0.0
+        self._creates = (
+            TokenBucket(rate / 60, BURST, clock.monotonic())
+            if (rate := self.limits.creates_a_minute) is not None
+            else None
+        )
         self.calls = 0
         self.failed = 0
         self.throttled = 0
@@ -72,7 +79,7 @@ class Lane:
     @property
     def broken(self) -> bool:
         """Whether the provider has failed so often that only one call at a time is let through."""
-        return self._failures >= TRIPS_AFTER
+        return self._circuit.open
 
     @asynccontextmanager
     async def turn(self, *, creating: bool = False) -> AsyncIterator[None]:
@@ -119,7 +126,7 @@ class Lane:
         else:
             if self.broken:
                 _log.info("provider.back", provider=self.name)
-            self._failures = 0
+            self._circuit.succeeded()
         return answer
 
     def close_for(self, seconds: float) -> None:
@@ -134,19 +141,15 @@ class Lane:
 
     def _failed(self, reason: str) -> None:
         self.failed += 1
-        self._failures += 1
-        if self.broken:
-            pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(10, self._failures - TRIPS_AFTER))
+        now = self._clock.monotonic()
+        if self._circuit.failed(now):
+            pause = self._circuit.open_until - now
             self.close_for(pause)
             _log.warning("provider.left_alone", provider=self.name, seconds=pause, reason=reason)
 
     async def _pace(self) -> None:
-        rate = self.limits.creates_a_minute
-        if rate is None:
+        if self._creates is None:
             return
-        apart = 60.0 / rate
-        now = self._clock.monotonic()
-        slot = max(self._next_create, now - apart * (BURST - 1))
-        self._next_create = slot + apart
-        if slot > now:
-            await asyncio.sleep(slot - now)
+        wait = self._creates.reserve(self._clock.monotonic())
+        if wait > 0:
+            await asyncio.sleep(wait)

@@ -10,6 +10,7 @@ import structlog
 from msgspec import Struct
 
 from tidings.demo.bad_days import BadDays, Dice
+from tidings.storage.resilience.backoff import Backoff
 
 ATTEMPTS = 8
 LIMIT = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=10)
@@ -37,7 +38,7 @@ class Deliveries:
     def __init__(self, dice: Dice, switches: Callable[[], BadDays], first_retry: float) -> None:
         self._dice = dice
         self._switches = switches
-        self._first_retry = first_retry
+        self._backoff = Backoff.doubling(first_retry, first_retry * 2.0**ATTEMPTS)
         self._session: aiohttp.ClientSession | None = None
         self._under_way: set[asyncio.Task[None]] = set()
         self.sent = 0
@@ -79,7 +80,7 @@ class Deliveries:
         await asyncio.sleep(delay)
         for attempt in range(ATTEMPTS if delivery.final else 1):
             if attempt:
-                await asyncio.sleep(self._first_retry * 2 ** (attempt - 1))
+                await asyncio.sleep(self._backoff.wait(attempt))
             if await self._attempt(delivery):
                 self.sent += 1
                 return

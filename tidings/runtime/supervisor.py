@@ -19,6 +19,7 @@ from msgspec import Struct
 
 from tidings.config.settings import Settings
 from tidings.runtime.signals import cancelled_by, stop_signals
+from tidings.storage.resilience.backoff import Backoff
 
 START_SECONDS = 30.0
 """For a process to serve."""
@@ -28,8 +29,8 @@ HEALTH_EVERY = 5.0
 HEALTH_SECONDS = 5.0
 FAILURES = 3
 """Checks in a row without a good answer, after which a process is killed and started anew."""
-BACKOFF = (0.2, 1.0, 5.0)
-"""Seconds before starting again what has ended, after the first, second, ... time in a row."""
+BACKOFF = Backoff((0.2, 1.0, 5.0))
+"""Before starting again what has ended."""
 
 logger = structlog.get_logger(__name__)
 
@@ -179,7 +180,7 @@ class Worker:
                 "worker.ended", worker=self.plan.name, pid=process.pid, code=process.returncode
             )
             while True:
-                await asyncio.sleep(BACKOFF[min(failures, len(BACKOFF) - 1)])
+                await asyncio.sleep(BACKOFF.wait(failures + 1))
                 try:
                     await self._start_instead_of(process)
                 except (WorkerEnded, OSError) as error:  # a TimeoutError is an OSError

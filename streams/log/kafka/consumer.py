@@ -10,6 +10,7 @@ import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import CommitFailedError, IllegalStateError
 
+from tidings.storage.resilience.backoff import Backoff, Failures
 from tidings.streams.log.kafka.errors import bounded, stop
 from tidings.streams.log.kafka.malformed_records import fetch_around, rewind
 from tidings.streams.log.protocol import LogError, LogMisconfigured, LogUnavailable, Record
@@ -28,6 +29,8 @@ _STUCK_SECONDS = 3.0
 """Silence of a consumer whose partitions have grown meanwhile, after which it is replaced."""
 _UNASSIGNED_SECONDS = 20.0
 """Longer than any rebalance takes."""
+_REJOIN = Backoff.doubling(0.2, 2.0)
+"""Before joining the group again after it could not be joined."""
 
 FETCHING = {
     "enable_auto_commit": False,
@@ -265,7 +268,7 @@ class KafkaConsumer:
 
     async def _supervise(self) -> None:
         """Join the group, and join it anew whenever the client is stuck."""
-        backoff = 0.2
+        failures = Failures(_REJOIN)
         while not self._closed:
             consumer = AIOKafkaConsumer(
                 **self._arguments,
@@ -284,7 +287,7 @@ class KafkaConsumer:
                 self._consumer = consumer
                 self._moved_at = time.monotonic()
                 self._ready.set()
-                backoff = 0.2
+                failures.clear()
                 await self._watch(consumer)
                 _log.warning("log.consumer.stuck", group=self._group, topic=self._topic)
             except LogMisconfigured as error:
@@ -293,8 +296,7 @@ class KafkaConsumer:
                 return
             except LogUnavailable as error:
                 _log.warning("log.consumer.failed", error=str(error))
-                await asyncio.sleep(backoff)
-                backoff = min(backoff * 2, 2.0)
+                await asyncio.sleep(failures.next_wait())
             finally:
                 self._consumer = None
                 self._assigned = frozenset()

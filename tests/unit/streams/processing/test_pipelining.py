@@ -12,6 +12,7 @@ from tests.support.streams.pipeline import read
 from tidings.storage.errors import StoreUnavailable
 from tidings.storage.memory import MemoryStore
 from tidings.storage.prediction import Prediction
+from tidings.storage.resilience.backoff import Backoff
 from tidings.storage.store import Outcome, Write
 from tidings.storage.wrappers.cache import CachedStore
 from tidings.streams.changes import codec as changes
@@ -103,8 +104,7 @@ def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches that a few events fill."""
     monkeypatch.setattr(processor, "BATCH", 4)
     monkeypatch.setattr(processor, "BATCH_BEHIND", 16)
-    monkeypatch.setattr(outages, "RETRY_FIRST", 0.004)
-    monkeypatch.setattr(outages, "RETRY_MOST", 0.01)
+    monkeypatch.setattr(outages, "BACKOFF", Backoff.doubling(0.004, 0.01))
     monkeypatch.setattr(processor, "POLL", 0.001)
 
 

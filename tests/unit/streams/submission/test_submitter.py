@@ -18,6 +18,7 @@ from tests.support.streams.pipeline import Pipeline, pipeline
 from tidings.storage.errors import StoreUnavailable
 from tidings.storage.memory import MemoryStore
 from tidings.storage.prediction import Prediction, Status, decode
+from tidings.storage.resilience.backoff import Backoff
 from tidings.storage.store import Stored
 from tidings.streams.changes.codec import Change
 from tidings.streams.changes.feed import ChangeListener
@@ -346,7 +347,7 @@ async def test_an_outage_of_the_store_between_two_calls_is_waited_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The provider asked to come back, and the record cannot be read then: it is read again, and the call repeated."""
-    monkeypatch.setattr(creation, "FIRST_WAIT", 0.01)
+    monkeypatch.setattr(creation, "BACKOFF", Backoff.doubling(0.02, 30.0))
     upstream, outage = Upstream(429), Outage()
     answer = upstream.send
 
