@@ -1,7 +1,7 @@
-"""What a gateway does with the changes: into the cache, out to the hub, and to whoever waits for one of them.
+"""What a gateway does with the changes: cache them, push them, answer those who wait for one.
 
-Every gateway reads all partitions without a group, from the ends as they were at its start. While it is caught up the
-cache need not age, because it sees every change.
+Every gateway reads all partitions without a group, from their ends at its start. While it is caught
+up the cache need not age, because it sees every change.
 """
 
 import asyncio
@@ -19,15 +19,18 @@ from tidings.streams.changes.codec import Change, parse
 from tidings.streams.changes.feed import ChangeFeed, ChangeWaiters
 from tidings.streams.log.protocol import Log, Record
 from tidings.streams.support.histogram import Histogram
+from tidings.streams.support.tracing import PREDICTION, Span, Tracing, sampled
 
 SLICE = 1_000
-"""Changes taken at once out of a larger batch, so that catching up does not stall the event loop."""
+"""Changes taken at once of a larger batch: catching up must not stall the event loop."""
+
+OnChanges = Callable[[Sequence[Change]], None]
 
 logger = structlog.get_logger(__name__)
 
 
 class Cache(Protocol):
-    """What changes are kept in; `storage.cached.CachedStore` is one."""
+    """What changes are kept in; `CachedStore` is one."""
 
     steady: bool
 
@@ -46,11 +49,15 @@ class ChangesReader(ChangeWaiters):
 
     Args:
         log: Where the changes are.
-        hub: Who is told.
-        cache: What is kept; its `steady` is this reader's to set.
-        from_beginning: Read the whole topic first: for a store that cannot be asked for the newest state.
-        tombstones: Keep deletions in the cache, instead of asking the store about what is gone: for such a store too.
+        hub: Delivers them to those who watch.
+        cache: Keeps the newest states; its `steady` is this reader's to set.
+        from_beginning: Read the whole topic first: for a store that cannot be asked for the newest
+            state.
+        tombstones: Keep deletions in the cache, instead of asking the store about what is gone: for
+            such a store, too.
+        on_changes: Told of every change before those who watch: other parts of this process.
         on_gap: Called when changes were missed for good, after the cache was cleared.
+        tracing: Where the spans of sampled changes go; None: nothing is traced.
     """
 
     def __init__(
@@ -61,9 +68,13 @@ class ChangesReader(ChangeWaiters):
         *,
         from_beginning: bool = False,
         tombstones: bool = False,
+        on_changes: OnChanges | None = None,
         on_gap: Callable[[], None] | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         super().__init__()
+        self._on_changes = on_changes
+        self._tracing = tracing
         self._hub = hub
         self._cache = cache
         self._from_beginning = from_beginning
@@ -71,7 +82,7 @@ class ChangesReader(ChangeWaiters):
         self._on_gap = on_gap
         self._feed = ChangeFeed(
             log,
-            self._take_in_slices,
+            self._take,
             on_caught_up=self._caught_up,
             on_interruption=self._interrupted,
             on_gap=self._forget,
@@ -82,7 +93,7 @@ class ChangesReader(ChangeWaiters):
         self.lag = 0
         """Records behind the ends of the topic, as `measure` found last."""
         self.to_push = Histogram()
-        """From the announcement of a change to the end of its fan-out, of the oldest of those that are read at once."""
+        """From a change's announcement to the end of its fan-out, of the oldest of each batch."""
 
     @property
     def caught_up(self) -> bool:
@@ -134,7 +145,8 @@ class ChangesReader(ChangeWaiters):
         self._cache.steady = True
 
     def _interrupted(self, _: Exception) -> None:
-        self._cache.steady = False  # what changes now is not seen: from here on what is cached ages
+        # What changes now is not seen. A cache that did not age would answer with it for ever.
+        self._cache.steady = False
 
     def _forget(self) -> None:
         """Changes were missed for good: what is cached may be outdated."""
@@ -144,17 +156,28 @@ class ChangesReader(ChangeWaiters):
         if self._on_gap is not None:
             self._on_gap()
 
-    async def _take_in_slices(self, batch: Sequence[Record]) -> None:
+    async def _take(self, batch: Sequence[Record]) -> None:
         for start in range(0, len(batch), SLICE):
+            part = batch[start : start + SLICE]
+            changes = self._cached(part)
+            self.changes += len(changes)
+            self.arrived(changes)
             try:
-                await self._take(batch[start : start + SLICE])
+                await self._push(changes)
             except Exception as error:
                 # One session's fault must not end the fan-out to all the others.
                 logger.error("changes.fan_out.failed", exc_info=error)
+            if self._feed.caught_up.is_set():  # what was there before us is not late
+                self.to_push.observe(time.time() - part[0].timestamp / 1000)
             if len(batch) >= SLICE:
                 await asyncio.sleep(0)  # behind: a log in memory would never let the loop turn
 
-    async def _take(self, batch: Sequence[Record]) -> None:
+    def _cached(self, batch: Sequence[Record]) -> list[Change]:
+        """The changes in these records, each in the cache.
+
+        The cache comes before the hub: a session that is told of a change and asks for the record
+        must not be answered with the former one.
+        """
         changes: list[Change] = []
         put = self._cache.put
         for record in batch:
@@ -168,14 +191,41 @@ class ChangesReader(ChangeWaiters):
             elif self._tombstones and not change.value:
                 put(change.prediction_id, _deleted(change, record.timestamp))
             else:
-                # The tombstone's bytes, which a processor beside us needs, are in the store and nowhere else.
+                # The tombstone's bytes, which a processor in this process needs, are in the store
+                # and nowhere else.
                 self._cache.invalidate(change.prediction_id)
-        self.changes += len(changes)
-        self.arrived(changes)
-        for _ in self._hub.fan_out(changes):
-            await asyncio.sleep(0)
-        if self.caught_up:  # what was there before us is not late
-            self.to_push.observe(time.time() - batch[0].timestamp / 1000)
+        return changes
+
+    async def _push(self, changes: Sequence[Change]) -> None:
+        if self._on_changes is not None:
+            self._on_changes(changes)
+        spans = self._spans(changes) if self._tracing is not None else ()
+        try:
+            for _ in self._hub.fan_out(changes):
+                await asyncio.sleep(0)
+        finally:
+            for span in spans:
+                span.end()
+
+    def _spans(self, changes: Sequence[Change]) -> list[Span]:
+        """A span for each sampled change that somebody watches, until the last session has it."""
+        spans = []
+        for change in changes:
+            if change.traceparent is None or not sampled(parent := change.traceparent.encode()):
+                continue
+            watchers = self._hub.watchers(change)
+            if not watchers or change.version <= self._hub.version(change.prediction_id):
+                continue
+            attributes: dict[str, str | int] = {
+                PREDICTION: change.prediction_id,
+                "tidings.version": change.version,
+                "tidings.watchers": watchers,
+            }
+            assert self._tracing is not None
+            spans.append(
+                self._tracing.begin("push", "consumer", parent=parent, attributes=attributes)
+            )
+        return spans
 
 
 _STATUSES = {status.value: status for status in Status}

@@ -1,7 +1,9 @@
-"""One client's stream of Server-Sent Events: what it is owed, apart from the connection that carries it.
+"""One client's stream of Server-Sent Events: what it is owed, apart from the connection that
+carries it.
 
-The same rules as on the WebSocket: subscribed first, then the snapshot, and nothing at or below a version that was
-sent or is known follows; what is not taken in time is conflated to the newest of each prediction.
+The same rules as on the WebSocket: subscribed first, then the snapshot, and nothing at or below a
+version that was sent or is known follows; what is not taken in time is conflated to the newest of
+each prediction.
 """
 
 import asyncio
@@ -25,7 +27,9 @@ _TERMINAL = frozenset(status.value for status in TERMINAL)
 
 
 def event(name: bytes, data: bytes, identifier: int | None = None) -> bytes:
-    """One event. A record's own line breaks (white space between JSON's tokens) become lines of the data."""
+    """One event. A record's own line breaks (white space between JSON's tokens) become lines of the
+    data.
+    """
     if b"\n" in data or b"\r" in data:
         data = data.replace(b"\r", b" ").replace(b"\n", b"\ndata: ")
     if identifier is None:
@@ -114,7 +118,9 @@ class EventStream:
         return self._floors.get(prediction_id, 0)
 
     def gone(self, prediction_id: str, *, there: bool = False) -> bytes:
-        """The event for a named prediction that there is not, or that the client may not see (`there`)."""
+        """The event for a named prediction that there is not, or that the client may not see
+        (`there`).
+        """
         known = self.known(prediction_id)
         if there or not known:
             return event(b"unknown", unknown_message(prediction_id))

@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
 from urllib.parse import urlsplit
@@ -22,10 +22,9 @@ from tidings.gateway.auth.request_guard import RequestGuard
 from tidings.gateway.http.held_bytes import HeldBytes
 from tidings.gateway.http.problems import Handler
 from tidings.gateway.http.server import HttpServer
-from tidings.gateway.push.changes_reader import ChangesReader
-from tidings.gateway.push.hub import SLICE, Hub, Subscriber
+from tidings.gateway.push.changes_reader import ChangesReader, OnChanges
+from tidings.gateway.push.hub import Hub, Subscriber
 from tidings.gateway.push.session_registry import SessionRegistry
-from tidings.gateway.push.traced import traced
 from tidings.gateway.websocket.aiohttp_upgrade import upgrade_route
 from tidings.gateway.websocket.listener import Listener
 from tidings.observability.gateway_metrics import GatewayParts
@@ -33,7 +32,6 @@ from tidings.observability.health import HealthMonitor
 from tidings.runtime import limits
 from tidings.runtime.resources import Resources
 from tidings.storage.wrappers.cache import CachedStore
-from tidings.streams.changes.codec import Change
 from tidings.streams.rules.event import Archive
 from tidings.streams.support.tracing import Tracing
 
@@ -41,8 +39,6 @@ RETURNS = 2_000
 """Sessions a second that another gateway takes without its own clients noticing."""
 LONGEST_SPREAD = 5.0
 """Seconds over which clients are asked to come back at most."""
-
-OnChanges = Callable[[Sequence[Change]], None]
 
 
 def authenticator_of(settings: Settings) -> Authenticator | None:
@@ -88,33 +84,6 @@ def _own_hosts(settings: Settings) -> frozenset[str]:
     return frozenset({named}) if named else frozenset()
 
 
-class ObservedHub(Hub):
-    """A hub that tells the process itself of every change, before those who watch.
-
-    Args:
-        on_changes: Told.
-        tracing: Where the spans of sampled changes go.
-        on_error: Told of a sink whose `deliver` raised, as with `Hub`.
-    """
-
-    def __init__(
-        self,
-        on_changes: OnChanges,
-        tracing: Tracing | None = None,
-        *,
-        on_error: Callable[[Subscriber, Exception], None],
-    ) -> None:
-        super().__init__(on_error=on_error)
-        self._on_changes = on_changes
-        self._tracing = tracing
-
-    def fan_out(self, changes: Sequence[Change], slice: int = SLICE) -> Iterator[None]:
-        """See `Hub.fan_out`."""
-        self._on_changes(changes)
-        fan_out = super().fan_out(changes, slice)
-        return fan_out if self._tracing is None else traced(self._tracing, self, changes, fan_out)
-
-
 class GatewayRole:
     """Everything between the listening socket and the log.
 
@@ -147,11 +116,7 @@ class GatewayRole:
         self._on_gap = on_gap
         self._submitter: Submitter | None = None
         self._create_defaults: CreateDefaults | None = None
-        hub = (
-            Hub(on_error=self._failed)
-            if on_changes is None
-            else ObservedHub(on_changes, tracing, on_error=self._failed)
-        )
+        hub = Hub(on_error=self._failed)
         owners = OwnerQuotas(limits.owner_limits(settings))
         self.held = HeldBytes(limits.held_limits(settings))
         authenticator = authenticator_of(settings)
@@ -174,7 +139,9 @@ class GatewayRole:
             cache,
             from_beginning=projection,
             tombstones=projection,
+            on_changes=on_changes,
             on_gap=self._on_missed_changes,
+            tracing=tracing,
         )
         self._health_monitor = health_monitor
         health_monitor.observe_gateway(
@@ -254,8 +221,8 @@ class GatewayRole:
         )
         return build_app(endpoints, self._guard, frozenset(settings.allowed_origins))
 
-    def _failed(self, sink: Subscriber, error: Exception) -> None:
-        self.sessions.failed(sink, error)
+    def _failed(self, subscriber: Subscriber, error: Exception) -> None:
+        self.sessions.failed(subscriber, error)
 
     def _on_missed_changes(self) -> None:
         if self._on_gap is not None:
