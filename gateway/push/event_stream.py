@@ -1,5 +1,4 @@
-"""One client's stream of Server-Sent Events: what it is owed, apart from the connection that
-carries it.
+"""One client's stream of Server-Sent Events: what it is owed, apart from its connection.
 
 The same rules as on the WebSocket: subscribed first, then the snapshot, and nothing at or below a
 version that was sent or is known follows; what is not taken in time is conflated to the newest of
@@ -118,9 +117,7 @@ class EventStream:
         return self._floors.get(prediction_id, 0)
 
     def gone(self, prediction_id: str, *, there: bool = False) -> bytes:
-        """The event for a named prediction that there is not, or that the client may not see
-        (`there`).
-        """
+        """The event for a named prediction that is not there, or not to be seen (`there`)."""
         known = self.known(prediction_id)
         if there or not known:
             return event(b"unknown", unknown_message(prediction_id))

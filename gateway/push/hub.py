@@ -163,7 +163,8 @@ class Hub:
                     continue
                 delivery = deliveries.get(keys)
                 if delivery is None:
-                    delivery = deliveries[keys] = _merge(by_key, keys)
+                    items = by_key[keys] if isinstance(keys, str) else _merged(by_key, keys)
+                    delivery = deliveries[keys] = Delivery(items)
                 try:
                     subscriber.deliver(delivery)
                 except Exception as error:
@@ -220,7 +221,8 @@ class Hub:
         """Each subscriber once, with the key or keys through which it matches."""
         if len(by_key) == 1:
             (key,) = by_key
-            return [(subscriber, key) for subscriber in self._at(key)]
+            there = self._subscribers[key]
+            return [(one, key) for one in there] if isinstance(there, set) else [(there, key)]
         matched: dict[Subscriber, str | list[str]] = {}
         for key in by_key:
             for subscriber in self._at(key):
@@ -265,9 +267,7 @@ def _named(by_key: dict[str, list[RoutedChange]]) -> frozenset[str]:
     return frozenset(item.change.prediction_id for items in by_key.values() for item in items)
 
 
-def _merge(by_key: dict[str, list[RoutedChange]], keys: str | tuple[str, ...]) -> Delivery:
+def _merged(by_key: dict[str, list[RoutedChange]], keys: tuple[str, ...]) -> list[RoutedChange]:
     """The changes of all these keys, each once, in the order of the batch."""
-    if isinstance(keys, str):
-        return Delivery(by_key[keys])
     once = {item.order: item for key in keys for item in by_key[key]}
-    return Delivery([once[order] for order in sorted(once)])
+    return [once[order] for order in sorted(once)]
