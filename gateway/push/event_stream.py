@@ -26,9 +26,7 @@ _TERMINAL = frozenset(status.value for status in TERMINAL)
 
 
 def event(name: bytes, data: bytes, identifier: int | None = None) -> bytes:
-    """One event. A record's own line breaks (white space between JSON's tokens) become lines of the
-    data.
-    """
+    """One event. A record's own line breaks, between JSON's tokens, become lines of the data."""
     if b"\n" in data or b"\r" in data:
         data = data.replace(b"\r", b" ").replace(b"\n", b"\ndata: ")
     if identifier is None:
@@ -47,7 +45,7 @@ def render_with_id(change: Change) -> bytes:
 
 
 class EventStream:
-    """A sink of the hub for one client.
+    """A subscriber of the hub, for one client.
 
     Args:
         permissions: What the client may watch.

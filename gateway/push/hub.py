@@ -221,8 +221,8 @@ class Hub:
         """Each subscriber once, with the key or keys through which it matches."""
         if len(by_key) == 1:
             (key,) = by_key
-            there = self._subscribers[key]
-            return [(one, key) for one in there] if isinstance(there, set) else [(there, key)]
+            one = self._subscribers[key]
+            return [(each, key) for each in one] if isinstance(one, set) else [(one, key)]
         matched: dict[Subscriber, str | list[str]] = {}
         for key in by_key:
             for subscriber in self._at(key):
