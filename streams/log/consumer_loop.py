@@ -57,6 +57,8 @@ class ConsumerLoop:
         self._generation = -1
         self._next: dict[int, int] = {}
         """Per partition the next offset to read."""
+        self._fetched: dict[int, int] = {}
+        """Per partition the offset after the last record fetched, begun or not."""
         self._open: dict[int, set[int]] = {}
         """Per partition the lowest offsets of the claims that are not finished."""
         self._committed: dict[int, int] = {}
@@ -78,7 +80,10 @@ class ConsumerLoop:
     async def fetch(self, limit: int, wait: float) -> Sequence[Record]:
         """At most `limit` records; none where the log is away for a moment. Raises errors that no retry mends."""
         try:
-            return await self.consumer.fetch(limit, wait)
+            records = await self.consumer.fetch(limit, wait)
+            for record in records:
+                self._fetched[record.partition] = record.offset + 1
+            return records
         except LogError as error:
             if not error.retryable:
                 raise
@@ -93,6 +98,7 @@ class ConsumerLoop:
             return False
         self._generation = generation
         self._next.clear()
+        self._fetched.clear()
         self._open.clear()
         self._committed.clear()
         logger.info(
@@ -140,9 +146,15 @@ class ConsumerLoop:
     def done(self) -> dict[int, int]:
         """Per partition that anything was read of, the offset below which everything is done."""
         found = {}
+        beyond = self.consumer.positions()
         for partition, following in self._next.items():
-            still_open = self._open.get(partition)
-            found[partition] = min(still_open) if still_open else following
+            if still_open := self._open.get(partition):
+                found[partition] = min(still_open)
+            elif self._fetched.get(partition, following) == following:
+                # All that was fetched is done; ends of transactions have offsets too, and nothing to be done about.
+                found[partition] = max(following, beyond.get(partition, 0))
+            else:
+                found[partition] = following
         return found
 
     def _uncommitted(self) -> dict[int, int]:

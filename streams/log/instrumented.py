@@ -49,6 +49,8 @@ class ObservedLog:
         self.bounds = log.bounds
         self.offsets_at = log.offsets_at
         self.committed = log.committed
+        self.read_at = log.read_at
+        self.obstacle = log.obstacle
         self.close = log.close
 
     async def append(self, topic: str, records: Sequence[NewRecord]) -> list[Position]:

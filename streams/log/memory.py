@@ -144,6 +144,10 @@ class MemoryConsumer:
         )
         self._topic.notifier.notify()
 
+    def positions(self) -> dict[int, int]:
+        """See `Consumer.positions`."""
+        return dict(self._positions)
+
     async def lag(self) -> dict[int, int]:
         """See `Consumer.lag`."""
         return {
@@ -258,6 +262,15 @@ class MemoryLog:
         """See `Log.committed`."""
         known = self._groups.get((topic, group))
         return dict(known.committed) if known else {}
+
+    async def read_at(self, topic: str, offsets: Mapping[int, int]) -> dict[int, Record]:
+        """See `Log.read_at`."""
+        kept = self._topic(topic).partitions
+        return {n: kept[n][at] for n, at in offsets.items() if 0 <= at < len(kept[n])}
+
+    def obstacle(self) -> str | None:
+        """See `Log.obstacle`."""
+        return None
 
     async def close(self) -> None:
         """See `Log.close`."""

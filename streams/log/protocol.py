@@ -134,6 +134,12 @@ class Consumer(Protocol):
     def seek(self, positions: Mapping[int, int]) -> None:
         """Read these partitions from here on; those not assigned are left out."""
 
+    def positions(self) -> dict[int, int]:
+        """Per partition that anything was fetched of since its assignment the next offset to be fetched.
+
+        It may lie beyond the record fetched last: the ends of transactions have offsets too.
+        """
+
     async def lag(self) -> dict[int, int]:
         """Per assigned partition the number of records after the one fetched last; may be a moment old."""
 
@@ -184,6 +190,12 @@ class Log(Protocol):
 
     async def committed(self, topic: str, group: str) -> dict[int, int]:
         """Per partition the next offset that a group will read; partitions it never committed are left out."""
+
+    async def read_at(self, topic: str, offsets: Mapping[int, int]) -> dict[int, Record]:
+        """The records at these offsets, one a partition; where there is none it is left out. Raises `LogUnavailable`."""
+
+    def obstacle(self) -> str | None:
+        """What keeps readers from what was appended, for readiness; None: nothing is known."""
 
     async def close(self) -> None:
         """Finish what is under way and let go. Idempotent."""

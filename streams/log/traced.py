@@ -62,6 +62,8 @@ class TracedLog:
         self.bounds = log.bounds
         self.offsets_at = log.offsets_at
         self.committed = log.committed
+        self.read_at = log.read_at
+        self.obstacle = log.obstacle
         self.close = log.close
 
     @property
@@ -194,6 +196,7 @@ class _TracedConsumer:
         self.resume = consumer.resume
         self.seek = consumer.seek
         self.lag = consumer.lag
+        self.positions = consumer.positions
         self.close = consumer.close
 
     async def fetch(self, limit: int, wait: float) -> Sequence[Record]:

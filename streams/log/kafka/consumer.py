@@ -15,7 +15,7 @@ from tidings.streams.log.kafka.errors import bounded, stop
 from tidings.streams.log.kafka.malformed_records import fetch_around, rewind
 from tidings.streams.log.protocol import LogError, LogMisconfigured, LogUnavailable, Record
 
-_log = structlog.get_logger("tidings.log.kafka")
+logger = structlog.get_logger(__name__)
 
 SESSION_SECONDS = 6
 """How long the group waits for a member that was killed."""
@@ -32,14 +32,19 @@ _UNASSIGNED_SECONDS = 20.0
 _REJOIN = Backoff.doubling(0.2, 2.0)
 """Before joining the group again after it could not be joined."""
 
+METADATA_SECONDS = 10
+"""After so long added partitions are known to every client."""
+
 FETCHING = {
     "enable_auto_commit": False,
     "auto_offset_reset": "earliest",
     "max_partition_fetch_bytes": 1_048_576,
     "fetch_max_bytes": 16_777_216,
-    "metadata_max_age_ms": 30_000,
+    "metadata_max_age_ms": METADATA_SECONDS * 1000,
+    "isolation_level": "read_committed",
 }
-"""How all consumers fetch. A record larger than these comes all the same, alone; they bound the memory."""
+"""How all consumers fetch. A record larger than the sizes comes all the same, alone; they bound the memory. What a
+transaction wrote is read once it is committed, and never where it was aborted."""
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc] # the client has no types
@@ -123,6 +128,7 @@ class KafkaConsumer:
         self._astray = False
         if not fetched:
             self._empty_fetches += 1
+            await self._pass_markers(consumer)
             return ()
         if self._paused or consumer is not self._consumer:
             self._rewind(consumer, fetched)
@@ -135,6 +141,17 @@ class KafkaConsumer:
             only: Sequence[Record] = records
             return only
         return [record for records in fetched.values() for record in records]
+
+    async def _pass_markers(self, consumer: AIOKafkaConsumer) -> None:
+        """Nothing came: where only ends of transactions follow, the client is past them, and so are we."""
+        for partition in self._assigned & self._positions.keys():
+            position = await self._position(consumer, partition)
+            if position is not None and consumer is self._consumer:
+                self._positions[partition] = max(position, self._positions.get(partition, 0))
+
+    def positions(self) -> dict[int, int]:
+        """See `Consumer.positions`."""
+        return dict(self._positions)
 
     def _handed_out(self, consumer: AIOKafkaConsumer) -> dict[TopicPartition, int | None]:
         """Up to where records were handed out; None: nothing was since the assignment."""
@@ -175,7 +192,7 @@ class KafkaConsumer:
                 await consumer.commit(offsets)
             except (CommitFailedError, IllegalStateError) as error:
                 # The group went on without us: the new owner reads these records again.
-                _log.info("log.commit.lost", group=self._group, error=type(error).__name__)
+                logger.info("log.commit.lost", group=self._group, error=type(error).__name__)
 
     async def revoked(self, consumer: AIOKafkaConsumer) -> None:
         """The partitions are about to be taken: commit what is done, then let go."""
@@ -185,7 +202,9 @@ class KafkaConsumer:
             async with bounded(2, "committing before the rebalance"), self._committing:
                 await self._commit_newest(2)
         except LogError:
-            _log.info("log.commit.lost", group=self._group, error="no answer before the rebalance")
+            logger.info(
+                "log.commit.lost", group=self._group, error="no answer before the rebalance"
+            )
         self._assigned = frozenset()
         self._settled = False
         self._moved_at = time.monotonic()
@@ -203,7 +222,7 @@ class KafkaConsumer:
         self._moved_at = time.monotonic()
         if self._paused and partitions:
             consumer.pause(*partitions)
-        _log.info(
+        logger.info(
             "log.assigned", group=self._group, topic=self._topic, partitions=sorted(self._assigned)
         )
 
@@ -250,8 +269,8 @@ class KafkaConsumer:
             if here not in consumer.assignment():
                 continue  # lost while another one's position was awaited
             position = self._positions.get(partition)
-            end = consumer.highwater(here)
-            if position is None or end is None:
+            end = consumer.last_stable_offset(here)
+            if position is None or end is None or end < 0:
                 ends = await self._ends() if ends is None else ends
                 end = ends.get(partition, 0)
                 position = await self._position(consumer, partition)
@@ -289,13 +308,13 @@ class KafkaConsumer:
                 self._ready.set()
                 failures.clear()
                 await self._watch(consumer)
-                _log.warning("log.consumer.stuck", group=self._group, topic=self._topic)
+                logger.warning("log.consumer.stuck", group=self._group, topic=self._topic)
             except LogMisconfigured as error:
                 self._failure = error
                 self._ready.set()
                 return
             except LogUnavailable as error:
-                _log.warning("log.consumer.failed", error=str(error))
+                logger.warning("log.consumer.failed", error=str(error))
                 await asyncio.sleep(failures.next_wait())
             finally:
                 self._consumer = None

@@ -1,8 +1,8 @@
-"""Reading all partitions of a Kafka topic without a group, and asking where they begin and end."""
+"""Reading all partitions of a Kafka topic without a group, those too that are added meanwhile."""
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -11,9 +11,10 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from tidings.streams.log.kafka.consumer import FETCHING
 from tidings.streams.log.kafka.errors import bounded, stop
 from tidings.streams.log.kafka.malformed_records import fetch_around
+from tidings.streams.log.kafka.offsets import KafkaOffsets
 from tidings.streams.log.protocol import LogUnavailable, Record, Since
 
-_log = structlog.get_logger("tidings.log.kafka")
+logger = structlog.get_logger(__name__)
 
 _BATCH = 1000
 _ASK_SECONDS = 5.0
@@ -23,80 +24,25 @@ _STUCK_LOOKS = 3
 """So many looks in a row that find the topic ahead of a reader that gets nothing: it is replaced."""
 
 
-class KafkaOffsets:
-    """Asks a cluster for offsets, on a connection of its own that is made anew where it fails."""
-
-    def __init__(self, arguments: dict[str, Any]) -> None:
-        self._arguments = arguments
-        self._client: AIOKafkaConsumer | None = None
-        self._lock = asyncio.Lock()
-
-    async def beginnings(self, partitions: Iterable[TopicPartition]) -> dict[int, int]:
-        """The first offsets that are kept."""
-        return _by_number(await self._ask("beginning_offsets", list(partitions)))
-
-    async def ends(self, partitions: Iterable[TopicPartition]) -> dict[int, int]:
-        """The offsets that the next records will get."""
-        return _by_number(await self._ask("end_offsets", list(partitions)))
-
-    async def at(
-        self, partitions: Iterable[TopicPartition], timestamp: int
-    ) -> dict[int, int | None]:
-        """The first offsets not older than `timestamp` (ms); None where there is none."""
-        found = await self._ask("offsets_for_times", dict.fromkeys(partitions, timestamp))
-        return {
-            partition.partition: offset and offset.offset for partition, offset in found.items()
-        }
-
-    async def committed(self, group: str, partitions: Iterable[TopicPartition]) -> dict[int, int]:
-        """What a group has committed, without joining it."""
-        reader = AIOKafkaConsumer(**self._arguments, **FETCHING, group_id=group)
-        result: dict[int, int] = {}
-        try:
-            async with bounded(_ASK_SECONDS * 2, f"Kafka does not say what {group} committed"):
-                await reader.start()
-                for partition in partitions:
-                    reader.assign([partition])
-                    offset = await reader.committed(partition)
-                    if offset is not None:
-                        result[partition.partition] = int(offset)
-        finally:
-            await stop(reader)
-        return result
-
-    async def _ask(self, question: str, argument: Any) -> dict[TopicPartition, Any]:
-        async with self._lock:
-            try:
-                async with bounded(_ASK_SECONDS, "Kafka does not answer"):
-                    if self._client is None:
-                        self._client = AIOKafkaConsumer(
-                            **self._arguments, request_timeout_ms=int(_ASK_SECONDS * 1000)
-                        )
-                        await self._client.start()
-                    answer: dict[TopicPartition, Any] = await getattr(self._client, question)(
-                        argument
-                    )
-                    return answer
-            except BaseException:
-                await self.close()
-                raise
-
-    async def close(self) -> None:
-        """Disconnect."""
-        client, self._client = self._client, None
-        if client is not None:
-            await stop(client)
-
-
 class Follower:
-    """One reader of all partitions; `read` is what `Log.follow` returns."""
+    """One reader of all partitions; `read` is what `Log.follow` returns.
+
+    Args:
+        arguments: What every client object is made with.
+        offsets: Asks where the topic begins and ends.
+        partitions: What is to be read, asked again and again: partitions may be added.
+    """
 
     def __init__(
-        self, arguments: dict[str, Any], offsets: KafkaOffsets, partitions: Sequence[TopicPartition]
+        self,
+        arguments: dict[str, Any],
+        offsets: KafkaOffsets,
+        partitions: Callable[[], Sequence[TopicPartition]],
     ) -> None:
         self._arguments = arguments
         self._offsets = offsets
-        self._partitions = partitions
+        self._wanted = partitions
+        self._partitions = partitions()
         self._positions: dict[int, int] = {}
         self._caught_up = False
 
@@ -123,7 +69,7 @@ class Follower:
                         return
             finally:
                 await stop(reader)
-            _log.warning("log.follower.stuck", topic=self._partitions[0].topic)
+            logger.warning("log.follower.stuck", topic=self._partitions[0].topic)
 
     def _reached(self, until: Mapping[int, int] | None) -> bool:
         return until is not None and all(
@@ -137,17 +83,30 @@ class Follower:
         try:
             async with bounded(_ASK_SECONDS, "Kafka cannot be read right now"):
                 await reader.start()
-                reader.assign(list(self._partitions))
-                for partition in self._partitions:
-                    reader.seek(partition, self._positions[partition.partition])
+                self._assign(reader)
         except BaseException:
             await stop(reader)
             raise
         return reader
 
+    def _assign(self, reader: AIOKafkaConsumer) -> None:
+        reader.assign(list(self._partitions))
+        for partition in self._partitions:
+            reader.seek(partition, self._positions[partition.partition])
+
+    async def _take_added(self, reader: AIOKafkaConsumer) -> None:
+        """Read partitions that were added meanwhile too, from their beginning."""
+        added = [one for one in self._wanted() if one not in self._partitions]
+        if added:
+            self._positions |= await self._offsets.beginnings(added)
+            self._partitions = [*self._partitions, *added]
+            self._caught_up = False
+            self._assign(reader)
+
     async def _read_until_stuck(self, reader: AIOKafkaConsumer) -> AsyncIterator[Sequence[Record]]:
         looks = 0
         while True:
+            await self._take_added(reader)
             fetched = await self._fetch(reader)
             if fetched:
                 looks = 0
@@ -160,10 +119,10 @@ class Follower:
                     else [record for part in fetched.values() for record in part]
                 )
                 ends = {
-                    partition.partition: reader.highwater(partition)
+                    partition.partition: reader.last_stable_offset(partition)
                     for partition in self._partitions
                 }
-                if any(end is None for end in ends.values()):
+                if any(end is None or end < 0 for end in ends.values()):
                     continue
             else:
                 ends = await self._offsets.ends(self._partitions)
@@ -195,7 +154,7 @@ class Follower:
                 )
 
     async def _own_positions(self, reader: AIOKafkaConsumer) -> dict[int, int]:
-        """Where the client is; beyond the last record where what followed was compacted away."""
+        """Where the client is: beyond the last record where what followed was compacted away, or ends a transaction."""
         positions: dict[int, int] = {}
         with contextlib.suppress(LogUnavailable):
             async with bounded(1, "no position"):
@@ -212,5 +171,35 @@ def _below(batch: Sequence[Record], until: Mapping[int, int]) -> Sequence[Record
     return [record for record in batch if record.offset < until[record.partition]]
 
 
-def _by_number(offsets: Mapping[TopicPartition, int]) -> dict[int, int]:
-    return {partition.partition: offset for partition, offset in offsets.items()}
+async def read_at(
+    arguments: dict[str, Any], at: Mapping[TopicPartition, int], offsets: KafkaOffsets
+) -> dict[int, Record]:
+    """See `Log.read_at`."""
+    # Past the end nothing comes, and below the beginning the client would read something else.
+    first, ends = await offsets.beginnings(at), await offsets.ends(at)
+    open_ = {p: o for p, o in at.items() if first[p.partition] <= o < ends[p.partition]}
+    found: dict[int, Record] = {}
+    if not open_:
+        return found
+    fetching = {
+        **FETCHING,
+        "max_partition_fetch_bytes": 1,
+    }  # the batch that holds it comes all the same
+    reader = AIOKafkaConsumer(**arguments, **fetching, group_id=None)
+    try:
+        async with bounded(_ASK_SECONDS, "Kafka cannot be read right now"):
+            await reader.start()
+            for (
+                partition,
+                offset,
+            ) in open_.items():  # one by one: each ends with its own first record
+                reader.assign([partition])
+                reader.seek(partition, offset)
+                while await reader.position(partition) <= offset:
+                    fetched = await reader.getmany(partition, timeout_ms=500, max_records=1)
+                    for record in fetched.get(partition, ()):
+                        if record.offset == offset:
+                            found[partition.partition] = record
+    finally:
+        await stop(reader)
+    return found

@@ -15,7 +15,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from tidings.streams.log.headers import UNREADABLE_HEADER
 from tidings.streams.log.protocol import Record, StoredRecord
 
-_log = structlog.get_logger("tidings.log.kafka")
+logger = structlog.get_logger(__name__)
 
 _RECORDS = 500
 """Read one by one per partition, in the search for the record."""
@@ -72,7 +72,7 @@ async def _read(consumer: AIOKafkaConsumer, partition: TopicPartition) -> list[R
                     records.append(await consumer.getone(partition))
             except UnicodeDecodeError as error:
                 offset = int(await consumer.position(partition))
-                _log.warning(
+                logger.warning(
                     "log.record.unreadable",
                     partition=partition.partition,
                     offset=offset,

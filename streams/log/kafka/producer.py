@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from typing import Any
 
 import structlog
@@ -18,6 +18,7 @@ from aiokafka.errors import (
 )
 from msgspec import Struct
 
+from tidings.streams.log.kafka.consumer import METADATA_SECONDS
 from tidings.streams.log.kafka.errors import STOP_SECONDS, bounded, stop
 from tidings.streams.log.protocol import (
     LogError,
@@ -27,7 +28,7 @@ from tidings.streams.log.protocol import (
     RecordTooLarge,
 )
 
-_log = structlog.get_logger("tidings.log.kafka")
+logger = structlog.get_logger(__name__)
 
 APPEND_SECONDS = 5.0
 _REQUEST_SECONDS = 4.0
@@ -204,6 +205,7 @@ class KafkaAppender:
                     max_batch_size=_BATCH_BYTES,
                     max_request_size=self._max_request,
                     request_timeout_ms=int(_REQUEST_SECONDS * 1000),
+                    metadata_max_age_ms=METADATA_SECONDS * 1000,
                 )
                 try:
                     await producer.start()
@@ -213,14 +215,14 @@ class KafkaAppender:
                 self._producer = producer
                 if self._failing:
                     self._failing = False
-                    _log.info("log.producer.replaced")
+                    logger.info("log.producer.replaced")
             return self._producer
 
     def _replace(self, producer: AIOKafkaProducer | None, error: BaseException) -> None:
         """Let the next round make a new producer."""
         if not self._failing:
             self._failing = True
-            _log.warning("log.producer.failed", error=str(error) or type(error).__name__)
+            logger.warning("log.producer.failed", error=str(error) or type(error).__name__)
         if producer is not None and self._producer is producer:
             self._producer = None
             self._spawn(abandon(producer))
@@ -253,6 +255,7 @@ async def _hand_over(producer: AIOKafkaProducer, jobs: list[_Job]) -> list[_Batc
         sent.add_done_callback(_seen)
         batches.append(_Batch(sent, parts))
 
+    await _know(producer, gathered)
     for partition, members in gathered.items():
         builder = producer.create_batch()
         parts: list[_Part] = []
@@ -269,6 +272,21 @@ async def _hand_over(producer: AIOKafkaProducer, jobs: list[_Job]) -> list[_Batc
                 part.count += 1
         await send(builder, partition, parts)
     return batches
+
+
+async def _know(producer: AIOKafkaProducer, partitions: Iterable[TopicPartition]) -> None:
+    """Let the producer look again for partitions that it does not know: they were added a moment ago."""
+
+    def unknown() -> list[TopicPartition]:
+        known = producer.client.cluster.partitions_for_topic
+        return [
+            one for one in partitions if one.partition not in (known(one.topic) or {one.partition})
+        ]
+
+    if unknown():
+        await producer.client.force_metadata_update()
+        if missing := unknown():
+            raise LogUnavailable(f"the leader of {missing[0]} is not known yet")
 
 
 def _put(builder: Any, record: NewRecord, now: int) -> bool:

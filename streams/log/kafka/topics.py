@@ -30,8 +30,8 @@ class Cluster(Struct, frozen=True):
     """What was found at the start."""
 
     cluster_id: str
-    partitions: int
-    """Of each topic of ours."""
+    partitions: dict[str, int]
+    """Per topic, named without prefix."""
 
 
 def _wanted(options: LogOptions) -> dict[str, dict[str, str]]:
@@ -78,7 +78,8 @@ async def prepare(arguments: dict[str, Any], options: LogOptions) -> Cluster:
                 )
         if standing:
             await _check_room(admin, sorted(standing), options.max_body)
-        return Cluster(cluster_id, partitions)
+        own = len(options.topic_prefix)
+        return Cluster(cluster_id, {name[own:]: count for name, count in found.items()})
 
 
 @contextlib.asynccontextmanager

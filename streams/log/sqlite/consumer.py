@@ -131,6 +131,10 @@ class SqliteConsumer:
         self._position = positions.get(0, self._position)
         self._notifier.notify()
 
+    def positions(self) -> dict[int, int]:
+        """See `Consumer.positions`."""
+        return {0: self._position}
+
     async def lag(self) -> dict[int, int]:
         """See `Consumer.lag`."""
         (_, end) = (await self._topics.bounds(self._topic))[0]

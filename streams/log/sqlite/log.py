@@ -39,7 +39,7 @@ from tidings.streams.log.sqlite.schema import (
 )
 from tidings.streams.log.sqlite.writer import Transaction, Writer, end_offset
 
-_log = structlog.get_logger("tidings.log.sqlite")
+logger = structlog.get_logger(__name__)
 
 _APPEND_SECONDS = 5.0
 _TRIM_SECONDS = 60.0
@@ -160,9 +160,9 @@ class SqliteLog:
             await asyncio.sleep(_TRIM_SECONDS)
             try:
                 if removed := await self.trim(time.time_ns() // 1_000_000):
-                    _log.info("log.trimmed", file=str(self._path), records=removed)
+                    logger.info("log.trimmed", file=str(self._path), records=removed)
             except LogError as error:
-                _log.warning("log.trim.failed", file=str(self._path), error=str(error))
+                logger.warning("log.trim.failed", file=str(self._path), error=str(error))
 
     async def trim(self, now: int) -> int:
         """Remove what is older (in ms) than its topic is kept, and changes that newer ones replaced; how many.
@@ -304,7 +304,7 @@ class SqliteLog:
                 grown = self._notify_where_grown()
                 self._data_version = version
         except (sqlite3.Error, LogError) as error:
-            _log.debug(
+            logger.debug(
                 "log.look.failed", file=str(self._path), error=str(error)
             )  # as locked as can be: the next will tell
         self._poll_interval = (
@@ -355,6 +355,17 @@ class SqliteLog:
                 limit=_APPEND_SECONDS,
             )
         return number
+
+    async def read_at(self, topic: str, offsets: Mapping[int, int]) -> dict[int, Record]:
+        """See `Log.read_at`."""
+        if (offset := offsets.get(0)) is None:
+            return {}
+        records, _ = self.read(topic, offset, 1)
+        return {0: records[0]} if records and records[0].offset == offset else {}
+
+    def obstacle(self) -> str | None:
+        """See `Log.obstacle`."""
+        return None
 
     async def close(self) -> None:
         """See `Log.close`."""

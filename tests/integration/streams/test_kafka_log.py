@@ -398,7 +398,7 @@ async def test_committing_what_was_lost(
         monkeypatch.setattr(consumer._consumer, "commit", refused)
         await consumer.commit({0: 1})
         monkeypatch.setattr(consumer._consumer, "commit", silent)
-        monkeypatch.setattr("streams.kafka_consumer._COMMIT_SECONDS", 0.1)
+        monkeypatch.setattr("tidings.streams.log.kafka.consumer._COMMIT_SECONDS", 0.1)
         with pytest.raises(LogUnavailable, match="did not take offsets"):
             await consumer.commit({0: 1})
         monkeypatch.undo()

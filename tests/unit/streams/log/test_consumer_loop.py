@@ -31,11 +31,14 @@ class Member:
         self.free.set()
         self.paused = False
         self.closed = False
+        self.records: list[Record] = []
+        self.ahead: dict[int, int] = {}
 
     async def fetch(self, limit: int, wait: float) -> Sequence[Record]:
         if self.failures:
             raise self.failures.pop()
-        return ()
+        records, self.records = self.records, []
+        return records
 
     async def commit(self, positions: Mapping[int, int]) -> None:
         await self.free.wait()
@@ -56,6 +59,9 @@ class Member:
         self.paused = False
 
     def seek(self, positions: Mapping[int, int]) -> None: ...
+
+    def positions(self) -> dict[int, int]:
+        return self.ahead
 
     async def lag(self) -> dict[int, int]:
         return {}
@@ -194,3 +200,18 @@ async def test_holding_pauses_once() -> None:
     assert member.paused
     loop.hold(False)
     assert not member.paused
+
+
+async def test_ends_of_transactions_are_passed() -> None:
+    """Offsets without records are passed once all that was fetched is done, and not before that."""
+    member, loop = member_and_loop()
+    member.records = await some_records(2)
+    first, second = await loop.fetch(10, 0)
+    member.ahead = {0: 4}
+    claim = loop.begin([first])
+    loop.finish(claim)
+    assert loop.done() == {0: 1}  # the second was fetched, and is not begun
+    claim = loop.begin([second])
+    assert loop.done() == {0: 1}
+    loop.finish(claim)
+    assert loop.done() == {0: 4}
