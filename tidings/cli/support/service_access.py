@@ -31,10 +31,18 @@ def chosen_token(arguments: Namespace, settings: Settings) -> str | Callable[[],
     """The token from `--token`; of a service on this machine one that its settings allow to make.
 
     A token of ours is never sent to an address from `--url`, which may be another's service.
+
+    Raises:
+        Failure: `--token` cannot be sent.
     """
-    if arguments.token is not None or arguments.url is not None:
-        return str(arguments.token) if arguments.token is not None else None
-    return operator_token(settings)
+    if arguments.token is None:
+        return operator_token(settings) if arguments.url is None else None
+    token = str(arguments.token).strip()
+    if not (token and token.isascii() and token.isprintable()):
+        raise command.Failure(
+            "--token: is empty or holds characters that no header can carry", command.WRONG_USE
+        )
+    return token
 
 
 def operator_token(settings: Settings) -> str | Callable[[], str] | None:
