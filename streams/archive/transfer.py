@@ -32,6 +32,7 @@ from tidings.streams.archive.output_urls import (
     urls_in,
 )
 from tidings.streams.archive.paths import AssetPaths, index_of
+from tidings.streams.log.consumer_loop import Claim
 from tidings.streams.log.protocol import RecordTooLarge
 from tidings.streams.rules import large_fields as blobs
 from tidings.streams.rules.event import Archive
@@ -65,8 +66,8 @@ class ArchiveTask(Struct, gc=False):
 
     prediction_id: str
     version: int
-    positions: list[tuple[int, int]]
-    """Partition and offset of the changes that it stands for."""
+    claims: list[Claim]
+    """On the changes that it stands for, which are not committed before it is done."""
     traceparent: str | None = None
     """Of the change that it was begun for."""
     deleted_at: int | None = None

@@ -14,8 +14,9 @@ from tidings.storage.errors import StorageError
 from tidings.streams.archive.output_urls import may_need_archiving
 from tidings.streams.archive.transfer import ArchiveTask, FileTransfer, RetryLater
 from tidings.streams.changes.codec import Change, parse
+from tidings.streams.log.consumer_loop import Claim, ConsumerLoop
 from tidings.streams.log.log_fields import fields
-from tidings.streams.log.protocol import CHANGES, Consumer, Log, LogError, Record
+from tidings.streams.log.protocol import CHANGES, Log, LogError, Record
 
 GROUP = "tidings-archiver"
 """The consumer group."""
@@ -24,7 +25,6 @@ AT_ONCE = 8
 MAX_WAITING = 10_000
 """Predictions that wait for their turn or their next try; the log keeps the rest."""
 FETCH = 500
-RETRY = 0.5
 COMMIT_EVERY = 1.0
 
 logger = structlog.get_logger(__name__)
@@ -46,9 +46,7 @@ class Archiver:
         self._running: dict[str, asyncio.Task[None]] = {}
         self._again: set[str] = set()
         self._timers: dict[str, asyncio.TimerHandle] = {}
-        self._next: dict[int, int] = {}
-        self._committed: dict[int, int] = {}
-        self._generation = -1
+        self._loop: ConsumerLoop
         self._stopping = asyncio.Event()
         self._failure: BaseException | None = None
         self.last_alive = time.monotonic()
@@ -85,47 +83,29 @@ class Archiver:
 
     async def run(self) -> None:
         """Archive until `stop`. Outages are waited out; anything else is raised."""
-        consumer = self._log.consume(CHANGES, GROUP)
-        paused, committed_at = False, 0.0
+        loop = ConsumerLoop(self._log, CHANGES, GROUP)
+        self._loop = loop
         try:
             while not self._stopping.is_set():
-                try:
-                    records = await consumer.fetch(FETCH, 0.5)
-                except LogError as error:
-                    if not error.retryable:
-                        raise
-                    logger.warning("archiver.log_unavailable", error=str(error))
-                    await asyncio.sleep(RETRY)
-                    continue
+                records = await loop.fetch(FETCH, 0.5)
                 self.last_alive = time.monotonic()
-                self._notice_assignment(consumer)
-                self._take(records)
+                if loop.reassigned():
+                    # What was under way comes again, here or elsewhere.
+                    self._forget()
+                    self._works.clear()
+                self._take(loop, records)
                 if self._failure is not None:
                     raise self._failure
-                if (len(self._works) >= MAX_WAITING) is not paused:
-                    paused = not paused
-                    consumer.pause() if paused else consumer.resume()
-                if paused:
+                full = len(self._works) >= MAX_WAITING
+                loop.hold(full)
+                if full:
                     await asyncio.sleep(0.1)
-                if self.last_alive - committed_at > COMMIT_EVERY:
-                    committed_at = self.last_alive
-                    await self._commit(consumer)
+                loop.commit_every(COMMIT_EVERY)
         finally:
             self._forget()
-            await self._commit(consumer)
-            await consumer.close()
+            await loop.close()
 
     # ---- what is to be done ----
-
-    def _notice_assignment(self, consumer: Consumer) -> None:
-        generation = consumer.generation()
-        if generation != self._generation:
-            # What was under way comes again, here or elsewhere.
-            self._generation = generation
-            self._forget()
-            self._works.clear()
-            self._next.clear()
-            self._committed.clear()
 
     def _forget(self) -> None:
         for task in self._running.values():
@@ -137,32 +117,30 @@ class Archiver:
         self._ready.clear()
         self._again.clear()
 
-    def _take(self, records: Sequence[Record]) -> None:
+    def _take(self, loop: ConsumerLoop, records: Sequence[Record]) -> None:
         for record in records:
-            self._next[record.partition] = record.offset + 1
             change = parse(record)
-            if change is None:
-                continue
-            if (
+            if change is not None and (
                 change.deleted
                 or change.prediction_id in self._works
                 or may_need_archiving(change.status, change.value)
             ):
-                self._add(change, record)
+                self._add(change, record, loop.begin([record]))
+            else:
+                loop.passed([record])
 
-    def _add(self, change: Change, record: Record) -> None:
+    def _add(self, change: Change, record: Record, claim: Claim) -> None:
         prediction_id = change.prediction_id
-        position = (record.partition, record.offset)
         work = self._works.get(prediction_id)
         if work is None:
             work = ArchiveTask(
-                prediction_id, change.version, [position], change.traceparent, kept={}, failed={}
+                prediction_id, change.version, [claim], change.traceparent, kept={}, failed={}
             )
             self._works[prediction_id] = work
             self._ready.append(prediction_id)
         else:
             work.version = max(work.version, change.version)
-            work.positions.append(position)
+            work.claims.append(claim)
             if prediction_id in self._running:
                 self._again.add(prediction_id)
         if change.deleted:
@@ -204,6 +182,8 @@ class Archiver:
         error = None if task.cancelled() else task.exception()
         if error is None and not again and not task.cancelled():
             del self._works[prediction_id]
+            for claim in work.claims:
+                self._loop.finish(claim)
             self.done += 1
             self.obstacle = None
         elif error is None or (again and isinstance(error, RetryLater)):
@@ -237,30 +217,6 @@ class Archiver:
         self._timers.pop(prediction_id, None)
         self._ready.append(prediction_id)
         self._start_some()
-
-    # ---- offsets ----
-
-    async def _commit(self, consumer: Consumer) -> None:
-        """Everything before the oldest change that is still worked on."""
-        positions = dict(self._next)
-        for work in self._works.values():
-            for partition, offset in work.positions:
-                positions[partition] = min(positions.get(partition, offset), offset)
-        assigned = consumer.assigned()
-        moved = {
-            p: offset
-            for p, offset in positions.items()
-            if p in assigned and self._committed.get(p) != offset
-        }
-        if not moved:
-            return
-        try:
-            await consumer.commit(moved)
-        except LogError as error:
-            # Whoever reads from the older offset finds the work done.
-            logger.warning("archiver.commit_failed", error=str(error))
-        else:
-            self._committed.update(moved)
 
 
 def _fields(work: ArchiveTask) -> dict[str, str]:
