@@ -281,7 +281,7 @@ async def processing(url: str, prefix: str, worker: Workerd) -> AsyncIterator[Ca
         "TIDINGS_PARTITIONS": "4",
         "TIDINGS_STORE": f"durable-objects+{worker.url}",
         "TIDINGS_WORKER_TOKEN": WORKER_TOKEN,
-        "TIDINGS_WEBHOOK_KEY": "a key of this run",
+        "TIDINGS_WEBHOOK_KEY": "a key of this run alone, of 32 bytes",
     }
     with tempfile.TemporaryDirectory() as folder:
         processor = TidingsProcess(Path(folder), settings, ("serve", "--role", "processor"))

@@ -11,8 +11,8 @@ from ruamel.yaml import YAML
 from tests.support.compose import COMPOSE, content, environment, services
 from tests.support.root import ROOT
 from tidings.cli.main import _parser
+from tidings.config.checks import check_serving
 from tidings.config.loader import load_settings
-from tidings.config.settings import check_serving
 
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
 ROLES = {

@@ -54,10 +54,11 @@ def run(arguments: Namespace) -> None:
     """Run until told to stop."""
     if arguments.every < 0:
         raise command.Failure("--every: takes seconds, 0 or more", command.WRONG_USE)
-    command.settings(arguments, "port", "port_file", "log", "store")
+    settings = command.settings(arguments, "port", "port_file", "log", "store")
     from tidings.observability import logging as service_logging
+    from tidings.storage.redaction import Redactor
 
-    service_logging.configure()
+    service_logging.configure(redactor=Redactor(settings.secrets()))
     command.run_loop(_demo(arguments))
 
 

@@ -13,12 +13,11 @@ from msgspec import Struct
 from tidings.cli.support import command, output, webhook_check
 from tidings.cli.support.store_check import Warned, examined, new_file, writable
 from tidings.cli.support.webhook_check import WebhookFailed
-from tidings.config.settings import NAMES, Settings, SettingsError, check_serving
+from tidings.config.checks import check_serving, short_secrets
+from tidings.config.settings import NAMES, WEBHOOK_SECRET, Settings, SettingsError
 
 WITHIN = 8.0
 """Seconds that one part may take to answer."""
-SHORT_SECRET = 32
-"""Bytes below which a secret for HS256 is weaker than its hash (RFC 7518, 3.2)."""
 
 
 class Finding(Struct, frozen=True):
@@ -168,9 +167,9 @@ async def _try(
 
 async def _access(settings: Settings) -> str:
     check_serving(settings)
-    if settings.jwt_secret is not None and len(settings.jwt_secret.encode()) < SHORT_SECRET:
+    if short := short_secrets(settings):
         raise Warned(
-            f"TIDINGS_JWT_SECRET has fewer than {SHORT_SECRET} bytes; make a longer one: openssl rand -hex 32"
+            f"{', '.join(short)}: fewer than {WEBHOOK_SECRET} bytes; make a longer one: openssl rand -hex 32"
         )
     if not settings.authenticates:
         where = (

@@ -53,21 +53,26 @@ def run(arguments: Namespace) -> None:
     command.import_plain_structlog()
     names = ("host", "port", "port_file", "role", "log", "store", "workers", "no_breaker")
     settings = command.settings(arguments, *names, "health_port", "shared_port", "parent")
-    from tidings.config.settings import check_serving
+    from tidings.config.checks import check_serving, short_secrets
+    from tidings.config.settings import WEBHOOK_SECRET
 
     check_serving(settings)
     import structlog
 
+    logger = structlog.get_logger(__name__)
     from tidings.config.webhook_key import with_webhook_key
     from tidings.observability import logging as service_logging
     from tidings.runtime import limits, service
     from tidings.runtime.resources import unshared_store
+    from tidings.storage.redaction import Redactor
 
     settings = with_webhook_key(settings)
-    service_logging.configure()
+    service_logging.configure(redactor=Redactor(settings.secrets()))
     limits.raise_open_files()
     if (doubt := unshared_store(settings)) is not None and settings.parent is None:
-        structlog.get_logger("tidings.serve").warning("store.unshared", warning=doubt)
+        logger.warning("store.unshared", warning=doubt)
+    for setting in short_secrets(settings) if settings.parent is None else ():
+        logger.warning("secret.short", setting=setting, least_bytes=WEBHOOK_SECRET)
     if settings.workers > 1:
         _supervise(settings, arguments)
     else:

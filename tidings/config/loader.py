@@ -1,6 +1,7 @@
 """Where settings come from: flags, environment and `tidings.toml`, merged into one `Settings`."""
 
 import difflib
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from tidings.config import validators
+from tidings.config.checks import check
 from tidings.config.settings import (
     DERIVED,
     FIELDS,
@@ -18,7 +20,6 @@ from tidings.config.settings import (
     Field,
     Settings,
     SettingsError,
-    check,
     replace,
 )
 from tidings.config.toml import EMPTY, PARTS, STRICT, ProviderTable, SettingsFile, read, underscored
@@ -37,6 +38,13 @@ PROVIDERS = STRICT | {"generic"}
 
 WITH_KEYS = frozenset({"fal", "gemini"})
 """Of those the ones that take a JWKS URL."""
+
+
+_SERVICE_LINK = re.compile(
+    r"TIDINGS_(?:\w+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?"
+    r"|PORT_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)"
+)
+_LINKED_ADDRESS = re.compile(r"(?:tcp|udp|sctp)://", re.IGNORECASE)
 
 
 class Given(Struct, frozen=True):
@@ -71,6 +79,7 @@ def load_settings(
     for name, value in (flags or {}).items():
         if value is not None:
             given[name] = Given(value, f"--{name.replace('_', '-')}")
+    given = {name: Given(_stripped(entry.value), entry.origin) for name, entry in given.items()}
     given = {name: entry for name, entry in given.items() if entry.value not in ("", [])}
     settings = _settings(given, content.providers, names)
     if "store" not in given:
@@ -78,6 +87,14 @@ def load_settings(
     check(settings)
     _check_providers(settings)
     return settings
+
+
+def _stripped(value: Any) -> Any:
+    """A value without the white space that copying, `echo` and mounted files leave at its ends."""
+    if isinstance(value, list):
+        return [entry for part in value if (entry := _stripped(part)) != ""]
+    # Neither U+FEFF nor U+200B is white space to Python, and both come along with copied text.
+    return value.strip().strip("\ufeff\u200b").strip() if isinstance(value, str) else value
 
 
 def _check_providers(settings: Settings) -> None:
@@ -110,7 +127,7 @@ def _from_environment(
     for variable, value in environ.items():
         if variable.startswith(PREFIX):
             name = variable[len(PREFIX) :].lower()
-            if not value or name.startswith("test_"):
+            if not value or name.startswith("test_") or _is_service_link(variable, value):
                 continue
             if name in _UNPREFIXED or variable != variable.upper() or not _known(name, providers):
                 raise SettingsError(_unknown(variable, name, providers, env_name))
@@ -119,6 +136,17 @@ def _from_environment(
         else:
             continue
         yield name, Given(value, variable)
+
+
+def _is_service_link(variable: str, value: str) -> bool:
+    """Whether Kubernetes has put a variable there for a Service called `tidings` or `tidings-...`.
+
+    Its names are those of Docker's links (Kubernetes, "Service", environment variables): of a Service
+    `tidings` `TIDINGS_SERVICE_HOST`, `TIDINGS_PORT=tcp://10.0.0.7:8080` and their kin.
+    """
+    return bool(_SERVICE_LINK.fullmatch(variable)) or (
+        variable.endswith("_PORT") and bool(_LINKED_ADDRESS.match(value))
+    )
 
 
 def _from_file(
@@ -208,7 +236,7 @@ def _checked(field: Field, value: Any) -> Any:
         entries = _entries(value)
         return entries if check is None else tuple(check(entry) for entry in entries)
     if isinstance(value, str):
-        value = value.strip() if not field.setting.secret else value
+        validators.without_controls(value)
         if field.type is bool and field.name in NAMES:
             return selection.truth(value)
         if field.choices:
@@ -220,12 +248,19 @@ def _checked(field: Field, value: Any) -> Any:
 
 def _checked_part(part: str, value: Any) -> Any:
     if part == "secret":
-        return _entries(value)
+        entries = [value] if isinstance(value, str) else _entries(value)
+        secrets = tuple(one for entry in entries for one in validators.webhook_secrets(entry))
+        for secret in secrets:
+            validators.without_controls(secret)
+        return secrets
+    if part == "token" and isinstance(value, str):
+        return validators.header_value(value)
     return validators.http_url(value) if part.endswith("url") and isinstance(value, str) else value
 
 
 def _entries(value: Any) -> tuple[str, ...]:
     if isinstance(value, str):
+        validators.without_controls(value)
         return validators.words(value)
     if isinstance(value, list | tuple) and all(isinstance(entry, str) for entry in value):
         return tuple(value)

@@ -8,7 +8,7 @@ table is the beginning of a name: `[providers.replicate] secret = "..."` is `TID
 """
 
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 from urllib.parse import unquote, urlsplit
@@ -24,6 +24,12 @@ PREFIX = "TIDINGS_"
 
 Role = Literal["gateway", "processor", "archiver", "reconciler"]
 ROLES: frozenset[Role] = frozenset({"gateway", "processor", "archiver", "reconciler"})
+
+
+HS256_SECRET = 32
+"""Bytes that a secret of HS256 has at least (RFC 7518, 3.2: as many as the hash)."""
+WEBHOOK_SECRET = 24
+"""Bytes that what proves a webhook, or a client, has at least (Standard Webhooks: 24 to 64)."""
 
 
 class SettingsError(ValueError):
@@ -58,7 +64,7 @@ Count = Annotated[int, Meta(ge=0)]
 Positive = Annotated[int, Meta(ge=1)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Seconds = Annotated[float, Meta(ge=0)]
-Secret = Annotated[str | None, Setting(secret=True)]
+Credential = Annotated[str | None, Setting(secret=True, check=validators.header_value)]
 Url = Annotated[str | None, Setting(check=validators.http_url)]
 StoreUrl = Setting(check=validators.store_url)
 
@@ -85,11 +91,11 @@ class Settings(Struct, frozen=True, kw_only=True):
     """URL of a second store, which reads use while the first does not answer."""
     store_split: Annotated[str | None, Setting(check=validators.split_arm)] = None
     """URL and per cent of a second store that holds a part of the predictions: `postgresql://...=10`."""
-    cloudflare_token: Annotated[Secret, Section("Stores at Cloudflare")] = None
+    cloudflare_token: Annotated[Credential, Section("Stores at Cloudflare")] = None
     """API token of Cloudflare's REST API, for `cloudflare-kv://`."""
     cloudflare_url: Url = None
     """Another base URL of that API."""
-    worker_token: Secret = None
+    worker_token: Credential = None
     """Token of the Worker, for `durable-objects://` and `cloudflare-kv+worker://`."""
     prediction_storage_provider: Annotated[Literal["kv", "do"] | None, Setting(prefixed=False)] = (
         None
@@ -135,18 +141,24 @@ class Settings(Struct, frozen=True, kw_only=True):
     """`module:function` that completes the input of a new prediction."""
     estimate_function: str | None = None
     """`module:function` that estimates how long a new prediction takes."""
-    webhook_key: Secret = None
-    """Key of the tokens in webhook addresses; made at the first start where one process does all, needed with roles."""
-    jwt_secret: Annotated[Secret, Section("Clients, their rights and limits")] = None
-    """Secret of clients' tokens (HS256); turns authentication on."""
+    webhook_key: Annotated[
+        str | None, Setting(secret=True, check=validators.at_least(WEBHOOK_SECRET))
+    ] = None
+    """Key of the tokens in webhook addresses, 24 bytes or more; made at the first start where one process does all, needed with roles."""
+    jwt_secret: Annotated[
+        str | None,
+        Setting(secret=True, check=validators.at_least(HS256_SECRET)),
+        Section("Clients, their rights and limits"),
+    ] = None
+    """Secret of clients' tokens (HS256), 32 bytes or more; turns authentication on."""
     jwks_url: Url = None
     """Where the public keys of clients' tokens are; turns authentication on."""
     jwt_audience: str | None = None
     """What a token's `aud` must name."""
     jwt_issuer: str | None = None
     """What a token's `iss` must be."""
-    api_keys: Annotated[tuple[str, ...], Setting(secret=True)] = ()
-    """Keys that may watch, read and write everything; turn authentication on."""
+    api_keys: Annotated[tuple[str, ...], Setting(secret=True, check=validators.header_value)] = ()
+    """Keys that may watch, read and write everything, 24 bytes or more beyond loopback; turn authentication on."""
     allowed_origins: Annotated[tuple[str, ...], Setting(check=validators.origin)] = ()
     """Origins of pages elsewhere that may use this service from a browser."""
     trusted_proxies: Annotated[tuple[str, ...], Setting(check=validators.network)] = ()
@@ -242,6 +254,18 @@ class Settings(Struct, frozen=True, kw_only=True):
         """URL and per cent of the B arm."""
         return None if self.store_split is None else validators.split_arm(self.store_split)
 
+    def secrets(self) -> Iterator[str]:
+        """Every secret in force by its value, for what keeps them out of the log."""
+        for name in SECRETS:
+            value = getattr(self, name)
+            yield from (value,) if isinstance(value, str) else value or ()
+        for provider in self.providers.values():
+            yield from provider.secret
+            if provider.token:
+                yield provider.token
+        for url in (self.log, self.store, self.store_fallback, self.store_split, self.assets):
+            yield from validators.url_secrets(url or "")
+
     def shown(self, name: str) -> Any:
         """A setting as it may be shown: secrets masked, passwords in URLs struck out."""
         value = getattr(self, name)
@@ -330,74 +354,6 @@ DERIVED = frozenset(name for name, field in FIELDS.items() if field.setting.sour
 def sqlite_path(url: str) -> Path:
     """The file of a `sqlite://` URL: three slashes are relative to the working folder, four absolute; `%20` is a space."""
     return Path(unquote(urlsplit(url).path[1:]))
-
-
-def check(settings: Settings) -> None:
-    """Check what settings say together.
-
-    Raises:
-        SettingsError: Two of them contradict each other, or one that another needs is missing.
-    """
-    if "all" in settings.role and len(settings.role) > 1:
-        raise SettingsError("TIDINGS_ROLE: all is every role; name it alone, or leave it out")
-    if not settings.role:
-        raise SettingsError(
-            f"TIDINGS_ROLE: names no role; use all, or some of {', '.join(sorted(ROLES))}"
-        )
-    if settings.log.startswith("memory://") and not settings.everything:
-        raise SettingsError(
-            "TIDINGS_LOG: memory:// is seen by one process alone; with --role use sqlite:// or kafka://"
-        )
-    if settings.assets.startswith("memory://") and not settings.everything:
-        raise SettingsError(
-            "TIDINGS_ASSETS: memory:// is seen by one process alone; with --role use file://, s3://, gs:// or az://"
-        )
-    if settings.workers > 1 and not settings.log.startswith("kafka://"):
-        raise SettingsError(
-            "--workers: more than one gateway process takes TIDINGS_LOG=kafka://..."
-        )
-    if settings.workers > 1 and "gateway" not in settings.roles:
-        raise SettingsError(
-            "--workers: is for gateways, and --role names none; start more processes instead"
-        )
-    if settings.workers > 1 and settings.health_port is not None:
-        raise SettingsError(
-            "--health-port: with --workers every process has a port for its health already (PORT+1 and so on); "
-            "leave it out"
-        )
-    both_files = settings.log.startswith("sqlite://") and settings.store.startswith("sqlite://")
-    if both_files and sqlite_path(settings.log) == sqlite_path(settings.store):
-        raise SettingsError(
-            f"TIDINGS_STORE: {settings.store} is the log's file; give the store its own"
-        )
-    if (
-        settings.store.startswith(("cloudflare-kv://", "cloudflare-kv+http://"))
-        and not settings.cloudflare_token
-    ):
-        raise SettingsError(
-            "TIDINGS_CLOUDFLARE_TOKEN: is missing; the store cloudflare-kv:// needs an API token"
-        )
-
-
-def check_serving(settings: Settings) -> None:
-    """Check what serving needs beyond `check`.
-
-    Raises:
-        SettingsError: Everybody could reach the service without saying who they are, or the key of the webhook URLs,
-            which several processes must share, is not set.
-    """
-    open_to_all = (
-        "gateway" in settings.roles and not settings.authenticates and not settings.anonymous
-    )
-    if open_to_all and not validators.loopback(settings.host):
-        raise SettingsError(
-            f"TIDINGS_HOST: {settings.host} can be reached from other machines and nobody has to say who they are; "
-            "set TIDINGS_JWT_SECRET, TIDINGS_JWKS_URL or TIDINGS_API_KEYS, or TIDINGS_ANONYMOUS=1 to allow it"
-        )
-    if not settings.everything and not settings.webhook_key:
-        raise SettingsError(
-            "TIDINGS_WEBHOOK_KEY: is missing; with --role every process needs the same one: openssl rand -hex 32"
-        )
 
 
 def replace(settings: Settings, **changes: Any) -> Settings:

@@ -100,7 +100,7 @@ def read(file: Path, known: Collection[str]) -> SettingsFile:
 
 def _content(file: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        return tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise SettingsError(
             f"--config: {file} cannot be read ({error.strerror or error})"

@@ -5,7 +5,8 @@ Every function raises ValueError with the end of a sentence that begins with the
 
 import ipaddress
 import re
-from urllib.parse import SplitResult, urlsplit
+from collections.abc import Callable
+from urllib.parse import SplitResult, unquote, urlsplit
 
 LOG_SCHEMES = ("sqlite", "kafka", "memory")
 STORE_SCHEMES = (
@@ -29,6 +30,46 @@ ASSET_SCHEMES = ("file", "s3", "gs", "az", "memory")
 MASK = "********"
 _ESCAPES = "in a user or a password write / ? # @ [ ] as %2F %3F %23 %40 %5B %5D"
 _SECRET_PARAMETER = re.compile(r"[?&][^?&=]*(?:password|secret|token|key)[^?&=]*=", re.IGNORECASE)
+
+
+def at_least(length: int) -> Callable[[str], None]:
+    """A check that a secret has at least so many bytes: what is shorter can be found by trying."""
+
+    def check(secret: str) -> None:
+        if (found := len(secret.encode())) < length:
+            raise ValueError(
+                f"is too short ({found} bytes); what guards something needs {length} or more: "
+                "openssl rand -hex 32"
+            )
+
+    return check
+
+
+def header_value(text: str) -> str:
+    """A secret that is sent in a header (RFC 9110, 5.5: visible ASCII and spaces), checked."""
+    if not text.isascii() or not text.isprintable():
+        raise ValueError(
+            "has a character that no header can carry; copy it again, without quotes and line breaks"
+        )
+    return text
+
+
+def without_controls(text: str) -> None:
+    """Refuse control characters, a line break in the middle of a copied secret among them."""
+    if any(ord(letter) < 32 or ord(letter) == 127 for letter in text):
+        raise ValueError("has a control character or a line break in it; copy it again, whole")
+
+
+_SIGNATURE_VERSION = re.compile(r"(?:^|[,|\s])v\d+a?,\s*(?=\S)")
+
+
+def webhook_secrets(text: str) -> tuple[str, ...]:
+    """The entries of a list of webhook secrets, as providers hand them out.
+
+    The version of the signature may stand before a secret (`v1,whsec_...`), and `|` between two of
+    them; neither is a secret of its own.
+    """
+    return words(_SIGNATURE_VERSION.sub(",", text).replace("|whsec_", ",whsec_"))
 
 
 def words(text: str) -> tuple[str, ...]:
@@ -198,22 +239,33 @@ def loopback(host: str) -> bool:
         return False
 
 
+def url_secrets(url: str) -> list[str]:
+    """What `masked_url` strikes out of a URL, as it stands there and decoded."""
+    found = [url[start:end] for start, end in _secret_spans(url)]
+    return [one for text in found for one in (text, unquote(text)) if one]
+
+
 def masked_url(url: str) -> str:
     """The URL with its password, and every parameter that sounds like a secret, struck out.
 
     A password that was not escaped may hold a `/`, `?` or `#`, so everything from the first `:` to the last `@` is one.
     """
-    begin = url.find("://") + 3 if "://" in url else 0
-    secrets: list[tuple[int, int]] = []
-    if (at := url.rfind("@", begin)) >= 0 and (colon := url.find(":", begin, at)) >= 0:
-        secrets.append((colon + 1, at))
-    for parameter in _SECRET_PARAMETER.finditer(url, begin):
-        end = url.find("&", parameter.end())
-        secrets.append((parameter.end(), len(url) if end < 0 else end))
     shown: list[str] = []
     done = 0
-    for start, end in sorted(secrets):
+    for start, end in _secret_spans(url):
         if start > done or not shown:
             shown += [url[done:start], MASK]
         done = max(done, end)
     return "".join((*shown, url[done:]))
+
+
+def _secret_spans(url: str) -> list[tuple[int, int]]:
+    """Where the password and the parameters that sound like secrets begin and end."""
+    begin = url.find("://") + 3 if "://" in url else 0
+    spans: list[tuple[int, int]] = []
+    if (at := url.rfind("@", begin)) >= 0 and (colon := url.find(":", begin, at)) >= 0:
+        spans.append((colon + 1, at))
+    for parameter in _SECRET_PARAMETER.finditer(url, begin):
+        end = url.find("&", parameter.end())
+        spans.append((parameter.end(), len(url) if end < 0 else end))
+    return sorted(spans)

@@ -4,7 +4,8 @@ import os
 import secrets
 from pathlib import Path
 
-from tidings.config.settings import Settings, SettingsError, replace
+from tidings.config.settings import WEBHOOK_SECRET, Settings, SettingsError, replace
+from tidings.config.validators import at_least
 
 FILE = "webhook.key"
 
@@ -32,11 +33,15 @@ def with_webhook_key(settings: Settings) -> Settings:
 
 def _read(file: Path) -> str | None:
     try:
-        key = file.read_text(encoding="ascii", errors="replace").strip()
+        key = file.read_text(encoding="utf-8-sig", errors="replace").strip()
     except FileNotFoundError:
         return None
     if not key:
         raise SettingsError(f"TIDINGS_WEBHOOK_KEY: {file} is empty; remove it, or set the key")
+    try:
+        at_least(WEBHOOK_SECRET)(key)
+    except ValueError as error:
+        raise SettingsError(f"TIDINGS_WEBHOOK_KEY: {file} {error}") from None
     return key
 
 

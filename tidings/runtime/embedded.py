@@ -4,8 +4,9 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from tidings.config.checks import check, check_serving
 from tidings.config.loader import load_settings
-from tidings.config.settings import Settings, check, check_serving
+from tidings.config.settings import Settings
 from tidings.config.webhook_key import with_webhook_key
 from tidings.runtime.service import Service, running
 

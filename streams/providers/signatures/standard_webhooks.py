@@ -23,6 +23,9 @@ MAX_SIGNATURES = 32
 
 MAX_TIMESTAMP_DIGITS = 12
 
+MIN_SECRET = 24
+"""Bytes of a secret at least (Standard Webhooks, "Signature scheme": between 24 and 64)."""
+
 _SECRET = "whsec_"  # noqa: S105 - the prefix of a secret
 _PUBLIC = "whpk_"
 
@@ -165,6 +168,10 @@ def _secret(provider: str, text: str, plain: bool) -> bytes:
     if not secret:
         raise BadConfiguration(
             f"{name} is empty or has nothing behind `whsec_`; copy the signing secret, or unset it"
+        )
+    if len(secret) < MIN_SECRET:
+        raise BadConfiguration(
+            f"{name} is too short ({len(secret)} bytes); signing secrets have {MIN_SECRET} or more: copy it again, whole"
         )
     return secret
 

@@ -117,7 +117,7 @@ async def follow(tmp_path: Path, kafka_url: str, topic_prefix: str, form: Form) 
         "TIDINGS_LOG": kafka_url,
         "TIDINGS_TOPIC_PREFIX": topic_prefix,
         "TIDINGS_PARTITIONS": "4",
-        "TIDINGS_WEBHOOK_KEY": "a key of the tests",
+        "TIDINGS_WEBHOOK_KEY": "a key of the tests, of thirty-two bytes",
         "TIDINGS_JWT_SECRET": JWT_SECRET,
     }
     async with AsyncExitStack() as stack:

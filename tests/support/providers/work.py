@@ -29,7 +29,7 @@ QUICK = Patience(
     cancel=100,
     longest=1_000,
 )
-KEY = {"TIDINGS_WEBHOOK_KEY": "a key of the tests"}
+KEY = {"TIDINGS_WEBHOOK_KEY": "a key of the tests, of thirty-two bytes"}
 
 
 class Work:

@@ -215,7 +215,7 @@ async def test_token(tmp_path: Path) -> None:
 async def test_doctor(tmp_path: Path) -> None:
     """`doctor` prints what is in force with secrets masked, tries each part, and ends with 1 where one fails."""
     settings = {
-        "TIDINGS_JWT_SECRET": "hidden",
+        "TIDINGS_API_KEYS": "hidden",
         "TIDINGS_STORE": "sqlite:///file/store.db",
         "TIDINGS_PORT": "81",
     }

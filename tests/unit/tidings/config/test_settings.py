@@ -7,19 +7,15 @@ from typing import Any
 
 import pytest
 
+from tidings.config.checks import check_serving
 from tidings.config.loader import env_name, load_settings
-from tidings.config.settings import (
-    NAMES,
-    Settings,
-    SettingsError,
-    check_serving,
-    sqlite_path,
-)
+from tidings.config.settings import FIELDS, NAMES, Settings, SettingsError, sqlite_path
 from tidings.config.validators import loopback, masked_url
 from tidings.config.webhook_key import with_webhook_key
 from tidings.storage.errors import StoreMisconfigured
 from tidings.storage.legacy_environment import selected_url
 
+KEY = "a-key-of-more-than-thirty-two-bytes"
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
 
@@ -81,25 +77,12 @@ def test_every_setting_can_be_set_by_its_variable() -> None:
         "strict": "on",
         "require_strong_consistency": "true",
         "optimize_for_throughput": "false",
+        "jwt_secret": "s" * 32,
+        "webhook_key": "k" * 24,
         "traces": "http://a:4318",
         "trace_sample": "0.5",
     }
-    numbers = {
-        "port",
-        "partitions",
-        "retention",
-        "log_epoch",
-        "ttl",
-        "ttl_running",
-        "cache_ttl",
-        "cache_records",
-    }
-    numbers |= {"cache_bytes", "assets_ttl", "max_body", "record_max", "reconcile_after"}
-    numbers |= {
-        name
-        for name in Settings.__struct_fields__
-        if name.startswith(("address_", "owner_", "session_"))
-    }
+    numbers = {name for name, field in FIELDS.items() if field.type in (int, float)}
     for name in NAMES:
         text = values.get(
             name,
@@ -139,10 +122,10 @@ def test_a_named_file_is_read_instead(tmp_path: Path) -> None:
     (tmp_path / "tidings.toml").write_text("port = 1\n")
     other = tmp_path / "other.toml"
     other.write_text(
-        f'port = 9\n[jwt]\nsecret = "s"\n[providers.replicate]\nsecret = ["{SECRET}"]\ntolerance = 60\n'
+        f'port = 9\n[jwt]\nsecret = "{KEY}"\n[providers.replicate]\nsecret = ["{SECRET}"]\ntolerance = 60\n'
     )
     settings = load_settings(environ={}, config=other, folder=tmp_path)
-    assert (settings.port, settings.jwt_secret) == (9, "s")
+    assert (settings.port, settings.jwt_secret) == (9, KEY)
     assert settings.providers["replicate"].secret == (SECRET,)
     assert settings.providers["replicate"].tolerance == 60
 
@@ -255,13 +238,13 @@ def test_a_secret_is_never_repeated() -> None:
         {
             "TIDINGS_STORE": "postgresql://u:hidden@h/x",
             "TIDINGS_LOG": "kafka://u:hidden@h:1?sasl_plain_password=hidden&security_protocol=SSL",
-            "TIDINGS_JWT_SECRET": "hidden",
+            "TIDINGS_JWT_SECRET": "hidden" * 6,
             "TIDINGS_API_KEYS": "hidden,hidden2",
-            "TIDINGS_WEBHOOK_KEY": "hidden",
+            "TIDINGS_WEBHOOK_KEY": "hidden" * 6,
             "TIDINGS_CLOUDFLARE_TOKEN": "hidden",
             "TIDINGS_WORKER_TOKEN": "hidden",
             "TIDINGS_REPLICATE_TOKEN": "hidden",
-            "TIDINGS_REPLICATE_SECRET": "hidden",
+            "TIDINGS_REPLICATE_SECRET": "hidden" * 6,
         }
     )
     assert "hidden" not in repr(settings)
@@ -367,7 +350,7 @@ def test_serving_everybody_has_to_be_asked_for() -> None:
         with pytest.raises(SettingsError, match=r"TIDINGS_HOST.*TIDINGS_ANONYMOUS=1"):
             check_serving(given({"TIDINGS_HOST": host}))
         check_serving(given({"TIDINGS_HOST": host, "TIDINGS_ANONYMOUS": "1"}))
-        check_serving(given({"TIDINGS_HOST": host, "TIDINGS_JWT_SECRET": "s"}))
+        check_serving(given({"TIDINGS_HOST": host, "TIDINGS_JWT_SECRET": "s" * 32}))
     for host in ("127.0.0.1", "127.9.9.9", "::1", "localhost"):
         assert loopback(host)
         check_serving(given({"TIDINGS_HOST": host}))
@@ -377,7 +360,7 @@ def test_roles_need_a_shared_key_and_a_shared_log() -> None:
     """Several processes need the same webhook key, and a log that all of them see."""
     with pytest.raises(SettingsError, match="TIDINGS_WEBHOOK_KEY"):
         check_serving(given({"TIDINGS_ROLE": "gateway"}))
-    check_serving(given({"TIDINGS_ROLE": "gateway", "TIDINGS_WEBHOOK_KEY": "k"}))
+    check_serving(given({"TIDINGS_ROLE": "gateway", "TIDINGS_WEBHOOK_KEY": "k" * 24}))
     assert "memory://" in error({"TIDINGS_ROLE": "gateway", "TIDINGS_LOG": "memory://"})
     assert "--workers" in error(flags={"workers": "2"})
     workers = {"workers": "2", "log": "kafka://localhost:9092"}
@@ -395,7 +378,10 @@ def test_the_webhook_key_is_made_once(tmp_path: Path) -> None:
     files = list((tmp_path / "data").iterdir())
     assert [file.name for file in files] == ["webhook.key"]
     assert stat.S_IMODE(files[0].stat().st_mode) == 0o600
-    assert with_webhook_key(given({"TIDINGS_WEBHOOK_KEY": "mine"})).webhook_key == "mine"
+    assert with_webhook_key(given({"TIDINGS_WEBHOOK_KEY": "mine" * 6})).webhook_key == "mine" * 6
+    files[0].write_text("k")
+    with pytest.raises(SettingsError, match=r"webhook\.key is too short"):
+        with_webhook_key(settings)
     files[0].write_text("")
     with pytest.raises(SettingsError, match=r"webhook\.key is empty"):
         with_webhook_key(settings)
