@@ -29,7 +29,7 @@ from tidings.streams.log.headers import (
 from tidings.streams.log.log_fields import fields
 from tidings.streams.log.protocol import EVENTS, Log, LogError, NewRecord, RecordTooLarge
 from tidings.streams.providers.protocol import BadSignature, KeysUnavailable, Provider
-from tidings.streams.providers.registry import PROVEN_BY_KEYS, PROVIDERS
+from tidings.streams.providers.registry import built_in, manifest
 from tidings.streams.providers.signatures.hmac_signatures import ProvenByAddress
 from tidings.streams.rules.event import Archive
 from tidings.streams.support.histogram import Histogram
@@ -274,10 +274,9 @@ def _check_token(key: bytes | None, prediction_id: str, token: str | None) -> No
 
 
 def _unknown_provider(name: str) -> Problem:
-    if name in PROVEN_BY_KEYS:
-        detail = f"No keys are configured for {name!r}; set TIDINGS_{name.upper()}_JWKS_URL."
-    elif name in PROVIDERS:
-        detail = f"No secret is configured for {name!r}; set TIDINGS_{name.upper()}_SECRET."
+    if name in built_in():
+        detail = f"The provider {name!r} is not configured; set {manifest(name).missing(name)}."
     else:
-        detail = f"{name[:64]!r} is no provider of this service; there are {', '.join(PROVIDERS)}."
+        known = ", ".join(built_in())
+        detail = f"{name[:64]!r} is no provider of this service; there are {known}."
     return Problem(404, "unknown-provider", "Provider not configured", detail)

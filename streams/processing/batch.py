@@ -1,5 +1,6 @@
 """A batch of log records on its way to becoming writes and announcements: decoded, grouped by prediction, reduced."""
 
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from time import perf_counter
 
@@ -11,7 +12,7 @@ from tidings.streams.changes.codec import announcement
 from tidings.streams.log.protocol import NewRecord, Position, Record
 from tidings.streams.processing.decoder import decode_event
 from tidings.streams.providers.protocol import Provider
-from tidings.streams.rules.event import Event, Poison
+from tidings.streams.rules.event import Event, OtherResource, Poison
 from tidings.streams.rules.large_fields import FIELD_MAX, note, path, settle
 from tidings.streams.rules.reducer import Expiry, Reduction, StorePolicy, reduce
 
@@ -205,7 +206,16 @@ class BatchInFlight:
         only: Leave every other prediction out.
     """
 
-    __slots__ = ("entries", "kept", "poison", "records", "seconds", "unknown_fields")
+    __slots__ = (
+        "entries",
+        "kept",
+        "left_out",
+        "other_resources",
+        "poison",
+        "records",
+        "seconds",
+        "unknown_fields",
+    )
 
     def __init__(
         self, records: Sequence[Record], providers: Mapping[str, Provider], only: str | None = None
@@ -217,11 +227,18 @@ class BatchInFlight:
         self.kept: set[tuple[int, int]] = set()
         """Positions of the records that are dead letters by now."""
         self.unknown_fields = 0
+        self.left_out: Counter[tuple[str, str]] = Counter()
+        """By provider and field: what did not fit into an event."""
+        self.other_resources: Counter[tuple[str, str]] = Counter()
+        """By provider and kind: webhooks about something else than a prediction, which are set aside."""
         for record in records:
             try:
                 event = decode_event(record, providers)
             except Poison as poison:
                 self.poison.append(SetAside(record, poison.code, str(poison)))
+                continue
+            except OtherResource as other:
+                self.other_resources[other.provider, other.kind] += 1
                 continue
             if only is None or event.prediction_id == only:
                 self._add(event, record)
@@ -236,6 +253,8 @@ class BatchInFlight:
         if len(record.value or b"") > FIELD_MAX and (contents := settle(event)):
             entry.contents |= contents
         self.unknown_fields += event.unknown
+        for name in event.left_out:
+            self.left_out[event.source or "", name] += 1
 
     def reduce(self, loaded: Mapping[str, Stored], policy: StorePolicy) -> None:
         """Judge every prediction's events by what stands."""

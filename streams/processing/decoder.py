@@ -33,6 +33,7 @@ from tidings.streams.log.headers import (
 )
 from tidings.streams.log.protocol import Record
 from tidings.streams.providers.protocol import Provider, Webhook
+from tidings.streams.providers.translation import translate
 from tidings.streams.rules.event import LARGEST, LATEST, Archive, Event, EventType, Poison
 from tidings.streams.rules.fields import FIELDS, JSON_NAMES
 from tidings.streams.support.json_text import nested_over
@@ -60,6 +61,7 @@ def decode_event(record: Record, providers: Mapping[str, Provider]) -> Event:
 
     Raises:
         Poison: It can never be applied; the code says why.
+        OtherResource: A webhook about something else than a prediction.
     """
     value = record.value
     if not value:
@@ -68,11 +70,11 @@ def decode_event(record: Record, providers: Mapping[str, Provider]) -> Event:
                 "encoding", f"{reason.decode(errors='replace')}; send names of headers in UTF-8"
             )
         raise Poison("not-json", "the record is empty; an event is a JSON object")
-    _check_text(value)
     headers = _headers(record) if record.headers else {}
     if PROVIDER_HEADER in headers:
-        event = _webhook(record, headers, providers)
-    elif headers and ("ce_id" in headers or any(name.startswith("ce_") for name in headers)):
+        return _complete(_webhook(record, headers, providers), record, headers)
+    _check_text(value)
+    if headers and ("ce_id" in headers or any(name.startswith("ce_") for name in headers)):
         event = _cloudevent_binary(value, headers)
     elif headers.get("content-type", b"").lower().startswith(b"application/cloudevents+json"):
         event = _cloudevent_structured(value)
@@ -369,10 +371,4 @@ def _webhook(
         _archive(headers),
         headers.get(TRACE_HEADER),
     )
-    try:
-        return provider.translate(webhook)
-    except Poison:
-        raise
-    except Exception as error:
-        # A fault in one mapping must not stop everybody's partition; once it is mended, a redrive brings this back.
-        raise Poison("translation-failed", f"{name}: {type(error).__name__}: {error}") from error
+    return translate(provider, webhook)

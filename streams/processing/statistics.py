@@ -1,9 +1,13 @@
 """What the processor counts and times. Plain numbers; whoever serves metrics reads them."""
 
+from collections import Counter
 from time import monotonic, time
 
 from tidings.streams.processing.batch import BatchInFlight
 from tidings.streams.support.histogram import Histogram
+
+MOST_NAMES = 200
+"""Kinds and fields counted by name; those met after that count as `other`."""
 
 STAGES = ("translate", "load", "fold", "write", "announce")
 
@@ -21,6 +25,10 @@ class Statistics:
         self.conflicts = 0
         self.pauses = 0
         self.unknown_fields = 0
+        self.left_out: Counter[tuple[str, str]] = Counter()
+        """By provider and field: what did not fit into an event."""
+        self.other_resources: Counter[tuple[str, str]] = Counter()
+        """By provider and kind: webhooks about something else than a prediction."""
         self.dead_letters: dict[str, int] = {}
         """By code."""
         self.stages = {stage: Histogram() for stage in STAGES}
@@ -44,6 +52,8 @@ class Statistics:
         self.records += len(batch.records)
         self.batches += 1
         self.unknown_fields += batch.unknown_fields
+        _add_named(self.left_out, batch.left_out)
+        _add_named(self.other_resources, batch.other_resources)
         now = time()
         ages = []
         for entry in batch.entries.values():
@@ -72,6 +82,22 @@ class Statistics:
             "conflicts": self.conflicts,
             "pauses": self.pauses,
             "unknownFields": self.unknown_fields,
+            "leftOut": _nested(self.left_out),
+            "otherResources": _nested(self.other_resources),
             "deadLetters": dict(self.dead_letters),
             "seconds": {stage: round(spent, 6) for stage, spent in self.seconds.items()},
         }
+
+
+def _add_named(total: Counter[tuple[str, str]], found: Counter[tuple[str, str]]) -> None:
+    """Add counts by name; senders choose names, so there is an end to how many are kept."""
+    for (provider, name), count in found.items():
+        known = (provider, name) in total or len(total) < MOST_NAMES
+        total[(provider, name) if known else ("other", "other")] += count
+
+
+def _nested(counts: Counter[tuple[str, str]]) -> dict[str, dict[str, int]]:
+    found: dict[str, dict[str, int]] = {}
+    for (provider, name), count in counts.items():
+        found.setdefault(provider, {})[name] = count
+    return found

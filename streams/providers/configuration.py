@@ -39,6 +39,10 @@ class Configuration(Struct, frozen=True, kw_only=True):
         names = [name for name in self.__struct_fields__ if getattr(self, name)]
         return f"Configuration(set: {', '.join(names) or 'nothing'})"
 
+    def url_or(self, default: str) -> str:
+        """The base URL in force, without a slash at its end."""
+        return (self.url or default).rstrip("/")
+
     def tolerance_or(self, default: float, provider: str) -> float:
         """The tolerance in force, in seconds.
 
@@ -49,11 +53,11 @@ class Configuration(Struct, frozen=True, kw_only=True):
             return default
         if not MIN_TOLERANCE <= self.tolerance <= MAX_TOLERANCE:
             raise BadConfiguration(
-                f"{setting(provider, 'TOLERANCE')} is {self.tolerance}: give seconds from 1 to 86400, such as 300"
+                f"{setting_name(provider, 'TOLERANCE')} is {self.tolerance}: give seconds from 1 to 86400, such as 300"
             )
         return float(self.tolerance)
 
 
-def setting(provider: str, what: str) -> str:
+def setting_name(provider: str, what: str) -> str:
     """The setting's name as it stands in the environment: `TIDINGS_REPLICATE_SECRET`."""
     return f"TIDINGS_{provider.upper().replace('-', '_')}_{what}"

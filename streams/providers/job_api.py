@@ -1,16 +1,25 @@
-"""Asking a provider to do something, as pure data: what to send, and how to read the answers.
+"""The API of a provider for its jobs, as pure data: what to send, and how to read the answers.
 
 Optional: a provider without it is reported to, and not submitted to. Whoever sends a `Call` decides about time limits
-and retries; nothing here does I/O.
+and retries; nothing here does I/O. Every address that is built from input is built by `address`, and every address that
+a provider gave is checked by `is_at`, so that a token goes nowhere but below the provider's base URL.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
+from urllib.parse import quote, unquote, urlsplit
 
 import msgspec
 from msgspec import Raw, Struct
 
 from tidings.storage.prediction import ABSENT, Status
+
+MAX_SEGMENT = 512
+"""Characters of one part of a path: of a model's name, or of a job's id."""
+MAX_SEGMENTS = 16
+
+_control = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
 class Call(Struct, frozen=True, kw_only=True):
@@ -27,7 +36,7 @@ class Call(Struct, frozen=True, kw_only=True):
 
 
 class Origin(Struct, frozen=True):
-    """Which submission of ours something at a provider comes from."""
+    """The submission of ours that something at a provider comes from."""
 
     prediction_id: str
     attempt: str
@@ -44,7 +53,7 @@ class Order(Struct, frozen=True, kw_only=True):
     webhook: str | None = None
     """Where the provider is to report, token included."""
     origin: Origin | None = None
-    """What a provider is to carry that reports to one address for all (`Naming`)."""
+    """What a provider is to carry that reports to one address for all (`OriginAware`)."""
 
 
 class Submitted(Struct, frozen=True):
@@ -55,13 +64,13 @@ class Submitted(Struct, frozen=True):
     """Where it is asked about and canceled, as the record keeps it (`providerUrls`)."""
 
 
-class Listed(Struct, frozen=True):
-    """One of the provider's predictions, as its list shows it."""
+class ListedJob(Struct, frozen=True):
+    """One of the provider's jobs, as its list shows it."""
 
     provider_id: str
     webhook: str | None
     created_at: int | None = None
-    """ms since the epoch; None: it does not say."""
+    """In ms since the epoch; None: it does not say."""
 
 
 class Unreadable(ValueError):
@@ -69,73 +78,135 @@ class Unreadable(ValueError):
 
 
 @runtime_checkable
-class Asking(Protocol):
-    """A provider that can be asked how predictions stand.
+class JobApi(Protocol):
+    """A provider that can be asked how jobs stand.
 
-    `get`, `result` and `cancel` raise ValueError where a prediction's address cannot be told, for want of its model.
+    `get`, `result` and `cancel` raise ValueError where a job's address cannot be told, for want of its model.
     """
 
     def get(self, provider_id: str, model: str | None, urls: Raw) -> Call:
-        """Ask how a prediction stands."""
+        """Ask how a job stands."""
 
     def result(self, provider_id: str, body: bytes, urls: Raw, model: str | None) -> Call | None:
         """A second call, where the answer to `get` says that the result has to be fetched apart."""
 
     def report(self, provider_id: str, body: bytes, result: bytes | None) -> bytes:
-        """The answers to `get` and `result` in the shape of a webhook's body: appended as one. Raises `Unreadable`."""
+        """The answers to `get` and `result` in the shape of a webhook's body. Raises `Unreadable`."""
 
     def cancel(self, provider_id: str, model: str | None, urls: Raw) -> Call | None:
-        """Stop a prediction; None: the provider has no way to."""
+        """Stop a job; None: the provider has no way to."""
 
 
 @runtime_checkable
-class Submitting(Asking, Protocol):
-    """A provider that can also be asked to start predictions."""
+class SubmissionApi(JobApi, Protocol):
+    """A provider that can also be asked to start jobs."""
 
     def create(self, order: Order) -> Call:
-        """Start a prediction."""
+        """Start a job. Raises ValueError where the order cannot be one, with the reason."""
 
     def created(self, body: bytes) -> Submitted:
         """Read the answer to `create`. Raises `Unreadable`."""
 
 
 @runtime_checkable
-class Listing(Protocol):
-    """A provider whose list shows webhooks' addresses, by which a submission without an answer is found again."""
+class JobListing(Protocol):
+    """A provider whose list shows the webhooks of its jobs, by which a submission without an answer is found again."""
 
     def list(self, following: str | None = None) -> Call:
-        """The newest predictions, newest first, or the page that `listed` named."""
+        """The newest jobs, newest first, or the page that `listed` named."""
 
-    def listed(self, body: bytes) -> tuple[Sequence[Listed], str | None]:
+    def listed(self, body: bytes) -> tuple[Sequence[ListedJob], str | None]:
         """What stands on a page, and the address of the next. Raises `Unreadable`."""
 
 
 @runtime_checkable
-class Naming(Protocol):
-    """A provider that is told with a submission whose it is, and shows it: its webhooks' address is the same for all."""
+class OriginAware(Protocol):
+    """A provider whose webhooks all go to one address: it is told a job's origin with the order, and shows it."""
 
     def origin(self, body: bytes) -> Origin | None:
         """The submission that the answer to `get` belongs to; None: it is none of ours, as far as it says."""
 
 
-class Notice(Struct, frozen=True):
-    """A webhook that names a result and does not bring it."""
+class ThinNotice(Struct, frozen=True):
+    """What a webhook says that names a result and does not bring it."""
 
     provider_id: str
     """Of what is to be fetched."""
     urls: Raw = ABSENT
     """Where it is fetched, in the shape of a record's `providerUrls`; absent: the id says it."""
     status: Status | None = None
-    """What it says, which counts where nothing can be fetched; None: its translation says all of it."""
+    """The status it names, which counts where nothing can be fetched; None: its translation says all of it."""
     error: str | None = None
 
 
 @runtime_checkable
-class Thin(Protocol):
+class ThinWebhook(Protocol):
     """A provider some of whose webhooks bring no result."""
 
-    def thin(self, body: bytes) -> Notice | None:
+    def thin(self, body: bytes) -> ThinNotice | None:
         """What is to be fetched; None: this body says all there is."""
+
+
+def address(base: str, *segments: str, tail: str = "") -> str:
+    """The address of something at a provider: the one place where input becomes part of a path there.
+
+    Args:
+        base: The provider's base URL, which may have a path of its own.
+        segments: Of the path below it, each one part whatever it holds; input that has parts is split by `parts`.
+        tail: Put behind the last segment as it is; never input.
+
+    Raises:
+        ValueError: A segment would lead elsewhere, or cannot be part of an address; the text says why.
+    """
+    if len(segments) > MAX_SEGMENTS:
+        raise ValueError(f"a name of more than {MAX_SEGMENTS} parts cannot be part of an address")
+    for segment in segments:
+        _check_segment(segment)
+    quoted = "/".join(quote(segment, safe=":") for segment in segments)
+    url = f"{base.rstrip('/')}/{quoted}{tail}"
+    if not is_at(url, base):
+        raise ValueError(f"{quoted[:80]!r} does not lie below the provider's address")
+    return url
+
+
+def parts(name: str) -> list[str]:
+    """The parts of a name such as `owner/model`, as segments for `address`."""
+    return name.split("/")
+
+
+def _check_segment(segment: str) -> None:
+    shown = repr(segment[:80])
+    if not segment or len(segment) > MAX_SEGMENT:
+        raise ValueError(f"{shown} cannot be part of an address: 1 to {MAX_SEGMENT} characters")
+    if _control.search(segment) or "\\" in segment:
+        raise ValueError(
+            f"{shown} cannot be part of an address: it has a control character or `\\`"
+        )
+    if _is_dots(segment):
+        raise ValueError(f"{shown} cannot be part of an address: it leads to another place")
+
+
+def _is_dots(segment: str) -> bool:
+    """Whether a server may take this for `.` or `..`: also where it decodes more than once."""
+    for _ in range(4):
+        if segment in (".", ".."):
+            return True
+        segment = unquote(segment)
+    return segment.strip() in (".", "..")
+
+
+def is_at(url: str, base: str) -> bool:
+    """Whether an address lies at the provider, so that a token may be sent there."""
+    if _control.search(url) or "\\" in url or " " in url or not url.isascii():
+        return False
+    try:
+        given, own = urlsplit(url), urlsplit(base)
+        same_place = (given.scheme, given.netloc.lower()) == (own.scheme, own.netloc.lower())
+    except ValueError:
+        return False
+    path = own.path.rstrip("/") + "/"
+    segments = re.split(r"/|%2[fF]|%5[cC]", given.path)
+    return same_place and given.path.startswith(path) and not any(map(_is_dots, segments))
 
 
 _fields = msgspec.json.Decoder(dict[str, Raw])
@@ -157,18 +228,13 @@ def given_input(order: Order) -> dict[str, Raw]:
     return fields
 
 
-def inside(url: str, base: str) -> bool:
-    """Whether an address that a provider gave lies at the provider, so that a token may be sent there."""
-    return url.startswith(f"{base.rstrip('/')}/") and "/../" not in url and "\\" not in url
-
-
-def api_of(provider: object) -> Asking | None:
-    """How this provider is asked about predictions; None: it is not."""
+def job_api_of(provider: object) -> JobApi | None:
+    """How this provider is asked about jobs; None: it is not."""
     api = getattr(provider, "api", None)
-    return api if isinstance(api, Asking) else None
+    return api if isinstance(api, JobApi) else None
 
 
-def submitting_of(provider: object) -> Submitting | None:
-    """How predictions are submitted to this provider; None: they are not."""
-    api = api_of(provider)
-    return api if isinstance(api, Submitting) else None
+def submission_api_of(provider: object) -> SubmissionApi | None:
+    """How jobs are submitted to this provider; None: they are not."""
+    api = job_api_of(provider)
+    return api if isinstance(api, SubmissionApi) else None

@@ -1,24 +1,37 @@
-"""Reading a provider's body: what every translation does in the same way. Pure."""
+"""Reading a provider's body: what every translation does in the same way. Pure.
+
+A body is read by a `Reader`. What it says of id and status counts, whatever the rest is: a member of another type than
+documented is left out and named, a number may come as text, and JSON may be written as other languages write it.
+"""
 
 import hashlib
-from collections.abc import Mapping
-from typing import TypedDict, TypeVar, Unpack
+import math
+import re
+from collections.abc import Callable, Mapping
+from types import UnionType
+from typing import Any, Generic, TypedDict, TypeVar, Union, Unpack, get_args, get_origin
 
 import msgspec
 from msgspec import Raw, Struct
 
 from tidings.storage.prediction import ABSENT, Status, valid_id
-from tidings.streams.providers.output import first_url
+from tidings.streams.providers.job_api import Unreadable
 from tidings.streams.providers.protocol import Webhook
 from tidings.streams.rules.event import Event, Poison
+from tidings.streams.support.json_text import cut_below, in_utf8, nested_over, repaired
 
 MAX_REPORT = 64 * 1024
 """Bytes below which a body is kept in the record as `report`."""
+MAX_DEPTH = 200
+"""Levels of nested JSON, as in the decoder; what lies deeper is left out."""
 
-T = TypeVar("T")
+T = TypeVar("T", bound=Struct)
+
+Parser = Callable[[Raw], tuple[Any, tuple[str, ...]]]
+"""A member's value, and the names of what was left out of it. Raises `_Unfit`."""
 
 
-class Said(TypedDict, total=False):
+class ReportFields(TypedDict, total=False):
     """Fields of an event that a provider's body fills."""
 
     status: Status | None
@@ -35,6 +48,10 @@ class Said(TypedDict, total=False):
     notice: bool
 
 
+class _Unfit(ValueError):
+    """A value that cannot be what the member is."""
+
+
 class _Identity(Struct, frozen=True, gc=False):
     id: str | None = None
 
@@ -43,48 +60,196 @@ class _Input(Struct, frozen=True, gc=False):
     prompt: str | None = None
 
 
-_identity = msgspec.json.Decoder(_Identity)
-_input = msgspec.json.Decoder(_Input)
 _NULL = Raw(b"null")
 _text = msgspec.json.Decoder(str)
+_object = msgspec.json.Decoder(dict[str, Raw])
+_array = msgspec.json.Decoder(list[Raw])
+_any = msgspec.json.Decoder(Raw)
+_FAILURES = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
-def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
-    """The body as this decoder reads it.
+# ---- bodies ----
+
+
+def readable(body: bytes) -> bytes:
+    """The body in UTF-8, without a byte-order mark, and with null for what is nested over `MAX_DEPTH` levels."""
+    body = in_utf8(body)
+    if len(body) > 2 * MAX_DEPTH and nested_over(body, MAX_DEPTH):
+        return cut_below(body, MAX_DEPTH)
+    return body
+
+
+class Reader(Generic[T]):
+    """Reads bodies into a struct. What does not fit is left out, and named.
+
+    Args:
+        shape: All of its fields have defaults; of fields that pass through, `Raw`.
+    """
+
+    def __init__(self, shape: type[T]) -> None:
+        self._shape = shape
+        self._strict = msgspec.json.Decoder(shape)
+        self._parsers: list[tuple[str, str, Parser]] | None = None
+
+    def read(self, body: bytes) -> tuple[T, tuple[str, ...]]:
+        """The body, and the names of the members that were left out.
+
+        Raises:
+            Poison: `not-json`, `wrong-type`: it is no JSON object.
+        """
+        try:
+            return self._strict.decode(body), ()
+        except _FAILURES:
+            return self._lenient(members(body))
+
+    def peek(self, body: bytes) -> T | None:
+        """The body; None where it is no JSON object."""
+        try:
+            return self._strict.decode(body)
+        except _FAILURES:
+            try:
+                return self._lenient(members(readable(body)))[0]
+            except Poison:
+                return None
+
+    def answer(self, body: bytes, what: str) -> T:
+        """The answer of an API; raises `Unreadable`, which says that it is no such thing as `what`."""
+        found = self.peek(body)
+        if found is None:
+            raise Unreadable(f"no {what}: the answer is no JSON object")
+        return found
+
+    def _lenient(self, given: Mapping[str, Raw]) -> tuple[T, tuple[str, ...]]:
+        if self._parsers is None:  # made where the first odd body comes
+            self._parsers = [
+                (field.name, field.encode_name, _parser(field.type))
+                for field in msgspec.structs.fields(self._shape)
+            ]
+        values: dict[str, Any] = {}
+        left_out: list[str] = []
+        for name, wire, parse in self._parsers:
+            raw = given.get(wire)
+            if raw is None or raw == _NULL:
+                continue
+            try:
+                values[name], below = parse(raw)
+            except _Unfit:
+                left_out.append(wire)
+            else:
+                left_out += [f"{wire}.{inner}" for inner in below]
+        return self._shape(**values), tuple(left_out)
+
+
+def members(body: bytes) -> dict[str, Raw]:
+    """The members of a body as they stand there.
 
     Raises:
-        Poison: `encoding` (not UTF-8), `too-deep`, `not-json`, `wrong-type`.
+        Poison: `not-json`, `wrong-type`: it is no JSON object, however it is read.
     """
-    if not body.isascii():
+    reason = ""
+    for text in (body, repaired(body)):
         try:
-            body.decode()
-        except UnicodeDecodeError as error:
-            raise Poison(
-                "encoding", f"the body is not UTF-8: byte {error.start} is {body[error.start]:#04x}"
-            ) from None
-    try:
-        return decoder.decode(body)
-    except msgspec.ValidationError as error:
-        raise Poison("wrong-type", f"the body has a field of the wrong type: {error}") from None
-    except msgspec.DecodeError as error:
-        raise Poison("not-json", f"the body is not JSON: {error}") from None
-    except (
-        RecursionError
-    ):  # the record's own limit is lower: met only where a body comes another way
-        raise Poison("too-deep", "the body is nested too deeply to be read") from None
+            return _object.decode(text)
+        except msgspec.ValidationError as error:
+            raise Poison("wrong-type", f"the body is no JSON object: {error}") from None
+        except _FAILURES as error:
+            reason = reason or str(error)
+    raise Poison("not-json", f"the body is not JSON: {reason}")
 
 
-def peek(decoder: msgspec.json.Decoder[T], body: bytes) -> T | None:
-    """The body as this decoder reads it; None where it does not."""
+def answer_members(body: bytes, what: str) -> dict[str, Raw]:
+    """The members of an API's answer; raises `Unreadable`, which says that it is no such thing as `what`."""
     try:
-        return decoder.decode(body)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-        return None
+        return members(readable(body))
+    except Poison as error:
+        raise Unreadable(f"no {what}: {error}") from None
+
+
+def json_of(body: bytes) -> Raw:
+    """A body as JSON that may stand in another one. Raises `Unreadable`."""
+    for text in (body, repaired(readable(body))):
+        try:
+            return Raw(bytes(_any.decode(text)))
+        except _FAILURES:
+            continue
+    raise Unreadable("the answer is not JSON")
+
+
+def _parser(declared: Any) -> Parser:
+    """What reads a member of this type as well as it can be."""
+    if get_origin(declared) in (Union, UnionType):
+        declared = next(one for one in get_args(declared) if one is not type(None))
+    if declared is Raw:
+        return lambda raw: (raw, ())
+    if declared is str:
+        return _string
+    if get_origin(declared) is tuple:
+        return _items(_parser(get_args(declared)[0]))
+    if isinstance(declared, type) and issubclass(declared, Struct):
+        return _nested(Reader(declared))
+    return _number_or_flag(msgspec.json.Decoder(declared, strict=False))
+
+
+def _string(raw: Raw) -> tuple[str, tuple[str, ...]]:
+    try:
+        return _text.decode(raw), ()
+    except _FAILURES:
+        raise _Unfit from None
+
+
+def _number_or_flag(decoder: msgspec.json.Decoder[Any]) -> Parser:
+    def parse(raw: Raw) -> tuple[Any, tuple[str, ...]]:
+        try:
+            value = decoder.decode(raw)
+        except _FAILURES:
+            raise _Unfit from None
+        if isinstance(value, float) and not math.isfinite(value):
+            raise _Unfit
+        return value, ()
+
+    return parse
+
+
+def _nested(reader: Reader[Any]) -> Parser:
+    def parse(raw: Raw) -> tuple[Any, tuple[str, ...]]:
+        try:
+            return reader.read(bytes(raw))
+        except Poison:
+            raise _Unfit from None
+
+    return parse
+
+
+def _items(item: Parser) -> Parser:
+    def parse(raw: Raw) -> tuple[Any, tuple[str, ...]]:
+        try:
+            given = _array.decode(raw)
+        except _FAILURES:
+            raise _Unfit from None
+        values, left_out = [], set()
+        for one in given:
+            try:
+                value, below = item(one)
+            except _Unfit:
+                left_out.add("[]")
+            else:
+                values.append(value)
+                left_out |= {f"[].{name}" for name in below}
+        return tuple(values), tuple(sorted(left_out))
+
+    return parse
+
+
+_identity = Reader(_Identity)
+_input = msgspec.json.Decoder(_Input)
+
+
+# ---- events ----
 
 
 def plain_id(body: bytes) -> str | None:
-    """`id` of a body, where there is such a string."""
-    found = peek(_identity, body)
+    """`id` of a body, where there is one."""
+    found = _identity.peek(body)
     return found.id if found is not None else None
 
 
@@ -111,8 +276,57 @@ def delivery_id(webhook: Webhook, request_id: str | None = None) -> str:
 
 
 def report(body: bytes) -> Raw:
-    """The body itself for the record, where it is small enough."""
-    return Raw(body) if len(body) < MAX_REPORT else ABSENT
+    """The body itself for the record, where it is small enough, and JSON as it stands."""
+    if len(body) >= MAX_REPORT:
+        return ABSENT
+    try:
+        return _any.decode(body)
+    except _FAILURES:
+        return ABSENT
+
+
+def event(
+    webhook: Webhook,
+    provider: str,
+    own: str | None,
+    *,
+    left_out: tuple[str, ...] = (),
+    request_id: str | None = None,
+    **fields: Unpack[ReportFields],
+) -> Event:
+    """The event of a webhook: what all have in common, and what this one reports.
+
+    Args:
+        webhook: As it came.
+        provider: The provider's name.
+        own: Its id of the prediction, which counts where the webhook's address names none.
+        left_out: Names of the body's members that do not fit.
+        request_id: The event's id, where the delivery has none.
+        fields: Of the event.
+
+    Raises:
+        Poison: `no-id`, `bad-id`.
+    """
+    output = fields.get("output", ABSENT)
+    if output and "image_url" not in fields:
+        fields["image_url"] = first_url(output)
+    return Event(
+        prediction_id=identify(webhook, own),
+        at=webhook.at,
+        recorded_at=webhook.at,
+        id=delivery_id(webhook, request_id),
+        source=provider,
+        archive=webhook.archive,
+        provider=provider,
+        provider_id=own or None,
+        report=report(webhook.body),
+        traceparent=webhook.traceparent,
+        left_out=left_out,
+        **fields,
+    )
+
+
+# ---- values ----
 
 
 def given(raw: Raw) -> Raw:
@@ -120,12 +334,17 @@ def given(raw: Raw) -> Raw:
     return ABSENT if raw == _NULL else raw
 
 
+def object_of(raw: Raw) -> Raw:
+    """The value where it is an object, else absent."""
+    return raw if bytes(raw)[:1] == b"{" else ABSENT
+
+
 def text(raw: Raw) -> str | None:
-    """A string as it is, anything else as its JSON; None where it is absent or null."""
+    """A string as it is, anything else as its JSON; None where it is absent, null or empty."""
     if not raw or raw == _NULL:
         return None
     data = bytes(raw)
-    return _text.decode(data) if data[0] == 0x22 else data.decode()
+    return (_text.decode(data) if data[0] == 0x22 else data.decode()) or None
 
 
 def string(raw: Raw) -> str | None:
@@ -139,42 +358,9 @@ def milliseconds(seconds: float | None) -> int | None:
     return round(seconds * 1000) if seconds is not None and 0 <= seconds < 1e12 else None
 
 
-def event(
-    webhook: Webhook,
-    provider: str,
-    own: str | None,
-    *,
-    request_id: str | None = None,
-    **said: Unpack[Said],
-) -> Event:
-    """The event of a webhook: what all have in common, and what this one said.
-
-    Args:
-        webhook: As it came.
-        provider: The provider's name.
-        own: Its id of the prediction, which counts where the webhook's address names none.
-        request_id: Its id of the delivery, where the body has one.
-        said: The fields that it reported.
-
-    Raises:
-        Poison: `no-id`, `bad-id`.
-    """
-    output = said.get("output", ABSENT)
-    if output and "image_url" not in said:
-        said["image_url"] = first_url(output)
-    return Event(
-        prediction_id=identify(webhook, own),
-        at=webhook.at,
-        recorded_at=webhook.at,
-        id=delivery_id(webhook, request_id),
-        source=provider,
-        archive=webhook.archive,
-        provider=provider,
-        provider_id=own or None,
-        report=report(webhook.body),
-        traceparent=webhook.traceparent,
-        **said,
-    )
+def duration(milliseconds: float | None) -> float | None:
+    """A length of time in ms; None where it is none."""
+    return milliseconds if milliseconds is not None and 0 <= milliseconds < 1e15 else None
 
 
 def status(table: Mapping[str, Status], word: str | None, provider: str) -> Status:
@@ -192,7 +378,44 @@ def prompt(payload: Raw) -> str | None:
         return None
     try:
         return _input.decode(payload).prompt
-    except (
-        msgspec.ValidationError
-    ):  # an input of another shape, or a prompt that is no text: kept in the payload
+    except _FAILURES:  # an input of another shape, or a prompt that is no text: kept in the payload
         return None
+
+
+# ---- the picture in an output ----
+
+_plain_url = re.compile(rb'"(https?://[$-.0->@-\[\]-~][!#-\[\]-~]*)"')
+"""The ordinary output: one URL in ASCII, without escapes."""
+_beginning = re.compile(r"https?://[^\s/?#\\]", re.IGNORECASE)
+
+
+def first_url(output: Raw) -> str | None:
+    """The first string in the output, in the order of its text, that is an http or https URL as a whole."""
+    data = bytes(output)
+    if (simple := _plain_url.fullmatch(data)) is not None:
+        return simple[1].decode()
+    if b"http" not in data and b"\\u" not in data and b"http" not in data.lower():
+        return None
+    try:
+        return _first(msgspec.json.decode(data))
+    except _FAILURES:  # numbers no float holds, endless nesting: kept, but not looked into
+        return None
+
+
+def _if_url(text: str) -> str | None:
+    return text if _beginning.match(text) and text.isprintable() and " " not in text else None
+
+
+def _first(value: Any) -> str | None:
+    # A stack, not recursion: an output may be nested deeper than the interpreter likes.
+    waiting = [value]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, str):
+            if url := _if_url(value):
+                return url
+        elif isinstance(value, list):
+            waiting.extend(reversed(value))
+        elif isinstance(value, dict):
+            waiting.extend(reversed(value.values()))
+    return None

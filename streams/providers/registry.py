@@ -1,46 +1,66 @@
 """Which providers there are, and those that the settings open.
 
-A third party adds one by an entry point of the group `tidings.providers`: its name is the provider's, its value a
-function `(name, configuration) -> Provider | None`.
+A provider is a file of `catalog`: its name is the file's, and its `MANIFEST` says the rest. A third party adds one by an
+entry point of the group `tidings.providers`: its name is the provider's, its value a `Manifest`, or just the function
+`(name, configuration) -> Provider | None` that opens it.
 """
 
 import importlib
+import pkgutil
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from functools import cache
 from importlib.metadata import entry_points
-from typing import cast
+from pathlib import Path
 
 from msgspec import Struct
 
 from tidings.streams.providers.configuration import BadConfiguration, Configuration
+from tidings.streams.providers.manifest import Manifest
 from tidings.streams.providers.protocol import BadSignature, Provider, Webhook
 from tidings.streams.rules.event import Event
 
-Open = Callable[[str, Configuration], Provider | None]
-
 GROUP = "tidings.providers"
 
-PROVIDERS: Mapping[str, str] = {
-    "standard": "tidings.streams.providers.catalog.standard:open_provider",
-    "replicate": "tidings.streams.providers.catalog.replicate:open_provider",
-    "fal": "tidings.streams.providers.catalog.fal:open_provider",
-    "openai": "tidings.streams.providers.catalog.openai:open_provider",
-    "gemini": "tidings.streams.providers.catalog.gemini:open_provider",
-    "runpod": "tidings.streams.providers.catalog.runpod:open_provider",
-    "baseten": "tidings.streams.providers.catalog.baseten:open_provider",
-    "elevenlabs": "tidings.streams.providers.catalog.elevenlabs:open_provider",
-    "bfl": "tidings.streams.providers.catalog.bfl:open_provider",
-    "assemblyai": "tidings.streams.providers.catalog.assemblyai:open_provider",
-    "luma": "tidings.streams.providers.catalog.luma:open_provider",
-    "generic": "tidings.streams.providers.catalog.generic:open_provider",
-}
-"""Dotted paths: a provider's module is loaded when its settings are there."""
-
-DESCRIBED = "generic"
-"""Its mapping is in the settings."""
-PROVEN_BY_KEYS = frozenset({"fal"})
-
+_CATALOG = "tidings.streams.providers.catalog"
 _name = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+
+
+@cache
+def built_in() -> tuple[str, ...]:
+    """The names of the providers that come with this package."""
+    folder = Path(__file__).with_name("catalog")
+    return tuple(sorted(module.name for module in pkgutil.iter_modules([str(folder)])))
+
+
+def known_providers() -> list[str]:
+    """Every name that can be configured, entry points included."""
+    return sorted({*built_in(), *(point.name for point in entry_points(group=GROUP))})
+
+
+def manifest(kind: str) -> Manifest:
+    """What a provider is. Its module is loaded now, and not before.
+
+    Raises:
+        BadConfiguration: Nobody knows it, or it cannot be loaded.
+    """
+    if kind in built_in():
+        found = importlib.import_module(f"{_CATALOG}.{kind}").MANIFEST
+        assert isinstance(found, Manifest)
+        return found
+    for point in entry_points(group=GROUP, name=kind):
+        try:
+            value = point.load()
+        except (ImportError, AttributeError) as error:
+            raise BadConfiguration(
+                f"the provider {kind!r} ({point.value}) cannot be loaded: {error}"
+            ) from error
+        if isinstance(value, Manifest):
+            return value
+        return Manifest(open=value, configured_by="", proof="", options=None)
+    raise BadConfiguration(
+        f"no provider is called {kind!r}; known are {', '.join(known_providers())}"
+    )
 
 
 def open_providers(configurations: Mapping[str, Configuration]) -> dict[str, Provider]:
@@ -58,8 +78,17 @@ def open_providers(configurations: Mapping[str, Configuration]) -> dict[str, Pro
     return {name: provider for name, provider in opened.items() if provider is not None}
 
 
+def open_provider(name: str, configuration: Configuration) -> Provider | None:
+    """One provider; None where it is not configured."""
+    if not _name.fullmatch(name):
+        raise BadConfiguration(
+            f"{name!r} cannot name a provider: small letters, digits, `-` and `_`"
+        )
+    return manifest(configuration.kind or name).open(name, configuration)
+
+
 class TranslationOnly(Struct, frozen=True):
-    """A provider that nobody has configured: its mapping, which needs no secret, and a door that is always shut."""
+    """A provider that nobody has configured: its mapping, which needs no secret, and nothing that it proves."""
 
     mapping: Provider
 
@@ -81,10 +110,6 @@ class TranslationOnly(Struct, frozen=True):
         return self.mapping.translate(webhook)
 
 
-_UNPROVEN = Configuration(secret=("whsec_" + "A" * 43 + "=",))
-_UNPROVEN_KEYS = Configuration(jwks_url="https://keys.invalid/")
-
-
 class Translators(Mapping[str, Provider]):
     """The mappings of all providers: the configured ones', and for the others those that no setting has a say in.
 
@@ -101,46 +126,20 @@ class Translators(Mapping[str, Provider]):
     def __getitem__(self, name: str) -> Provider:
         provider = self._known.get(name)
         if provider is None:
-            if name not in PROVIDERS or name == DESCRIBED:
+            if name not in built_in() or not (found := manifest(name)).translates_unconfigured:
                 raise KeyError(name)
-            mapping = open_provider(name, _UNPROVEN_KEYS if name in PROVEN_BY_KEYS else _UNPROVEN)
+            mapping = found.open(name, found.unproven())
             assert mapping is not None
             provider = self._known[name] = TranslationOnly(mapping)
         return provider
 
     def __iter__(self) -> Iterator[str]:
-        return iter({**self._known, **{name: None for name in PROVIDERS if name != DESCRIBED}})
+        return iter({**self._known, **dict.fromkeys(translated_unconfigured())})
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
 
-def open_provider(name: str, configuration: Configuration) -> Provider | None:
-    """One provider; None where it is not configured."""
-    if not _name.fullmatch(name):
-        raise BadConfiguration(
-            f"{name!r} cannot name a provider: small letters, digits, `-` and `_`"
-        )
-    return _find(configuration.kind or name)(name, configuration)
-
-
-def known_providers() -> list[str]:
-    """Every name that can be configured, entry points included."""
-    return sorted({*PROVIDERS, *(point.name for point in entry_points(group=GROUP))})
-
-
-def _find(kind: str) -> Open:
-    path = PROVIDERS.get(kind)
-    if path is not None:
-        module, _, attribute = path.partition(":")
-        return cast("Open", getattr(importlib.import_module(module), attribute))
-    for point in entry_points(group=GROUP, name=kind):
-        try:
-            return cast("Open", point.load())
-        except (ImportError, AttributeError) as error:
-            raise BadConfiguration(
-                f"the provider {kind!r} ({point.value}) cannot be loaded: {error}"
-            ) from error
-    raise BadConfiguration(
-        f"no provider is called {kind!r}; known are {', '.join(known_providers())}"
-    )
+def translated_unconfigured() -> list[str]:
+    """The built-in providers whose webhooks can be translated without any setting."""
+    return [name for name in built_in() if manifest(name).translates_unconfigured]

@@ -34,7 +34,15 @@ class Archive(StrEnum):
 
 def _wire_name(field: str) -> str:
     """Names on the wire; what translation alone may set gets one that no sender uses by accident."""
-    if field in {"recorded_at", "archive", "report", "traceparent", "unknown", "notice"}:
+    if field in {
+        "recorded_at",
+        "archive",
+        "report",
+        "traceparent",
+        "unknown",
+        "left_out",
+        "notice",
+    }:
         return f"tidings/{field}"
     return wire_name(field)
 
@@ -97,6 +105,8 @@ class Event(
     traceparent: bytes | None = None
     unknown: int = 0
     """How many fields it had that nobody knows."""
+    left_out: tuple[str, ...] = ()
+    """Names of the members of a provider's body that do not fit, such as `metrics.predict_time`."""
     notice: bool = False
     """From a webhook that names a result and does not bring it: it begins no record. Whose it is shows in what is fetched."""
 
@@ -113,3 +123,11 @@ class Poison(ValueError):
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
         self.code = code
+
+
+class OtherResource(ValueError):
+    """A provider's event about something else than a prediction, to be set aside by its name."""
+
+    def __init__(self, provider: str, kind: str) -> None:
+        super().__init__(f"{kind[:80]!r} of {provider} is about something else than a prediction")
+        self.provider, self.kind = provider, kind[:80]

@@ -14,7 +14,7 @@ from msgspec import Struct
 from tidings.storage.errors import StorageError
 from tidings.storage.prediction import Prediction
 from tidings.storage.resilience.backoff import Backoff
-from tidings.streams.providers.job_api import Call, Listing, Submitted, Submitting, Unreadable
+from tidings.streams.providers.job_api import Call, JobListing, SubmissionApi, Submitted, Unreadable
 from tidings.streams.submission.http import Answer, CallFailed, NotSent
 from tidings.streams.submission.job_search import find
 from tidings.streams.submission.redaction import reason_of, secrets_of
@@ -61,7 +61,9 @@ class Creation:
     def __init__(self, lane: Lane, current: Current, limit: float) -> None:
         self._lane, self._current, self._limit = lane, current, limit
 
-    async def run(self, api: Submitting, call: Call, record: Prediction, webhook: str) -> Outcome:
+    async def run(
+        self, api: SubmissionApi, call: Call, record: Prediction, webhook: str
+    ) -> Outcome:
         """Call until the outcome is known, or cannot be known.
 
         Args:
@@ -122,13 +124,13 @@ class Creation:
         own = BACKOFF.wait(tries)
         await asyncio.sleep(max(self._lane.closed_for, own))
 
-    async def _begun(self, api: Submitting, webhook: str, since: int) -> Submitted | None:
+    async def _begun(self, api: SubmissionApi, webhook: str, since: int) -> Submitted | None:
         """What the provider's list shows of calls that were answered with an error; None: they began nothing.
 
         Raises:
             CallFailed, Unreadable: It cannot be told now.
         """
-        if not isinstance(api, Listing):
+        if not isinstance(api, JobListing):
             return None  # there is only the provider's word for it, which was that it did nothing
         found = await find(api, self._lane, {webhook}, since, PAGES)
         if found.ids:
@@ -150,7 +152,7 @@ def _repeatable(answer: Answer) -> bool:
     return answer.status == 429 or (answer.status >= 500 and answer.status not in (502, 504))
 
 
-def _outcome(api: Submitting, answer: Answer, hidden: Sequence[str]) -> Outcome:
+def _outcome(api: SubmissionApi, answer: Answer, hidden: Sequence[str]) -> Outcome:
     if answer.status in (502, 504):
         return None
     if not answer.good:

@@ -7,7 +7,7 @@ import structlog
 from msgspec import Struct
 
 from tidings.storage.resilience.backoff import Backoff, Failures
-from tidings.streams.providers.job_api import Listing, Unreadable
+from tidings.streams.providers.job_api import JobListing, Unreadable
 from tidings.streams.submission.http import Answer, CallFailed
 from tidings.streams.submission.throttle import Lane
 
@@ -31,7 +31,7 @@ class Found(Struct, frozen=True):
 
 
 async def find(
-    api: Listing, lane: Lane, webhooks: Collection[str], since: int, pages: int
+    api: JobListing, lane: Lane, webhooks: Collection[str], since: int, pages: int
 ) -> Found:
     """Look for predictions in the provider's list by the address they report to.
 
@@ -77,7 +77,7 @@ async def find(
     return Found(found, complete=False)
 
 
-async def _page(api: Listing, lane: Lane, following: str | None) -> Answer:
+async def _page(api: JobListing, lane: Lane, following: str | None) -> Answer:
     failures = Failures(BACKOFF)
     for left in reversed(range(TRIES)):
         try:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import msgspec
 from msgspec import Raw
 
-from tidings.streams.providers.job_api import Asking, Call
+from tidings.streams.providers.job_api import Call, JobApi
 from tidings.streams.submission.http import Answer
 
 MAX_REASON = 500
@@ -17,7 +17,7 @@ _UNDECODABLE = (msgspec.DecodeError, ValueError, RecursionError)
 """ValueError: members are kept undecoded, so that what is no UTF-8 is found late, and as Python's own error."""
 
 
-def secrets_of(api: Asking, call: Call, webhook: str) -> list[str]:
+def secrets_of(api: JobApi, call: Call, webhook: str) -> list[str]:
     """What a provider must not be quoted with, should it repeat the call: the longest first.
 
     Args:

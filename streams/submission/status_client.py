@@ -1,4 +1,4 @@
-"""Asking providers about predictions: how they stand, whether they can be found at all, and to stop them.
+"""JobApi providers about predictions: how they stand, whether they can be found at all, and to stop them.
 
 What they answer is appended as their report, as it came, and only where the record would learn something from it.
 """
@@ -13,17 +13,18 @@ from tidings.storage.clock import SYSTEM_CLOCK, Clock
 from tidings.storage.prediction import Prediction, Status
 from tidings.streams.log.protocol import RecordTooLarge
 from tidings.streams.providers.job_api import (
-    Asking,
-    Listing,
-    Naming,
-    Notice,
+    JobApi,
+    JobListing,
     Origin,
+    OriginAware,
+    ThinNotice,
     Unreadable,
-    api_of,
+    job_api_of,
 )
 from tidings.streams.providers.protocol import Provider, Webhook
+from tidings.streams.providers.translation import translate
 from tidings.streams.rules.decision import Applied
-from tidings.streams.rules.event import Archive, Event, Poison
+from tidings.streams.rules.event import Archive, Event, OtherResource, Poison
 from tidings.streams.rules.transitions import decide
 from tidings.streams.submission.creation import Declined
 from tidings.streams.submission.event_publisher import Reports
@@ -109,9 +110,9 @@ class LookUps:
         lane = self._lanes.get(provider)
         return lane.closed_for if lane is not None else 0.0
 
-    def _api(self, provider: str) -> Asking | None:
+    def _api(self, provider: str) -> JobApi | None:
         found = self._providers.get(provider)
-        return api_of(found) if found is not None and provider in self._lanes else None
+        return job_api_of(found) if found is not None and provider in self._lanes else None
 
     # ---- looking up ----
 
@@ -148,7 +149,7 @@ class LookUps:
             return True
         if (
             whose is not None
-            and isinstance(api, Naming)
+            and isinstance(api, OriginAware)
             and (origin := api.origin(body)) is not None
         ):
             ours = await whose(origin)
@@ -173,7 +174,7 @@ class LookUps:
         return True
 
     async def _fetch(
-        self, api: Asking, lane: Lane, record: Prediction, provider_id: str
+        self, api: JobApi, lane: Lane, record: Prediction, provider_id: str
     ) -> bytes | Answer | Declined:
         """The body to report; or the answer that there is none for now; or why there will be none."""
         answer = await lane.call(api.get(provider_id, record.model, record.provider_urls))
@@ -232,12 +233,12 @@ class LookUps:
         """The report as the processor will read it; None: the record would not change by it."""
         try:
             event = self.translated(record.prediction_id, provider, body)
-        except Poison as poison:
+        except (Poison, OtherResource) as reason:
             _log.warning(
                 "lookup.no_sense",
                 prediction=record.prediction_id,
                 provider=provider,
-                error=str(poison),
+                error=str(reason),
             )
             return None
         return (
@@ -245,20 +246,11 @@ class LookUps:
         )
 
     def translated(self, prediction_id: str, provider: str, body: bytes) -> Event:
-        """The report as the processor will read it. Raises `Poison`."""
-        now = self._clock.ms()
-        try:
-            return self._providers[provider].translate(
-                Webhook(body, prediction_id, now, None, Archive.AFTER, None)
-            )
-        except Poison:
-            raise
-        except Exception as error:  # a fault in one provider's mapping must not stop the others
-            raise Poison(
-                "translation-failed", f"{provider}: {type(error).__name__}: {error}"
-            ) from error
+        """The report as the processor will read it. Raises `Poison` and `OtherResource`."""
+        webhook = Webhook(body, prediction_id, self._clock.ms(), None, Archive.AFTER, None)
+        return translate(self._providers[provider], webhook)
 
-    async def told(self, record: Prediction, notice: Notice) -> None:
+    async def told(self, record: Prediction, notice: ThinNotice) -> None:
         """Say of a prediction what its webhook said, because its provider cannot be asked for more.
 
         Args:
@@ -324,7 +316,7 @@ class LookUps:
         """
         api = self._api(provider)
         missing: Collection[Prediction] = records
-        if isinstance(api, Listing):
+        if isinstance(api, JobListing):
             if self._webhook_url is None:
                 if provider not in self._unlisted:
                     self._unlisted.add(provider)

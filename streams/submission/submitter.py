@@ -1,4 +1,4 @@
-"""Submitting predictions to their providers, never twice.
+"""SubmissionApi predictions to their providers, never twice.
 
 1. the create is in the log, and the record shows it: whoever comes here has seen that
 2. append `submit` with an attempt id of our own
@@ -25,7 +25,13 @@ from tidings.storage.prediction import Prediction, decode
 from tidings.storage.store import Stored
 from tidings.streams.changes.codec import Change
 from tidings.streams.log.protocol import LogError
-from tidings.streams.providers.job_api import Order, Origin, Submitted, api_of, submitting_of
+from tidings.streams.providers.job_api import (
+    Order,
+    Origin,
+    Submitted,
+    job_api_of,
+    submission_api_of,
+)
 from tidings.streams.providers.protocol import Provider
 from tidings.streams.submission.creation import Cancelled, Creation, Declined, Outcome, cancelled
 from tidings.streams.submission.event_publisher import Reports, raw
@@ -112,9 +118,9 @@ class Submissions:
         found = self._providers.get(provider)
         if found is None:
             return f"Nothing is configured for {provider[:64]!r}; set {shown}_SECRET and {shown}_TOKEN."
-        if submitting_of(found) is None and api_of(found) is not None:
+        if submission_api_of(found) is None and job_api_of(found) is not None:
             return f"{provider} takes no predictions from here; submit there, and name its webhook's address."
-        if submitting_of(found) is None or provider not in self._lanes:
+        if submission_api_of(found) is None or provider not in self._lanes:
             return f"{provider} cannot be submitted to without its token; set {shown}_TOKEN."
         if self._webhook_url is None:
             return "Providers cannot report back: set TIDINGS_PUBLIC_URL to where they reach this service."
@@ -265,7 +271,7 @@ class Submissions:
     # ---- 4 ----
 
     async def _call(self, record: Prediction, provider: str, lane: Lane) -> Outcome:
-        api = submitting_of(self._providers[provider])
+        api = submission_api_of(self._providers[provider])
         assert api is not None
         assert self._webhook_url is not None
         if record.cancel_requested_at is not None or record.status.terminal:

@@ -20,7 +20,7 @@ from tidings.streams.log.consumer_loop import ConsumerLoop
 from tidings.streams.log.headers import PROVIDER_HEADER
 from tidings.streams.log.log_fields import fields_of
 from tidings.streams.log.protocol import EVENTS, Log, LogError, Record
-from tidings.streams.providers.job_api import Notice, Origin, Thin
+from tidings.streams.providers.job_api import Origin, ThinNotice, ThinWebhook
 from tidings.streams.providers.protocol import Provider
 from tidings.streams.submission.event_publisher import FETCHED_HEADER
 from tidings.streams.submission.status_client import LookUps
@@ -43,7 +43,7 @@ OLDEST = 86_400_000
 logger = structlog.get_logger(__name__)
 
 
-class ThinWebhooks:
+class ThinWebhookReader:
     """Reads the events for webhooks whose result is left to be fetched.
 
     Args:
@@ -70,7 +70,7 @@ class ThinWebhooks:
         self._thin = {
             name.encode(): provider
             for name, provider in providers.items()
-            if isinstance(provider, Thin)
+            if isinstance(provider, ThinWebhook)
         }
         self._ours: dict[tuple[str, str], str] = {}
         self._loop: ConsumerLoop | None = None
@@ -130,7 +130,7 @@ class ThinWebhooks:
             task.add_done_callback(lambda _done: self._open.pop(at, None))
         task.add_done_callback(lambda done: None if done.cancelled() else loop.finish(claim))
 
-    def _needed(self, record: Record) -> tuple[str, Notice] | None:
+    def _needed(self, record: Record) -> tuple[str, ThinNotice] | None:
         """The provider, and what is to be fetched; None: nothing is."""
         name = fetched = None
         for header, value in record.headers:
@@ -143,7 +143,7 @@ class ThinWebhooks:
             return None
         if record.timestamp < self._clock.ms() - OLDEST:
             return None
-        assert isinstance(provider, Thin)
+        assert isinstance(provider, ThinWebhook)
         try:
             notice = provider.thin(record.value)
         except (
@@ -153,7 +153,7 @@ class ThinWebhooks:
             return None
         return (provider.name, notice) if notice is not None else None
 
-    async def _fetch(self, record: Record, provider: str, notice: Notice) -> None:
+    async def _fetch(self, record: Record, provider: str, notice: ThinNotice) -> None:
         prediction_id = (record.key or b"").decode("utf-8", "replace")
         structlog.contextvars.bind_contextvars(**fields_of(record))  # of this task alone
         failures = Failures(BACKOFF)
@@ -171,7 +171,7 @@ class ThinWebhooks:
             await asyncio.sleep(max(failures.next_wait(), self._look_ups.closed_for(provider)))
         logger.warning("thin.given_up", prediction=prediction_id, provider=provider, tries=TRIES)
 
-    async def _asked(self, prediction: Prediction, notice: Notice) -> bool:
+    async def _asked(self, prediction: Prediction, notice: ThinNotice) -> bool:
         """Whether the provider has said how it stands, or there is no way to ask it."""
         provider = prediction.provider or ""
         # What is not in the store yet may bring what the provider's address needs.
@@ -197,7 +197,9 @@ class ThinWebhooks:
 
         return await self._look_ups.look(prediction, "thin", whose)
 
-    async def _wanted(self, prediction_id: str, provider: str, notice: Notice) -> Prediction | None:
+    async def _wanted(
+        self, prediction_id: str, provider: str, notice: ThinNotice
+    ) -> Prediction | None:
         """The prediction to look up; None: it has its result already, or is gone."""
         provider_id = notice.provider_id
         prediction_id = self._ours.get((provider, provider_id), prediction_id)

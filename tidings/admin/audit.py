@@ -22,7 +22,7 @@ from tidings.streams.log.protocol import CHANGES, EVENTS, Log, Record
 from tidings.streams.log.read_until_end import read_until_end
 from tidings.streams.processing.decoder import decode_event
 from tidings.streams.providers.protocol import Provider
-from tidings.streams.rules.event import Event, EventType, Poison
+from tidings.streams.rules.event import Event, EventType, OtherResource, Poison
 
 AT_ONCE = 200
 """Records loaded at once: each may have half a megabyte."""
@@ -246,7 +246,7 @@ def _action(
         return None
     try:
         event = decode_event(record, providers)
-    except Poison:
+    except (Poison, OtherResource):
         return (record, None) if redriven else None
     return (
         (record, event) if redriven or event.type in {EventType.DELETE, EventType.REPAIR} else None

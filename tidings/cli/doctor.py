@@ -206,7 +206,7 @@ async def _limits(settings: Settings) -> str:
 
 
 async def _providers(settings: Settings) -> str:
-    from tidings.streams.providers.job_api import submitting_of
+    from tidings.streams.providers.job_api import submission_api_of
     from tidings.streams.providers.registry import open_providers
 
     opened = open_providers(settings.providers)
@@ -221,7 +221,7 @@ async def _providers(settings: Settings) -> str:
         )
     says = f"webhooks are taken from {', '.join(sorted(opened))}"
     submitting = sorted(
-        name for name, provider in opened.items() if submitting_of(provider) is not None
+        name for name, provider in opened.items() if submission_api_of(provider) is not None
     )
     if not submitting:
         return f"{says}; no token is set, so nothing is submitted"

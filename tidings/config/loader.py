@@ -22,22 +22,15 @@ from tidings.config.settings import (
     SettingsError,
     replace,
 )
-from tidings.config.toml import EMPTY, PARTS, STRICT, ProviderTable, SettingsFile, read, underscored
+from tidings.config.toml import EMPTY, PARTS, ProviderTable, SettingsFile, read, underscored
 from tidings.storage import legacy_environment as selection
 from tidings.storage.errors import StoreMisconfigured
 from tidings.streams.providers.configuration import BadConfiguration, Configuration
-from tidings.streams.providers.registry import PROVIDERS as REGISTERED
-from tidings.streams.providers.registry import known_providers, open_providers
+from tidings.streams.providers.registry import built_in, known_providers, manifest, open_providers
 
 FILE = "tidings.toml"
 
 _UNPREFIXED = frozenset(name for name in NAMES if not FIELDS[name].setting.prefixed)
-
-PROVIDERS = STRICT | {"generic"}
-"""Names that settings may begin with; others come from entry points or from `[providers.NAME]` in the file."""
-
-WITH_KEYS = frozenset({"fal", "gemini"})
-"""Of those the ones that take a JWKS URL."""
 
 
 _SERVICE_LINK = re.compile(
@@ -73,8 +66,8 @@ def load_settings(
         SettingsError: Something is unknown, wrong or missing.
     """
     file = config if config is not None else (folder or Path()) / FILE
-    content = read(file, PROVIDERS) if config is not None or file.is_file() else EMPTY
-    names = frozenset(underscored(name) for name in content.providers) | PROVIDERS
+    content = read(file, built_in()) if config is not None or file.is_file() else EMPTY
+    names = frozenset(underscored(name) for name in content.providers) | {*built_in()}
     given = dict(_from_file(file, content, names)) | dict(_from_environment(environ, names))
     for name, value in (flags or {}).items():
         if value is not None:
@@ -100,7 +93,7 @@ def _stripped(value: Any) -> Any:
 def _check_providers(settings: Settings) -> None:
     for name, configuration in settings.providers.items():
         kind = configuration.kind or name
-        if kind not in REGISTERED and kind not in (known := known_providers()):
+        if kind not in built_in() and kind not in (known := known_providers()):
             start = f"{underscored(name)}_"
             origins = settings.origins.items()
             origin = next(
@@ -172,11 +165,15 @@ def _provider_part(name: str, providers: frozenset[str]) -> tuple[str, str] | No
     """Provider and part in `replicate_secret`."""
     for part in PARTS:
         provider = name.removesuffix(f"_{part}")
-        if provider == name or (part == "jwks_url" and provider in PROVIDERS - WITH_KEYS):
+        if provider == name or (part == "jwks_url" and not _takes_jwks_url(provider)):
             continue
         if provider in providers or provider in {underscored(known) for known in known_providers()}:
             return provider, part
     return None
+
+
+def _takes_jwks_url(provider: str) -> bool:
+    return provider not in built_in() or manifest(provider).takes_jwks_url
 
 
 def _unknown(
@@ -223,7 +220,7 @@ def _settings(
 
 def _spelled(name: str, tables: Mapping[str, ProviderTable]) -> str:
     """The provider whose name is this one with underscores."""
-    for known in (*tables, *REGISTERED):
+    for known in (*tables, *built_in()):
         if underscored(known) == name:
             return known
     # Last, because looking for what others have installed takes longer than all other settings do.

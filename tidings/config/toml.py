@@ -12,30 +12,10 @@ from typing import Any
 from msgspec import Struct
 
 from tidings.config.settings import SettingsError
+from tidings.streams.providers.registry import built_in, manifest
 
 PARTS = ("jwks_url", "secret", "token", "url", "tolerance", "concurrency", "rate")
 """Settings that every provider has. `fal_jwks_url` ends with `url` too, so the longer one comes first."""
-
-OPTIONS = {"gemini": frozenset({"audience"}), "assemblyai": frozenset({"header"})}
-"""Options of providers that have some; those that tables describe (`generic`, third parties') check theirs themselves."""
-
-
-STRICT = frozenset(
-    {
-        "replicate",
-        "fal",
-        "openai",
-        "gemini",
-        "runpod",
-        "baseten",
-        "elevenlabs",
-        "bfl",
-        "assemblyai",
-        "luma",
-        "standard",
-    }
-)
-"""Providers whose options, where they have any, are those in `OPTIONS`."""
 
 
 class ProviderTable(Struct, frozen=True):
@@ -123,10 +103,11 @@ def _table(file: Path, name: str, label: str, table: Mapping[str, Any]) -> Provi
         for key, value in table.items()
         if underscored(key) not in PARTS and key != "kind"
     }
-    described = kind is not None or name not in STRICT
+    # Those of other kinds, and of third parties, are checked where the provider is opened.
+    own = manifest(name).options if kind is None and name in built_in() else None
     for key in options:
-        if not described and key not in OPTIONS.get(name, ()):
-            has = ", ".join([*PARTS, *sorted(OPTIONS.get(name, ()))])
+        if own is not None and key not in own:
+            has = ", ".join([*PARTS, *sorted(own)])
             raise SettingsError(f"{file}: {label}.{key}: is not a setting; a provider has {has}")
     return ProviderTable(label, settings, kind, options)
 

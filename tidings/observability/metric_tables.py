@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from tidings.observability.metrics import Family, Sample, by_name
@@ -181,6 +182,20 @@ PROCESSOR: tuple[Family["HealthMonitor"], ...] = (
         lambda o: o.processor.statistics.unknown_fields,
     ),
     Family(
+        "tidings_processor_fields_left_out_total",
+        "counter",
+        "Fields of providers' webhooks that did not fit, left out.",
+        lambda o: sorted(o.processor.statistics.left_out.items()),
+        ("provider", "field"),
+    ),
+    Family(
+        "tidings_processor_other_resources_total",
+        "counter",
+        "Webhooks about something else than a prediction, set aside.",
+        lambda o: sorted(o.processor.statistics.other_resources.items()),
+        ("provider", "kind"),
+    ),
+    Family(
         "tidings_processor_pauses_total",
         "counter",
         "Times that processing paused because the store or the log was out.",
@@ -279,26 +294,19 @@ def _lanes(sources: ProviderSources, name: str) -> list[Sample]:
 
 
 PROVIDERS: tuple[Family[ProviderSources], ...] = (
-    Family(
-        "tidings_provider_calls_total",
-        "counter",
-        "Calls of providers.",
-        lambda sources: _lanes(sources, "calls"),
-        ("provider",),
-    ),
-    Family(
-        "tidings_provider_errors_total",
-        "counter",
-        "Calls of providers that failed.",
-        lambda sources: _lanes(sources, "failed"),
-        ("provider",),
-    ),
-    Family(
-        "tidings_provider_throttled_total",
-        "counter",
-        "Calls that a provider answered with 429.",
-        lambda sources: _lanes(sources, "throttled"),
-        ("provider",),
+    *(
+        Family(
+            f"tidings_provider_{name}_total",
+            "counter",
+            meaning,
+            partial(_lanes, name=attribute),
+            ("provider",),
+        )
+        for name, attribute, meaning in (
+            ("calls", "calls", "Calls of providers."),
+            ("errors", "failed", "Calls of providers that failed."),
+            ("throttled", "throttled", "Calls that a provider answered with 429."),
+        )
     ),
     Family(
         "tidings_submissions_total",

@@ -18,7 +18,8 @@ from tidings.streams.changes.codec import Change
 from tidings.streams.changes.feed import ChangeListener
 from tidings.streams.log.protocol import LogError
 from tidings.streams.providers.configuration import Configuration
-from tidings.streams.providers.job_api import api_of
+from tidings.streams.providers.job_api import job_api_of
+from tidings.streams.providers.registry import manifest
 from tidings.streams.rules.event import Archive
 from tidings.streams.rules.large_fields import whole
 from tidings.streams.submission.event_publisher import Reports
@@ -27,11 +28,11 @@ from tidings.streams.submission.reconcile_policy import Patience
 from tidings.streams.submission.reconciler import Reconciler, remember_unfinished
 from tidings.streams.submission.status_client import LookUps
 from tidings.streams.submission.submitter import ChangeWaiter, Load, Submissions, WebhookUrl
-from tidings.streams.submission.thin_webhooks import ThinWebhooks
+from tidings.streams.submission.thin_webhooks import ThinWebhookReader
 from tidings.streams.submission.throttle import Lane, Limits
 
-LIMITS = {"replicate": Limits(creates_a_minute=600)}
-"""What providers are known to allow (Replicate's documentation of rate limits); 429 says the rest."""
+CONCURRENCY = 16
+"""Calls to a provider at once, where its settings do not say."""
 
 READY_SOON = 5.0
 """Seconds within which the reconciler must go round to count as ready."""
@@ -65,9 +66,9 @@ def webhook_url_of(settings: Settings, port: int) -> WebhookUrl | None:
 
 def limits_of(settings: Settings, provider: str) -> Limits:
     """What is in force for calls to a provider."""
-    known = LIMITS.get(provider, Limits())
-    said = settings.providers.get(provider, Configuration())
-    return Limits(said.concurrency or known.concurrency, said.rate or known.creates_a_minute)
+    own = settings.providers.get(provider, Configuration())
+    known = manifest(own.kind or provider).creates_a_minute
+    return Limits(own.concurrency or CONCURRENCY, own.rate or known)
 
 
 class ProviderWork:
@@ -99,7 +100,7 @@ class ProviderWork:
         self.lanes = {
             name: Lane(name, self.calls.send, limits_of(settings, name))
             for name, provider in resources.providers.items()
-            if api_of(provider) is not None
+            if job_api_of(provider) is not None
         }
         self.reports = Reports(resources.log, Archive(settings.archive))
         self.webhook_url = webhook_url_of(settings, port)
@@ -112,7 +113,7 @@ class ProviderWork:
         )
         self.submissions: Submissions | None = None
         self.reconciler: Reconciler | None = None
-        self.thin: ThinWebhooks | None = None
+        self.thin: ThinWebhookReader | None = None
         self._reread = asyncio.Event()
 
     def submitting(self, waiter: ChangeWaiter) -> Submissions:
@@ -175,7 +176,7 @@ class ProviderWork:
             ChangeListener(self._resources.log, self.notice, self.missed) if watch_changes else None
         )
         submissions = self.submitting(watch) if watch is not None else self.submissions
-        self.thin = ThinWebhooks(
+        self.thin = ThinWebhookReader(
             self._resources.log, self._resources.providers, self.look_ups, self._load
         )
         self.reconciler = Reconciler(

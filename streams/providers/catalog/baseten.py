@@ -4,7 +4,7 @@ Pure. Source: Baseten's documentation of asynchronous inference ("Securing async
 """
 
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 
 import msgspec
 from msgspec import Raw, Struct
@@ -12,21 +12,20 @@ from msgspec import Raw, Struct
 from tidings.storage.prediction import ABSENT, Status
 from tidings.streams.providers import payload as bodies
 from tidings.streams.providers.configuration import Configuration
+from tidings.streams.providers.manifest import Manifest, SampleWebhook
 from tidings.streams.providers.protocol import BadSignature, Webhook
 from tidings.streams.providers.signatures.hmac_signatures import (
     check_hex_hmac,
+    hex_hmac,
     open_secrets,
     required,
 )
 from tidings.streams.providers.signatures.standard_webhooks import TOLERANCE, header_bytes
-from tidings.streams.rules.event import Event, Poison
+from tidings.streams.rules.event import Event, OtherResource, Poison
 
 COMPLETED = "async_request_completed"
 
-
-class _Error(Struct, frozen=True, gc=False):
-    message: str | None = None
-    code: str | None = None
+_NO_ERRORS = frozenset({b"", b"null", b"[]", b"{}", b'""', b"false", b"0"})
 
 
 class _Result(Struct, frozen=True, gc=False):
@@ -35,16 +34,21 @@ class _Result(Struct, frozen=True, gc=False):
     type: str | None = None
     time: str | None = None
     data: Raw = ABSENT
-    errors: tuple[_Error, ...] | None = None
+    errors: Raw = ABSENT
 
 
-class _Identity(Struct, frozen=True, gc=False):
-    request_id: str | None = None
-    time: str | None = None
+class _Errors(Struct, frozen=True, gc=False):
+    errors: tuple[Raw, ...] | None = None
 
 
-_result = msgspec.json.Decoder(_Result)
-_identity = msgspec.json.Decoder(_Identity)
+class _Error(Struct, frozen=True, gc=False):
+    message: Raw = ABSENT
+    code: Raw = ABSENT
+
+
+_result = bodies.Reader(_Result)
+_errors = bodies.Reader(_Errors)
+_error = bodies.Reader(_Error)
 
 
 class Baseten(Struct, frozen=True):
@@ -64,7 +68,7 @@ class Baseten(Struct, frozen=True):
         check_hex_hmac(
             self.secrets, body, [entry[3:] for entry in entries if entry.startswith(b"v1=")]
         )
-        found = bodies.peek(_identity, body)
+        found = _result.peek(body)
         sent = _seconds(found.time) if found is not None else None
         if sent is None or not abs(now - sent) <= self.tolerance:
             raise BadSignature(
@@ -74,28 +78,53 @@ class Baseten(Struct, frozen=True):
 
     def prediction_id(self, body: bytes) -> str | None:
         """`request_id`."""
-        found = bodies.peek(_identity, body)
+        found = _result.peek(body)
         return found.request_id if found is not None else None
 
     def translate(self, webhook: Webhook) -> Event:
         """How the request ended: without errors it succeeded."""
-        result = bodies.decode(_result, webhook.body)
-        if result.type != COMPLETED:
-            raise Poison(
-                "unknown-status",
-                f"type {result.type!r} says nothing about a prediction of {self.name}",
-            )
-        errors = [error.message or error.code or "unknown error" for error in result.errors or ()]
+        result, left_out = _result.read(webhook.body)
+        if result.type is not None and result.type != COMPLETED:
+            raise OtherResource(self.name, result.type)
+        if result.type is None and not (result.errors or result.data):
+            raise Poison("unknown-status", f"no type, data or errors of a request to {self.name}")
+        error = _reasons(result.errors)
         return bodies.event(
             webhook,
             self.name,
             result.request_id,
+            left_out=left_out,
             request_id=result.request_id,
-            status=Status.FAILED if errors else Status.SUCCEEDED,
+            status=Status.FAILED if error is not None else Status.SUCCEEDED,
             model=result.model_id,
             output=bodies.given(result.data),
-            error="; ".join(errors) or None,
+            error=error,
         )
+
+    def sample(self, prediction_id: str, now: int) -> SampleWebhook:
+        """Signed with the first secret."""
+        said = {
+            "request_id": prediction_id,
+            "type": COMPLETED,
+            "time": datetime.fromtimestamp(now, UTC).isoformat(),
+            "data": {},
+            "errors": [],
+        }
+        body = msgspec.json.encode(said)
+        return SampleWebhook(body, {"x-baseten-signature": f"v1={hex_hmac(self.secrets[0], body)}"})
+
+
+def _reasons(errors: Raw) -> str | None:
+    """What the errors say, each in whatever shape it has; None: there are none."""
+    if bytes(errors).translate(None, b" \t\r\n") in _NO_ERRORS:
+        return None
+    found, _ = _errors.read(b'{"errors":%b}' % bytes(errors))
+    reasons = []
+    for one in (errors,) if found.errors is None else found.errors:
+        said = _error.peek(bytes(one))
+        named = [one] if said is None else [said.message, said.code]
+        reasons.append(next(filter(None, map(bodies.text, named)), "unknown error"))
+    return "; ".join(reasons) or None
 
 
 def _seconds(time: str | None) -> float | None:
@@ -111,3 +140,10 @@ def open_provider(name: str, configuration: Configuration) -> Baseten | None:
     secrets = open_secrets(name, configuration)
     tolerance = configuration.tolerance_or(TOLERANCE, name)
     return Baseten(secrets, tolerance, name) if secrets else None
+
+
+MANIFEST = Manifest(
+    open=open_provider,
+    configured_by="`TIDINGS_BASETEN_SECRET`",
+    proof="HMAC-SHA256 in hex",
+)

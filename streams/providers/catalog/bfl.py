@@ -11,9 +11,11 @@ from msgspec import Raw, Struct
 from tidings.storage.prediction import ABSENT, Status
 from tidings.streams.providers import payload as bodies
 from tidings.streams.providers.configuration import Configuration
+from tidings.streams.providers.manifest import Manifest, SampleWebhook
 from tidings.streams.providers.protocol import Webhook
 from tidings.streams.providers.signatures.hmac_signatures import (
     check_hex_hmac,
+    hex_hmac,
     open_secrets,
     required,
 )
@@ -40,20 +42,13 @@ class _Task(Struct, frozen=True, gc=False):
     id: str | None = None
     task_id: str | None = None
     status: str | None = None
-    result: Raw = ABSENT
+    result: _Result | None = None
     error: Raw = ABSENT
-    message: str | None = None
+    message: Raw = ABSENT
     progress: float | None = None
 
 
-class _Identity(Struct, frozen=True, gc=False):
-    id: str | None = None
-    task_id: str | None = None
-
-
-_task = msgspec.json.Decoder(_Task)
-_result = msgspec.json.Decoder(_Result)
-_identity = msgspec.json.Decoder(_Identity)
+_task = bodies.Reader(_Task)
 
 
 class Bfl(Struct, frozen=True):
@@ -77,24 +72,21 @@ class Bfl(Struct, frozen=True):
 
     def prediction_id(self, body: bytes) -> str | None:
         """The task's `id`."""
-        found = bodies.peek(_identity, body)
+        found = _task.peek(body)
         return (found.id or found.task_id) if found is not None else None
 
     def translate(self, webhook: Webhook) -> Event:
         """The task as it stands; its output is `result.sample`."""
-        task = bodies.decode(_task, webhook.body)
+        task, left_out = _task.read(webhook.body)
         status = bodies.status(STATUSES, task.status, self.name)
-        result = (
-            bodies.decode(_result, bytes(task.result))
-            if bytes(task.result)[:1] == b"{"
-            else _Result()
-        )
-        error = bodies.text(task.error) or task.message or task.status
+        result = task.result or _Result()
+        error = bodies.text(task.error) or bodies.text(task.message) or task.status
         progress = task.progress if task.progress is not None and 0 <= task.progress <= 1 else None
         return bodies.event(
             webhook,
             self.name,
             task.id or task.task_id,
+            left_out=left_out,
             status=status,
             prompt=bodies.string(result.prompt),
             output=bodies.given(result.sample),
@@ -102,8 +94,18 @@ class Bfl(Struct, frozen=True):
             progress=progress,
         )
 
+    def sample(self, prediction_id: str, now: int) -> SampleWebhook:  # noqa: ARG002 - no time is signed
+        """Signed with the first secret."""
+        body = msgspec.json.encode({"id": prediction_id, "status": "Ready", "result": {}})
+        return SampleWebhook(body, {"x-bfl-signature": f"sha256={hex_hmac(self.secrets[0], body)}"})
+
 
 def open_provider(name: str, configuration: Configuration) -> Bfl | None:
     """BFL as configured; the key is the secret's text. None without a secret. Raises `BadConfiguration`."""
     secrets = open_secrets(name, configuration)
     return Bfl(secrets, name) if secrets else None
+
+
+MANIFEST = Manifest(
+    open=open_provider, configured_by="`TIDINGS_BFL_SECRET`", proof="HMAC-SHA256 in hex"
+)

@@ -1,33 +1,43 @@
 """Gemini: thin events, proven by Standard Webhooks (static) or by a JWT of Google's (dynamic).
 
-Pure. Fetched batches, operations and interactions are understood in their own shape. Source: the Gemini API's documentation
-of webhooks, batch mode and interactions. A dynamic webhook carries the event as an RS256 JWT in
-`webhook-signature`; the JWT does not cover the body, so the body counts only where it says what the JWT says.
+Pure. Fetched batches, operations and interactions are understood in their own shape. Nothing is submitted from here.
+Source: the Gemini API's documentation of webhooks, batch mode, interactions and long-running operations. A dynamic webhook
+carries the event as an RS256 JWT in `webhook-signature`; the JWT does not cover the body, so the body counts only where it
+says what the JWT says.
 """
 
-from base64 import urlsafe_b64encode
+import binascii
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jwt
 import msgspec
 from msgspec import Raw, Struct
 
 from tidings.storage.prediction import ABSENT, Status
 from tidings.streams.providers import payload as bodies
-from tidings.streams.providers.catalog.gemini_api import BATCHES, URL, GeminiApi, Where, short
-from tidings.streams.providers.configuration import BadConfiguration, Configuration, setting
-from tidings.streams.providers.job_api import Notice
+from tidings.streams.providers.configuration import BadConfiguration, Configuration, setting_name
+from tidings.streams.providers.job_api import Call, ThinNotice, Unreadable, address, parts
+from tidings.streams.providers.manifest import Manifest, SampleWebhook
 from tidings.streams.providers.protocol import BadSignature, Webhook
 from tidings.streams.providers.signatures.hmac_signatures import required
-from tidings.streams.providers.signatures.jwks import KeySet, base64url
 from tidings.streams.providers.signatures.standard_webhooks import (
     TOLERANCE,
     StandardWebhooks,
     check_timestamp,
     open_keys,
+    signed_headers,
 )
-from tidings.streams.rules.event import Event
+from tidings.streams.rules.event import Event, OtherResource
+
+if TYPE_CHECKING:
+    from tidings.streams.providers.signatures.jwks import KeySet
+
+URL = "https://generativelanguage.googleapis.com"
+BATCHES = "batches/"
+
+RESOURCES = frozenset({"batch", "interaction", "video"})
+"""First words of the events that are about predictions."""
 
 STATUSES = {
     "succeeded": Status.SUCCEEDED,
@@ -60,7 +70,13 @@ class _Data(Struct, frozen=True, gc=False):
     id: str | None = None
     name: str | None = None
     error_code: Raw = ABSENT
-    error_message: str | None = None
+    error_message: Raw = ABSENT
+
+
+class Where(Struct, frozen=True):
+    """A record's `providerUrls`: the resource's name, without host and version."""
+
+    get: str | None = None
 
 
 class _Metadata(Struct, frozen=True, gc=False):
@@ -87,18 +103,19 @@ class _Event(Struct, frozen=True, gc=False):
     response: Raw = ABSENT
 
 
-_event = msgspec.json.Decoder(_Event)
+_event = bodies.Reader(_Event)
+_where = bodies.Reader(Where)
 
 
 class Gemini(Struct, frozen=True):
     """Gemini's webhooks; one of both proofs suffices, and the header's form tells which it is."""
 
     keys: StandardWebhooks | None
-    key_set: KeySet | None
+    key_set: "KeySet | None"
     audience: str | None
     tolerance: float = TOLERANCE
     name: str = "gemini"
-    api: GeminiApi | None = None
+    api: "GeminiApi | None" = None
     """For look-ups; None without a token."""
 
     def verify(self, headers: Mapping[str, str], body: bytes, now: float) -> str:
@@ -118,40 +135,43 @@ class Gemini(Struct, frozen=True):
 
     def prediction_id(self, body: bytes) -> str | None:
         """`data.id`."""
-        found = bodies.peek(_event, body)
+        found = _event.peek(body)
         return _own_id(found) if found is not None else None
 
-    def thin(self, body: bytes) -> Notice | None:
+    def thin(self, body: bytes) -> ThinNotice | None:
         """The batch, interaction or video that is to be fetched."""
-        found = bodies.peek(_event, body)
+        found = _event.peek(body)
         if found is None or found.data is None or (own := _own_id(found)) is None:
             return None
-        word = (found.type or "").rpartition(".")[2]
+        resource, _, word = (found.type or "").rpartition(".")
         status = STATUSES.get(word)
-        if status is None:
+        if resource not in RESOURCES or status is None:
             return None
         error = _error(found.data, word) if status is Status.FAILED else None
-        return Notice(own, _where(found, own), status=status, error=error)
+        return ThinNotice(own, _place(found, own), status=status, error=error)
 
     def translate(self, webhook: Webhook) -> Event:
         """An event says how it failed or that it was canceled; a success waits for its result, which is fetched."""
-        found = bodies.decode(_event, webhook.body)
+        found, left_out = _event.read(webhook.body)
         if found.data is None and found.type is None:
-            return self._fetched(webhook, found)
-        word = (found.type or "").rpartition(".")[2]
+            return self._fetched(webhook, found, left_out)
+        resource, _, word = (found.type or "").rpartition(".")
+        if found.type is not None and resource not in RESOURCES:
+            raise OtherResource(self.name, found.type)
         status = bodies.status(STATUSES, word, self.name)
         own = _own_id(found)
         return bodies.event(
             webhook,
             self.name,
             own,
+            left_out=left_out,
             status=None if status is Status.SUCCEEDED else status,
-            provider_urls=_where(found, own),
+            provider_urls=_place(found, own),
             error=_error(found.data or _Data(), word) if status is Status.FAILED else None,
             notice=True,
         )
 
-    def _fetched(self, webhook: Webhook, found: _Event) -> Event:
+    def _fetched(self, webhook: Webhook, found: _Event, left_out: tuple[str, ...]) -> Event:
         own, error = _own_id(found), bodies.text(found.error)
         if found.status is not None:
             status = bodies.status(STATUSES, found.status, self.name)
@@ -159,6 +179,7 @@ class Gemini(Struct, frozen=True):
                 webhook,
                 self.name,
                 own,
+                left_out=left_out,
                 status=status,
                 model=found.model,
                 payload=bodies.given(found.input),
@@ -172,9 +193,10 @@ class Gemini(Struct, frozen=True):
             webhook,
             self.name,
             own,
+            left_out=left_out,
             status=status,
             model=metadata.model.removeprefix("models/") if metadata.model else None,
-            provider_urls=_where(found, own),
+            provider_urls=_place(found, own),
             output=bodies.given(found.response) or bodies.given(metadata.output),
             error=(error or (metadata.state or "failed").rpartition("_")[2].lower())
             if status is Status.FAILED
@@ -191,7 +213,15 @@ class Gemini(Struct, frozen=True):
             return Status.PROCESSING
         return Status.FAILED if bodies.given(found.error) else Status.SUCCEEDED
 
+    def sample(self, prediction_id: str, now: int) -> SampleWebhook:
+        """A static one, signed with the first secret."""
+        said = {"type": "interaction.completed", "version": "v1", "data": {"id": prediction_id}}
+        body = msgspec.json.encode(said)
+        return SampleWebhook(body, signed_headers(self.name, self.keys, body, now))
+
     def _claims(self, token: str, now: float) -> dict[str, Any]:
+        import jwt  # for dynamic webhooks alone
+
         assert self.key_set is not None
         try:
             header = jwt.get_unverified_header(token)
@@ -237,12 +267,16 @@ class Gemini(Struct, frozen=True):
 def _one_spelling(token: str) -> bool:
     """The last letter of a signature in base64url has bits to spare, which decoders overlook."""
     signature = token.rpartition(".")[2]
-    return urlsafe_b64encode(base64url(signature)).rstrip(b"=").decode() == signature
+    try:
+        raw = urlsafe_b64decode(signature + "=" * (-len(signature) % 4))
+    except (binascii.Error, ValueError):
+        return False
+    return urlsafe_b64encode(raw).rstrip(b"=").decode() == signature
 
 
 def _says_the_same(claims: Mapping[str, Any], body: bytes) -> bool:
     try:
-        said = msgspec.json.decode(body)
+        said = msgspec.json.decode(bodies.readable(body))
     except (msgspec.DecodeError, RecursionError):
         return False
     if not isinstance(said, dict) or "type" not in said or "data" not in said:
@@ -256,7 +290,7 @@ def _own_id(found: _Event) -> str | None:
     return found.id or short(found.name)
 
 
-def _where(found: _Event, own: str | None) -> Raw:
+def _place(found: _Event, own: str | None) -> Raw:
     """The resource's name, where the id does not say it: a batch's."""
     batch = (found.type or "").startswith("batch.") or (found.name or "").startswith(BATCHES)
     return Raw(msgspec.json.encode(Where(f"{BATCHES}{own}"))) if batch and own else ABSENT
@@ -264,10 +298,61 @@ def _where(found: _Event, own: str | None) -> Raw:
 
 def _error(data: _Data, word: str) -> str | None:
     return (
-        data.error_message
+        bodies.text(data.error_message)
         or bodies.text(data.error_code)
         or (word if word in NAMED_ERRORS else None)
     )
+
+
+def short(name: str | None) -> str | None:
+    """The id in a resource's name: a batch's webhook says `b1` or `batches/b1` for the same one."""
+    return name.removeprefix(BATCHES) if name else None
+
+
+class GeminiApi(Struct, frozen=True):
+    """The calls, with the key that they carry."""
+
+    token: str
+    url: str = URL
+
+    def __repr__(self) -> str:
+        """Show no key."""
+        return f"GeminiApi({self.url})"
+
+    def get(self, provider_id: str, model: str | None, urls: Raw) -> Call:  # noqa: ARG002 - the protocol
+        """The batch, operation or interaction as it stands."""
+        return Call(method="GET", url=self._at(provider_id, urls), headers=self._headers())
+
+    def result(self, provider_id: str, body: bytes, urls: Raw, model: str | None) -> None:  # noqa: ARG002
+        """Nothing has to be fetched apart."""
+        return
+
+    def report(self, provider_id: str, body: bytes, result: bytes | None) -> bytes:  # noqa: ARG002
+        """The answer itself, where it is what was asked for."""
+        found = _event.answer(body, "operation or interaction")
+        if provider_id not in (found.id, short(found.name)):
+            raise Unreadable(f"another resource than {provider_id[:64]!r}")
+        return body
+
+    def cancel(self, provider_id: str, model: str | None, urls: Raw) -> Call:  # noqa: ARG002
+        """Stop it."""
+        name = self._name(provider_id, urls)
+        tail = "/cancel" if name.startswith("interactions/") else ":cancel"
+        url = address(self.url, "v1beta", *parts(name), tail=tail)
+        return Call(method="POST", url=url, headers=self._headers())
+
+    def _headers(self) -> dict[str, str]:
+        return {"x-goog-api-key": self.token}
+
+    def _at(self, provider_id: str, urls: Raw) -> str:
+        return address(self.url, "v1beta", *parts(self._name(provider_id, urls)))
+
+    def _name(self, provider_id: str, urls: Raw) -> str:
+        """The resource's name, as its webhook gave it."""
+        found = _where.peek(bytes(urls)) if urls else None
+        if found is not None and found.get:
+            return found.get
+        return provider_id if "/" in provider_id else f"interactions/{provider_id}"
 
 
 def open_provider(name: str, configuration: Configuration) -> Gemini | None:
@@ -280,14 +365,25 @@ def open_provider(name: str, configuration: Configuration) -> Gemini | None:
     audience = configuration.options.get("audience")
     if configuration.jwks_url and not isinstance(audience, str):
         raise BadConfiguration(
-            f"{setting(name, 'JWKS_URL')} needs `audience` in the table [{name}] of tidings.toml"
+            f"{setting_name(name, 'JWKS_URL')} needs `audience` in the table [{name}] of tidings.toml"
         )
     if keys is None and not configuration.jwks_url:
         return None
-    key_set = KeySet(configuration.jwks_url) if configuration.jwks_url else None
-    api = (
-        GeminiApi(configuration.token, (configuration.url or URL).rstrip("/"))
-        if configuration.token
-        else None
-    )
+    key_set = None
+    if configuration.jwks_url:
+        from tidings.streams.providers.signatures.jwks import KeySet  # with its libraries
+
+        key_set = KeySet(configuration.jwks_url)
+    token = configuration.token
+    api = GeminiApi(token, configuration.url_or(URL)) if token else None
     return Gemini(keys, key_set, audience, configuration.tolerance_or(TOLERANCE, name), name, api)
+
+
+MANIFEST = Manifest(
+    open=open_provider,
+    configured_by="`TIDINGS_GEMINI_SECRET` for static webhooks; `TIDINGS_GEMINI_JWKS_URL` and `audience` in the table "
+    "`[gemini]` of `tidings.toml` for dynamic ones; `_TOKEN` (an API key) to fetch results",
+    proof="Standard Webhooks, or an RS256 JWT that says the same as the body",
+    takes_jwks_url=True,
+    options=frozenset({"audience"}),
+)

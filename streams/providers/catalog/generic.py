@@ -25,10 +25,12 @@ from msgspec import Raw, Struct
 from tidings.storage.prediction import ABSENT, Status
 from tidings.streams.providers import payload as bodies
 from tidings.streams.providers.configuration import BadConfiguration, Configuration
+from tidings.streams.providers.manifest import Manifest, SampleWebhook
 from tidings.streams.providers.protocol import Webhook
 from tidings.streams.providers.signatures.hmac_signatures import (
     ByAddress,
     check_hex_hmac,
+    hex_hmac,
     open_secrets,
     required,
 )
@@ -36,6 +38,7 @@ from tidings.streams.providers.signatures.standard_webhooks import (
     StandardWebhooks,
     header_bytes,
     open_keys,
+    signed_headers,
 )
 from tidings.streams.rules.event import Event, Poison
 
@@ -56,6 +59,7 @@ _step = re.compile(r"([^.\[\]]+)|\[(\d{1,6})\]")
 _path = re.compile(r"[^.\[\]]+(?:\.[^.\[\]]+|\[\d{1,6}\])*")
 _object = msgspec.json.Decoder(dict[str, Raw])
 _array = msgspec.json.Decoder(list[Raw])
+_numbers = msgspec.json.Decoder(int | float, strict=False)
 
 Path = tuple[str | int, ...]
 
@@ -96,20 +100,27 @@ class Generic(Struct, frozen=True):
     def prediction_id(self, body: bytes) -> str | None:
         """What stands at `fields.id`."""
         try:
-            return bodies.text(self._at("id", Raw(body)))
-        except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+            return bodies.text(self._at("id", bodies.members(bodies.readable(body))))
+        except Poison:
             return None
 
     def translate(self, webhook: Webhook) -> Event:
         """What stands at the configured places."""
-        body = Raw(webhook.body)
-        bodies.decode(_object, webhook.body)
+        body = bodies.members(webhook.body)
         word = bodies.text(self._at("status", body))
         payload = self._at("payload", body)
+        progress = _number(self._at("progress", body), 1)
+        generation_time = _number(self._at("generation_time", body), 1e12)
+        left_out = [
+            name
+            for name, value in (("progress", progress), ("generation_time", generation_time))
+            if value is None and self._at(name, body)
+        ]
         return bodies.event(
             webhook,
             self.name,
             bodies.text(self._at("id", body)),
+            left_out=tuple(left_out),
             status=bodies.status(self.statuses, word, self.name)
             if "status" in self.fields
             else None,
@@ -121,16 +132,17 @@ class Generic(Struct, frozen=True):
             output=self._at("output", body),
             error=bodies.text(self._at("error", body)),
             logs=bodies.text(self._at("logs", body)),
-            progress=_number(self._at("progress", body), "progress", 1),
-            generation_time=_number(self._at("generation_time", body), "generation_time", 1e12),
+            progress=progress,
+            generation_time=generation_time,
         )
 
-    def _at(self, field: str, value: Raw) -> Raw:
+    def _at(self, field: str, body: Mapping[str, Raw]) -> Raw:
         """What stands at a field's place; absent where the way there ends early."""
         path = self.fields.get(field)
         if path is None:
             return ABSENT
-        for step in path:
+        value = body.get(str(path[0]), ABSENT)
+        for step in path[1:]:
             start = bytes(value).lstrip()[:1]
             if isinstance(step, int):
                 items = _array.decode(value) if start == b"[" else []
@@ -139,21 +151,51 @@ class Generic(Struct, frozen=True):
                 value = _object.decode(value).get(step, ABSENT) if start == b"{" else ABSENT
         return bodies.given(value)
 
+    def sample(self, prediction_id: str, now: int) -> SampleWebhook:
+        """Signed with the first secret, with an id and a success where the settings say that they stand."""
+        said: Any = {}
+        word = next(
+            (word for word, status in self.statuses.items() if status is Status.SUCCEEDED),
+            "succeeded",
+        )
+        for field, value in (("id", prediction_id), ("status", word)):
+            if (path := self.fields.get(field)) is not None:
+                said = _with(said, path, value)
+        body = msgspec.json.encode(said)
+        if self.keys is not None:
+            return SampleWebhook(body, signed_headers(self.name, self.keys, body, now))
+        return SampleWebhook(body, {self.header: f"sha256={hex_hmac(self.secrets[0], body)}"})
+
 
 class GenericByAddress(ByAddress, Generic, frozen=True):
     """The same for a sender that signs nothing."""
 
+    def _sample_body(self, prediction_id: str) -> bytes:
+        return Generic.sample(self, prediction_id, 0).body
 
-def _number(raw: Raw, name: str, most: float) -> float | None:
-    if not raw:
-        return None
+
+def _number(raw: Raw, most: float) -> float | None:
+    """A number from 0 to `most`, which may be written as text; None: it is none."""
     try:
-        number = msgspec.json.decode(raw, type=int | float)
+        number = _numbers.decode(raw) if raw else None
     except msgspec.DecodeError:
-        number = -1.0
-    if not 0 <= number <= most:
-        raise Poison("wrong-type", f"{name} is no number from 0 to {most:g}")
-    return number
+        return None
+    return number if number is not None and 0 <= number <= most else None
+
+
+def _with(said: Any, path: Path, value: Any) -> Any:
+    """The same with a value at this path; what is missing on the way there is made."""
+    if not path:
+        return value
+    step, rest = path[0], path[1:]
+    if isinstance(step, int):
+        items = list(said) if isinstance(said, list) else []
+        items += [None] * (step + 1 - len(items))
+        items[step] = _with(items[step], rest, value)
+        return items
+    members = dict(said) if isinstance(said, dict) else {}
+    members[step] = _with(members.get(step), rest, value)
+    return members
 
 
 def _parse(path: str) -> Path:
@@ -187,3 +229,12 @@ def open_provider(name: str, configuration: Configuration) -> Generic | None:
     secrets = () if keys is not None else open_secrets(name, configuration)
     kind = GenericByAddress if options.proof == "address" else Generic
     return kind(name, keys, secrets, options.header.lower(), statuses, fields)
+
+
+MANIFEST = Manifest(
+    open=open_provider,
+    configured_by="a table in `tidings.toml`, see below",
+    proof="Standard Webhooks, HMAC-SHA256 in hex, or a token in the address",
+    options=None,
+    translates_unconfigured=False,
+)

@@ -9,6 +9,7 @@ from msgspec import Raw, Struct
 from tidings.storage.prediction import ABSENT, Status
 from tidings.streams.providers import payload as bodies
 from tidings.streams.providers.configuration import Configuration
+from tidings.streams.providers.manifest import Manifest
 from tidings.streams.providers.protocol import Webhook
 from tidings.streams.providers.signatures.hmac_signatures import ByAddress, open_secrets
 from tidings.streams.rules.event import Event
@@ -26,11 +27,11 @@ class _Generation(Struct, frozen=True, gc=False):
     state: str | None = None
     model: str | None = None
     assets: Raw = ABSENT
-    failure_reason: str | None = None
+    failure_reason: Raw = ABSENT
     request: Raw = ABSENT
 
 
-_generation = msgspec.json.Decoder(_Generation)
+_generation = bodies.Reader(_Generation)
 
 
 class Luma(ByAddress, Struct, frozen=True):
@@ -49,19 +50,23 @@ class Luma(ByAddress, Struct, frozen=True):
 
     def translate(self, webhook: Webhook) -> Event:
         """The generation as it stands."""
-        generation = bodies.decode(_generation, webhook.body)
+        generation, left_out = _generation.read(webhook.body)
         payload = bodies.given(generation.request)
         return bodies.event(
             webhook,
             self.name,
             generation.id,
+            left_out=left_out,
             status=bodies.status(STATUSES, generation.state, self.name),
             payload=payload,
             prompt=bodies.prompt(payload),
             model=generation.model,
             output=bodies.given(generation.assets),
-            error=generation.failure_reason,
+            error=bodies.text(generation.failure_reason),
         )
+
+    def _sample_body(self, prediction_id: str) -> bytes:
+        return msgspec.json.encode({"id": prediction_id, "state": "completed"})
 
 
 def open_provider(name: str, configuration: Configuration) -> Luma | None:
@@ -72,3 +77,11 @@ def open_provider(name: str, configuration: Configuration) -> Luma | None:
     """
     secrets = open_secrets(name, configuration)
     return Luma(secrets, name) if secrets or configuration.token else None
+
+
+MANIFEST = Manifest(
+    open=open_provider,
+    configured_by="`TIDINGS_LUMA_TOKEN` (each prediction's address then has its own token), or `_SECRET` as the token "
+    "of every address",
+    proof="a token in the webhook's address: nothing is signed",
+)

@@ -1,7 +1,11 @@
 """OpenAI: Standard Webhooks around an event that names a response or a batch and no more.
 
 Pure. The event tells what is final without a result, to a record that stands; a fetched response or batch, which comes
-in its own shape, tells the rest, and by its metadata whose it is. Source: OpenAI's documentation of webhooks and of the response and batch objects.
+in its own shape, tells the rest, and by its metadata whose it is. Where webhooks go is set in the project, not in the call,
+so events about other resources (fine-tuning, evals, calls, videos) come too; they are set aside by their type.
+
+Source: OpenAI's documentation of webhooks and its API reference, responses and batches (`metadata`: at most 16 members,
+values of at most 512 characters).
 """
 
 from collections.abc import Mapping
@@ -11,12 +15,27 @@ from msgspec import Raw, Struct
 
 from tidings.storage.prediction import ABSENT, Status
 from tidings.streams.providers import payload as bodies
-from tidings.streams.providers.catalog.openai_api import URL, OpenAIApi
 from tidings.streams.providers.configuration import Configuration
-from tidings.streams.providers.job_api import Notice
+from tidings.streams.providers.job_api import (
+    Call,
+    Order,
+    Origin,
+    Submitted,
+    ThinNotice,
+    Unreadable,
+    address,
+    given_input,
+)
+from tidings.streams.providers.manifest import Manifest, SampleWebhook
 from tidings.streams.providers.protocol import Webhook
-from tidings.streams.providers.signatures.standard_webhooks import StandardWebhooks, open_keys
-from tidings.streams.rules.event import Event
+from tidings.streams.providers.signatures.standard_webhooks import (
+    StandardWebhooks,
+    open_keys,
+    signed_headers,
+)
+from tidings.streams.rules.event import Event, OtherResource
+
+URL = "https://api.openai.com"
 
 STATUSES = {
     "queued": Status.STARTING,
@@ -34,18 +53,32 @@ STATUSES = {
 NAMED_ERRORS = frozenset({"incomplete", "expired"})
 """Kinds of failure that are their own reason."""
 
+RESOURCES = frozenset({"response", "batch"})
+"""First words of the events that are about predictions, and `object` of what is fetched."""
+
+OTHER_IDS = ("video_", "ftjob", "evalrun_", "eval_", "rtc_", "call_", "file-", "file_", "img_")
+"""How ids of other resources begin: where a response would be, nobody knows of them, which says nothing about them."""
+
+PREDICTION, ATTEMPT = "tidings_prediction_id", "tidings_attempt"
+"""Members of the metadata."""
+
 
 class _Data(Struct, frozen=True, gc=False):
     id: str | None = None
 
 
+class _Metadata(Struct, frozen=True, gc=False):
+    tidings_prediction_id: str | None = None
+    tidings_attempt: str | None = None
+
+
 class _Event(Struct, frozen=True, gc=False):
     """An event (`object: event`), or a response or batch as fetched."""
 
-    object: str | None = None
     id: str | None = None
     type: str | None = None
     data: _Data | None = None
+    object: str | None = None
     status: str | None = None
     model: str | None = None
     input: Raw = ABSENT
@@ -56,7 +89,13 @@ class _Event(Struct, frozen=True, gc=False):
     incomplete_details: Raw = ABSENT
 
 
-_event = msgspec.json.Decoder(_Event)
+class _Marked(Struct, frozen=True, gc=False):
+    metadata: _Metadata | None = None
+
+
+_event = bodies.Reader(_Event)
+_marked = bodies.Reader(_Marked)
+_object = msgspec.json.Decoder(dict[str, Raw])
 
 
 class OpenAI(Struct, frozen=True):
@@ -64,7 +103,7 @@ class OpenAI(Struct, frozen=True):
 
     keys: StandardWebhooks
     name: str = "openai"
-    api: OpenAIApi | None = None
+    api: "OpenAIApi | None" = None
     """For submitting; None without a token."""
 
     def verify(self, headers: Mapping[str, str], body: bytes, now: float) -> str:
@@ -73,68 +112,169 @@ class OpenAI(Struct, frozen=True):
 
     def prediction_id(self, body: bytes) -> str | None:
         """`data.id`: the response's or batch's own."""
-        found = bodies.peek(_event, body)
+        found = _event.peek(body)
         if found is None:
             return None
         return found.data.id if found.data is not None else found.id
 
-    def thin(self, body: bytes) -> Notice | None:
+    def thin(self, body: bytes) -> ThinNotice | None:
         """The response or batch that is to be fetched, where the body is an event alone."""
-        found = bodies.peek(_event, body)
+        found = _event.peek(body)
         if found is None or found.data is None or not found.data.id:
             return None
-        word = (found.type or "").rpartition(".")[2]
+        resource, _, word = (found.type or "").rpartition(".")
         status = STATUSES.get(word)
+        if resource not in RESOURCES or status is None:
+            return None
         error = word if word in NAMED_ERRORS else None
-        return Notice(found.data.id, status=status, error=error) if status is not None else None
+        return ThinNotice(found.data.id, status=status, error=error)
 
     def translate(self, webhook: Webhook) -> Event:
         """An event says how it failed or that it was canceled; a success waits for its result."""
-        found = bodies.decode(_event, webhook.body)
+        found, left_out = _event.read(webhook.body)
         if found.data is not None:
-            word = (found.type or "").rpartition(".")[2]
-            status = bodies.status(STATUSES, word, self.name)
-            return bodies.event(
-                webhook,
-                self.name,
-                found.data.id,
-                request_id=found.id,
-                status=status if status in (Status.FAILED, Status.CANCELED) else None,
-                error=word if word in NAMED_ERRORS else None,
-                notice=True,
-            )
-        output = bodies.given(found.output) or bodies.given(found.output_file_id)
+            return self._of_event(webhook, found, left_out)
+        if found.object is not None and found.object not in RESOURCES:
+            raise OtherResource(self.name, found.object)
         return bodies.event(
             webhook,
             self.name,
             found.id,
+            left_out=left_out,
             status=bodies.status(STATUSES, found.status, self.name),
             model=found.model,
             payload=bodies.given(found.input),
             prompt=bodies.string(found.input),
-            output=output,
+            output=bodies.given(found.output) or bodies.given(found.output_file_id),
             error=_error(found),
         )
 
+    def _of_event(self, webhook: Webhook, found: _Event, left_out: tuple[str, ...]) -> Event:
+        resource, _, word = (found.type or "").rpartition(".")
+        if found.type is not None and resource not in RESOURCES:
+            raise OtherResource(self.name, found.type)
+        status = bodies.status(STATUSES, word, self.name)
+        return bodies.event(
+            webhook,
+            self.name,
+            found.data.id if found.data is not None else None,
+            left_out=left_out,
+            request_id=found.id,
+            status=status if status in (Status.FAILED, Status.CANCELED) else None,
+            error=word if word in NAMED_ERRORS else None,
+            notice=True,
+        )
+
+    def sample(self, prediction_id: str, now: int) -> SampleWebhook:
+        """Signed with the first secret."""
+        said = {
+            "id": f"evt_{prediction_id}",
+            "object": "event",
+            "created_at": now,
+            "type": "response.completed",
+            "data": {"id": prediction_id},
+        }
+        body = msgspec.json.encode(said)
+        return SampleWebhook(body, signed_headers(self.name, self.keys, body, now))
+
 
 def _error(found: _Event) -> str | None:
-    reasons = (
-        bodies.text(found.error),
-        bodies.text(found.errors),
-        bodies.text(found.incomplete_details),
-    )
+    reasons = map(bodies.text, (found.error, found.errors, found.incomplete_details))
     reason = next((one for one in reasons if one is not None), None)
     if found.status in NAMED_ERRORS:
         return found.status if reason is None else f"{found.status}: {reason}"
     return reason
 
 
+class OpenAIApi(Struct, frozen=True):
+    """The calls for responses in the background, with the key that they carry."""
+
+    token: str
+    url: str = URL
+
+    def __repr__(self) -> str:
+        """Show no key."""
+        return f"OpenAIApi({self.url})"
+
+    def create(self, order: Order) -> Call:
+        """A response in the background; the payload's members are the call's, and a prompt is its `input`."""
+        fields = given_input(order)
+        if "prompt" in fields and "input" not in fields and bytes(fields["prompt"])[:1] == b'"':
+            fields["input"] = fields.pop("prompt")
+        fields |= {"model": Raw(msgspec.json.encode(order.model)), "background": Raw(b"true")}
+        if order.origin is not None:
+            fields["metadata"] = _with(fields.get("metadata"), order.origin)
+        return Call(
+            method="POST",
+            url=address(self.url, "v1", "responses"),
+            headers=self._headers() | {"Content-Type": "application/json"},
+            body=msgspec.json.encode(fields),
+        )
+
+    def created(self, body: bytes) -> Submitted:
+        """The answer is the response as it stands."""
+        found = _event.answer(body, "response")
+        if not found.id:
+            raise Unreadable("no response: it has no id")
+        return Submitted(found.id)
+
+    def origin(self, body: bytes) -> Origin | None:
+        """What `create` put into the metadata."""
+        found = _marked.peek(body)
+        marks = found.metadata if found is not None else None
+        if marks is None or not marks.tidings_prediction_id or not marks.tidings_attempt:
+            return None
+        return Origin(marks.tidings_prediction_id, marks.tidings_attempt)
+
+    def get(self, provider_id: str, model: str | None, urls: Raw) -> Call:  # noqa: ARG002 - the protocol
+        """The response, or the batch, as its id tells."""
+        return Call(method="GET", url=self._at(provider_id), headers=self._headers())
+
+    def result(self, provider_id: str, body: bytes, urls: Raw, model: str | None) -> None:  # noqa: ARG002
+        """Nothing has to be fetched apart."""
+        return
+
+    def report(self, provider_id: str, body: bytes, result: bytes | None) -> bytes:  # noqa: ARG002
+        """The answer itself, where it is what was asked for."""
+        if self.created(body).provider_id != provider_id:
+            raise Unreadable(f"another response than {provider_id[:64]!r}")
+        return body
+
+    def cancel(self, provider_id: str, model: str | None, urls: Raw) -> Call:  # noqa: ARG002
+        """Stop it."""
+        return Call(method="POST", url=self._at(provider_id, "cancel"), headers=self._headers())
+
+    def _headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.token}"}
+
+    def _at(self, provider_id: str, *tail: str) -> str:
+        if provider_id.startswith(OTHER_IDS):
+            raise ValueError(f"{provider_id[:64]!r} is neither a response nor a batch")
+        kind = "batches" if provider_id.startswith("batch_") else "responses"
+        return address(self.url, "v1", kind, provider_id, *tail)
+
+
+def _with(given: Raw | None, origin: Origin) -> Raw:
+    """The metadata of the order with ours; what is no object is left for OpenAI to refuse."""
+    try:
+        members = _object.decode(given) if given and bytes(given) != b"null" else {}
+    except msgspec.ValidationError:
+        return Raw(given or b"")
+    ours = {PREDICTION: origin.prediction_id, ATTEMPT: origin.attempt}
+    marked = {name: Raw(msgspec.json.encode(value)) for name, value in ours.items()}
+    return Raw(msgspec.json.encode(members | marked))
+
+
 def open_provider(name: str, configuration: Configuration) -> OpenAI | None:
     """OpenAI as configured; a secret without `whsec_` is the key's bytes themselves. None without a secret."""
     keys = open_keys(name, configuration, plain=True)
-    api = (
-        OpenAIApi(configuration.token, (configuration.url or URL).rstrip("/"))
-        if configuration.token
-        else None
-    )
+    token = configuration.token
+    api = OpenAIApi(token, configuration.url_or(URL)) if token else None
     return OpenAI(keys, name, api) if keys is not None else None
+
+
+MANIFEST = Manifest(
+    open=open_provider,
+    configured_by="`TIDINGS_OPENAI_SECRET`; `_TOKEN` to submit and to fetch results",
+    proof="Standard Webhooks; a secret without `whsec_` is the key itself",
+)

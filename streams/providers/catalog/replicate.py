@@ -1,21 +1,39 @@
 """Replicate: the body is the bare prediction, signed by Standard Webhooks.
 
-Pure. Source: Replicate's documentation of webhooks and of the prediction object.
+Pure. Source: Replicate's documentation of webhooks and of the prediction object, and its HTTP API reference.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
 
 import msgspec
 from msgspec import Raw, Struct
 
 from tidings.storage.prediction import ABSENT, Status
 from tidings.streams.providers import payload as bodies
-from tidings.streams.providers.catalog.replicate_api import URL, ReplicateApi
 from tidings.streams.providers.configuration import Configuration
-from tidings.streams.providers.output import first_url
+from tidings.streams.providers.job_api import (
+    Call,
+    ListedJob,
+    Order,
+    Submitted,
+    Unreadable,
+    address,
+    given_input,
+    is_at,
+    parts,
+)
+from tidings.streams.providers.manifest import Manifest, SampleWebhook
 from tidings.streams.providers.protocol import Webhook
-from tidings.streams.providers.signatures.standard_webhooks import StandardWebhooks, open_keys
+from tidings.streams.providers.signatures.standard_webhooks import (
+    StandardWebhooks,
+    open_keys,
+    signed_headers,
+)
 from tidings.streams.rules.event import Event
+
+URL = "https://api.replicate.com"
 
 STATUSES = {
     "starting": Status.STARTING,
@@ -43,12 +61,25 @@ class _Prediction(Struct, frozen=True, gc=False):
     urls: Raw = ABSENT
 
 
-class _Identity(Struct, frozen=True, gc=False):
+class _Urls(Struct, frozen=True):
+    get: str | None = None
+    cancel: str | None = None
+
+
+class _Listed(Struct, frozen=True):
     id: str | None = None
+    webhook: str | None = None
+    created_at: datetime | None = None
 
 
-_prediction = msgspec.json.Decoder(_Prediction)
-_identity = msgspec.json.Decoder(_Identity)
+class _Page(Struct, frozen=True):
+    results: tuple[_Listed, ...] | None = None
+    next: str | None = None
+
+
+_prediction = bodies.Reader(_Prediction)
+_urls = bodies.Reader(_Urls)
+_page = bodies.Reader(_Page)
 
 
 class Replicate(Struct, frozen=True):
@@ -56,7 +87,7 @@ class Replicate(Struct, frozen=True):
 
     keys: StandardWebhooks
     name: str = "replicate"
-    api: ReplicateApi | None = None
+    api: "ReplicateApi | None" = None
     """For submitting; None without a token."""
 
     def verify(self, headers: Mapping[str, str], body: bytes, now: float) -> str:
@@ -65,59 +96,142 @@ class Replicate(Struct, frozen=True):
 
     def prediction_id(self, body: bytes) -> str | None:
         """The prediction's own `id`."""
-        found = bodies.peek(_identity, body)
-        return found.id if found is not None else None
+        return bodies.plain_id(body)
 
     def translate(self, webhook: Webhook) -> Event:
         """The prediction as it stood when the webhook was sent: every report says all that those before it said."""
-        return translate(self.name, webhook)
+        prediction, left_out = _prediction.read(webhook.body)
+        bodies.identify(webhook, prediction.id)
+        return bodies.event(
+            webhook,
+            self.name,
+            prediction.id,
+            left_out=left_out,
+            status=bodies.status(STATUSES, prediction.status, self.name),
+            payload=bodies.given(prediction.input),
+            prompt=bodies.prompt(prediction.input),
+            model=prediction.model,
+            provider_urls=bodies.object_of(prediction.urls),
+            output=bodies.given(prediction.output),
+            error=bodies.text(prediction.error),
+            logs=prediction.logs,
+            generation_time=bodies.milliseconds(prediction.metrics.predict_time)
+            if prediction.metrics
+            else None,
+        )
+
+    def sample(self, prediction_id: str, now: int) -> SampleWebhook:
+        """Signed with the first secret."""
+        said = {"id": prediction_id, "status": "succeeded", "output": None, "error": None}
+        body = msgspec.json.encode(said)
+        return SampleWebhook(body, signed_headers(self.name, self.keys, body, now))
 
 
-def translate(name: str, webhook: Webhook) -> Event:
-    """The event in a prediction of Replicate's shape.
+class ReplicateApi(Struct, frozen=True):
+    """The calls, with the token that they carry."""
 
-    Raises:
-        Poison: It makes no sense.
-    """
-    body = webhook.body
-    prediction = bodies.decode(_prediction, body)
-    prediction_id = bodies.identify(webhook, prediction.id)
-    status = bodies.status(STATUSES, prediction.status, name)
-    output = bodies.given(prediction.output)
-    return Event(
-        prediction_id=prediction_id,
-        at=webhook.at,
-        recorded_at=webhook.at,
-        id=bodies.delivery_id(webhook),
-        source=name,
-        archive=webhook.archive,
-        status=status,
-        payload=bodies.given(prediction.input),
-        prompt=bodies.prompt(prediction.input),
-        model=prediction.model,
-        provider=name,
-        provider_id=prediction.id,
-        provider_urls=bodies.given(prediction.urls),
-        output=output,
-        image_url=first_url(output) if output else None,
-        error=bodies.text(prediction.error),
-        logs=prediction.logs,
-        generation_time=bodies.milliseconds(prediction.metrics.predict_time)
-        if prediction.metrics
-        else None,
-        report=bodies.report(body),
-        traceparent=webhook.traceparent,
+    token: str
+    url: str = URL
+
+    def __repr__(self) -> str:
+        """Show no token."""
+        return f"ReplicateApi({self.url})"
+
+    def create(self, order: Order) -> Call:
+        """By the model's name (`owner/name`), or by a version (`owner/name:version`, or the version alone)."""
+        body: dict[str, Any] = {"input": given_input(order)}
+        if order.webhook is not None:
+            body |= {
+                "webhook": order.webhook,
+                "webhook_events_filter": ["start", "output", "logs", "completed"],
+            }
+        name, _, version = (
+            order.model.rpartition(":") if ":" in order.model else (order.model, "", "")
+        )
+        if "/" in name and not version:
+            owner, _, model = name.partition("/")
+            url = address(self.url, "v1", "models", owner, *parts(model), "predictions")
+        else:
+            url = address(self.url, "v1", "predictions")
+            body["version"] = version or name
+        headers = self._headers() | {"Content-Type": "application/json"}
+        return Call(method="POST", url=url, headers=headers, body=msgspec.json.encode(body))
+
+    def created(self, body: bytes) -> Submitted:
+        """The answer is a prediction like any webhook's."""
+        found = _prediction.answer(body, "prediction")
+        if not found.id:
+            raise Unreadable("no prediction: it has no id")
+        return Submitted(found.id, bodies.object_of(found.urls))
+
+    def get(self, provider_id: str, model: str | None, urls: Raw) -> Call:  # noqa: ARG002 - the protocol
+        """At `urls.get`, or where that would be."""
+        return Call(method="GET", url=self._at(urls, "get", provider_id), headers=self._headers())
+
+    def result(self, provider_id: str, body: bytes, urls: Raw, model: str | None) -> None:  # noqa: ARG002
+        """Nothing has to be fetched apart."""
+        return
+
+    def report(self, provider_id: str, body: bytes, result: bytes | None) -> bytes:  # noqa: ARG002
+        """The answer itself, where it is the prediction that was asked for."""
+        if self.created(body).provider_id != provider_id:
+            raise Unreadable(f"another prediction than {provider_id[:64]!r}")
+        return body
+
+    def cancel(self, provider_id: str, model: str | None, urls: Raw) -> Call:  # noqa: ARG002
+        """At `urls.cancel`, or where that would be."""
+        url = self._at(urls, "cancel", provider_id, "cancel")
+        return Call(method="POST", url=url, headers=self._headers())
+
+    def list(self, following: str | None = None) -> Call:
+        """Newest first, a hundred a page."""
+        url = address(self.url, "v1", "predictions")
+        if following is not None and is_at(following, self.url):
+            url = following
+        return Call(method="GET", url=url, headers=self._headers())
+
+    def listed(self, body: bytes) -> tuple[Sequence[ListedJob], str | None]:
+        """What stands on the page, and the next one's address."""
+        page = _page.answer(body, "page of predictions")
+        if page.results is None:
+            raise Unreadable("no page of predictions: it has no results")
+        following = page.next if page.next is not None and is_at(page.next, self.url) else None
+        shown = [
+            ListedJob(one.id, one.webhook, _milliseconds(one.created_at))
+            for one in page.results
+            if one.id
+        ]
+        return shown, following
+
+    def _headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.token}"}
+
+    def _at(self, urls: Raw, name: str, provider_id: str, *tail: str) -> str:
+        """The address that the provider gave, where it is the provider's: the token must not go elsewhere."""
+        found = _urls.peek(bytes(urls)) if urls else None
+        given = getattr(found, name, None)
+        if isinstance(given, str) and is_at(given, self.url):
+            return given
+        return address(self.url, "v1", "predictions", provider_id, *tail)
+
+
+def _milliseconds(moment: datetime | None) -> int | None:
+    return (
+        int(moment.timestamp() * 1000) if moment is not None and moment.tzinfo is not None else None
     )
 
 
 def open_provider(name: str, configuration: Configuration) -> Replicate | None:
     """Replicate as configured; None without a secret. Raises `BadConfiguration` for a bad one."""
     keys = open_keys(name, configuration)
-    if keys is None:
-        return None
-    api = (
-        ReplicateApi(configuration.token, (configuration.url or URL).rstrip("/"))
-        if configuration.token
-        else None
-    )
-    return Replicate(keys, name, api)
+    token = configuration.token
+    api = ReplicateApi(token, configuration.url_or(URL)) if token else None
+    return Replicate(keys, name, api) if keys is not None else None
+
+
+MANIFEST = Manifest(
+    open=open_provider,
+    configured_by="`TIDINGS_REPLICATE_SECRET`; `_TOKEN` to submit",
+    proof="Standard Webhooks",
+    creates_a_minute=600,  # Replicate's documentation of rate limits
+)

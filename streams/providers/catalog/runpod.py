@@ -1,18 +1,30 @@
-"""RunPod: nothing is signed, so a token in the webhook's address proves it.
+"""RunPod: nothing is signed, so a token in the webhook's address proves it. The model is the endpoint's id.
 
-Pure. Source: RunPod's documentation of serverless endpoints (job states, webhooks).
+Pure. Source: RunPod's documentation of serverless endpoints (job states, webhooks, endpoint operations).
 """
+
+from typing import Any
 
 import msgspec
 from msgspec import Raw, Struct
 
 from tidings.storage.prediction import ABSENT, Status
 from tidings.streams.providers import payload as bodies
-from tidings.streams.providers.catalog.runpod_api import URL, RunPodApi
 from tidings.streams.providers.configuration import Configuration
+from tidings.streams.providers.job_api import (
+    Call,
+    Order,
+    Submitted,
+    Unreadable,
+    address,
+    given_input,
+)
+from tidings.streams.providers.manifest import Manifest
 from tidings.streams.providers.protocol import Webhook
 from tidings.streams.providers.signatures.hmac_signatures import ByAddress, open_secrets
 from tidings.streams.rules.event import Event
+
+URL = "https://api.runpod.ai"
 
 STATUSES = {
     "IN_QUEUE": Status.STARTING,
@@ -34,7 +46,7 @@ class _Job(Struct, frozen=True, gc=False, rename="camel"):
     execution_time: float | None = None
 
 
-_job = msgspec.json.Decoder(_Job)
+_job = bodies.Reader(_Job)
 
 
 class RunPod(ByAddress, Struct, frozen=True):
@@ -42,7 +54,7 @@ class RunPod(ByAddress, Struct, frozen=True):
 
     secrets: tuple[bytes, ...]
     name: str = "runpod"
-    api: RunPodApi | None = None
+    api: "RunPodApi | None" = None
     """For submitting; None without a token."""
 
     def __repr__(self) -> str:
@@ -55,7 +67,7 @@ class RunPod(ByAddress, Struct, frozen=True):
 
     def translate(self, webhook: Webhook) -> Event:
         """The job as it stands."""
-        job = bodies.decode(_job, webhook.body)
+        job, left_out = _job.read(webhook.body)
         status = bodies.status(STATUSES, job.status, self.name)
         error = bodies.text(job.error)
         payload = bodies.given(job.input)
@@ -63,13 +75,78 @@ class RunPod(ByAddress, Struct, frozen=True):
             webhook,
             self.name,
             job.id,
+            left_out=left_out,
             status=status,
             payload=payload,
             prompt=bodies.prompt(payload),
             output=bodies.given(job.output),
             error="timed out" if error is None and job.status == "TIMED_OUT" else error,
-            generation_time=job.execution_time,
+            generation_time=bodies.duration(job.execution_time),
         )
+
+    def _sample_body(self, prediction_id: str) -> bytes:
+        return msgspec.json.encode({"id": prediction_id, "status": "COMPLETED"})
+
+
+class RunPodApi(Struct, frozen=True):
+    """The calls, with the token that they carry."""
+
+    token: str
+    url: str = URL
+
+    def __repr__(self) -> str:
+        """Show no token."""
+        return f"RunPodApi({self.url})"
+
+    def create(self, order: Order) -> Call:
+        """Put a job into the endpoint's queue."""
+        body: dict[str, Any] = {"input": given_input(order)}
+        if order.webhook is not None:
+            body["webhook"] = order.webhook
+        return Call(
+            method="POST",
+            url=self._at(order.model, "run"),
+            headers=self._headers() | {"Content-Type": "application/json"},
+            body=msgspec.json.encode(body),
+        )
+
+    def created(self, body: bytes) -> Submitted:
+        """The answer is the job, in a webhook's shape."""
+        found = _job.answer(body, "job")
+        if not found.id:
+            raise Unreadable("no job: it has no id")
+        return Submitted(found.id)
+
+    def get(self, provider_id: str, model: str | None, urls: Raw) -> Call:  # noqa: ARG002 - the protocol
+        """The job, its output included; RunPod keeps it half an hour."""
+        url = self._at(model, "status", provider_id)
+        return Call(method="GET", url=url, headers=self._headers())
+
+    def result(self, provider_id: str, body: bytes, urls: Raw, model: str | None) -> None:  # noqa: ARG002
+        """Nothing has to be fetched apart."""
+        return
+
+    def report(self, provider_id: str, body: bytes, result: bytes | None) -> bytes:  # noqa: ARG002
+        """The answer itself, where it is the job that was asked for."""
+        if self.created(body).provider_id != provider_id:
+            raise Unreadable(f"another job than {provider_id[:64]!r}")
+        return body
+
+    def cancel(self, provider_id: str, model: str | None, urls: Raw) -> Call:  # noqa: ARG002
+        """Stop the job."""
+        url = self._at(model, "cancel", provider_id)
+        return Call(method="POST", url=url, headers=self._headers())
+
+    def _headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.token}"}
+
+    def _at(self, model: str | None, *tail: str) -> str:
+        if not model:
+            # Another address would answer 404, which says that the job is gone.
+            raise ValueError(
+                "no model: a job is found by its endpoint; report the endpoint's id as `model`"
+            )
+        return address(self.url, "v2", model, *tail)
 
 
 def open_provider(name: str, configuration: Configuration) -> RunPod | None:
@@ -79,9 +156,14 @@ def open_provider(name: str, configuration: Configuration) -> RunPod | None:
         BadConfiguration: A secret is empty.
     """
     secrets = open_secrets(name, configuration)
-    api = (
-        RunPodApi(configuration.token, (configuration.url or URL).rstrip("/"))
-        if configuration.token
-        else None
-    )
+    token = configuration.token
+    api = RunPodApi(token, configuration.url_or(URL)) if token else None
     return RunPod(secrets, name, api) if secrets or api else None
+
+
+MANIFEST = Manifest(
+    open=open_provider,
+    configured_by="`TIDINGS_RUNPOD_TOKEN` (each prediction's address then has its own token), or `_SECRET` as the token "
+    "of every address",
+    proof="a token in the webhook's address: nothing is signed",
+)

@@ -2,7 +2,8 @@
 
 Pure. Two shapes: an event of ours (`predictionId` or `id`, `status`, any field of a report), or the specification's
 envelope `{"type": "prediction.succeeded", "timestamp": ..., "data": {...}}` with those fields in `data`. A webhook only
-ever reports: an event type such as `delete` is refused.
+ever reports: an event type such as `delete` is refused. Where a report tells a status, fields that do not fit are left out;
+where it does not, there is nothing else to count, and it is poison.
 """
 
 from collections.abc import Mapping
@@ -14,9 +15,13 @@ from msgspec import Meta, Raw, Struct
 from tidings.storage.prediction import ABSENT, Status
 from tidings.streams.providers import payload as bodies
 from tidings.streams.providers.configuration import Configuration
-from tidings.streams.providers.output import first_url
+from tidings.streams.providers.manifest import Manifest, SampleWebhook
 from tidings.streams.providers.protocol import Webhook
-from tidings.streams.providers.signatures.standard_webhooks import StandardWebhooks, open_keys
+from tidings.streams.providers.signatures.standard_webhooks import (
+    StandardWebhooks,
+    open_keys,
+    signed_headers,
+)
 from tidings.streams.rules.event import Event, Poison
 
 EARLIEST = 10**12
@@ -75,13 +80,14 @@ class _Identity(Struct, frozen=True, gc=False, rename="camel"):
     data: Raw = ABSENT
 
 
-_report = msgspec.json.Decoder(_Report)
-_identity = msgspec.json.Decoder(_Identity)
-_object = msgspec.json.Decoder(dict[str, Raw])
+_report = bodies.Reader(_Report)
+_identity = bodies.Reader(_Identity)
 _KNOWN = frozenset(field.encode_name for field in msgspec.structs.fields(_Report)) - {
     "data",
     "timestamp",
 }
+_SHAPES = {"providerUrls": b"{", "assets": b"["}
+"""How those fields begin that pass through, and have a shape."""
 
 
 class Standard(Struct, frozen=True):
@@ -96,9 +102,9 @@ class Standard(Struct, frozen=True):
 
     def prediction_id(self, body: bytes) -> str | None:
         """`predictionId`, else `id`; in an envelope those of `data`."""
-        found = bodies.peek(_identity, body)
+        found = _identity.peek(body)
         if found is not None and found.prediction_id is None and bytes(found.data)[:1] == b"{":
-            found = bodies.peek(_identity, bytes(found.data))
+            found = _identity.peek(bytes(found.data))
         return (found.prediction_id or found.id) if found is not None else None
 
     def translate(self, webhook: Webhook) -> Event:
@@ -107,15 +113,13 @@ class Standard(Struct, frozen=True):
         Raises:
             Poison: It makes no sense, or asks for something that a webhook may not.
         """
-        outer = bodies.decode(_report, webhook.body)
+        outer, left_out = _report.read(webhook.body)
+        text = webhook.body
+        report = outer
         if outer.prediction_id is None and bytes(outer.data)[:1] == b"{":
-            return self._event(
-                webhook, bodies.decode(_report, bytes(outer.data)), outer.type, bytes(outer.data)
-            )
-        return self._event(webhook, outer, outer.type, webhook.body)
-
-    def _event(self, webhook: Webhook, report: _Report, kind: str | None, text: bytes) -> Event:
-        _check_type(kind)
+            text = bytes(outer.data)
+            report, left_out = _report.read(text)
+        _check_type(outer.type)
         own = report.prediction_id or report.id
         prediction_id = bodies.identify(webhook, own)
         if report.prediction_id and report.prediction_id != prediction_id:
@@ -123,36 +127,63 @@ class Standard(Struct, frozen=True):
                 "id-mismatch",
                 f"the address says {prediction_id!r} and the body {report.prediction_id!r}; send one of them",
             )
+        status = None if "status" in left_out else _status(report.status, outer.type)
+        at = _at(report.at, webhook.at)
+        left_out += _misshapen(report) + (("at",) if at is None and status is not None else ())
+        if left_out and status is None:
+            names = ", ".join(sorted(left_out))
+            raise Poison("wrong-type", f"fields of the wrong type or range: {names}")
+        if at is None and status is None:
+            raise Poison("bad-time", f"at {report.at} is no time in milliseconds since the epoch")
+        return self._event(webhook, report, prediction_id, text, status, at or webhook.at, left_out)
+
+    def _event(
+        self,
+        webhook: Webhook,
+        report: _Report,
+        prediction_id: str,
+        text: bytes,
+        status: Status | None,
+        at: int,
+        left_out: tuple[str, ...],
+    ) -> Event:
         output = bodies.given(report.output)
+        provider_urls, assets = bodies.given(report.provider_urls), bodies.given(report.assets)
         return Event(
             prediction_id=prediction_id,
-            at=_at(report.at, webhook.at),
+            at=at,
             recorded_at=webhook.at,
             id=bodies.delivery_id(webhook, report.id if report.prediction_id else None),
             source=self.name,
             archive=webhook.archive,
-            status=_status(report.status, kind),
+            status=status,
             payload=bodies.given(report.payload),
             prompt=report.prompt,
             model=report.model,
             provider=report.provider or self.name,
             provider_id=report.provider_id or (None if report.prediction_id else report.id),
-            provider_urls=_shaped(report.provider_urls, "providerUrls", b"{"),
+            provider_urls=ABSENT if "providerUrls" in left_out else provider_urls,
             owner=report.owner,
             tags=report.tags or (),
             output=output,
-            image_url=report.image_url or (first_url(output) if output else None),
+            image_url=report.image_url or (bodies.first_url(output) if output else None),
             image_path=report.image_path,
-            assets=_shaped(report.assets, "assets", b"["),
+            assets=ABSENT if "assets" in left_out else assets,
             error=bodies.text(report.error),
             progress=report.progress,
             logs=report.logs,
-            estimated_time=report.estimated_time,
-            generation_time=report.generation_time,
+            estimated_time=bodies.duration(report.estimated_time),
+            generation_time=bodies.duration(report.generation_time),
             report=bodies.report(webhook.body),
             traceparent=webhook.traceparent,
-            unknown=sum(1 for name in _object.decode(text) if name not in _KNOWN),
+            unknown=sum(1 for name in bodies.members(text) if name not in _KNOWN),
+            left_out=left_out,
         )
+
+    def sample(self, prediction_id: str, now: int) -> SampleWebhook:
+        """Signed with the first secret."""
+        body = msgspec.json.encode({"predictionId": prediction_id, "status": "succeeded"})
+        return SampleWebhook(body, signed_headers(self.name, self.keys, body, now))
 
 
 def _check_type(kind: str | None) -> None:
@@ -178,22 +209,30 @@ def _status(given: str | None, kind: str | None) -> Status | None:
     return STATUS_OF_TYPE.get(last)
 
 
-def _at(given: int | None, received: int) -> int:
+def _at(given: int | None, received: int) -> int | None:
+    """When it happened, never later than it was received; None: `at` is no time in ms."""
     if given is None:
         return received
-    if given < EARLIEST:
-        raise Poison("bad-time", f"at {given} is before 2001; give milliseconds since the epoch")
-    return min(given, received)
+    return min(given, received) if given >= EARLIEST else None
 
 
-def _shaped(raw: Raw, name: str, opening: bytes) -> Raw:
-    value = bodies.given(raw)
-    if value and bytes(value)[:1] != opening:
-        raise Poison("wrong-type", f"{name} is no {'object' if opening == b'{' else 'array'}")
-    return value
+def _misshapen(report: _Report) -> tuple[str, ...]:
+    """The names of the fields that pass through and do not have their shape."""
+    found = {"providerUrls": report.provider_urls, "assets": report.assets}
+    return tuple(
+        name for name, raw in found.items() if bodies.given(raw) and bytes(raw)[:1] != _SHAPES[name]
+    )
 
 
 def open_provider(name: str, configuration: Configuration) -> Standard | None:
     """As configured; None without a secret. Raises `BadConfiguration` for a bad one."""
     keys = open_keys(name, configuration)
     return Standard(keys, name) if keys is not None else None
+
+
+MANIFEST = Manifest(
+    open=open_provider,
+    configured_by="`TIDINGS_STANDARD_SECRET`",
+    proof="Standard Webhooks (`v1` HMAC-SHA256 with `whsec_...`, `v1a` Ed25519 with `whpk_...`; also under Svix's header "
+    "names)",
+)

@@ -4,7 +4,8 @@ import hmac
 from collections.abc import Iterable, Mapping
 from typing import Protocol, runtime_checkable
 
-from tidings.streams.providers.configuration import BadConfiguration, Configuration, setting
+from tidings.streams.providers.configuration import BadConfiguration, Configuration, setting_name
+from tidings.streams.providers.manifest import SampleWebhook
 from tidings.streams.providers.protocol import BadSignature
 from tidings.streams.providers.signatures.standard_webhooks import MAX_SIGNATURES, header_bytes
 
@@ -44,6 +45,14 @@ class ByAddress:
         if not proven:
             check_word(self.secrets, token)
 
+    def sample(self, prediction_id: str, now: int) -> SampleWebhook:  # noqa: ARG002 - see `Sampled`
+        """With the first secret in its address, or the prediction's own token."""
+        token = self.secrets[0].decode() if self.secrets else ""
+        return SampleWebhook(self._sample_body(prediction_id), {}, token)
+
+    def _sample_body(self, prediction_id: str) -> bytes:
+        raise NotImplementedError
+
 
 def open_secrets(provider: str, configuration: Configuration) -> tuple[bytes, ...]:
     """The secrets as the bytes of their text; none where none is set.
@@ -53,7 +62,7 @@ def open_secrets(provider: str, configuration: Configuration) -> tuple[bytes, ..
     """
     if not all(configuration.secret):
         raise BadConfiguration(
-            f"{setting(provider, 'SECRET')} has an empty entry; copy the secret, or unset it"
+            f"{setting_name(provider, 'SECRET')} has an empty entry; copy the secret, or unset it"
         )
     return tuple(secret.encode() for secret in configuration.secret)
 
@@ -66,6 +75,11 @@ def required(headers: Mapping[str, str], name: str) -> str:
     return value
 
 
+def hex_hmac(secret: bytes, signed: bytes) -> str:
+    """The HMAC-SHA256 in small hex letters."""
+    return hmac.digest(secret, signed, "sha256").hex()
+
+
 def check_hex_hmac(secrets: Iterable[bytes], signed: bytes, given: list[bytes]) -> None:
     """See that one of the given texts is the HMAC-SHA256 in small hex letters under one of the secrets.
 
@@ -74,7 +88,7 @@ def check_hex_hmac(secrets: Iterable[bytes], signed: bytes, given: list[bytes]) 
     """
     if len(given) > MAX_SIGNATURES:
         raise BadSignature(f"more than {MAX_SIGNATURES} signatures in one header")
-    expected = [hmac.digest(secret, signed, "sha256").hex().encode() for secret in secrets]
+    expected = [hex_hmac(secret, signed).encode() for secret in secrets]
     if not any([hmac.compare_digest(one, right) for one in given for right in expected]):  # noqa: C419 - all compared
         raise BadSignature("no signature matches; compare the secret with the provider's")
 

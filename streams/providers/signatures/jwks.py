@@ -5,7 +5,6 @@ keys that are there (`ed25519`, `rsa`), and `keep_fresh` fetches in the backgrou
 """
 
 import asyncio
-import binascii
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 import jwt
@@ -245,9 +244,3 @@ def _parse(url: str, data: bytes) -> tuple[jwt.PyJWK, ...]:
     if not keys:
         raise ValueError(f"{redact(url)} gives no key that can be used")
     return tuple(keys)
-
-
-def base64url(text: str) -> bytes:
-    """Decode base64url, padded or not (RFC 7515, appendix C). Raises ValueError."""
-    bare = text.rstrip("=").replace("-", "+").replace("_", "/")
-    return binascii.a2b_base64((bare + "=" * (-len(bare) % 4)).encode("ascii"), strict_mode=True)

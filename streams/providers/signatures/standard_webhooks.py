@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 
 from msgspec import Struct
 
-from tidings.streams.providers.configuration import BadConfiguration, Configuration, setting
+from tidings.streams.providers.configuration import BadConfiguration, Configuration, setting_name
+from tidings.streams.providers.manifest import Unsigned
 from tidings.streams.providers.protocol import BadSignature
 from tidings.streams.providers.signatures.ed25519 import PublicKey
 
@@ -104,6 +105,25 @@ def sign(secret: bytes, signed: bytes) -> bytes:
     return binascii.b2a_base64(hmac.digest(secret, signed, "sha256"), newline=False)
 
 
+def signed_headers(
+    provider: str, keys: StandardWebhooks | None, body: bytes, now: int
+) -> dict[str, str]:
+    """The headers that prove a body by the first secret, as the provider would send them.
+
+    Raises:
+        Unsigned: There is no secret, only public keys.
+    """
+    if keys is None or not keys.secrets:
+        raise Unsigned(f"{provider} is configured by public keys, and signs with private ones")
+    identity = f"msg_{hmac.digest(keys.secrets[0], body, 'sha256').hex()[:24]}"
+    signature = sign(keys.secrets[0], b"%b.%d.%b" % (identity.encode(), now, body)).decode()
+    return {
+        "webhook-id": identity,
+        "webhook-timestamp": str(now),
+        "webhook-signature": f"v1,{signature}",
+    }
+
+
 def header_bytes(value: str) -> bytes:
     """A header's bytes as they came: servers decode what is not UTF-8 to lone surrogates, or take it for Latin-1.
 
@@ -157,7 +177,7 @@ def open_keys(
 
 
 def _secret(provider: str, text: str, plain: bool) -> bytes:
-    name = setting(provider, "SECRET")
+    name = setting_name(provider, "SECRET")
     if plain and text and not text.startswith(_SECRET):
         return text.encode()
     secret = _base64(text.removeprefix(_SECRET))
@@ -181,7 +201,7 @@ def _public_key(provider: str, text: str) -> PublicKey:
     try:
         return PublicKey(raw or b"")
     except ValueError:
-        name = setting(provider, "SECRET")
+        name = setting_name(provider, "SECRET")
         raise BadConfiguration(
             f"{name} has a `whpk_` key that is not 32 bytes in base64; copy it again"
         ) from None

@@ -134,7 +134,14 @@ def _jwks() -> bytes:
 JWKS = _jwks()
 
 STANDARD_HEADERS = ("webhook-id", "webhook-timestamp", "webhook-signature")
+STANDARD = (
+    b'{"predictionId":"p1","status":"succeeded","at":1764000000000,"model":"m","owner":"o","tags":["a"],"progress":1.0,'
+    b'"payload":{"seed":17454220438242315174},"output":["https://e.com/a.png"],"error":null,"logs":"l","assets":[],'
+    b'"providerUrls":{"get":"u"},"generationTime":5,"estimatedTime":6,"imagePath":"p","prompt":"a","provider":"standard",'
+    b'"providerId":"p1"}'
+)
 CASES = [
+    Case("standard", Configuration(secret=(SECRET,)), STANDARD, signed, STANDARD_HEADERS),
     Case("replicate", Configuration(secret=(SECRET,)), REPLICATE, signed, STANDARD_HEADERS),
     Case(
         "fal",

@@ -14,8 +14,8 @@ from tidings.config.settings import Settings
 if TYPE_CHECKING:
     import httpx
 
+    from tidings.streams.providers.manifest import SampleWebhook
     from tidings.streams.providers.protocol import Provider
-    from tidings.streams.providers.specimen import Specimen
 
 WITHIN = 15.0
 """Seconds until the change must have been pushed."""
@@ -43,7 +43,7 @@ async def through(settings: Settings, name: str, url: str | None) -> str:
     """
     import httpx
 
-    from tidings.streams.providers.specimen import Unsigned, specimen
+    from tidings.streams.providers.manifest import Unsigned, sample_of
 
     provider = _configured(settings, name)
     if url is None and not settings.port:
@@ -56,7 +56,7 @@ async def through(settings: Settings, name: str, url: str | None) -> str:
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     prediction_id = PREFIX + secrets.token_hex(8)
     try:
-        sent = specimen(provider, prediction_id, int(time.time()))
+        sent = sample_of(provider, prediction_id, int(time.time()))
     except Unsigned as reason:
         raise WebhookFailed(f"{name}: {reason}; no test can be signed here") from None
     try:
@@ -80,7 +80,7 @@ class _Way:
         self._pushed = asyncio.Event()
         self._subscribed = asyncio.Event()
 
-    async def go(self, provider: "Provider", sent: "Specimen") -> str:
+    async def go(self, provider: "Provider", sent: "SampleWebhook") -> str:
         watching = asyncio.create_task(self._watch())
         try:
             await _first(self._subscribed.wait(), watching)
@@ -111,9 +111,9 @@ class _Way:
         )
 
     def _waits_for_a_result(self, provider: "Provider") -> bool:
-        from tidings.streams.providers.job_api import Thin, api_of
+        from tidings.streams.providers.job_api import ThinWebhook, job_api_of
 
-        return isinstance(provider, Thin) and api_of(provider) is not None
+        return isinstance(provider, ThinWebhook) and job_api_of(provider) is not None
 
     async def _watch(self) -> None:
         """See the prediction's changes as a page does."""
@@ -131,13 +131,15 @@ class _Way:
                     return
         raise WebhookFailed("the stream of its changes ended before one came")
 
-    async def _post(self, sent: "Specimen") -> None:
-        from tidings.streams.providers.specimen import spoken
+    async def _post(self, sent: "SampleWebhook") -> None:
+        from tidings.streams.providers.signatures.standard_webhooks import header_bytes
 
         path, token = f"/api/webhooks/{quote(self._name)}", sent.token
         if token == "":
             path, token = f"{path}/{self._id}", self._own_token()
-        headers = {b"Content-Type": b"application/json", **spoken(sent.headers)}
+        # As bytes: a shared secret may have letters beyond ASCII.
+        proof = {name.encode(): header_bytes(value) for name, value in sent.headers.items()}
+        headers = {b"Content-Type": b"application/json", **proof}
         query = {"token": token} if token else None
         answer = await self._client.post(path, content=sent.body, headers=headers, params=query)
         if answer.status_code != 200:
@@ -189,7 +191,7 @@ async def _first(awaited: Coroutine[Any, Any, object], watching: "asyncio.Task[N
 
 
 def _configured(settings: Settings, name: str) -> "Provider":
-    from tidings.streams.providers.registry import known_providers, open_providers
+    from tidings.streams.providers.registry import known_providers, manifest, open_providers
 
     provider = open_providers(settings.providers).get(name)
     if provider is not None:
@@ -198,8 +200,8 @@ def _configured(settings: Settings, name: str) -> "Provider":
         raise WebhookFailed(
             f"no provider is called {name[:64]!r}; known are {', '.join(known_providers())}"
         )
-    shown = f"TIDINGS_{name.upper().replace('-', '_')}"
-    what = f"{shown}_JWKS_URL" if name == "fal" else f"{shown}_SECRET"
+    kind = settings.providers[name].kind if name in settings.providers else None
+    what = manifest(kind or name).missing(name)
     raise WebhookFailed(
         f"{name}: is not configured here, its webhooks are answered with 404; set {what}"
     )

@@ -10,7 +10,7 @@ import pytest
 from tests.support.providers.bodies import SECRET
 from tests.support.storage.samples import prediction
 from tidings.streams.log.memory import MemoryLog
-from tidings.streams.providers.catalog.replicate_api import ReplicateApi
+from tidings.streams.providers.catalog.replicate import ReplicateApi
 from tidings.streams.providers.configuration import Configuration
 from tidings.streams.providers.job_api import Call, Unreadable
 from tidings.streams.providers.registry import open_providers
@@ -25,7 +25,7 @@ CALLED = int(NOW.timestamp() * 1000)
 API = ReplicateApi("r8_secret")
 
 
-class Listed:
+class ListedJob:
     """A list of these predictions, two on a page: (webhook, minutes before the call)."""
 
     def __init__(self, *shown: tuple[str, float], endless: bool = False) -> None:
@@ -64,28 +64,28 @@ OTHERS = tuple((f"other{number}", number - 10.0) for number in range(30))
 @pytest.mark.parametrize(
     ("listed", "pages", "ids", "complete", "read"),
     [
-        (Listed(), 9, {}, True, 1),
+        (ListedJob(), 9, {}, True, 1),
         (
-            Listed(("other", -1), ("wanted", 0), ("older", 1)),
+            ListedJob(("other", -1), ("wanted", 0), ("older", 1)),
             9,
             {"http://t/wanted": "id-wanted"},
             True,
             1,
         ),
-        (Listed(*OTHERS), 4, {}, False, 4),
+        (ListedJob(*OTHERS), 4, {}, False, 4),
         (
-            Listed(*OTHERS),
+            ListedJob(*OTHERS),
             99,
             {},
             True,
             9,
         ),  # as soon as a page ends over five minutes before the call
-        (Listed(*OTHERS[:15]), 99, {}, True, 8),
-        (Listed(endless=True), 7, {}, False, 7),
+        (ListedJob(*OTHERS[:15]), 99, {}, True, 8),
+        (ListedJob(endless=True), 7, {}, False, 7),
     ],
 )
 async def test_a_list_is_read_back_to_the_call(
-    listed: Listed, pages: int, ids: dict[str, str], complete: bool, read: int
+    listed: ListedJob, pages: int, ids: dict[str, str], complete: bool, read: int
 ) -> None:
     """It is complete where all were found, where it ends, and where it reaches back beyond the call; else it is not."""
     found = await find(API, listed.lane, {"http://t/wanted"}, CALLED, pages)
@@ -94,7 +94,7 @@ async def test_a_list_is_read_back_to_the_call(
 
 async def test_a_list_is_read_on_where_a_page_failed() -> None:
     """A page that cannot be had is asked for again, and what was found before it counts; a refusal is not repeated."""
-    listed = Listed(("other", -1), ("first", 0), ("second", 0))
+    listed = ListedJob(("other", -1), ("first", 0), ("second", 0))
     listed.failures = iter([500, NoAnswer("cut"), 200, 429, 503, 200])
     found = await find(API, listed.lane, {"http://t/first", "http://t/second"}, CALLED, 9)
     assert (set(found.ids.values()), found.complete) == ({"id-first", "id-second"}, True)
@@ -114,8 +114,8 @@ async def test_nothing_is_given_up_by_a_list_that_was_not_read_far_enough() -> N
     providers = open_providers({"replicate": Configuration(secret=(SECRET,), token="r8_secret")})
     lost = prediction("lost", provider_id=None, attempt="a", created_at=CALLED)
     for listed, sought, read in (
-        (Listed(endless=True), Sought(untold=1), PAGES),
-        (Listed(*OTHERS[:3]), Sought([lost]), 2),
+        (ListedJob(endless=True), Sought(untold=1), PAGES),
+        (ListedJob(*OTHERS[:3]), Sought([lost]), 2),
     ):
         lanes = {"replicate": listed.lane}
         look_ups = LookUps(
@@ -133,7 +133,7 @@ async def test_nothing_is_given_up_by_a_list_that_was_not_read() -> None:
     async def fails(call: Call) -> Answer:
         return Answer(500, {}, b"")
 
-    listed = Listed()
+    listed = ListedJob()
     closed = listed.lane
     closed.close_for(60)
     for lane, url in (

@@ -5,7 +5,7 @@ import pytest
 
 from tests.support.providers.bodies import SECRET
 from tidings.streams.providers.configuration import Configuration
-from tidings.streams.providers.job_api import Order, submitting_of
+from tidings.streams.providers.job_api import Order, submission_api_of
 from tidings.streams.providers.registry import open_providers
 from tidings.streams.submission.http import Answer
 from tidings.streams.submission.redaction import reason_of, secrets_of
@@ -28,7 +28,7 @@ def test_a_call_that_is_echoed_shows_no_secret(name: str) -> None:
     settings = Configuration(
         secret=(given,) if given else (), token="key-of-the-account", jwks_url=keys
     )
-    api = submitting_of(open_providers({name: settings})[name])
+    api = submission_api_of(open_providers({name: settings})[name])
     assert api is not None
     call = api.create(Order(model="a/b", prompt="x", webhook=WEBHOOK))
     echoed = f"Authorization: {call.headers['Authorization']} {call.url} {call.body.decode()}"
@@ -45,7 +45,7 @@ def test_a_call_that_is_echoed_shows_no_secret(name: str) -> None:
 
 def test_the_scheme_is_no_secret() -> None:
     """The words of a reason that belong to no secret stay as they are."""
-    api = submitting_of(
+    api = submission_api_of(
         open_providers({"replicate": Configuration(secret=(SECRET,), token="key-of-it")})[
             "replicate"
         ]

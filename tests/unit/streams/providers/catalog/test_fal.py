@@ -13,9 +13,10 @@ from tests.unit.streams.providers.signatures.test_jwks import jwks
 from tidings.storage.prediction import ABSENT, Status
 from tidings.streams.providers.catalog.fal import Fal
 from tidings.streams.providers.configuration import BadConfiguration, Configuration
-from tidings.streams.providers.job_api import Notice
+from tidings.streams.providers.job_api import ThinNotice
 from tidings.streams.providers.protocol import BadSignature, KeysUnavailable
 from tidings.streams.providers.registry import open_providers
+from tidings.streams.providers.translation import translate
 from tidings.streams.rules.event import Archive, Event
 
 
@@ -26,7 +27,7 @@ def fal() -> Fal:
 
 
 def translated(body: Any) -> Event:
-    return fal().translate(webhook(body if isinstance(body, bytes) else json.dumps(body).encode()))
+    return translate(fal(), webhook(body if isinstance(body, bytes) else json.dumps(body).encode()))
 
 
 def test_a_result() -> None:
@@ -61,14 +62,14 @@ def test_a_success_without_its_payload_is_to_be_fetched() -> None:
     }
     event = translated(body)
     assert (event.status, event.output, event.error) == (Status.SUCCEEDED, ABSENT, None)
-    assert fal().thin(json.dumps(body).encode()) == Notice("r", status=Status.SUCCEEDED)
+    assert fal().thin(json.dumps(body).encode()) == ThinNotice("r", status=Status.SUCCEEDED)
     for said, status in (
         (body, None),
         (body | {"status": "COMPLETED"}, Status.SUCCEEDED),
         (FAL, Status.SUCCEEDED),
     ):
         before = webhook(said if isinstance(said, bytes) else json.dumps(said).encode())
-        assert fal().translate(replace(before, archive=Archive.BEFORE)).status is status
+        assert translate(fal(), replace(before, archive=Archive.BEFORE)).status is status
 
 
 @pytest.mark.parametrize(

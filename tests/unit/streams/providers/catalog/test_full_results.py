@@ -21,14 +21,15 @@ from tidings.storage.prediction import ABSENT, Status
 from tidings.streams.log.memory import MemoryLog
 from tidings.streams.providers.configuration import BadConfiguration, Configuration
 from tidings.streams.providers.registry import open_provider, open_providers
-from tidings.streams.rules.event import Event, Poison
+from tidings.streams.providers.translation import translate
+from tidings.streams.rules.event import Event, OtherResource, Poison
 
 
 def translated(name: str, body: Any) -> Event:
     provider = open_provider(name, Configuration(secret=("word",)))
     assert provider is not None
-    return provider.translate(
-        webhook(body if isinstance(body, bytes) else json.dumps(body).encode())
+    return translate(
+        provider, webhook(body if isinstance(body, bytes) else json.dumps(body).encode())
     )
 
 
@@ -83,7 +84,7 @@ def test_baseten() -> None:
         "baseten", json.loads(BASETEN) | {"errors": [{"message": "a"}, {"code": "B"}]}
     )
     assert (failed.status, failed.error) == (Status.FAILED, "a; B")
-    with pytest.raises(Poison):
+    with pytest.raises(OtherResource):
         translated("baseten", json.loads(BASETEN) | {"type": "other"})
 
 
@@ -112,9 +113,9 @@ async def test_a_conversation_keeps_transcript_and_audio(first: int) -> None:
     async with pipeline(MemoryLog(), MemoryStore(), providers={"elevenlabs": provider}) as pipe:
         for body in (bodies[first], bodies[1 - first]):
             own = provider.prediction_id(body)
-            assert own == provider.translate(webhook(body)).prediction_id
+            assert own == translate(provider, webhook(body)).prediction_id
             assert (
-                provider.translate(webhook(body, "abc")).prediction_id == "abc"
+                translate(provider, webhook(body, "abc")).prediction_id == "abc"
             )  # as its record is keyed
             await pipe.send(body, key=own, tidings_provider="elevenlabs")
         await pipe.settled()
@@ -152,7 +153,7 @@ def described(**options: Any) -> Event:
         "acme", Configuration(kind="generic", secret=("word",), options=GENERIC_OPTIONS | options)
     )
     assert provider is not None
-    return provider.translate(webhook(GENERIC))
+    return translate(provider, webhook(GENERIC))
 
 
 def test_a_described_sender() -> None:
@@ -196,5 +197,5 @@ def test_a_described_sender_may_use_standard_webhooks() -> None:
     provider = open_providers({"generic": Configuration(secret=(SECRET,))})["generic"]
     body = b'{"id":"p","status":"failed"}'
     assert provider.verify(signed(body), body, NOW) == "msg_1"
-    assert provider.translate(webhook(body)).status is Status.FAILED
+    assert translate(provider, webhook(body)).status is Status.FAILED
     assert open_providers({"generic": Configuration()}) == {}

@@ -12,6 +12,7 @@ from tidings.storage.prediction import Status
 from tidings.streams.providers.configuration import Configuration
 from tidings.streams.providers.protocol import Provider
 from tidings.streams.providers.registry import open_providers
+from tidings.streams.providers.translation import translate
 from tidings.streams.rules.event import Event, EventType, Poison
 
 
@@ -20,7 +21,7 @@ def standard() -> Provider:
 
 
 def translated(body: Any, prediction_id: str | None = None) -> Event:
-    return standard().translate(webhook(json.dumps(body).encode(), prediction_id))
+    return translate(standard(), webhook(json.dumps(body).encode(), prediction_id))
 
 
 def test_a_signed_report_is_accepted() -> None:
@@ -28,7 +29,7 @@ def test_a_signed_report_is_accepted() -> None:
     body = b'{"predictionId":"p1","status":"processing","progress":0.5,"tags":["a"],"payload":{"seed":17454220438242315174}}'
     assert standard().verify(signed(body), body, NOW) == "msg_1"
     assert standard().prediction_id(body) == "p1"
-    event = standard().translate(webhook(body))
+    event = translate(standard(), webhook(body))
     assert (event.prediction_id, event.status, event.progress, event.tags) == (
         "p1",
         Status.PROCESSING,
@@ -134,6 +135,7 @@ def test_the_address_names_the_prediction() -> None:
         ({"id": "p", "providerUrls": "x"}, "wrong-type"),
         ({"id": "p", "assets": {}}, "wrong-type"),
         ({"id": "p", "at": 1764000000}, "bad-time"),
+        ({"id": "p", "logs": ["a"]}, "wrong-type"),
         ({"id": "p,q"}, "bad-id"),
         ({"status": "failed"}, "no-id"),
         ({"type": "a.failed", "data": {}}, "no-id"),
@@ -148,9 +150,34 @@ def test_what_makes_no_sense_is_poison(body: Any, code: str) -> None:
     assert caught.value.code == code
 
 
+@pytest.mark.parametrize(
+    ("odd", "name"),
+    [
+        ({"progress": 100}, "progress"),
+        ({"logs": ["a"]}, "logs"),
+        ({"providerUrls": "x"}, "providerUrls"),
+        ({"assets": {}}, "assets"),
+        ({"at": 1764000000}, "at"),
+        ({"owner": 1.5}, "owner"),
+    ],
+)
+def test_a_status_counts_whatever_stands_beside_it(odd: Any, name: str) -> None:
+    """With a status, a field that does not fit is left out and named."""
+    for body in ({"id": "p", "status": "succeeded"}, {"type": "a.succeeded", "data": {"id": "p"}}):
+        event = translated(
+            {**body, **odd} if "data" not in body else {**body, "data": {"id": "p", **odd}}
+        )
+        assert (event.prediction_id, event.status, event.left_out) == (
+            "p",
+            Status.SUCCEEDED,
+            (name,),
+        )
+        assert event.at == AT
+
+
 @given(st.binary() | st.text().map(str.encode))
 def test_any_body_is_an_event_or_poison(body: bytes) -> None:
     """No bytes raise anything but Poison, and the gateway's glance raises nothing."""
     standard().prediction_id(body)
     with pytest.raises(Poison):
-        standard().translate(webhook(body))
+        translate(standard(), webhook(body))

@@ -23,19 +23,20 @@ from tidings.streams.providers.catalog.assemblyai import AssemblyAI
 from tidings.streams.providers.catalog.gemini import Gemini
 from tidings.streams.providers.catalog.openai import OpenAI
 from tidings.streams.providers.configuration import BadConfiguration, Configuration
-from tidings.streams.providers.job_api import Notice
+from tidings.streams.providers.job_api import ThinNotice, ThinWebhook, job_api_of
 from tidings.streams.providers.protocol import BadSignature
 from tidings.streams.providers.registry import open_provider, open_providers
+from tidings.streams.providers.translation import translate
 from tidings.streams.rules.decision import Applied, Stale
-from tidings.streams.rules.event import Event, Poison
+from tidings.streams.rules.event import Event, OtherResource, Poison
 from tidings.streams.rules.transitions import decide
 
 
 def translated(name: str, body: Any) -> Event:
     provider = open_provider(name, Configuration(secret=(SECRET,)))
     assert provider is not None
-    return provider.translate(
-        webhook(body if isinstance(body, bytes) else json.dumps(body).encode())
+    return translate(
+        provider, webhook(body if isinstance(body, bytes) else json.dumps(body).encode())
     )
 
 
@@ -84,8 +85,8 @@ def test_openai_is_thin_where_it_is_an_event() -> None:
     """An event names what to fetch; a fetched response needs nothing more."""
     provider = open_provider("openai", Configuration(secret=(SECRET,)))
     assert isinstance(provider, OpenAI)
-    assert provider.thin(OPENAI) == Notice("resp_abc123", status=Status.SUCCEEDED)
-    assert provider.thin(OPENAI.replace(b"completed", b"expired")) == Notice(
+    assert provider.thin(OPENAI) == ThinNotice("resp_abc123", status=Status.SUCCEEDED)
+    assert provider.thin(OPENAI.replace(b"completed", b"expired")) == ThinNotice(
         "resp_abc123", status=Status.FAILED, error="expired"
     )
     assert provider.thin(OPENAI.replace(b"response.completed", b"invoice.paid")) is None
@@ -170,9 +171,11 @@ def test_a_gemini_batch_is_fetched_where_batches_are() -> None:
     assert isinstance(provider, Gemini)
     for own in ("b1", "batches/b1"):
         body = json.dumps({"type": "batch.succeeded", "data": {"id": own}}).encode()
-        assert provider.thin(body) == Notice("b1", Raw(b'{"get":"batches/b1"}'), Status.SUCCEEDED)
+        assert provider.thin(body) == ThinNotice(
+            "b1", Raw(b'{"get":"batches/b1"}'), Status.SUCCEEDED
+        )
         assert provider.prediction_id(body) == "b1"
-    assert provider.thin(b'{"type":"interaction.completed","data":{"id":"i1"}}') == Notice(
+    assert provider.thin(b'{"type":"interaction.completed","data":{"id":"i1"}}') == ThinNotice(
         "i1", status=Status.SUCCEEDED
     )
     assert provider.thin(b'{"type":"model.tuned","data":{"id":"i1"}}') is None
@@ -270,7 +273,7 @@ def test_assemblyai() -> None:
     )
     provider = open_provider("assemblyai", Configuration(secret=("word",)))
     assert isinstance(provider, AssemblyAI)
-    assert provider.thin(b'{"transcript_id":"t","status":"error"}') == Notice(
+    assert provider.thin(b'{"transcript_id":"t","status":"error"}') == ThinNotice(
         "t", status=Status.FAILED
     )
     assert provider.thin(b'{"transcript_id":"t","status":"odd"}') is None
@@ -294,12 +297,43 @@ def test_assemblyai_takes_a_header_of_choice() -> None:
             open_provider("assemblyai", Configuration(secret=("word",), options={"header": odd}))
 
 
+@pytest.mark.parametrize(
+    ("name", "body"),
+    [
+        ("openai", {"type": "fine_tuning.job.succeeded", "data": {"id": "ftjob_1"}}),
+        ("openai", {"type": "video.failed", "data": {"id": "video_1"}}),
+        ("openai", {"id": "video_1", "object": "video", "status": "failed"}),
+        ("gemini", {"type": "model.tuned", "data": {"id": "x"}}),
+        ("elevenlabs", {"type": "voice_removed", "data": {"voice_id": "v"}}),
+        ("assemblyai", {"status": "redacted_audio_ready", "transcript_id": "t"}),
+        ("baseten", {"type": "deployment_ready", "request_id": "r"}),
+    ],
+)
+def test_events_about_other_resources_are_set_aside_by_name(name: str, body: Any) -> None:
+    """What is not about a prediction fails none, whatever word it ends with, and is no poison either."""
+    with pytest.raises(OtherResource) as caught:
+        translated(name, body)
+    assert caught.value.provider == name
+    assert caught.value.kind in body.values()
+    provider = open_provider(name, Configuration(secret=(SECRET,)))
+    assert not isinstance(provider, ThinWebhook) or provider.thin(json.dumps(body).encode()) is None
+
+
 @pytest.mark.parametrize("name", ["openai", "gemini", "assemblyai"])
-def test_a_kind_that_nobody_knows_is_poison(name: str) -> None:
-    """An event about something else goes to the dead letters."""
+def test_a_status_that_nobody_knows_is_poison(name: str) -> None:
+    """An event of a known kind that tells nothing known goes to the dead letters."""
+    kind = {"openai": "response.paid", "gemini": "batch.paid"}.get(name)
+    said = {"status": "paid", "transcript_id": "x", "data": {"id": "x"}, "type": kind}
     with pytest.raises(Poison) as caught:
-        translated(
-            name,
-            {"type": "invoice.paid", "status": "paid", "data": {"id": "x"}, "transcript_id": "x"},
-        )
+        translated(name, said)
     assert caught.value.code == "unknown-status"
+
+
+def test_another_resource_is_not_looked_up_where_responses_are() -> None:
+    """A 404 there would say that it is gone, and fail what may be well."""
+    provider = open_provider("openai", Configuration(secret=(SECRET,), token="tok"))
+    api = job_api_of(provider)
+    assert api is not None
+    for ask in (api.get, api.cancel):
+        with pytest.raises(ValueError, match="video_1"):
+            ask("video_1", None, Raw())

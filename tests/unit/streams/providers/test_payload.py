@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from msgspec import Raw
 
-from tidings.streams.providers.output import first_url
+from tidings.streams.providers.payload import first_url
 
 URL = "https://replicate.delivery/xezq/tmp5v_v9dtm.png"
 
