@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
+from time import monotonic
 from typing import TypeVar
 
 import structlog
@@ -50,27 +51,38 @@ class Outages:
             Abandoned: It was waited for, and its partitions are no longer ours, or the processor stops.
             StorageError, LogError: No retry mends it.
         """
+        try:
+            result = await operation()
+        except (StorageError, LogError) as error:
+            return await self._wait_out(operation, error)
+        self._statistics.last_alive = monotonic()  # a batch may have many of them
+        return result
+
+    async def _wait_out(
+        self, operation: Callable[[], Awaitable[T]], error: StorageError | LogError
+    ) -> T:
         failures = Failures(BACKOFF)
+        assert self.loop is not None
         waiting = False
         try:
             while True:
+                if not error.retryable:
+                    raise error
+                if self._stopping.is_set() or not self.loop.current:
+                    raise Abandoned from None
+                self.obstacle = str(error)
+                if not waiting:
+                    waiting = True
+                    self._pause(self.loop, str(error))
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(failures.next_wait()):
+                        await self._stopping.wait()
                 try:
                     result = await operation()
-                except (StorageError, LogError) as error:
-                    if not error.retryable:
-                        raise
-                    assert self.loop is not None
-                    if self._stopping.is_set() or not self.loop.current:
-                        raise Abandoned from None
-                    self.obstacle = str(error)
-                    if not waiting:
-                        waiting = True
-                        self._pause(self.loop, str(error))
-                    with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(failures.next_wait()):
-                            await self._stopping.wait()
+                except (StorageError, LogError) as again:
+                    error = again
                 else:
-                    self._statistics.alive()  # a batch may have many of them
+                    self._statistics.alive()
                     return result
         finally:
             if waiting:

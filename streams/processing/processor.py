@@ -23,6 +23,7 @@ take the event for a duplicate, and it would be nowhere.
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from time import perf_counter
 
 import structlog
@@ -63,10 +64,6 @@ _PUTS_AT_ONCE = 16
 logger = structlog.get_logger(__name__)
 
 
-def _unobserved(_step: Step) -> None:
-    """Nobody wants to see inside."""
-
-
 class Processor:
     """Applies the events of the partitions that its group gives it.
 
@@ -103,7 +100,7 @@ class Processor:
         self._objects = objects or ObjectStorage("memory://")
         self._group = group
         self._assigned = assigned
-        self._reached = reached or _unobserved
+        self._reached = reached
         # A store with a cache says what it is sure of, and what the store behind it has now.
         self._load = getattr(store, "load_certain", None) or store.load
         self._load_fresh = getattr(store, "load_fresh", None) or store.load
@@ -139,7 +136,10 @@ class Processor:
     async def run(self) -> None:
         """Process until `stop`. Outages of log and store are waited out; anything else is raised."""
         loop = ConsumerLoop(
-            self._log, EVENTS, self._group, committed=lambda: self._reached(Step.COMMITTED)
+            self._log,
+            EVENTS,
+            self._group,
+            committed=partial(self._reached, Step.COMMITTED) if self._reached else None,
         )
         self._loop = self.outages.loop = loop
         limit = BATCH
@@ -184,7 +184,8 @@ class Processor:
     async def _begin(self, loop: ConsumerLoop, records: Sequence[Record]) -> None:
         """Decode a batch, and write it once the one before it is written."""
         batch = BatchInFlight(records, self._providers)
-        self._reached(Step.TAKEN)
+        if self._reached is not None:
+            self._reached(Step.TAKEN)
         await self._written()
         self._writing = asyncio.create_task(self._write(loop.begin(records), batch))
 
@@ -194,20 +195,23 @@ class Processor:
         started = perf_counter()
         # ---- 2: load, by a cache only what this processor wrote or read itself ----
         loaded = await self._retry(lambda: self._load(list(entries)))
-        self._reached(Step.LOADED)
+        if self._reached is not None:
+            self._reached(Step.LOADED)
         loaded_at = perf_counter()
 
         # ---- 3: reduce ----
         batch.reduce(loaded, self._policy)
         await self._judge_doubtful(entries)
-        self._reached(Step.REDUCED)
+        if self._reached is not None:
+            self._reached(Step.REDUCED)
         reduced_at = perf_counter()
 
         # ---- 4: dead letters, contents, store ----
-        await self._keep(batch, [*batch.poison, *set_aside(entries.values())])
+        if rejected := [*batch.poison, *set_aside(entries.values())]:
+            await self._keep(batch, rejected)
         await self._write_store(batch, entries)
-        await self._keep(batch, set_aside(entries.values()))
-        self._reached(Step.WRITTEN)
+        if self._reached is not None:
+            self._reached(Step.WRITTEN)
         batch.seconds += (loaded_at - started, reduced_at - loaded_at, perf_counter() - reduced_at)
 
         before, self._announcing = self._announcing, None
@@ -256,8 +260,6 @@ class Processor:
     async def _write_store(self, batch: BatchInFlight, entries: Mapping[str, BatchEntry]) -> None:
         todo = [(i, e) for i, e in entries.items() if e.changed]
         while todo:
-            # A conflict makes the events be judged again, and may reject others than before.
-            await self._keep(batch, set_aside(entry for _, entry in todo))
             if large := [entry for _, entry in todo if entry.contents]:
                 await self._put_contents(large)
             writes = [entry.write(self._expiry) for _, entry in todo]
@@ -268,7 +270,7 @@ class Processor:
                     lost.append((prediction_id, entry))
                 elif isinstance(outcome, Refused):
                     await self._write_singly(batch, prediction_id, entry, outcome)
-            todo = await self._judge_again(lost) if lost else []
+            todo = await self._judge_again(batch, lost) if lost else []
 
     async def _put_contents(self, entries: Sequence[BatchEntry]) -> None:
         """Put what these records refer to, before any of them stands; several records' at once."""
@@ -291,13 +293,15 @@ class Processor:
             raise failed.exceptions[0] from None
 
     async def _judge_again(
-        self, lost: Sequence[tuple[str, BatchEntry]]
+        self, batch: BatchInFlight, lost: Sequence[tuple[str, BatchEntry]]
     ) -> list[tuple[str, BatchEntry]]:
         """Another processor has written: judge the events again by what stands now."""
         self.statistics.conflicts += len(lost)
         fresh = await self._retry(lambda: self._load_fresh([i for i, _ in lost]))
         for prediction_id, entry in lost:
             entry.reduce(fresh.get(prediction_id), self._policy)
+        # Others may be rejected now than before; they are kept before the record moves past them.
+        await self._keep(batch, set_aside(entry for _, entry in lost))
         return [(i, e) for i, e in lost if e.changed]
 
     async def _write_singly(
@@ -334,7 +338,8 @@ class Processor:
             changes += [entries[i].repeated_announcement(stored) for i, stored in fresh.items()]
         if changes:
             await self._retry(lambda: self._log.append(CHANGES, changes))
-        self._reached(Step.ANNOUNCED)
+        if self._reached is not None:
+            self._reached(Step.ANNOUNCED)
         batch.seconds.append(perf_counter() - started)
         assert self._loop is not None
         # ---- 6: commit ----
