@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from tidings.storage.errors import StorageError, StoreUnavailable
+from tidings.storage.proxies import by_way_of, proxy_for
 from tidings.storage.resilience.backoff import Backoff
 
 T = TypeVar("T")
@@ -68,6 +69,7 @@ class CloudflareHttp:
         self._explain = explain
         self._timeout = timeout
         self._session: aiohttp.ClientSession | None = None
+        self._proxy = proxy_for(base_url)
         self._dated: tuple[str, float] | None = None
 
     @property
@@ -127,7 +129,7 @@ class CloudflareHttp:
                 answer = await self._once(method, path, body, params)
             except (aiohttp.ClientError, OSError) as error:
                 failure = StoreUnavailable(
-                    f"{self.base_url} cannot be reached: {type(error).__name__}: {error}"
+                    f"{self.base_url} cannot be reached{by_way_of(self.base_url)}: {type(error).__name__}: {error}"
                 )
             else:
                 if answer.ok:
@@ -155,7 +157,7 @@ class CloudflareHttp:
             )
         url = f"{self.base_url}{path}"
         async with self._session.request(
-            method, url, data=body, params=params, allow_redirects=False
+            method, url, data=body, params=params, allow_redirects=False, proxy=self._proxy
         ) as response:
             if (date := response.headers.get("date")) is not None:
                 self._dated = date, time.time()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
+from tidings.storage.proxies import by_way_of, calls_this_machine
 from tidings.streams.providers.job_api import Call
 
 if TYPE_CHECKING:
@@ -59,7 +60,8 @@ class HttpCalls:
 
     def __init__(self, max_answer: int = MAX_ANSWER) -> None:
         self._max_answer = max_answer
-        self._client: httpx.AsyncClient | None = None
+        self._clients: dict[bool, httpx.AsyncClient] = {}
+        """By whether they take the proxies of the environment."""
 
     async def send(self, call: Call) -> Answer:
         """Carry out a call.
@@ -69,18 +71,18 @@ class HttpCalls:
         """
         import httpx
 
-        if self._client is None:
-            self._client = httpx.AsyncClient(
+        elsewhere = not calls_this_machine(call.url)
+        if (client := self._clients.get(elsewhere)) is None:
+            client = self._clients[elsewhere] = httpx.AsyncClient(
                 timeout=httpx.Timeout(READ_LIMIT, connect=CONNECT_LIMIT, pool=None),
                 follow_redirects=False,
-                # A provider on this machine is not behind anybody's proxy.
-                mounts={"all://127.0.0.1": None, "all://localhost": None, "all://[::1]": None},
+                trust_env=elsewhere,
             )
         where = f"{call.method} {call.url.partition('?')[0]}"
         try:
             async with (
                 asyncio.timeout(WHOLE_LIMIT),
-                self._client.stream(
+                client.stream(
                     call.method, call.url, headers=dict(call.headers), content=call.body or None
                 ) as answer,
             ):
@@ -96,14 +98,14 @@ class HttpCalls:
             httpx.UnsupportedProtocol,
             httpx.InvalidURL,
         ) as error:
-            raise NotSent(f"{where}: {_reason(error)}") from None
+            raise NotSent(f"{where}{by_way_of(call.url)}: {_reason(error)}") from None
         except (httpx.HTTPError, TimeoutError) as error:
-            raise NoAnswer(f"{where}: {_reason(error)}") from None
+            raise NoAnswer(f"{where}{by_way_of(call.url)}: {_reason(error)}") from None
 
     async def close(self) -> None:
         """Let go of the connections."""
-        if self._client is not None:
-            await self._client.aclose()
+        for client in self._clients.values():
+            await client.aclose()
 
 
 def _reason(error: Exception) -> str:

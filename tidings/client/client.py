@@ -24,6 +24,7 @@ from tidings.client.progress import Deleted, Selection, Update, WatchState
 from tidings.client.subscription import Watch
 from tidings.client.token import Token, TokenSource
 from tidings.storage.prediction import Prediction, Status
+from tidings.storage.proxies import by_way_of, calls_this_machine
 
 __all__ = ["Client", "Deleted", "PredictionPage", "Token", "Update", "Watch"]
 
@@ -77,7 +78,12 @@ class Client:
         self._tokens = TokenSource(token)
         self._patience = patience
         self._heartbeat = heartbeat
-        self._http = httpx.AsyncClient(base_url=self._url, timeout=timeout)
+        try:
+            self._http = httpx.AsyncClient(
+                base_url=self._url, timeout=timeout, trust_env=not calls_this_machine(url)
+            )
+        except (ValueError, ImportError) as error:
+            raise ValueError(f"{url!r} cannot be called{by_way_of(url)}: {error}") from None
         self._watches: list[Watch] = []
 
     async def __aenter__(self) -> Self:
@@ -132,7 +138,7 @@ class Client:
         selection = Selection(predictions=predictions, owner=owner, tag=tag, model=model, all=all)
         selection.check()
         watch = Watch(
-            f"ws{self._url.removeprefix('http')}/api/ws",
+            self._url,
             self._tokens,
             WatchState(selection, known=known or {}, limit=limit, snapshot=snapshot),
             patience=self._patience,
@@ -310,7 +316,8 @@ class Client:
                 if last:
                     reason = str(error) or type(error).__name__
                     raise Unreachable(
-                        f"{self._url} cannot be reached ({reason}); is the service running there?"
+                        f"{self._url} cannot be reached{by_way_of(self._url)} ({reason}); "
+                        "is the service running there?"
                     ) from error
                 await asyncio.sleep(0.2 * attempt)
                 continue

@@ -12,12 +12,13 @@ from typing import Self
 import msgspec
 import structlog
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidProxy, InvalidStatus
 from websockets.typing import Subprotocol
 
 from tidings.client.errors import ClientError, Forbidden, RequestRefused, Unauthorized, Unreachable
 from tidings.client.progress import Message, Update, WatchState, parse
 from tidings.client.token import TokenSource, renewal_time
+from tidings.storage.proxies import by_way_of, proxy_for
 
 SUBPROTOCOL = Subprotocol("tidings.v1")
 MAX_MESSAGE = 16 * 1024 * 1024
@@ -57,7 +58,8 @@ class Watch:
         when_closed: Callable[["Watch"], None] | None = None,
     ) -> None:
         self._when_closed = when_closed
-        self._url = url
+        self._service = url
+        self._url = f"ws{url.removeprefix('http')}/api/ws"
         self._tokens = tokens
         self._state = state
         self._patience = math.inf if patience is None else patience
@@ -137,6 +139,7 @@ class Watch:
         try:
             connection = await connect(
                 self._url,
+                proxy=proxy_for(self._service),
                 subprotocols=[SUBPROTOCOL],
                 additional_headers=headers,
                 compression=None,
@@ -149,6 +152,10 @@ class Watch:
         except InvalidStatus as error:
             await self._handshake_refused(error)
             return
+        except (InvalidProxy, ImportError) as error:  # of the environment: it will not mend itself
+            raise Unreachable(
+                f"{self._url} cannot be reached{by_way_of(self._service)}: {error}"
+            ) from error
         except (OSError, TimeoutError, InvalidHandshake, EOFError) as error:
             self._failed(f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
             return
@@ -174,7 +181,8 @@ class Watch:
         since = self._unreached_since
         if since is not None and time.monotonic() - since >= self._patience:
             raise Unreachable(
-                f"{self._url} cannot be reached ({reason}); is the service running there?"
+                f"{self._url} cannot be reached{by_way_of(self._service)} ({reason}); "
+                "is the service running there?"
             )
 
     async def _handshake_refused(self, error: InvalidStatus) -> None:

@@ -1,7 +1,7 @@
 """What settings say together: contradictions, what is missing, what others must not reach."""
 
-from tidings.config import validators
 from tidings.config.settings import ROLES, WEBHOOK_SECRET, Settings, SettingsError, sqlite_path
+from tidings.storage.proxies import is_loopback
 
 
 def check(settings: Settings) -> None:
@@ -61,12 +61,12 @@ def check_serving(settings: Settings) -> None:
     open_to_all = (
         "gateway" in settings.roles and not settings.authenticates and not settings.anonymous
     )
-    if open_to_all and not validators.loopback(settings.host):
+    if open_to_all and not is_loopback(settings.host):
         raise SettingsError(
             f"TIDINGS_HOST: {settings.host} can be reached from other machines and nobody has to say who they are; "
             "set TIDINGS_JWT_SECRET, TIDINGS_JWKS_URL or TIDINGS_API_KEYS, or TIDINGS_ANONYMOUS=1 to allow it"
         )
-    if (short := short_secrets(settings)) and not validators.loopback(settings.host):
+    if (short := short_secrets(settings)) and not is_loopback(settings.host):
         raise SettingsError(
             f"{short[0]}: has a secret of fewer than {WEBHOOK_SECRET} bytes, and what guards something "
             f"that other machines reach needs {WEBHOOK_SECRET} or more: openssl rand -hex 32"

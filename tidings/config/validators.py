@@ -228,17 +228,6 @@ def host_port(text: str) -> str:
     return text
 
 
-def loopback(host: str) -> bool:
-    """Whether an address to listen on can be reached from this machine alone."""
-    name = host.strip("[]").lower()
-    if name == "localhost" or name.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        return False
-
-
 def url_secrets(url: str) -> list[str]:
     """What `masked_url` strikes out of a URL, as it stands there and decoded."""
     found = [url[start:end] for start, end in _secret_spans(url)]

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Sequence
 from importlib.metadata import version
 
+import requests
 import structlog
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
@@ -32,6 +33,7 @@ from opentelemetry.trace import Span as SdkSpan
 from opentelemetry.trace.propagation import set_span_in_context
 
 from tidings.config.validators import masked_url
+from tidings.storage.proxies import calls_this_machine
 from tidings.streams.support.tracing import Attributes, Kind, sampled
 
 PATH = "/v1/traces"
@@ -185,7 +187,9 @@ class _Exporter(SpanExporter):
             library = logging.getLogger(name)
             library.propagate = False
             library.handlers[:] = [self._complaints]
-        self._exporter = OTLPSpanExporter(endpoint=endpoint)
+        session = requests.Session()
+        session.trust_env = not calls_this_machine(endpoint)
+        self._exporter = OTLPSpanExporter(endpoint=endpoint, session=session)
         self._failing = False
         self.sent = 0
         self.lost = 0

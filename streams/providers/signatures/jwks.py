@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 from tidings.storage.clock import SYSTEM_CLOCK, Clock
+from tidings.storage.proxies import by_way_of, calls_this_machine
 from tidings.storage.redaction import error_text, redact
 from tidings.storage.resilience.backoff import Backoff, Failures
 from tidings.streams.providers.protocol import KeysUnavailable, Provider
@@ -53,7 +54,7 @@ async def fetch_document(url: str) -> bytes:
     try:
         async with (
             asyncio.timeout(TIME_LIMIT),
-            httpx.AsyncClient(mounts=dict.fromkeys(LOOPBACK)) as client,
+            httpx.AsyncClient(trust_env=not calls_this_machine(url)) as client,
             client.stream("GET", url, headers={"Accept": "application/json"}) as answer,
         ):
             if answer.status_code != 200:
@@ -65,11 +66,7 @@ async def fetch_document(url: str) -> bytes:
                     raise ValueError(f"{shown} gives more than {MAX_DOCUMENT} bytes")
             return bytes(document)
     except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
-        raise OSError(f"{shown} cannot be had: {error_text(error)}") from None
-
-
-LOOPBACK = ("all://127.0.0.1", "all://localhost", "all://[::1]")
-"""Never reached by a proxy that the environment names: it would look for them on its own machine."""
+        raise OSError(f"{shown} cannot be had{by_way_of(url)}: {error_text(error)}") from None
 
 
 class KeySet:

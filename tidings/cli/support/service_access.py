@@ -75,8 +75,12 @@ async def check_reachable(url: str) -> None:
     """Raise `Failure` where no service answers."""
     import httpx
 
+    from tidings.storage.proxies import by_way_of, calls_this_machine
+
     try:
-        async with httpx.AsyncClient(timeout=REACHABLE_WITHIN) as http:
+        async with httpx.AsyncClient(
+            timeout=REACHABLE_WITHIN, trust_env=not calls_this_machine(url)
+        ) as http:
             await http.get(f"{url.rstrip('/')}/healthz")
     except (httpx.UnsupportedProtocol, httpx.InvalidURL) as error:
         raise command.Failure(
@@ -85,5 +89,5 @@ async def check_reachable(url: str) -> None:
     except httpx.TransportError as error:
         reason = str(error) or type(error).__name__
         raise command.Failure(
-            f"{url} cannot be reached ({reason}); is tidings serve running there?"
+            f"{url} cannot be reached{by_way_of(url)} ({reason}); is tidings serve running there?"
         ) from None

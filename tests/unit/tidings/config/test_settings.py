@@ -10,10 +10,11 @@ import pytest
 from tidings.config.checks import check_serving
 from tidings.config.loader import env_name, load_settings
 from tidings.config.settings import FIELDS, NAMES, Settings, SettingsError, sqlite_path
-from tidings.config.validators import loopback, masked_url
+from tidings.config.validators import masked_url
 from tidings.config.webhook_key import with_webhook_key
 from tidings.storage.errors import StoreMisconfigured
 from tidings.storage.legacy_environment import selected_url
+from tidings.storage.proxies import is_loopback
 
 KEY = "a-key-of-more-than-thirty-two-bytes"
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -352,7 +353,7 @@ def test_serving_everybody_has_to_be_asked_for() -> None:
         check_serving(given({"TIDINGS_HOST": host, "TIDINGS_ANONYMOUS": "1"}))
         check_serving(given({"TIDINGS_HOST": host, "TIDINGS_JWT_SECRET": "s" * 32}))
     for host in ("127.0.0.1", "127.9.9.9", "::1", "localhost"):
-        assert loopback(host)
+        assert is_loopback(host)
         check_serving(given({"TIDINGS_HOST": host}))
 
 
