@@ -31,6 +31,7 @@ from tidings.gateway.api.health import Health
 from tidings.gateway.api.sse import EventStreams
 from tidings.gateway.app import build_app, connect
 from tidings.gateway.auth.request_guard import RequestGuard
+from tidings.gateway.http.held_bytes import HeldBytes
 from tidings.gateway.http.server import HttpServer
 from tidings.gateway.push.changes_reader import ChangesReader
 from tidings.gateway.push.hub import Hub
@@ -201,6 +202,7 @@ async def run(pipe: Pipe, log: Log, rounds: int, count: int) -> None:
         event_streams=EventStreams(guard, store, hub),
         websocket=nowhere,
         providers=providers,
+        held=HeldBytes(),
     )
     answer = b'{"success":true,"data":' + encode(record) + b"}"
     _, ours = await serve(build_app(endpoints, guard))

@@ -15,8 +15,9 @@ from tidings.gateway.api.mutations import EventWriter, Mutations
 from tidings.gateway.api.predictions import Records, read_handler
 from tidings.gateway.api.sse import EventStreams
 from tidings.gateway.api.static_files import document_handler, page_handler
-from tidings.gateway.api.webhooks import WebhookCounts, webhook_handler
+from tidings.gateway.api.webhooks import WebhookCounts, Webhooks
 from tidings.gateway.auth.request_guard import RequestGuard
+from tidings.gateway.http.held_bytes import HeldBytes
 from tidings.gateway.http.problems import Handler, Problem, answering
 from tidings.gateway.openapi import asyncapi, openapi
 from tidings.gateway.push.changes_reader import ChangesReader
@@ -34,6 +35,18 @@ REQUEST_HEADERS = (
     "Authorization, Content-Type, If-None-Match, Idempotency-Key, Last-Event-ID, Prefer"
 )
 
+WEBHOOKS_WITH_SLASHES = (
+    "/{a:/*}api/{b:/*}webhooks/{c:/*}{provider}{d:/*}",
+    "/{a:/*}api/{b:/*}webhooks/{c:/*}{provider}/{d:/*}{id}{e:/*}",
+)
+"""Addresses as senders write them whose base URL ends with a slash: more than one, or one at the end."""
+NO_ROUTE = Problem(
+    404,
+    "no-route",
+    "Not found",
+    "Nothing is served at this address; /openapi.json lists what is.",
+)
+
 Served = TypeVar("Served")
 
 
@@ -47,6 +60,7 @@ def connect(
     event_streams: EventStreams,
     websocket: Handler,
     providers: Mapping[str, Provider],
+    held: HeldBytes,
     webhook_counts: WebhookCounts | None = None,
     webhook_key: bytes | None = None,
     submitter: Submitter | None = None,
@@ -69,25 +83,28 @@ def connect(
             guard,
             store,
             writer,
+            held,
             max_body=max_body,
             strict=strict,
             submitter=submitter,
             defaults=create_defaults,
         ),
-        mutations=Mutations(guard, records, writer, max_body=max_body, strict=strict),
+        mutations=Mutations(guard, records, writer, held, max_body=max_body, strict=strict),
         event_streams=event_streams,
         blob=blob_handler(guard, records, objects),
         asset=asset_handler(guard, objects),
-        webhook=webhook_handler(
+        webhooks=Webhooks(
+            guard,
             log,
             providers,
+            held,
             webhook_key=webhook_key,
             max_body=max_body,
             archive=archive,
             tracing=tracing,
             counts=webhook_counts,
         ),
-        dead_letters=DeadLetters(guard, log, max_body),
+        dead_letters=DeadLetters(guard, log, held, max_body),
         health=health,
         page=page_handler(guard, image_sources),
         openapi=document_handler(guard, partial(openapi, health.version)),
@@ -114,7 +131,9 @@ def build_app(
     _add(app, ROUTES, endpoints)
     app.on_shutdown.append(endpoints.event_streams.close)
     _add(app, HEALTH_ROUTES, endpoints.health)
-    app.router.add_route("*", "/{path:.*}", answering(_nowhere(app, guard)))
+    for path in WEBHOOKS_WITH_SLASHES:
+        app.router.add_post(path, answering(endpoints.webhooks.receive))
+    app.router.add_route("*", "/{path:.*}", answering(_nowhere(app, guard, endpoints.webhooks)))
     if allowed_origins:
         app.on_response_prepare.append(_share(allowed_origins))
     return app
@@ -138,17 +157,17 @@ def _add(app: web.Application, routes: Iterable[Route[Served]], served: Served) 
             app.router.add_route(route.method, path, handler)
 
 
-def _nowhere(app: web.Application, guard: RequestGuard) -> Handler:
+def _nowhere(
+    app: web.Application, guard: RequestGuard, webhooks: Webhooks | None = None
+) -> Handler:
     async def nowhere(request: web.Request) -> web.StreamResponse:
-        guard.check(request)
         allowed = await _methods(app, request)
+        if not allowed and request.method == "POST" and webhooks is not None:
+            # A sender does not read answers: what is misaddressed shows in our log and metrics.
+            webhooks.refuse(request, "", NO_ROUTE)
+        guard.check(request)
         if not allowed:
-            raise Problem(
-                404,
-                "no-route",
-                "Not found",
-                "Nothing is served at this address; /openapi.json lists what is.",
-            )
+            raise NO_ROUTE
         headers = {"Allow": ", ".join(sorted(allowed | {"OPTIONS"}))}
         if request.method == "OPTIONS":
             return web.Response(status=204, headers=headers)

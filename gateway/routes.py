@@ -14,6 +14,7 @@ from tidings.gateway.api.dead_letters import DeadLetters
 from tidings.gateway.api.health import Health
 from tidings.gateway.api.mutations import Mutations
 from tidings.gateway.api.sse import EventStreams
+from tidings.gateway.api.webhooks import Webhooks
 from tidings.gateway.http.problems import Handler
 
 Served = TypeVar("Served")
@@ -29,7 +30,7 @@ class Endpoints(Struct, frozen=True, kw_only=True):
     event_streams: EventStreams
     blob: Handler
     asset: Handler
-    webhook: Handler
+    webhooks: Webhooks
     dead_letters: DeadLetters
     health: Health
     page: Handler
@@ -135,12 +136,12 @@ ROUTES: tuple[Route[Endpoints], ...] = (
         problems=(400, 403, 409, 413, 415, 422),
     ),
     Route(
-        method="POST", path="/api/webhooks/{provider}", handler=lambda api: api.webhook,
+        method="POST", path="/api/webhooks/{provider}", handler=lambda api: api.webhooks.receive,
         summary="A provider's webhook", body="*", open=True,
         answers={200: "Accepted"}, problems=(401, 404, 413, 503),
     ),
     Route(
-        method="POST", path="/api/webhooks/{provider}/{id}", handler=lambda api: api.webhook,
+        method="POST", path="/api/webhooks/{provider}/{id}", handler=lambda api: api.webhooks.receive,
         summary="A provider's webhook about one prediction", body="*", open=True,
         parameters=("token",), answers={200: "Accepted"}, problems=(401, 404, 413, 503),
     ),

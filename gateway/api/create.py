@@ -20,6 +20,7 @@ from tidings.gateway.api.mutations import EventWriter, read_object
 from tidings.gateway.api.predictions import answer_with
 from tidings.gateway.auth.permissions import Permissions
 from tidings.gateway.auth.request_guard import RequestGuard
+from tidings.gateway.http.held_bytes import HeldBytes
 from tidings.gateway.http.problems import Handler, Problem, bad_request, forbidden, unprocessable
 from tidings.storage.clock import SYSTEM_CLOCK, Clock
 from tidings.storage.prediction import Prediction, decode, valid_id
@@ -70,6 +71,7 @@ def create_handler(
     guard: RequestGuard,
     store: CachedStore,
     writer: EventWriter,
+    held: HeldBytes,
     *,
     max_body: int,
     strict: bool = False,
@@ -83,6 +85,7 @@ def create_handler(
         guard: Who may come in.
         store: What stands.
         writer: Appends the events.
+        held: The budget for bodies under way.
         max_body: Bytes of a request's body.
         strict: Whether the rules allow no implied steps.
         submitter: Takes charge of new predictions; None: none can be created.
@@ -91,10 +94,12 @@ def create_handler(
     """
 
     async def create(request: web.Request) -> web.StreamResponse:
-        now = clock.ms()
         permissions = await guard.authenticate(request)
-        fields = await read_object(request, max_body)
-        order = _order(request, permissions, fields)
+        with held.account(permissions.subject) as account:
+            fields = await read_object(request, max_body, account)
+            return await carry_out(request, _order(request, permissions, fields), clock.ms())
+
+    async def carry_out(request: web.Request, order: Order, now: int) -> web.StreamResponse:
         taking_charge = _able(submitter, order.provider)
         there = (await store.load_fresh((order.prediction_id,))).get(order.prediction_id)
         if there is not None and not hidden(there, now):
@@ -172,10 +177,8 @@ def _fingerprint(fields: dict[str, Raw]) -> str:
     """The same for bodies that say the same, whatever their white space and order."""
     try:
         canonical = {name: msgspec.json.decode(value) for name, value in fields.items()}
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise bad_request(
-            "Not JSON", f"A field cannot be read ({error}); send plain JSON in UTF-8."
-        ) from None
+    except (msgspec.DecodeError, RecursionError, UnicodeError):
+        raise bad_request("Not JSON", "A field cannot be read; send plain JSON in UTF-8.") from None
     return sha256(msgspec.json.encode(canonical, order="deterministic")).hexdigest()[:32]
 
 
@@ -195,7 +198,7 @@ def _text(fields: dict[str, Raw], name: str) -> str | None:
         return None
     try:
         text = msgspec.json.decode(fields[name], type=str)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeError):
         raise unprocessable("Invalid field", f"{name} must be a string.") from None
     if not text:
         raise unprocessable("Invalid field", f"{name} is empty; leave it out or give it a value.")

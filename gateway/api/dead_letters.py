@@ -10,6 +10,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from tidings.gateway.auth.request_guard import RequestGuard
+from tidings.gateway.http.held_bytes import HeldBytes
 from tidings.gateway.http.problems import bad_request, unprocessable
 from tidings.gateway.http.request_body import read_json
 from tidings.streams.log.protocol import EVENTS, Log
@@ -44,12 +45,14 @@ class DeadLetters:
     Args:
         guard: Who may come in: admins.
         log: The log that the letters are in.
+        held: The budget for bodies under way.
         max_body: Bytes of a request's body.
     """
 
-    def __init__(self, guard: RequestGuard, log: Log, max_body: int) -> None:
+    def __init__(self, guard: RequestGuard, log: Log, held: HeldBytes, max_body: int) -> None:
         self._guard = guard
         self._log = log
+        self._held = held
         self._max_body = max_body
 
     async def list(self, request: web.Request) -> web.StreamResponse:
@@ -70,12 +73,14 @@ class DeadLetters:
     async def redrive(self, request: web.Request) -> web.StreamResponse:
         """`POST /api/dead-letters/redrive`: append them to the events again, where the same rules judge them."""
         await self._guard.require_admin(request)
-        body = await read_json(request, self._max_body)
+        with self._held.account() as account:
+            body = await read_json(request, self._max_body, account)
         try:
             chosen = msgspec.json.decode(body, type=Redrive)
-        except (msgspec.DecodeError, RecursionError) as error:
+        except (msgspec.DecodeError, RecursionError, UnicodeError):
             raise unprocessable(
-                "Bad choice", f"{error}; give positions, reason, prediction or all."
+                "Bad choice",
+                "The choice cannot be read; give positions (a list), reason, prediction or all.",
             ) from None
         if not (chosen.positions or chosen.reason or chosen.prediction or chosen.all):
             raise unprocessable(

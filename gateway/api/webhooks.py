@@ -6,16 +6,28 @@ mended later mends the records by a replay.
 
 import base64
 import hmac
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from hashlib import sha256
 
 import structlog
 from aiohttp import web
 
 from tidings.gateway.api.appending import Appender
+from tidings.gateway.auth.request_guard import RequestGuard
 from tidings.gateway.http.fast_response import answer
-from tidings.gateway.http.problems import Handler, Problem, unavailable
-from tidings.gateway.http.request_body import read_body
+from tidings.gateway.http.held_bytes import HeldAccount, HeldBytes, Kind
+from tidings.gateway.http.problems import Problem, unavailable
+from tidings.gateway.http.request_body import (
+    check_encoding,
+    check_length,
+    discard_body,
+    is_buffered,
+    is_compressed,
+    plain,
+    read_body,
+    read_buffered,
+)
 from tidings.gateway.http.request_trace import RequestTrace, begun
 from tidings.storage.clock import SYSTEM_CLOCK, Clock
 from tidings.storage.prediction import valid_id
@@ -28,7 +40,12 @@ from tidings.streams.log.headers import (
 )
 from tidings.streams.log.log_fields import fields
 from tidings.streams.log.protocol import EVENTS, Log, LogError, NewRecord, RecordTooLarge
-from tidings.streams.providers.protocol import BadSignature, KeysUnavailable, Provider
+from tidings.streams.providers.protocol import (
+    BadSignature,
+    KeysUnavailable,
+    Provider,
+    UnprovenByHeaders,
+)
 from tidings.streams.providers.registry import built_in, manifest
 from tidings.streams.providers.signatures.hmac_signatures import ProvenByAddress
 from tidings.streams.rules.event import Archive
@@ -37,6 +54,9 @@ from tidings.streams.support.tracing import Tracing
 
 APPEND_TIME = 4.0
 """Seconds for the log to take a webhook, so that the answer is out within 5 s: providers give up after that."""
+
+MOST_INFLATED = 100
+"""Times its size that an unproven body may have decompressed: JSON compresses to a tenth or a thirtieth."""
 
 _SPAN = "POST /api/webhooks/{provider}"
 _HEADERS = b"Content-Type: application/json\r\nX-Content-Type-Options: nosniff\r\n"
@@ -126,88 +146,165 @@ def token_proves(key: bytes, prediction_id: str, token: str) -> bool:
     return in_hex or in_base64
 
 
-def webhook_handler(
-    log: Log,
-    providers: Mapping[str, Provider],
-    *,
-    webhook_key: bytes | None = None,
-    max_body: int,
-    archive: Archive = Archive.AFTER,
-    tracing: Tracing | None = None,
-    counts: WebhookCounts | None = None,
-    clock: Clock = SYSTEM_CLOCK,
-) -> Handler:
+class Webhooks:
     """The handler of both webhook routes.
 
     Args:
+        guard: Tells whose address a body comes from.
         log: Where webhooks go.
         providers: By name, those that are configured.
+        held: The budget for bodies that are not appended yet.
         webhook_key: Key of the tokens in webhook URLs; None: no URL names a prediction.
-        max_body: Bytes of a body.
+        max_body: Bytes of a body, as sent and decompressed.
         archive: The archive mode that is stamped on each.
         tracing: Where the spans of sampled webhooks go; None: nothing is traced here.
         counts: What is counted.
         clock: Tells the time.
     """
-    appender = Appender(log, EVENTS, APPEND_TIME)
-    archive_stamp = (ARCHIVE_HEADER, archive.value.encode())
-    counts = counts or WebhookCounts()
-    named = {name: (PROVIDER_HEADER, name.encode()) for name in providers}
-    # Sorted out once: asking a protocol whether a value is one of it takes longer than the proof itself.
-    unsigned = {
-        name: provider
-        for name, provider in providers.items()
-        if isinstance(provider, ProvenByAddress)
-    }
-    refusals = RefusalLog()
 
-    async def receive(request: web.Request) -> web.StreamResponse:
+    def __init__(
+        self,
+        guard: RequestGuard,
+        log: Log,
+        providers: Mapping[str, Provider],
+        held: HeldBytes,
+        *,
+        webhook_key: bytes | None = None,
+        max_body: int,
+        archive: Archive = Archive.AFTER,
+        tracing: Tracing | None = None,
+        counts: WebhookCounts | None = None,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        self._guard = guard
+        self._appender = Appender(log, EVENTS, APPEND_TIME)
+        self._providers = providers
+        self._held = held
+        self._webhook_key = webhook_key
+        self._max_body = max_body
+        self._archive = (ARCHIVE_HEADER, archive.value.encode())
+        self._names = {name: (PROVIDER_HEADER, name.encode()) for name in providers}
+        # Sorted out once: isinstance() on a protocol takes longer than the verification itself.
+        self._by_address = {
+            name: provider
+            for name, provider in providers.items()
+            if isinstance(provider, ProvenByAddress)
+        }
+        self._tracing = tracing
+        self._counts = counts or WebhookCounts()
+        self._refusals = RefusalLog()
+        self._clock = clock
+
+    async def receive(self, request: web.Request) -> web.StreamResponse:
+        """`POST /api/webhooks/{provider}` and `POST /api/webhooks/{provider}/{id}`."""
         name = request.match_info["provider"]
         try:
-            answered = await take(request, name)
+            answered = await self._take(request, name)
         except Problem as refused:
-            counts.refused(name if name in providers else "", refused.status, refused.code)
-            refusals.note(request, name if name in providers else "", refused)
+            self.refuse(request, name, refused)
             raise
-        counts.answered(name, 200)
+        self._counts.answered(name, 200)
         return answered
 
-    async def take(request: web.Request, name: str) -> web.StreamResponse:
-        provider = providers.get(name)
+    def refuse(self, request: web.Request, name: str, refused: Problem) -> None:
+        """Count and log a webhook that was refused, or whose address no route serves."""
+        known = name if name in self._providers else ""
+        self._counts.refused(known, refused.status, refused.code)
+        self._refusals.note(request, known, refused)
+
+    async def _take(self, request: web.Request, name: str) -> web.StreamResponse:
+        provider = self._providers.get(name)
         if provider is None:
             raise _unknown_provider(name)
         prediction_id = request.match_info.get("id")
         if prediction_id is not None:
-            _check_token(webhook_key, prediction_id, request.query.get("token"))
-        body = await read_body(request, max_body)
+            _check_token(self._webhook_key, prediction_id, request.query.get("token"))
+        if name in self._by_address:
+            _verify_address(name, self._by_address[name], request)
+        check_encoding(request)
+        if is_buffered(request):  # the ordinary case: it came with the headers
+            body = read_buffered(request, self._max_body)
+            return await self._append(request, name, provider, prediction_id, body, None)
+        check_length(request, self._max_body)
+        await self._verify_headers(name, provider, request)
+        with self._held.account(self._guard.limited_address(request)) as account:
+            body = await read_body(request, self._max_body, account, Kind.UNPROVEN)
+            return await self._append(request, name, provider, prediction_id, body, account)
+
+    async def _append(
+        self,
+        request: web.Request,
+        name: str,
+        provider: Provider,
+        prediction_id: str | None,
+        body: bytes,
+        account: HeldAccount | None,
+    ) -> web.StreamResponse:
+        clock = self._clock
         began, received = clock.monotonic(), clock.ms()
         now = received / 1000
-        delivery = _prove(provider, unsigned.get(name), request, body, now)
+        delivery, body = self._verify(name, provider, request, body, now)
+        if account is not None:
+            account.change(Kind.UNPROVEN, Kind.BODIES)
         if prediction_id is None:
             prediction_id = _told_id(provider, body)
-        stamps = [named[name], (RECEIVED_HEADER, b"%d" % received), archive_stamp]
+        key = prediction_id.encode() if prediction_id and valid_id(prediction_id) else None
+        stamps = [self._names[name], (RECEIVED_HEADER, b"%d" % received), self._archive]
         if delivery:
             stamps.append((DELIVERY_HEADER, delivery.encode("utf-8", "replace")))
         trace, carried = begun(
-            tracing, _SPAN, prediction_id, request.headers.get(TRACE_HEADER), now, provider=name
+            self._tracing,
+            _SPAN,
+            prediction_id,
+            request.headers.get(TRACE_HEADER),
+            now,
+            provider=name,
         )
         if carried is not None:
             stamps.append((TRACE_HEADER, carried))
-        key = (
-            prediction_id.encode()
-            if prediction_id is not None and valid_id(prediction_id)
-            else None
-        )
         try:
-            await appender.append(NewRecord(key, body, stamps))
+            await self._appender.append(NewRecord(key, body, stamps))
         except LogError as error:
             raise _not_taken(error, name, prediction_id, trace) from None
         if trace is not None:
             trace.end()
-        counts.seconds.observe(clock.monotonic() - began)
+        self._counts.seconds.observe(clock.monotonic() - began)
         return answer(request, _HEADERS, _ACCEPTED)
 
-    return receive
+    async def _verify_headers(self, name: str, provider: Provider, request: web.Request) -> None:
+        """Refuse what its headers alone show to be unproven, without holding its body."""
+        if name in self._by_address:
+            return
+        with _unproven_is_401(name):
+            try:
+                provider.verify(request.headers, b"", self._clock.ms() / 1000)
+            except UnprovenByHeaders:
+                if request.content_length is None:
+                    await discard_body(request, self._max_body)
+                raise
+            except BadSignature:
+                pass  # of an empty body: the whole one may be proven
+
+    def _verify(
+        self, name: str, provider: Provider, request: web.Request, body: bytes, now: float
+    ) -> tuple[str | None, bytes]:
+        """The provider's id of the delivery, and the body as it was before a sender compressed it.
+
+        The signature is over the bytes as sent or, where a proxy on the way compressed them, over
+        those before. What nobody has proven yet is decompressed to a bounded multiple of its size.
+        """
+        if name in self._by_address:  # proven before its body was read
+            return None, plain(request, body, self._max_body)
+        packed = is_compressed(request, body)
+        with _unproven_is_401(name):
+            try:
+                delivery = provider.verify(request.headers, body, now)
+            except BadSignature:
+                if not packed:
+                    raise
+                body = plain(request, body, min(self._max_body, MOST_INFLATED * len(body)))
+                return provider.verify(request.headers, body, now), body
+        return delivery, plain(request, body, self._max_body) if packed else body
 
 
 def _not_taken(
@@ -223,28 +320,29 @@ def _not_taken(
     return unavailable("Log", "The log has not taken the webhook")
 
 
-def _prove(
-    provider: Provider,
-    unsigned: ProvenByAddress | None,
-    request: web.Request,
-    body: bytes,
-    now: float,
-) -> str | None:
+def _verify_address(name: str, provider: ProvenByAddress, request: web.Request) -> None:
+    """Verify a webhook whose address is all of its proof."""
+    with _unproven_is_401(name):
+        # Where the address names a prediction, its token was found to be right before.
+        provider.verify_address(request.query.get("token"), proven="id" in request.match_info)
+
+
+@contextmanager
+def _unproven_is_401(name: str) -> Iterator[None]:
+    """Turn what a verification raises into the problem that is answered."""
     try:
-        if unsigned is not None:
-            # Where the address names a prediction, its token was found to be right before.
-            unsigned.verify_address(request.query.get("token"), proven="id" in request.match_info)
-            return None
-        return provider.verify(request.headers, body, now)
+        yield
     except KeysUnavailable as refused:
         raise unavailable("Provider's keys", str(refused)) from None
     except BadSignature as refused:
         reason = str(refused)
+    except Problem:
+        raise
     except Exception as error:  # fail closed: whatever a provider's code trips over is not proven
-        logger.warning(
-            "webhook.verification_failed", provider=provider.name, kind=type(error).__name__
-        )
+        logger.warning("webhook.verification_failed", provider=name, kind=type(error).__name__)
         reason = "its proof cannot be read"
+    else:
+        return
     raise Problem(
         401,
         "bad-signature",

@@ -155,6 +155,10 @@ class RequestGuard:
             and "Forwarded" not in headers
         )
 
+    def limited_address(self, request: web.Request) -> str | None:
+        """The address that limits apply to; None for this machine's own."""
+        return self._limited(request.headers, request.remote or "")
+
     def client_address(self, request: web.Request) -> str:
         """The client's address, as trusted proxies tell it."""
         return self._client(request.headers, request.remote or "")

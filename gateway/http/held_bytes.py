@@ -105,11 +105,11 @@ class HeldAccount:
             room = min(room, limits.unproven - budget.by_kind[kind])
         return max(0, room)
 
-    def at_process_limit(self) -> bool:
-        """Whether it is the process, and not this caller, that holds too much."""
+    def within_own_limits(self, size: int) -> bool:
+        """Whether it is the process, and not this caller, that holds too much for so many more."""
         budget = self._budget
-        return self.held < budget.limits.connection and (
-            self.owner is None or budget.owner_holds(self.owner) < budget.limits.owner
+        return size + self.held <= budget.limits.connection and (
+            self.owner is None or size + budget.owner_holds(self.owner) <= budget.limits.owner
         )
 
     def take(self, kind: Kind, size: int) -> bool:

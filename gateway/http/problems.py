@@ -15,12 +15,16 @@ import msgspec
 import structlog
 from aiohttp import web
 
+from tidings.gateway.http.held_bytes import HeldAccount
 from tidings.storage.errors import StorageError
 from tidings.streams.log.protocol import LogError, RecordTooLarge
 
 CONTENT_TYPE = "application/problem+json"
 RETRY_AFTER = "1"
 """Seconds; an outage of the log or the store is over at an unknown time, and a sooner return helps."""
+
+BUSY_RETRY_AFTER = "5"
+"""Seconds; what is held is given back when clients read, or after 30 s without progress."""
 
 _encoder = msgspec.json.Encoder()
 _log = structlog.get_logger()
@@ -121,6 +125,25 @@ def too_large(limit: int) -> Problem:
         "too-large",
         "Body too large",
         f"A body may have {limit} bytes at most; send less, or raise TIDINGS_MAX_BODY.",
+    )
+
+
+def busy(account: HeldAccount, size: int) -> Problem:
+    """Too much is held in memory to hold so much more: for this caller, or for all."""
+    if account.within_own_limits(size):
+        return Problem(
+            503,
+            "busy",
+            "Busy",
+            "The service holds as much for others as it may; send the same request again in a while.",
+            headers={"Retry-After": BUSY_RETRY_AFTER},
+        )
+    return Problem(
+        429,
+        "too-much-held",
+        "Too much under way",
+        "What you have under way together is as much as you may; finish reading or sending some of it.",
+        headers={"Retry-After": BUSY_RETRY_AFTER},
     )
 
 

@@ -1,39 +1,90 @@
 """Reading a request's body within a limit of bytes and time."""
 
 import asyncio
+import zlib
+from collections.abc import Callable
 
 from aiohttp import web
 
-from tidings.gateway.http.problems import Problem, bad_request, too_large
+from tidings.gateway.http.held_bytes import HeldAccount, Kind
+from tidings.gateway.http.problems import Problem, bad_request, busy, too_large
 
 BODY_TIME = 30.0
 """Seconds for a whole body: a client that trickles bytes must not hold a connection for ever."""
+MEMBERS = 16
+"""Members of one gzip file: each costs a copy of what follows it."""
+
+_COMPRESSED = frozenset({"gzip", "x-gzip", "deflate"})
+_GZIP = b"\x1f\x8b"
+_EITHER = zlib.MAX_WBITS | 32
+"""zlib tells gzip from its own format by the first bytes."""
 
 
-async def read_body(request: web.Request, limit: int) -> bytes:
+def is_buffered(request: web.Request) -> bool:
+    """Whether the whole body came with the headers: the ordinary case, without a turn of the loop."""
+    content = request.content
+    return content.is_eof() and content.exception() is None
+
+
+def read_buffered(request: web.Request, limit: int) -> bytes:
+    """A body that `is_buffered`; a problem (413) over the limit."""
+    body = request.content.read_nowait()
+    if len(body) > limit:
+        raise too_large(limit)
+    return body
+
+
+def check_length(request: web.Request, limit: int) -> None:
+    """Refuse a body by its declared length; a problem (413)."""
+    length = request.content_length
+    if length is not None and length > limit:
+        raise too_large(limit)
+
+
+async def read_body(
+    request: web.Request, limit: int, account: HeldAccount, kind: Kind = Kind.BODIES
+) -> bytes:
     """The body's bytes as received.
 
     Args:
         request: The request.
         limit: Bytes that it may have; no more than that and one chunk is ever held.
+        account: Counts them as they come.
+        kind: What they are counted as.
 
     Raises:
-        Problem: 413 over the limit, 408 where it takes too long, 400 where it is cut or malformed.
+        Problem: 413 over the limit, 408 where it takes too long, 400 where it is cut or malformed,
+            429 or 503 where too much is held already.
     """
+    check_length(request, limit)
+    if is_buffered(request):
+        return read_buffered(request, limit)
+    chunks: list[bytes] = []
+
+    def hold(chunk: bytes) -> None:
+        if not account.take(kind, len(chunk)):
+            raise busy(account, len(chunk))
+        chunks.append(chunk)
+
+    await _read_slowly(request, limit, hold)
+    return b"".join(chunks)
+
+
+async def discard_body(request: web.Request, limit: int) -> None:
+    """Read a body without holding it; raises what `read_body` does of one that is refused."""
+    await _read_slowly(request, limit, lambda chunk: None)  # noqa: ARG005 - dropped
+
+
+async def _read_slowly(request: web.Request, limit: int, each: Callable[[bytes], None]) -> None:
+    size = 0
     content = request.content
-    length = request.content_length
-    if length is not None and length > limit:
-        raise too_large(limit)
-    if content.is_eof() and content.exception() is None:
-        body = (
-            content.read_nowait()
-        )  # it came with the headers: the ordinary case, without a turn of the loop
-        if len(body) > limit:
-            raise too_large(limit)
-        return body
     try:
         async with asyncio.timeout(BODY_TIME):
-            return await _read_slowly(request, limit)
+            while chunk := await content.readany():
+                size += len(chunk)
+                if size > limit:
+                    raise too_large(limit)
+                each(chunk)
     except TimeoutError:
         raise Problem(
             408,
@@ -41,13 +92,13 @@ async def read_body(request: web.Request, limit: int) -> bytes:
             "Body too slow",
             f"A body has {BODY_TIME:.0f} s to arrive; send it faster.",
         ) from None
-    except (web.RequestPayloadError, ValueError) as error:
+    except (web.RequestPayloadError, ValueError):
         raise bad_request(
-            "Malformed body", f"The body cannot be read ({error}); check its framing."
+            "Malformed body", "The body ends too early or its framing is broken; send it again."
         ) from None
 
 
-async def read_json(request: web.Request, limit: int) -> bytes:
+async def read_json(request: web.Request, limit: int, account: HeldAccount) -> bytes:
     """The bytes of a body that says it is JSON.
 
     Raises:
@@ -68,16 +119,61 @@ async def read_json(request: web.Request, limit: int) -> bytes:
             "Unsupported content encoding",
             "Send the body as it is, without compression.",
         )
-    return await read_body(request, limit)
+    return await read_body(request, limit, account)
 
 
-async def _read_slowly(request: web.Request, limit: int) -> bytes:
-    chunks: list[bytes] = []
-    size = 0
-    content = request.content
-    while chunk := await content.readany():
-        size += len(chunk)
-        if size > limit:
+def check_encoding(request: web.Request) -> None:
+    """Refuse a `Content-Encoding` that `plain` cannot undo; a problem (415)."""
+    encoding = request.headers.get("Content-Encoding")
+    if encoding is not None and encoding.strip().lower() not in {*_COMPRESSED, "", "identity"}:
+        raise Problem(
+            415,
+            "encoded",
+            "Unsupported content encoding",
+            "A body may be compressed with gzip or deflate; send it so, or as it is.",
+            headers={"Accept-Encoding": "gzip, deflate"},
+        )
+
+
+def is_compressed(request: web.Request, body: bytes) -> bool:
+    """Whether the body is compressed, by its header or, since no JSON begins so, by its first bytes."""
+    if body.startswith(_GZIP):
+        return True
+    encoding = request.headers.get("Content-Encoding")
+    return encoding is not None and encoding.strip().lower() in _COMPRESSED
+
+
+def plain(request: web.Request, body: bytes, limit: int) -> bytes:
+    """The body as it was before it was compressed, where it was.
+
+    Raises:
+        Problem: 413 where it has more than `limit` bytes then (no more are made of it), 400 where
+            it is not in the format that it claims.
+    """
+    if not is_compressed(request, body):
+        return body
+    try:
+        return _inflate(body, limit, _EITHER)
+    except zlib.error:
+        pass
+    try:
+        return _inflate(body, limit, -zlib.MAX_WBITS)  # deflate without its frame, as some send it
+    except zlib.error:
+        raise bad_request(
+            "Malformed body", "The body is not compressed as it says; send it again."
+        ) from None
+
+
+def _inflate(body: bytes, limit: int, format_: int) -> bytes:
+    inflated = bytearray()
+    for _ in range(MEMBERS):
+        stream = zlib.decompressobj(format_)
+        inflated += stream.decompress(body, limit + 1 - len(inflated))
+        if len(inflated) > limit:
             raise too_large(limit)
-        chunks.append(chunk)
-    return b"".join(chunks)
+        if not stream.eof:
+            raise zlib.error
+        body = stream.unused_data
+        if not body:
+            return bytes(inflated)
+    raise zlib.error

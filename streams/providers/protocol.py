@@ -16,6 +16,10 @@ class KeysUnavailable(BadSignature):
     """The provider's public keys have not been fetched yet: the webhook may be genuine, and a retry may prove it."""
 
 
+class UnprovenByHeaders(BadSignature):
+    """The headers alone show it (one is missing or stale), so the body need not be read."""
+
+
 class Webhook(Struct, frozen=True, gc=False):
     """A webhook as it came, with what is known of it from its log record."""
 

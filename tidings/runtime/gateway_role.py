@@ -207,6 +207,7 @@ class GatewayRole:
             event_streams=self.event_streams,
             websocket=websocket,
             providers=resources.providers,
+            held=self.held,
             webhook_counts=self.webhook_counts,
             webhook_key=settings.webhook_key.encode() if settings.webhook_key else None,
             submitter=self._submitter,

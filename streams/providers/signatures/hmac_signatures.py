@@ -6,7 +6,7 @@ from typing import Protocol, runtime_checkable
 
 from tidings.streams.providers.configuration import BadConfiguration, Configuration, setting_name
 from tidings.streams.providers.manifest import SampleWebhook
-from tidings.streams.providers.protocol import BadSignature
+from tidings.streams.providers.protocol import BadSignature, UnprovenByHeaders
 from tidings.streams.providers.signatures.standard_webhooks import MAX_SIGNATURES, header_bytes
 
 
@@ -71,7 +71,7 @@ def required(headers: Mapping[str, str], name: str) -> str:
     """A header that must be there, in whatever characters. Raises `BadSignature`."""
     value = headers.get(name)
     if not value:
-        raise BadSignature(f"the header {name} is missing")
+        raise UnprovenByHeaders(f"the header {name} is missing")
     return value
 
 
@@ -101,4 +101,4 @@ def check_word(secrets: Iterable[bytes], given: str | None) -> None:
     """
     word = header_bytes(given or "")
     if not any([hmac.compare_digest(word, secret) for secret in secrets]) or not word:  # noqa: C419 - all compared
-        raise BadSignature("the shared secret is missing or another")
+        raise UnprovenByHeaders("the shared secret is missing or another")

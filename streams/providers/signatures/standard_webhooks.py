@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from tidings.streams.providers.configuration import BadConfiguration, Configuration, setting_name
 from tidings.streams.providers.manifest import Unsigned
-from tidings.streams.providers.protocol import BadSignature
+from tidings.streams.providers.protocol import BadSignature, UnprovenByHeaders
 from tidings.streams.providers.signatures.ed25519 import PublicKey
 
 TOLERANCE = 300.0
@@ -66,7 +66,7 @@ class StandardWebhooks(Struct, frozen=True):
                 get("svix-signature"),
             )
         if not identity or not timestamp or not signatures:
-            raise BadSignature("webhook-id, webhook-timestamp or webhook-signature is missing")
+            raise UnprovenByHeaders("webhook-id, webhook-timestamp or webhook-signature is missing")
         check_timestamp(timestamp, now, self.tolerance)
         signed = b".".join((header_bytes(identity), timestamp.encode("ascii"), body))
         if not self._any_matches(header_bytes(signatures), signed):
@@ -143,9 +143,9 @@ def check_timestamp(timestamp: str, now: float, tolerance: float) -> None:
         BadSignature: It is no plain number, or too old, or too far ahead.
     """
     if not timestamp.isascii() or not timestamp.isdigit() or len(timestamp) > MAX_TIMESTAMP_DIGITS:
-        raise BadSignature("the webhook's timestamp is not in whole seconds")
+        raise UnprovenByHeaders("the webhook's timestamp is not in whole seconds")
     if not abs(now - int(timestamp)) <= tolerance:
-        raise BadSignature(
+        raise UnprovenByHeaders(
             f"the webhook's timestamp is more than {tolerance:g} s from this machine's clock"
         )
 

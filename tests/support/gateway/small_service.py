@@ -11,10 +11,12 @@ from aiohttp import web
 
 from tidings.gateway.api.health import Health
 from tidings.gateway.api.sse import EventStreams
+from tidings.gateway.api.webhooks import WebhookCounts
 from tidings.gateway.app import build_app, connect
 from tidings.gateway.auth.quotas import OwnerQuotas
 from tidings.gateway.auth.rate_limits import AddressConnections
 from tidings.gateway.auth.request_guard import RequestGuard
+from tidings.gateway.http.held_bytes import HeldBytes
 from tidings.gateway.http.problems import Handler
 from tidings.gateway.http.server import HttpServer
 from tidings.gateway.push.changes_reader import ChangesReader
@@ -52,6 +54,8 @@ class SmallService:
         )
         self.connections: AddressConnections = settings.pop("connections", AddressConnections())
         self.owners: OwnerQuotas = settings.pop("owners", OwnerQuotas())
+        self.held: HeldBytes = settings.pop("held", None) or HeldBytes()
+        self.webhook_counts = WebhookCounts()
         self.strict: bool = settings.get("strict", False)
         self.providers: dict[str, Any] = settings.setdefault("providers", {})
         authenticator = settings.pop("authenticator", None)
@@ -91,6 +95,8 @@ class SmallService:
             health=self.health,
             event_streams=self.event_streams,
             websocket=websocket,
+            held=self.held,
+            webhook_counts=self.webhook_counts,
             **self._settings,
         )
         return build_app(endpoints, self.guard, self.allowed_origins)

@@ -45,6 +45,7 @@ def test_every_route_is_described() -> None:
         if route.resource is not None
         and route.method != "HEAD"
         and route.resource.canonical not in UNDESCRIBED
+        and not route.resource.canonical.startswith("/{a}")  # other spellings of what is described
     }
     described = {
         (method, path) for path, methods in openapi("1")["paths"].items() for method in methods

@@ -3,24 +3,28 @@
 import asyncio
 import base64
 import contextlib
+import gzip
 import hashlib
 import hmac
 import json
 import socket
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+import zlib
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 import httpx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from tests.support.conditions import eventually
 from tests.support.gateway.serving_thread import ServingThread
 from tests.support.gateway.small_service import SmallService, small_service
 from tests.support.providers.bodies import REPLICATE, SECRET, signed
-from tidings.gateway.api.webhooks import token_proves, url_token
+from tidings.gateway.api.webhooks import MOST_INFLATED, token_proves, url_token
+from tidings.gateway.http.held_bytes import HeldBytes, HeldLimits, Kind
 from tidings.streams.log.memory import MemoryLog
 from tidings.streams.log.protocol import DEAD_LETTERS, EVENTS, LogUnavailable, NewRecord, Position
 from tidings.streams.providers.configuration import Configuration
@@ -169,6 +173,137 @@ def test_a_token_proves_one_prediction_alone() -> None:
     """The token of one id says nothing about another."""
     assert token_proves(KEY, "a", url_token(KEY, "a"))
     assert not token_proves(KEY, "b", url_token(KEY, "a"))
+
+
+def deflated(body: bytes) -> bytes:
+    """As some senders take `deflate`: without the frame of zlib."""
+    stream = zlib.compressobj(wbits=-15)
+    return stream.compress(body) + stream.flush()
+
+
+@pytest.mark.parametrize(
+    ("encoding", "pack"),
+    [
+        ("gzip", gzip.compress),
+        ("GZIP", gzip.compress),
+        ("x-gzip", lambda body: gzip.compress(body[:9]) + gzip.compress(body[9:])),
+        ("deflate", zlib.compress),
+        ("deflate", deflated),
+        (None, gzip.compress),
+        ("identity", gzip.compress),
+    ],
+)
+@pytest.mark.parametrize("signed_as", ["sent", "written"])
+async def test_a_compressed_webhook_is_understood(
+    encoding: str | None, pack: Callable[[bytes], bytes], signed_as: str
+) -> None:
+    """The signature may be over the bytes as sent or, where a proxy compressed them, over those before."""
+    packed = pack(REPLICATE)
+    headers = proven(packed if signed_as == "sent" else REPLICATE)
+    if encoding is not None:
+        headers["content-encoding"] = encoding
+    async with serving(processing=False) as (service, client):
+        answer = await client.post(URL, content=packed, headers=headers)
+        (record,) = await service.records()
+    assert answer.status_code == 200, answer.text
+    assert record.value == REPLICATE
+    assert record.key == b"vcscvthbaxrm80cq9xqtcbaw4m"
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body", "status"),
+    [
+        ("br", REPLICATE, 415),
+        ("zstd", REPLICATE, 415),
+        ("gzip, br", REPLICATE, 415),
+        ("gzip", REPLICATE, 400),
+        ("gzip", gzip.compress(REPLICATE)[:-9], 400),
+        ("gzip", gzip.compress(b"") * 100, 400),
+        ("gzip", gzip.compress(b" " * 3_000_000), 413),
+    ],
+    ids=["br", "zstd", "two", "none", "cut", "many-members", "bomb"],
+)
+async def test_a_webhook_that_cannot_be_decompressed_is_refused(
+    encoding: str, body: bytes, status: int
+) -> None:
+    """Another encoding, another format than was said and a bomb are each refused, and counted."""
+    async with serving(processing=False, max_body=1_000_000) as (service, client):
+        headers = proven(body, **{"content-encoding": encoding})
+        answer = await client.post(URL, content=body, headers=headers)
+        assert answer.status_code == status, answer.text
+        assert service.webhook_counts.answers["replicate", status] == 1
+
+
+async def test_an_unproven_bomb_is_decompressed_to_a_bounded_multiple() -> None:
+    """What nobody has proven costs no more than a hundred times of what was sent."""
+    bomb = gzip.compress(b" " * 900_000)
+    async with serving(processing=False, max_body=1_000_000) as (_, client):
+        headers = proven(b"another", **{"content-encoding": "gzip"})
+        answer = await client.post(URL, content=bomb, headers=headers)
+    assert len(bomb) * MOST_INFLATED < 900_000
+    assert answer.status_code == 413
+
+
+async def test_unsigned_bodies_are_not_held() -> None:
+    """A body whose headers cannot prove it is refused before it comes; of others a bounded part is held."""
+    limits = HeldLimits(process=400_000)
+    async with serving(processing=False, held=HeldBytes(limits)) as (service, _):
+        head = b"POST /api/webhooks/replicate HTTP/1.1\r\nHost: x\r\nContent-Length: 150000\r\n"
+        reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+        writer.write(head + b"\r\n")
+        answer = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+        assert answer.startswith(b"HTTP/1.1 401 ")
+        writer.close()
+        claims = "".join(f"{name}: {value}\r\n" for name, value in proven(b"other").items())
+        writers = []
+        for _ in range(2):
+            reader, writer = await asyncio.open_connection("127.0.0.1", service.port)
+            writer.write(head + claims.encode() + b"\r\n" + b"x" * 140_000)
+            writers.append(writer)
+            await eventually(lambda: service.held.by_kind[Kind.UNPROVEN] >= 140_000)
+        answer = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+        assert answer.startswith(b"HTTP/1.1 503 ")
+        for writer in writers:
+            writer.close()
+        await eventually(lambda: service.held.total == 0)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/api/webhooks/replicate/",
+        "//api/webhooks/replicate",
+        "/api//webhooks/replicate",
+        "/api/webhooks//replicate//",
+    ],
+)
+async def test_a_slash_too_many_is_no_obstacle(path: str) -> None:
+    """Addresses that were put together with one slash too many lead to the same route."""
+    async with serving(processing=False) as (service, client):
+        url = httpx.URL(service.url + URL).copy_with(raw_path=path.encode())
+        answer = await client.post(url, content=REPLICATE, headers=proven(REPLICATE))
+        assert answer.status_code == 200, answer.text
+        token = url_token(KEY, "p1")
+        url = url.copy_with(raw_path=f"/api/webhooks/replicate/p1/?token={token}".encode())
+        answer = await client.post(url, content=REPLICATE, headers=proven(REPLICATE))
+        assert answer.status_code == 200, answer.text
+        _, named = await service.records()
+    assert named.key == b"p1"
+
+
+async def test_a_misaddressed_webhook_is_counted_and_logged() -> None:
+    """A sender reads no answers: a webhook that no route takes shows in the metrics and in the log."""
+    with capture_logs() as lines:
+        async with serving(processing=False) as (service, client):
+            for path in ("/webhooks/replicate", "/api/webhooks", "/api/webhooks/nobody"):
+                answer = await client.post(path, content=REPLICATE, headers=proven(REPLICATE))
+                assert answer.status_code == 404
+            assert service.webhook_counts.refusals == {
+                ("", "no-route"): 2,
+                ("", "unknown-provider"): 1,
+            }
+    (line,) = [line for line in lines if line["event"] == "webhook.refused"]
+    assert (line["code"], line["provider"]) == ("no-route", "unknown")
 
 
 async def test_a_large_body_is_refused_by_its_length() -> None:

@@ -18,12 +18,12 @@ def test_a_connection_an_owner_and_the_process_each_have_a_limit() -> None:
     assert second.take(Kind.SNAPSHOTS, 100)
     assert third.room() == 50
     assert not third.take(Kind.PENDING, 51)
-    assert not third.at_process_limit() or third.room()
+    assert not third.within_own_limits(51)
     first.close()
     assert third.take(Kind.PENDING, 100)
     strangers = [budget.account() for _ in range(9)]
     assert [one.take(Kind.BODIES, 100) for one in strangers] == [True] * 8 + [False]
-    assert strangers[-1].at_process_limit()
+    assert strangers[-1].within_own_limits(100)
 
 
 def test_unproven_bodies_leave_room_for_the_others() -> None:

@@ -21,6 +21,7 @@ from tidings.gateway.api import sse
 from tidings.gateway.auth.rate_limits import AddressLimits, TrustedProxies
 from tidings.gateway.auth.tokens import Hs256Tokens, RequiredClaims
 from tidings.gateway.http import request_body
+from tidings.gateway.http.held_bytes import HeldBytes, HeldLimits
 from tidings.storage.errors import StoreUnavailable
 from tidings.storage.prediction import Prediction
 from tidings.streams.providers.configuration import Configuration
@@ -166,6 +167,22 @@ async def _(service: SmallService, client: Client) -> httpx.Response:
 async def _(service: SmallService, client: Client) -> httpx.Response:
     head = b"PATCH /api/predictions/p1 HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     return await raw(service, head + b"Content-Length: 10\r\n\r\n{")
+
+
+LARGE: dict[str, Any] = {
+    "headers": {"content-type": "application/json"},
+    "content": b'{"tags":["%b"]}' % (b"x" * 300_000),
+}
+
+
+@provokes("too-much-held", 429, held=HeldBytes(HeldLimits(connection=100_000)))
+async def _(service: SmallService, client: Client) -> httpx.Response:
+    return await client.patch("/api/predictions/p1", **LARGE)
+
+
+@provokes("busy", 503, held=HeldBytes(HeldLimits(process=100_000)))
+async def _(service: SmallService, client: Client) -> httpx.Response:
+    return await client.patch("/api/predictions/p1", **LARGE)
 
 
 @provokes("exists", 409, submitter=Taker())
