@@ -3,7 +3,7 @@
 import base64
 import binascii
 import re
-from typing import Any
+from collections.abc import Iterator
 from urllib.parse import unquote_to_bytes
 
 import msgspec
@@ -17,6 +17,18 @@ MAX_OUTPUTS = 10_000
 MAX_URL = 8192
 """Characters; what is longer and no `data:` URI is text."""
 
+SLICE = 64 * 1024
+"""Bytes of an output that are scanned at once: some milliseconds, whatever they are."""
+_LONGEST_ESCAPED = 6 * MAX_URL
+"""Bytes of a URL as a JSON string: each character may be written as an escape."""
+_LONGEST_BEGINNING = 64
+_BACKSLASH = 0x5C
+
+_string_of_a_url = re.compile(
+    rb'"(?=[a-z][a-z0-9+.\-]{0,31}:\\?/\\?/|file:|data:)',  # some programs escape the slashes
+    re.IGNORECASE,
+)
+_names_a_member = re.compile(rb'"[ \t\r\n]*+:')
 _beginning = re.compile(r"[a-z][a-z0-9+.\-]{0,31}://[^\s]|file:[^\s]", re.IGNORECASE)
 _data = re.compile(r"data:([^,;]*)((?:;[^,;]*)*?)(;base64)?,", re.IGNORECASE)
 
@@ -76,34 +88,49 @@ def may_need_archiving(status: str | None, value: bytes) -> bool:
     return seen.pending is not None or bool(seen.output) or seen.image_url is not None
 
 
-def urls_in(record: Prediction, output: Raw) -> list[str]:
-    """The URLs in the order of the output's text, each once: every string in it, however deep, that is one as a whole.
+def urls_in(record: Prediction, output: Raw) -> Iterator[list[str]]:
+    """The URLs of an output: every string in it, however deep, that is one as a whole, in the order of its text.
+
+    They come a portion for each `SLICE` of the text, so that the caller can let others run in between: an output
+    of millions of values costs a scan of its bytes, and no value of it is built but the URLs. One that is there
+    several times may come several times.
 
     Args:
         record: For its picture, where it has no output.
         output: The record's, or what its reference stands for.
     """
     if not output:
-        return [record.image_url or ""] if _only_picture(record) else []
+        if _only_picture(record):
+            yield [record.image_url or ""]
+        return
     data = bytes(output)
-    if b":" not in data:
-        return []
+    at = 0
+    while at < len(data):
+        portion: list[str] = []
+        for found in _string_of_a_url.finditer(data, at, at + SLICE + _LONGEST_BEGINNING):
+            if found.start() >= at + SLICE:
+                break  # the next slice finds it
+            if (url := _url_at(data, found.start())) is not None:
+                portion.append(url)
+        yield portion
+        at += SLICE
+
+
+def _url_at(data: bytes, start: int) -> str | None:
+    """The URL in the JSON string whose quotation mark is there; None: it is none, or the name of a member."""
+    if start and data[start - 1] == _BACKSLASH:
+        return None  # a mark within a string
+    end = data.find(b'"', start + 1)
+    if end < 0 or data[end - 1] == _BACKSLASH:
+        return None  # no URL holds a quotation mark
+    long = end - start > _LONGEST_ESCAPED and data[start + 1 : start + 6].lower() != b"data:"
+    if long or _names_a_member.match(data, end) is not None:
+        return None
     try:
-        value = msgspec.json.decode(data)
-    except (msgspec.DecodeError, RecursionError):
-        return []
-    found: dict[str, None] = {}
-    waiting: list[Any] = [value]
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, str):
-            if _is_url(value):
-                found[value] = None
-        elif isinstance(value, list):
-            waiting.extend(reversed(value))
-        elif isinstance(value, dict):
-            waiting.extend(reversed(value.values()))
-    return list(found)
+        text = msgspec.json.decode(data[start : end + 1], type=str)
+    except msgspec.DecodeError:
+        return None
+    return text if _is_url(text) else None
 
 
 def is_data(url: str) -> bool:

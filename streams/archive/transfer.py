@@ -133,13 +133,13 @@ class FileTransfer:
         self._reached(1)
         if record is None or not needs_archiving(record, self._mode):
             return
-        found = urls_in(record, await self._output(record))
+        found = await self._urls(record)
         if not found and record.pending is None:
             return
         folder = self.folder(record)
         if len(found) > MAX_OUTPUTS:
             await self._append_result(
-                record, [], f"{len(found)} files, and at most {MAX_OUTPUTS} are kept"
+                record, [], f"over {MAX_OUTPUTS} files, and at most so many are kept"
             )
             return
         if found:
@@ -175,6 +175,16 @@ class FileTransfer:
             raise RetryLater("the store is behind the changes")
         standing = stored.standing()
         return standing if isinstance(standing, Prediction) else None
+
+    async def _urls(self, record: Prediction) -> list[str]:
+        """The URLs of the record's output, each once; of too many, one more than are kept."""
+        found: dict[str, None] = {}
+        for portion in urls_in(record, await self._output(record)):
+            found.update(dict.fromkeys(portion))
+            if len(found) > MAX_OUTPUTS:
+                break
+            await asyncio.sleep(0)  # others have their turn: an output may have millions of values
+        return list(found)
 
     async def _output(self, record: Prediction) -> Raw:
         blob = blobs.reference(record.output)
@@ -225,7 +235,8 @@ class FileTransfer:
         async with self._transfers:
             try:
                 if is_data(url):
-                    content = data_of(url)
+                    # Undoing its escapes takes seconds where a hostile sender wrote ten megabytes of them.
+                    content = await asyncio.to_thread(data_of, url)
                     return await self._put(url, path, content)
                 async with self._downloads.fetch(url) as download:
                     return await self._transfer(url, path, download.chunks())
