@@ -48,6 +48,7 @@ class MemoryStore:
         self._places: list[Place] = []
         self._positions: dict[int, int] = {}
         self._ownership: Ownership | None = None
+        self._notes: dict[str, str] = {}
 
     @classmethod
     async def open(cls, url: str, *, clock: Clock = SYSTEM_CLOCK) -> "MemoryStore":
@@ -61,6 +62,14 @@ class MemoryStore:
         if self._ownership is None:
             self._ownership = ownership
         return self._ownership
+
+    async def notes(self) -> dict[str, str]:
+        """See `Notes`."""
+        return dict(self._notes)
+
+    async def note(self, name: str, text: str) -> None:
+        """See `Notes`."""
+        self._notes[name] = text
 
     async def positions(self) -> dict[int, int]:
         """Per partition the highest offset that was ever written."""

@@ -94,6 +94,8 @@ class Statements:
         )
         self.filled = f"SELECT value FROM {self.meta} WHERE key = 'filled'"
         self.fill = f"INSERT INTO {self.meta} VALUES ('filled', $1) ON CONFLICT (key) DO UPDATE SET value = $1"
+        self.notes = f"SELECT key, value FROM {self.meta} WHERE key LIKE 'note:%'"
+        self.note = f"INSERT INTO {self.meta} VALUES ($1, $2) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
         self.formatted = f"INSERT INTO {self.meta} VALUES ('format', $1) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
 
     def step(self, found: int) -> str:

@@ -110,6 +110,17 @@ class PostgresStore:
 
         return msgspec.json.decode(await self._run(work), type=Ownership)
 
+    async def notes(self) -> dict[str, str]:
+        """See `Notes`."""
+        rows = await self._run(lambda connection: connection.fetch(self._statements.notes))
+        return {row[0].removeprefix("note:"): row[1] for row in rows}
+
+    async def note(self, name: str, text: str) -> None:
+        """See `Notes`."""
+        await self._run(
+            lambda connection: connection.execute(self._statements.note, f"note:{name}", text)
+        )
+
     async def positions(self) -> dict[int, int]:
         """Per partition the highest offset that was ever written."""
         rows = await self._run(lambda connection: connection.fetch(self._statements.positions))

@@ -127,6 +127,19 @@ class RedisStore:
         _, standing = await self._send(commands, durable=True)
         return msgspec.json.decode(standing, type=Ownership)
 
+    async def notes(self) -> dict[str, str]:
+        """See `Notes`."""
+        kept = await self._one("HGETALL", self._meta)
+        return {
+            name.decode().removeprefix("note:"): text.decode()
+            for name, text in kept.items()
+            if name.startswith(b"note:")
+        }
+
+    async def note(self, name: str, text: str) -> None:
+        """See `Notes`."""
+        await self._one("HSET", self._meta, f"note:{name}", text)
+
     async def positions(self) -> dict[int, int]:
         """Per partition the highest offset that was ever written."""
         highest: dict[int, int] = {}

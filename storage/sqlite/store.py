@@ -83,6 +83,19 @@ class SqliteStore:
 
         return msgspec.json.decode(await self._writer.run(work), type=Ownership)
 
+    async def notes(self) -> dict[str, str]:
+        """See `Notes`."""
+        rows = self._read("SELECT key, value FROM meta WHERE key LIKE 'note:%'", ())
+        return {name.removeprefix("note:"): text for name, text in rows}
+
+    async def note(self, name: str, text: str) -> None:
+        """See `Notes`."""
+
+        def work(connection: sqlite3.Connection) -> None:
+            connection.execute("REPLACE INTO meta VALUES (?, ?)", (f"note:{name}", text))
+
+        await self._writer.run(work)
+
     async def positions(self) -> dict[int, int]:
         """Per partition the highest offset that was ever written."""
         return dict(self._read('SELECT partition, "offset" FROM positions', ()))

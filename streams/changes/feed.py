@@ -5,6 +5,7 @@ changes is theirs, how to get every one of them is settled once.
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
@@ -13,7 +14,15 @@ import structlog
 from tidings.storage.errors import StorageError
 from tidings.storage.resilience.backoff import Backoff, Failures
 from tidings.streams.changes.codec import Change, parse
-from tidings.streams.log.protocol import CHANGES, Log, LogError, Position, Record
+from tidings.streams.log.continuity import EVERY_SECONDS, LogReplaced, check_continuity, witness
+from tidings.streams.log.protocol import (
+    CHANGES,
+    Log,
+    LogError,
+    LogUnavailable,
+    Position,
+    Record,
+)
 
 BACKOFF = Backoff((0.05, 0.1, 0.2, 0.5, 1.0))
 """Before following again."""
@@ -34,7 +43,8 @@ class ChangeFeed:
             given again.
         on_caught_up: Awaited each time that it has read everything there is.
         on_interruption: Called with the error when following ends, before it begins anew. What it raises ends the feed.
-        on_gap: Called when the topic no longer has what comes next, once the positions are past the gap.
+        on_gap: Called when changes were missed for good, once the positions are past the gap: the topic no longer has
+            what comes next, or is another one.
     """
 
     def __init__(
@@ -53,6 +63,8 @@ class ChangeFeed:
         self._on_gap = on_gap
         self.positions: dict[int, int] = {}
         """Per partition the next offset to be read; partitions that are not here are read from their beginning."""
+        self._last: dict[int, Record] = {}
+        """Of each partition the record that was taken last."""
         self.caught_up = asyncio.Event()
         """Whether it follows, and had read everything there was a moment ago."""
         self.seen_at = 0.0
@@ -71,6 +83,8 @@ class ChangeFeed:
             try:
                 await self._step_over_gaps()
                 await self._follow()
+            except LogReplaced as error:
+                self._replaced(str(error))
             except Exception as error:
                 if isinstance(error, LogError | StorageError):
                     logger.warning("changes.interrupted", error=str(error))
@@ -86,14 +100,37 @@ class ChangeFeed:
             await asyncio.sleep(failures.next_wait())
 
     async def _follow(self) -> None:
+        """Read until that fails, or the topic turns out to be another one."""
+        tasks = [asyncio.create_task(one) for one in (self._read(), self._look_for_replacement())]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        for task in done:
+            task.result()
+
+    async def _look_for_replacement(self) -> None:
+        """Raises `LogReplaced` where other records lie in the topic than were read: it was recreated and has grown."""
+        while True:
+            await asyncio.sleep(EVERY_SECONDS)
+            read = {partition: witness(record) for partition, record in self._last.items()}
+            with contextlib.suppress(LogUnavailable):
+                await check_continuity(self._log, CHANGES, read)
+
+    async def _read(self) -> None:
         batches = self._log.follow(CHANGES, dict(self.positions))
         try:
             async for batch in batches:
                 self.seen_at = time.monotonic()
                 if batch:
+                    last = {record.partition: record for record in batch}
+                    self._notice_return(batch)
                     await self._take(batch)
-                    for record in batch:
-                        self.positions[record.partition] = record.offset + 1
+                    self._last |= last
+                    for partition, record in last.items():
+                        self.positions[partition] = record.offset + 1
                 else:
                     self.caught_up.set()
                     if self._on_caught_up is not None:
@@ -102,6 +139,19 @@ class ChangeFeed:
             # At once, not when it is collected: it holds a connection.
             if (close := getattr(batches, "aclose", None)) is not None:
                 await close()
+
+    def _notice_return(self, batch: Sequence[Record]) -> None:
+        """A reader that finds its position beyond the end goes on at the beginning: the topic was recreated."""
+        first = batch[0]
+        if first.offset < self.positions.get(first.partition, 0):
+            raise LogReplaced(f"offset {first.offset} of partition {first.partition} came again")
+
+    def _replaced(self, reason: str) -> None:
+        logger.warning("changes.replaced", reason=reason)
+        self.positions.clear()
+        self._last.clear()
+        if self._on_gap is not None:
+            self._on_gap()
 
     async def _step_over_gaps(self) -> None:
         """Where the topic no longer has what comes next, go on with what it has.

@@ -57,6 +57,8 @@ class ConsumerLoop:
         self._generation = -1
         self._next: dict[int, int] = {}
         """Per partition the next offset to read."""
+        self.went_back = False
+        """Whether a fetch has given records again without a new assignment: nobody sought, so it may be another topic."""
         self._fetched: dict[int, int] = {}
         """Per partition the offset after the last record fetched, begun or not."""
         self._open: dict[int, set[int]] = {}
@@ -81,8 +83,12 @@ class ConsumerLoop:
         """At most `limit` records; none where the log is away for a moment. Raises errors that no retry mends."""
         try:
             records = await self.consumer.fetch(limit, wait)
+            fetched = self._fetched
             for record in records:
-                self._fetched[record.partition] = record.offset + 1
+                partition = record.partition
+                if record.offset < fetched.get(partition, self._next.get(partition, 0)):
+                    self.went_back = True
+                fetched[partition] = record.offset + 1
             return records
         except LogError as error:
             if not error.retryable:
@@ -94,6 +100,7 @@ class ConsumerLoop:
     def reassigned(self) -> bool:
         """Whether partitions were dealt anew since this was asked last; what was open then is forgotten."""
         generation = self.consumer.generation()
+        self.went_back = False
         if generation == self._generation:
             return False
         self._generation = generation

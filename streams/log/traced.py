@@ -8,7 +8,7 @@ its headers. The spans of an event:
     └── send predictions.changes        its `traceparent` goes on in the change
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from time import time_ns
 
 from msgspec import structs
@@ -208,3 +208,19 @@ class _TracedConsumer:
     async def commit(self, positions: Mapping[int, int]) -> None:
         await self._consumer.commit(positions)
         self._traced.passed(positions)
+
+
+def traced(
+    log: Log, tracing: Tracing | None, reached: Callable[[Step], None] | None
+) -> tuple[Log, Callable[[Step], None] | None]:
+    """The log and the look inside as a processor gets them: with spans of sampled events where there is tracing."""
+    if tracing is None:
+        return log, reached
+    followed = TracedLog(log, tracing)
+
+    def both(step: Step) -> None:
+        followed.reached(step)
+        if reached is not None:
+            reached(step)
+
+    return followed, both

@@ -76,6 +76,7 @@ class Processor:
         objects: Where fields go that are too large for a record; None: into memory.
         group: The consumer group.
         assigned: Called with the partitions at each assignment, before any of their events is judged.
+        done: Called with the records of each batch once what they changed is announced.
         reached: Called with each step as it ends, for those who want to see inside.
     """
 
@@ -90,6 +91,7 @@ class Processor:
         objects: ObjectStorage | None = None,
         group: str = GROUP,
         assigned: Callable[[frozenset[int]], Awaitable[None]] | None = None,
+        done: Callable[[Sequence[Record]], None] | None = None,
         reached: Callable[[Step], None] | None = None,
     ) -> None:
         self._log = log
@@ -100,6 +102,7 @@ class Processor:
         self._objects = objects or ObjectStorage("memory://")
         self._group = group
         self._assigned = assigned
+        self._done = done
         self._reached = reached
         # A store with a cache says what it is sure of, and what the store behind it has now.
         self._load = getattr(store, "load_certain", None) or store.load
@@ -149,7 +152,7 @@ class Processor:
                     records = await self._take(loop, limit)  # 1
                     if self._stopping.is_set():
                         break  # whoever comes next reads these again
-                    if not loop.current:
+                    if not loop.current or loop.went_back:
                         await self._drain()
                         await self._take_over(loop)
                     self.statistics.alive()
@@ -343,6 +346,8 @@ class Processor:
         batch.seconds.append(perf_counter() - started)
         assert self._loop is not None
         # ---- 6: commit ----
+        if self._done is not None:
+            self._done(batch.records)
         self._loop.finish(claim)
         self._loop.commit_soon()
         self.statistics.batch(batch)

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from tidings.storage.errors import StorageError
 from tidings.storage.store import Conflict, PredictionStore, Query, Refused
-from tidings.streams.log.protocol import CHANGES, EVENTS, Log, LogError, Record, Since
+from tidings.streams.log.protocol import CHANGES, EVENTS, Log, Record, Since
 from tidings.streams.log.read_until_end import read_until_end
 from tidings.streams.processing.batch import BatchEntry, BatchInFlight
 from tidings.streams.providers.protocol import Provider
@@ -261,24 +261,6 @@ class Rebuild:
     async def _put_changed(self, entry: BatchEntry) -> None:
         if entry.changed:
             await self._put([entry])
-
-
-async def check_source(log: Log, store: PredictionStore) -> None:
-    """Refuse a log that ends below what the store has already seen of it: its topic was recreated.
-
-    Raises:
-        LogError: With what to do about it.
-    """
-    # In this order: other processors go on meanwhile, and what they apply after the ends were read is no sign of anything.
-    seen = await store.positions()
-    bounds = await log.bounds(EVENTS)
-    for partition, offset in seen.items():
-        end = bounds.get(partition, (0, 0))[1]
-        if offset >= end:
-            raise LogError(
-                f"partition {partition} of {EVENTS} ends at {end}, but the store has seen offset {offset} of it: the "
-                "topic was recreated; raise TIDINGS_LOG_EPOCH and rebuild into an empty store with tidings replay"
-            )
 
 
 async def check_filled(log: Log, store: PredictionStore) -> None:

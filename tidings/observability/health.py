@@ -1,6 +1,7 @@
 """What watches the parts of a service from outside: lag, stuck readers, floods of poison; and the metrics of it all."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from importlib.metadata import version
@@ -26,6 +27,7 @@ from tidings.observability.traces import OpenTracing
 from tidings.storage.wrappers.cache import CachedStore
 from tidings.streams.archive.worker import Archiver
 from tidings.streams.changes.projection import Projecting
+from tidings.streams.log.continuity import LogReplaced, SourceWatch
 from tidings.streams.log.protocol import CHANGES, EVENTS, Log
 from tidings.streams.processing.poison_guard import PoisonGuard, poison
 from tidings.streams.processing.processor import Processor
@@ -60,6 +62,8 @@ class HealthMonitor:
         registry: CollectorRegistry = REGISTRY,
     ) -> None:
         self._changes_log = log
+        self.source = SourceWatch(log, cache)
+        """Looks whether the log is still the one that the store was built from; where not, nothing is applied."""
         self._watch = LagMonitor(ask=lambda: log.bounds(EVENTS))
         self._rounds: dict[str, Callable[[], float]] = {}
         self._breaker = PoisonGuard() if breaker else None
@@ -133,14 +137,21 @@ class HealthMonitor:
         """Measure until canceled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._watch.run())
+            group.create_task(self._follow_source())
             if self._breaker is not None and self._processor is not None:
                 group.create_task(self._guard(self._breaker, self._processor))
 
     async def process(self, processor: Processor) -> None:
-        """Run the processor; where the breaker stops it, stay, so that the rest of the service goes on and says why."""
-        await processor.run()
-        if self._breaker is not None and self._breaker.reason is not None:
+        """Run the processor; where it may not go on, stay, so that the rest of the service goes on and says why."""
+        with contextlib.suppress(LogReplaced):
+            await processor.run()
+        if self.stopped_because is not None:
             await asyncio.Event().wait()
+
+    async def _follow_source(self) -> None:
+        await self.source.run()
+        if self._processor is not None:
+            self._processor.stop()
 
     async def _guard(self, breaker: PoisonGuard, processor: Processor) -> None:
         while True:
@@ -169,6 +180,13 @@ class HealthMonitor:
         return self._breaker.reason if self._breaker is not None else None
 
     @property
+    def stopped_because(self) -> str | None:
+        """Why the processor may not go on until somebody mends it; None: it may."""
+        if self.breaker_reason is not None:
+            return f"stopped by the breaker: {self.breaker_reason}"
+        return self.source.failure
+
+    @property
     def progress(self) -> dict[str, ReaderLag]:
         """By reader how far behind it is."""
         return self._watch.progress
@@ -190,12 +208,12 @@ class HealthMonitor:
 
     async def log_ready(self) -> str | None:
         """What the log lacks; None: nothing."""
-        return self._watch.log_obstacle
+        return self.source.failure or self._watch.log_obstacle or self._changes_log.obstacle()
 
     async def processor_ready(self) -> str | None:
         """What is in the way of processing; None: nothing."""
-        if self.breaker_reason is not None:
-            return f"stopped by the breaker: {self.breaker_reason}"
+        if self.stopped_because is not None:
+            return self.stopped_because
         silent = time.monotonic() - self.processor.statistics.last_alive
         if silent > SILENT:
             return f"the processor has not gone round for {silent:.0f} s"
@@ -214,7 +232,7 @@ class HealthMonitor:
     def alive(self) -> str | None:
         """What only a restart mends; None: nothing. Outages of the log and the store are waited out, and are no reason."""
         now = time.monotonic()
-        if self._processor is not None and self.breaker_reason is None:
+        if self._processor is not None and self.stopped_because is None:
             silent = now - self._processor.statistics.last_alive
             if silent > STUCK:
                 return f"the processor has not gone round for {silent:.0f} s"
@@ -226,7 +244,7 @@ class HealthMonitor:
             if now - last() > STUCK:
                 return f"the {who} has not gone round for {now - last():.0f} s"
         for reader, progress in self._watch.progress.items():
-            if reader == "events" and self.breaker_reason is not None:
+            if reader == "events" and self.stopped_because is not None:
                 continue
             stalled = progress.stalled_seconds(now)
             if stalled > STUCK:

@@ -17,13 +17,14 @@ from tidings.storage.wrappers.compose import open_composed
 from tidings.storage.wrappers.fallback import FallbackStore
 from tidings.storage.wrappers.split import SplitStore
 from tidings.streams.changes.projection import Projecting, projecting
+from tidings.streams.log.continuity import check_source
 from tidings.streams.log.factory import open_log
 from tidings.streams.log.protocol import Log
 from tidings.streams.processing.processor import GROUP
 from tidings.streams.providers.configuration import BadConfiguration
 from tidings.streams.providers.protocol import Provider
 from tidings.streams.providers.registry import Translators, open_providers
-from tidings.streams.replay.rebuild import check_filled, check_source
+from tidings.streams.replay.rebuild import check_filled
 from tidings.streams.rules.reducer import Expiry, StorePolicy
 
 logger = structlog.get_logger(__name__)

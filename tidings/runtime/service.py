@@ -1,6 +1,7 @@
 """The service: the parts of each role put together, started, watched and stopped."""
 
 import asyncio
+import contextlib
 import os
 import socket
 import time
@@ -39,8 +40,7 @@ from tidings.storage.wrappers.replica import Replica
 from tidings.streams.changes.fallback_sync import FallbackSync
 from tidings.streams.changes.projection import Projection, projecting
 from tidings.streams.log.instrumented import ObservedLog
-from tidings.streams.log.protocol import Log
-from tidings.streams.log.traced import TracedLog
+from tidings.streams.log.traced import traced
 from tidings.streams.processing.processor import Processor
 from tidings.streams.rules.reducer import DAY
 from tidings.streams.submission.estimates import Estimates
@@ -327,7 +327,13 @@ async def _processing(service: Service, reached: Reached | None) -> AsyncIterato
         projection = Projection(
             opened.log, kv, owner=opened.policy.log, retention=opened.expiry.retention
         )
-    log, reached = _followed(opened.log, service.tracing, reached)
+
+    async def assigned(partitions: frozenset[int]) -> None:
+        await service.health.source.check()
+        if projection is not None:
+            await projection.assign(partitions)
+
+    log, reached = traced(opened.log, service.tracing, reached)
     processor = service.processor = Processor(
         log,
         service.cache if projection is None else opened.store,
@@ -336,7 +342,8 @@ async def _processing(service: Service, reached: Reached | None) -> AsyncIterato
         expiry=opened.expiry,
         objects=opened.objects,
         group=opened.group,
-        assigned=None if projection is None else projection.assign,
+        assigned=assigned,
+        done=service.health.source.applied,
         reached=reached,
     )
     service.health.observe_processor(processor)
@@ -347,29 +354,15 @@ async def _processing(service: Service, reached: Reached | None) -> AsyncIterato
     finally:
         sweeper.cancel()
         processor.stop()
-        if service.health.breaker_reason is not None:
+        if service.health.stopped_because is not None:
             task.cancel()
         try:
             await asyncio.wait([task, sweeper], timeout=4)
         finally:
+            with contextlib.suppress(StorageError):
+                await service.health.source.keep()
             if projection is not None:
                 await projection.close()
-
-
-def _followed(
-    log: Log, tracing: Tracing | None, reached: Reached | None
-) -> tuple[Log, Reached | None]:
-    """The log and the look inside as a processor gets them: with spans of sampled events where there is tracing."""
-    if tracing is None:
-        return log, reached
-    traced = TracedLog(log, tracing)
-
-    def both(step: Step) -> None:
-        traced.reached(step)
-        if reached is not None:
-            reached(step)
-
-    return traced, both
 
 
 async def _sweep(store: PredictionStore) -> None:

@@ -21,6 +21,7 @@ from tests.support.storage.samples import (
 from tidings.storage.clock import SYSTEM_CLOCK
 from tidings.storage.errors import AlreadyExists, InvalidTransition
 from tidings.storage.memory import MemoryStore
+from tidings.storage.notes import notes_of
 from tidings.storage.prediction import Prediction, Source, Status, decode
 from tidings.storage.store import Conflict, Ownership, Page, PredictionStore, Query, Stored, Write
 from tidings.storage.wrappers.cache import CachedStore
@@ -438,6 +439,22 @@ class Belonging:
         if store.capabilities.durable:
             async with reopen() as other:
                 assert await other.claim(Ownership(log="other")) == standing[0]
+
+    async def test_notes(self, store: PredictionStore, reopen: Reopen) -> None:
+        """A store that keeps notes gives back the newest text of each name, to whoever opens it later, too."""
+        notes = notes_of(store)
+        if notes is None:
+            pytest.skip("keeps none")
+        await store.claim(Ownership(log="log"))
+        assert await notes.notes() == {}
+        for name, text in (("a", "1"), ("b", "ä\n"), ("a", "2")):
+            await notes.note(name, text)
+        assert await notes.notes() == {"a": "2", "b": "ä\n"}
+        if store.capabilities.durable:
+            async with reopen() as other:
+                again = notes_of(other)
+                assert again is not None
+                assert await again.notes() == {"a": "2", "b": "ä\n"}
 
     async def test_positions(self, store: PredictionStore, reopen: Reopen) -> None:
         """Positions are the highest offset per partition that was written, and never go down."""

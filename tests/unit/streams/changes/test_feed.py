@@ -5,9 +5,12 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 
+import pytest
+
 from tests.support.conditions import eventually
 from tidings.storage.errors import StoreUnavailable
 from tidings.storage.prediction import Prediction, Status, encode
+from tidings.streams.changes import feed as feed_module
 from tidings.streams.changes.codec import announcement
 from tidings.streams.changes.feed import ChangeFeed, ChangeListener
 from tidings.streams.log.memory import MemoryLog
@@ -161,3 +164,37 @@ async def test_a_listener_tells_and_lets_wait() -> None:
         assert await listener.wait_for_version("p", 3, 0.01) is None
         assert told == [2, 3]
         assert len(listener) == 0
+
+
+async def test_a_topic_that_has_grown_past_is_read_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recreated topic that is longer than the old one has missed changes in it: it is read from its beginning."""
+    monkeypatch.setattr(feed_module, "EVERY_SECONDS", 0.01)
+    log, taken, gaps = MemoryLog(), Taken(), list[int]()
+    feed = ChangeFeed(log, taken.take, on_gap=lambda: gaps.append(1))
+    async with running(feed):
+        await announce(log, 1)
+        await eventually(lambda: taken.offsets == [0])
+        topic = log._topics[CHANGES].partitions[0]
+        topic.clear()
+        for version in (5, 6):
+            await announce(log, version)
+        await eventually(lambda: taken.offsets[-2:] == [0, 1] and gaps == [1])
+
+
+async def test_a_position_that_goes_back_is_noticed() -> None:
+    """A client that finds itself beyond the end goes back to the beginning: that is a gap too."""
+
+    class Back(MemoryLog):
+        async def follow(
+            self, topic: str, since: Since, until: Mapping[int, int] | None = None
+        ) -> AsyncIterator[Sequence[Record]]:
+            async for batch in super().follow(topic, since, until):
+                yield batch
+                if batch and not gaps:
+                    yield batch
+
+    log, taken, gaps = Back(), Taken(), list[int]()
+    feed = ChangeFeed(log, taken.take, on_gap=lambda: gaps.append(1))
+    await announce(log, 1)
+    async with running(feed):
+        await eventually(lambda: taken.offsets == [0, 0] and gaps == [1])

@@ -16,6 +16,7 @@ from tidings.storage.resilience.backoff import Backoff
 from tidings.storage.store import Outcome, Write
 from tidings.storage.wrappers.cache import CachedStore
 from tidings.streams.changes import codec as changes
+from tidings.streams.log.continuity import LogReplaced
 from tidings.streams.log.memory import MemoryConsumer, MemoryLog, _Group
 from tidings.streams.log.protocol import (
     CHANGES,
@@ -227,3 +228,44 @@ async def test_outages_and_rebalances_at_any_moment_lose_nothing_and_repeat_noth
         assert (record.version, record.logs_length) == (EACH, EACH)
         assert newest[prediction_id].value == stored.encoded
     assert await read(log, DEAD_LETTERS) == []
+
+
+async def test_records_that_come_again_are_asked_about_first() -> None:
+    """Where a fetch goes back without a new assignment, nothing of it is judged before somebody has looked at the log."""
+
+    class Back(MemoryConsumer):
+        async def fetch(self, limit: int, wait: float) -> Sequence[Record]:
+            records = await super().fetch(limit, wait)
+            if not records and asked == [0] and applied:
+                self.seek({0: 0})  # as a client does whose position lies beyond the end
+                return await super().fetch(limit, 0)
+            return records
+
+    class BackLog(MemoryLog):
+        def consume(self, topic: str, group: str) -> MemoryConsumer:
+            return Back(self, self._topic(topic), self._groups.setdefault((topic, group), _Group()))
+
+    asked: list[int] = []
+    applied: list[int] = []
+
+    async def look(_: frozenset[int]) -> None:
+        asked.append(len(applied))
+        if len(asked) > 1:
+            raise LogReplaced("another topic")
+
+    log = BackLog()
+    processor = Processor(
+        log,
+        MemoryStore(),
+        {},
+        StorePolicy(await log.identity()),
+        assigned=look,
+        done=lambda records: applied.extend(record.offset for record in records),
+    )
+    await log.append(EVENTS, [NewRecord(b"p1", b'{"status":"processing"}')])
+    async with asyncio.timeout(10):
+        with pytest.raises(LogReplaced):
+            await processor.run()
+    assert applied == [0]
+    assert asked == [0, 1]
+    assert processor.statistics.duplicates == 0

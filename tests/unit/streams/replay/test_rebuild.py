@@ -16,11 +16,12 @@ from tidings.storage.memory import MemoryStore
 from tidings.storage.prediction import Prediction, encode
 from tidings.storage.sqlite.store import SqliteStore
 from tidings.storage.store import Ownership, Query, Stored, Write
+from tidings.streams.log.continuity import check_source
 from tidings.streams.log.memory import MemoryLog
 from tidings.streams.log.protocol import EVENTS, Log, LogError, NewRecord
 from tidings.streams.processing.processor import GROUP
 from tidings.streams.replay import rebuild as replay
-from tidings.streams.replay.rebuild import Rebuild, StoreInUse, check_source, span
+from tidings.streams.replay.rebuild import Rebuild, StoreInUse, span
 from tidings.streams.replay.verify import verify
 from tidings.streams.rules.reducer import Expiry, StorePolicy
 

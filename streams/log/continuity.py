@@ -1,0 +1,177 @@
+"""Whether the log still is the one that a store was built from.
+
+A topic may be deleted and made anew, or lose its end when a replica that was behind becomes its leader. Positions then
+say nothing any more: a new event at an old offset would be taken for a duplicate and vanish. Two signs tell:
+
+- The topic ends below what the store has seen of it.
+- Another record lies at an offset than the one that was applied from there: the new topic has grown past it. So of
+  the last record applied in each partition its offset, time and hash are kept (a *witness*), in the store too.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+
+import msgspec
+import structlog
+from msgspec import Struct
+
+from tidings.storage.errors import StorageError
+from tidings.storage.notes import notes_of
+from tidings.storage.store import PredictionStore
+from tidings.streams.log.protocol import EVENTS, Log, LogError, Record
+
+EVERY_SECONDS = 3.0
+"""Between two looks while a service runs."""
+_NOTE = "witnesses"
+
+logger = structlog.get_logger(__name__)
+
+
+class LogReplaced(LogError):
+    """The topic is not the one that was read before; nothing of it may be applied to this store."""
+
+
+class Witness(Struct, frozen=True, gc=False):
+    """What tells a record from another one at the same position."""
+
+    offset: int
+    timestamp: int
+    digest: str
+
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(dict[int, Witness]).decode
+
+
+def witness(record: Record) -> Witness:
+    """Of a record as read."""
+    content = (record.key, record.value, [(name, value) for name, value in record.headers or ()])
+    digest = sha256(msgspec.msgpack.encode(content)).hexdigest()
+    return Witness(record.offset, record.timestamp, digest)
+
+
+async def check_continuity(log: Log, topic: str, witnesses: Mapping[int, Witness]) -> None:
+    """Compare what lies in a topic with what was read from there before.
+
+    A record that retention or compaction has removed says nothing.
+
+    Raises:
+        LogReplaced: Something else lies there, or the topic ends below.
+        LogUnavailable: The log does not answer.
+    """
+    bounds = await log.bounds(topic)
+    there: dict[int, int] = {}
+    for partition, one in witnesses.items():
+        first, end = bounds.get(partition, (0, 0))
+        if one.offset >= end:
+            raise LogReplaced(_ends_below(topic, partition, end, one.offset))
+        if one.offset >= first:
+            there[partition] = one.offset
+    if not there:
+        return
+    for partition, record in (await log.read_at(topic, there)).items():
+        if witness(record) != witnesses[partition]:
+            raise LogReplaced(
+                f"at offset {record.offset} of partition {partition} of {topic} lies another record than the one that "
+                f"was applied from there: the topic was recreated and has grown since; {_REMEDY}"
+            )
+
+
+_REMEDY = "raise TIDINGS_LOG_EPOCH and rebuild into an empty store with tidings replay --into URL, then start with that store"
+
+
+def _ends_below(topic: str, partition: int, end: int, seen: int) -> str:
+    return (
+        f"partition {partition} of {topic} ends at {end}, but the store has seen offset {seen} of it: the topic was "
+        f"recreated or has lost its end; {_REMEDY}"
+    )
+
+
+async def check_source(log: Log, store: PredictionStore) -> None:
+    """Refuse a log whose events are not those that the store was built from.
+
+    Raises:
+        LogReplaced: With what to do about it.
+        LogError, StorageError: One of them does not answer.
+    """
+    await _check_source(log, store, {})
+
+
+async def _check_source(log: Log, store: PredictionStore, applied: Mapping[int, Witness]) -> None:
+    # In this order: other processors go on meanwhile, and what they apply after the ends were read is no sign of anything.
+    seen = await store.positions()
+    witnesses = {**await _kept(store), **applied}
+    bounds = await log.bounds(EVENTS)
+    for partition, offset in seen.items():
+        end = bounds.get(partition, (0, 0))[1]
+        if offset >= end:
+            raise LogReplaced(_ends_below(EVENTS, partition, end, offset))
+    await check_continuity(log, EVENTS, witnesses)
+
+
+async def _kept(store: PredictionStore) -> dict[int, Witness]:
+    notes = notes_of(store)
+    text = (await notes.notes()).get(_NOTE) if notes is not None else None
+    return _decode(text) if text else {}
+
+
+class SourceWatch:
+    """Looks again and again whether the log is still the one that the store was built from.
+
+    Args:
+        log: Of the service.
+        store: Of the service.
+    """
+
+    def __init__(self, log: Log, store: PredictionStore) -> None:
+        self._log = log
+        self._store = store
+        self._last: dict[int, Record] = {}
+        """Of each partition, not yet among the witnesses: most records are followed by another before the next look."""
+        self._applied: dict[int, Witness] = {}
+        self._noted: dict[int, Witness] = {}
+        self.failure: str | None = None
+        """What has happened to the log, once it has; only a person can mend it."""
+
+    def applied(self, records: Sequence[Record]) -> None:
+        """These were applied to the store, and are done."""
+        for record in records:
+            self._last[record.partition] = record
+
+    def _take_witnesses(self) -> None:
+        last, self._last = self._last, {}
+        self._applied |= {partition: witness(record) for partition, record in last.items()}
+
+    async def check(self) -> None:
+        """Look now. Raises as `check_source` does."""
+        self._take_witnesses()
+        try:
+            await _check_source(self._log, self._store, self._applied)
+        except LogReplaced as error:
+            if self.failure is None:
+                self.failure = str(error)
+                logger.error("log.replaced", error=str(error))
+            raise
+
+    async def run(self) -> None:
+        """Look until it is found to be another log. Outages are waited out."""
+        while True:
+            await asyncio.sleep(EVERY_SECONDS)
+            try:
+                await self.check()
+                await self.keep()
+            except LogReplaced:
+                return
+            except (LogError, StorageError) as error:
+                logger.debug("log.continuity.unknown", error=str(error))
+
+    async def keep(self) -> None:
+        """Write down what was applied last, for other processes and the next start. Raises `StorageError`."""
+        self._take_witnesses()
+        if self._applied == self._noted or (notes := notes_of(self._store)) is None:
+            return
+        applied = dict(self._applied)
+        # Other processors have other partitions.
+        await notes.note(_NOTE, _encode({**await _kept(self._store), **applied}).decode())
+        self._noted = applied
