@@ -11,16 +11,19 @@ INTERVAL = 0.0002
 """Seconds: a busy loop then gives the lock away 25 times sooner."""
 
 
-class Impatience:
-    """Shortens the switch interval from the first `begin` to the last `end` of all threads that use it."""
+class SwitchInterval:
+    """Shortens the switch interval from the first `lower` to the last `restore` of all threads that use it.
+
+    Not a context manager: the loop lowers it before it wakes a thread, and the thread restores it when it is done.
+    """
 
     def __init__(self) -> None:
         self._lock = Lock()
         self._users = 0
         self._before = 0.0
 
-    def begin(self) -> None:
-        """Something is to be handed over."""
+    def lower(self) -> None:
+        """Something is about to be handed over between threads."""
         with self._lock:
             self._users += 1
             if self._users == 1:
@@ -28,13 +31,13 @@ class Impatience:
                 if self._before > INTERVAL:
                     sys.setswitchinterval(INTERVAL)
 
-    def end(self) -> None:
-        """It was."""
+    def restore(self) -> None:
+        """It was handed over."""
         with self._lock:
             self._users -= 1
             if self._users == 0:
                 sys.setswitchinterval(self._before)
 
 
-impatience = Impatience()
-"""Of the whole process, because the interval is."""
+switch_interval = SwitchInterval()
+"""One for the whole process, because the interval is."""

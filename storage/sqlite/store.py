@@ -1,6 +1,6 @@
 """A store in one SQLite file: the embedded default.
 
-One thread writes (`sqlite_writer.py`); single reads and loads run inline on a connection of their own, which takes
+Writes share transactions (`group_commit.py`); single reads and loads run inline on a connection of their own, which takes
 less time than a hop to a thread; listings, which may scan much, run in a second thread.
 """
 

@@ -1,25 +1,16 @@
-"""What writes to a SQLite store: one transaction at a time, shared by the calls that wait while another is on its way.
-
-A large transaction runs in a thread. A small one that finds nothing under way is made by its caller, in the event loop,
-and the thread is left what waits for the disk: the commit. Each statement that the thread runs gives up the
-interpreter's lock and waits for it again; for a small transaction that takes longer than the transaction.
-"""
+"""What writes to a SQLite store: compare-and-set of many records in few statements, by group commit."""
 
 import asyncio
 import sqlite3
-from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
-from queue import Empty, SimpleQueue
-from threading import Lock, Thread
 from typing import Any, TypeVar
 
 import msgspec
 
 from tidings.storage.errors import StorageError
 from tidings.storage.prediction import Tombstone
-from tidings.storage.sqlite.interpreter import impatience
+from tidings.storage.sqlite.group_commit import GroupCommit, Job
 from tidings.storage.sqlite.schema import (
     BUSY_TIMEOUT,
     COLUMNS,
@@ -39,11 +30,9 @@ from tidings.storage.store import Conflict, Outcome, Write, distinct_ids, high_w
 T = TypeVar("T")
 Value = str | int | bytes | None
 
-_MOST_WRITES = 4096
-"""Writes of one transaction; a single call may bring more."""
-
-_SMALL_WRITES, _SMALL_BYTES = 16, 65_536
-"""What a caller writes by itself at most: about 0.5 ms of its event loop."""
+_ROW_COST = 3_000
+"""A row takes as long as writing so many bytes: sixteen small rows are what the event loop does by itself, and 4,000
+what shares one transaction."""
 
 _to_json = msgspec.json.Encoder().encode
 
@@ -91,31 +80,15 @@ class _Prepared:
         return inserted + updated == self.size
 
 
-class _Job:
-    """A call that waits: either writes, or something to run in a transaction of its own."""
+class _Writes:
+    """The writes of one call, prepared in its thread: the other one would have to fight for the interpreter's lock."""
 
-    __slots__ = ("future", "ids", "loop", "prepared", "run", "writes")
+    __slots__ = ("ids", "prepared", "writes")
 
-    def __init__(
-        self, writes: Sequence[Write], run: Callable[[sqlite3.Connection], Any] | None
-    ) -> None:
+    def __init__(self, writes: Sequence[Write]) -> None:
         self.writes = writes
         self.ids = distinct_ids(writes)
-        # In the caller's thread: in the other one it would have to fight for the interpreter's lock.
         self.prepared = _Prepared(writes)
-        self.run = run
-        self.loop = asyncio.get_running_loop()
-        self.future: asyncio.Future[Any] = self.loop.create_future()
-
-
-class _Uncommitted:
-    """A call whose transaction lacks its commit; without a call: the connection is free again."""
-
-    __slots__ = ("job", "outcomes")
-
-    def __init__(self, job: _Job | None, outcomes: list[list[Outcome]]) -> None:
-        self.job = job
-        self.outcomes = outcomes
 
 
 class SqliteWriter:
@@ -131,215 +104,68 @@ class SqliteWriter:
 
     def __init__(self, path: Path, *, synchronous: str) -> None:
         self._path = path
-        self._synchronous = synchronous
-        self._connection: sqlite3.Connection | None = open_writer(path, synchronous=synchronous)
-        self._patient = True
-        """Whether the connection waits for other processes, as when it was opened."""
-        self._turn = Lock()
-        """Held by whoever uses the connection; for an uncommitted call until the thread has committed it."""
-        self._queue: SimpleQueue[_Job | _Uncommitted | None] = SimpleQueue()
-        self._held: deque[_Job | None] = deque()
-        self._closed = False
-        self._thread = Thread(target=self._work, name=f"sqlite-writer {path.name}", daemon=True)
-        self._thread.start()
+        self._commits = GroupCommit[_Writes | Callable[[sqlite3.Connection], Any]](
+            open_writer(path, synchronous=synchronous),
+            reconnect=lambda: open_writer(path, synchronous=synchronous),
+            execute=_execute,
+            explain=self._explain,
+            path=path,
+            busy_timeout=BUSY_TIMEOUT,
+            synchronous=synchronous,
+        )
 
     async def write(self, writes: Sequence[Write]) -> list[Outcome]:
         """Apply the writes in one transaction, possibly together with those of other callers."""
-        job = _Job(writes, None)
-        small = (
-            len(writes) <= _SMALL_WRITES
-            and sum([len(write.encoded) for write in writes]) <= _SMALL_BYTES
+        work = _Writes(writes)
+        size = sum([len(write.encoded) + _ROW_COST for write in writes])
+        outcomes: list[Outcome] = await self._submit(
+            Job(work, size=size, quick=True, keys=work.ids)
         )
-        outcomes: list[Outcome] = await (self._begin(job) if small else self._submit(job))
         return outcomes
 
     async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Run `work` in a transaction of its own."""
-        result: T = await self._submit(_Job((), work))
+        result: T = await self._submit(Job(work, alone=True))
         return result
 
     async def close(self) -> None:
         """Finish what was submitted, then close the connection. Idempotent."""
-        if not self._closed:
-            self._closed = True
-            self._queue.put(None)
-        await asyncio.to_thread(self._thread.join)
+        await self._commits.close()
 
-    def _submit(self, job: _Job) -> "asyncio.Future[Any]":
-        if self._closed:
+    def _submit(
+        self, job: Job[_Writes | Callable[[sqlite3.Connection], Any]]
+    ) -> "asyncio.Future[Any]":
+        if self._commits.closing:
             raise StorageError(f"{self._path}: the store is closed; open it again")
-        impatience.begin()
-        self._queue.put(job)
-        return job.future
+        return self._commits.submit(job)
 
-    def _begin(self, job: _Job) -> "asyncio.Future[Any]":
-        """Do all but the commit at once, where nobody uses the connection; otherwise as `_submit`."""
-        connection = self._connection
-        if self._closed or connection is None or not self._turn.acquire(blocking=False):
-            return self._submit(job)
-        try:
-            self._wait_for_others(connection, patient=False)
-            connection.execute("BEGIN IMMEDIATE")
-            outcomes = _apply(connection, [job])
-        except BaseException as error:
-            self._roll_back(connection)
-            self._turn.release()
-            self._queue.put(_Uncommitted(None, []))  # the thread may wait for its turn
-            if not isinstance(error, Exception):
-                raise
-            # Most of all another process that writes: the thread waits for it, and says what the rest means.
-            return self._submit(job)
-        impatience.begin()
-        self._queue.put(_Uncommitted(job, outcomes))
-        return job.future
-
-    def _wait_for_others(self, connection: sqlite3.Connection, *, patient: bool) -> None:
-        if self._patient is not patient:
-            connection.execute(
-                f"PRAGMA busy_timeout = {round(BUSY_TIMEOUT * 1000) if patient else 0}"
-            )
-            self._patient = patient
-
-    # What follows runs in the thread.
-
-    def _work(self) -> None:
-        while (jobs := self._take()) is not None:
-            self._await_turn()
-            self._attempt(jobs, self._transact)
-            self._turn.release()
-            for _ in jobs:
-                impatience.end()
-        self._await_turn()
-        if self._connection is not None:
-            self._connection.close()
-
-    def _attempt(self, jobs: list[_Job], work: Callable[[list[_Job]], list[Any]]) -> None:
-        try:
-            results = work(jobs)
-        except Exception as error:
-            # Whatever it is belongs to the callers; the thread must outlive it.
-            failure = in_use(error, self._path) if isinstance(error, sqlite3.Error) else error
-            self._deliver(jobs, [failure] * len(jobs))
-        else:
-            self._deliver(jobs, results)
-
-    def _await_turn(self) -> None:
-        """Own the connection; where a caller has it, its commit is on its way through the queue."""
-        while not self._turn.acquire(blocking=False):
-            self._receive(block=True)
-
-    def _receive(self, *, block: bool) -> None:
-        """Take an item from the queue: commit what a caller has begun, hold what is to be done."""
-        item = self._queue.get(block)
-        if isinstance(item, _Uncommitted):
-            self._complete(item)
-        else:
-            self._held.append(item)
-
-    def _complete(self, uncommitted: _Uncommitted) -> None:
-        """Commit what a caller has begun."""
-        job = uncommitted.job
-        if job is None:
-            return
-
-        def commit(_jobs: list[_Job]) -> list[Any]:
-            connection = self._connection
-            assert connection is not None
-            try:
-                connection.execute("COMMIT")
-            except BaseException:
-                self._roll_back(connection)
-                raise
-            return uncommitted.outcomes
-
-        self._attempt([job], commit)
-        self._turn.release()
-        impatience.end()
-
-    def _take(self) -> list[_Job] | None:
-        """The next jobs that can share a transaction: writes of different predictions. None: the store closes."""
-        while not self._held:
-            self._receive(block=True)
-        with suppress(Empty):
-            while True:
-                self._receive(block=False)
-        first = self._held.popleft()
-        if first is None or first.run is not None or not self._held:
-            return None if first is None else [first]
-        jobs, ids = [first], set(first.ids)
-        while self._held and len(ids) < _MOST_WRITES:
-            job = self._held[0]
-            if job is None or job.run is not None or not ids.isdisjoint(job.ids):
-                break
-            ids.update(job.ids)
-            jobs.append(job)
-            self._held.popleft()
-        return jobs
-
-    def _transact(self, jobs: list[_Job]) -> list[Any]:
-        if self._connection is None:
-            self._connection = open_writer(self._path, synchronous=self._synchronous)
-            self._patient = True
-        connection, run = self._connection, jobs[0].run
-        self._wait_for_others(connection, patient=True)
-        try:
-            connection.execute("BEGIN IMMEDIATE")
-            results = [run(connection)] if run is not None else _apply(connection, jobs)
-            connection.execute("COMMIT")
-        except BaseException:
-            self._roll_back(connection)
-            raise
-        return results
-
-    def _roll_back(self, connection: sqlite3.Connection) -> None:
-        """Leave no transaction open, so that the same call can be made again; drop a connection that cannot."""
-        try:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-        except sqlite3.Error:
-            self._connection = None
-            connection.close()
-
-    def _deliver(self, jobs: list[_Job], results: Sequence[Any]) -> None:
-        loop = jobs[0].loop
-        if all(job.loop is loop for job in jobs):
-            _call(loop, jobs, results)
-        else:
-            for job, result in zip(jobs, results, strict=True):
-                _call(job.loop, [job], [result])
+    def _explain(self, error: Exception, _shared: bool) -> Exception:
+        return in_use(error, self._path) if isinstance(error, sqlite3.Error) else error
 
 
-def _call(loop: asyncio.AbstractEventLoop, jobs: list[_Job], results: Sequence[Any]) -> None:
-    with suppress(RuntimeError):  # the loop of the caller is closed: nobody waits any more
-        loop.call_soon_threadsafe(_resolve, jobs, results)
+def _execute(
+    connection: sqlite3.Connection, works: Sequence[_Writes | Callable[[sqlite3.Connection], Any]]
+) -> list[Any]:
+    calls = [work for work in works if isinstance(work, _Writes)]
+    return _apply(connection, calls) if calls else [work(connection) for work in works]  # type: ignore[operator]
 
 
-def _resolve(jobs: list[_Job], results: Sequence[Any]) -> None:
-    for job, result in zip(jobs, results, strict=True):
-        if job.future.done():
-            continue  # the caller was cancelled
-        if isinstance(result, Exception):
-            job.future.set_exception(result)
-        else:
-            job.future.set_result(result)
-
-
-def _apply(connection: sqlite3.Connection, jobs: list[_Job]) -> list[list[Outcome]]:
+def _apply(connection: sqlite3.Connection, calls: list[_Writes]) -> list[list[Outcome]]:
     """Write optimistically; where the count says that some did not match, start over and leave those out."""
-    prepared = jobs[0].prepared if len(jobs) == 1 else _Prepared(())
-    if len(jobs) > 1:
-        for job in jobs:
-            prepared.add(job.prepared)
+    prepared = calls[0].prepared if len(calls) == 1 else _Prepared(())
+    if len(calls) > 1:
+        for call in calls:
+            prepared.add(call.prepared)
     if prepared.execute(connection):
-        return [[None] * len(job.writes) for job in jobs]
+        return [[None] * len(call.writes) for call in calls]
     connection.execute("ROLLBACK")
     connection.execute("BEGIN IMMEDIATE")
-    writes = [write for job in jobs for write in job.writes]
+    writes = [write for call in calls for write in call.writes]
     conflicts = _conflicts(connection, writes)
     _Prepared([write for write in writes if write.record.prediction_id not in conflicts]).execute(
         connection
     )
-    return [[conflicts.get(one) for one in job.ids] for job in jobs]
+    return [[conflicts.get(one) for one in call.ids] for call in calls]
 
 
 def _conflicts(connection: sqlite3.Connection, writes: Sequence[Write]) -> dict[str, Conflict]:

@@ -37,7 +37,7 @@ from tidings.streams.log.sqlite.schema import (
     stored,
     table,
 )
-from tidings.streams.log.sqlite.writer import Transaction, Writer, end_offset
+from tidings.streams.log.sqlite.writer import LogWriter, Transaction, end_offset
 
 logger = structlog.get_logger(__name__)
 
@@ -69,7 +69,7 @@ class SqliteLog:
         self._options = options
         self._translating = Translating(path)
         self._reading = connect(path)
-        self._writer = Writer(writing, path)
+        self._writer = LogWriter(writing, path)
         self._numbers: dict[str, int] = {}
         self._notifiers: dict[str, Notifier] = {}
         self._ends: dict[str, int] = {}

@@ -9,7 +9,7 @@ from pathlib import Path
 from tidings.streams.log.factory import LogOptions
 from tidings.streams.log.protocol import CHANGES, DEAD_LETTERS, EVENTS
 from tidings.streams.log.sqlite.schema import connect, table
-from tidings.streams.log.sqlite.writer import Transaction, Writer, end_offset
+from tidings.streams.log.sqlite.writer import LogWriter, Transaction, end_offset
 
 _STEP = 1000
 """Records removed in one transaction: a few milliseconds."""
@@ -28,7 +28,7 @@ _DEAD_LETTERS_SECONDS = 14 * 86_400
 class Retention:
     """Removes records through a log's writer."""
 
-    def __init__(self, path: Path, writer: Writer, options: LogOptions) -> None:
+    def __init__(self, path: Path, writer: LogWriter, options: LogOptions) -> None:
         self._path = path
         self._writer = writer
         self._seconds = {

@@ -54,8 +54,8 @@ async def test_full_disk(tmp_path: Path) -> None:
 
 async def test_locked_by_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While another program holds the file for too long writes are `StoreUnavailable`; reads go on; then all is well."""
-    store = await opened(tmp_path / "s.db")
     monkeypatch.setattr("tidings.storage.sqlite.writer.BUSY_TIMEOUT", 0.05)
+    store = await opened(tmp_path / "s.db")
     other = sqlite3.connect(tmp_path / "s.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     write = creation(fresh())
@@ -333,7 +333,8 @@ async def test_switch_interval_comes_back(tmp_path: Path) -> None:
     during = [
         asyncio.create_task(store.write([creation(fresh())])) for store in stores for _ in range(10)
     ]
-    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # they are called
+    await asyncio.sleep(0)  # their transactions begin
     assert sys.getswitchinterval() < before
     await asyncio.gather(*during)
     await eventually(lambda: sys.getswitchinterval() == before)

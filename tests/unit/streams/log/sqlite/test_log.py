@@ -136,7 +136,8 @@ async def test_one_consumer_per_group(log: SqliteLog, path: Path) -> None:
 async def test_a_full_disk(log: SqliteLog) -> None:
     """While the disk is full, appends are refused as worth a retry, reads go on, and afterwards all is well."""
     await log.append(EVENTS, [NewRecord(b"key", b"first")])
-    writing = log._writer._connection
+    writing = log._writer._commits._connection
+    assert writing is not None
     (pages,) = writing.execute("PRAGMA page_count").fetchone()
     writing.execute(f"PRAGMA max_page_count = {pages}")
     with pytest.raises(LogUnavailable, match="no room"):
@@ -168,31 +169,26 @@ async def test_a_locked_file(log: SqliteLog, path: Path) -> None:
 async def test_concurrent_appends_share_transactions(log: SqliteLog) -> None:
     """100 appends at once are committed in a few transactions."""
     await log.append(EVENTS, [NewRecord(b"key", b"x")])
-    commits = 0
-    finish = log._writer._finish
-
-    def counted(batch: list[object], results: list[object]) -> None:
-        nonlocal commits
-        commits += 1
-        finish(batch, results)  # type: ignore[arg-type]
-
-    log._writer._finish = counted  # type: ignore[method-assign, assignment]
+    commits: list[int] = []
+    log._writer._commits.on_finished = lambda batch: commits.append(len(batch))
     await asyncio.gather(*[log.append(EVENTS, [NewRecord(b"key", b"x")]) for _ in range(100)])
-    assert commits <= 3
+    assert len(commits) <= 3
+    assert sum(commits) == 100
 
 
 async def test_what_is_flushed_to_the_disk(log: SqliteLog) -> None:
     """Events and dead letters are committed with an fsync; changes and offsets leave it to the next such commit."""
     modes: list[tuple[str, int]] = []
-    finish = log._writer._finish
+    commits = log._writer._commits
+    writing = commits._connection
+    assert writing is not None
 
-    def noted(batch: list[object], results: list[object]) -> None:
-        modes.append((topic, log._writer._connection.execute("PRAGMA synchronous").fetchone()[0]))
-        finish(batch, results)  # type: ignore[arg-type]
+    def noted(_batch: object) -> None:
+        modes.append((topic, writing.execute("PRAGMA synchronous").fetchone()[0]))
 
     for topic in (EVENTS, CHANGES, DEAD_LETTERS):
         await log.append(topic, [NewRecord(b"key", b"x")])
-    log._writer._finish = noted  # type: ignore[method-assign, assignment]
+    commits.on_finished = noted
     for topic in (EVENTS, CHANGES, DEAD_LETTERS):
         await log.append(topic, [NewRecord(b"key", b"x")])
     topic = "offsets"

@@ -1,0 +1,337 @@
+"""Group commit: calls that wait while a transaction is on its way share the next one.
+
+A large transaction runs in a thread. A small one is made in the event loop, and the thread is left what may take long:
+the commit that waits for the disk. Each statement that the thread runs gives up the interpreter's lock and waits for it
+again; for a small transaction that takes longer than the transaction.
+
+The orders that keep what was acknowledged:
+
+- A call is answered after COMMIT has returned, never before: otherwise a crash would lose what its caller was promised.
+- One transaction is under way at a time. The loop writes on the connection only while the thread does not use it; two
+  at once would be one transaction, and a fault of the second would roll the first one back.
+- Calls keep their order. One that cannot join the batch ends it, and all behind it wait: a later write of a record
+  must not come before an earlier one.
+- A transaction made in the loop that meets a fault is rolled back and made anew in the thread, which waits for other
+  processes. So work may run twice, and only the results of the run that was committed count.
+- The wish of the most careful call decides: where one call of a batch is durable, the commit of all waits for the
+  disk. Transactions lie in the write-ahead log in their order, so a power cut takes the others from the end only.
+"""
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
+from pathlib import Path
+from queue import SimpleQueue
+from threading import Lock, Thread
+from typing import Any, Generic, TypeVar
+
+from tidings.storage.sqlite.interpreter import switch_interval
+
+W = TypeVar("W")
+
+MOST_BYTES = 16_777_216
+"""Calls beyond so many bytes wait for the next transaction; a single one may bring more."""
+SMALL_BYTES = 65_536
+"""What is written in the event loop at most, in about 0.5 ms."""
+
+
+class Job(Generic[W]):
+    """A call's part of a transaction, and the future that its caller waits for.
+
+    Args:
+        work: What to do; None: nothing, a mark in the order of calls.
+        size: Its bytes, or what takes as long as writing so many.
+        quick: Whether it takes no longer than its size says, so that it may run in the event loop.
+        durable: Whether it must survive a power cut.
+        keys: The records it writes: two calls with a key in common do not share a transaction.
+        alone: Whether it has a transaction of its own.
+    """
+
+    __slots__ = ("alone", "done", "durable", "keys", "loop", "quick", "size", "work")
+
+    def __init__(
+        self,
+        work: W | None,
+        *,
+        size: int = 0,
+        quick: bool = False,
+        durable: bool = True,
+        keys: Collection[str] = (),
+        alone: bool = False,
+    ) -> None:
+        self.work = work
+        self.size = size
+        self.quick = quick
+        self.durable = durable
+        self.keys = keys
+        self.alone = alone
+        self.loop = asyncio.get_running_loop()
+        self.done: asyncio.Future[Any] = self.loop.create_future()
+
+
+class _Uncommitted(Generic[W]):
+    """A batch whose transaction was made in the loop and lacks its commit."""
+
+    __slots__ = ("batch", "results")
+
+    def __init__(self, batch: list[Job[W]], results: list[Any]) -> None:
+        self.batch = batch
+        self.results = results
+
+
+class GroupCommit(Generic[W]):
+    """Owns the connection that writes and the thread that waits for the disk. Calls may come from several loops.
+
+    Args:
+        connection: To write through.
+        reconnect: Opens another one after a transaction could not even be rolled back.
+        execute: Does the works of a batch within a transaction; returns a result for each.
+        explain: Makes the error that a call raises, from what went wrong and whether others shared the transaction.
+        path: The file, for the thread's name.
+        busy_timeout: Seconds that the thread waits for other processes.
+        synchronous: SQLite's mode of a durable commit.
+        close_within: Seconds that closing waits at most for what is under way; None: as long as that takes.
+    """
+
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        *,
+        reconnect: Callable[[], sqlite3.Connection],
+        execute: Callable[[sqlite3.Connection, Sequence[W]], list[Any]],
+        explain: Callable[[Exception, bool], Exception],
+        path: Path,
+        busy_timeout: float,
+        synchronous: str = "FULL",
+        close_within: float | None = None,
+    ) -> None:
+        self._connection: sqlite3.Connection | None = connection
+        self._reconnect = reconnect
+        self._execute = execute
+        self._explain = explain
+        self._busy_timeout = busy_timeout
+        self._synchronous = synchronous
+        self._close_within = close_within
+        self._pragmas: dict[str, int | str] = {}
+        """As they were set last on the connection."""
+        self._state = Lock()
+        """Guards the three below, which loops in other threads may use as well."""
+        self._waiting: list[Job[W]] = []
+        self._under_way = False
+        self._resuming: asyncio.AbstractEventLoop | None = None
+        """The loop that is to hand over what waits; where it was closed before it could, the next caller does it."""
+        self._closing = False
+        self._between: Callable[[sqlite3.Connection], object] | None = None
+        self.on_finished: Callable[[Sequence[Job[W]]], None] | None = None
+        """Called in a loop after each transaction, with its batch."""
+        self._batches: SimpleQueue[list[Job[W]] | _Uncommitted[W] | None] = SimpleQueue()
+        self._thread = Thread(target=self._work, name=f"sqlite-commit {path.name}", daemon=True)
+        self._thread.start()
+
+    @property
+    def closing(self) -> bool:
+        """Whether nothing more is taken."""
+        return self._closing
+
+    def submit(self, job: Job[W]) -> "asyncio.Future[Any]":
+        """Do it in the next transaction that it can join; the future is done once that is committed.
+
+        A caller that is cancelled meanwhile harms nobody: its work is done all the same.
+        """
+        with self._state:
+            self._waiting.append(job)
+            lost = self._resuming is not None and self._resuming.is_closed()
+            if not self._under_way or lost:
+                # At the end of this turn of the loop: callers that run in the same turn share the transaction.
+                self._under_way = True
+                self._resuming = job.loop
+                job.loop.call_soon(self._hand_over)
+        return job.done
+
+    def between_transactions(self, work: Callable[[sqlite3.Connection], object]) -> None:
+        """Let the thread do this once and soon, while nobody writes; it must not wait for other processes."""
+        self._between = work
+        self.submit(Job(None, alone=True))
+
+    async def close(self) -> None:
+        """Finish what was submitted, end the thread and close the connection. Idempotent."""
+        if not self._closing:
+            self._closing = True
+            last = self.submit(Job(None, alone=True))
+            await asyncio.wait([last], timeout=self._close_within)
+            self._batches.put(None)
+        await asyncio.to_thread(self._thread.join, self._close_within)
+
+    # In a loop
+
+    def _hand_over(self) -> None:
+        """Begin the next transaction with what has gathered."""
+        with self._state:
+            self._resuming = None
+            batch = self._take()
+        if not batch:
+            return
+        results = self._make_in_loop(batch) if self._small(batch) else None
+        if results is not None and not any(job.durable for job in batch):
+            loop = asyncio.get_running_loop()
+            with self._state:
+                self._resuming = loop
+            loop.call_soon(self._finish, batch, results)
+            return
+        switch_interval.lower()
+        self._batches.put(batch if results is None else _Uncommitted(batch, results))
+
+    def _take(self) -> list[Job[W]]:
+        """The next calls that can share a transaction, off the queue; none: nothing is under way any more."""
+        waiting = self._waiting
+        if not waiting:
+            self._under_way = False
+            return []
+        size, count, keys = 0, 0, set[str]()
+        for job in waiting:
+            size += job.size
+            if count and (
+                job.alone or waiting[0].alone or size > MOST_BYTES or not keys.isdisjoint(job.keys)
+            ):
+                break
+            keys.update(job.keys)
+            count += 1
+        batch, self._waiting = waiting[:count], waiting[count:]
+        return batch
+
+    def _small(self, batch: list[Job[W]]) -> bool:
+        return (
+            self._between is None
+            and all(job.quick for job in batch)
+            and sum(job.size for job in batch) <= SMALL_BYTES
+        )
+
+    def _make_in_loop(self, batch: list[Job[W]]) -> list[Any] | None:
+        """All of a small transaction but a commit that waits for the disk.
+
+        None where it came to nothing, most of all because another process writes: the thread waits for that, and says
+        what the rest means.
+        """
+        if self._connection is None:
+            return None
+        try:
+            return self._transact(batch, wait=False, commit=not any(job.durable for job in batch))
+        except Exception:
+            return None
+
+    def _finish(self, batch: list[Job[W]], results: Sequence[Any] | Exception) -> None:
+        """Answer those who wait, and go on with what has gathered meanwhile."""
+        loop = asyncio.get_running_loop()
+        for number, job in enumerate(batch):
+            result: Any = (
+                self._explain(results, len(batch) > 1)
+                if isinstance(results, Exception)
+                else results[number]
+            )
+            if job.loop is loop:
+                _resolve(job, result)
+            else:
+                with suppress(RuntimeError):  # that loop is closed: nobody waits any more
+                    job.loop.call_soon_threadsafe(_resolve, job, result)
+        self._hand_over()
+        if self.on_finished is not None:
+            self.on_finished(batch)
+
+    # In the thread
+
+    def _work(self) -> None:
+        while (item := self._batches.get()) is not None:
+            batch = item.batch if isinstance(item, _Uncommitted) else item
+            results: Sequence[Any] | Exception
+            try:
+                if isinstance(item, _Uncommitted):
+                    self._commit()
+                    results = item.results
+                else:
+                    results = self._transact(batch, wait=True, commit=True)
+            except Exception as error:
+                # Whatever it is belongs to the callers; the thread must outlive it.
+                results = error
+            if self._between is not None:
+                self._do_between(self._between)
+            self._resume(batch, results)
+            switch_interval.restore()
+        if self._connection is not None:
+            self._connection.close()
+
+    def _do_between(self, work: Callable[[sqlite3.Connection], object]) -> None:
+        self._between = None
+        if self._connection is None:
+            return
+        with suppress(sqlite3.Error):  # what was committed stands, whatever becomes of this
+            self._set("busy_timeout", 0)
+            work(self._connection)
+
+    def _resume(self, batch: list[Job[W]], results: Sequence[Any] | Exception) -> None:
+        """Let a loop finish the batch: that of one who waits for it, or for the next."""
+        with self._state:
+            for job in (*batch, *self._waiting):
+                with suppress(RuntimeError):  # it is closed
+                    job.loop.call_soon_threadsafe(self._finish, batch, results)
+                    self._resuming = job.loop
+                    return
+            self._under_way = False  # nobody waits; the next caller begins with what is left
+
+    # In either, never in both at once
+
+    def _transact(self, batch: list[Job[W]], *, wait: bool, commit: bool) -> list[Any]:
+        """A transaction; `wait` for other processes, or raise; `commit`, or leave it open."""
+        works = [job.work for job in batch if job.work is not None]
+        if not works:
+            return [None] * len(batch)
+        if self._connection is None:
+            self._connection = self._reconnect()
+            self._pragmas.clear()
+        connection = self._connection
+        self._set("busy_timeout", round(self._busy_timeout * 1000) if wait else 0)
+        # Set for each transaction, as SQLite takes it only outside of one.
+        durable = any(job.durable for job in batch)
+        self._set("synchronous", self._synchronous if durable else "NORMAL")
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            results = self._execute(connection, works)
+        except BaseException:
+            self._roll_back(connection)
+            raise
+        if commit:
+            self._commit()
+        return results
+
+    def _commit(self) -> None:
+        connection = self._connection
+        assert connection is not None
+        try:
+            connection.execute("COMMIT")
+        except BaseException:
+            self._roll_back(connection)
+            raise
+
+    def _roll_back(self, connection: sqlite3.Connection) -> None:
+        """Leave no transaction open, so that the call can be made again; drop a connection that cannot."""
+        try:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+        except sqlite3.Error:
+            self._connection = None
+            connection.close()
+
+    def _set(self, pragma: str, value: int | str) -> None:
+        assert self._connection is not None
+        if self._pragmas.get(pragma) != value:
+            self._connection.execute(f"PRAGMA {pragma} = {value}")
+            self._pragmas[pragma] = value
+
+
+def _resolve(job: Job[Any], result: Any) -> None:
+    if job.done.done():
+        return  # the caller was cancelled, or has given up
+    if isinstance(result, Exception):
+        job.done.set_exception(result)
+    else:
+        job.done.set_result(result)
