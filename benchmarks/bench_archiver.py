@@ -49,7 +49,7 @@ async def archive(place: str, folder: Path) -> int:
     from tidings.streams.changes.codec import announcement
     from tidings.streams.log.memory import MemoryLog
     from tidings.streams.log.protocol import CHANGES, Position
-    from tidings.streams.submission.event_publisher import Reports
+    from tidings.streams.submission.event_publisher import EventPublisher
 
     log, store, objects = MemoryLog(), MemoryStore(), ObjectStorage(f"file:///{folder}")
     records = [
@@ -68,7 +68,7 @@ async def archive(place: str, folder: Path) -> int:
         CHANGES, [announcement(r, encode(r), position=Position(0, 0)) for r in records]
     )
     downloads = Downloads([place])
-    work = FileTransfer(store.load, objects, AssetPaths(b"key"), downloads, Reports(log))
+    work = FileTransfer(store.load, objects, AssetPaths(b"key"), downloads, EventPublisher(log))
     archiver = Archiver(log, work)
     task = asyncio.create_task(archiver.run())
     while archiver.done < FILES:

@@ -37,9 +37,9 @@ from tidings.streams.processing.processor import GROUP
 from tidings.streams.providers.catalog.replicate import Replicate
 from tidings.streams.providers.protocol import Webhook
 from tidings.streams.rules.event import Event
-from tidings.streams.submission.event_publisher import Reports
+from tidings.streams.submission.event_publisher import EventPublisher
 from tidings.streams.submission.reconciler import Reconciler
-from tidings.streams.submission.status_client import LookUps
+from tidings.streams.submission.status_client import StatusClient
 
 IDLE = 2.0
 """Seconds watched while nothing is due."""
@@ -73,7 +73,9 @@ async def in_flight(watched: int) -> tuple[float, float, float, int, int]:
         reads.extend(ids)
         return {i: Stored(records[i].version, records[i].status, encode(records[i])) for i in ids}
 
-    reconciler = Reconciler(read, LookUps({}, {}, Reports(MemoryLog()), None), None, clock=clock)
+    reconciler = Reconciler(
+        read, StatusClient({}, {}, EventPublisher(MemoryLog()), None), None, clock=clock
+    )
     task = asyncio.create_task(reconciler.run())
     records["silent"] = msgspec.structs.replace(prediction(0, clock.ms()), prediction_id="silent")
     reconciler.notice([Change("silent", 2, encode(records["silent"]), Status.PROCESSING.value)])

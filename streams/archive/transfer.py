@@ -36,7 +36,7 @@ from tidings.streams.log.consumer_loop import Claim
 from tidings.streams.log.protocol import RecordTooLarge
 from tidings.streams.rules import large_fields as blobs
 from tidings.streams.rules.event import Archive
-from tidings.streams.submission.event_publisher import Reports
+from tidings.streams.submission.event_publisher import EventPublisher
 
 AT_ONCE = 2 * 1024 * 1024
 """Bytes of a file that is put in one piece; a larger one streams through."""
@@ -91,7 +91,7 @@ class FileTransfer:
         objects: Where files go.
         names: Where they lie and how they are reached.
         downloads: Fetches them.
-        reports: Where `archive` goes.
+        publisher: Where `archive` goes.
         mode: In force.
         retry: Until a file counts as lost.
         clock: Tells the time.
@@ -104,7 +104,7 @@ class FileTransfer:
         objects: ObjectStorage,
         names: AssetPaths,
         downloads: Downloads,
-        reports: Reports,
+        publisher: EventPublisher,
         *,
         mode: Archive = Archive.AFTER,
         retry: RetryPolicy | None = None,
@@ -112,7 +112,7 @@ class FileTransfer:
         reached: Callable[[int], None] | None = None,
     ) -> None:
         self._load, self._objects, self._names, self._downloads = load, objects, names, downloads
-        self._reports, self._mode, self._clock = reports, mode, clock
+        self._publisher, self._mode, self._clock = publisher, mode, clock
         self.retry = retry or RetryPolicy()
         self._backoff = Backoff.doubling(self.retry.first, self.retry.longest)
         self._reached = reached or (lambda _step: None)
@@ -298,13 +298,13 @@ class FileTransfer:
         listed = Raw(msgspec.json.encode(assets)) if assets or reason is None else None
         said = {"type": "archive", "createdAt": record.created_at}
         try:
-            await self._reports.said(
+            await self._publisher.publish_event(
                 record.prediction_id, **said, assets=listed, assetsError=reason
             )
         except RecordTooLarge:
             # A file's entry names two addresses: a list can be larger than the output that the log took.
             reason = f"the list of {len(assets)} files is larger than TIDINGS_MAX_BODY ({len(listed or b'')} bytes)"
-            await self._reports.said(record.prediction_id, **said, assetsError=reason)
+            await self._publisher.publish_event(record.prediction_id, **said, assetsError=reason)
 
     async def _check_still_there(self, record: Prediction, folder: str) -> None:
         stored = (await self._load([record.prediction_id])).get(record.prediction_id)

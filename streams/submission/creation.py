@@ -18,7 +18,7 @@ from tidings.streams.providers.job_api import Call, JobListing, SubmissionApi, S
 from tidings.streams.submission.http import Answer, CallFailed, NotSent
 from tidings.streams.submission.job_search import find
 from tidings.streams.submission.redaction import reason_of, secrets_of
-from tidings.streams.submission.throttle import Lane
+from tidings.streams.submission.throttle import ProviderThrottle
 
 BACKOFF = Backoff.doubling(1.0, 30.0)
 """Before a create call is repeated, where the provider does not say."""
@@ -49,17 +49,17 @@ Outcome = Submitted | Declined | Cancelled | None
 """What came of the calls; None: unknown."""
 
 
-class Creation:
+class CreateCall:
     """The create call of one prediction, repeated within the provider's limits.
 
     Args:
-        lane: How the provider may be called.
+        throttle: How the provider may be called.
         current: Reads the record before a call is repeated.
         limit: Seconds after which no call is begun any more.
     """
 
-    def __init__(self, lane: Lane, current: Current, limit: float) -> None:
-        self._lane, self._current, self._limit = lane, current, limit
+    def __init__(self, throttle: ProviderThrottle, current: Current, limit: float) -> None:
+        self._throttle, self._current, self._limit = throttle, current, limit
 
     async def run(
         self, api: SubmissionApi, call: Call, record: Prediction, webhook: str
@@ -98,7 +98,7 @@ class Creation:
                     break
             tries += 1
             try:
-                answer = await self._lane.call(call)
+                answer = await self._throttle.call(call)
             except NotSent as failure:
                 reason = str(failure)
                 continue
@@ -122,7 +122,7 @@ class Creation:
     async def _pause(self, tries: int) -> None:
         """Wait before a repetition: as long as the provider asked for, or twice as long each time."""
         own = BACKOFF.wait(tries)
-        await asyncio.sleep(max(self._lane.closed_for, own))
+        await asyncio.sleep(max(self._throttle.closed_for, own))
 
     async def _begun(self, api: SubmissionApi, webhook: str, since: int) -> Submitted | None:
         """What the provider's list shows of calls that were answered with an error; None: they began nothing.
@@ -132,7 +132,7 @@ class Creation:
         """
         if not isinstance(api, JobListing):
             return None  # there is only the provider's word for it, which was that it did nothing
-        found = await find(api, self._lane, {webhook}, since, PAGES)
+        found = await find(api, self._throttle, {webhook}, since, PAGES)
         if found.ids:
             return Submitted(found.ids[webhook])
         if not found.complete:

@@ -28,7 +28,7 @@ _log = structlog.get_logger("tidings.reports")
 _encoder = msgspec.json.Encoder()
 
 
-class Reports:
+class EventPublisher:
     """Appends events. A repeat after an unknown outcome is harmless: it is Stale by the rules.
 
     Args:
@@ -48,7 +48,7 @@ class Reports:
         self._events_log, self._source, self._clock = log, source, clock
         self._archive = (ARCHIVE_HEADER, archive.value.encode())
 
-    async def said(self, prediction_id: str, **fields: object) -> Position:
+    async def publish_event(self, prediction_id: str, **fields: object) -> Position:
         """Append an event of ours; the fields are named as on the wire, absent ones are None."""
         said = {name: value for name, value in fields.items() if value is not None}
         identity = {
@@ -59,7 +59,9 @@ class Reports:
         value = _encoder.encode({**identity, **said, "source": self._source})
         return await self._append(NewRecord(prediction_id.encode(), value, [self._archive]))
 
-    async def came(self, prediction_id: str, provider: str, body: bytes, why: str) -> Position:
+    async def publish_provider_report(
+        self, prediction_id: str, provider: str, body: bytes, why: str
+    ) -> Position:
         """Append what a provider answered as that provider's report, as it came."""
         headers = [
             (PROVIDER_HEADER, provider.encode()),
@@ -88,5 +90,5 @@ class Reports:
 
 
 def raw(value: Raw) -> Raw | None:
-    """The JSON for `Reports.said`; None where it is absent."""
+    """The JSON for `EventPublisher.said`; None where it is absent."""
     return value or None

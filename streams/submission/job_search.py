@@ -9,7 +9,7 @@ from msgspec import Struct
 from tidings.storage.resilience.backoff import Backoff, Failures
 from tidings.streams.providers.job_api import JobListing, Unreadable
 from tidings.streams.submission.http import Answer, CallFailed
-from tidings.streams.submission.throttle import Lane
+from tidings.streams.submission.throttle import ProviderThrottle
 
 SKEW = 300_000
 """Milliseconds by which the provider's clock may be behind ours."""
@@ -31,13 +31,13 @@ class Found(Struct, frozen=True):
 
 
 async def find(
-    api: JobListing, lane: Lane, webhooks: Collection[str], since: int, pages: int
+    api: JobListing, throttle: ProviderThrottle, webhooks: Collection[str], since: int, pages: int
 ) -> Found:
     """Look for predictions in the provider's list by the address they report to.
 
     Args:
         api: Whose list shows it.
-        lane: Of the provider.
+        throttle: Of the provider.
         webhooks: The addresses.
         since: When the first of them can have been created, ms since the epoch by our clock.
         pages: How many pages are read at most, newest first.
@@ -51,13 +51,13 @@ async def find(
     following: str | None = None
     for page in range(pages):
         try:
-            shown, following = api.listed((await _page(api, lane, following)).body)
+            shown, following = api.listed((await _page(api, throttle, following)).body)
         except (CallFailed, Unreadable) as error:
             if not page:
                 raise
             _log.info(
                 "list.broken_off",
-                provider=lane.name,
+                provider=throttle.name,
                 pages=page,
                 found=len(found),
                 error=str(error),
@@ -77,24 +77,24 @@ async def find(
     return Found(found, complete=False)
 
 
-async def _page(api: JobListing, lane: Lane, following: str | None) -> Answer:
+async def _page(api: JobListing, throttle: ProviderThrottle, following: str | None) -> Answer:
     failures = Failures(BACKOFF)
     for left in reversed(range(TRIES)):
         try:
-            answer = await lane.call(api.list(following))
+            answer = await throttle.call(api.list(following))
         except CallFailed:
-            if not left or lane.closed_for > BACKOFF.longest:
+            if not left or throttle.closed_for > BACKOFF.longest:
                 raise
         else:
             if answer.good:
                 return answer
             if (
                 not left
-                or lane.closed_for > BACKOFF.longest
+                or throttle.closed_for > BACKOFF.longest
                 or not (answer.status == 429 or answer.status >= 500)
             ):
                 raise Unreadable(f"the list was answered with {answer.status}")
-        await asyncio.sleep(max(failures.next_wait(), lane.closed_for))
+        await asyncio.sleep(max(failures.next_wait(), throttle.closed_for))
     raise AssertionError("the last try ends it")
 
 

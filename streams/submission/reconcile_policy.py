@@ -10,7 +10,7 @@ LONGEST_ESTIMATE = 7 * 24 * 3_600_000
 """An estimated time beyond this counts as this: any number at all may stand in an event."""
 
 
-class Need(StrEnum):
+class Action(StrEnum):
     """What is to be done about a prediction, should nothing happen by itself."""
 
     NOTHING = "nothing"
@@ -24,7 +24,7 @@ class Need(StrEnum):
     """At the provider, and silent: to be looked up."""
 
 
-class Patience(Struct, frozen=True):
+class Timeouts(Struct, frozen=True):
     """How long is waited."""
 
     silence: int = 60_000
@@ -45,41 +45,41 @@ class Patience(Struct, frozen=True):
     """Waits double up to this."""
 
 
-def need_of(record: Prediction) -> Need:
+def action_for(record: Prediction) -> Action:
     """What the record as it stands needs."""
     if record.status.terminal or record.pending is not None or record.provider is None:
-        return Need.NOTHING
+        return Action.NOTHING
     if record.provider_id is not None:
-        return Need.LOOK if record.cancel_requested_at is None else Need.CANCEL
+        return Action.LOOK if record.cancel_requested_at is None else Action.CANCEL
     if record.attempt is not None:
-        return Need.FIND
+        return Action.FIND
     if record.create_id is not None and record.model is not None and record.status.rank == 0:
-        return Need.SUBMIT if record.cancel_requested_at is None else Need.NOTHING
-    return Need.NOTHING
+        return Action.SUBMIT if record.cancel_requested_at is None else Action.NOTHING
+    return Action.NOTHING
 
 
-def wait_for(need: Need, record: Prediction, tries: int, patience: Patience) -> int:
+def wait_before(action: Action, record: Prediction, tries: int, timeouts: Timeouts) -> int:
     """For how long nothing is done: after the last news, or after the last try.
 
     Args:
-        need: Of this record.
+        action: Of this record.
         record: As it stands.
         tries: How often it was done since the last news.
-        patience: In force.
+        timeouts: In force.
     """
     doubled = 1 << min(tries, 16)
-    match need:
-        case Need.CANCEL:
-            return 0 if tries == 0 else min(patience.cancel * (doubled >> 1), patience.silence * 5)
-        case Need.SUBMIT:
-            return min(patience.unsubmitted * doubled, patience.silence * 5)
-        case Need.FIND:
+    match action:
+        case Action.CANCEL:
+            return 0 if tries == 0 else min(timeouts.cancel * (doubled >> 1), timeouts.silence * 5)
+        case Action.SUBMIT:
+            return min(timeouts.unsubmitted * doubled, timeouts.silence * 5)
+        case Action.FIND:
             return min(
-                patience.unanswered * doubled, max(patience.unanswered, patience.unknown // 4)
+                timeouts.unanswered * doubled, max(timeouts.unanswered, timeouts.unknown // 4)
             )
-    silence = patience.silence
+    silence = timeouts.silence
     if record.estimated_time:
         # Bounded before it is multiplied: the product of a number that is too large cannot be an int.
         estimated = max(0, min(record.estimated_time, LONGEST_ESTIMATE))
-        silence = max(silence, int(estimated * patience.estimates))
-    return min(silence * doubled, max(silence, patience.longest))
+        silence = max(silence, int(estimated * timeouts.estimates))
+    return min(silence * doubled, max(silence, timeouts.longest))

@@ -21,9 +21,9 @@ from tidings.streams.changes import codec as topic
 from tidings.streams.changes.codec import Change
 from tidings.streams.log.protocol import CHANGES, Log, LogError
 from tidings.streams.log.read_until_end import read_until_end
-from tidings.streams.submission.reconcile_policy import Need, Patience, need_of, wait_for
-from tidings.streams.submission.status_client import LookUps
-from tidings.streams.submission.submitter import Load, Submissions
+from tidings.streams.submission.reconcile_policy import Action, Timeouts, action_for, wait_before
+from tidings.streams.submission.status_client import StatusClient
+from tidings.streams.submission.submitter import Load, Submitter
 
 BATCH = 500
 """Records loaded at once."""
@@ -66,9 +66,9 @@ class Reconciler:
 
     Args:
         load: Reads records past any cache.
-        look_ups: What asks providers.
+        status_client: What asks providers.
         submissions: What submits creates that nobody has; None: they are left.
-        patience: How long is waited.
+        timeouts: How long is waited.
         mine: Whether this instance acts on a partition.
         clock: Tells the time.
     """
@@ -76,22 +76,24 @@ class Reconciler:
     def __init__(
         self,
         load: Load,
-        look_ups: LookUps,
-        submissions: Submissions | None,
+        status_client: StatusClient,
+        submissions: Submitter | None,
         *,
-        patience: Patience | None = None,
+        timeouts: Timeouts | None = None,
         mine: Callable[[Collection[int]], bool] = lambda _partitions: True,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        self._load, self._look_ups, self._submissions = load, look_ups, submissions
-        self._patience = patience or Patience()
+        self._load, self._status_client, self._submissions = load, status_client, submissions
+        self._timeouts = timeouts or Timeouts()
         self._mine, self._clock = mine, clock
         self._watched: dict[str, _Watched] = {}
         self._heap: list[tuple[int, str]] = []
         self._wake = asyncio.Event()
         self._under_way: set[asyncio.Task[None]] = set()
-        self.done: dict[str, int] = {need.value: 0 for need in Need if need is not Need.NOTHING}
-        """How often each need was met."""
+        self.done: dict[str, int] = {
+            action.value: 0 for action in Action if action is not Action.NOTHING
+        }
+        """How often each action was met."""
         self.failed = 0
         """How often it could not be, for now."""
 
@@ -103,7 +105,7 @@ class Reconciler:
     def notice(self, changes: Sequence[Change]) -> None:
         """Take note of changes; nothing of them is decoded."""
         now = self._now()
-        watched, patience = self._watched, self._patience
+        watched, timeouts = self._watched, self._timeouts
         for change in changes:
             prediction_id = change.prediction_id
             if change.status not in _UNFINISHED or not change.value:
@@ -116,7 +118,7 @@ class Reconciler:
                 self._at(
                     prediction_id,
                     known,
-                    now + (patience.unsubmitted if starting else patience.silence),
+                    now + (timeouts.unsubmitted if starting else timeouts.silence),
                 )
             else:
                 known.seen = now
@@ -135,7 +137,7 @@ class Reconciler:
             at_once: Do what it needs now, overdue or not.
             settled: Nobody can be calling for it at this moment.
         """
-        if record.prediction_id not in self._watched and need_of(record) is not Need.NOTHING:
+        if record.prediction_id not in self._watched and action_for(record) is not Action.NOTHING:
             known = _Watched(0 if at_once else record.updated_at, settled, at_once=at_once)
             due = self._now() if at_once else self._due(record, known)
             self._watched[record.prediction_id] = known
@@ -148,7 +150,7 @@ class Reconciler:
             self._wake.set()
 
     def _due(self, record: Prediction, known: _Watched) -> int:
-        return known.seen + wait_for(need_of(record), record, known.tries, self._patience)
+        return known.seen + wait_before(action_for(record), record, known.tries, self._timeouts)
 
     def _now(self) -> int:
         return self._clock.ms()
@@ -222,45 +224,45 @@ class Reconciler:
             except Exception as error:  # one record must not end the watch over all
                 self.failed += 1
                 _log.error("reconciler.defect", prediction=prediction_id, exc_info=error)
-                self._again(prediction_id, self._patience.longest)
+                self._again(prediction_id, self._timeouts.longest)
                 continue
             if due is None:
                 continue
-            record, need = due
+            record, action = due
             known.busy = True
-            if need is Need.FIND:
+            if action is Action.FIND:
                 finding.setdefault(record.provider or "", []).append(record)
             else:
-                await self._start(self._meet(record, need, known))
+                await self._start(self._meet(record, action, known))
         for provider, records in finding.items():
             await self._start(self._find(provider, records))
 
     def _due_now(
         self, prediction_id: str, stored: Stored | None, known: _Watched
-    ) -> tuple[Prediction, Need] | None:
+    ) -> tuple[Prediction, Action] | None:
         """The record and what it needs now; None: nothing yet, or nothing any more."""
         record = decode(stored.encoded) if stored is not None and not stored.deleted else None
-        need = Need.NOTHING if record is None else need_of(record)
-        if record is None or need is Need.NOTHING or not self._possible(record, need):
+        action = Action.NOTHING if record is None else action_for(record)
+        if record is None or action is Action.NOTHING or not self._possible(record, action):
             del self._watched[prediction_id]
             return None
-        if need is Need.FIND and not known.attempted:
+        if action is Action.FIND and not known.attempted:
             # The record's time is that of the `submit`, which may have waited for a processor for long: whoever calls
             # began when the record showed it.
             known.attempted = record.updated_at if known.settled else self._now()
-        if need is Need.CANCEL:
+        if action is Action.CANCEL:
             known.urgent = False  # it is carried out herewith
         left = 0 if known.at_once or known.urgent else self._due(record, known) - self._now()
         if left > 0 or not self._ours(record):
-            self._again(prediction_id, max(left, self._patience.unanswered))
+            self._again(prediction_id, max(left, self._timeouts.unanswered))
             return None
-        return record, need
+        return record, action
 
-    def _possible(self, record: Prediction, need: Need) -> bool:
+    def _possible(self, record: Prediction, action: Action) -> bool:
         provider = record.provider or ""
-        if need is Need.SUBMIT:
+        if action is Action.SUBMIT:
             return self._submissions is not None and self._submissions.refusal(provider) is None
-        return need is Need.FIND or self._look_ups.can(provider)
+        return action is Action.FIND or self._status_client.supports(provider)
 
     def _ours(self, record: Prediction) -> bool:
         return record.source is None or self._mine(
@@ -279,19 +281,19 @@ class Reconciler:
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
 
-    async def _meet(self, record: Prediction, need: Need, known: _Watched) -> None:
+    async def _meet(self, record: Prediction, action: Action, known: _Watched) -> None:
         prediction_id = record.prediction_id
         structlog.contextvars.bind_contextvars(prediction=prediction_id)  # of this task alone
         try:
-            self.done[need.value] += 1
-            if need is Need.SUBMIT:
+            self.done[action.value] += 1
+            if action is Action.SUBMIT:
                 assert self._submissions is not None
                 self._submissions.take(prediction_id, record.provider or "")
-            elif need is Need.CANCEL:
-                known.canceled = await self._look_ups.cancel(record)
+            elif action is Action.CANCEL:
+                known.canceled = await self._status_client.cancel(record)
                 self.failed += not known.canceled
             else:
-                self.failed += not await self._look_ups.look(record, "overdue")
+                self.failed += not await self._status_client.refresh(record, "overdue")
         except (LogError, StorageError) as error:
             self.failed += 1
             _log.warning("reconciler.interrupted", prediction=prediction_id, error=str(error))
@@ -321,13 +323,13 @@ class Reconciler:
 
     async def _find(self, provider: str, records: Sequence[Prediction]) -> None:
         try:
-            self.done[Need.FIND.value] += len(records)
-            sought = await self._look_ups.find(
+            self.done[Action.FIND.value] += len(records)
+            sought = await self._status_client.find(
                 provider, records, [one for one in records if self._given_up(one)]
             )
             self.failed += sought.untold
             for record in await self._still_unanswered(sought.lost):
-                await self._look_ups.give_up(record)
+                await self._status_client.give_up(record)
         except (LogError, StorageError) as error:
             self.failed += len(records)
             _log.warning("reconciler.interrupted", provider=provider, error=str(error))
@@ -344,16 +346,16 @@ class Reconciler:
         """Whether an attempt has been known for so long that nobody can be calling for it any more."""
         known = self._watched.get(record.prediction_id)
         since = record.updated_at if known is None else known.attempted
-        return self._now() - since >= self._patience.unknown
+        return self._now() - since >= self._timeouts.unknown
 
     def _tried(self, record: Prediction, known: _Watched) -> None:
         known.busy = known.at_once = False
         urgent, known.urgent = known.urgent, False
         known.tries = 0 if urgent else known.tries + 1
         if self._watched.get(record.prediction_id) is known:
-            pause = wait_for(need_of(record), record, known.tries, self._patience)
+            pause = wait_before(action_for(record), record, known.tries, self._timeouts)
             pause = max(
-                MIN_PAUSE, pause, int(self._look_ups.closed_for(record.provider or "") * 1000)
+                MIN_PAUSE, pause, int(self._status_client.closed_for(record.provider or "") * 1000)
             )
             self._again(record.prediction_id, 0 if urgent else pause)
 

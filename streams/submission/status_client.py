@@ -27,12 +27,12 @@ from tidings.streams.rules.decision import Applied
 from tidings.streams.rules.event import Archive, Event, OtherResource, Poison
 from tidings.streams.rules.transitions import decide
 from tidings.streams.submission.creation import Declined
-from tidings.streams.submission.event_publisher import Reports
+from tidings.streams.submission.event_publisher import EventPublisher
 from tidings.streams.submission.http import Answer, CallFailed
 from tidings.streams.submission.job_search import find
 from tidings.streams.submission.redaction import reason_of
 from tidings.streams.submission.submitter import WebhookUrl
-from tidings.streams.submission.throttle import Lane
+from tidings.streams.submission.throttle import ProviderThrottle
 
 GONE = frozenset({404, 410})
 """Answers that say that the provider no longer knows a prediction."""
@@ -51,7 +51,7 @@ Whose = Callable[[Origin], Awaitable[Prediction | None]]
 _log = structlog.get_logger("tidings.lookup")
 
 
-class Sought(Struct, frozen=True):
+class SearchResult(Struct, frozen=True):
     """What came of looking for submissions in a provider's list."""
 
     lost: Sequence[Prediction] = ()
@@ -60,13 +60,13 @@ class Sought(Struct, frozen=True):
     """Of how many it could not be told for now."""
 
 
-class LookUps:
+class StatusClient:
     """What is asked of providers about predictions that they have.
 
     Args:
         providers: Those that are configured.
-        lanes: How each may be called.
-        reports: Where events go.
+        throttles: How each may be called.
+        publisher: Where events go.
         webhook_url: Where providers report, by which submissions are found again; None: they cannot be looked for in
             a list, and nothing is concluded from that.
         strict: The processor's rule, to tell what would be news.
@@ -76,25 +76,25 @@ class LookUps:
     def __init__(
         self,
         providers: Mapping[str, Provider],
-        lanes: Mapping[str, Lane],
-        reports: Reports,
+        throttles: Mapping[str, ProviderThrottle],
+        publisher: EventPublisher,
         webhook_url: WebhookUrl | None,
         *,
         strict: bool = False,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        self._providers, self._lanes, self._reports = providers, lanes, reports
+        self._providers, self._throttles, self._publisher = providers, throttles, publisher
         self._webhook_url, self._strict, self._clock = webhook_url, strict, clock
         self._unlisted: set[str] = set()
         self.reported = 0
         self.gone = 0
         self.unknown = 0
 
-    def can(self, provider: str) -> bool:
+    def supports(self, provider: str) -> bool:
         """Whether this provider can be asked."""
         return self._api(provider) is not None
 
-    def can_look(self, record: Prediction) -> bool:
+    def can_refresh(self, record: Prediction) -> bool:
         """Whether the provider can be asked about this prediction, as far as its record tells where it is."""
         api = self._api(record.provider or "")
         if api is None:
@@ -107,16 +107,16 @@ class LookUps:
 
     def closed_for(self, provider: str) -> float:
         """Seconds for which the provider is left alone."""
-        lane = self._lanes.get(provider)
-        return lane.closed_for if lane is not None else 0.0
+        throttle = self._throttles.get(provider)
+        return throttle.closed_for if throttle is not None else 0.0
 
     def _api(self, provider: str) -> JobApi | None:
         found = self._providers.get(provider)
-        return job_api_of(found) if found is not None and provider in self._lanes else None
+        return job_api_of(found) if found is not None and provider in self._throttles else None
 
     # ---- looking up ----
 
-    async def look(self, record: Prediction, why: str, whose: Whose | None = None) -> bool:
+    async def refresh(self, record: Prediction, why: str, whose: Whose | None = None) -> bool:
         """Ask how a prediction stands and report it; False: the provider could not say for now.
 
         Args:
@@ -129,11 +129,11 @@ class LookUps:
         """
         provider, provider_id = record.provider or "", record.provider_id or ""
         api = self._api(provider)
-        if api is None or self._lanes[provider].closed_for > 0:
+        if api is None or self._throttles[provider].closed_for > 0:
             return False
-        async with self._lanes[provider].turn():
+        async with self._throttles[provider].slot():
             try:
-                body = await self._fetch(api, self._lanes[provider], record, provider_id)
+                body = await self._fetch(api, self._throttles[provider], record, provider_id)
             except (CallFailed, ValueError) as error:
                 _log.warning(
                     "lookup.failed",
@@ -167,23 +167,23 @@ class LookUps:
         if event is None:
             return True
         try:
-            await self._reports.came(record.prediction_id, provider, body, why)
+            await self._publisher.publish_provider_report(record.prediction_id, provider, body, why)
         except RecordTooLarge:
             return await self._too_large(record, event, len(body))
         self.reported += 1
         return True
 
     async def _fetch(
-        self, api: JobApi, lane: Lane, record: Prediction, provider_id: str
+        self, api: JobApi, throttle: ProviderThrottle, record: Prediction, provider_id: str
     ) -> bytes | Answer | Declined:
         """The body to report; or the answer that there is none for now; or why there will be none."""
-        answer = await lane.call(api.get(provider_id, record.model, record.provider_urls))
+        answer = await throttle.call(api.get(provider_id, record.model, record.provider_urls))
         if not answer.good:
             return answer
         more = api.result(provider_id, answer.body, record.provider_urls, record.model)
         if more is None:
             return api.report(provider_id, answer.body, None)
-        result = await lane.call(more)
+        result = await throttle.call(more)
         if result.good:
             return api.report(provider_id, answer.body, result.body)
         return Declined(reason_of(result, ())) if result.status in NO_RESULT else result
@@ -205,7 +205,9 @@ class LookUps:
     async def _failed(self, record: Prediction, error: str) -> None:
         if not record.status.terminal and record.version:
             _log.warning("lookup.failed_for_good", prediction=record.prediction_id, reason=error)
-            await self._reports.said(record.prediction_id, status=Status.FAILED.value, error=error)
+            await self._publisher.publish_event(
+                record.prediction_id, status=Status.FAILED.value, error=error
+            )
 
     async def _too_large(self, record: Prediction, event: Event, size: int) -> bool:
         """Say how it ended where the log will never take the report itself; False: it has not ended yet."""
@@ -225,7 +227,9 @@ class LookUps:
                 "model": event.model,
             }
             error = f"{TOO_LARGE_ERROR} ({size} bytes)"
-            await self._reports.said(record.prediction_id, status=status.value, error=error, **said)
+            await self._publisher.publish_event(
+                record.prediction_id, status=status.value, error=error, **said
+            )
             self.reported += 1
         return True
 
@@ -250,11 +254,11 @@ class LookUps:
         webhook = Webhook(body, prediction_id, self._clock.ms(), None, Archive.AFTER, None)
         return translate(self._providers[provider], webhook)
 
-    async def told(self, record: Prediction, notice: ThinNotice) -> None:
+    async def report_notice(self, record: Prediction, notice: ThinNotice) -> None:
         """Say of a prediction what its webhook said, because its provider cannot be asked for more.
 
         Args:
-            record: As for `look`.
+            record: As for `refresh`.
             notice: The webhook's.
         """
         if notice.status is not None and not (record.pending or record.status).terminal:
@@ -263,7 +267,9 @@ class LookUps:
                 "provider": record.provider,
                 "providerId": notice.provider_id,
             }
-            await self._reports.said(record.prediction_id, status=notice.status.value, **said)
+            await self._publisher.publish_event(
+                record.prediction_id, status=notice.status.value, **said
+            )
             self.reported += 1
 
     # ---- canceling ----
@@ -272,14 +278,14 @@ class LookUps:
         """Ask the provider to stop a prediction, and report how it stands then; False: it could not be asked."""
         provider = record.provider or ""
         api = self._api(provider)
-        if api is None or self._lanes[provider].closed_for > 0:
+        if api is None or self._throttles[provider].closed_for > 0:
             return False
         answer: Answer | None = None
         try:
             call = api.cancel(record.provider_id or "", record.model, record.provider_urls)
             if call is not None:
-                async with self._lanes[provider].turn():
-                    answer = await self._lanes[provider].call(call)
+                async with self._throttles[provider].slot():
+                    answer = await self._throttles[provider].call(call)
         except (CallFailed, ValueError) as error:
             _log.warning(
                 "cancel.failed",
@@ -289,21 +295,21 @@ class LookUps:
             )
             return False
         if answer is None:
-            return await self.look(record, "cancel")
+            return await self.refresh(record, "cancel")
         if answer.status == 429 or answer.status >= 500:
             return False
         _log.info(
             "cancel.asked", prediction=record.prediction_id, provider=provider, status=answer.status
         )
         # It may have ended meanwhile, or be gone: what counts is how it stands.
-        await self.look(record, "cancel")
+        await self.refresh(record, "cancel")
         return True
 
     # ---- submissions without an answer ----
 
     async def find(
         self, provider: str, records: Sequence[Prediction], given_up: Sequence[Prediction]
-    ) -> Sought:
+    ) -> SearchResult:
         """Look for predictions in the provider's list.
 
         Args:
@@ -324,21 +330,21 @@ class LookUps:
                     _log.warning(
                         "lookup.no_address", provider=provider, missing=len(records), remedy=remedy
                     )
-                return Sought(untold=len(records))
+                return SearchResult(untold=len(records))
             by_url = {
                 self._webhook_url(provider, record.prediction_id): record for record in records
             }
-            lane = self._lanes[provider]
-            if lane.closed_for > 0:
-                return Sought(untold=len(records))
+            throttle = self._throttles[provider]
+            if throttle.closed_for > 0:
+                return SearchResult(untold=len(records))
             try:
-                async with lane.turn():
+                async with throttle.slot():
                     found = await find(
-                        api, lane, by_url, min(record.created_at for record in records), PAGES
+                        api, throttle, by_url, min(record.created_at for record in records), PAGES
                     )
             except (CallFailed, Unreadable) as error:
                 _log.warning("lookup.not_listed", provider=provider, error=str(error))
-                return Sought(untold=len(records))
+                return SearchResult(untold=len(records))
             for url, provider_id in found.ids.items():
                 await self._found(by_url[url], provider, provider_id)
             missing = [record for url, record in by_url.items() if url not in found.ids]
@@ -349,9 +355,9 @@ class LookUps:
                     most=PAGES,
                     missing=len(missing),
                 )
-                return Sought(untold=len(missing))
+                return SearchResult(untold=len(missing))
         lost = {record.prediction_id for record in given_up}
-        return Sought([record for record in missing if record.prediction_id in lost])
+        return SearchResult([record for record in missing if record.prediction_id in lost])
 
     async def give_up(self, record: Prediction) -> None:
         """Report that nobody knows what became of a submission."""
@@ -362,10 +368,10 @@ class LookUps:
         _log.info(
             "submission.found", prediction=record.prediction_id, provider=provider, id=provider_id
         )
-        await self._reports.said(
+        await self._publisher.publish_event(
             record.prediction_id,
             status=Status.PROCESSING.value,
             provider=provider,
             providerId=provider_id,
         )
-        await self.look(msgspec.structs.replace(record, provider_id=provider_id), "found")
+        await self.refresh(msgspec.structs.replace(record, provider_id=provider_id), "found")

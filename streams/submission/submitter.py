@@ -33,15 +33,15 @@ from tidings.streams.providers.job_api import (
     submission_api_of,
 )
 from tidings.streams.providers.protocol import Provider
-from tidings.streams.submission.creation import Cancelled, Creation, Declined, Outcome, cancelled
-from tidings.streams.submission.event_publisher import Reports, raw
-from tidings.streams.submission.reconcile_policy import Need, Patience, need_of
-from tidings.streams.submission.throttle import Lane
+from tidings.streams.submission.creation import Cancelled, CreateCall, Declined, Outcome, cancelled
+from tidings.streams.submission.event_publisher import EventPublisher, raw
+from tidings.streams.submission.reconcile_policy import Action, Timeouts, action_for
+from tidings.streams.submission.throttle import ProviderThrottle
 
 PREFIX = "AI service submission failed: "
 """How the error of a prediction begins that its provider did not take."""
 MAX_QUEUED = 10_000
-"""Submissions kept waiting per provider; the reconciler comes back to the rest."""
+"""Submitter kept waiting per provider; the reconciler comes back to the rest."""
 LOOK_AGAIN = 30.0
 """Seconds after which the store is asked for a record whose change has not come."""
 STORE_PAUSE = 1.0
@@ -69,17 +69,17 @@ WebhookUrl = Callable[[str, str], str]
 """Where a provider reports on a prediction: by the provider's name and the prediction's id."""
 
 
-class Submissions:
+class Submitter:
     """Hands predictions to providers.
 
     Args:
         providers: Those that are configured.
-        lanes: How each may be called; a provider without a lane is not submitted to.
-        reports: Where events go.
+        throttles: How each may be called; a provider without a throttle is not submitted to.
+        publisher: Where events go.
         load: Reads records.
         waiter: Sees changes come.
         webhook_url: Where providers report; None: the service has no public address.
-        patience: How long an attempt may take.
+        timeouts: How long an attempt may take.
         whole: Puts large fields back; None: records have none.
         reached: Called with the number of each step as it ends, and the prediction's id.
     """
@@ -87,20 +87,20 @@ class Submissions:
     def __init__(
         self,
         providers: Mapping[str, Provider],
-        lanes: Mapping[str, Lane],
-        reports: Reports,
+        throttles: Mapping[str, ProviderThrottle],
+        publisher: EventPublisher,
         load: Load,
         waiter: ChangeWaiter,
         webhook_url: WebhookUrl | None,
         *,
-        patience: Patience | None = None,
+        timeouts: Timeouts | None = None,
         whole: Whole | None = None,
         reached: Callable[[int, str], None] | None = None,
     ) -> None:
         self._whole = whole
-        self._providers, self._lanes, self._reports = providers, lanes, reports
+        self._providers, self._throttles, self._publisher = providers, throttles, publisher
         self._load, self._waiter, self._webhook_url = load, waiter, webhook_url
-        self._patience = patience or Patience()
+        self._timeouts = timeouts or Timeouts()
         self._reached = reached or (lambda _step, _prediction_id: None)
         self._queues: dict[str, deque[str]] = {}
         self._known: set[str] = set()
@@ -120,7 +120,7 @@ class Submissions:
             return f"Nothing is configured for {provider[:64]!r}; set {shown}_SECRET and {shown}_TOKEN."
         if submission_api_of(found) is None and job_api_of(found) is not None:
             return f"{provider} takes no predictions from here; submit there, and name its webhook's address."
-        if submission_api_of(found) is None or provider not in self._lanes:
+        if submission_api_of(found) is None or provider not in self._throttles:
             return f"{provider} cannot be submitted to without its token; set {shown}_TOKEN."
         if self._webhook_url is None:
             return "Providers cannot report back: set TIDINGS_PUBLIC_URL to where they reach this service."
@@ -128,7 +128,7 @@ class Submissions:
 
     async def submit(self, record: Prediction) -> None:
         """Take charge of a prediction that has been written down; returns without waiting for the provider."""
-        if record.provider is not None and need_of(record) is Need.SUBMIT:
+        if record.provider is not None and action_for(record) is Action.SUBMIT:
             self.take(record.prediction_id, record.provider)
 
     def take(self, prediction_id: str, provider: str) -> bool:
@@ -144,7 +144,7 @@ class Submissions:
         working = sum(
             1 for worker, name in self._workers.items() if name == provider and not worker.done()
         )
-        if working < self._lanes[provider].limits.concurrency:
+        if working < self._throttles[provider].limits.concurrency:
             worker = asyncio.create_task(self._work(provider, queue), name=f"submit-{provider}")
             self._workers[worker] = provider
             worker.add_done_callback(lambda done: self._workers.pop(done, None))
@@ -187,8 +187,8 @@ class Submissions:
                 self._known.discard(prediction_id)
 
     async def _one(self, prediction_id: str, provider: str) -> None:
-        lane = self._lanes[provider]
-        async with lane.turn(creating=True):
+        throttle = self._throttles[provider]
+        async with throttle.slot(creating=True):
             record = await self._claim(prediction_id)
             if record is None:
                 return
@@ -196,7 +196,7 @@ class Submissions:
             assert task is not None
             self._calling.add(task)
             try:
-                outcome = await self._call(record, provider, lane)
+                outcome = await self._call(record, provider, throttle)
                 self._reached(4, prediction_id)
                 await self._tell(record, provider, outcome)
                 self._reached(5, prediction_id)
@@ -208,7 +208,7 @@ class Submissions:
     async def _claim(self, prediction_id: str) -> Prediction | None:
         """Make the attempt ours; None where it is not ours to make."""
         record = await self._record(prediction_id)
-        if record is None or need_of(record) is not Need.SUBMIT:
+        if record is None or action_for(record) is not Action.SUBMIT:
             return None
         # What cannot be had now must not be missing when the attempt is made. Neither changes after the create.
         contents = record if self._whole is None else await self._whole(record)
@@ -218,9 +218,9 @@ class Submissions:
             self._waiter.wait_for_version(prediction_id, record.version, LOOK_AGAIN)
         )
         try:
-            await self._reports.said(prediction_id, type="submit", attempt=attempt)
+            await self._publisher.publish_event(prediction_id, type="submit", attempt=attempt)
             self._reached(2, prediction_id)
-            while need_of(record) is Need.SUBMIT:
+            while action_for(record) is Action.SUBMIT:
                 seen = await change
                 fresh = (
                     await self._after(record)
@@ -250,7 +250,7 @@ class Submissions:
         """
         started = time.monotonic()
         # A half: the other one is for the last of the calls, which takes its time as well.
-        limit = (self._patience.unknown - self._patience.attempt) / 2
+        limit = (self._timeouts.unknown - self._timeouts.attempt) / 2
         while True:
             try:
                 return await self._record(record.prediction_id)
@@ -270,7 +270,7 @@ class Submissions:
 
     # ---- 4 ----
 
-    async def _call(self, record: Prediction, provider: str, lane: Lane) -> Outcome:
+    async def _call(self, record: Prediction, provider: str, throttle: ProviderThrottle) -> Outcome:
         api = submission_api_of(self._providers[provider])
         assert api is not None
         assert self._webhook_url is not None
@@ -290,7 +290,7 @@ class Submissions:
             call = api.create(order)
         except ValueError as error:
             return Declined(str(error))
-        creation = Creation(lane, self._record, self._patience.attempt / 1000)
+        creation = CreateCall(throttle, self._record, self._timeouts.attempt / 1000)
         return await creation.run(api, call, record, webhook)
 
     # ---- 5 ----
@@ -306,7 +306,7 @@ class Submissions:
                     "providerId": outcome.provider_id,
                     "providerUrls": urls,
                 }
-                await self._reports.said(prediction_id, status="processing", **fields)
+                await self._publisher.publish_event(prediction_id, status="processing", **fields)
                 _log.info(
                     "submission.taken",
                     prediction=prediction_id,
@@ -315,7 +315,7 @@ class Submissions:
                 )
             case Declined():
                 self.refused += 1
-                await self._reports.said(
+                await self._publisher.publish_event(
                     prediction_id, status="failed", error=PREFIX + outcome.reason
                 )
                 _log.warning(
@@ -327,6 +327,6 @@ class Submissions:
             case Cancelled():
                 if not outcome.requested:
                     return
-                await self._reports.said(prediction_id, status="canceled")
+                await self._publisher.publish_event(prediction_id, status="canceled")
             case None:
                 self.unknown += 1

@@ -23,7 +23,7 @@ from tidings.streams.log.protocol import EVENTS, Log, LogError, Record
 from tidings.streams.providers.job_api import Origin, ThinNotice, ThinWebhook
 from tidings.streams.providers.protocol import Provider
 from tidings.streams.submission.event_publisher import FETCHED_HEADER
-from tidings.streams.submission.status_client import LookUps
+from tidings.streams.submission.status_client import StatusClient
 from tidings.streams.submission.submitter import Load
 
 GROUP = "tidings-reconciler"
@@ -49,7 +49,7 @@ class ThinWebhookReader:
     Args:
         log: The events.
         providers: Those that are configured.
-        look_ups: What asks them.
+        status_client: What asks them.
         load: Reads records past any cache.
         group: The consumer group.
         clock: Tells the time.
@@ -59,14 +59,14 @@ class ThinWebhookReader:
         self,
         log: Log,
         providers: Mapping[str, Provider],
-        look_ups: LookUps,
+        status_client: StatusClient,
         load: Load,
         *,
         group: str = GROUP,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._events_log, self._group, self._clock = log, group, clock
-        self._look_ups, self._load = look_ups, load
+        self._status_client, self._load = status_client, load
         self._thin = {
             name.encode(): provider
             for name, provider in providers.items()
@@ -168,17 +168,17 @@ class ThinWebhookReader:
             except Exception as error:
                 logger.error("thin.defect", prediction=prediction_id, exc_info=error)
                 return
-            await asyncio.sleep(max(failures.next_wait(), self._look_ups.closed_for(provider)))
+            await asyncio.sleep(max(failures.next_wait(), self._status_client.closed_for(provider)))
         logger.warning("thin.given_up", prediction=prediction_id, provider=provider, tries=TRIES)
 
     async def _asked(self, prediction: Prediction, notice: ThinNotice) -> bool:
         """Whether the provider has said how it stands, or there is no way to ask it."""
         provider = prediction.provider or ""
         # What is not in the store yet may bring what the provider's address needs.
-        if not self._look_ups.can(provider) or (
-            prediction.version and not self._look_ups.can_look(prediction)
+        if not self._status_client.supports(provider) or (
+            prediction.version and not self._status_client.can_refresh(prediction)
         ):
-            await self._look_ups.told(prediction, notice)
+            await self._status_client.report_notice(prediction, notice)
             return True
 
         async def whose(origin: Origin) -> Prediction | None:
@@ -195,7 +195,7 @@ class ThinWebhookReader:
             self._ours[provider, notice.provider_id] = record.prediction_id
             return record
 
-        return await self._look_ups.look(prediction, "thin", whose)
+        return await self._status_client.refresh(prediction, "thin", whose)
 
     async def _wanted(
         self, prediction_id: str, provider: str, notice: ThinNotice

@@ -1,4 +1,4 @@
-"""One provider's lane: how many calls at once, how many creates a minute, and when it is left alone altogether."""
+"""One provider's throttle: how many calls at once, how many creates a minute, and when it is left alone altogether."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -37,7 +37,7 @@ class Limits(Struct, frozen=True):
     """None: as many as it takes."""
 
 
-class Lane:
+class ProviderThrottle:
     """Calls to one provider.
 
     Args:
@@ -82,7 +82,7 @@ class Lane:
         return self._circuit.open
 
     @asynccontextmanager
-    async def turn(self, *, creating: bool = False) -> AsyncIterator[None]:
+    async def slot(self, *, creating: bool = False) -> AsyncIterator[None]:
         """Wait until a call may go out, and keep the place until the block ends.
 
         Args:
@@ -105,7 +105,7 @@ class Lane:
             await asyncio.sleep(left)
 
     async def call(self, call: Call) -> Answer:
-        """Carry out a call, within a turn, and learn from how it ends.
+        """Carry out a call, within a slot, and learn from how it ends.
 
         Raises:
             CallFailed: No answer has come.

@@ -59,7 +59,7 @@ async def _reconcile(settings: "Settings", arguments: Namespace) -> int:
     settings = with_webhook_key(settings)
     async with open_resources(settings) as opened:
         tasks = ProviderWork(settings, opened, settings.port)
-        if not tasks.lanes:
+        if not tasks.throttles:
             raise command.Failure(
                 "no provider can be asked: set its token, such as TIDINGS_REPLICATE_TOKEN"
             )

@@ -14,8 +14,8 @@ from tidings.streams.changes.projection import Projecting
 from tidings.streams.log.instrumented import Appends, ObservedLog
 from tidings.streams.log.protocol import Log
 from tidings.streams.submission.reconciler import Reconciler
-from tidings.streams.submission.submitter import Submissions
-from tidings.streams.submission.throttle import Lane
+from tidings.streams.submission.submitter import Submitter
+from tidings.streams.submission.throttle import ProviderThrottle
 
 if TYPE_CHECKING:
     from tidings.observability.health import HealthMonitor
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 class ProviderSources:
     """What the metrics of the work with providers are read from."""
 
-    lanes: Mapping[str, Lane]
+    throttles: Mapping[str, ProviderThrottle]
     """By provider."""
-    submissions: Callable[[], Submissions | None]
+    submissions: Callable[[], Submitter | None]
     reconciler: Callable[[], Reconciler | None]
     """Both are there only while this process does that work."""
 
@@ -289,8 +289,11 @@ ARCHIVER: tuple[Family[Archiver], ...] = (
 # ---- work with providers ----
 
 
-def _lanes(sources: ProviderSources, name: str) -> list[Sample]:
-    return [((provider,), getattr(lane, name)) for provider, lane in sorted(sources.lanes.items())]
+def _throttles(sources: ProviderSources, name: str) -> list[Sample]:
+    return [
+        ((provider,), getattr(throttle, name))
+        for provider, throttle in sorted(sources.throttles.items())
+    ]
 
 
 PROVIDERS: tuple[Family[ProviderSources], ...] = (
@@ -299,7 +302,7 @@ PROVIDERS: tuple[Family[ProviderSources], ...] = (
             f"tidings_provider_{name}_total",
             "counter",
             meaning,
-            partial(_lanes, name=attribute),
+            partial(_throttles, name=attribute),
             ("provider",),
         )
         for name, attribute, meaning in (

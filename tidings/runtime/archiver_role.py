@@ -13,7 +13,7 @@ from tidings.streams.archive.paths import AssetPaths
 from tidings.streams.archive.transfer import FileTransfer, Load
 from tidings.streams.archive.worker import Archiver
 from tidings.streams.rules.event import Archive
-from tidings.streams.submission.event_publisher import Reports
+from tidings.streams.submission.event_publisher import EventPublisher
 
 SOURCE = "tidings-archiver"
 """Who says so, in the audit trail."""
@@ -69,7 +69,7 @@ async def archiver_role(
         resources.objects,
         AssetPaths(settings.webhook_key.encode(), resources.objects.public),
         downloads,
-        Reports(resources.log, mode, SOURCE),
+        EventPublisher(resources.log, mode, SOURCE),
         mode=mode,
     )
     archiver = Archiver(resources.log, work)

@@ -22,14 +22,14 @@ from tidings.streams.providers.job_api import job_api_of
 from tidings.streams.providers.registry import manifest
 from tidings.streams.rules.event import Archive
 from tidings.streams.rules.large_fields import whole
-from tidings.streams.submission.event_publisher import Reports
+from tidings.streams.submission.event_publisher import EventPublisher
 from tidings.streams.submission.http import HttpCalls
-from tidings.streams.submission.reconcile_policy import Patience
+from tidings.streams.submission.reconcile_policy import Timeouts
 from tidings.streams.submission.reconciler import Reconciler, remember_unfinished
-from tidings.streams.submission.status_client import LookUps
-from tidings.streams.submission.submitter import ChangeWaiter, Load, Submissions, WebhookUrl
+from tidings.streams.submission.status_client import StatusClient
+from tidings.streams.submission.submitter import ChangeWaiter, Load, Submitter, WebhookUrl
 from tidings.streams.submission.thin_webhooks import ThinWebhookReader
-from tidings.streams.submission.throttle import Lane, Limits
+from tidings.streams.submission.throttle import Limits, ProviderThrottle
 
 CONCURRENCY = 16
 """Calls to a provider at once, where its settings do not say."""
@@ -79,8 +79,8 @@ class ProviderWork:
         resources: What is open.
         port: The one that is served.
         load: Reads records past any cache that may be behind; None: the store does.
-        patience: How long is waited; None: as the settings say.
-        reached: See `Submissions`.
+        timeouts: How long is waited; None: as the settings say.
+        reached: See `Submitter`.
     """
 
     def __init__(
@@ -90,43 +90,43 @@ class ProviderWork:
         port: int,
         *,
         load: Load | None = None,
-        patience: Patience | None = None,
+        timeouts: Timeouts | None = None,
         reached: Callable[[int, str], None] | None = None,
     ) -> None:
         self._resources, self._reached = resources, reached
         self._load = load or resources.store.load
-        self.patience = patience or Patience(silence=max(1, int(settings.reconcile_after * 1000)))
+        self.timeouts = timeouts or Timeouts(silence=max(1, int(settings.reconcile_after * 1000)))
         self.calls = HttpCalls()
-        self.lanes = {
-            name: Lane(name, self.calls.send, limits_of(settings, name))
+        self.throttles = {
+            name: ProviderThrottle(name, self.calls.send, limits_of(settings, name))
             for name, provider in resources.providers.items()
             if job_api_of(provider) is not None
         }
-        self.reports = Reports(resources.log, Archive(settings.archive))
+        self.publisher = EventPublisher(resources.log, Archive(settings.archive))
         self.webhook_url = webhook_url_of(settings, port)
-        self.look_ups = LookUps(
+        self.status_client = StatusClient(
             resources.providers,
-            self.lanes,
-            self.reports,
+            self.throttles,
+            self.publisher,
             self.webhook_url,
             strict=resources.policy.strict,
         )
-        self.submissions: Submissions | None = None
+        self.submissions: Submitter | None = None
         self.reconciler: Reconciler | None = None
         self.thin: ThinWebhookReader | None = None
         self._reread = asyncio.Event()
 
-    def submitting(self, waiter: ChangeWaiter) -> Submissions:
+    def submitting(self, waiter: ChangeWaiter) -> Submitter:
         """What submits predictions; `waiter` sees their changes."""
         if self.submissions is None:
-            self.submissions = Submissions(
+            self.submissions = Submitter(
                 self._resources.providers,
-                self.lanes,
-                self.reports,
+                self.throttles,
+                self.publisher,
                 self._load,
                 waiter,
                 self.webhook_url,
-                patience=self.patience,
+                timeouts=self.timeouts,
                 whole=partial(whole, self._resources.objects.get, self._resources.objects.shown),
                 reached=self._reached,
             )
@@ -177,10 +177,10 @@ class ProviderWork:
         )
         submissions = self.submitting(watch) if watch is not None else self.submissions
         self.thin = ThinWebhookReader(
-            self._resources.log, self._resources.providers, self.look_ups, self._load
+            self._resources.log, self._resources.providers, self.status_client, self._load
         )
         self.reconciler = Reconciler(
-            self._load, self.look_ups, submissions, patience=self.patience, mine=self.thin.mine
+            self._load, self.status_client, submissions, timeouts=self.timeouts, mine=self.thin.mine
         )
         work = [self.thin.run(), self.reconciler.run(), self._remember()]
         if watch is not None:
@@ -213,7 +213,7 @@ class ProviderWork:
         submissions = self.submitting(watch)
         try:
             reconciler = self.reconciler = Reconciler(
-                self._load, self.look_ups, submissions, patience=self.patience
+                self._load, self.status_client, submissions, timeouts=self.timeouts
             )
             unfinished = await remember_unfinished(
                 reconciler,
@@ -232,8 +232,8 @@ class ProviderWork:
             "lookedUp": reconciler.done["look"] + reconciler.done["find"],
             "canceled": reconciler.done["cancel"],
             "submitted": submissions.submitted,
-            "reported": self.look_ups.reported,
-            "gone": self.look_ups.gone + self.look_ups.unknown,
+            "reported": self.status_client.reported,
+            "gone": self.status_client.gone + self.status_client.unknown,
             "left": left + submissions.interrupted + submissions.unknown,
         }
 
@@ -251,23 +251,23 @@ class ProviderWork:
 
     def sources(self) -> ProviderSources:
         """What the metrics of this work are read from."""
-        return ProviderSources(self.lanes, lambda: self.submissions, lambda: self.reconciler)
+        return ProviderSources(self.throttles, lambda: self.submissions, lambda: self.reconciler)
 
     def figures(self) -> dict[str, object]:
         """For `/api/stats`."""
-        lanes = {
+        throttles = {
             name: {
-                "calls": lane.calls,
-                "failed": lane.failed,
-                "throttled": lane.throttled,
-                "leftAlone": lane.closed_for,
+                "calls": throttle.calls,
+                "failed": throttle.failed,
+                "throttled": throttle.throttled,
+                "leftAlone": throttle.closed_for,
             }
-            for name, lane in self.lanes.items()
+            for name, throttle in self.throttles.items()
         }
         found: dict[str, object] = {
-            "providers": lanes,
-            "reported": self.look_ups.reported,
-            "gone": self.look_ups.gone,
+            "providers": throttles,
+            "reported": self.status_client.reported,
+            "gone": self.status_client.gone,
         }
         if self.submissions is not None:
             waiting, done = self.submissions.waiting, self.submissions.submitted

@@ -44,7 +44,7 @@ from tidings.streams.log.traced import traced
 from tidings.streams.processing.processor import Processor
 from tidings.streams.rules.reducer import DAY
 from tidings.streams.submission.estimates import Estimates
-from tidings.streams.submission.reconcile_policy import Patience
+from tidings.streams.submission.reconcile_policy import Timeouts
 from tidings.streams.support.tracing import Step, Tracing
 
 SWEEP_EVERY = 60.0
@@ -65,7 +65,7 @@ async def serve(
     *,
     ready: Ready | None = None,
     reached: Reached | None = None,
-    patience: Patience | None = None,
+    timeouts: Timeouts | None = None,
     submission_reached: SubmissionReached | None = None,
 ) -> None:
     """Run the roles of the settings until SIGINT or SIGTERM, which end a start that is under way too.
@@ -74,7 +74,7 @@ async def serve(
         settings: Checked, with a webhook key.
         ready: Called with the port once requests are served.
         reached: Called with each step of the processor's commit as it ends.
-        patience: How long the reconciler waits; None: as the settings say.
+        timeouts: How long the reconciler waits; None: as the settings say.
         submission_reached: Called with the number of each step of a submission as it ends, and the prediction's id.
 
     Raises:
@@ -86,7 +86,7 @@ async def serve(
                 stack.callback(asyncio.create_task(_end_with_parent(settings.parent, stop)).cancel)
             async with cancelled_by(stop):
                 service = await stack.enter_async_context(
-                    running(settings, reached, patience, submission_reached)
+                    running(settings, reached, timeouts, submission_reached)
                 )
             if stop.is_set():
                 logger.info("service.stopping", started=False)
@@ -153,7 +153,7 @@ class Service:
 async def running(
     settings: Settings,
     reached: Reached | None = None,
-    patience: Patience | None = None,
+    timeouts: Timeouts | None = None,
     submission_reached: SubmissionReached | None = None,
 ) -> AsyncIterator[Service]:
     """A service that has started; it is stopped in order when the block ends: webhooks first, then the processor."""
@@ -175,7 +175,7 @@ async def running(
         load = known.store.load
         port = listening.getsockname()[1]
         provider_work = service.provider_work = ProviderWork(
-            settings, known, port, load=load, patience=patience, reached=submission_reached
+            settings, known, port, load=load, timeouts=timeouts, reached=submission_reached
         )
         stack.push_async_callback(provider_work.close)
         health.observe_providers(provider_work.sources())

@@ -10,9 +10,9 @@ from typing import Any
 from tidings.config.loader import load_settings
 from tidings.config.webhook_key import with_webhook_key
 from tidings.runtime import service
-from tidings.streams.submission.reconcile_policy import Patience
+from tidings.streams.submission.reconcile_policy import Timeouts
 
-PATIENCE = Patience(
+PATIENCE = Timeouts(
     silence=300,
     unsubmitted=300,
     unanswered=200,
@@ -37,7 +37,7 @@ def main() -> None:
     }
     flags["port_file"] = Path(flags["port_file"])
     settings = with_webhook_key(load_settings(flags, environ=os.environ, config=None))
-    asyncio.run(service.serve(settings, patience=PATIENCE, submission_reached=reached))
+    asyncio.run(service.serve(settings, timeouts=PATIENCE, submission_reached=reached))
 
 
 if __name__ == "__main__":

@@ -17,10 +17,10 @@ from tidings.config.webhook_key import with_webhook_key
 from tidings.demo import BadDays, StandIn
 from tidings.runtime import service
 from tidings.runtime.service import Service
-from tidings.streams.submission.reconcile_policy import Patience
-from tidings.streams.submission.throttle import Lane
+from tidings.streams.submission.reconcile_policy import Timeouts
+from tidings.streams.submission.throttle import ProviderThrottle
 
-QUICK = Patience(
+QUICK = Timeouts(
     silence=300,
     unsubmitted=200,
     unanswered=200,
@@ -67,10 +67,10 @@ class Work:
         self.stand_in.bad_days = msgspec.convert(switches, BadDays)
 
     @property
-    def lane(self) -> Lane:
-        """The lane to Replicate."""
+    def throttle(self) -> ProviderThrottle:
+        """The throttle to Replicate."""
         assert self.service.provider_work is not None
-        return self.service.provider_work.lanes["replicate"]
+        return self.service.provider_work.throttles["replicate"]
 
 
 async def becomes(
@@ -121,7 +121,7 @@ async def at_work(
     stand_in: StandIn,
     more: Mapping[str, str] | None = None,
     *,
-    patience: Patience = QUICK,
+    timeouts: Timeouts = QUICK,
 ) -> AsyncIterator[Work]:
     """A running service, and what talks to it; `more` are settings by variable."""
     places = {
@@ -137,7 +137,7 @@ async def at_work(
     )
     settings = with_webhook_key(replace(settings, host="127.0.0.1"))
     async with (
-        service.running(settings, patience=patience) as running,
+        service.running(settings, timeouts=timeouts) as running,
         httpx.AsyncClient(base_url=f"http://127.0.0.1:{running.port}", timeout=30) as client,
     ):
         yield Work(running, stand_in, client)

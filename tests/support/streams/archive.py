@@ -18,7 +18,7 @@ from tidings.streams.archive.worker import GROUP, Archiver
 from tidings.streams.log.memory import MemoryLog
 from tidings.streams.log.protocol import CHANGES, Log
 from tidings.streams.rules.event import Archive
-from tidings.streams.submission.event_publisher import Reports
+from tidings.streams.submission.event_publisher import EventPublisher
 
 KEY = b"a key of the archiver's"
 SOON = RetryPolicy(first=0.02, longest=0.1, until=3600, tries=3)
@@ -95,7 +95,7 @@ async def archiving(
             objects,
             AssetPaths(KEY),
             downloads,
-            Reports(log, Archive(mode), "archiver"),
+            EventPublisher(log, Archive(mode), "archiver"),
             mode=Archive(mode),
             retry=retry,
             **more,

@@ -7,7 +7,7 @@ from tests.support.command import tidings
 from tests.support.conditions import eventually
 from tests.support.providers.work import at_work, variables
 from tidings.demo import BadDays, StandIn
-from tidings.streams.submission.reconcile_policy import Patience
+from tidings.streams.submission.reconcile_policy import Timeouts
 
 
 async def test_one_pass_sees_to_everything(tmp_path: Path) -> None:
@@ -16,7 +16,7 @@ async def test_one_pass_sees_to_everything(tmp_path: Path) -> None:
         stand_in.bad_days = BadDays(never=1)
         # A gateway and a processor alone: nobody reconciles.
         async with at_work(
-            tmp_path, stand_in, {"TIDINGS_ROLE": "gateway,processor"}, patience=Patience()
+            tmp_path, stand_in, {"TIDINGS_ROLE": "gateway,processor"}, timeouts=Timeouts()
         ) as work:
             silent = await work.create()
             stopped = await work.create(payload={"duration": 600})
@@ -59,7 +59,7 @@ async def test_a_provider_that_cannot_say(tmp_path: Path) -> None:
     """Where the provider is down, the command says how many are left and ends with 1."""
     async with StandIn(duration=600) as stand_in:
         async with at_work(
-            tmp_path, stand_in, {"TIDINGS_ROLE": "gateway,processor"}, patience=Patience()
+            tmp_path, stand_in, {"TIDINGS_ROLE": "gateway,processor"}, timeouts=Timeouts()
         ) as work:
             made = await work.create()
             await work.becomes(made["predictionId"], "processing")
@@ -80,7 +80,7 @@ async def test_a_list_that_cannot_be_read(tmp_path: Path) -> None:
     """A submission without an answer is left where the provider's list fails, or nobody said what to look for there."""
     async with StandIn(duration=600) as stand_in:
         async with at_work(
-            tmp_path, stand_in, {"TIDINGS_ROLE": "gateway,processor"}, patience=Patience()
+            tmp_path, stand_in, {"TIDINGS_ROLE": "gateway,processor"}, timeouts=Timeouts()
         ) as work:
             work.bad(lost_answers=1, never=1)
             made = await work.create()

@@ -11,7 +11,7 @@ from tests.support.providers.upstream import Upstream
 from tests.support.providers.work import QUICK, Work, at_work, creates
 from tidings.demo import StandIn
 from tidings.streams.log.protocol import EVENTS, NewRecord
-from tidings.streams.submission.reconcile_policy import Patience
+from tidings.streams.submission.reconcile_policy import Timeouts
 
 
 @pytest.fixture
@@ -129,10 +129,10 @@ async def test_a_cancel_is_repeated_until_it_is_heard(work: Work) -> None:
     work.bad(never=1)
     made = await work.create(payload={"duration": 600})
     await work.becomes(made["predictionId"], "processing")
-    calls = work.lane.calls
+    calls = work.throttle.calls
     work.bad(never=1, broken=1)
     await work.cancel(made["predictionId"])
-    await eventually(lambda: work.lane.calls >= calls + 2, 30)
+    await eventually(lambda: work.throttle.calls >= calls + 2, 30)
     work.bad(never=1)
     await work.becomes(made["predictionId"], "canceled")
 
@@ -151,7 +151,7 @@ async def test_a_cancel_while_the_answer_is_lost(work: Work) -> None:
 
 async def test_a_restart_forgets_nothing(tmp_path: Path, stand_in: StandIn) -> None:
     """What was silent, and what was to be canceled, before a restart is seen to after it."""
-    async with at_work(tmp_path, stand_in, patience=Patience()) as work:
+    async with at_work(tmp_path, stand_in, timeouts=Timeouts()) as work:
         work.bad(never=1)
         silent, canceled = [await work.create(payload={"duration": 600}) for _ in range(2)]
         for made in (silent, canceled):
@@ -162,7 +162,7 @@ async def test_a_restart_forgets_nothing(tmp_path: Path, stand_in: StandIn) -> N
             if job.id == (await work.get(silent["predictionId"]))["providerId"]:
                 job.duration = 0
                 job.stop.set()
-    async with at_work(tmp_path, stand_in, patience=QUICK) as work:
+    async with at_work(tmp_path, stand_in, timeouts=QUICK) as work:
         work.bad(never=1)
         await work.becomes(canceled["predictionId"], "canceled")
         await work.becomes(silent["predictionId"], "canceled")
@@ -175,7 +175,7 @@ async def test_a_provider_that_is_down_is_left_alone(work: Work) -> None:
     for one in made:
         await work.becomes(one["predictionId"], "processing", "succeeded")
     work.bad(never=1, broken=1)
-    await eventually(lambda: work.lane.broken, 30)
+    await eventually(lambda: work.throttle.broken, 30)
     work.bad(never=1)
     for one in made:
         await work.becomes(one["predictionId"], "succeeded")
@@ -184,11 +184,11 @@ async def test_a_provider_that_is_down_is_left_alone(work: Work) -> None:
 
 async def test_nothing_is_done_before_it_is_overdue(tmp_path: Path, stand_in: StandIn) -> None:
     """While webhooks come, the provider is asked for nothing but the predictions."""
-    async with at_work(tmp_path, stand_in, patience=Patience()) as work:
+    async with at_work(tmp_path, stand_in, timeouts=Timeouts()) as work:
         made = [await work.create() for _ in range(10)]
         for one in made:
             await work.becomes(one["predictionId"], "succeeded")
-        assert work.lane.calls == 10
+        assert work.throttle.calls == 10
         tasks = work.service.provider_work
         assert tasks is not None
         assert tasks.reconciler is not None

@@ -89,8 +89,8 @@ async def test_429_and_500_are_repeated(work: Work, switch: str) -> None:
     """While the provider answers 429 or 500 the prediction waits; when it is back it is submitted once."""
     work.bad(**{switch: 1})
     made = await work.create()
-    lane = work.lane
-    await eventually(lambda: lane.calls >= 2, 30)
+    throttle = work.throttle
+    await eventually(lambda: throttle.calls >= 2, 30)
     assert (await work.get(made["predictionId"]))["status"] == "starting"
     work.bad()
     await work.becomes(made["predictionId"], "succeeded")
@@ -100,7 +100,7 @@ async def test_429_and_500_are_repeated(work: Work, switch: str) -> None:
 async def test_429_for_too_long_fails(tmp_path: Path, stand_in: StandIn) -> None:
     """After the time for one attempt it has failed with what the provider said."""
     impatient = type(QUICK)(silence=300, attempt=1_500)
-    async with at_work(tmp_path, stand_in, patience=impatient) as work:
+    async with at_work(tmp_path, stand_in, timeouts=impatient) as work:
         work.bad(throttled=1)
         made = await work.create()
         record = await work.becomes(made["predictionId"], "failed")
@@ -126,7 +126,7 @@ async def test_an_attempt_that_nobody_knows_of_has_failed_in_the_end(
 ) -> None:
     """An attempt without an answer that the provider never shows fails with `submission outcome unknown`."""
     hurried = type(QUICK)(silence=300, unanswered=100, unknown=1_500, attempt=1_000)
-    async with at_work(tmp_path, stand_in, patience=hurried) as work:
+    async with at_work(tmp_path, stand_in, timeouts=hurried) as work:
         create = {"type": "create", "id": "c", "provider": "replicate", "model": "a/b"}
         events = [create, {"type": "submit", "attempt": "somebody-else"}]
         values = [NewRecord(b"lost", json.dumps(event).encode()) for event in events]
@@ -169,8 +169,8 @@ async def test_a_cancel_before_the_submission_stays_here(work: Work) -> None:
     """Canceled while the provider answers 429: it is canceled, and the provider never hears of it."""
     work.bad(throttled=1)
     made = await work.create()
-    lane = work.lane
-    await eventually(lambda: lane.calls >= 1, 30)
+    throttle = work.throttle
+    await eventually(lambda: throttle.calls >= 1, 30)
     await work.cancel(made["predictionId"])
     work.bad()
     await work.becomes(made["predictionId"], "canceled")
@@ -181,9 +181,9 @@ async def test_concurrency_and_rate_are_kept(tmp_path: Path, stand_in: StandIn) 
     """No more calls at once than the settings allow, and no more creates a minute."""
     limits = {"TIDINGS_REPLICATE_CONCURRENCY": "2", "TIDINGS_REPLICATE_RATE": "600"}
     async with at_work(tmp_path, stand_in, limits) as work:
-        lane = work.lane
+        throttle = work.throttle
         most, now = 0, 0
-        send = lane._send
+        send = throttle._send
 
         async def counted(call: Any) -> Any:
             nonlocal most, now
@@ -194,7 +194,7 @@ async def test_concurrency_and_rate_are_kept(tmp_path: Path, stand_in: StandIn) 
             finally:
                 now -= 1
 
-        lane._send = counted
+        throttle._send = counted
         work.bad(slow=1, slow_by=0.05)
         made = [await work.create() for _ in range(14)]
         for one in made:

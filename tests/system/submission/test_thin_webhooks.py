@@ -187,7 +187,7 @@ async def test_a_webhook_reaches_the_prediction_that_was_submitted(
     # Nobody but the webhook can tell in time.
     async with (
         StandIn() as stand_in,
-        at_work(tmp_path, stand_in, upstream.settings(), patience=SLOW) as work,
+        at_work(tmp_path, stand_in, upstream.settings(), timeouts=SLOW) as work,
     ):
         made = await ours(work, upstream)
         upstream.ends(PATH, **said)
@@ -207,7 +207,7 @@ async def test_a_webhook_faster_than_the_answer(tmp_path: Path, upstream: Upstre
     upstream.held.clear()
     async with (
         StandIn() as stand_in,
-        at_work(tmp_path, stand_in, upstream.settings(), patience=SLOW) as work,
+        at_work(tmp_path, stand_in, upstream.settings(), timeouts=SLOW) as work,
     ):
         made = await work.create(**GPT)
         await eventually(lambda: upstream.resources, 20)
@@ -252,7 +252,7 @@ async def test_the_response_of_another_attempt(
     """What an earlier prediction with this id submitted, or another service, is nobody's here."""
     async with (
         StandIn() as stand_in,
-        at_work(tmp_path, stand_in, upstream.settings(), patience=SLOW) as work,
+        at_work(tmp_path, stand_in, upstream.settings(), timeouts=SLOW) as work,
     ):
         made = await work.create(**GPT, predictionId="p1")
         await work.becomes(made["predictionId"], "processing")
@@ -321,7 +321,7 @@ async def test_assemblyai(tmp_path: Path, upstream: Upstream) -> None:
     """A transcript that we ordered reports to its prediction's own address, and its text is fetched."""
     async with (
         StandIn() as stand_in,
-        at_work(tmp_path, stand_in, upstream.settings("ASSEMBLYAI"), patience=SLOW) as work,
+        at_work(tmp_path, stand_in, upstream.settings("ASSEMBLYAI"), timeouts=SLOW) as work,
     ):
         made = await work.create(
             provider="assemblyai", model="universal", payload={"audio_url": "https://e.com/a.mp3"}
@@ -387,7 +387,7 @@ async def test_why_it_failed_is_fetched(
     upstream.resources[path] = resource
     upstream.status = 500
     settings = upstream.settings(provider.upper())
-    async with StandIn() as stand_in, at_work(tmp_path, stand_in, settings, patience=SLOW) as work:
+    async with StandIn() as stand_in, at_work(tmp_path, stand_in, settings, timeouts=SLOW) as work:
         begun = {"status": "processing", "provider": provider, "providerId": "x1"}
         await work.service.resources.log.append(
             EVENTS, [NewRecord(b"x1", json.dumps(begun).encode())]
@@ -430,7 +430,7 @@ async def test_a_success_whose_files_come_first_waits_for_its_result(tmp_path: P
     more = {"TIDINGS_ARCHIVE": "before"}
     async with (
         StandIn(duration=0.1) as stand_in,
-        at_work(tmp_path, stand_in, more, patience=SLOW) as work,
+        at_work(tmp_path, stand_in, more, timeouts=SLOW) as work,
     ):
         work.bad(never=1)
         made = await work.create(provider="fal")
@@ -446,7 +446,7 @@ async def test_a_success_whose_files_come_first_waits_for_its_result(tmp_path: P
 async def test_a_success_whose_result_cannot_be_fetched(tmp_path: Path, token: str) -> None:
     """Where fal cannot be asked, for want of a token or of the model, the success that its webhook names is all there is."""
     more = {"TIDINGS_ARCHIVE": "before", "TIDINGS_FAL_TOKEN": token}
-    async with StandIn() as stand_in, at_work(tmp_path, stand_in, more, patience=SLOW) as work:
+    async with StandIn() as stand_in, at_work(tmp_path, stand_in, more, timeouts=SLOW) as work:
         await left_out(work, "p1", "r1")
         record = await work.becomes("p1", "succeeded", "failed")
         assert (record["status"], record["providerId"], record.get("output")) == (

@@ -14,11 +14,11 @@ from tidings.streams.providers.catalog.replicate import ReplicateApi
 from tidings.streams.providers.configuration import Configuration
 from tidings.streams.providers.job_api import Call, Unreadable
 from tidings.streams.providers.registry import open_providers
-from tidings.streams.submission.event_publisher import Reports
+from tidings.streams.submission.event_publisher import EventPublisher
 from tidings.streams.submission.http import Answer, NoAnswer
 from tidings.streams.submission.job_search import TRIES, find
-from tidings.streams.submission.status_client import PAGES, LookUps, Sought
-from tidings.streams.submission.throttle import Lane
+from tidings.streams.submission.status_client import PAGES, SearchResult, StatusClient
+from tidings.streams.submission.throttle import ProviderThrottle
 
 NOW = datetime(2026, 5, 1, tzinfo=UTC)
 CALLED = int(NOW.timestamp() * 1000)
@@ -53,8 +53,8 @@ class ListedJob:
         return Answer(200, {}, msgspec.json.encode({"results": page, "next": following}))
 
     @property
-    def lane(self) -> Lane:
-        return Lane("replicate", self.send)
+    def throttle(self) -> ProviderThrottle:
+        return ProviderThrottle("replicate", self.send)
 
 
 OTHERS = tuple((f"other{number}", number - 10.0) for number in range(30))
@@ -88,7 +88,7 @@ async def test_a_list_is_read_back_to_the_call(
     listed: ListedJob, pages: int, ids: dict[str, str], complete: bool, read: int
 ) -> None:
     """It is complete where all were found, where it ends, and where it reaches back beyond the call; else it is not."""
-    found = await find(API, listed.lane, {"http://t/wanted"}, CALLED, pages)
+    found = await find(API, listed.throttle, {"http://t/wanted"}, CALLED, pages)
     assert (found.ids, found.complete, listed.read) == (ids, complete, read)
 
 
@@ -96,16 +96,16 @@ async def test_a_list_is_read_on_where_a_page_failed() -> None:
     """A page that cannot be had is asked for again, and what was found before it counts; a refusal is not repeated."""
     listed = ListedJob(("other", -1), ("first", 0), ("second", 0))
     listed.failures = iter([500, NoAnswer("cut"), 200, 429, 503, 200])
-    found = await find(API, listed.lane, {"http://t/first", "http://t/second"}, CALLED, 9)
+    found = await find(API, listed.throttle, {"http://t/first", "http://t/second"}, CALLED, 9)
     assert (set(found.ids.values()), found.complete) == ({"id-first", "id-second"}, True)
 
     listed.failures = iter([200] + [500] * TRIES)
-    found = await find(API, listed.lane, {"http://t/first", "http://t/second"}, CALLED, 9)
+    found = await find(API, listed.throttle, {"http://t/first", "http://t/second"}, CALLED, 9)
     assert (found.ids, found.complete) == ({"http://t/first": "id-first"}, False)
 
     listed.failures = iter([401])
     with pytest.raises(Unreadable, match="401"):
-        await find(API, listed.lane, {"http://t/first"}, CALLED, 9)
+        await find(API, listed.throttle, {"http://t/first"}, CALLED, 9)
     assert next(listed.failures, None) is None
 
 
@@ -114,14 +114,14 @@ async def test_nothing_is_given_up_by_a_list_that_was_not_read_far_enough() -> N
     providers = open_providers({"replicate": Configuration(secret=(SECRET,), token="r8_secret")})
     lost = prediction("lost", provider_id=None, attempt="a", created_at=CALLED)
     for listed, sought, read in (
-        (ListedJob(endless=True), Sought(untold=1), PAGES),
-        (ListedJob(*OTHERS[:3]), Sought([lost]), 2),
+        (ListedJob(endless=True), SearchResult(untold=1), PAGES),
+        (ListedJob(*OTHERS[:3]), SearchResult([lost]), 2),
     ):
-        lanes = {"replicate": listed.lane}
-        look_ups = LookUps(
-            providers, lanes, Reports(MemoryLog()), lambda _, name: f"http://t/{name}"
+        throttles = {"replicate": listed.throttle}
+        status_client = StatusClient(
+            providers, throttles, EventPublisher(MemoryLog()), lambda _, name: f"http://t/{name}"
         )
-        assert await look_ups.find("replicate", [lost], [lost]) == sought
+        assert await status_client.find("replicate", [lost], [lost]) == sought
         assert listed.read == read
 
 
@@ -134,13 +134,15 @@ async def test_nothing_is_given_up_by_a_list_that_was_not_read() -> None:
         return Answer(500, {}, b"")
 
     listed = ListedJob()
-    closed = listed.lane
+    closed = listed.throttle
     closed.close_for(60)
-    for lane, url in (
-        (listed.lane, None),
-        (Lane("replicate", fails), lambda _, name: f"http://t/{name}"),
+    for throttle, url in (
+        (listed.throttle, None),
+        (ProviderThrottle("replicate", fails), lambda _, name: f"http://t/{name}"),
         (closed, lambda _, name: f"http://t/{name}"),
     ):
-        look_ups = LookUps(providers, {"replicate": lane}, Reports(MemoryLog()), url)
-        assert await look_ups.find("replicate", [lost], [lost]) == Sought(untold=1)
+        status_client = StatusClient(
+            providers, {"replicate": throttle}, EventPublisher(MemoryLog()), url
+        )
+        assert await status_client.find("replicate", [lost], [lost]) == SearchResult(untold=1)
     assert listed.read == 0

@@ -1,4 +1,4 @@
-"""The reconciler's heap: nothing is read before it is due, and each need is met in its time."""
+"""The reconciler's heap: nothing is read before it is due, and each action is met in its time."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -15,16 +15,16 @@ from tidings.storage.prediction import Prediction, Status, encode
 from tidings.storage.store import Stored, Write
 from tidings.streams.changes.codec import Change
 from tidings.streams.log.memory import MemoryLog
-from tidings.streams.submission.event_publisher import Reports
+from tidings.streams.submission.event_publisher import EventPublisher
 from tidings.streams.submission.reconcile_policy import (
     LONGEST_ESTIMATE,
-    Need,
-    Patience,
-    need_of,
-    wait_for,
+    Action,
+    Timeouts,
+    action_for,
+    wait_before,
 )
 from tidings.streams.submission.reconciler import Reconciler, remember_unfinished
-from tidings.streams.submission.status_client import LookUps, Sought
+from tidings.streams.submission.status_client import SearchResult, StatusClient
 
 
 class Bench:
@@ -34,8 +34,8 @@ class Bench:
         self.clock = ManualClock(1_764_000_000_000)
         self.loaded: list[str] = []
         self.records: dict[str, Prediction] = {}
-        look_ups = LookUps({}, {}, Reports(MemoryLog()), None)
-        self.reconciler = Reconciler(self.load, look_ups, None, clock=self.clock)
+        status_client = StatusClient({}, {}, EventPublisher(MemoryLog()), None)
+        self.reconciler = Reconciler(self.load, status_client, None, clock=self.clock)
 
     async def load(self, ids: Sequence[str]) -> dict[str, Stored]:
         self.loaded += ids
@@ -106,11 +106,14 @@ def test_what_a_record_needs() -> None:
         "create_id": "c",
         "model": "m",
     }
-    assert need_of(prediction()) is Need.LOOK
-    assert need_of(prediction(cancel_requested_at=1)) is Need.CANCEL
-    assert need_of(prediction(**starting)) is Need.SUBMIT
-    assert need_of(prediction(**starting | {"attempt": "a"})) is Need.FIND
-    assert need_of(prediction(**starting | {"attempt": "a", "cancel_requested_at": 1})) is Need.FIND
+    assert action_for(prediction()) is Action.LOOK
+    assert action_for(prediction(cancel_requested_at=1)) is Action.CANCEL
+    assert action_for(prediction(**starting)) is Action.SUBMIT
+    assert action_for(prediction(**starting | {"attempt": "a"})) is Action.FIND
+    assert (
+        action_for(prediction(**starting | {"attempt": "a", "cancel_requested_at": 1}))
+        is Action.FIND
+    )
     nothing: list[dict[str, Any]] = [
         {"status": Status.SUCCEEDED},
         {"status": Status.PROCESSING, "pending": Status.SUCCEEDED},
@@ -121,11 +124,11 @@ def test_what_a_record_needs() -> None:
         starting | {"cancel_requested_at": 1},
     ]
     for fields in nothing:
-        assert need_of(prediction(**fields)) is Need.NOTHING, fields
+        assert action_for(prediction(**fields)) is Action.NOTHING, fields
 
 
 @given(
-    st.sampled_from([need for need in Need if need is not Need.NOTHING]),
+    st.sampled_from([action for action in Action if action is not Action.NOTHING]),
     st.integers(0, 100),
     st.one_of(
         st.none(),
@@ -133,35 +136,35 @@ def test_what_a_record_needs() -> None:
         st.integers(-(10**400), 10**400),
     ),
 )
-@example(Need.LOOK, 0, 1.7e308)
-@example(Need.LOOK, 0, -1.7e308)
-@example(Need.LOOK, 0, 10**310)
-def test_waits_grow_and_have_a_bound(need: Need, tries: int, estimated: float | None) -> None:
+@example(Action.LOOK, 0, 1.7e308)
+@example(Action.LOOK, 0, -1.7e308)
+@example(Action.LOOK, 0, 10**310)
+def test_waits_grow_and_have_a_bound(action: Action, tries: int, estimated: float | None) -> None:
     """Each wait is at least as long as the one before; none overflows; an estimate makes patient, not impatient."""
-    patience = Patience()
+    timeouts = Timeouts()
     record = prediction(estimated_time=estimated, payload=Raw(b"{}"))
-    first, second = (wait_for(need, record, tries + n, patience) for n in (0, 1))
-    longest = min(max(estimated or 0, 0), LONGEST_ESTIMATE) * patience.estimates
-    assert 0 <= first <= second <= max(patience.longest, longest)
-    if need is Need.LOOK:
-        assert first >= patience.silence
+    first, second = (wait_before(action, record, tries + n, timeouts) for n in (0, 1))
+    longest = min(max(estimated or 0, 0), LONGEST_ESTIMATE) * timeouts.estimates
+    assert 0 <= first <= second <= max(timeouts.longest, longest)
+    if action is Action.LOOK:
+        assert first >= timeouts.silence
 
 
 async def test_what_was_heard_of_while_the_list_was_read_is_not_given_up() -> None:
     """A submission that is nowhere in the provider's list fails only if its record still knows nothing of it then."""
 
-    class Nowhere(LookUps):
+    class Nowhere(StatusClient):
         """A provider whose list shows nothing, and takes its time."""
 
         given: Sequence[Prediction] = ()
 
         async def find(
             self, provider: str, records: Sequence[Prediction], given_up: Sequence[Prediction]
-        ) -> Sought:
+        ) -> SearchResult:
             """Nothing; a webhook of one comes meanwhile, another one ends, a third is begun anew."""
             for name, fields in heard.items():
                 bench.records[name] = prediction(name, **{"provider_id": None, **fields})
-            return Sought(given_up)
+            return SearchResult(given_up)
 
         async def give_up(self, record: Prediction) -> None:
             """Note it."""
@@ -179,7 +182,7 @@ async def test_what_was_heard_of_while_the_list_was_read_is_not_given_up() -> No
     bench.records = {name: prediction(name, **waiting) for name in names if name != "deleted"}
     reconciler = Reconciler(
         bench.load,
-        Nowhere({}, {}, Reports(MemoryLog()), None),
+        Nowhere({}, {}, EventPublisher(MemoryLog()), None),
         None,
         clock=bench.clock,
     )
@@ -189,21 +192,21 @@ async def test_what_was_heard_of_while_the_list_was_read_is_not_given_up() -> No
     assert failed == ["lost"]
 
 
-class Scripted(LookUps):
+class Scripted(StatusClient):
     """Providers that can be asked anything; what happens meanwhile is the test's."""
 
     def __init__(self) -> None:
-        super().__init__({}, {}, Reports(MemoryLog()), None)
+        super().__init__({}, {}, EventPublisher(MemoryLog()), None)
         self.asked: list[str] = []
         self.meanwhile: Callable[[], None] = lambda: None
         self.tells: Callable[[], Awaitable[bool]] | None = None
-        self.sought = Sought()
+        self.sought = SearchResult()
         self.lost: list[str] = []
 
-    def can(self, provider: str) -> bool:
+    def supports(self, provider: str) -> bool:
         return True
 
-    async def look(self, record: Prediction, why: str, whose: object = None) -> bool:
+    async def refresh(self, record: Prediction, why: str, whose: object = None) -> bool:
         self.asked.append("look")
         self.meanwhile()
         return True if self.tells is None else await self.tells()
@@ -214,9 +217,9 @@ class Scripted(LookUps):
 
     async def find(
         self, provider: str, records: Sequence[Prediction], given_up: Sequence[Prediction]
-    ) -> Sought:
+    ) -> SearchResult:
         self.asked.append("find")
-        return Sought(given_up, self.sought.untold)
+        return SearchResult(given_up, self.sought.untold)
 
     async def give_up(self, record: Prediction) -> None:
         self.lost.append(record.prediction_id)
@@ -270,7 +273,7 @@ async def test_one_record_that_makes_no_sense_stops_no_other() -> None:
     bench.clock.now_ms += 60_000
     assert await bench.reconciler.once() == 1
     assert (providers.asked, len(bench.reconciler)) == (["look"], 2)
-    bench.clock.now_ms += Patience().longest
+    bench.clock.now_ms += Timeouts().longest
     assert await bench.reconciler.once() == 1
 
 
@@ -331,7 +334,7 @@ async def test_what_could_not_be_done_is_counted() -> None:
         bench.clock.now_ms += 10 * 3_600_000
         providers.tells = tells
         assert await bench.reconciler.once() == left, tells
-    providers.sought = Sought(untold=1)
+    providers.sought = SearchResult(untold=1)
     bench.change("p3", Status.STARTING, provider_id=None, attempt="a")
     bench.clock.now_ms += 15_000
     assert await bench.reconciler.once() == 1

@@ -30,11 +30,11 @@ from tidings.streams.providers.registry import open_providers
 from tidings.streams.submission import creation
 from tidings.streams.submission import submitter as submission
 from tidings.streams.submission.creation import PAGES
-from tidings.streams.submission.event_publisher import Reports
+from tidings.streams.submission.event_publisher import EventPublisher
 from tidings.streams.submission.http import Answer, NoAnswer, NotSent
-from tidings.streams.submission.reconcile_policy import Patience
-from tidings.streams.submission.submitter import ChangeWaiter, Load, Submissions, Whole
-from tidings.streams.submission.throttle import Lane, Limits
+from tidings.streams.submission.reconcile_policy import Timeouts
+from tidings.streams.submission.submitter import ChangeWaiter, Load, Submitter, Whole
+from tidings.streams.submission.throttle import Limits, ProviderThrottle
 
 PROVIDERS = open_providers({"replicate": Configuration(secret=(SECRET,), token="r8_secret")})
 
@@ -112,14 +112,14 @@ class Blind:
 async def submitters(
     upstream: Upstream,
     count: int,
-    patience: Patience | None = None,
+    timeouts: Timeouts | None = None,
     *,
     limits: Limits | None = None,
     store: Outage | None = None,
     waiter: ChangeWaiter | None = None,
     whole: Whole | None = None,
     reached: Callable[[int, str], None] | None = None,
-) -> AsyncIterator[tuple[Pipeline, list[Submissions]]]:
+) -> AsyncIterator[tuple[Pipeline, list[Submitter]]]:
     """So many processes' worth of them, on one log with a processor."""
     log = MemoryLog()
     async with (
@@ -132,15 +132,15 @@ async def submitters(
             await watch.start()
             following = asyncio.create_task(watch.run())
             stack.callback(following.cancel)
-            lanes = {"replicate": Lane("replicate", upstream.send, limits)}
-            one = Submissions(
+            throttles = {"replicate": ProviderThrottle("replicate", upstream.send, limits)}
+            one = Submitter(
                 PROVIDERS,
-                lanes,
-                Reports(log),
+                throttles,
+                EventPublisher(log),
                 running.store.load if store is None else store.before(running.store.load),
                 waiter or watch,
                 lambda _, name: f"http://t/{name}",
-                patience=patience,
+                timeouts=timeouts,
                 whole=whole,
                 reached=reached,
             )
@@ -207,7 +207,7 @@ async def test_a_500_is_repeated_only_if_the_list_tells_that_it_hid_nothing() ->
 
     upstream = Upstream(500)
     upstream.newer, upstream.age = PAGES + 5, 60
-    async with submitters(upstream, 1, Patience(attempt=1_000)) as (running, (one,)):
+    async with submitters(upstream, 1, Timeouts(attempt=1_000)) as (running, (one,)):
         await ordered(running, "p1")
         one.take("p1", "replicate")
         await one.idle()
@@ -331,8 +331,8 @@ async def test_after_too_long_an_outage_nothing_is_called(monkeypatch: pytest.Mo
     def reached(step: int, _name: str) -> None:
         outage.left = 1_000_000
 
-    patience = Patience(attempt=1_000, unknown=1_100)
-    async with submitters(upstream, 1, patience, store=outage, waiter=Blind(), reached=reached) as (
+    timeouts = Timeouts(attempt=1_000, unknown=1_100)
+    async with submitters(upstream, 1, timeouts, store=outage, waiter=Blind(), reached=reached) as (
         running,
         (one,),
     ):
@@ -392,7 +392,7 @@ async def test_what_is_submitted_was_read_before_the_attempt() -> None:
 async def test_nothing_is_called_after_the_time_for_an_attempt() -> None:
     """A wait that ends after it is not followed by a call: the prediction fails with what the provider said last."""
     upstream = Upstream(429)  # the wait after it is a second
-    async with submitters(upstream, 1, Patience(attempt=500)) as (running, (one,)):
+    async with submitters(upstream, 1, Timeouts(attempt=500)) as (running, (one,)):
         await ordered(running, "p1")
         one.take("p1", "replicate")
         await reaches(running, "p1", Status.FAILED)

@@ -1,11 +1,11 @@
-"""A provider's lane: how long it is left alone, and what trips its circuit."""
+"""A provider's throttle: how long it is left alone, and what trips its circuit."""
 
 import pytest
 
 from tests.support.clock import ManualClock
 from tidings.streams.providers.job_api import Call
 from tidings.streams.submission.http import Answer, CallFailed, NoAnswer, asked_to_wait
-from tidings.streams.submission.throttle import TRIPS_AFTER, UNASKED, Lane, Limits
+from tidings.streams.submission.throttle import TRIPS_AFTER, UNASKED, Limits, ProviderThrottle
 
 CALL = Call(method="GET", url="http://127.0.0.1:1/x", headers={})
 NOW = 1_764_000_000.0
@@ -28,9 +28,11 @@ def answer(status: int, body: bytes = b"", **headers: str) -> Answer:
     return Answer(status, {name.replace("_", "-"): value for name, value in headers.items()}, body)
 
 
-def lane(*answers: Answer | CallFailed, limits: Limits | None = None) -> tuple[Lane, ManualClock]:
+def throttle(
+    *answers: Answer | CallFailed, limits: Limits | None = None
+) -> tuple[ProviderThrottle, ManualClock]:
     clock = ManualClock(int(NOW * 1000), 100.0)
-    return Lane("p", Provider(*answers).send, limits, clock=clock), clock
+    return ProviderThrottle("p", Provider(*answers).send, limits, clock=clock), clock
 
 
 @pytest.mark.parametrize(
@@ -53,23 +55,23 @@ def test_what_the_provider_asks_for(given: Answer, seconds: float | None) -> Non
 
 
 async def test_429_closes_the_lane_for_as_long_as_asked() -> None:
-    """The lane is closed for what the provider asks, within a bound; without a word for two seconds."""
-    asked, _ = lane(answer(429, retry_after="30"))
+    """The throttle is closed for what the provider asks, within a bound; without a word for two seconds."""
+    asked, _ = throttle(answer(429, retry_after="30"))
     await asked.call(CALL)
     assert asked.closed_for == 30
-    silent, clock = lane(answer(429))
+    silent, clock = throttle(answer(429))
     await silent.call(CALL)
     assert silent.closed_for == UNASKED
     clock.seconds += UNASKED
     assert silent.closed_for == 0
-    endless, _ = lane(answer(429, retry_after="999999"))
+    endless, _ = throttle(answer(429, retry_after="999999"))
     await endless.call(CALL)
     assert endless.closed_for == 300
 
 
 async def test_failures_in_a_row_open_the_circuit_for_longer_each_time() -> None:
     """Five failures in a row, by status or without an answer, and the provider is left alone; one success ends it."""
-    broken, clock = lane(
+    broken, clock = throttle(
         answer(500),
         NoAnswer("x"),
         answer(503),
@@ -95,17 +97,17 @@ async def test_failures_in_a_row_open_the_circuit_for_longer_each_time() -> None
     assert broken.closed_for == 0
 
 
-async def _tried(lane: Lane) -> None:
+async def _tried(throttle: ProviderThrottle) -> None:
     try:
-        async with lane.turn():
-            await lane.call(CALL)
+        async with throttle.slot():
+            await throttle.call(CALL)
     except CallFailed:
         return
 
 
 async def test_refusals_trip_nothing() -> None:
-    """4xx are answers: however many come, the lane stays open."""
-    refusing, _ = lane(answer(404))
+    """4xx are answers: however many come, the throttle stays open."""
+    refusing, _ = throttle(answer(404))
     for _ in range(20):
         await _tried(refusing)
     assert (refusing.broken, refusing.closed_for, refusing.calls) == (False, 0, 20)
