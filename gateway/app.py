@@ -135,7 +135,7 @@ def build_app(
         app.router.add_post(path, answering(endpoints.webhooks.receive))
     app.router.add_route("*", "/{path:.*}", answering(_nowhere(app, guard, endpoints.webhooks)))
     if allowed_origins:
-        app.on_response_prepare.append(_share(allowed_origins))
+        app.on_response_prepare.append(_share(guard.allows_origin))
     return app
 
 
@@ -190,10 +190,12 @@ async def _methods(app: web.Application, request: web.Request) -> set[str]:
     return methods - {"*"}
 
 
-def _share(origins: frozenset[str]) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
+def _share(
+    allows: Callable[[str], bool],
+) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
     async def share(request: web.Request, response: web.StreamResponse) -> None:
         origin = request.headers.get("Origin")
-        if origin is None or origin not in origins:
+        if origin is None or not allows(origin):
             return
         headers = response.headers
         headers["Access-Control-Allow-Origin"] = origin

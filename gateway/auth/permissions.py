@@ -16,6 +16,8 @@ ADMIN = "admin"
 API_KEY_SCOPES = frozenset({WATCH_ALL, READ_ALL, WRITE})
 """What an API key may do."""
 
+MAX_TOKEN = 24 * 1024
+"""Characters of a token, however it comes; a longer one is refused unread."""
 
 _NONE: frozenset[str] = frozenset()
 """Shared: an empty set of its own is 216 bytes, and most claims are absent."""
@@ -168,9 +170,6 @@ def from_claims(claims: Mapping[str, object]) -> Permissions:
     subject = claims.get("sub")
     if subject is not None and (not isinstance(subject, str) or not subject):
         raise TokenRefused("the claim sub must be a non-empty string: the owner that the caller is")
-    scope = claims.get("scope", "")
-    if not isinstance(scope, str):
-        raise TokenRefused("the claim scope must be one string of words separated by spaces")
     return Permissions(
         subject=subject,
         expires_at=float(expires),
@@ -178,8 +177,22 @@ def from_claims(claims: Mapping[str, object]) -> Permissions:
         owners=_names(claims, "owners"),
         tags=_names(claims, "tags"),
         models=_names(claims, "models"),
-        scopes=frozenset(scope.split()) if scope else _NONE,
+        scopes=_scopes(claims, "scope") | _scopes(claims, "scp"),
     )
+
+
+def _scopes(claims: Mapping[str, object], claim: str) -> frozenset[str]:
+    """Words separated by spaces (RFC 9068, 2.2.3), or a list as some issuers send it; `scp` alike."""
+    scopes = claims.get(claim)
+    if scopes is None:
+        return _NONE
+    if isinstance(scopes, str):
+        scopes = scopes.split()
+    if not isinstance(scopes, list) or not all(isinstance(scope, str) for scope in scopes):
+        raise TokenRefused(
+            f"the claim {claim} must be words separated by spaces, or a list of strings"
+        )
+    return frozenset(scopes) if scopes else _NONE
 
 
 def _names(claims: Mapping[str, object], claim: str) -> frozenset[str]:

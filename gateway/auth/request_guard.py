@@ -7,6 +7,12 @@ from functools import partial
 from aiohttp import web
 from multidict import CIMultiDictProxy
 
+from tidings.gateway.auth.origins import (
+    DEFAULT_PORTS,
+    canonical_host,
+    canonical_origin,
+    names_host,
+)
 from tidings.gateway.auth.permissions import OPEN, Authenticator, Permissions, TokenRefused
 from tidings.gateway.auth.rate_limits import (
     AddressConnections,
@@ -18,8 +24,8 @@ from tidings.gateway.http.problems import Problem, forbidden, unavailable
 from tidings.storage.clock import SYSTEM_CLOCK, Clock
 
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
-KNOWN_HOSTS = 256
-"""`Host` headers remembered as checked."""
+REMEMBERED = 256
+"""`Host` headers, and pages of origins, remembered as checked."""
 
 
 class RequestGuard:
@@ -50,14 +56,15 @@ class RequestGuard:
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._authenticator = authenticator
-        self._allowed_origins = allowed_origins
+        self._allowed_origins = frozenset(map(canonical_origin, allowed_origins))
         self._allowed_hosts = allowed_hosts
         self._trusted_proxies = TrustedProxies() if trusted_proxies is None else trusted_proxies
         self._limits = AddressLimits() if limits is None else limits
         self._connections = AddressConnections() if connections is None else connections
         self._clock = clock
         self._hosts = self._hosts_to_check()
-        self._known: set[str] = set()
+        self._known_hosts: set[str] = set()
+        self._known_pages: set[tuple[str, str | None]] = set()
 
     @property
     def open_mode(self) -> bool:
@@ -103,11 +110,12 @@ class RequestGuard:
     def _check_source(self, headers: Mapping[str, str], peer: str) -> None:
         # Names in lower case: aiohttp's mapping does not mind, and a handshake's is a plain
         # dictionary of such.
-        if self._hosts is not None and (host := headers.get("host")) not in self._known:
+        host = headers.get("host")
+        if self._hosts is not None and host not in self._known_hosts:
             self._check_host(host)
         origin = headers.get("origin")
-        if origin is not None and origin not in self._allowed_origins:
-            self._check_origin(origin, headers, peer)
+        if origin is not None:
+            self._check_origin(origin, self._addressed_host(host, headers, peer))
 
     async def authenticate(self, request: web.Request, token: str | None = None) -> Permissions:
         """Check the request, and return the permissions of its token.
@@ -172,8 +180,10 @@ class RequestGuard:
         # machine (DNS rebinding); with it such a page has no token.
         if not self.open_mode or self._allowed_hosts is None:
             return None
-        origins = {_host_name(origin.partition("://")[2]) for origin in self._allowed_origins}
-        return LOOPBACK_HOSTS | self._allowed_hosts | origins
+        named = {canonical_host(host) or host for host in self._allowed_hosts}
+        pages = (origin.partition("://") for origin in self._allowed_origins if origin is not None)
+        names = {_host_name(authority) for scheme, _, authority in pages if scheme in DEFAULT_PORTS}
+        return LOOPBACK_HOSTS | named | names
 
     def _check_host(self, host: str | None) -> None:
         assert self._hosts is not None
@@ -191,14 +201,29 @@ class RequestGuard:
                 f"not to {name[:100]!r}; "
                 "use http://127.0.0.1, or configure authentication.",
             )
-        if host is not None and len(self._known) < KNOWN_HOSTS:
-            self._known.add(host)
+        if host is not None and len(self._known_hosts) < REMEMBERED:
+            self._known_hosts.add(host)
 
-    def _check_origin(self, origin: str, headers: Mapping[str, str], peer: str) -> None:
-        host = headers.get("host")
-        if self._trusted_proxies.trusts(peer):
-            host = headers.get("x-forwarded-host", host)
-        if host is None or origin.partition("://")[2].lower() != host.lower():
+    def _addressed_host(
+        self, host: str | None, headers: Mapping[str, str], peer: str
+    ) -> str | None:
+        """The host that the client addressed: the first of a list is the one nearest to it."""
+        if "x-forwarded-host" in headers and self._trusted_proxies.trusts(peer):
+            return headers["x-forwarded-host"].partition(",")[0].strip()
+        return host
+
+    def allows_origin(self, origin: str) -> bool:
+        """Whether pages of this origin, other than the gateway's own, may read its answers."""
+        return canonical_origin(origin) in self._allowed_origins
+
+    def _check_origin(self, origin: str, host: str | None) -> None:
+        page = origin, host
+        if page in self._known_pages:
+            return
+        canonical = canonical_origin(origin)
+        if canonical is None or not (
+            canonical in self._allowed_origins or (host is not None and names_host(canonical, host))
+        ):
             raise Problem(
                 403,
                 "foreign-origin",
@@ -206,6 +231,8 @@ class RequestGuard:
                 f"Pages of {origin[:100]!r} may not use this service; "
                 "add the origin to TIDINGS_ALLOWED_ORIGINS.",
             )
+        if len(self._known_pages) < REMEMBERED:
+            self._known_pages.add(page)
 
     def _limited(self, headers: Mapping[str, str], peer: str) -> str | None:
         """The address to count; None for this machine's own, unless a proxy names another."""

@@ -14,7 +14,13 @@ import jwt
 from msgspec import Struct
 
 from tidings.gateway.auth.hs256_fast_path import Hs256FastPath
-from tidings.gateway.auth.permissions import API_KEY_SCOPES, Permissions, TokenRefused, from_claims
+from tidings.gateway.auth.permissions import (
+    API_KEY_SCOPES,
+    MAX_TOKEN,
+    Permissions,
+    TokenRefused,
+    from_claims,
+)
 from tidings.storage.clock import SYSTEM_CLOCK, Clock
 from tidings.streams.providers.protocol import KeysUnavailable
 
@@ -34,8 +40,6 @@ ASYMMETRIC = (
     "ES512",
     "EdDSA",
 )
-MAX_TOKEN = 16_384
-"""Characters; a longer one is refused unread."""
 LEEWAY = 30.0
 """Seconds that the issuer's clock may be ahead of ours (`nbf`, `iat`); an expired token gets 0."""
 REMEMBERED = 10_000

@@ -86,6 +86,7 @@ class Problem(Exception):
             HTTPStatus.BAD_REQUEST,
             HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
             HTTPStatus.REQUEST_TIMEOUT,
+            HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
         }:
             # What is left of the body is not worth reading on a connection whose state is in doubt.
             response.force_close()

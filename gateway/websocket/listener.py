@@ -22,6 +22,10 @@ PATH = b"GET /api/ws"
 MAX_HEAD = 16 * 1024
 """Bytes of a request's head that are waited for here; what is longer is HTTP's to refuse."""
 
+MAX_HANDSHAKE = 8 * 1024
+"""Bytes of a handshake served here, the longest line that the library reads; longer ones take the
+way over HTTP, which reads tokens of any size that is taken."""
+
 SEND_BUFFER = 64 * 1024
 """`SO_SNDBUF` of the connections: a client that reads nothing is noticed at 144 KB, not 3.9 MB."""
 
@@ -176,13 +180,13 @@ class SniffingProtocol(asyncio.Protocol):
         if end < 0 and len(head) < MAX_HEAD:
             return
         self._acceptor.sessions.unwatch_deadlines(self)
-        if 0 <= end <= MAX_HEAD and _wants_websocket(head, end):
+        if 0 <= end <= MAX_HANDSHAKE and _wants_websocket(head, end):
             self._waiting = not self._acceptor.enter(self._open_websocket)
         else:
             self._hand_to_http(head)
 
     def eof_received(self) -> None:
-        """Nothing more comes: the transport closes itself."""
+        """Nothing more comes before the first head is whole: the transport closes itself."""
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 -- asyncio's signature
         """Gone before its first request was known."""

@@ -71,6 +71,11 @@ def check_serving(settings: Settings) -> None:
             f"{short[0]}: has a secret of fewer than {WEBHOOK_SECRET} bytes, and what guards something "
             f"that other machines reach needs {WEBHOOK_SECRET} or more: openssl rand -hex 32"
         )
+    if "null" in settings.allowed_origins and not settings.authenticates:
+        raise SettingsError(
+            "TIDINGS_ALLOWED_ORIGINS: any page can make itself the origin null, in a sandboxed "
+            "frame; turn authentication on, or leave it out"
+        )
     if not settings.everything and not settings.webhook_key:
         raise SettingsError(
             "TIDINGS_WEBHOOK_KEY: is missing; with --role every process needs the same one: openssl rand -hex 32"

@@ -8,6 +8,8 @@ import re
 from collections.abc import Callable
 from urllib.parse import SplitResult, unquote, urlsplit
 
+from tidings.gateway.auth.origins import canonical_origin
+
 LOG_SCHEMES = ("sqlite", "kafka", "memory")
 STORE_SCHEMES = (
     "sqlite",
@@ -202,14 +204,22 @@ def http_url(url: str) -> str:
 
 
 def origin(text: str) -> str:
-    """A browser's origin (RFC 6454): scheme, host and port alone, in lower case."""
-    url = http_url(text)
-    parts = urlsplit(url)
-    if parts.path or parts.query or parts.fragment or parts.username:
+    """An origin of pages or of a packaged app (RFC 6454), as two equal ones are both written."""
+    found = canonical_origin(text.rstrip("/") if not text.startswith("file:") else text)
+    if found is not None:
+        return found
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        parts = SplitResult("", "", "", "", "")
+    if parts.scheme and (host := parts.netloc.rpartition("@")[2]):
         raise ValueError(
-            f"{masked_url(text)!r} is more than an origin; say {parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+            f"{masked_url(text)!r} is more than an origin, or names no valid host; "
+            f"say {parts.scheme}://{host}"
         )
-    return url.lower()
+    raise ValueError(
+        f"{masked_url(text)!r} is no origin; say https://app.example, capacitor://localhost or null"
+    )
 
 
 def network(text: str) -> str:

@@ -151,7 +151,8 @@ def test_wide_subscriptions(kind: str, callers: set[str]) -> None:
         {"exp": 1, "sub": ""},
         {"exp": 1, "owners": "ann"},
         {"exp": 1, "tags": [1]},
-        {"exp": 1, "scope": ["admin"]},
+        {"exp": 1, "scope": ["admin", 1]},
+        {"exp": 1, "scp": {"admin": True}},
     ],
 )
 def test_claims_of_a_wrong_type_refuse_the_token(claims: dict[str, Any]) -> None:
@@ -203,3 +204,19 @@ async def test_each_cell_over_http(caller: str) -> None:
                 )
             if caller not in TABLE["read"]:
                 assert "secret prompt" not in answered.text
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {"scope": "read:all watch:all"},
+        {"scope": ["read:all", "watch:all"]},
+        {"scp": ["read:all", "watch:all"]},
+        {"scp": "watch:all  read:all"},
+        {"scope": "read:all", "scp": ["watch:all"]},
+        {"scope": None, "scp": ["read:all", "watch:all"]},
+    ],
+)
+def test_scopes_as_issuers_send_them(claims: dict[str, object]) -> None:
+    """Scopes are words or a list, as `scope` or as `scp`; both together are their union."""
+    assert from_claims({"exp": 1, **claims}).scopes == {"read:all", "watch:all"}

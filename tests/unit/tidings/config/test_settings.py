@@ -137,7 +137,7 @@ def test_lists_and_provider_names() -> None:
         {
             "TIDINGS_ROLE": "gateway, processor",
             "TIDINGS_API_KEYS": "a,b,,c",
-            "TIDINGS_ALLOWED_ORIGINS": "https://A.example",
+            "TIDINGS_ALLOWED_ORIGINS": "https://A.example:443/,capacitor://localhost,null",
             "TIDINGS_TRUSTED_PROXIES": "10.0.0.1, fd00::/8",
             "TIDINGS_REPLICATE_SECRET": f"{SECRET},{SECRET.rstrip('=')}",
             "TIDINGS_REPLICATE_TOKEN": "r8",
@@ -146,7 +146,7 @@ def test_lists_and_provider_names() -> None:
     )
     assert settings.roles == {"gateway", "processor"}
     assert settings.api_keys == ("a", "b", "c")
-    assert settings.allowed_origins == ("https://a.example",)
+    assert settings.allowed_origins == ("https://a.example", "capacitor://localhost", "null")
     assert settings.trusted_proxies == ("10.0.0.1/32", "fd00::/8")
     replicate = settings.providers["replicate"]
     assert (len(replicate.secret), replicate.token, replicate.url) == (
@@ -217,6 +217,7 @@ def test_test_names_and_empty_values_are_ignored() -> None:
         ("TIDINGS_PUBLIC_URL", "example.com", "is not a URL"),
         ("TIDINGS_ASSETS", "file://data", "three slashes"),
         ("TIDINGS_ALLOWED_ORIGINS", "https://a.example/path", "https://a.example"),
+        ("TIDINGS_ALLOWED_ORIGINS", "a.example", "capacitor://localhost"),
         ("TIDINGS_TRUSTED_PROXIES", "10.0.0.0/99", "network"),
         ("TIDINGS_ASSETS_ALLOW", "localhost", "host:port"),
         ("TIDINGS_REPLICATE_TOLERANCE", "soon", "expected a number"),
@@ -355,6 +356,14 @@ def test_serving_everybody_has_to_be_asked_for() -> None:
     for host in ("127.0.0.1", "127.9.9.9", "::1", "localhost"):
         assert is_loopback(host)
         check_serving(given({"TIDINGS_HOST": host}))
+
+
+def test_the_opaque_origin_needs_authentication() -> None:
+    """Any page can be of the origin null: it is allowed only where tokens say who is there."""
+    allowed = {"TIDINGS_ALLOWED_ORIGINS": "null"}
+    with pytest.raises(SettingsError, match="TIDINGS_ALLOWED_ORIGINS"):
+        check_serving(given(allowed))
+    check_serving(given({**allowed, "TIDINGS_JWT_SECRET": "s" * 32}))
 
 
 def test_roles_need_a_shared_key_and_a_shared_log() -> None:
