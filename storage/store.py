@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
 from msgspec import Struct
+from msgspec.structs import force_setattr
 
 from tidings.storage.prediction import (
     Prediction,
@@ -12,6 +13,7 @@ from tidings.storage.prediction import (
     Tombstone,
     decode,
     decode_tombstone,
+    without_report,
 )
 
 
@@ -27,6 +29,11 @@ class Stored(Struct, frozen=True, gc=False):
     owner: str | None = None
     degraded: bool = False
     """Read from a fallback while the store was away: it may be behind, and is not to be kept."""
+
+    def __post_init__(self) -> None:
+        # Here, where every read of every store passes, and not at each door that shows a record.
+        if b'"report":' in self.encoded:
+            force_setattr(self, "encoded", without_report(self.encoded))
 
     @property
     def deleted(self) -> bool:

@@ -58,7 +58,6 @@ export interface Prediction {
   createId?: string;
   pending?: Status;
   transitions?: Transition[];
-  report?: unknown;
   source?: { log: string; offsets?: Record<string, number> };
 }
 

@@ -7,7 +7,15 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from tidings.storage.prediction import Source, Standing, Status, Tombstone, decode, encode
+from tidings.storage.prediction import (
+    Source,
+    Standing,
+    Status,
+    Tombstone,
+    decode,
+    encode,
+    without_report,
+)
 from tidings.storage.store import Write
 from tidings.streams.log.protocol import NewRecord, Place, Position, Record
 from tidings.streams.rules.reducer import DAY
@@ -102,7 +110,7 @@ def parse(record: Record) -> Change | None:
                 deleted_at = int(value)
         if not version:
             return None
-        text = record.value or b""
+        text = without_report(record.value) if record.value else b""
         return Change(
             key.decode(),
             version,

@@ -20,8 +20,6 @@ from tidings.streams.providers.protocol import Webhook
 from tidings.streams.rules.event import Event, Poison
 from tidings.streams.support.json_text import cut_below, in_utf8, nested_over, repaired
 
-MAX_REPORT = 64 * 1024
-"""Bytes below which a body is kept in the record as `report`."""
 MAX_DEPTH = 200
 """Levels of nested JSON, as in the decoder; what lies deeper is left out."""
 
@@ -275,16 +273,6 @@ def delivery_id(webhook: Webhook, request_id: str | None = None) -> str:
     return webhook.delivery or request_id or f"sha256:{hashlib.sha256(webhook.body).hexdigest()}"
 
 
-def report(body: bytes) -> Raw:
-    """The body itself for the record, where it is small enough, and JSON as it stands."""
-    if len(body) >= MAX_REPORT:
-        return ABSENT
-    try:
-        return _any.decode(body)
-    except _FAILURES:
-        return ABSENT
-
-
 def event(
     webhook: Webhook,
     provider: str,
@@ -319,7 +307,6 @@ def event(
         archive=webhook.archive,
         provider=provider,
         provider_id=own or None,
-        report=report(webhook.body),
         traceparent=webhook.traceparent,
         left_out=left_out,
         **fields,

@@ -37,7 +37,6 @@ def _wire_name(field: str) -> str:
     if field in {
         "recorded_at",
         "archive",
-        "report",
         "traceparent",
         "unknown",
         "left_out",
@@ -100,8 +99,6 @@ class Event(
     """The log record's timestamp in ms: what expiry and purging are reckoned from. Not part of the record."""
     archive: Archive = Archive.AFTER
     """The mode in force where the event was appended."""
-    report: Raw = ABSENT
-    """A provider's body as it came."""
     traceparent: bytes | None = None
     unknown: int = 0
     """How many fields it had that nobody knows."""

@@ -77,8 +77,6 @@ def advance(current: Prediction, event: Event, changes: dict[str, Any]) -> None:
     _later(current, event, changes)
     if event.output and event.output != current.output:
         changes["output"] = event.output
-    if event.report:
-        changes["report"] = event.report
 
 
 def _later(current: Prediction, event: Event, changes: dict[str, Any]) -> None:
@@ -106,8 +104,6 @@ def fill(current: Prediction, event: Event, changes: dict[str, Any]) -> None:
         raw = getattr(event, name)
         if raw and not getattr(current, name):
             changes[name] = raw
-    if changes and event.report and not current.report:
-        changes["report"] = event.report
 
 
 def _longer(old: Raw, new: Raw) -> bool:

@@ -126,8 +126,6 @@ def _same_status(
         fill(current, event, changes)
     else:
         merge(current, event, changes)
-        if changes and event.report:
-            changes["report"] = event.report
     return applied(current, changes, event, position, log) if changes else STALE
 
 

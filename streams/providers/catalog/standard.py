@@ -174,7 +174,6 @@ class Standard(Struct, frozen=True):
             logs=report.logs,
             estimated_time=bodies.duration(report.estimated_time),
             generation_time=bodies.duration(report.generation_time),
-            report=bodies.report(webhook.body),
             traceparent=webhook.traceparent,
             unknown=sum(1 for name in bodies.members(text) if name not in _KNOWN),
             left_out=left_out,

@@ -86,6 +86,5 @@ def complete(prediction_id: str) -> Prediction:
             Transition(None, Status.STARTING, 1, "e1", "s", "0:1"),
             Transition(Status.STARTING, Status.FAILED, 2),
         ),
-        report=Raw(b'{"id":"x"}'),
         source=Source("log-1", {"0": 2**62, "11": 0}),
     )

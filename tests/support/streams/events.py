@@ -14,7 +14,7 @@ from tidings.streams.rules.transitions import decide
 
 LOG = "log-1"
 T0 = 1_764_000_000_000
-JSON_FIELDS = {"payload", "provider_urls", "output", "assets", "report", "replace"}
+JSON_FIELDS = {"payload", "provider_urls", "output", "assets", "replace"}
 
 
 def event(status: str | None = None, type: str = "report", **fields: Any) -> Event:

@@ -96,13 +96,12 @@ def test_null_is_absent_and_unknown_fields_are_counted() -> None:
     assert bool(read({"output": None}).output) is False
 
 
-@pytest.mark.parametrize("name", ["recordedAt", "report", "archive", "unknown", "traceparent"])
+@pytest.mark.parametrize("name", ["recordedAt", "archive", "unknown", "traceparent"])
 def test_what_translation_sets_cannot_be_sent(name: str) -> None:
     """The stamps of the gateway and the log cannot be forged by a field."""
     event = read({name: 5, f"tidings/{'recorded_at' if name == 'recordedAt' else name}": None})
     assert event.recorded_at == NOW
     assert event.archive is Archive.AFTER
-    assert not event.report
 
 
 @pytest.mark.parametrize(

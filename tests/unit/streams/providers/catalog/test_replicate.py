@@ -47,7 +47,6 @@ def test_a_genuine_prediction_says_everything() -> None:
     assert event.logs == "Using seed: 7710683\nGenerating...\n"
     assert event.generation_time == 5247
     assert json.loads(bytes(event.provider_urls))["cancel"].endswith("/cancel")
-    assert bytes(event.report) == REPLICATE
 
 
 def test_the_address_names_the_prediction() -> None:
@@ -96,13 +95,6 @@ def test_a_prompt_is_a_string_or_nothing(payload: Any) -> None:
     event = translated(input=payload)
     assert event.prompt is None
     assert json.loads(bytes(event.payload)) == payload
-
-
-def test_a_large_body_is_not_kept_as_report() -> None:
-    """A body of 64 KiB or more is left out of the record; its fields are not."""
-    event = translated(logs="x" * 65536)
-    assert event.report == ABSENT
-    assert event.logs == "x" * 65536
 
 
 def test_without_a_delivery_id_the_body_is_the_id() -> None:

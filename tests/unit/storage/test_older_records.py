@@ -1,0 +1,53 @@
+"""Records of an older format, which hold the provider's body: nobody gets to see it, and they lose it in time."""
+
+import msgspec
+import pytest
+from msgspec import Raw
+
+from tests.support.streams.events import T0, event, judge
+from tidings.storage.prediction import Prediction, decode, encode, without_report
+from tidings.storage.store import Stored
+from tidings.streams.changes.codec import parse
+from tidings.streams.log.protocol import CHANGES, StoredRecord
+from tidings.streams.rules.decision import Applied, Stale
+
+BODY = b'{"id":"p1","webhook":"https://example.com/hook?token=secret"}'
+RECORD = (
+    b'{"predictionId":"p1","status":"processing","version":3,"createdAt":%d,"updatedAt":%d,'
+    b'"payload":{"seed":17454220438242315174,"report":"mine"},"transitions":[%%s]%%s}' % (T0, T0)
+)
+OLD = RECORD % (b"", b',"report":' + BODY + b',"source":{"log":"l","offsets":{"0":7}}')
+NEW = RECORD % (b"", b',"source":{"log":"l","offsets":{"0":7}}')
+
+
+def test_what_a_store_gives_leaves_the_body_out() -> None:
+    """Whatever store it comes from, what is read of an older record is what a newer one would be, byte for byte."""
+    assert Stored(3, None, OLD).encoded == NEW
+    assert Stored(3, None, NEW).encoded == NEW
+
+
+def test_a_change_announced_before_leaves_the_body_out() -> None:
+    """An older announcement in the topic is shown without the body too."""
+    change = parse(StoredRecord(CHANGES, 0, 0, T0, b"p1", OLD, [("v", b"3"), ("s", b"processing")]))
+    assert change is not None
+    assert change.value == NEW
+
+
+@pytest.mark.parametrize("encoded", [b'{"payload":{"report":1}}', b'{"logs":"\\"report\\":"}', b""])
+def test_a_member_of_that_name_elsewhere_stays(encoded: bytes) -> None:
+    """Only the record's own member goes: a payload or a log may say the same word."""
+    assert without_report(encoded) is encoded
+
+
+def test_it_is_lost_with_the_first_event_and_changes_no_version() -> None:
+    """An older record is written without the body when something is applied; the body itself is no news."""
+    stands = decode(OLD)
+    repeated = judge(stands, event("processing", at=T0), 8)
+    assert isinstance(repeated, Stale)
+    decision = judge(stands, event("processing", at=T0, logs="x"), 8)
+    assert isinstance(decision, Applied)
+    assert isinstance(decision.record, Prediction)
+    assert decision.record.version == 4
+    assert b"secret" not in encode(decision.record)
+    assert decision.record.payload == Raw(b'{"seed":17454220438242315174,"report":"mine"}')
+    assert "report" not in msgspec.json.decode(encode(decision.record))
