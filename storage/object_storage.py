@@ -15,6 +15,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from msgspec import Struct
 
 from tidings.storage.errors import StorageError, StoreMisconfigured, StoreUnavailable
+from tidings.storage.private_files import FILE_MODE, make_folder
 
 PART = 5 * 1024 * 1024
 """Bytes of a part of a large upload; S3 takes none smaller, the last excepted."""
@@ -108,6 +109,8 @@ class ObjectStorage:
         store = self._store()
         attributes = dict(headers) if headers and self._folder is None else None
         try:
+            if self._folder is not None:
+                await asyncio.to_thread(make_folder, (self._folder / path).parent)
             await obstore.put_async(
                 store,
                 path,
@@ -118,7 +121,7 @@ class ObjectStorage:
                 max_concurrency=_PARTS_AT_ONCE,
             )
             if self._folder is not None:
-                await asyncio.to_thread(_flush, self._folder / path)
+                await asyncio.to_thread(_settle, self._folder / path)
         except Exception as error:
             self._raise(error)
 
@@ -239,6 +242,7 @@ class ObjectStorage:
         from obstore import store as stores
 
         if self._folder is not None:
+            make_folder(self._folder)
             return stores.LocalStore(self._folder.absolute(), mkdir=True)
         if self.kind == "memory":
             return stores.MemoryStore()
@@ -276,8 +280,9 @@ def _found(meta: Any) -> Found:
     return Found(meta["path"], meta["size"], int(meta["last_modified"].timestamp() * 1000))
 
 
-def _flush(file: Path) -> None:
-    """Make sure that the file, and its name, survive a loss of power."""
+def _settle(file: Path) -> None:
+    """Leave the file to its owner alone, and make sure that it, and its name, survive a loss of power."""
+    file.chmod(FILE_MODE)
     for path, flags in ((file, os.O_RDONLY), (file.parent, os.O_RDONLY | os.O_DIRECTORY)):
         descriptor = os.open(path, flags)
         try:

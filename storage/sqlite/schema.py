@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from tidings.storage.errors import StorageError, StoreMisconfigured, StoreUnavailable
+from tidings.storage.private_files import make_folder
 from tidings.storage.sqlite.upgrade import Steps, reachable, statements, upgrade
 
 APPLICATION_ID = 0x54494453
@@ -121,7 +122,7 @@ def open_writer(path: Path, *, synchronous: str) -> sqlite3.Connection:
         StoreUnavailable: Another process holds it for longer than `BUSY_TIMEOUT`, or the disk is full.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         connection = sqlite3.connect(
             path,
             timeout=BUSY_TIMEOUT,

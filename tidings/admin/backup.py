@@ -19,6 +19,7 @@ from msgspec import Struct
 from tidings.config.settings import Settings, SettingsError, sqlite_path
 from tidings.config.webhook_key import FILE as KEY_FILE
 from tidings.storage.object_storage import folder_of
+from tidings.storage.private_files import make_folder
 from tidings.streams.log.sqlite import backup as sqlite_backup
 
 FORMAT = 1
@@ -195,7 +196,7 @@ def _restore(places: Places, file: Path, tar: tarfile.TarFile) -> Summary:
         raise BadBackup(f"{file}: {min(missing)} is missing in it; it is not a whole backup")
     count = 0
     folder = places.log.absolute().parent
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     # The log last: without it nothing starts on half of what is restored.
     for name, target in ((KEY, places.key), (STORE, places.store)):
         if name in members:
@@ -233,7 +234,7 @@ def _extract(tar: tarfile.TarFile, member: tarfile.TarInfo, target: Path) -> Non
     content = tar.extractfile(member)
     if content is None:
         raise BadBackup(f"{member.name}: is no file; this is no backup that Tidings made")
-    target.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(target.parent)
     draft = target.with_name(f".{target.name}.restoring")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "wb") as out:

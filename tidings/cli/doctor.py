@@ -264,7 +264,12 @@ async def _store(settings: Settings) -> str:
 
 
 async def _assets(settings: Settings) -> str:
+    from tidings.runtime.resources import data_open_to_others
     from tidings.storage.object_storage import ObjectStorage
+
+    if found := data_open_to_others(settings):
+        names = " ".join(str(place) for place in found)
+        raise Warned(f"other users of this machine can read {names}; chmod go= {names}")
 
     objects = ObjectStorage(settings.assets)
     if (folder := objects.local_path("")) is not None:

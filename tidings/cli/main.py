@@ -4,6 +4,7 @@ Exit codes: 0 done; 1 it did not work, or a verification found differences; 2 wr
 on standard error.
 """
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
 
@@ -23,6 +24,7 @@ from tidings.cli import (
 )
 from tidings.cli.support import command, output
 from tidings.config.settings import SettingsError
+from tidings.storage.private_files import OTHERS
 
 COMMANDS = (
     serve,
@@ -51,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         SystemExit: Always, unless a defect comes through with its traceback.
     """
     output.guard_terminal()
+    os.umask(OTHERS)  # whatever a command makes is its owner's alone, what drivers write included
     parsed = _parser().parse_args(arguments)
     try:
         code = parsed.run(parsed)

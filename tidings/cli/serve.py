@@ -63,7 +63,7 @@ def run(arguments: Namespace) -> None:
     from tidings.config.webhook_key import with_webhook_key
     from tidings.observability import logging as service_logging
     from tidings.runtime import limits, service
-    from tidings.runtime.resources import unshared_store
+    from tidings.runtime.resources import data_open_to_others, unshared_store
     from tidings.storage.redaction import Redactor
 
     settings = with_webhook_key(settings)
@@ -71,6 +71,8 @@ def run(arguments: Namespace) -> None:
     limits.raise_open_files()
     if (doubt := unshared_store(settings)) is not None and settings.parent is None:
         logger.warning("store.unshared", warning=doubt)
+    for place in data_open_to_others(settings) if settings.parent is None else ():
+        logger.warning("data.readable_by_others", path=str(place), remedy=f"chmod go= {place}")
     for setting in short_secrets(settings) if settings.parent is None else ():
         logger.warning("secret.short", setting=setting, least_bytes=WEBHOOK_SECRET)
     if settings.workers > 1:

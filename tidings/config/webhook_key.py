@@ -6,6 +6,7 @@ from pathlib import Path
 
 from tidings.config.settings import WEBHOOK_SECRET, Settings, SettingsError, replace
 from tidings.config.validators import at_least
+from tidings.storage.private_files import make_folder
 
 FILE = "webhook.key"
 
@@ -47,7 +48,7 @@ def _read(file: Path) -> str | None:
 
 def _make(file: Path) -> str:
     """Write the file whole under another name and link it, so that of two processes one wins and none reads half."""
-    file.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(file.parent)
     key = secrets.token_hex(32)
     draft = file.with_name(f".{FILE}.{os.getpid()}.{secrets.token_hex(4)}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -11,7 +12,8 @@ from tidings.config.settings import Settings, SettingsError, sqlite_path
 from tidings.config.validators import masked_url
 from tidings.storage.errors import StorageError, StoreOwned
 from tidings.storage.factory import open_store
-from tidings.storage.object_storage import ObjectStorage
+from tidings.storage.object_storage import ObjectStorage, folder_of
+from tidings.storage.private_files import make_folder, open_to_others
 from tidings.storage.store import Ownership, PredictionStore
 from tidings.storage.wrappers.compose import open_composed
 from tidings.storage.wrappers.fallback import FallbackStore
@@ -75,10 +77,23 @@ def providers_of(settings: Settings) -> dict[str, Provider]:
         raise SettingsError(str(error)) from None
 
 
+def data_open_to_others(settings: Settings) -> list[Path]:
+    """Files and folders with data that other users of this machine can read."""
+    urls = (settings.log, settings.store)
+    places = [sqlite_path(url) for url in urls if url.startswith("sqlite://")]
+    if (assets := folder_of(settings.assets)) is not None:
+        places.append(assets)
+    return [
+        place
+        for place in dict.fromkeys(places)
+        if open_to_others(place) and open_to_others(place.parent)
+    ]
+
+
 async def log_of(settings: Settings) -> Log:
     """The log; the folder of a file is made where it is missing. Raises `LogError`."""
     if settings.log.startswith("sqlite://"):
-        sqlite_path(settings.log).parent.mkdir(parents=True, exist_ok=True)
+        make_folder(sqlite_path(settings.log).parent)
     longest = (
         max(settings.ttl, settings.ttl_running) if settings.ttl and settings.ttl_running else 0
     )

@@ -436,4 +436,5 @@ def write_port(file: Path, *ports: int) -> None:
     """Whole or not at all: whoever waits for the file reads numbers."""
     draft = file.with_name(f".{file.name}.{os.getpid()}")
     draft.write_text("".join(f"{port}\n" for port in ports))
+    draft.chmod(0o644)  # it holds no secret, and whoever waits may be another user
     draft.replace(file)

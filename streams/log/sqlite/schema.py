@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from tidings.storage.private_files import make_folder
 from tidings.storage.sqlite.upgrade import Steps, upgrade
 from tidings.streams.log.protocol import LogError, LogMisconfigured, LogUnavailable, StoredRecord
 
@@ -121,7 +122,7 @@ def open_file(path: Path, *, create: bool) -> tuple[sqlite3.Connection, str]:
                 f"there is no log at {path}; start the service first or name another file"
             )
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
         except OSError as error:
             raise LogMisconfigured(
                 f"cannot make the folder of {path}: {error.strerror}; name another file"
