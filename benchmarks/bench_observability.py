@@ -168,7 +168,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--events", type=int, default=60_000)
+    # Each prediction has three events.
+    parser.add_argument("--events", type=lambda text: int(text) // 3 * 3, default=60_000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--sample", type=float, default=0.01)
     arguments, _ = parser.parse_known_args()

@@ -162,7 +162,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--events", type=int, default=300_000)
+    # Each prediction has three events.
+    parser.add_argument("--events", type=lambda text: int(text) // 3 * 3, default=300_000)
     parser.add_argument("--rounds", type=int, default=3)
     arguments, _ = parser.parse_known_args()
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
