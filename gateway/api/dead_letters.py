@@ -13,6 +13,7 @@ from tidings.gateway.auth.request_guard import RequestGuard
 from tidings.gateway.http.held_bytes import HeldBytes
 from tidings.gateway.http.problems import bad_request, unprocessable
 from tidings.gateway.http.request_body import read_json
+from tidings.storage.redaction import redact
 from tidings.streams.log.protocol import EVENTS, Log
 from tidings.streams.processing.dead_letters import (
     DeadLetter,
@@ -122,13 +123,15 @@ def _shown(letter: DeadLetter) -> dict[str, Any]:
         "position": str(letter.position),
         "topic": letter.topic,
         "reason": letter.code,
-        "message": letter.message,
+        "message": redact(letter.message),
         "at": letter.at,
         "timestamp": letter.timestamp,
         "attempt": letter.attempt,
         "predictionId": None if letter.key is None else letter.key.decode("utf-8", "replace"),
-        "headers": [[name, content.decode("utf-8", "replace")] for name, content in letter.headers],
-        "value": value.decode("utf-8", "replace"),
+        "headers": [
+            [name, redact(content.decode("utf-8", "replace"))] for name, content in letter.headers
+        ],
+        "value": redact(value.decode("utf-8", "replace")),
         "bytes": len(value) if letter.truncated is None else letter.truncated,
     }
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import msgspec
 from msgspec import Raw
 
+from tidings.storage.redaction import redact
 from tidings.streams.providers.job_api import Call, JobApi
 from tidings.streams.submission.http import Answer
 
@@ -54,6 +55,7 @@ def reason_of(answer: Answer, hidden: Sequence[str]) -> str:
     said = " ".join(said.split())
     for secret in hidden:
         said = said.replace(secret, "...")
+    said = redact(said)  # what it quotes of others: a gateway in between has credentials of its own
     return f"{answer.status}: {said[:MAX_REASON]}" if said else str(answer.status)
 
 

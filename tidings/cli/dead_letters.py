@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tidings.cli.support import command, output
 from tidings.cli.support.progress import ProgressBar
 from tidings.config.settings import Settings
+from tidings.storage.redaction import redact, without_proofs
 
 if TYPE_CHECKING:
     from tidings.streams.log.protocol import Log
@@ -138,14 +139,14 @@ def run_show(arguments: Namespace) -> int:
         if arguments.as_json:
             output.print_line(json.dumps(_whole(letter)))
             continue
-        output.print_line(f"{letter.code}: {letter.message}")
+        output.print_line(f"{letter.code}: {redact(letter.message)}")
         output.print_line(
             f"event {letter.position} of {letter.topic}, appended {_time(letter.timestamp)}"
         )
         output.print_line(f"dead-lettered {_time(letter.at)}, attempt {letter.attempt}")
         output.print_line(f"key: {_key(letter) or '-'}")
         for name, value in letter.headers:
-            output.print_line(f"{name}: {value.decode('utf-8', 'replace')}")
+            output.print_line(f"{name}: {redact(value.decode('utf-8', 'replace'))}")
         output.print_line("")
         output.print_text(_readable(letter.value or b""))
     return command.DONE
@@ -288,7 +289,7 @@ def _brief(letter: "DeadLetter") -> dict[str, Any]:
     return {
         "position": str(letter.position),
         "predictionId": _key(letter),
-        "message": letter.message,
+        "message": redact(letter.message),
         "at": letter.at,
         "attempt": letter.attempt,
     }
@@ -297,16 +298,18 @@ def _brief(letter: "DeadLetter") -> dict[str, Any]:
 def _whole(letter: "DeadLetter") -> dict[str, Any]:
     value = letter.value or b""
     try:
-        body: dict[str, Any] = {"value": value.decode()}
+        body: dict[str, Any] = {"value": redact(value.decode())}
     except UnicodeDecodeError:
-        body = {"valueBase64": base64.b64encode(value).decode()}
-    headers = [[name, content.decode("utf-8", "replace")] for name, content in letter.headers]
+        body = {"valueBase64": base64.b64encode(without_proofs(value)).decode()}
+    headers = [
+        [name, redact(content.decode("utf-8", "replace"))] for name, content in letter.headers
+    ]
     origin = {"topic": letter.topic, "timestamp": letter.timestamp, "truncated": letter.truncated}
     return {**_brief(letter), "reason": letter.code, **origin, "headers": headers, **body}
 
 
 def _readable(value: bytes) -> str:
     try:
-        return json.dumps(json.loads(value), indent=2, ensure_ascii=False)
+        return redact(json.dumps(json.loads(value), indent=2, ensure_ascii=False))
     except (ValueError, RecursionError):
-        return value.decode("utf-8", "backslashreplace")
+        return redact(value.decode("utf-8", "backslashreplace"))
