@@ -1,4 +1,4 @@
-"""Webhooks on their way: signed at each attempt, retried where they end a prediction, and struck by bad days."""
+"""Webhooks on their way: signed at each attempt, and retried where they end a prediction."""
 
 import asyncio
 import time
@@ -9,17 +9,16 @@ import aiohttp
 import structlog
 from msgspec import Struct
 
-from tidings.demo.bad_days import BadDays, Dice
 from tidings.storage.resilience.backoff import Backoff
 
 ATTEMPTS = 8
 LIMIT = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=10)
 """Providers give an endpoint 5 to 15 s; the wait for a free connection here is not the endpoint's fault."""
 
-_log = structlog.get_logger()
+logger = structlog.get_logger(__name__)
 
-Sign = Callable[[bytes, float, bool], dict[str, str]]
-"""Headers for a body at a time in seconds; True: signed with a secret that is not the right one."""
+Sign = Callable[[bytes, float], dict[str, str]]
+"""Headers for a body at a time in seconds."""
 
 
 class Delivery(Struct, frozen=True):
@@ -33,11 +32,13 @@ class Delivery(Struct, frozen=True):
 
 
 class Deliveries:
-    """Sends webhooks, each on its own: they do not wait for each other."""
+    """Sends webhooks, each on its own: they do not wait for each other.
 
-    def __init__(self, dice: Dice, switches: Callable[[], BadDays], first_retry: float) -> None:
-        self._dice = dice
-        self._switches = switches
+    Args:
+        first_retry: Seconds before a webhook that ends a prediction is sent again; each further wait doubles.
+    """
+
+    def __init__(self, first_retry: float) -> None:
         self._backoff = Backoff.doubling(first_retry, first_retry * 2.0**ATTEMPTS)
         self._session: aiohttp.ClientSession | None = None
         self._under_way: set[asyncio.Task[None]] = set()
@@ -60,24 +61,14 @@ class Deliveries:
 
     def send(self, delivery: Delivery) -> None:
         """Set out to send it; whatever becomes of it is not the caller's concern."""
-        bad, dice = self._switches(), self._dice
-        if dice.falls(bad.never):
-            _log.debug("demo.webhook_dropped", url=_shown(delivery.url))
-            return
-        delay = dice.up_to(bad.late_by) if dice.falls(bad.late) else 0.0
-        if dice.falls(bad.out_of_order):
-            delay += dice.up_to(1.0)
-        self._spawn(self._deliver(delivery, delay))
-        if dice.falls(bad.duplicated):
-            self._spawn(self._deliver(delivery, delay + dice.up_to(1.0)))
+        self._spawn(self._deliver(delivery))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._under_way.add(task)
         task.add_done_callback(self._under_way.discard)
 
-    async def _deliver(self, delivery: Delivery, delay: float) -> None:
-        await asyncio.sleep(delay)
+    async def _deliver(self, delivery: Delivery) -> None:
         for attempt in range(ATTEMPTS if delivery.final else 1):
             if attempt:
                 await asyncio.sleep(self._backoff.wait(attempt))
@@ -85,21 +76,20 @@ class Deliveries:
                 self.sent += 1
                 return
         if delivery.final:
-            _log.warning("demo.webhook_given_up", url=_shown(delivery.url), attempts=ATTEMPTS)
+            logger.warning("demo.webhook_given_up", url=_shown(delivery.url), attempts=ATTEMPTS)
 
     async def _attempt(self, delivery: Delivery) -> bool:
         assert self._session is not None
-        wrong = self._dice.falls(self._switches().wrong_signature)
-        headers = {"Content-Type": "application/json"} | delivery.sign(
-            delivery.body, time.time(), wrong
-        )
+        headers = {"Content-Type": "application/json"} | delivery.sign(delivery.body, time.time())
         try:
             async with self._session.post(
                 delivery.url, data=delivery.body, headers=headers, allow_redirects=False
             ) as answer:
                 return 200 <= answer.status < 300
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            _log.debug("demo.webhook_failed", url=_shown(delivery.url), error=type(error).__name__)
+            logger.debug(
+                "demo.webhook_failed", url=_shown(delivery.url), error=type(error).__name__
+            )
             return False
 
 

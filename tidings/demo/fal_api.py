@@ -15,9 +15,9 @@ from msgspec import Raw
 
 from tidings.demo.answers import Handler, answer
 from tidings.demo.deliveries import Delivery
+from tidings.demo.job_runner import JobRunner
 from tidings.demo.jobs import Job, News
 from tidings.demo.picture import HEIGHT, WIDTH
-from tidings.demo.workshop import Workshop
 
 STATUS = {"starting": "IN_QUEUE", "processing": "IN_PROGRESS"}
 """Everything that has ended is COMPLETED, failures too."""
@@ -26,8 +26,10 @@ STATUS = {"starting": "IN_QUEUE", "processing": "IN_PROGRESS"}
 class FalApi:
     """The routes under `/fal`."""
 
-    def __init__(self, workshop: Workshop) -> None:
-        self._workshop = workshop
+    def __init__(self, runner: JobRunner) -> None:
+        self._runner = runner
+        runner.on_news.append(self._tell)
+        runner.on_forgotten.append(self._forget)
         self._webhooks: dict[str, str | None] = {}
         self._key = Ed25519PrivateKey.generate()
 
@@ -42,34 +44,31 @@ class FalApi:
             ("POST", "/fal/{model:[^/]+/.+}", self._submit),
         ]
 
-    def tell(self, job: Job, news: News) -> None:
+    def _tell(self, job: Job, news: News) -> None:
         """Send the webhook, which fal has for the end alone."""
         webhook = self._webhooks.get(job.id)
         if webhook is None or news is not News.COMPLETED:
             return
 
-        def sign(body: bytes, now: float, wrong: bool) -> dict[str, str]:
-            return self.signed(job.id, body, now, wrong)
+        def sign(body: bytes, now: float) -> dict[str, str]:
+            return self.signed(job.id, body, now)
 
         said = {"request_id": job.id, "gateway_request_id": job.id, **self._end(job)}
-        self._workshop.send(Delivery(webhook, msgspec.json.encode(said), sign, True))
+        self._runner.deliveries.send(Delivery(webhook, msgspec.json.encode(said), sign, True))
 
-    def forget(self, job_id: str) -> None:
+    def _forget(self, job_id: str) -> None:
         """The prediction is no longer known."""
         self._webhooks.pop(job_id, None)
 
-    def signed(
-        self, request_id: str, body: bytes, now: float, wrong: bool = False
-    ) -> dict[str, str]:
+    def signed(self, request_id: str, body: bytes, now: float) -> dict[str, str]:
         """The four headers of fal's webhooks."""
-        key = Ed25519PrivateKey.generate() if wrong else self._key
         timestamp = str(int(now))
         message = "\n".join((request_id, "demo-user", timestamp, hashlib.sha256(body).hexdigest()))
         return {
             "X-Fal-Webhook-Request-Id": request_id,
             "X-Fal-Webhook-User-Id": "demo-user",
             "X-Fal-Webhook-Timestamp": timestamp,
-            "X-Fal-Webhook-Signature": key.sign(message.encode()).hex(),
+            "X-Fal-Webhook-Signature": self._key.sign(message.encode()).hex(),
         }
 
     def _end(self, job: Job) -> dict[str, Any]:
@@ -91,7 +90,7 @@ class FalApi:
 
     def _payload(self, job: Job) -> dict[str, Any]:
         picture = {
-            "url": f"{self._workshop.url}/files/{job.id}/out-0.png",
+            "url": f"{self._runner.url}/files/{job.id}/out-0.png",
             "content_type": "image/png",
             "width": WIDTH,
             "height": HEIGHT,
@@ -115,13 +114,13 @@ class FalApi:
         webhook = request.query.get("fal_webhook")
         if webhook is not None and not webhook.startswith(("https://", "http://")):
             return answer({"detail": "fal_webhook is no HTTP(S) URL"}, 422)
-        job = self._workshop.begin(request.match_info["model"], Raw(body))
+        job = self._runner.begin(request.match_info["model"], Raw(body))
         self._webhooks[job.id] = webhook
         return answer(self._addresses(job) | {"status": "IN_QUEUE", "queue_position": 0})
 
     def _addresses(self, job: Job) -> dict[str, Any]:
         owner_and_name = "/".join(job.model.split("/")[:2])
-        base = f"{self._workshop.url}/fal/{owner_and_name}/requests/{job.id}"
+        base = f"{self._runner.url}/fal/{owner_and_name}/requests/{job.id}"
         return {
             "request_id": job.id,
             "response_url": base,
@@ -155,7 +154,7 @@ class FalApi:
         if refused := self._unauthenticated(request):
             return refused
         job = self._find(request)
-        if job is None or self._workshop.gone(job):
+        if job is None or self._runner.gone(job):
             return _not_found()
         if not job.terminal:
             return answer({"detail": "Request is still in progress"}, 400)
@@ -187,12 +186,12 @@ class FalApi:
 
     def _find(self, request: web.Request) -> Job | None:
         identity = request.match_info["id"]
-        return self._workshop.jobs.get(identity) if identity in self._webhooks else None
+        return self._runner.jobs.get(identity) if identity in self._webhooks else None
 
     def _unauthenticated(self, request: web.Request) -> web.Response | None:
         scheme, _, key = request.headers.get("Authorization", "").partition(" ")
         given = key.strip().encode("utf-8", "replace")
-        if scheme.lower() == "key" and hmac.compare_digest(given, self._workshop.token.encode()):
+        if scheme.lower() == "key" and hmac.compare_digest(given, self._runner.token.encode()):
             return None
         return answer({"detail": "Authentication is required to access this application."}, 401)
 

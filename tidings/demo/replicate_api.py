@@ -19,8 +19,8 @@ from msgspec import Raw, Struct
 
 from tidings.demo.answers import Handler, answer, problem
 from tidings.demo.deliveries import Delivery
+from tidings.demo.job_runner import JobRunner
 from tidings.demo.jobs import Job, News
-from tidings.demo.workshop import Workshop
 
 PAGE = 100
 _EVENTS = frozenset(news.value for news in News)
@@ -45,10 +45,12 @@ class _Asked(Struct, frozen=True):
 class ReplicateApi:
     """The routes under `/v1`."""
 
-    def __init__(self, workshop: Workshop) -> None:
-        self._workshop = workshop
+    def __init__(self, runner: JobRunner) -> None:
+        self._runner = runner
+        runner.on_news.append(self._tell)
+        runner.on_forgotten.append(self._forget)
         self._asked: dict[str, _Asked] = {}
-        self._key = base64.b64decode(workshop.secret.removeprefix("whsec_"))
+        self._key = base64.b64decode(runner.secret.removeprefix("whsec_"))
 
     def routes(self) -> list[tuple[str, str, Handler]]:
         """Method, path and handler of each."""
@@ -61,7 +63,7 @@ class ReplicateApi:
             ("GET", "/v1/webhooks/default/secret", self._secret),
         ]
 
-    def tell(self, job: Job, news: News) -> None:
+    def _tell(self, job: Job, news: News) -> None:
         """Send the webhook that this news calls for, with the prediction as it stands now."""
         asked = self._asked.get(job.id)
         if (
@@ -72,22 +74,21 @@ class ReplicateApi:
             return
         identity = f"msg_{secrets.token_urlsafe(20)}"
 
-        def sign(body: bytes, now: float, wrong: bool) -> dict[str, str]:
-            return self.signed(identity, body, now, wrong)
+        def sign(body: bytes, now: float) -> dict[str, str]:
+            return self.signed(identity, body, now)
 
         body = msgspec.json.encode(self.shown(job))
-        self._workshop.send(Delivery(asked.webhook, body, sign, news is News.COMPLETED))
+        self._runner.deliveries.send(Delivery(asked.webhook, body, sign, news is News.COMPLETED))
 
-    def forget(self, job_id: str) -> None:
+    def _forget(self, job_id: str) -> None:
         """The prediction is no longer known."""
         self._asked.pop(job_id, None)
 
-    def signed(self, identity: str, body: bytes, now: float, wrong: bool = False) -> dict[str, str]:
+    def signed(self, identity: str, body: bytes, now: float) -> dict[str, str]:
         """The three headers of Standard Webhooks."""
-        key = secrets.token_bytes(32) if wrong else self._key
         timestamp = str(int(now))
         digest = hmac.digest(
-            key, b".".join((identity.encode(), timestamp.encode(), body)), "sha256"
+            self._key, b".".join((identity.encode(), timestamp.encode(), body)), "sha256"
         )
         return {
             "webhook-id": identity,
@@ -98,8 +99,8 @@ class ReplicateApi:
     def shown(self, job: Job) -> dict[str, Any]:
         """The prediction as it stands, in Replicate's shape."""
         asked = self._asked[job.id]
-        gone = self._workshop.gone(job)
-        base = f"{self._workshop.url}/v1/predictions/{job.id}"
+        gone = self._runner.gone(job)
+        base = f"{self._runner.url}/v1/predictions/{job.id}"
         picture = None if gone else job.picture
         shown: dict[str, Any] = {
             "id": job.id,
@@ -107,7 +108,7 @@ class ReplicateApi:
             "version": asked.version,
             "input": {} if gone else job.input,
             "logs": "" if gone else job.logs,
-            "output": f"{self._workshop.url}/files/{job.id}/{picture}" if picture else None,
+            "output": f"{self._runner.url}/files/{job.id}/{picture}" if picture else None,
             "data_removed": gone,
             "error": job.error,
             "status": job.status,
@@ -151,14 +152,14 @@ class ReplicateApi:
         )
         if "owner" not in named and wanted.version is None and wanted.model is None:
             return _invalid("version", "version is required")
-        job = self._workshop.begin(
+        job = self._runner.begin(
             model, wanted.input, _deadline(request.headers.get("Cancel-After"))
         )
         events = wanted.webhook_events_filter
         self._asked[job.id] = _Asked(wanted.version or "hidden", wanted.webhook, events)
         await _wait_for(job, request.headers.get("Prefer", ""))
         return answer(
-            self.shown(job), 201, {"Location": f"{self._workshop.url}/v1/predictions/{job.id}"}
+            self.shown(job), 201, {"Location": f"{self._runner.url}/v1/predictions/{job.id}"}
         )
 
     async def _get(self, request: web.Request) -> web.StreamResponse:
@@ -181,7 +182,7 @@ class ReplicateApi:
     async def _list(self, request: web.Request) -> web.StreamResponse:
         if refused := self._unauthenticated(request):
             return refused
-        newest = [id_ for id_ in reversed(self._workshop.jobs) if id_ in self._asked]
+        newest = [id_ for id_ in reversed(self._runner.jobs) if id_ in self._asked]
         cursor = request.query.get("cursor")
         if cursor is not None:
             if cursor not in newest:
@@ -189,21 +190,21 @@ class ReplicateApi:
             newest = newest[newest.index(cursor) + 1 :]
         page = newest[:PAGE]
         following = (
-            f"{self._workshop.url}/v1/predictions?cursor={page[-1]}" if len(newest) > PAGE else None
+            f"{self._runner.url}/v1/predictions?cursor={page[-1]}" if len(newest) > PAGE else None
         )
-        results = [self.shown(self._workshop.jobs[id_]) for id_ in page]
+        results = [self.shown(self._runner.jobs[id_]) for id_ in page]
         return answer({"previous": None, "next": following, "results": results})
 
     async def _secret(self, request: web.Request) -> web.StreamResponse:
-        return self._unauthenticated(request) or answer({"key": self._workshop.secret})
+        return self._unauthenticated(request) or answer({"key": self._runner.secret})
 
     def _find(self, request: web.Request) -> Job | None:
         identity = request.match_info["id"]
-        return self._workshop.jobs.get(identity) if identity in self._asked else None
+        return self._runner.jobs.get(identity) if identity in self._asked else None
 
     def _unauthenticated(self, request: web.Request) -> web.Response | None:
         scheme, _, token = request.headers.get("Authorization", "").partition(" ")
-        if scheme.lower() in ("bearer", "token") and _same(token.strip(), [self._workshop.token]):
+        if scheme.lower() in ("bearer", "token") and _same(token.strip(), [self._runner.token]):
             return None
         return problem(401, "Unauthenticated", "You did not pass a valid authentication token")
 

@@ -1,26 +1,17 @@
-"""The stand-in provider: its server, its predictions, its pictures."""
+"""The stand-in provider: its server, and its pictures."""
 
 import asyncio
-import base64
-import secrets
-import time
 from typing import Self
 
-import msgspec
 from aiohttp import web
-from msgspec import Raw
 
-from tidings.demo import jobs as work
-from tidings.demo.answers import answer, problem, struck
-from tidings.demo.bad_days import BadDays, Dice
-from tidings.demo.deliveries import Deliveries, Delivery
+from tidings.demo.answers import Handler, problem
+from tidings.demo.deliveries import Deliveries
 from tidings.demo.fal_api import FalApi
-from tidings.demo.jobs import Job, News
+from tidings.demo.job_runner import JobRunner
+from tidings.demo.jobs import Job
 from tidings.demo.picture import draw
 from tidings.demo.replicate_api import ReplicateApi
-
-MAX_JOBS = 100_000
-"""Predictions remembered; the oldest finished ones go first."""
 
 
 class StandIn:
@@ -31,8 +22,6 @@ class StandIn:
         steps: Steps of its drawing, each with logs and every second with a picture.
         outputs_live: Seconds after which outputs and logs of a finished prediction are deleted (Replicate: 3600).
         first_retry: Seconds before a webhook that ends a prediction is sent again; each further wait doubles.
-        bad_days: What goes wrong.
-        seed: Of the dice behind `bad_days`; None: another each time.
         secret: Of its webhooks (`whsec_...`); None: made at each start.
         token: What its API asks for; None: made at each start.
     """
@@ -44,23 +33,36 @@ class StandIn:
         steps: int = 12,
         outputs_live: float = 3600.0,
         first_retry: float = 1.0,
-        bad_days: BadDays | None = None,
-        seed: int | None = None,
         secret: str | None = None,
         token: str | None = None,
     ) -> None:
-        self.bad_days = bad_days or BadDays()
-        self.secret = secret or "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
-        self.token = token or "demo_" + secrets.token_urlsafe(24)
-        self.jobs: dict[str, Job] = {}
-        self.url = ""
-        """Set by `start`."""
-        self._duration, self._steps, self._outputs_live = duration, steps, outputs_live
-        self._dice = Dice(seed)
-        self._deliveries = Deliveries(self._dice, lambda: self.bad_days, first_retry)
-        self._apis = (ReplicateApi(self), FalApi(self))
-        self._running: set[asyncio.Task[None]] = set()
-        self._runner: web.AppRunner | None = None
+        self.runner = self.open_runner(
+            self.open_deliveries(first_retry),
+            duration=duration,
+            steps=steps,
+            outputs_live=outputs_live,
+            secret=secret,
+            token=token,
+        )
+        self._apis = (ReplicateApi(self.runner), FalApi(self.runner))
+        self._server: web.AppRunner | None = None
+
+    open_runner = JobRunner
+    open_deliveries = Deliveries
+
+    @property
+    def url(self) -> str:
+        """Where it listens, or is reached by others."""
+        return self.runner.url
+
+    @url.setter
+    def url(self, url: str) -> None:
+        self.runner.url = url
+
+    @property
+    def jobs(self) -> dict[str, Job]:
+        """All predictions by id, oldest first."""
+        return self.runner.jobs
 
     async def start(self, host: str = "127.0.0.1", port: int = 0) -> None:
         """Listen; port 0 takes a free one, which `url` then names.
@@ -69,26 +71,26 @@ class StandIn:
             OSError: The port is taken.
         """
         app = web.Application(client_max_size=64 * 1024 * 1024)
-        for method, path, handler in (route for api in self._apis for route in api.routes()):
-            app.router.add_route(method, path, struck(handler, self._dice, lambda: self.bad_days))
-        app.router.add_get("/files/{id}/{name}", self._file)
-        app.router.add_get("/bad-days", self._show_bad_days)
-        app.router.add_put("/bad-days", self._set_bad_days)
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
-        await self._runner.setup()
-        site = web.TCPSite(self._runner, host, port)
+        for method, path, handler in self.routes():
+            app.router.add_route(method, path, handler)
+        self._server = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+        await self._server.setup()
+        site = web.TCPSite(self._server, host, port)
         await site.start()
-        self.url = f"http://{_shown(host)}:{self._runner.addresses[0][1]}"
-        await self._deliveries.start()
+        self.url = f"http://{_shown(host)}:{self._server.addresses[0][1]}"
+        await self.runner.deliveries.start()
+
+    def routes(self) -> list[tuple[str, str, Handler]]:
+        """Method, path and handler of each route."""
+        routes = [route for api in self._apis for route in api.routes()]
+        return [*routes, ("GET", "/files/{id}/{name}", self._file)]
 
     async def close(self) -> None:
         """Stop every prediction and webhook, and listen no more."""
-        for task in list(self._running):
-            task.cancel()
-        await asyncio.gather(*self._running, return_exceptions=True)
-        await self._deliveries.close()
-        if self._runner is not None:
-            await self._runner.cleanup()
+        await self.runner.close()
+        await self.runner.deliveries.close()
+        if self._server is not None:
+            await self._server.cleanup()
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -100,68 +102,20 @@ class StandIn:
     def environment(self) -> dict[str, str]:
         """The settings under which Tidings uses it."""
         return {
-            "TIDINGS_REPLICATE_SECRET": self.secret,
-            "TIDINGS_REPLICATE_TOKEN": self.token,
+            "TIDINGS_REPLICATE_SECRET": self.runner.secret,
+            "TIDINGS_REPLICATE_TOKEN": self.runner.token,
             "TIDINGS_REPLICATE_URL": self.url,
-            "TIDINGS_FAL_TOKEN": self.token,
+            "TIDINGS_FAL_TOKEN": self.runner.token,
             "TIDINGS_FAL_URL": f"{self.url}/fal",
             "TIDINGS_FAL_JWKS_URL": f"{self.url}/fal/.well-known/jwks.json",
             "TIDINGS_ASSETS_ALLOW": self.url.removeprefix("http://"),
         }
 
-    def begin(self, job_model: str, payload: Raw, deadline: float | None = None) -> Job:
-        """Start a prediction."""
-        wishes = work.read_wishes(payload)
-        bad = self.bad_days
-        if wishes.fail is None and self._dice.falls(bad.failing):
-            wishes = msgspec.structs.replace(
-                wishes, fail="CUDA out of memory. Tried to allocate 20.00 MiB."
-            )
-        job = Job(
-            id=work.new_id(),
-            model=job_model,
-            input=Raw(bytes(payload)),
-            wishes=wishes,
-            steps=min(200, max(1, wishes.steps or self._steps)),
-            duration=min(
-                3600.0, max(0.0, self._duration if wishes.duration is None else wishes.duration)
-            ),
-            created=time.time(),
-            noise=bad.huge_bytes if self._dice.falls(bad.huge) else 0,
-            deadline=deadline,
-        )
-        self._forget_oldest()
-        self.jobs[job.id] = job
-        task = asyncio.create_task(work.run(job, self._tell))
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
-        return job
-
-    def send(self, delivery: Delivery) -> None:
-        """Send a webhook, as well as the day allows."""
-        self._deliveries.send(delivery)
-
-    def gone(self, job: Job) -> bool:
-        """Whether the outputs of this prediction have been deleted."""
-        return job.finished is not None and time.time() >= job.finished + self._outputs_live
-
-    def _tell(self, job: Job, news: News) -> None:
-        for api in self._apis:
-            api.tell(job, news)
-
-    def _forget_oldest(self) -> None:
-        if len(self.jobs) >= MAX_JOBS:
-            oldest = next((id_ for id_, job in self.jobs.items() if job.terminal), None)
-            if oldest is not None:
-                del self.jobs[oldest]
-                for api in self._apis:
-                    api.forget(oldest)
-
     async def _file(self, request: web.Request) -> web.StreamResponse:
         job = self.jobs.get(request.match_info["id"])
         sharpness = (
             job.sharpness(request.match_info["name"])
-            if job is not None and not self.gone(job)
+            if job is not None and not self.runner.gone(job)
             else None
         )
         if job is None or sharpness is None:
@@ -172,16 +126,6 @@ class StandIn:
         return web.Response(
             body=picture, content_type="image/png", headers={"Cache-Control": "max-age=3600"}
         )
-
-    async def _show_bad_days(self, _request: web.Request) -> web.StreamResponse:
-        return answer(self.bad_days)
-
-    async def _set_bad_days(self, request: web.Request) -> web.StreamResponse:
-        try:
-            self.bad_days = msgspec.json.decode(await request.read(), type=BadDays)
-        except msgspec.DecodeError as error:
-            return problem(422, "Input validation failed", str(error))
-        return answer(self.bad_days)
 
 
 def _shown(host: str) -> str:

@@ -11,20 +11,21 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.support.providers.bad_days import BadDays
+from tests.support.providers.faulty_stand_in import FaultyStandIn
 from tests.support.providers.work import an_order, becomes, creates, variables
 from tests.support.tidings_process import TidingsProcess
-from tidings.demo import BadDays, StandIn
 
 
 @pytest.fixture
-async def stand_in() -> AsyncIterator[StandIn]:
-    async with StandIn(duration=0.3, steps=2, first_retry=0.2, seed=3) as running:
+async def stand_in() -> AsyncIterator[FaultyStandIn]:
+    async with FaultyStandIn(duration=0.3, steps=2, first_retry=0.2, seed=3) as running:
         yield running
 
 
 @asynccontextmanager
 async def process(
-    folder: Path, stand_in: StandIn, step: int = 0, roles: str = "all"
+    folder: Path, stand_in: FaultyStandIn, step: int = 0, roles: str = "all"
 ) -> AsyncIterator[tuple[TidingsProcess, httpx.AsyncClient]]:
     """A service that dies as this step ends; 0: it is ended in order."""
     program = (sys.executable, "-m", "tests.chaos.crashes.submitter_mortal", str(step))
@@ -57,7 +58,7 @@ async def ordered(client: httpx.AsyncClient, key: str, **order: Any) -> str | No
     ids=["submit appended", "attempt seen", "provider answered", "answer appended"],
 )
 async def test_killed_at_each_step_of_submitting(
-    tmp_path: Path, stand_in: StandIn, step: int, end: str, count: int
+    tmp_path: Path, stand_in: FaultyStandIn, step: int, end: str, count: int
 ) -> None:
     """After the restart the prediction ends, submitted at most once; what was never called has failed as unknown."""
     stand_in.bad_days = BadDays(never=1)  # nobody but the reconciler can tell
@@ -79,7 +80,9 @@ async def test_killed_at_each_step_of_submitting(
     assert set(creates(stand_in).values()) <= {1}
 
 
-async def test_killed_between_a_cancel_and_the_provider(tmp_path: Path, stand_in: StandIn) -> None:
+async def test_killed_between_a_cancel_and_the_provider(
+    tmp_path: Path, stand_in: FaultyStandIn
+) -> None:
     """Killed as soon as the cancel is taken: after the restart the provider hears of it."""
     stand_in.bad_days = BadDays(never=1)
     async with process(tmp_path, stand_in) as (service, client):
@@ -98,7 +101,7 @@ async def test_killed_between_a_cancel_and_the_provider(tmp_path: Path, stand_in
     assert job.status == "canceled"
 
 
-async def _killed_at_random(folder: Path, stand_in: StandIn, kills: int, seed: int) -> None:
+async def _killed_at_random(folder: Path, stand_in: FaultyStandIn, kills: int, seed: int) -> None:
     """Two services beside one processor, one of the three killed again and again, while predictions are ordered."""
     chance = random.Random(seed)
     stand_in.bad_days = BadDays(
@@ -135,12 +138,14 @@ async def _killed_at_random(folder: Path, stand_in: StandIn, kills: int, seed: i
     assert len(made) == kills * 6
 
 
-async def test_killed_at_random_moments(tmp_path: Path, stand_in: StandIn) -> None:
+async def test_killed_at_random_moments(tmp_path: Path, stand_in: FaultyStandIn) -> None:
     """Killed a few times on a bad day: every prediction ends as its provider says, none was submitted twice."""
     await _killed_at_random(tmp_path, stand_in, kills=4, seed=1)
 
 
 @pytest.mark.long
-async def test_killed_at_random_moments_thirty_times(tmp_path: Path, stand_in: StandIn) -> None:
+async def test_killed_at_random_moments_thirty_times(
+    tmp_path: Path, stand_in: FaultyStandIn
+) -> None:
     """Killed thirty times on a bad day: the same."""
     await _killed_at_random(tmp_path, stand_in, kills=30, seed=2)

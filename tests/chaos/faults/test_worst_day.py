@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from tests.support.conditions import eventually
+from tests.support.providers.bad_days import BadDays
+from tests.support.providers.faulty_stand_in import FaultyStandIn
 from tests.support.providers.work import Work, at_work, creates
-from tidings.demo import BadDays, StandIn
 from tidings.storage.prediction import Status
 from tidings.streams.archive.paths import is_asset_path
 
@@ -113,7 +114,9 @@ async def _kept(work: Work, folder: Path, made: list[str], succeeded: list[str])
 
 async def _worst_day(folder: Path, count: int, seed: int) -> None:
     chance = random.Random(seed)
-    async with StandIn(duration=1, steps=3, first_retry=0.1, bad_days=WORST, seed=seed) as stand_in:
+    async with FaultyStandIn(
+        duration=1, steps=3, first_retry=0.1, bad_days=WORST, seed=seed
+    ) as stand_in:
         limits = {"TIDINGS_REPLICATE_RATE": "60000"}
         async with at_work(folder, stand_in, limits) as work:
             room = asyncio.Semaphore(20)

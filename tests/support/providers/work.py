@@ -11,10 +11,11 @@ import msgspec
 from msgspec.structs import replace
 
 from tests.support.conditions import eventually
+from tests.support.providers.bad_days import BadDays
+from tests.support.providers.faulty_stand_in import FaultyStandIn
 from tests.support.tidings_process import environment
 from tidings.config.loader import load_settings
 from tidings.config.webhook_key import with_webhook_key
-from tidings.demo import BadDays, StandIn
 from tidings.runtime import service
 from tidings.runtime.service import Service
 from tidings.streams.submission.reconcile_policy import Timeouts
@@ -35,7 +36,9 @@ KEY = {"TIDINGS_WEBHOOK_KEY": "a key of the tests, of thirty-two bytes"}
 class Work:
     """What a test holds of it."""
 
-    def __init__(self, running: Service, stand_in: StandIn, client: httpx.AsyncClient) -> None:
+    def __init__(
+        self, running: Service, stand_in: FaultyStandIn, client: httpx.AsyncClient
+    ) -> None:
         self.service = running
         self.stand_in = stand_in
         self.client = client
@@ -103,14 +106,14 @@ def an_order(**order: Any) -> dict[str, Any]:
     return {**wanted, **order}
 
 
-def creates(stand_in: StandIn) -> Counter[str]:
+def creates(stand_in: FaultyStandIn) -> Counter[str]:
     """How many predictions the provider was asked for, by the webhook's address."""
     replicate, fal = stand_in._apis
     counted = Counter(asked.webhook or "" for asked in replicate._asked.values())
     return counted + Counter(webhook or "" for webhook in fal._webhooks.values())
 
 
-def variables(stand_in: StandIn) -> dict[str, str]:
+def variables(stand_in: FaultyStandIn) -> dict[str, str]:
     """The settings of a service that works with the stand-in."""
     return {**stand_in.environment(), "TIDINGS_PUBLIC_URL": "http://127.0.0.1:0", **KEY}
 
@@ -118,7 +121,7 @@ def variables(stand_in: StandIn) -> dict[str, str]:
 @asynccontextmanager
 async def at_work(
     folder: Path,
-    stand_in: StandIn,
+    stand_in: FaultyStandIn,
     more: Mapping[str, str] | None = None,
     *,
     timeouts: Timeouts = QUICK,

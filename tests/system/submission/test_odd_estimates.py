@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
+from tests.support.providers.faulty_stand_in import FaultyStandIn
 from tests.support.providers.work import at_work
-from tidings.demo import StandIn
 
 
 async def test_an_estimate_beyond_all_bounds(tmp_path: Path) -> None:
     """What is silent is looked up beside a prediction whose estimate no int can hold, and after a restart as well."""
-    async with StandIn(duration=0.2, steps=2) as stand_in:
+    async with FaultyStandIn(duration=0.2, steps=2) as stand_in:
         async with at_work(tmp_path, stand_in) as work:
             work.bad(never=1)
             odd = [

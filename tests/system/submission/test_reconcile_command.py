@@ -5,14 +5,15 @@ from pathlib import Path
 
 from tests.support.command import tidings
 from tests.support.conditions import eventually
+from tests.support.providers.bad_days import BadDays
+from tests.support.providers.faulty_stand_in import FaultyStandIn
 from tests.support.providers.work import at_work, variables
-from tidings.demo import BadDays, StandIn
 from tidings.streams.submission.reconcile_policy import Timeouts
 
 
 async def test_one_pass_sees_to_everything(tmp_path: Path) -> None:
     """What is silent is looked up and what is to be canceled is canceled; the counts are printed."""
-    async with StandIn(duration=0.2, steps=2) as stand_in:
+    async with FaultyStandIn(duration=0.2, steps=2) as stand_in:
         stand_in.bad_days = BadDays(never=1)
         # A gateway and a processor alone: nobody reconciles.
         async with at_work(
@@ -57,7 +58,7 @@ async def test_one_pass_sees_to_everything(tmp_path: Path) -> None:
 
 async def test_a_provider_that_cannot_say(tmp_path: Path) -> None:
     """Where the provider is down, the command says how many are left and ends with 1."""
-    async with StandIn(duration=600) as stand_in:
+    async with FaultyStandIn(duration=600) as stand_in:
         async with at_work(
             tmp_path, stand_in, {"TIDINGS_ROLE": "gateway,processor"}, timeouts=Timeouts()
         ) as work:
@@ -78,7 +79,7 @@ async def test_a_provider_that_cannot_say(tmp_path: Path) -> None:
 
 async def test_a_list_that_cannot_be_read(tmp_path: Path) -> None:
     """A submission without an answer is left where the provider's list fails, or nobody said what to look for there."""
-    async with StandIn(duration=600) as stand_in:
+    async with FaultyStandIn(duration=600) as stand_in:
         async with at_work(
             tmp_path, stand_in, {"TIDINGS_ROLE": "gateway,processor"}, timeouts=Timeouts()
         ) as work:

@@ -7,21 +7,21 @@ from pathlib import Path
 import pytest
 
 from tests.support.conditions import eventually
+from tests.support.providers.faulty_stand_in import FaultyStandIn
 from tests.support.providers.upstream import Upstream
 from tests.support.providers.work import QUICK, Work, at_work, creates
-from tidings.demo import StandIn
 from tidings.streams.log.protocol import EVENTS, NewRecord
 from tidings.streams.submission.reconcile_policy import Timeouts
 
 
 @pytest.fixture
-async def stand_in() -> AsyncIterator[StandIn]:
-    async with StandIn(duration=0.2, steps=2, first_retry=0.05, seed=1) as running:
+async def stand_in() -> AsyncIterator[FaultyStandIn]:
+    async with FaultyStandIn(duration=0.2, steps=2, first_retry=0.05, seed=1) as running:
         yield running
 
 
 @pytest.fixture
-async def work(tmp_path: Path, stand_in: StandIn) -> AsyncIterator[Work]:
+async def work(tmp_path: Path, stand_in: FaultyStandIn) -> AsyncIterator[Work]:
     async with at_work(tmp_path, stand_in) as running:
         yield running
 
@@ -43,8 +43,8 @@ async def test_what_is_gone_at_the_provider_has_failed(work: Work) -> None:
     work.bad(never=1)
     made = await work.create(payload={"duration": 600})
     record = await work.becomes(made["predictionId"], "processing")
-    for api in work.stand_in._apis:
-        api.forget(record["providerId"])
+    for forget in work.stand_in.runner.on_forgotten:
+        forget(record["providerId"])
     record = await work.becomes(made["predictionId"], "failed")
     assert record["error"] == "gone at the provider (404)"
 
@@ -56,7 +56,7 @@ async def reports(work: Work, **said: str) -> None:
 
 @pytest.mark.parametrize("provider", ["runpod", "fal"])
 async def test_what_cannot_be_found_for_want_of_its_model_goes_on(
-    tmp_path: Path, stand_in: StandIn, provider: str
+    tmp_path: Path, stand_in: FaultyStandIn, provider: str
 ) -> None:
     """A job whose address needs a model that nobody has told is neither asked for nor failed; its own end counts."""
     upstream = Upstream()
@@ -80,7 +80,7 @@ async def test_what_cannot_be_found_for_want_of_its_model_goes_on(
 
 
 async def test_a_result_that_the_log_does_not_take_ends_as_a_failure(
-    tmp_path: Path, stand_in: StandIn
+    tmp_path: Path, stand_in: FaultyStandIn
 ) -> None:
     """A result beyond `TIDINGS_MAX_BODY` is fetched once, and its prediction fails with the reason."""
     upstream = Upstream()
@@ -149,7 +149,7 @@ async def test_a_cancel_while_the_answer_is_lost(work: Work) -> None:
     assert job.status == "canceled"
 
 
-async def test_a_restart_forgets_nothing(tmp_path: Path, stand_in: StandIn) -> None:
+async def test_a_restart_forgets_nothing(tmp_path: Path, stand_in: FaultyStandIn) -> None:
     """What was silent, and what was to be canceled, before a restart is seen to after it."""
     async with at_work(tmp_path, stand_in, timeouts=Timeouts()) as work:
         work.bad(never=1)
@@ -182,7 +182,9 @@ async def test_a_provider_that_is_down_is_left_alone(work: Work) -> None:
     assert sorted(creates(work.stand_in).values()) == [1] * 12
 
 
-async def test_nothing_is_done_before_it_is_overdue(tmp_path: Path, stand_in: StandIn) -> None:
+async def test_nothing_is_done_before_it_is_overdue(
+    tmp_path: Path, stand_in: FaultyStandIn
+) -> None:
     """While webhooks come, the provider is asked for nothing but the predictions."""
     async with at_work(tmp_path, stand_in, timeouts=Timeouts()) as work:
         made = [await work.create() for _ in range(10)]

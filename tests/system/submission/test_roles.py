@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 
 from tests.support.conditions import eventually
+from tests.support.providers.bad_days import BadDays
+from tests.support.providers.faulty_stand_in import FaultyStandIn
 from tests.support.providers.work import Work, at_work, creates
-from tidings.demo import BadDays, StandIn
 
 
 async def _roles(folder: Path, places: dict[str, str], reconcilers: int) -> None:
     """A gateway with a processor, and so many reconcilers, one of which ends in between."""
-    async with StandIn(duration=0.2, steps=2) as stand_in, AsyncExitStack() as stack:
+    async with FaultyStandIn(duration=0.2, steps=2) as stand_in, AsyncExitStack() as stack:
         stand_in.bad_days = BadDays(never=1)
         work = await stack.enter_async_context(
             at_work(folder, stand_in, {**places, "TIDINGS_ROLE": "gateway,processor"})

@@ -9,24 +9,24 @@ from typing import Any
 import pytest
 
 from tests.support.conditions import eventually
+from tests.support.providers.faulty_stand_in import FaultyStandIn
 from tests.support.providers.work import QUICK, Work, an_order, at_work, creates
-from tidings.demo import StandIn
 from tidings.streams.log.protocol import EVENTS, NewRecord
 
 
 @pytest.fixture
-async def stand_in() -> AsyncIterator[StandIn]:
-    async with StandIn(duration=0.2, steps=2, first_retry=0.05, seed=1) as running:
+async def stand_in() -> AsyncIterator[FaultyStandIn]:
+    async with FaultyStandIn(duration=0.2, steps=2, first_retry=0.05, seed=1) as running:
         yield running
 
 
 @pytest.fixture
-async def work(tmp_path: Path, stand_in: StandIn) -> AsyncIterator[Work]:
+async def work(tmp_path: Path, stand_in: FaultyStandIn) -> AsyncIterator[Work]:
     async with at_work(tmp_path, stand_in) as running:
         yield running
 
 
-def once(stand_in: StandIn, count: int = 1) -> None:
+def once(stand_in: FaultyStandIn, count: int = 1) -> None:
     """The provider was asked for so many predictions, for each once."""
     assert sorted(creates(stand_in).values()) == [1] * count
 
@@ -75,7 +75,7 @@ async def test_what_the_provider_refuses_has_failed(
     assert not creates(work.stand_in)
 
 
-async def test_a_wrong_token_is_said_and_not_shown(tmp_path: Path, stand_in: StandIn) -> None:
+async def test_a_wrong_token_is_said_and_not_shown(tmp_path: Path, stand_in: FaultyStandIn) -> None:
     """401 fails the prediction; the error names neither the token nor the webhook's."""
     async with at_work(tmp_path, stand_in, {"TIDINGS_REPLICATE_TOKEN": "wrong-and-secret"}) as work:
         made = await work.create()
@@ -97,7 +97,7 @@ async def test_429_and_500_are_repeated(work: Work, switch: str) -> None:
     once(work.stand_in)
 
 
-async def test_429_for_too_long_fails(tmp_path: Path, stand_in: StandIn) -> None:
+async def test_429_for_too_long_fails(tmp_path: Path, stand_in: FaultyStandIn) -> None:
     """After the time for one attempt it has failed with what the provider said."""
     impatient = type(QUICK)(silence=300, attempt=1_500)
     async with at_work(tmp_path, stand_in, timeouts=impatient) as work:
@@ -122,7 +122,7 @@ async def test_a_lost_answer_is_found_in_the_list(work: Work) -> None:
 
 
 async def test_an_attempt_that_nobody_knows_of_has_failed_in_the_end(
-    tmp_path: Path, stand_in: StandIn
+    tmp_path: Path, stand_in: FaultyStandIn
 ) -> None:
     """An attempt without an answer that the provider never shows fails with `submission outcome unknown`."""
     hurried = type(QUICK)(silence=300, unanswered=100, unknown=1_500, attempt=1_000)
@@ -177,7 +177,7 @@ async def test_a_cancel_before_the_submission_stays_here(work: Work) -> None:
     assert not creates(work.stand_in)
 
 
-async def test_concurrency_and_rate_are_kept(tmp_path: Path, stand_in: StandIn) -> None:
+async def test_concurrency_and_rate_are_kept(tmp_path: Path, stand_in: FaultyStandIn) -> None:
     """No more calls at once than the settings allow, and no more creates a minute."""
     limits = {"TIDINGS_REPLICATE_CONCURRENCY": "2", "TIDINGS_REPLICATE_RATE": "600"}
     async with at_work(tmp_path, stand_in, limits) as work:
@@ -218,7 +218,7 @@ async def test_prompt_and_estimate_are_completed(work: Work) -> None:
     assert done["generationTime"] > 0
 
 
-async def test_functions_of_the_user(tmp_path: Path, stand_in: StandIn) -> None:
+async def test_functions_of_the_user(tmp_path: Path, stand_in: FaultyStandIn) -> None:
     """`TIDINGS_PROMPT_FUNCTION` and `TIDINGS_ESTIMATE_FUNCTION` are asked; one that fails is in nobody's way."""
     functions = {
         "TIDINGS_PROMPT_FUNCTION": "tests.support.providers.functions:prompt",

@@ -10,10 +10,10 @@ import pytest
 from msgspec.structs import replace
 
 from tests.support.conditions import eventually
+from tests.support.providers.faulty_stand_in import FaultyStandIn
 from tests.support.providers.upstream import Upstream, event, post
 from tests.support.providers.work import QUICK, Work, at_work
 from tests.support.webhooks import SECRET
-from tidings.demo import StandIn
 from tidings.streams.log.headers import ARCHIVE_HEADER, PROVIDER_HEADER
 from tidings.streams.log.protocol import EVENTS, NewRecord
 
@@ -63,7 +63,10 @@ async def listed(work: Work) -> list[str]:
 async def test_the_result_is_fetched(tmp_path: Path, upstream: Upstream) -> None:
     """A webhook that names a response alone changes nothing; what is fetched makes the record, once."""
     upstream.resources[PATH] = {"id": "resp_1", **RESPONSE}
-    async with StandIn() as stand_in, at_work(tmp_path, stand_in, upstream.settings()) as work:
+    async with (
+        FaultyStandIn() as stand_in,
+        at_work(tmp_path, stand_in, upstream.settings()) as work,
+    ):
         await post(work.client, event("resp_1"))
         await succeeded(work)
         await post(work.client, event("resp_1"))
@@ -76,7 +79,10 @@ async def test_a_provider_that_is_down_is_asked_again(tmp_path: Path, upstream: 
     """While the provider answers 500 the webhook is kept in mind."""
     upstream.resources[PATH] = {"id": "resp_1", **RESPONSE}
     upstream.status = 500
-    async with StandIn() as stand_in, at_work(tmp_path, stand_in, upstream.settings()) as work:
+    async with (
+        FaultyStandIn() as stand_in,
+        at_work(tmp_path, stand_in, upstream.settings()) as work,
+    ):
         await post(work.client, event("resp_1"))
         await eventually(lambda: len(upstream.asked) >= 2, 20)
         upstream.status = 200
@@ -87,7 +93,7 @@ async def test_a_restart_in_between(tmp_path: Path, upstream: Upstream) -> None:
     """A webhook whose result was not fetched before the end is fetched for after the restart."""
     upstream.resources[PATH] = {"id": "resp_1", **RESPONSE}
     upstream.status = 500
-    async with StandIn() as stand_in:
+    async with FaultyStandIn() as stand_in:
         async with at_work(tmp_path, stand_in, upstream.settings()) as work:
             await post(work.client, event("resp_1"))
             await eventually(lambda: upstream.asked, 20)
@@ -100,7 +106,10 @@ async def test_a_redirect_gets_no_token(tmp_path: Path, upstream: Upstream) -> N
     """A redirect is an answer like any other: it is not followed, with the token or without."""
     upstream.resources[PATH] = {"id": "resp_1", **RESPONSE}
     upstream.status = 307
-    async with StandIn() as stand_in, at_work(tmp_path, stand_in, upstream.settings()) as work:
+    async with (
+        FaultyStandIn() as stand_in,
+        at_work(tmp_path, stand_in, upstream.settings()) as work,
+    ):
         await post(work.client, event("resp_1"))
         await eventually(lambda: len(upstream.asked) >= 2, 20)
         upstream.status = 200
@@ -112,7 +121,10 @@ async def test_what_the_provider_does_not_know_makes_no_record(
     tmp_path: Path, upstream: Upstream
 ) -> None:
     """A response that is gone when it is fetched leaves nothing behind."""
-    async with StandIn() as stand_in, at_work(tmp_path, stand_in, upstream.settings()) as work:
+    async with (
+        FaultyStandIn() as stand_in,
+        at_work(tmp_path, stand_in, upstream.settings()) as work,
+    ):
         await post(work.client, event("resp_1"))
         await fetched(work, 1)
         assert upstream.asked == [PATH]
@@ -132,7 +144,7 @@ async def test_without_a_token_the_webhook_is_believed(
 ) -> None:
     """Where a provider cannot be asked, what its webhook says of the end is all there is."""
     async with (
-        StandIn() as stand_in,
+        FaultyStandIn() as stand_in,
         at_work(tmp_path, stand_in, {"TIDINGS_OPENAI_SECRET": SECRET}) as work,
     ):
         await post(work.client, event("resp_1", f"response.{kind}"))
@@ -150,7 +162,7 @@ async def test_a_result_that_the_log_does_not_take_makes_a_failure(
     """What is too large to be reported is told as the failure that it is, even of a prediction that nobody knew."""
     upstream.resources[PATH] = {"id": "resp_1", **RESPONSE, "output": "a" * 700_000}
     more = {**upstream.settings(), "TIDINGS_MAX_BODY": "600000"}
-    async with StandIn() as stand_in, at_work(tmp_path, stand_in, more) as work:
+    async with FaultyStandIn() as stand_in, at_work(tmp_path, stand_in, more) as work:
         await post(work.client, event("resp_1"))
         record = await work.becomes("resp_1", "failed", "succeeded")
         assert record["error"].startswith("the result is larger than TIDINGS_MAX_BODY (700")
@@ -186,7 +198,7 @@ async def test_a_webhook_reaches_the_prediction_that_was_submitted(
     """OpenAI's webhook names its own id alone: the end stands in our record, there is no second one, repeats are free."""
     # Nobody but the webhook can tell in time.
     async with (
-        StandIn() as stand_in,
+        FaultyStandIn() as stand_in,
         at_work(tmp_path, stand_in, upstream.settings(), timeouts=SLOW) as work,
     ):
         made = await ours(work, upstream)
@@ -206,7 +218,7 @@ async def test_a_webhook_faster_than_the_answer(tmp_path: Path, upstream: Upstre
     """The end is in the record although the create call has not been answered yet, and stays when it is."""
     upstream.held.clear()
     async with (
-        StandIn() as stand_in,
+        FaultyStandIn() as stand_in,
         at_work(tmp_path, stand_in, upstream.settings(), timeouts=SLOW) as work,
     ):
         made = await work.create(**GPT)
@@ -230,7 +242,10 @@ async def test_a_webhook_finds_a_submission_whose_answer_was_lost(
 ) -> None:
     """OpenAI has no list to look in: the webhook's resource tells which submission it was."""
     upstream.lost_answers = True
-    async with StandIn() as stand_in, at_work(tmp_path, stand_in, upstream.settings()) as work:
+    async with (
+        FaultyStandIn() as stand_in,
+        at_work(tmp_path, stand_in, upstream.settings()) as work,
+    ):
         made = await work.create(**GPT)
         tasks = work.service.provider_work
         assert tasks is not None
@@ -251,7 +266,7 @@ async def test_the_response_of_another_attempt(
 ) -> None:
     """What an earlier prediction with this id submitted, or another service, is nobody's here."""
     async with (
-        StandIn() as stand_in,
+        FaultyStandIn() as stand_in,
         at_work(tmp_path, stand_in, upstream.settings(), timeouts=SLOW) as work,
     ):
         made = await work.create(**GPT, predictionId="p1")
@@ -308,7 +323,7 @@ async def test_gemini(
     """What Gemini's webhook names is fetched where such things lie."""
     upstream.resources[path] = resource
     async with (
-        StandIn() as stand_in,
+        FaultyStandIn() as stand_in,
         at_work(tmp_path, stand_in, upstream.settings("GEMINI")) as work,
     ):
         await post(work.client, said, "gemini")
@@ -320,7 +335,7 @@ async def test_gemini(
 async def test_assemblyai(tmp_path: Path, upstream: Upstream) -> None:
     """A transcript that we ordered reports to its prediction's own address, and its text is fetched."""
     async with (
-        StandIn() as stand_in,
+        FaultyStandIn() as stand_in,
         at_work(tmp_path, stand_in, upstream.settings("ASSEMBLYAI"), timeouts=SLOW) as work,
     ):
         made = await work.create(
@@ -344,7 +359,7 @@ async def test_assemblyai(tmp_path: Path, upstream: Upstream) -> None:
 async def test_a_transcript_cannot_be_stopped(tmp_path: Path, upstream: Upstream) -> None:
     """A cancel that the provider has no way to carry out leaves the prediction to end as it does."""
     async with (
-        StandIn() as stand_in,
+        FaultyStandIn() as stand_in,
         at_work(tmp_path, stand_in, upstream.settings("ASSEMBLYAI")) as work,
     ):
         made = await work.create(
@@ -387,7 +402,10 @@ async def test_why_it_failed_is_fetched(
     upstream.resources[path] = resource
     upstream.status = 500
     settings = upstream.settings(provider.upper())
-    async with StandIn() as stand_in, at_work(tmp_path, stand_in, settings, timeouts=SLOW) as work:
+    async with (
+        FaultyStandIn() as stand_in,
+        at_work(tmp_path, stand_in, settings, timeouts=SLOW) as work,
+    ):
         begun = {"status": "processing", "provider": provider, "providerId": "x1"}
         await work.service.resources.log.append(
             EVENTS, [NewRecord(b"x1", json.dumps(begun).encode())]
@@ -429,7 +447,7 @@ async def test_a_success_whose_files_come_first_waits_for_its_result(tmp_path: P
     """In mode `before`, a success without its result is told with the result and its files, and not sooner."""
     more = {"TIDINGS_ARCHIVE": "before"}
     async with (
-        StandIn(duration=0.1) as stand_in,
+        FaultyStandIn(duration=0.1) as stand_in,
         at_work(tmp_path, stand_in, more, timeouts=SLOW) as work,
     ):
         work.bad(never=1)
@@ -446,7 +464,10 @@ async def test_a_success_whose_files_come_first_waits_for_its_result(tmp_path: P
 async def test_a_success_whose_result_cannot_be_fetched(tmp_path: Path, token: str) -> None:
     """Where fal cannot be asked, for want of a token or of the model, the success that its webhook names is all there is."""
     more = {"TIDINGS_ARCHIVE": "before", "TIDINGS_FAL_TOKEN": token}
-    async with StandIn() as stand_in, at_work(tmp_path, stand_in, more, timeouts=SLOW) as work:
+    async with (
+        FaultyStandIn() as stand_in,
+        at_work(tmp_path, stand_in, more, timeouts=SLOW) as work,
+    ):
         await left_out(work, "p1", "r1")
         record = await work.becomes("p1", "succeeded", "failed")
         assert (record["status"], record["providerId"], record.get("output")) == (

@@ -8,8 +8,9 @@ import pytest
 import standardwebhooks
 
 from tests.support.conditions import eventually
+from tests.support.providers.bad_days import BadDays
+from tests.support.providers.faulty_stand_in import FaultyStandIn
 from tests.support.providers.receiver import Receiver
-from tidings.demo import BadDays, StandIn
 from tidings.streams.providers.configuration import Configuration
 from tidings.streams.providers.protocol import Webhook
 from tidings.streams.providers.registry import open_providers
@@ -24,18 +25,18 @@ async def receiver() -> AsyncIterator[Receiver]:
 
 
 @pytest.fixture
-async def stand_in() -> AsyncIterator[StandIn]:
-    async with StandIn(duration=0.3, steps=4, first_retry=0.01, seed=1) as running:
+async def stand_in() -> AsyncIterator[FaultyStandIn]:
+    async with FaultyStandIn(duration=0.3, steps=4, first_retry=0.01, seed=1) as running:
         yield running
 
 
 @pytest.fixture
-async def api(stand_in: StandIn) -> AsyncIterator[httpx.AsyncClient]:
+async def api(stand_in: FaultyStandIn) -> AsyncIterator[httpx.AsyncClient]:
     async with client(stand_in) as opened:
         yield opened
 
 
-def client(stand_in: StandIn) -> httpx.AsyncClient:
+def client(stand_in: FaultyStandIn) -> httpx.AsyncClient:
     headers = {"Authorization": f"Bearer {stand_in.token}"}
     return httpx.AsyncClient(base_url=stand_in.url, headers=headers, timeout=30)
 
@@ -80,7 +81,7 @@ async def test_a_prediction_runs_to_its_picture(api: httpx.AsyncClient) -> None:
 
 
 async def test_webhooks_tell_the_whole_course(
-    stand_in: StandIn, api: httpx.AsyncClient, receiver: Receiver
+    stand_in: FaultyStandIn, api: httpx.AsyncClient, receiver: Receiver
 ) -> None:
     """Start, outputs, logs that only grow and the end are sent, each signed so that the reference library agrees."""
     created = await create(api, receiver.url)
@@ -101,7 +102,7 @@ async def test_webhooks_tell_the_whole_course(
 
 
 async def test_our_provider_understands_it(
-    stand_in: StandIn, api: httpx.AsyncClient, receiver: Receiver
+    stand_in: FaultyStandIn, api: httpx.AsyncClient, receiver: Receiver
 ) -> None:
     """What the stand-in sends is accepted and read by the provider for Replicate."""
     replicate = open_providers({"replicate": Configuration(secret=(stand_in.secret,))})["replicate"]
@@ -164,7 +165,9 @@ async def test_prefer_wait_holds_the_answer(api: httpx.AsyncClient) -> None:
     assert answer.json()["model"] == "black-forest-labs/flux"
 
 
-async def test_the_list_goes_back_page_by_page(stand_in: StandIn, api: httpx.AsyncClient) -> None:
+async def test_the_list_goes_back_page_by_page(
+    stand_in: FaultyStandIn, api: httpx.AsyncClient
+) -> None:
     """All predictions are listed once, newest first, over pages of a hundred."""
     created = [(await create(api, input={"duration": 0, "steps": 1}))["id"] for _ in range(105)]
     first = (await api.get("/v1/predictions")).json()
@@ -174,7 +177,7 @@ async def test_the_list_goes_back_page_by_page(stand_in: StandIn, api: httpx.Asy
 
 
 async def test_a_webhook_that_ends_it_is_retried_under_one_id(
-    stand_in: StandIn, api: httpx.AsyncClient
+    stand_in: FaultyStandIn, api: httpx.AsyncClient
 ) -> None:
     """The final webhook comes again after a refusal, with the same id; progress does not."""
     refusals = iter([500, 503])
@@ -195,7 +198,10 @@ async def test_a_webhook_that_ends_it_is_retried_under_one_id(
 
 async def test_outputs_expire() -> None:
     """After their time outputs, logs and files are gone, and the prediction says so."""
-    async with StandIn(duration=0, steps=1, outputs_live=0.0) as stand_in, client(stand_in) as api:
+    async with (
+        FaultyStandIn(duration=0, steps=1, outputs_live=0.0) as stand_in,
+        client(stand_in) as api,
+    ):
         created = await create(api)
         done = await finished(api, created["id"])
         assert (done["data_removed"], done["output"], done["logs"], done["input"]) == (
@@ -239,7 +245,7 @@ async def test_refusals(
 @pytest.mark.parametrize(
     "header", [{}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic x"}]
 )
-async def test_a_token_is_required(stand_in: StandIn, header: dict[str, str]) -> None:
+async def test_a_token_is_required(stand_in: FaultyStandIn, header: dict[str, str]) -> None:
     """Nobody gets in without the token."""
     async with httpx.AsyncClient(base_url=stand_in.url, headers=header) as stranger:
         answers = [
@@ -249,12 +255,14 @@ async def test_a_token_is_required(stand_in: StandIn, header: dict[str, str]) ->
     assert [answer.status_code for answer in answers] == [401, 401]
 
 
-async def test_the_secret_is_told_to_who_may_ask(stand_in: StandIn, api: httpx.AsyncClient) -> None:
+async def test_the_secret_is_told_to_who_may_ask(
+    stand_in: FaultyStandIn, api: httpx.AsyncClient
+) -> None:
     """The signing secret is where Replicate has it."""
     assert (await api.get("/v1/webhooks/default/secret")).json() == {"key": stand_in.secret}
 
 
-async def test_throttled_broken_and_lost(stand_in: StandIn, api: httpx.AsyncClient) -> None:
+async def test_throttled_broken_and_lost(stand_in: FaultyStandIn, api: httpx.AsyncClient) -> None:
     """429 and 500 do nothing; a lost answer leaves a prediction that the list shows."""
     stand_in.bad_days = BadDays(throttled=1)
     answer = await api.post("/v1/predictions", json={"version": "v", "input": {}})
@@ -275,7 +283,7 @@ async def test_throttled_broken_and_lost(stand_in: StandIn, api: httpx.AsyncClie
 
 
 async def test_wrong_signatures_and_duplicates(
-    stand_in: StandIn, api: httpx.AsyncClient, receiver: Receiver
+    stand_in: FaultyStandIn, api: httpx.AsyncClient, receiver: Receiver
 ) -> None:
     """On such days webhooks come twice under one id, and some are not signed by the secret."""
     await api.put("/bad-days", json={"duplicated": 1, "wrong_signature": 0.5})
@@ -296,7 +304,7 @@ async def test_wrong_signatures_and_duplicates(
 
 
 async def test_never_and_huge(
-    stand_in: StandIn, api: httpx.AsyncClient, receiver: Receiver
+    stand_in: FaultyStandIn, api: httpx.AsyncClient, receiver: Receiver
 ) -> None:
     """Webhooks may never come while the prediction ends all the same; logs may be megabytes."""
     stand_in.bad_days = BadDays(never=1, huge=1)
@@ -306,7 +314,9 @@ async def test_never_and_huge(
     assert receiver.came == []
 
 
-async def test_out_of_order(stand_in: StandIn, api: httpx.AsyncClient, receiver: Receiver) -> None:
+async def test_out_of_order(
+    stand_in: FaultyStandIn, api: httpx.AsyncClient, receiver: Receiver
+) -> None:
     """On such days some webhook is overtaken by a later one."""
     stand_in.bad_days = BadDays(out_of_order=0.5)
     for _ in range(5):

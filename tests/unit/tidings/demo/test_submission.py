@@ -10,8 +10,8 @@ from msgspec import Raw
 
 from tests.support.conditions import eventually
 from tests.support.providers.bodies import SECRET, webhook
+from tests.support.providers.faulty_stand_in import FaultyStandIn
 from tests.support.providers.receiver import Receiver
-from tidings.demo import StandIn
 from tidings.storage.prediction import ABSENT, Status
 from tidings.streams.providers.catalog.fal import Fal
 from tidings.streams.providers.configuration import Configuration
@@ -34,12 +34,12 @@ both = pytest.mark.parametrize("name", PROVIDERS)
 
 
 @pytest.fixture
-async def stand_in() -> AsyncIterator[StandIn]:
-    async with StandIn(duration=0.2, steps=2, first_retry=0.01) as running:
+async def stand_in() -> AsyncIterator[FaultyStandIn]:
+    async with FaultyStandIn(duration=0.2, steps=2, first_retry=0.01) as running:
         yield running
 
 
-def opened(stand_in: StandIn, name: str) -> Provider:
+def opened(stand_in: FaultyStandIn, name: str) -> Provider:
     settings = stand_in.environment()
 
     def setting(what: str) -> str | None:
@@ -119,7 +119,7 @@ async def came_with(receiver: Receiver, piece: bytes) -> tuple[dict[str, str], b
 
 
 @both
-async def test_submitted_and_looked_up(stand_in: StandIn, name: str) -> None:
+async def test_submitted_and_looked_up(stand_in: FaultyStandIn, name: str) -> None:
     """A submitted prediction is looked up until it has succeeded, with its result."""
     provider = opened(stand_in, name)
     submitted = await submit(provider)
@@ -134,7 +134,7 @@ async def test_submitted_and_looked_up(stand_in: StandIn, name: str) -> None:
 
 
 @both
-async def test_the_webhook_comes_and_is_proven(stand_in: StandIn, name: str) -> None:
+async def test_the_webhook_comes_and_is_proven(stand_in: FaultyStandIn, name: str) -> None:
     """The webhook that was asked for comes, is proven by the provider's own proof, and says the same as a look-up."""
     provider = opened(stand_in, name)
     if isinstance(provider, Fal):
@@ -155,7 +155,7 @@ async def test_the_webhook_comes_and_is_proven(stand_in: StandIn, name: str) -> 
 
 
 @both
-async def test_a_cancel_is_told(stand_in: StandIn, name: str) -> None:
+async def test_a_cancel_is_told(stand_in: FaultyStandIn, name: str) -> None:
     """A canceled prediction is looked up as canceled, even where addresses were lost."""
     provider = opened(stand_in, name)
     submitted = await submit(provider, payload=Raw(b'{"duration":600}'))
@@ -168,7 +168,7 @@ async def test_a_cancel_is_told(stand_in: StandIn, name: str) -> None:
 
 
 @both
-async def test_a_failure_says_why(stand_in: StandIn, name: str) -> None:
+async def test_a_failure_says_why(stand_in: FaultyStandIn, name: str) -> None:
     """A failed prediction is looked up with its reason."""
     provider = opened(stand_in, name)
     async with Receiver() as receiver:
@@ -184,7 +184,9 @@ async def test_a_failure_says_why(stand_in: StandIn, name: str) -> None:
         assert "NSFW content" in str(provider.translate(webhook(body)).error)
 
 
-async def test_a_submission_without_an_answer_is_found_by_its_webhook(stand_in: StandIn) -> None:
+async def test_a_submission_without_an_answer_is_found_by_its_webhook(
+    stand_in: FaultyStandIn,
+) -> None:
     """The list shows webhooks' addresses, page after page."""
     provider = opened(stand_in, "replicate")
     calls = api(provider)
@@ -306,7 +308,9 @@ def test_tokens_are_not_shown(name: str) -> None:
         ("POST", "/fal/a/b", 422),
     ],
 )
-async def test_refusals_of_fal(stand_in: StandIn, method: str, path: str, status: int) -> None:
+async def test_refusals_of_fal(
+    stand_in: FaultyStandIn, method: str, path: str, status: int
+) -> None:
     """What is unknown or invalid is refused with a reason, and nobody gets in without the key."""
     async with httpx.AsyncClient(base_url=stand_in.url) as client:
         answer = await client.request(

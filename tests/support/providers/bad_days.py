@@ -71,7 +71,7 @@ class Dice:
     """Decides what is struck; the same seed and the same order of questions give the same answers."""
 
     def __init__(self, seed: int | None = None) -> None:
-        self._chance = random.Random(seed)  # noqa: S311 - faults, not secrets
+        self._chance = random.Random(seed)
 
     def falls(self, share: float) -> bool:
         """Whether it is struck this time."""
