@@ -1,23 +1,16 @@
 """Reading a request's body within a limit of bytes and time."""
 
 import asyncio
-import zlib
 from collections.abc import Callable
 
 from aiohttp import web
 
 from tidings.gateway.http.held_bytes import HeldAccount, Kind
 from tidings.gateway.http.problems import Problem, bad_request, busy, too_large
+from tidings.streams.support import compression
 
 BODY_TIME = 30.0
 """Seconds for a whole body: a client that trickles bytes must not hold a connection for ever."""
-MEMBERS = 16
-"""Members of one gzip file: each costs a copy of what follows it."""
-
-_COMPRESSED = frozenset({"gzip", "x-gzip", "deflate"})
-_GZIP = b"\x1f\x8b"
-_EITHER = zlib.MAX_WBITS | 32
-"""zlib tells gzip from its own format by the first bytes."""
 
 
 def is_buffered(request: web.Request) -> bool:
@@ -125,7 +118,11 @@ async def read_json(request: web.Request, limit: int, account: HeldAccount) -> b
 def check_encoding(request: web.Request) -> None:
     """Refuse a `Content-Encoding` that `plain` cannot undo; a problem (415)."""
     encoding = request.headers.get("Content-Encoding")
-    if encoding is not None and encoding.strip().lower() not in {*_COMPRESSED, "", "identity"}:
+    if encoding is not None and encoding.strip().lower() not in {
+        *compression.ENCODINGS,
+        "",
+        "identity",
+    }:
         raise Problem(
             415,
             "encoded",
@@ -137,10 +134,7 @@ def check_encoding(request: web.Request) -> None:
 
 def is_compressed(request: web.Request, body: bytes) -> bool:
     """Whether the body is compressed, by its header or, since no JSON begins so, by its first bytes."""
-    if body.startswith(_GZIP):
-        return True
-    encoding = request.headers.get("Content-Encoding")
-    return encoding is not None and encoding.strip().lower() in _COMPRESSED
+    return compression.is_compressed(body, request.headers.get("Content-Encoding"))
 
 
 def plain(request: web.Request, body: bytes, limit: int) -> bytes:
@@ -153,27 +147,10 @@ def plain(request: web.Request, body: bytes, limit: int) -> bytes:
     if not is_compressed(request, body):
         return body
     try:
-        return _inflate(body, limit, _EITHER)
-    except zlib.error:
-        pass
-    try:
-        return _inflate(body, limit, -zlib.MAX_WBITS)  # deflate without its frame, as some send it
-    except zlib.error:
+        return compression.inflated(body, limit)
+    except compression.TooLarge:
+        raise too_large(limit) from None
+    except ValueError:
         raise bad_request(
             "Malformed body", "The body is not compressed as it says; send it again."
         ) from None
-
-
-def _inflate(body: bytes, limit: int, format_: int) -> bytes:
-    inflated = bytearray()
-    for _ in range(MEMBERS):
-        stream = zlib.decompressobj(format_)
-        inflated += stream.decompress(body, limit + 1 - len(inflated))
-        if len(inflated) > limit:
-            raise too_large(limit)
-        if not stream.eof:
-            raise zlib.error
-        body = stream.unused_data
-        if not body:
-            return bytes(inflated)
-    raise zlib.error

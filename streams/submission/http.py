@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from tidings.storage.proxies import by_way_of, calls_this_machine
+from tidings.storage.redaction import error_text
 from tidings.streams.providers.job_api import Call
+from tidings.streams.support.compression import TooLarge, inflated, is_compressed
 
 if TYPE_CHECKING:
     import httpx
@@ -83,33 +85,47 @@ class HttpCalls:
             async with (
                 asyncio.timeout(WHOLE_LIMIT),
                 client.stream(
-                    call.method, call.url, headers=dict(call.headers), content=call.body or None
+                    call.method,
+                    call.url,
+                    headers={"Accept-Encoding": "gzip, deflate", **call.headers},
+                    content=call.body or None,
                 ) as answer,
             ):
                 body = bytearray()
-                async for piece in answer.aiter_bytes():
+                async for piece in answer.aiter_raw():
                     body += piece
                     if len(body) > self._max_answer:
                         raise NoAnswer(f"{where}: the answer is over {self._max_answer} bytes")
-                return Answer(answer.status_code, dict(answer.headers.items()), bytes(body))
+                headers = dict(answer.headers.items())
+                return Answer(answer.status_code, headers, self._plain(where, headers, bytes(body)))
         except (
             httpx.ConnectError,
             httpx.ConnectTimeout,
             httpx.UnsupportedProtocol,
             httpx.InvalidURL,
+            # What the client itself refuses to write, such as a header with a line break: nothing went out.
+            httpx.LocalProtocolError,
+            UnicodeEncodeError,
         ) as error:
-            raise NotSent(f"{where}{by_way_of(call.url)}: {_reason(error)}") from None
+            raise NotSent(f"{where}{by_way_of(call.url)}: {error_text(error)}") from None
         except (httpx.HTTPError, TimeoutError) as error:
-            raise NoAnswer(f"{where}{by_way_of(call.url)}: {_reason(error)}") from None
+            raise NoAnswer(f"{where}{by_way_of(call.url)}: {error_text(error)}") from None
+
+    def _plain(self, where: str, headers: Mapping[str, str], body: bytes) -> bytes:
+        """The body decompressed; as it came where it is not what its header says: its reader tells what it is then."""
+        if not is_compressed(body, headers.get("content-encoding")):
+            return body
+        try:
+            return inflated(body, self._max_answer)
+        except TooLarge:
+            raise NoAnswer(f"{where}: the answer is over {self._max_answer} bytes") from None
+        except ValueError:
+            return body
 
     async def close(self) -> None:
         """Let go of the connections."""
         for client in self._clients.values():
             await client.aclose()
-
-
-def _reason(error: Exception) -> str:
-    return str(error) or type(error).__name__
 
 
 def asked_to_wait(answer: Answer, now: float) -> float | None:
