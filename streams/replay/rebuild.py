@@ -12,9 +12,10 @@ from msgspec import Struct
 from tidings.storage.errors import StorageError
 from tidings.storage.store import Conflict, PredictionStore, Query, Refused
 from tidings.streams.log.protocol import CHANGES, EVENTS, Log, Record, Since
-from tidings.streams.log.read_until_end import read_until_end
+from tidings.streams.log.read_until_end import read_by_time
 from tidings.streams.processing.batch import BatchEntry, BatchInFlight
 from tidings.streams.providers.protocol import Provider
+from tidings.streams.replay.judgement import UNKNOWN_PROVIDER, Letters, prediction_of
 from tidings.streams.rules.reducer import Expiry, StorePolicy
 
 BATCH, BATCH_BYTES = 2000, 16_777_216
@@ -50,8 +51,10 @@ class Progress(Struct, gc=False):
     stale: int = 0
     rejected: int = 0
     poison: int = 0
+    crashed: int = 0
+    """Left out, because they ended the processor again and again and were set aside."""
     predictions: int = 0
-    """Records written."""
+    """Made: each counts once, however often it was written."""
     changes: int = 0
     """Read from the changes topic."""
     restored: int = 0
@@ -107,6 +110,7 @@ class Rebuild:
         policy: As of the log and the live store.
         expiry: When records are hidden and purged.
         only: This prediction alone.
+        letters: What the dead letters say is to be left out.
         notice: Called after each batch.
     """
 
@@ -119,8 +123,10 @@ class Rebuild:
         *,
         expiry: Expiry | None = None,
         only: str | None = None,
+        letters: Letters | None = None,
         notice: Callable[[Progress], None] | None = None,
     ) -> None:
+        self._letters = letters or Letters()
         self._log = log
         self._store = store
         self._providers = providers
@@ -130,6 +136,8 @@ class Rebuild:
         self.notice = notice
         self._writing: asyncio.Task[None] | None = None
         self.progress = Progress()
+        self.unjudged: dict[str, str] = dict(self._letters.unreadable)
+        """Per prediction, or `ANYBODY`, what of it cannot be judged here, and why."""
         self.next: dict[int, int] = {}
         """Per partition the first offset not read yet."""
 
@@ -173,7 +181,7 @@ class Rebuild:
                     break
                 records = coming.result()
                 if records:
-                    await self._apply(list(records))
+                    await self._apply(self._judged(records))
                     self.next |= {record.partition: record.offset + 1 for record in records}
                 if time.monotonic() - looked >= LAG_SECONDS or not records:
                     looked = time.monotonic()
@@ -195,9 +203,10 @@ class Rebuild:
     async def _read(self, end: Mapping[int, int]) -> None:
         pending: list[Record] = []
         size = 0
-        async for records in read_until_end(self._log, EVENTS, start=self.next, end=end):
+        async for records in read_by_time(self._log, EVENTS, self.next, end):
             for record in records:
                 self.next[record.partition] = record.offset + 1
+            for record in self._judged(records):
                 pending.append(record)
                 size += len(record.value or b"")
                 if len(pending) == BATCH or size >= BATCH_BYTES:
@@ -209,14 +218,37 @@ class Rebuild:
         for partition, to in end.items():  # the last offsets may hold no records
             self.next[partition] = max(to, self.next.get(partition, 0))
 
+    def _judged(self, records: Sequence[Record]) -> list[Record]:
+        """Without those that were set aside before anybody judged them."""
+        crashed = self._letters.crashed
+        kept = (
+            [one for one in records if (one.partition, one.offset) not in crashed]
+            if crashed
+            else list(records)
+        )
+        self.progress.crashed += len(records) - len(kept)
+        return kept
+
     async def _apply(self, records: list[Record]) -> None:
         """Fold a batch; its write goes on while the next one is read and translated (a store works beside us)."""
         batch = BatchInFlight(records, self._providers, self._only)
+        self._note_unjudged(batch)
         await self._written()
         loaded = await self._store.load(list(batch.entries))
         batch.reduce(loaded, self._policy)
         self._writing = asyncio.create_task(self._write(batch, len(records)))
         await asyncio.sleep(0)  # lets it begin
+
+    def _note_unjudged(self, batch: BatchInFlight) -> None:
+        """A webhook that the processor may have understood says nothing here without its provider's settings."""
+        for aside in batch.poison:
+            record = aside.record
+            if (
+                aside.code == UNKNOWN_PROVIDER
+                and (record.partition, record.offset) not in self._letters.unknown
+            ):
+                reason = f"event {record.partition}:{record.offset}: {aside.reason}"
+                self.unjudged.setdefault(prediction_of(record), reason)
 
     async def _written(self) -> None:
         writing, self._writing = self._writing, None
@@ -230,7 +262,7 @@ class Rebuild:
         progress = self.progress
         progress.read += count
         progress.poison += len(batch.poison)
-        progress.predictions += len(changed)
+        progress.predictions += sum(one.before is None for one in changed if one.changed)
         for entry in batch.entries.values():
             self._count(entry)
         if self.notice is not None:

@@ -9,14 +9,18 @@ from tidings.storage.clock import SYSTEM_CLOCK, Clock
 from tidings.storage.prediction import Prediction
 from tidings.storage.store import PredictionStore, Query, Stored, hidden
 from tidings.streams.log.protocol import EVENTS, Log
+from tidings.streams.replay.judgement import ANYBODY
 from tidings.streams.replay.rebuild import Rebuild
 
-Kind = Literal["different", "missing", "extra", "behind", "truncated", "scattered"]
+Kind = Literal["different", "missing", "extra", "behind", "truncated", "scattered", "unjudged"]
 """different: other bytes; missing: only the log knows it; extra: only the store has it; behind: its last events are not
-processed yet; truncated: its first event is no longer in the log; scattered: its events lie in several partitions, where
-arrival decides. The last three are listed apart and are no faults."""
+processed yet, or not compared yet because more keeps coming; truncated: its first event is no longer in the log;
+scattered: its events lie in several partitions, where arrival decides; unjudged: something about it cannot be read
+here. All but the first three are listed apart and are no faults."""
 
 FAULTS: frozenset[Kind] = frozenset({"different", "missing", "extra"})
+UNDECIDED: frozenset[Kind] = frozenset({"scattered", "unjudged"})
+"""What the log says about these cannot be told, so nothing is changed because of them."""
 
 
 class Difference(Struct, frozen=True, gc=False):
@@ -38,11 +42,18 @@ class Verification(Struct, gc=False):
     differences: list[Difference] = []
     upto: dict[int, int] = {}
     """Per partition the last offset that the rebuild had read."""
+    unjudged: dict[str, str] = {}
+    """Per prediction, or `ANYBODY`, what cannot be read here."""
 
     @property
     def faults(self) -> list[Difference]:
         """Those that mean that something is wrong."""
         return [difference for difference in self.differences if difference.kind in FAULTS]
+
+    @property
+    def undecided(self) -> bool:
+        """Whether something cannot be judged here, differing or not."""
+        return bool(self.unjudged) or any(one.kind in UNDECIDED for one in self.differences)
 
     def by_kind(self) -> dict[str, int]:
         """How many of each kind."""
@@ -86,9 +97,16 @@ async def verify(
     await _follow_moved(rebuild, scratch, live, result, suspects, clock)
     committed = await log.committed(EVENTS, group)
     rebuilt, standing = await scratch.load(list(suspects)), await live.load(list(suspects))
+    result.unjudged = rebuild.unjudged
     for prediction_id in suspects:
         mine, theirs = rebuilt.get(prediction_id), standing.get(prediction_id)
+        if _same(mine, theirs):
+            continue  # it moved between the last look and this one
         kind = _kind(mine, theirs, first, committed)
+        if kind in FAULTS and _moves(theirs, rebuild.next):
+            kind = "behind"
+        if kind in FAULTS and not rebuild.unjudged.keys().isdisjoint({prediction_id, ANYBODY}):
+            kind = "unjudged"
         result.differences.append(Difference(prediction_id, kind, theirs, mine))
     result.upto = {partition: offset - 1 for partition, offset in rebuild.next.items()}
     return result
@@ -181,9 +199,9 @@ def _kind(
     if theirs is not None and _begun_before(theirs, first):
         return "truncated"
     offsets = _offsets(mine) if mine is not None else {}
-    if len(offsets) > 1:
-        return "scattered"
     known = _offsets(theirs) if theirs is not None else {}
+    if len(offsets.keys() | known.keys()) > 1:
+        return "scattered"
     if any(
         offset > known.get(p, -1) and offset >= committed.get(p, 0) for p, offset in offsets.items()
     ):
@@ -191,6 +209,31 @@ def _kind(
     if theirs is None:
         return "missing"
     return "extra" if mine is None else "different"
+
+
+def _moves(theirs: Stored | None, following: Mapping[int, int]) -> bool:
+    """Whether the live record has moved beyond what was rebuilt, once more than anybody would follow."""
+    offsets = _offsets(theirs) if theirs is not None else {}
+    return any(offset >= following.get(partition, 0) for partition, offset in offsets.items())
+
+
+def ends_otherwise(difference: Difference) -> bool:
+    """Whether what the log says would take the end away that the live record has.
+
+    An end was announced, and whoever watched has gone. No repair takes one back: not to another status, and not a
+    record away of which the log knows nothing. What the log says to be deleted was deleted on purpose.
+    """
+    live, rebuilt = difference.live, difference.rebuilt
+    if live is None or live.status is None or not live.status.terminal:
+        return False
+    return rebuilt is None or (not rebuilt.deleted and rebuilt.status is not live.status)
+
+
+def partition_of(difference: Difference) -> int | None:
+    """Where all of a prediction's events lie; None: nobody knows."""
+    both = [one for one in (difference.live, difference.rebuilt) if one is not None]
+    partitions = {partition for stored in both for partition in _offsets(stored)}
+    return partitions.pop() if len(partitions) == 1 else None
 
 
 def _begun_before(stored: Stored, first: Mapping[int, int]) -> bool:

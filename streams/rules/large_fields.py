@@ -80,6 +80,12 @@ def reference(field: Raw | str | Blob | None) -> Blob | None:
     return blob if valid_hash(blob.hash) else None
 
 
+def references(record: Prediction) -> list[Blob]:
+    """All that a record refers to instead of saying it."""
+    fields = [getattr(record, name) for name in (*_JSON_FIELDS, *_TEXT_FIELDS)]
+    return [blob for field in fields if (blob := reference(field)) is not None]
+
+
 def valid_hash(name: str) -> bool:
     """Whether this may name a content."""
     return _HASH.fullmatch(name) is not None

@@ -20,6 +20,8 @@ else:
     Commands = Any
 
 DONE = 0
+UNDECIDED = 3
+"""A comparison met something that cannot be judged here, and changed nothing because of it."""
 FAILED = output.FAILED
 WRONG_USE = output.WRONG_USE
 

@@ -16,6 +16,7 @@ from tidings.cli.support.rebuild import rebuilder, span_of
 from tidings.config.settings import Settings
 
 if TYPE_CHECKING:
+    from tidings.storage.object_storage import ObjectStorage
     from tidings.storage.store import PredictionStore
     from tidings.streams.log.protocol import Log, NewRecord
     from tidings.streams.replay.rebuild import Progress, Span
@@ -34,7 +35,10 @@ LOOK_SECONDS, PATIENCE = 0.05, 10.0
 async def compare(arguments: Namespace, settings: Settings) -> int:
     """Compare the store with the log, and mend it where that is asked for; returns the exit code."""
     from tidings.runtime.resources import claim, log_of, whole_store_of
+    from tidings.storage.object_storage import ObjectStorage
+    from tidings.streams.log.continuity import check_source
     from tidings.streams.processing.processor import GROUP
+    from tidings.streams.replay.judgement import read_letters
     from tidings.streams.replay.verify import verify
 
     command.refuse_memory(settings)
@@ -45,21 +49,29 @@ async def compare(arguments: Namespace, settings: Settings) -> int:
             policy = await claim(log, live, settings)
             what = await span_of(log, "beginning", None)
             with ProgressBar("verify", "events", quiet=arguments.as_json) as bar:
+                letters = await read_letters(log)
                 async with _scratch(what) as scratch:
-                    rebuild = rebuilder(settings, log, scratch, policy, arguments.only, bar)
+                    rebuild = rebuilder(
+                        settings, log, scratch, policy, arguments.only, bar, letters
+                    )
                     await rebuild.run(what)
                     found = await verify(
                         rebuild, scratch, live, log, group=GROUP, only=arguments.only
                     )
-                    repairs = [repair(difference, found.upto) for difference in found.faults]
+                    await _find_contents(found, ObjectStorage(settings.assets))
+                    repairs, refused = plan(found)
                 seconds = bar.seconds
+            # It may have been recreated while all of it was read.
+            await check_source(log, live)
             if arguments.repair and not arguments.dry_run:
                 await _append(log, repairs)
-            _report(arguments, found, rebuild.progress, seconds)
+            _report(arguments, found, rebuild.progress, seconds, refused)
         finally:
             await live.close()
     finally:
         await log.close()
+    if found.undecided or (arguments.repair and refused):
+        return command.UNDECIDED
     if arguments.repair and not arguments.dry_run:
         return command.DONE
     return command.FAILED if found.faults else command.DONE
@@ -79,6 +91,42 @@ async def _scratch(what: "Span") -> "AsyncIterator[PredictionStore]":
             await store.close()
 
 
+def plan(found: "Verification") -> "tuple[list[NewRecord], list[Difference]]":
+    """The events that mend what differs, and the differences that no repair may mend."""
+    from tidings.streams.replay.verify import ends_otherwise
+
+    refused = [difference for difference in found.faults if ends_otherwise(difference)]
+    repairs = [
+        repair(difference, found.upto)
+        for difference in found.faults
+        if not ends_otherwise(difference)
+    ]
+    return repairs, refused
+
+
+async def _find_contents(found: "Verification", objects: "ObjectStorage") -> None:
+    """Leave alone what a repair would make refer to contents that are not there."""
+    from msgspec.structs import replace
+
+    from tidings.storage.prediction import Prediction
+    from tidings.streams.rules.large_fields import path, references
+
+    for index, difference in enumerate(found.differences):
+        rebuilt = difference.rebuilt
+        if difference not in found.faults or rebuilt is None or rebuilt.deleted:
+            continue
+        record = rebuilt.standing()
+        assert isinstance(record, Prediction)
+        known = difference.live.encoded if difference.live is not None else b""
+        for blob in references(record):
+            if blob.hash.encode() in known:
+                continue
+            if await objects.find(path(record.prediction_id, blob.hash)) is None:
+                found.unjudged[record.prediction_id] = f"the content {blob.hash} is not there"
+                found.differences[index] = replace(difference, kind="unjudged")
+                break
+
+
 def repair(difference: "Difference", upto: Mapping[int, int]) -> "NewRecord":
     """The event that makes the live record what the log says.
 
@@ -87,6 +135,7 @@ def repair(difference: "Difference", upto: Mapping[int, int]) -> "NewRecord":
     import msgspec
 
     from tidings.streams.log.protocol import NewRecord
+    from tidings.streams.replay.verify import partition_of
 
     rebuilt, live = difference.rebuilt, difference.live
     gone = rebuilt is None or rebuilt.deleted
@@ -101,7 +150,11 @@ def repair(difference: "Difference", upto: Mapping[int, int]) -> "NewRecord":
         "upto": {str(partition): offset for partition, offset in upto.items()},
         "source": "replay",
     }
-    return NewRecord(difference.prediction_id.encode(), msgspec.json.encode(event))
+    return NewRecord(
+        difference.prediction_id.encode(),
+        msgspec.json.encode(event),
+        partition=partition_of(difference),
+    )
 
 
 async def _append(log: "Log", repairs: "list[NewRecord]") -> None:
@@ -134,9 +187,13 @@ async def _processed(log: "Log", upto: Mapping[int, int]) -> bool:
 
 
 def _report(
-    arguments: Namespace, found: "Verification", progress: "Progress", seconds: float
+    arguments: Namespace,
+    found: "Verification",
+    progress: "Progress",
+    seconds: float,
+    refused: "list[Difference]",
 ) -> None:
-    repaired = len(found.faults) if arguments.repair and not arguments.dry_run else 0
+    repaired = len(found.faults) - len(refused) if arguments.repair and not arguments.dry_run else 0
     summary = {
         "compared": found.compared,
         "equal": found.equal,
@@ -144,6 +201,9 @@ def _report(
         **dict(sorted(found.by_kind().items())),
         "faults": len(found.faults),
         **({"repaired": repaired} if arguments.repair else {}),
+        **({"refused": len(refused)} if arguments.repair and refused else {}),
+        **({"crashed": progress.crashed} if progress.crashed else {}),
+        **({"unreadable": len(found.unjudged)} if found.unjudged else {}),
         "events": progress.read,
         "seconds": round(seconds, 3),
     }
@@ -152,7 +212,9 @@ def _report(
         named: dict[str, list[str]] = {}
         for difference in found.differences:
             named.setdefault(difference.kind, []).append(difference.prediction_id)
-        output.print_line(json.dumps({**summary, "examples": examples, "predictions": named}))
+        unread = {"unreadable": dict(found.unjudged)} if found.unjudged else {}
+        line = {**summary, "examples": examples, "predictions": named, **unread}
+        output.print_line(json.dumps(line))
         return
     title = "the store says what the log says"
     if found.faults:
@@ -167,6 +229,12 @@ def _report(
         )
     if len(found.differences) > EXAMPLES:
         output.print_line(f"  ... and {len(found.differences) - EXAMPLES:,} more; --json names all")
+    for prediction_id, reason in list(found.unjudged.items())[:EXAMPLES]:
+        output.print_line(f"  cannot be judged here: {prediction_id or 'any prediction'}: {reason}")
+    for difference in refused[:EXAMPLES] if arguments.repair else ():
+        output.print_line(
+            f"  left as it is: {difference.prediction_id} has ended, and the log says otherwise"
+        )
     if found.faults and not arguments.repair:
         output.print_line("tidings replay --repair mends the faults while the service runs")
 

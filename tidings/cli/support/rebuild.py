@@ -14,6 +14,7 @@ from tidings.config.settings import Settings
 if TYPE_CHECKING:
     from tidings.storage.store import PredictionStore
     from tidings.streams.log.protocol import Log, Since
+    from tidings.streams.replay.judgement import Letters
     from tidings.streams.replay.rebuild import Progress, Rebuild, Span
     from tidings.streams.rules.reducer import StorePolicy
 
@@ -71,10 +72,13 @@ async def _fill(
     since: "Since | int",
     until: int | None,
 ) -> int:
+    from tidings.streams.replay.judgement import read_letters
+
     stopped = asyncio.Event()
     whole = since == "beginning" and until is None and arguments.only is None
+    letters = await read_letters(log)
     with ProgressBar("replay", "events", quiet=arguments.as_json) as bar:
-        rebuild = rebuilder(settings, log, store, policy, arguments.only, bar)
+        rebuild = rebuilder(settings, log, store, policy, arguments.only, bar, letters)
         if arguments.resume:
             since = await rebuild.resume_point()
             rebuild.progress.resumed = bool(since)
@@ -149,6 +153,7 @@ def rebuilder(
     policy: "StorePolicy",
     only: str | None,
     bar: ProgressBar,
+    letters: "Letters",
 ) -> "Rebuild":
     """A rebuild into the store, which tells the bar how far it is."""
     from tidings.runtime.resources import expiry_of, providers_of
@@ -162,6 +167,7 @@ def rebuilder(
         policy,
         expiry=expiry_of(settings),
         only=only,
+        letters=letters,
         notice=lambda progress: bar.update(progress.done, progress.total),
     )
 
@@ -171,6 +177,8 @@ def counts(progress: "Progress", seconds: float) -> dict[str, Any]:
     names = ("read", "applied", "stale", "rejected", "poison", "predictions", "resumed")
     found = {name: getattr(progress, name) for name in names}
     rate = round(progress.done / seconds) if seconds > 0 else 0
+    if progress.crashed:
+        found["crashed"] = progress.crashed
     if progress.changes:
         restored = {"changes": progress.changes, "restored": progress.restored}
         return {**restored, **found, "seconds": round(seconds, 3), "recordsPerSecond": rate}
