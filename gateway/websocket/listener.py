@@ -5,6 +5,7 @@ heads cannot hold sockets), and none of this afterwards.
 """
 
 import asyncio
+import errno
 import socket
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -314,8 +315,9 @@ def listen(host: str, port: int, *, reuse_port: bool = False) -> socket.socket:
     """A bound, non-blocking TCP socket.
 
     Raises:
-        OSError: The address is taken, or is none of this machine's.
+        OSError: The address is taken, or is none of this machine's; the message says which and what to do.
     """
+    host = host.strip("[]")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
     try:
@@ -324,7 +326,20 @@ def listen(host: str, port: int, *, reuse_port: bool = False) -> socket.socket:
             listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listening.bind((host, port))
         listening.setblocking(False)
-    except OSError:
+    except OSError as error:
         listening.close()
-        raise
+        reason = _UNBOUND.get(error.errno or 0, error.strerror or str(error))
+        raise OSError(reason.format(port=port, host=host)) from error
     return listening
+
+
+_UNBOUND = {
+    errno.EADDRINUSE: "port {port} of {host} is in use by another program; end that one, or choose "
+    "another (--port, --health-port; 0: any that is free)",
+    errno.EADDRNOTAVAIL: "{host} is no address of this machine; set TIDINGS_HOST to one that is, "
+    "such as 127.0.0.1, or to 0.0.0.0 for all of them",
+    errno.EACCES: "port {port} takes rights that this user lacks; choose one from 1024 on, "
+    "and let a proxy serve the lower one",
+    socket.EAI_NONAME: "{host} is neither an address nor a name that is known here; set TIDINGS_HOST",
+}
+"""By errno, or by the code of a name that cannot be resolved, what a person can do about it."""
