@@ -1,11 +1,9 @@
 """A store in Postgres, by asyncpg: one statement, and so one round trip, for a batch read and for a batch written."""
 
 import asyncio
-import ssl
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import asyncpg
 import msgspec
@@ -13,6 +11,8 @@ import msgspec
 from tidings.storage.clock import SYSTEM_CLOCK, Clock
 from tidings.storage.cursor import Place, decode_cursor, encode_cursor
 from tidings.storage.errors import StorageError, StoreMisconfigured, StoreUnavailable
+from tidings.storage.postgres.address import PostgresAddress, parse
+from tidings.storage.postgres.connector import Connector
 from tidings.storage.postgres.pool import Connections
 from tidings.storage.postgres.schema import FORMAT, Statements, prepare
 from tidings.storage.prediction import Status, Tombstone
@@ -34,9 +34,6 @@ T = TypeVar("T")
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]
 
-TIMEOUT = 5.0
-"""Seconds for a statement, and for connecting."""
-POOL = 8
 _DEADLOCKS = 3
 """Attempts of a batch that Postgres gave up to end a deadlock: it is then known not to be written."""
 _STATUS: dict[str | None, Status | None] = {None: None} | {
@@ -46,16 +43,7 @@ _MEND = ("28", "3D", "3F", "42")
 """Classes of SQLSTATE that say what needs mending: authorization, database, schema, rights and tables."""
 _RETRY = ("08", "25", "40", "53", "55", "57", "58")
 """Those that pass: connection, read-only (a failover), rolled back, resources, locks, operator, system."""
-
-
-class _Address(NamedTuple):
-    dsn: str
-    shown: str
-    """Without the password."""
-    schema: str | None
-    pool: int
-    statement_cache_size: int
-    timeout: float
+_READ_ONLY = "{} is read-only; name the primary, or all hosts and ?target_session_attrs=read-write"
 
 
 class PostgresStore:
@@ -64,9 +52,10 @@ class PostgresStore:
     name = "postgres"
     capabilities = Capabilities()
 
-    def __init__(self, address: _Address, *, clock: Clock) -> None:
+    def __init__(self, address: PostgresAddress, *, clock: Clock) -> None:
         self._address = address
-        self._connections = Connections(self._connect, address.pool, address.timeout)
+        self._connector = Connector(address)
+        self._connections = Connections(self._connect, address.pool, address.timeout, clock)
         self._statements = Statements(address.schema)
         self._clock = clock
         self._birth: str | None = None
@@ -81,15 +70,16 @@ class PostgresStore:
         Args:
             url: `postgresql://user:password@host/database` with, after `?`, `schema` (default: the user's search
                 path), `pool` (8 connections), `timeout` (5 s a statement), `statement_cache_size` (0 behind PgBouncer's
-                transaction pooling before 1.21), and what libpq takes (`sslmode`, ...).
+                transaction pooling before 1.21), and what libpq takes (`sslmode`, several hosts, ...).
             clock: What expiry is compared with.
 
         Raises:
             StoreMisconfigured: A wrong URL, password or database, missing rights, or tables of another format.
             StoreUnavailable: It cannot be reached.
         """
-        store = cls(_parse(url), clock=clock)
+        store = cls(parse(url), clock=clock)
         try:
+            await store._run(partial(_refuse_standby, shown=store._address.shown))
             await store._run(partial(prepare, statements=store._statements))
             store._birth = await store._run(
                 lambda connection: connection.fetchval(store._statements.birth)
@@ -260,7 +250,7 @@ class PostgresStore:
     async def _connect(self) -> "Connection":
         # A database that goes takes its connections with it: what a new one leads to may be another one.
         self._doubtful = self._birth is not None
-        return await _connect(self._address)
+        return await self._connector.connect()
 
     async def _look(self, connection: "Connection") -> None:
         """Make sure that these are the tables that were opened, or that they hold again what those held."""
@@ -277,10 +267,26 @@ class PostgresStore:
             self._birth = birth
         self._doubtful = False
 
+    def _pinned(
+        self, work: "Callable[[Connection], Awaitable[T]]"
+    ) -> "Callable[[Connection], Awaitable[T]]":
+        """Within a transaction where a pooler shares connections: parsing and executing meet the same one then."""
+        return work if self._connector.statements else _in_transaction(work)
+
     async def _run(self, work: "Callable[[Connection], Awaitable[T]]") -> T:
         """Do `work` on a connection; waiting for one, connecting and each statement have the time limit."""
         try:
-            return await self._connections.run(work)
+            try:
+                return await self._connections.run(self._pinned(work))
+            except (
+                asyncpg.InvalidSQLStatementNameError,
+                asyncpg.DuplicatePreparedStatementError,
+            ):
+                # A pooler gave this statement to another connection of the server than the one that it was prepared
+                # on. It was not executed.
+                self._connector.share()
+                self._connections.drop_free()
+                return await self._connections.run(self._pinned(work))
         except Exception as error:
             if (meant := _meaning(error, self._address.shown)) is None:
                 raise
@@ -294,55 +300,19 @@ class PostgresStore:
             raise meant from error
 
 
-def _parse(url: str) -> _Address:
-    try:
-        parts = urlsplit(url)
-        parameters = dict(parse_qsl(parts.query, keep_blank_values=True))
-        schema = parameters.pop("schema", None)
-        pool = int(parameters.pop("pool", POOL))
-        cache = int(parameters.pop("statement_cache_size", 100))
-        timeout = float(parameters.pop("timeout", TIMEOUT))
-        host, port = parts.hostname or "", parts.port
-    except ValueError as error:
-        shown = url.partition("://")[0]
-        raise StoreMisconfigured(
-            f"{shown}://...: {error}; write postgresql://user:password@host:5432/name"
-        ) from None
-    if pool < 1 or timeout <= 0 or cache < 0:
-        raise StoreMisconfigured(
-            "pool, timeout and statement_cache_size of a postgresql:// URL are positive numbers"
-        )
-    dsn = urlunsplit(("postgresql", parts.netloc, parts.path, urlencode(parameters), ""))
-    shown = f"postgresql://{host or 'localhost'}{f':{port}' if port else ''}{parts.path}"
-    return _Address(dsn, shown, schema, pool, cache, timeout)
+async def _refuse_standby(connection: "Connection", shown: str) -> None:
+    if await connection.fetchval("SELECT current_setting('transaction_read_only')") == "on":
+        raise StoreUnavailable(_READ_ONLY.format(shown))
 
 
-async def _connect(address: _Address) -> "Connection":
-    milliseconds = str(int(address.timeout * 1000))
-    # Every statement reaches its rows by an index; without statistics, as in a new table, the planner may not see it.
-    settings = {
-        "application_name": "tidings",
-        "statement_timeout": milliseconds,
-        "lock_timeout": milliseconds,
-        "idle_in_transaction_session_timeout": milliseconds,
-        "enable_seqscan": "off",
-        "enable_hashjoin": "off",
-        "enable_mergejoin": "off",
-        "jit": "off",
-    }
-    try:
-        return await asyncpg.connect(
-            address.dsn,
-            timeout=address.timeout,
-            command_timeout=address.timeout,
-            statement_cache_size=address.statement_cache_size,
-            # A pooler in between refuses settings that it does not know.
-            server_settings=settings
-            if address.statement_cache_size
-            else {"application_name": "tidings"},
-        )
-    except (ValueError, ssl.SSLError) as error:
-        raise StoreMisconfigured(f"{address.shown}: {error}; mend the URL") from error
+def _in_transaction(
+    work: "Callable[[Connection], Awaitable[T]]",
+) -> "Callable[[Connection], Awaitable[T]]":
+    async def pinned(connection: "Connection") -> T:
+        async with connection.transaction():
+            return await work(connection)
+
+    return pinned
 
 
 def _meaning(error: BaseException, shown: str) -> StorageError | None:
@@ -358,6 +328,8 @@ def _meaning(error: BaseException, shown: str) -> StorageError | None:
     if isinstance(error, asyncpg.PostgresError):
         code = str(getattr(error, "sqlstate", None) or "")
         message = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if code == "25006":
+            return StoreUnavailable(_READ_ONLY.format(shown))
         if code.startswith("28"):
             return StoreMisconfigured(f"{shown} refuses the user or password: {message}")
         if code.startswith(_MEND):

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from tidings.gateway.auth.origins import canonical_origin
+from tidings.storage.errors import StoreMisconfigured
+from tidings.storage.postgres import address as postgres_address
 
 LOG_SCHEMES = ("sqlite", "kafka", "memory")
 STORE_SCHEMES = (
@@ -157,15 +159,26 @@ def store_url(url: str) -> str:
         _sqlite_path(parts, url)
         return url
     _escaped(parts, url)
+    if parts.scheme in {"postgresql", "postgres"}:
+        _taken_by(postgres_address.parse, url)
+        return url
     _port(parts, url)
     if parts.scheme in {"cloudflare-kv", "cloudflare-kv+http"}:
         if not parts.netloc or not parts.path.strip("/") or "/" in parts.path.strip("/"):
             raise ValueError(
                 f"{masked_url(url)!r} lacks a part; say {parts.scheme}://ACCOUNT/NAMESPACE"
             )
-    elif parts.scheme not in {"memory", "postgresql", "postgres"} and not parts.hostname:
+    elif parts.scheme != "memory" and not parts.hostname:
         raise ValueError(f"{masked_url(url)!r} names no host; say {parts.scheme}://host")
     return url
+
+
+def _taken_by(parse: Callable[[str], object], url: str) -> None:
+    """Refuse what the store would refuse: a check before the start and the start itself say the same."""
+    try:
+        parse(url)
+    except StoreMisconfigured as error:
+        raise ValueError(f"{masked_url(url)!r} cannot be used: {error}") from None
 
 
 def split_arm(text: str) -> tuple[str, float]:
