@@ -23,7 +23,7 @@ from tidings.gateway.auth.request_guard import RequestGuard
 from tidings.gateway.http.held_bytes import HeldBytes
 from tidings.gateway.http.problems import Handler, Problem, bad_request, forbidden, unprocessable
 from tidings.storage.clock import SYSTEM_CLOCK, Clock
-from tidings.storage.prediction import Prediction, decode, valid_id
+from tidings.storage.prediction import ABSENT, Prediction, decode, valid_id
 from tidings.storage.store import Stored, hidden
 from tidings.storage.wrappers.cache import CachedStore
 from tidings.streams.rules.decision import Applied
@@ -46,6 +46,9 @@ class Submitter(Protocol):
 
     def refusal(self, provider: str) -> str | None:
         """Why nothing can be submitted to this provider, with the remedy; None: it can."""
+
+    def order_refusal(self, provider: str, model: str, payload: Raw) -> str | None:
+        """Why this order can never be submitted to a provider; None: it can, or nobody can tell."""
 
     async def submit(self, record: Prediction) -> None:
         """Take charge of a prediction that has just been created; does not wait for the provider."""
@@ -100,7 +103,7 @@ def create_handler(
             return await carry_out(request, _order(request, permissions, fields), clock.ms())
 
     async def carry_out(request: web.Request, order: Order, now: int) -> web.StreamResponse:
-        taking_charge = _able(submitter, order.provider)
+        taking_charge = _able(submitter, order)
         there = (await store.load_fresh((order.prediction_id,))).get(order.prediction_id)
         if there is not None and not hidden(there, now):
             return _created(there, _ours(there, order))
@@ -120,14 +123,18 @@ def create_handler(
     return create
 
 
-def _able(submitter: Submitter | None, provider: str) -> Submitter:
-    """The submitter, which can submit to this provider; a problem where it cannot."""
+def _able(submitter: Submitter | None, order: Order) -> Submitter:
+    """The submitter, which can submit this order to its provider; a problem where it cannot."""
+    provider = order.provider
     name = f"TIDINGS_{provider[:64].upper().replace('-', '_')}_TOKEN"
     refusal = (
         f"Set {name} and TIDINGS_PUBLIC_URL." if submitter is None else submitter.refusal(provider)
     )
     if submitter is None or refusal is not None:
         raise Problem(422, "provider-not-configured", "Provider not configured", refusal or "")
+    model, payload = _text(order.fields, "model") or "", order.fields.get("payload", ABSENT)
+    if (unfit := submitter.order_refusal(provider, model, payload)) is not None:
+        raise unprocessable("Invalid field", f"{provider} can never take this order: {unfit}.")
     return submitter
 
 

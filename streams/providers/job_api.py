@@ -18,6 +18,8 @@ from tidings.storage.prediction import ABSENT, Status
 MAX_SEGMENT = 512
 """Characters of one part of a path: of a model's name, or of a job's id."""
 MAX_SEGMENTS = 16
+DECODINGS = 4
+"""How often a server may decode a path before it normalises it."""
 
 _control = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
@@ -182,17 +184,17 @@ def _check_segment(segment: str) -> None:
         raise ValueError(
             f"{shown} cannot be part of an address: it has a control character or `\\`"
         )
-    if _is_dots(segment):
+    if _leads_elsewhere(segment):
         raise ValueError(f"{shown} cannot be part of an address: it leads to another place")
 
 
-def _is_dots(segment: str) -> bool:
-    """Whether a server may take this for `.` or `..`: also where it decodes more than once."""
-    for _ in range(4):
-        if segment in (".", ".."):
+def _leads_elsewhere(path: str) -> bool:
+    """Whether a server may find `.` or `..` in this, also where it decodes more than once."""
+    for _ in range(DECODINGS):
+        if any(part.strip() in (".", "..") for part in re.split(r"[/\\]", path)):
             return True
-        segment = unquote(segment)
-    return segment.strip() in (".", "..")
+        path = unquote(path)
+    return False
 
 
 def is_at(url: str, base: str) -> bool:
@@ -205,8 +207,7 @@ def is_at(url: str, base: str) -> bool:
     except ValueError:
         return False
     path = own.path.rstrip("/") + "/"
-    segments = re.split(r"/|%2[fF]|%5[cC]", given.path)
-    return same_place and given.path.startswith(path) and not any(map(_is_dots, segments))
+    return same_place and given.path.startswith(path) and not _leads_elsewhere(given.path)
 
 
 _fields = msgspec.json.Decoder(dict[str, Raw])

@@ -288,7 +288,7 @@ class Reconciler:
             self.done[action.value] += 1
             if action is Action.SUBMIT:
                 assert self._submissions is not None
-                self._submissions.take(prediction_id, record.provider or "")
+                self._submissions.enqueue(prediction_id, record.provider or "", record.owner)
             elif action is Action.CANCEL:
                 known.canceled = await self._status_client.cancel(record)
                 self.failed += not known.canceled

@@ -1,4 +1,4 @@
-"""SubmissionApi predictions to their providers, never twice.
+"""Submitting predictions to their providers, never twice.
 
 1. the create is in the log, and the record shows it: whoever comes here has seen that
 2. append `submit` with an attempt id of our own
@@ -13,11 +13,11 @@ an answer: nobody calls for it again, the reconciler looks for it at the provide
 import asyncio
 import time
 import uuid
-from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
 import structlog
+from msgspec import Raw
 from msgspec.structs import replace
 
 from tidings.storage.errors import StorageError
@@ -35,13 +35,18 @@ from tidings.streams.providers.job_api import (
 from tidings.streams.providers.protocol import Provider
 from tidings.streams.submission.creation import Cancelled, CreateCall, Declined, Outcome, cancelled
 from tidings.streams.submission.event_publisher import EventPublisher, raw
+from tidings.streams.submission.fair_queue import FairQueue
 from tidings.streams.submission.reconcile_policy import Action, Timeouts, action_for
 from tidings.streams.submission.throttle import ProviderThrottle
 
 PREFIX = "AI service submission failed: "
 """How the error of a prediction begins that its provider did not take."""
 MAX_QUEUED = 10_000
-"""Submitter kept waiting per provider; the reconciler comes back to the rest."""
+"""Submissions kept waiting per provider; the reconciler comes back to the rest."""
+MAX_QUEUED_OF_ONE = 1_000
+"""Of one owner."""
+MAX_MODEL = 512
+"""Characters of a model's name."""
 LOOK_AGAIN = 30.0
 """Seconds after which the store is asked for a record whose change has not come."""
 STORE_PAUSE = 1.0
@@ -102,7 +107,7 @@ class Submitter:
         self._load, self._waiter, self._webhook_url = load, waiter, webhook_url
         self._timeouts = timeouts or Timeouts()
         self._reached = reached or (lambda _step, _prediction_id: None)
-        self._queues: dict[str, deque[str]] = {}
+        self._queues: dict[str, FairQueue] = {}
         self._known: set[str] = set()
         self._workers: dict[asyncio.Task[None], str] = {}
         self._calling: set[asyncio.Task[None]] = set()
@@ -126,19 +131,39 @@ class Submitter:
             return "Providers cannot report back: set TIDINGS_PUBLIC_URL to where they reach this service."
         return None
 
+    def order_refusal(self, provider: str, model: str, payload: Raw) -> str | None:
+        """Why an order can never be submitted to this provider; None: it can, or nobody can tell.
+
+        Args:
+            provider: To which `refusal` has no objection.
+            model: As ordered.
+            payload: Likewise; absent: `ABSENT`.
+        """
+        found = self._providers.get(provider)
+        api = submission_api_of(found) if found is not None else None
+        if len(model) > MAX_MODEL:
+            return f"a model's name has at most {MAX_MODEL} characters, not {len(model)}"
+        try:
+            if api is not None:
+                api.create(Order(model=model, payload=payload))
+        except ValueError as error:
+            return str(error)
+        return None
+
     async def submit(self, record: Prediction) -> None:
         """Take charge of a prediction that has been written down; returns without waiting for the provider."""
         if record.provider is not None and action_for(record) is Action.SUBMIT:
-            self.take(record.prediction_id, record.provider)
+            self.enqueue(record.prediction_id, record.provider, record.owner)
 
-    def take(self, prediction_id: str, provider: str) -> bool:
+    def enqueue(self, prediction_id: str, provider: str, owner: str | None = None) -> bool:
         """Queue a prediction that needs submitting; False where it is under way already, or cannot be taken."""
         if self._closing or prediction_id in self._known or self.refusal(provider) is not None:
             return False
-        queue = self._queues.setdefault(provider, deque())
-        if len(queue) >= MAX_QUEUED:
+        queue = self._queues.get(provider)
+        if queue is None:
+            queue = self._queues[provider] = FairQueue(MAX_QUEUED, MAX_QUEUED_OF_ONE)
+        if not queue.put(owner, prediction_id):
             return False
-        queue.append(prediction_id)
         self._known.add(prediction_id)
         # One that is done has seen an empty queue, and is taken out of the workers only when the loop goes round.
         working = sum(
@@ -171,9 +196,9 @@ class Submitter:
             worker.cancel()
         await asyncio.gather(*self._workers, return_exceptions=True)
 
-    async def _work(self, provider: str, queue: deque[str]) -> None:
+    async def _work(self, provider: str, queue: FairQueue) -> None:
         while queue and not self._closing:
-            prediction_id = queue.popleft()
+            prediction_id = queue.pop()
             try:
                 await self._one(prediction_id, provider)
             except (StorageError, LogError) as error:

@@ -12,6 +12,7 @@ import httpx
 import jwt
 import pytest
 import structlog
+from msgspec import Raw
 from websockets.asyncio.client import ClientConnection, connect
 
 from tests.support.conditions import eventually
@@ -49,6 +50,9 @@ class Taker:
     """Stands for a provider; takes every order."""
 
     def refusal(self, provider: str) -> str | None:
+        return None
+
+    def order_refusal(self, provider: str, model: str, payload: Raw) -> str | None:
         return None
 
     async def submit(self, record: Prediction) -> None:

@@ -171,7 +171,7 @@ async def test_three_submitters_call_once() -> None:
     async with submitters(upstream, 3) as (running, several):
         await ordered(running, *names)
         for name in names:
-            assert all(one.take(name, "replicate") for one in several)
+            assert all(one.enqueue(name, "replicate") for one in several)
         for name in names:
             await reaches(running, name, Status.PROCESSING)
         for one in several:
@@ -185,7 +185,7 @@ async def test_a_500_that_hid_a_success_is_not_repeated() -> None:
     upstream = Upstream(500)
     async with submitters(upstream, 1) as (running, (one,)):
         await ordered(running, "p1")
-        one.take("p1", "replicate")
+        one.enqueue("p1", "replicate")
         await reaches(running, "p1", Status.PROCESSING)
         assert (await running.prediction("p1")).provider_id == "r-http://t/p1"
     assert (upstream.created, upstream.listed) == (Counter({"http://t/p1": 1}), 1)
@@ -200,7 +200,7 @@ async def test_a_500_is_repeated_only_if_the_list_tells_that_it_hid_nothing() ->
     )  # the first page alone is older than the call by over five minutes
     async with submitters(upstream, 1) as (running, (one,)):
         await ordered(running, "p1")
-        one.take("p1", "replicate")
+        one.enqueue("p1", "replicate")
         await reaches(running, "p1", Status.PROCESSING)
     assert upstream.created == Counter({"http://t/p1": 1})
     assert upstream.listed < PAGES
@@ -209,7 +209,7 @@ async def test_a_500_is_repeated_only_if_the_list_tells_that_it_hid_nothing() ->
     upstream.newer, upstream.age = PAGES + 5, 60
     async with submitters(upstream, 1, Timeouts(attempt=1_000)) as (running, (one,)):
         await ordered(running, "p1")
-        one.take("p1", "replicate")
+        one.enqueue("p1", "replicate")
         await one.idle()
         record = await running.prediction("p1")
     assert (record.status, record.provider_id, one.unknown) == (Status.STARTING, None, 1)
@@ -231,7 +231,7 @@ async def test_a_cancel_after_a_500_that_hid_a_success_says_no_end() -> None:
     upstream.send = canceled_meanwhile  # type: ignore[method-assign]
     async with submitters(upstream, 1) as (running, (one,)):
         await ordered(running, "p1")
-        one.take("p1", "replicate")
+        one.enqueue("p1", "replicate")
         await reaches(running, "p1", Status.PROCESSING)
         record = await running.prediction("p1")
     assert record.provider_id == "r-http://t/p1"
@@ -244,7 +244,7 @@ async def test_no_answer_is_never_repeated() -> None:
         upstream = Upstream(reply)
         async with submitters(upstream, 1) as (running, (one,)):
             await ordered(running, "p1")
-            one.take("p1", "replicate")
+            one.enqueue("p1", "replicate")
             await one.idle()
             record = await running.prediction("p1")
         assert (record.status, record.provider_id, one.unknown) == (Status.STARTING, None, 1)
@@ -257,7 +257,7 @@ async def test_what_never_went_out_is_repeated() -> None:
     upstream = Upstream(NotSent("refused"), 429, 503)
     async with submitters(upstream, 1) as (running, (one,)):
         await ordered(running, "p1")
-        one.take("p1", "replicate")
+        one.enqueue("p1", "replicate")
         await reaches(running, "p1", Status.PROCESSING)
     assert upstream.created == Counter({"http://t/p1": 1})
 
@@ -272,7 +272,7 @@ async def test_what_is_over_is_not_submitted() -> None:
         await running.send({"providerId": "x"}, key="reported")
         await running.settled()
         for name in ("canceled", "deleted", "reported", "unheard-of"):
-            one.take(name, "replicate")
+            one.enqueue(name, "replicate")
         await one.idle()
         assert not await running.letters()
     assert not upstream.created
@@ -294,7 +294,7 @@ async def test_errors_show_no_secret() -> None:
     upstream.send = refuse  # type: ignore[method-assign]
     async with submitters(upstream, 1) as (running, (one,)):
         await ordered(running, "p1")
-        one.take("p1", "replicate")
+        one.enqueue("p1", "replicate")
         await reaches(running, "p1", Status.FAILED)
         stored = (await running.store.load(["p1"]))["p1"]
     assert decode(stored.encoded).error == "AI service submission failed: 422: bad webhook ... ..."
@@ -316,7 +316,7 @@ async def test_an_outage_of_the_store_after_the_attempt_is_waited_out(
         (one,),
     ):
         await ordered(running, "p1")
-        one.take("p1", "replicate")
+        one.enqueue("p1", "replicate")
         await reaches(running, "p1", Status.PROCESSING)
         assert one.interrupted == 0
     assert (upstream.created, outage.ended) == (Counter({"http://t/p1": 1}), 1)
@@ -337,7 +337,7 @@ async def test_after_too_long_an_outage_nothing_is_called(monkeypatch: pytest.Mo
         (one,),
     ):
         await ordered(running, "p1")
-        one.take("p1", "replicate")
+        one.enqueue("p1", "replicate")
         await one.idle()
         assert (one.interrupted, one.waiting) == (1, 0)
     assert not upstream.created
@@ -358,7 +358,7 @@ async def test_an_outage_of_the_store_between_two_calls_is_waited_out(
     upstream.send = away_after  # type: ignore[method-assign]
     async with submitters(upstream, 1, store=outage) as (running, (one,)):
         await ordered(running, "p1")
-        one.take("p1", "replicate")
+        one.enqueue("p1", "replicate")
         await reaches(running, "p1", Status.PROCESSING)
     assert (upstream.created, outage.ended) == (Counter({"http://t/p1": 1}), 1)
 
@@ -381,7 +381,7 @@ async def test_what_is_submitted_was_read_before_the_attempt() -> None:
     upstream.send = noted  # type: ignore[method-assign]
     async with submitters(upstream, 1, whole=whole) as (running, (one,)):
         await ordered(running, "p1")
-        one.take("p1", "replicate")
+        one.enqueue("p1", "replicate")
         await reaches(running, "p1", Status.PROCESSING)
     assert (asked, [body["input"] for body in bodies]) == (
         ["p1"],
@@ -394,7 +394,7 @@ async def test_nothing_is_called_after_the_time_for_an_attempt() -> None:
     upstream = Upstream(429)  # the wait after it is a second
     async with submitters(upstream, 1, Timeouts(attempt=500)) as (running, (one,)):
         await ordered(running, "p1")
-        one.take("p1", "replicate")
+        one.enqueue("p1", "replicate")
         await reaches(running, "p1", Status.FAILED)
         assert (await running.prediction("p1")).error == "AI service submission failed: 429"
     assert not upstream.created
@@ -409,7 +409,7 @@ async def test_what_is_taken_as_the_last_worker_ends_is_submitted() -> None:
         if (step, name) == (5, "p1"):
             # Scheduled in the worker's last step: it comes before whatever the worker's end schedules.
             asyncio.get_running_loop().call_soon(
-                lambda: taken.append(several[0].take("p2", "replicate"))
+                lambda: taken.append(several[0].enqueue("p2", "replicate"))
             )
 
     async with submitters(upstream, 1, limits=Limits(concurrency=1), reached=reached) as (
@@ -417,7 +417,7 @@ async def test_what_is_taken_as_the_last_worker_ends_is_submitted() -> None:
         several,
     ):
         await ordered(running, "p1", "p2")
-        several[0].take("p1", "replicate")
+        several[0].enqueue("p1", "replicate")
         await reaches(running, "p2", Status.PROCESSING)
     assert (taken, upstream.created) == ([True], Counter({"http://t/p1": 1, "http://t/p2": 1}))
 
@@ -436,7 +436,7 @@ async def test_a_refusal_that_cannot_be_read_is_one(body: bytes) -> None:
     upstream.send = refuse  # type: ignore[method-assign]
     async with submitters(upstream, 1) as (running, (one,)):
         await ordered(running, "p1")
-        one.take("p1", "replicate")
+        one.enqueue("p1", "replicate")
         await reaches(running, "p1", Status.FAILED)
         error = (await running.prediction("p1")).error
         assert isinstance(error, str)

@@ -1,8 +1,13 @@
 """Calls to RunPod, OpenAI, AssemblyAI and Gemini: what they say and how their answers are read."""
 
 import json
+import posixpath
+from urllib.parse import unquote, urlsplit
 
+import httpx
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from msgspec import Raw
 
 from tests.support.providers.bodies import SECRET, webhook
@@ -14,6 +19,8 @@ from tidings.streams.providers.job_api import (
     Origin,
     SubmissionApi,
     Unreadable,
+    address,
+    is_at,
     job_api_of,
     submission_api_of,
 )
@@ -215,3 +222,105 @@ def test_a_token_is_not_shown(name: str) -> None:
     """Printing a provider with a token shows none of it."""
     provider, api = opened(name)
     assert "tok'" not in repr(provider) + repr(api) + repr(api.create(Order(model="m")))
+
+
+BASE = "https://gateway.example/providers/here"
+segment = st.text(min_size=1, max_size=12) | st.sampled_from(
+    [
+        "..",
+        ".",
+        "%2e%2e",
+        "%252e%252e",
+        "..%2f..",
+        "x%252f..%252f..%252f..",
+        "..\\..",
+        "a/../b",
+        "//evil.example",
+        "?x",
+        "#y",
+        "@evil",
+        "a\r\nb",
+    ]
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(segment, min_size=1, max_size=5))
+def test_an_address_stays_below_its_base(segments: list[str]) -> None:
+    """Whatever the parts are, the address is refused, or lies below the base after every way of normalising it."""
+    try:
+        url = address(BASE, *segments)
+    except ValueError:
+        return
+    assert url.isascii()
+    assert url.isprintable()
+    split = urlsplit(url)
+    assert (split.scheme, split.netloc, split.query, split.fragment) == (
+        "https",
+        "gateway.example",
+        "",
+        "",
+    )
+    path = split.path
+    for _ in range(4):
+        normal = posixpath.normpath(path.replace("\\", "/"))
+        assert f"{normal}/".startswith("/providers/here/")
+        path = unquote(path)
+    assert str(httpx.URL(url).join("./")).startswith(f"{BASE}/")
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        "x/../../deployments/acme/private",
+        "../../internal/admin",
+        "..",
+        "a/%2e%2e/b",
+        "a//b",
+        "a/b\r\nHost: evil",
+        "a\\..\\b",
+        "m" * 513,
+        "/".join("a" * 20),
+    ],
+)
+@pytest.mark.parametrize("name", ["replicate", "fal", "runpod"])
+def test_a_models_name_leads_nowhere_else(name: str, model: str) -> None:
+    """A name that would lead to another place at the provider is refused before anything is sent."""
+    configured = {
+        "replicate": Configuration(secret=(SECRET,), token="tok", url=BASE),
+        "fal": Configuration(token="tok", jwks_url="https://e.com/jwks", url=BASE),
+        "runpod": Configuration(token="tok", url=BASE),
+    }
+    api = submission_api_of(open_providers({name: configured[name]})[name])
+    assert api is not None
+    try:
+        url = api.create(Order(model=model)).url
+    except ValueError:
+        return
+    # RunPod takes it for one part, Replicate for a version: neither is a path then.
+    assert "/../" not in url
+    assert url.startswith(f"{BASE}/")
+    assert name in ("runpod", "replicate")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "https://gateway.example.evil.example/providers/here/x",
+        "https://gateway.example@evil.example/providers/here/x",
+        "https://gateway.example/providers/here/../../x",
+        "https://gateway.example/providers/here/%2e%2e/%2E%2E/x",
+        "https://gateway.example/providers/here/..%2f..%2fx",
+        "https://gateway.example/providers/hereabouts/x",
+        "http://gateway.example/providers/here/x",
+        "https://gateway.example:444/providers/here/x",
+        "https://gateway.example/providers/here/x\r\nX: y",
+        "https://gateway.example/providers/here\\..\\x",
+        "//gateway.example/providers/here/x",
+        "https://[gateway.example/providers/here/x",
+    ],
+)
+def test_an_address_that_a_provider_gives_is_checked(given: str) -> None:
+    """A token goes to no address but one below the provider's base."""
+    assert not is_at(given, BASE)
+    assert is_at(f"{BASE}/v1/predictions/p1?logs=1", BASE)
