@@ -162,11 +162,16 @@ async def _try(
         OSError,
     ) as error:
         says = str(error)
+    except Exception as error:  # whatever a part does, the others are told of
+        says = f"{type(error).__name__}: {error}"
     return Finding(name, state, " ".join(says.split()), (time.perf_counter() - start) * 1000)
 
 
 async def _access(settings: Settings) -> str:
+    from tidings.config.webhook_key import check_webhook_key
+
     check_serving(settings)
+    check_webhook_key(settings)
     if short := short_secrets(settings):
         raise Warned(
             f"{', '.join(short)}: fewer than {WEBHOOK_SECRET} bytes; make a longer one: openssl rand -hex 32"
@@ -231,22 +236,14 @@ async def _providers(settings: Settings) -> str:
 
 
 async def _log(settings: Settings) -> str:
-    from tidings.streams.log.factory import open_log
+    from tidings.runtime.resources import log_of
     from tidings.streams.log.protocol import EVENTS
 
     if settings.log.startswith("memory://"):
         return "in memory: gone when the service ends"
     if settings.log.startswith("sqlite://") and (says := new_file(settings.log)) is not None:
         return says
-    log = await open_log(
-        settings.log,
-        topic_prefix=settings.topic_prefix,
-        partitions=settings.partitions,
-        retention=settings.retention,
-        epoch=settings.log_epoch,
-        max_body=settings.max_body,
-        create=False,
-    )
+    log = await log_of(settings, create=False)
     try:
         bounds = await log.bounds(EVENTS)
         kept = sum(end - first for first, end in bounds.values())
@@ -256,8 +253,9 @@ async def _log(settings: Settings) -> str:
 
 
 async def _store(settings: Settings) -> str:
-    from tidings.runtime.resources import unshared_store
+    from tidings.runtime.resources import check_stores, unshared_store
 
+    check_stores(settings)
     if (doubt := unshared_store(settings)) is not None:
         raise Warned(doubt)
     return await examined(settings, settings.store)

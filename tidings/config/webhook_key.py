@@ -25,11 +25,27 @@ def with_webhook_key(settings: Settings) -> Settings:
     try:
         key = _read(file) or _make(file)
     except OSError as error:
-        reason = error.strerror or error
-        raise SettingsError(
-            f"TIDINGS_WEBHOOK_KEY: {file} cannot be used ({reason}); mend it, or set the key"
-        ) from None
+        raise _unusable(file, error) from None
     return replace(settings, webhook_key=key)
+
+
+def check_webhook_key(settings: Settings) -> None:
+    """Raise `SettingsError` where the key in the data folder cannot be used; none is made."""
+    if not settings.webhook_key and settings.everything:
+        if settings.log.startswith("memory://"):
+            return  # it is made anew at each start
+        file = settings.data_folder / FILE
+        try:
+            _read(file)
+        except OSError as error:
+            raise _unusable(file, error) from None
+
+
+def _unusable(file: Path, error: OSError) -> SettingsError:
+    reason = error.strerror or error
+    return SettingsError(
+        f"TIDINGS_WEBHOOK_KEY: {file} cannot be used ({reason}); mend it, or set the key"
+    )
 
 
 def _read(file: Path) -> str | None:

@@ -90,9 +90,9 @@ def data_open_to_others(settings: Settings) -> list[Path]:
     ]
 
 
-async def log_of(settings: Settings) -> Log:
-    """The log; the folder of a file is made where it is missing. Raises `LogError`."""
-    if settings.log.startswith("sqlite://"):
+async def log_of(settings: Settings, *, create: bool = True) -> Log:
+    """The log; the folder of a file, and missing topics, are made unless `create` is off. Raises `LogError`."""
+    if create and settings.log.startswith("sqlite://"):
         make_folder(sqlite_path(settings.log).parent)
     longest = (
         max(settings.ttl, settings.ttl_running) if settings.ttl and settings.ttl_running else 0
@@ -106,6 +106,7 @@ async def log_of(settings: Settings) -> Log:
         epoch=settings.log_epoch,
         # A change holds a whole record; if the log did not take it, its partition would stand still.
         max_body=max(settings.max_body, settings.record_max),
+        create=create,
     )
 
 
@@ -140,20 +141,25 @@ async def composed_store_of(settings: Settings) -> PredictionStore:
         SettingsError: What is asked for does not go together.
         StorageError: One of them cannot be opened.
     """
-    url, split = settings.store, _split_of(settings)
+    check_stores(settings)
+    return await open_composed(
+        settings.store,
+        split=settings.split_arm,
+        fallback=settings.store_fallback,
+        options=lambda one: _credentials(settings, one),
+    )
+
+
+def check_stores(settings: Settings) -> None:
+    """Raise `SettingsError` where the stores of the settings do not go together."""
+    split = _split_of(settings)
     if settings.store_fallback is not None and settings.store_fallback in (
-        url,
-        split[0] if split else url,
+        settings.store,
+        split[0] if split else settings.store,
     ):
         raise SettingsError(
             "TIDINGS_STORE_FALLBACK: is the store itself, and is away when it is; name another one"
         )
-    return await open_composed(
-        url,
-        split=split,
-        fallback=settings.store_fallback,
-        options=lambda one: _credentials(settings, one),
-    )
 
 
 def _split_of(settings: Settings) -> tuple[str, float] | None:
@@ -251,6 +257,18 @@ async def claim(
     return StorePolicy(identity, settings.strict, settings.record_max)
 
 
+async def claim_to_serve(log: Log, store: PredictionStore, settings: Settings) -> StorePolicy:
+    """Everything that must hold of a log and a store before they are served; the doctor asks here too.
+
+    Raises:
+        SettingsError, StorageError, LogError: It does not; one line says what to mend.
+    """
+    policy = await claim(log, store, settings)
+    if "processor" in settings.roles and projecting(store) is None:
+        await _check_filled(log, store, settings)
+    return policy
+
+
 async def _check_filled(log: Log, store: PredictionStore, settings: Settings) -> None:
     """A processor of its own does not begin in the middle; where one process does all, it serves what comes, and says so.
 
@@ -277,9 +295,7 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
         stack.push_async_callback(log.close)
         store = await composed_store_of(settings)
         stack.push_async_callback(store.close)
-        policy = await claim(log, store, settings)
-        if "processor" in settings.roles and projecting(store) is None:
-            await _check_filled(log, store, settings)
+        policy = await claim_to_serve(log, store, settings)
         if isinstance(store, FallbackStore):
             await claim(log, store.fallback, settings, "store_fallback")
         yield Resources(

@@ -63,7 +63,7 @@ async def examined(settings: Settings, url: str) -> str:
         if store.capabilities.lists and store.capabilities.compare_and_set:
             used |= bool((await store.list(Query(limit=1))).items)
         if used:
-            facts["log"] = await _owner(settings, store)
+            facts["log"] = await _owner(settings, store, url)
         facts["records"] = f"up to {_ranges(positions)}" if used else "none yet"
         says = f"{store.name}: " + "; ".join(f"{name} {value}" for name, value in facts.items())
         if trouble := _trouble(facts):
@@ -86,9 +86,9 @@ def _ranges(positions: dict[int, int]) -> str:
     )
 
 
-async def _owner(settings: Settings, store: Any) -> str:
+async def _owner(settings: Settings, store: Any, url: str) -> str:
     """Whose log the store belongs to; raises StoreOwned where it is not the one of the settings."""
-    from tidings.runtime.resources import claim
+    from tidings.runtime.resources import claim, claim_to_serve
     from tidings.storage.store import Ownership
     from tidings.streams.log.protocol import LogError
 
@@ -96,7 +96,8 @@ async def _owner(settings: Settings, store: Any) -> str:
     try:
         log = await _opened_log(settings)
         if log is not None:
-            policy = await claim(log, store, settings)
+            of_the_service = url == settings.store
+            policy = await (claim_to_serve if of_the_service else claim)(log, store, settings)
             return f"{policy.log}, the one of these settings"
     except LogError as error:
         # The log says so in its own line; the store is judged by what it says itself.
@@ -111,21 +112,13 @@ async def _owner(settings: Settings, store: Any) -> str:
 
 
 async def _opened_log(settings: Settings) -> Any:
-    from tidings.streams.log.factory import open_log
+    from tidings.runtime.resources import log_of
 
     if settings.log.startswith("memory://"):
         return None
     if settings.log.startswith("sqlite://") and not sqlite_path(settings.log).exists():
         return None
-    return await open_log(
-        settings.log,
-        topic_prefix=settings.topic_prefix,
-        partitions=settings.partitions,
-        retention=settings.retention,
-        epoch=settings.log_epoch,
-        max_body=settings.max_body,
-        create=False,
-    )
+    return await log_of(settings, create=False)
 
 
 def _trouble(facts: dict[str, str]) -> str:
