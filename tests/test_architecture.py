@@ -17,6 +17,7 @@ PURE = (
     "storage/prediction.py",
     "storage/redaction.py",
     "streams/rules/*.py",
+    "streams/processing/cloud_events.py",
     "streams/processing/decoder.py",
     "streams/changes/codec.py",
     "streams/archive/ssrf.py",

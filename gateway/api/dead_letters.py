@@ -101,10 +101,9 @@ class DeadLetters:
 def _wanted(
     reason: str | None, prediction: str | None, positions: frozenset[str] | None
 ) -> Callable[[DeadLetter], bool]:
-    key = None if prediction is None else prediction.encode("utf-8", "replace")
     return lambda letter: (
         reason in (None, letter.code)
-        and key in (None, letter.key)
+        and prediction in (None, letter.prediction_id)
         and (positions is None or str(letter.position) in positions)
     )
 
@@ -127,7 +126,7 @@ def _shown(letter: DeadLetter) -> dict[str, Any]:
         "at": letter.at,
         "timestamp": letter.timestamp,
         "attempt": letter.attempt,
-        "predictionId": None if letter.key is None else letter.key.decode("utf-8", "replace"),
+        "predictionId": letter.prediction_id,
         "headers": [
             [name, redact(content.decode("utf-8", "replace"))] for name, content in letter.headers
         ],

@@ -105,7 +105,8 @@ def parse(record: Record) -> Change | None:
             elif name == "x":
                 expires_at = int(value)
             elif name == "traceparent":
-                traceparent = value.decode()
+                # Older processors carried on whatever a sender had written: it must hide no change.
+                traceparent = value.decode("ascii", "replace") if value else None
             elif name == "u":
                 deleted_at = int(value)
         if not version:

@@ -67,7 +67,7 @@ class ConsumerLoop:
         self._committer: asyncio.Task[None] | None = None
         self._again = False
         self._committed_at = 0.0
-        self._held = False
+        self._holders: set[str] = set()
 
     @property
     def generation(self) -> int:
@@ -113,11 +113,12 @@ class ConsumerLoop:
         )
         return True
 
-    def hold(self, hold: bool) -> None:
-        """Let `fetch` return nothing while this many are under way, or go on; it keeps the membership either way."""
-        if hold is not self._held:
-            self._held = hold
-            if hold:
+    def hold(self, hold: bool, reason: str = "") -> None:
+        """Let `fetch` return nothing for this reason, or no longer for it; it keeps the membership either way."""
+        was = bool(self._holders)
+        (self._holders.add if hold else self._holders.discard)(reason)
+        if bool(self._holders) is not was:
+            if self._holders:
                 self.consumer.pause()
             else:
                 self.consumer.resume()

@@ -9,12 +9,16 @@ from msgspec import Struct
 from tidings.storage.prediction import Standing, encode
 from tidings.storage.store import Stored, Write
 from tidings.streams.changes.codec import announcement
+from tidings.streams.log.headers import PROVIDER_HEADER
 from tidings.streams.log.protocol import NewRecord, Position, Record
-from tidings.streams.processing.decoder import decode_event
+from tidings.streams.processing.decoder import decode_event, name_prediction
 from tidings.streams.providers.protocol import Provider
 from tidings.streams.rules.event import Event, OtherResource, Poison
 from tidings.streams.rules.large_fields import FIELD_MAX, note, path, settle
 from tidings.streams.rules.reducer import Expiry, Reduction, StorePolicy, reduce
+
+_NAMES, _NAME = 20, 64
+"""Unknown fields of one event that are counted by name, and characters of a name."""
 
 _PLENTY, _MARGIN = 4, 4096
 """An event makes a record larger by at most this many times its own bytes (the body itself, the fields taken from it,
@@ -27,6 +31,8 @@ class SetAside(Struct, frozen=True, gc=False):
     record: Record
     code: str
     reason: str
+    prediction_id: str | None = None
+    """Whose it is, where the record's key does not say."""
 
 
 class BatchEntry:
@@ -235,7 +241,8 @@ class BatchInFlight:
             try:
                 event = decode_event(record, providers)
             except Poison as poison:
-                self.poison.append(SetAside(record, poison.code, str(poison)))
+                named = None if record.key else name_prediction(record, providers)
+                self.poison.append(SetAside(record, poison.code, str(poison), named))
                 continue
             except OtherResource as other:
                 self.other_resources[other.provider, other.kind] += 1
@@ -252,7 +259,12 @@ class BatchInFlight:
         entry.add(event, record)
         if len(record.value or b"") > FIELD_MAX and (contents := settle(event)):
             entry.contents |= contents
-        self.unknown_fields += event.unknown
+        if event.unknown:
+            self.unknown_fields += len(event.unknown)
+            # A webhook's event says whose it is; of others the source is whatever the sender wrote.
+            webhook = any(name == PROVIDER_HEADER for name, _ in record.headers)
+            for name in event.unknown[:_NAMES]:
+                self.left_out[(event.source or "") if webhook else "", name[:_NAME]] += 1
         for name in event.left_out:
             self.left_out[event.source or "", name] += 1
 

@@ -10,12 +10,14 @@ from hashlib import sha256
 import msgspec
 from msgspec import Struct
 
+from tidings.storage.prediction import MAX_ID_BYTES
 from tidings.streams.log.headers import (
     ATTEMPT,
     ERROR,
     MESSAGE,
     OFFSET,
     PARTITION,
+    PREDICTION,
     TIMESTAMP,
     TOPIC,
     TRUNCATED,
@@ -31,7 +33,7 @@ from tidings.streams.log.protocol import (
 )
 from tidings.streams.log.read_until_end import read_until_end
 
-OWN_HEADERS = frozenset({ERROR, MESSAGE, TOPIC, PARTITION, OFFSET, TIMESTAMP})
+OWN_HEADERS = frozenset({ERROR, MESSAGE, TOPIC, PARTITION, OFFSET, TIMESTAMP, PREDICTION})
 
 MESSAGE_MAX = 1000
 EVIDENCE = 65_536
@@ -50,7 +52,9 @@ Name = tuple[str, Position]
 # ---- writing ----
 
 
-def dead_letter(record: Record, code: str, message: str) -> NewRecord:
+def dead_letter(
+    record: Record, code: str, message: str, prediction_id: str | None = None
+) -> NewRecord:
     """The record for the dead-letter topic: key, value and headers as they came, and why it lies there."""
     attempt = attempts(record) + 1
     headers = [
@@ -67,6 +71,8 @@ def dead_letter(record: Record, code: str, message: str) -> NewRecord:
         (TIMESTAMP, b"%d" % record.timestamp),
         (ATTEMPT, b"%d" % attempt),
     ]
+    if prediction_id is not None:
+        headers.append((PREDICTION, prediction_id[:MAX_ID_BYTES].encode("utf-8", "replace")))
     return NewRecord(record.key, record.value, headers, record.partition)
 
 
@@ -131,6 +137,13 @@ class DeadLetter(Struct, frozen=True, gc=False):
     """As they came, without those that say why it lies here."""
     truncated: int | None = None
     """How many bytes its value had, where only the beginning was kept."""
+    named: str | None = None
+    """The prediction that its body names, where its key does not."""
+
+    @property
+    def prediction_id(self) -> str | None:
+        """The prediction that it is about, as far as anything in it says."""
+        return self.key.decode("utf-8", "replace") if self.key else self.named
 
 
 def parse_dead_letter(record: Record) -> DeadLetter | None:
@@ -153,6 +166,7 @@ def parse_dead_letter(record: Record) -> DeadLetter | None:
             value=record.value,
             headers=[(name, value) for name, value in record.headers if name not in own],
             truncated=int(own[TRUNCATED]) if TRUNCATED in own else None,
+            named=own[PREDICTION].decode("utf-8", "replace") if PREDICTION in own else None,
         )
     except (KeyError, ValueError, TypeError, AttributeError):
         return None

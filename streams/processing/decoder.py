@@ -14,13 +14,12 @@ Pure. What can never be applied raises `Poison` with a code:
 | `translation-failed` | the provider's mapping has a fault |
 """
 
-import base64
-import binascii
+import re
+from codecs import BOM_UTF8
 from collections.abc import Mapping
-from datetime import datetime
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import Raw, Struct, field
 from msgspec.structs import force_setattr
 
 from tidings.storage.prediction import ABSENT, Status, valid_id
@@ -32,11 +31,26 @@ from tidings.streams.log.headers import (
     UNREADABLE_HEADER,
 )
 from tidings.streams.log.protocol import Record
+from tidings.streams.processing.cloud_events import (
+    CloudEvent,
+    from_headers,
+    from_value,
+    milliseconds,
+)
+from tidings.streams.providers.payload import Reader
 from tidings.streams.providers.protocol import Provider, Webhook
 from tidings.streams.providers.translation import translate
-from tidings.streams.rules.event import LARGEST, LATEST, Archive, Event, EventType, Poison
+from tidings.streams.rules.event import (
+    LARGEST,
+    LATEST,
+    Archive,
+    Event,
+    EventType,
+    OtherResource,
+    Poison,
+)
 from tidings.streams.rules.fields import FIELDS, JSON_NAMES
-from tidings.streams.support.json_text import nested_over
+from tidings.streams.support.json_text import nested_over, repaired
 
 MAX_DEPTH = 200
 """Levels of nested JSON. The decoder's own limit depends on the stack it is called from, and would make a record
@@ -45,14 +59,21 @@ readable in one place and poison in another."""
 EARLIEST = 10**12
 """In ms: September 2001. A smaller time was given in seconds."""
 
+FRAME = 5
+"""Bytes before a value or key in the framing of Confluent's and others' schema registries: a zero, and the schema's number."""
+
+_ODD_BEGINNINGS = frozenset({b"\0", b"\xef"})
+"""First bytes of a schema registry's frame and of a byte-order mark; no JSON begins with one."""
+_trace = re.compile(rb"[\x21-\x7e]{1,128}")
+
 _REPORT = EventType.REPORT
 _TYPES = frozenset(kind.value for kind in EventType)
 _STATUSES = frozenset(status.value for status in Status)
 _event = msgspec.json.Decoder(Event)
 _object = msgspec.json.Decoder(dict[str, Raw])
-_TYPED_JSON = tuple(field for field in FIELDS if field.begins)
+_TYPED_JSON = tuple(one for one in FIELDS if one.begins)
 _KNOWN = frozenset(
-    field.encode_name for field in msgspec.structs.fields(Event) if "/" not in field.encode_name
+    one.encode_name for one in msgspec.structs.fields(Event) if "/" not in one.encode_name
 )
 
 
@@ -61,23 +82,20 @@ def decode_event(record: Record, providers: Mapping[str, Provider]) -> Event:
 
     Raises:
         Poison: It can never be applied; the code says why.
-        OtherResource: A webhook about something else than a prediction.
+        OtherResource: A webhook about something else than a prediction, or a tombstone: to be counted by name.
     """
     value = record.value
     if not value:
-        if (reason := dict(record.headers or ()).get(UNREADABLE_HEADER)) is not None:
-            raise Poison(
-                "encoding", f"{reason.decode(errors='replace')}; send names of headers in UTF-8"
-            )
-        raise Poison("not-json", "the record is empty; an event is a JSON object")
+        raise _no_value(record)
     headers = _headers(record) if record.headers else {}
     if PROVIDER_HEADER in headers:
         return _complete(_webhook(record, headers, providers), record, headers)
-    _check_text(value)
+    value = _text_of(value)
     if headers and ("ce_id" in headers or any(name.startswith("ce_") for name in headers)):
-        event = _cloudevent_binary(value, headers)
+        event = _from_cloudevent(from_headers(headers), value)
     elif headers.get("content-type", b"").lower().startswith(b"application/cloudevents+json"):
-        event = _cloudevent_structured(value)
+        envelope, data = from_value(value)
+        event = _from_cloudevent(envelope, _text_of(data))
     else:
         event = _decode(value)
     return _complete(event, record, headers)
@@ -88,6 +106,36 @@ def _headers(record: Record) -> dict[str, bytes]:
     for name, value in record.headers:
         headers.setdefault(name.lower(), value or b"")  # Kafka's may be null
     return headers
+
+
+def _no_value(record: Record) -> ValueError:
+    if (reason := dict(record.headers or ()).get(UNREADABLE_HEADER)) is not None:
+        return Poison(
+            "encoding", f"{reason.decode(errors='replace')}; send names of headers in UTF-8"
+        )
+    if record.value is None:
+        # Tools that compact or erase topics write tombstones: well-formed, and about no prediction's state.
+        return OtherResource("", "tombstone")
+    return Poison("not-json", "the record is empty; an event is a JSON object")
+
+
+def _unframed(data: bytes) -> bytes:
+    """What a serializer for a schema registry has framed, without the frame."""
+    return data[FRAME:] if data[:1] == b"\0" and len(data) > FRAME else data
+
+
+def _text_of(value: bytes) -> bytes:
+    """The value as UTF-8 text: without a byte-order mark, and without a schema registry's frame."""
+    if value[:1] in _ODD_BEGINNINGS:
+        framed = value[:1] == b"\0"
+        value = _unframed(value).removeprefix(BOM_UTF8)
+        if framed and value.lstrip()[:1] != b"{":
+            raise Poison(
+                "not-json",
+                "the value is framed for a schema registry and is no JSON (Avro or Protobuf); produce JSON",
+            )
+    _check_text(value)
+    return value
 
 
 def _check_text(value: bytes) -> None:
@@ -120,7 +168,7 @@ def _complete(event: Event, record: Record, headers: Mapping[str, bytes]) -> Eve
     force_setattr(event, "at", at if at < timestamp else timestamp)
     force_setattr(event, "recorded_at", timestamp)
     if headers and PROVIDER_HEADER not in headers:
-        force_setattr(event, "traceparent", headers.get(TRACE_HEADER))
+        force_setattr(event, "traceparent", _traceparent(headers))
         force_setattr(event, "archive", _archive(headers))
     if event.tags or event.model is not None or event.owner is not None:
         _check_names(event)
@@ -133,7 +181,7 @@ def _settle_id(event: Event, key: bytes | None) -> None:
     prediction_id = event.prediction_id
     if key:
         try:
-            named = key.decode()
+            named = _unframed(key).decode()
         except UnicodeDecodeError:
             raise Poison(
                 "bad-id", "the record's key is not UTF-8; the key is the prediction's id"
@@ -179,6 +227,15 @@ def _check_type(event: Event) -> None:
             )
 
 
+def _traceparent(headers: Mapping[str, bytes]) -> bytes | None:
+    """The trace to go on with; one that is no visible ASCII goes no further than here.
+
+    It is carried on in the change, where every gateway reads it: a sender must not be able to write anything there.
+    """
+    given = headers.get(TRACE_HEADER)
+    return given if given and _trace.fullmatch(given) else None
+
+
 def _archive(headers: Mapping[str, bytes]) -> Archive:
     stamp = headers.get(ARCHIVE_HEADER)
     if stamp is None:
@@ -200,14 +257,17 @@ def _decode(value: bytes) -> Event:
     except msgspec.ValidationError:
         event = _decode_leniently(value)
     except (msgspec.DecodeError, RecursionError) as error:
+        # Other languages write NaN, half a surrogate pair, or a line break in a string.
+        if (mended := repaired(value)) != value:
+            return _decode(mended)
         raise Poison("not-json", f"{error}; an event is a JSON object") from None
     if b"null" in value:
         _drop_nulls(event)
-    for field in _TYPED_JSON:
-        raw: Raw = getattr(event, field.name)
-        if raw and bytes(raw)[:1] != field.begins:
-            kind = "object" if field.begins == b"{" else "array"
-            raise Poison("wrong-type", f"Expected `{kind}` - at `$.{field.wire}`")
+    for one in _TYPED_JSON:
+        raw: Raw = getattr(event, one.name)
+        if raw and bytes(raw)[:1] != one.begins:
+            kind = "object" if one.begins == b"{" else "array"
+            raise Poison("wrong-type", f"Expected `{kind}` - at `$.{one.wire}`")
     return event
 
 
@@ -219,11 +279,13 @@ def _decode_leniently(value: bytes) -> Event:
     try:
         fields = _object.decode(value)
     except (msgspec.DecodeError, RecursionError):
+        if (mended := repaired(value)) != value:
+            return _decode_leniently(mended)
         raise Poison("not-json", "not a JSON object; an event is a JSON object") from None
     known = {
         n: v for n, v in fields.items() if n in _KNOWN and (n == "replace" or bytes(v) != b"null")
     }
-    unknown = sum(1 for name in fields if name not in _KNOWN)
+    unknown = tuple(name for name in fields if name not in _KNOWN)
     try:
         event = _event.decode(msgspec.json.encode(known))
     except msgspec.ValidationError as error:
@@ -248,67 +310,7 @@ def _drop_nulls(event: Event) -> None:
             force_setattr(event, name, ABSENT)
 
 
-# ---- CloudEvents 1.0 ----
-
-
-class _CloudEvent(Struct, gc=False):
-    specversion: str
-    id: str
-    source: str
-    type: str
-    time: str | None = None
-    subject: str | None = None
-    data: Raw = ABSENT
-    data_base64: str | None = None
-
-
-_cloudevent = msgspec.json.Decoder(_CloudEvent)
-
-
-def _cloudevent_binary(value: bytes, headers: Mapping[str, bytes]) -> Event:
-    attributes: dict[str, str] = {}
-    for name, raw in headers.items():
-        if name.startswith("ce_"):
-            try:
-                attributes[name[3:]] = raw.decode()
-            except UnicodeDecodeError:
-                raise Poison("encoding", f"header {name} is not UTF-8") from None
-    missing = [f"ce_{name}" for name in ("id", "source", "type") if not attributes.get(name)]
-    if missing:
-        raise Poison("bad-cloudevent", f"a CloudEvent needs {', '.join(missing)}")
-    envelope = _CloudEvent(
-        attributes.get("specversion", "1.0"),
-        attributes["id"],
-        attributes["source"],
-        attributes["type"],
-        attributes.get("time"),
-        attributes.get("subject"),
-    )
-    return _from_cloudevent(envelope, value)
-
-
-def _cloudevent_structured(value: bytes) -> Event:
-    try:
-        envelope = _cloudevent.decode(value)
-    except msgspec.ValidationError as error:
-        raise Poison(
-            "bad-cloudevent", f"{error}; a CloudEvent needs specversion, id, source and type"
-        ) from None
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise Poison("not-json", f"{error}; a structured CloudEvent is a JSON object") from None
-    if not (envelope.id and envelope.source and envelope.type):
-        raise Poison("bad-cloudevent", "a CloudEvent's id, source and type must not be empty")
-    if envelope.data_base64 is not None:
-        try:
-            data = base64.b64decode(envelope.data_base64, validate=True)
-        except binascii.Error:
-            raise Poison("bad-cloudevent", "data_base64 is not base64") from None
-        _check_text(data)
-        return _from_cloudevent(envelope, data)
-    return _from_cloudevent(envelope, bytes(envelope.data) if envelope.data else b"{}")
-
-
-def _from_cloudevent(envelope: _CloudEvent, data: bytes) -> Event:
+def _from_cloudevent(envelope: CloudEvent, data: bytes) -> Event:
     if envelope.specversion != "1.0":
         raise Poison(
             "bad-cloudevent", f"specversion {envelope.specversion!r} is not known; send 1.0"
@@ -319,7 +321,7 @@ def _from_cloudevent(envelope: _CloudEvent, data: bytes) -> Event:
     if event.source is None:
         force_setattr(event, "source", envelope.source)
     if event.at == 0 and envelope.time is not None:
-        force_setattr(event, "at", _milliseconds(envelope.time))
+        force_setattr(event, "at", milliseconds(envelope.time))
     if envelope.subject:
         if event.prediction_id and event.prediction_id != envelope.subject:
             raise Poison(
@@ -333,16 +335,6 @@ def _from_cloudevent(envelope: _CloudEvent, data: bytes) -> Event:
     if event.status is None and last in _STATUSES:
         force_setattr(event, "status", Status(last))
     return event
-
-
-def _milliseconds(text: str) -> int:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise Poison("bad-time", f"time {text[:40]!r} is not RFC 3339") from None
-    if moment.tzinfo is None:
-        raise Poison("bad-time", f"time {text[:40]!r} has no time zone; RFC 3339 requires one")
-    return int(moment.timestamp() * 1000)
 
 
 # ---- webhooks ----
@@ -369,6 +361,40 @@ def _webhook(
         record.timestamp,
         delivery,
         _archive(headers),
-        headers.get(TRACE_HEADER),
+        _traceparent(headers),
     )
     return translate(provider, webhook)
+
+
+# ---- whose it is, however unfit the rest ----
+
+
+class _Named(Struct, gc=False):
+    prediction_id: str | None = field(default=None, name="predictionId")
+    subject: str | None = None
+    """Of a structured CloudEvent."""
+    data: Raw = ABSENT
+
+
+_named = Reader(_Named)
+
+
+def name_prediction(record: Record, providers: Mapping[str, Provider]) -> str | None:
+    """The prediction that a record is about, as far as its key, its headers or its body say; for a dead letter."""
+    if record.key:
+        return _unframed(record.key).decode("utf-8", "replace")
+    headers = _headers(record) if record.headers else {}
+    value = record.value or b""
+    if (name := headers.get(PROVIDER_HEADER)) is not None:
+        provider = providers.get(name.decode("utf-8", "replace"))
+        try:
+            return provider.prediction_id(value) if provider is not None else None
+        except Exception:  # a fault in the mapping may be why it is a dead letter
+            return None
+    if subject := headers.get("ce_subject"):
+        return subject.decode("utf-8", "replace")
+    found = _named.peek(_unframed(value))
+    if found is None:
+        return None
+    inner = _named.peek(bytes(found.data)) if found.data else None
+    return found.prediction_id or found.subject or (inner.prediction_id if inner else None)

@@ -91,7 +91,7 @@ class Outages:
     def _pause(self, loop: ConsumerLoop, reason: str) -> None:
         self.waiting += 1
         if self.waiting == 1:
-            loop.hold(True)
+            loop.hold(True, "outage")
             self._statistics.pauses += 1
             logger.warning("processor.paused", error=reason)
 
@@ -100,5 +100,5 @@ class Outages:
         if not self.waiting:
             assert self.loop is not None
             self.obstacle = None
-            self.loop.hold(False)
+            self.loop.hold(False, "outage")
             logger.info("processor.resumed")

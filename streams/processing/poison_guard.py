@@ -1,25 +1,33 @@
-"""Stops processing where nearly all of a minute's records are poison. Pure.
+"""Holds the processor back where nearly all of a minute's records are poison. Pure.
 
-Then the topic or a release is wrong, not the records, and going on would move everything to the dead letters.
+Then the topic or a release is wrong, not the records, and going on would move everything to the dead letters. From time to
+time a few records are let through: where they are none, it closes by itself, so nobody has to restart anything.
 """
 
 from collections import deque
 from collections.abc import Mapping
 
-CONTRADICTIONS = frozenset({"contradiction", "owner", "provider-id", "strict"})
-"""Codes of dead letters that contradict what stands. Providers race with themselves: these do not count as poison."""
+WELL_FORMED = frozenset(
+    {"contradiction", "owner", "provider-id", "strict", "record-too-large", "refused", "crash"}
+)
+"""Codes of dead letters that are no poison: providers race with themselves, a store or a process takes no more, and one
+sender of such records must not stop everybody's."""
 
 WINDOW = 60.0
 """Seconds looked back on."""
 SHARE = 0.95
-"""Of the records in the window, for the breaker to open."""
+"""Of the records in the window, for the guard to hold back."""
 FEWEST = 100
 """Records in the window; fewer say nothing."""
+PROBE = 20
+"""Records let through to see whether the flood is over."""
+RETRY, RETRY_MOST = 15.0, 300.0
+"""Seconds before the first probe, doubled with each that finds poison."""
 
 
 def poison(dead_letters: Mapping[str, int]) -> int:
     """How many of the dead letters (by code) count as poison."""
-    return sum(count for code, count in dead_letters.items() if code not in CONTRADICTIONS)
+    return sum(count for code, count in dead_letters.items() if code not in WELL_FORMED)
 
 
 class PoisonGuard:
@@ -30,25 +38,58 @@ class PoisonGuard:
         self._share = share
         self._fewest = fewest
         self._seen: deque[tuple[float, int, int]] = deque([(float("-inf"), 0, 0)])
+        self._wait = RETRY
+        self._probe_at = 0.0
+        self._probed_from: tuple[int, int] | None = None
+        """The counters as a probe began; None: none is under way."""
         self.reason: str | None = None
-        """Why it is open; None: it is closed."""
+        """Why it holds back; None: it does not."""
+
+    @property
+    def holding(self) -> bool:
+        """Whether nothing may be taken at the moment."""
+        return self.reason is not None and self._probed_from is None
+
+    @property
+    def most(self) -> int | None:
+        """How many records may be taken at once; None: as many as there are."""
+        return PROBE if self._probed_from is not None else None
 
     def note(self, now: float, records: int, poisoned: int) -> bool:
-        """Take the counters as they are now; returns whether the breaker is open.
+        """Take the counters as they are now; returns whether nothing may be taken.
 
         Args:
             now: When.
             records: Processed since the start.
             poisoned: Of these the ones that were poison.
         """
+        if self.reason is not None:
+            self._probe(now, records, poisoned)
+            return self.holding
         seen = self._seen
         seen.append((now, records, poisoned))
         while len(seen) > 1 and seen[1][0] <= now - self._window:
             seen.popleft()
         read, bad = records - seen[0][1], poisoned - seen[0][2]
-        if self.reason is None and read >= self._fewest and bad >= self._share * read:
+        if read >= self._fewest and bad >= self._share * read:
+            self._wait, self._probe_at = RETRY, now + RETRY
             self.reason = (
                 f"{bad} of the last minute's {read} records were poison; look at tidings dead-letters list, mend what "
-                "sends them, restart, then redrive (--no-breaker goes on in spite of it)"
+                "sends them, then redrive; a few records are tried from time to time (--no-breaker goes on in spite "
+                "of it)"
             )
-        return self.reason is not None
+        return self.holding
+
+    def _probe(self, now: float, records: int, poisoned: int) -> None:
+        if self._probed_from is None:
+            if now >= self._probe_at:
+                self._probed_from = (records, poisoned)
+            return
+        read, bad = records - self._probed_from[0], poisoned - self._probed_from[1]
+        if bad < self._share * read:  # one good record says that it is no longer everything
+            self.reason = self._probed_from = None
+            self._seen = deque([(now, records, poisoned)])
+        elif read >= PROBE:
+            self._probed_from = None
+            self._wait = min(self._wait * 2, RETRY_MOST)
+            self._probe_at = now + self._wait

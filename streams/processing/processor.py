@@ -24,7 +24,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from time import perf_counter
+from time import monotonic, perf_counter
 
 import structlog
 
@@ -44,6 +44,7 @@ from tidings.streams.log.protocol import (
 from tidings.streams.processing.batch import BatchEntry, BatchInFlight, SetAside, set_aside
 from tidings.streams.processing.dead_letters import append_all, dead_letter
 from tidings.streams.processing.outages import Abandoned, Outages
+from tidings.streams.processing.poison_guard import PoisonGuard, poison
 from tidings.streams.processing.statistics import Statistics
 from tidings.streams.providers.protocol import Provider
 from tidings.streams.rules.reducer import Expiry, StorePolicy
@@ -78,6 +79,7 @@ class Processor:
         assigned: Called with the partitions at each assignment, before any of their events is judged.
         done: Called with the records of each batch once what they changed is announced.
         reached: Called with each step as it ends, for those who want to see inside.
+        guard: Holds it back while nearly everything is poison; None: it goes on whatever comes.
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class Processor:
         assigned: Callable[[frozenset[int]], Awaitable[None]] | None = None,
         done: Callable[[Sequence[Record]], None] | None = None,
         reached: Callable[[Step], None] | None = None,
+        guard: PoisonGuard | None = None,
     ) -> None:
         self._log = log
         self._store = store
@@ -104,6 +107,7 @@ class Processor:
         self._assigned = assigned
         self._done = done
         self._reached = reached
+        self.guard = guard
         # A store with a cache says what it is sure of, and what the store behind it has now.
         self._load = getattr(store, "load_certain", None) or store.load
         self._load_fresh = getattr(store, "load_fresh", None) or store.load
@@ -149,6 +153,8 @@ class Processor:
         try:
             while not self._stopping.is_set():
                 try:
+                    if self.guard is not None:
+                        limit = min(limit, self._heed(self.guard, loop) or limit)
                     records = await self._take(loop, limit)  # 1
                     if self._stopping.is_set():
                         break  # whoever comes next reads these again
@@ -175,6 +181,16 @@ class Processor:
                     task.cancel()
                     await asyncio.gather(task, return_exceptions=True)
             await loop.close()
+
+    def _heed(self, guard: PoisonGuard, loop: ConsumerLoop) -> int | None:
+        """Take nothing while the guard says so; returns how many records it lets through, None: all."""
+        reason, counts = guard.reason, self.statistics
+        loop.hold(guard.note(monotonic(), counts.records, poison(counts.dead_letters)), "poison")
+        if guard.reason is not None and reason is None:
+            logger.error("processor.stopped_by_breaker", reason=guard.reason)
+        elif guard.reason is None and reason is not None:
+            logger.info("processor.breaker_closed")
+        return guard.most
 
     # ---- 1: take and decode ----
 
@@ -242,23 +258,27 @@ class Processor:
         new = [s for s in records if (s.record.partition, s.record.offset) not in batch.kept]
         if not new:
             return
-        letters = [self._dead_letter(s.record, s.code, s.reason) for s in new]
+        letters = [self._dead_letter(s) for s in new]
         await append_all(
             lambda some: self._retry(lambda: self._log.append(DEAD_LETTERS, some)), letters
         )
         batch.kept.update((s.record.partition, s.record.offset) for s in new)
 
-    def _dead_letter(self, record: Record, code: str, reason: str) -> NewRecord:
-        self.statistics.dead_letters[code] = self.statistics.dead_letters.get(code, 0) + 1
+    def _dead_letter(self, one: SetAside) -> NewRecord:
+        record, counts = one.record, self.statistics.dead_letters
+        counts[one.code] = counts.get(one.code, 0) + 1
+        about = fields_of(record)
+        if one.prediction_id is not None:
+            about["prediction"] = one.prediction_id
         logger.warning(
             "processor.dead_letter",
-            code=code,
-            reason=reason[:200],
+            code=one.code,
+            reason=one.reason[:200],
             partition=record.partition,
             offset=record.offset,
-            **fields_of(record),
+            **about,
         )
-        return dead_letter(record, code, reason)
+        return dead_letter(record, one.code, one.reason, one.prediction_id)
 
     async def _write_store(self, batch: BatchInFlight, entries: Mapping[str, BatchEntry]) -> None:
         todo = [(i, e) for i, e in entries.items() if e.changed]

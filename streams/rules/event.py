@@ -100,8 +100,8 @@ class Event(
     archive: Archive = Archive.AFTER
     """The mode in force where the event was appended."""
     traceparent: bytes | None = None
-    unknown: int = 0
-    """How many fields it had that nobody knows."""
+    unknown: tuple[str, ...] = ()
+    """Names of the fields it had that nobody knows."""
     left_out: tuple[str, ...] = ()
     """Names of the members of a provider's body that do not fit, such as `metrics.predict_time`."""
     notice: bool = False

@@ -143,7 +143,11 @@ async def get(
 
 
 async def reaches(
-    session: aiohttp.ClientSession, url: str, prediction_id: str, status: str
+    session: aiohttp.ClientSession,
+    url: str,
+    prediction_id: str,
+    status: str,
+    within: float = 20,
 ) -> dict[str, Any]:
     """Wait until `GET` shows the prediction in a status."""
 

@@ -144,7 +144,7 @@ def run_show(arguments: Namespace) -> int:
             f"event {letter.position} of {letter.topic}, appended {_time(letter.timestamp)}"
         )
         output.print_line(f"dead-lettered {_time(letter.at)}, attempt {letter.attempt}")
-        output.print_line(f"key: {_key(letter) or '-'}")
+        output.print_line(f"key: {letter.prediction_id or '-'}")
         for name, value in letter.headers:
             output.print_line(f"{name}: {redact(value.decode('utf-8', 'replace'))}")
         output.print_line("")
@@ -262,8 +262,10 @@ async def _opened(settings: Settings) -> "AsyncIterator[Log]":
 
 
 def _wanted(arguments: Namespace) -> "Callable[[DeadLetter], bool]":
-    key = None if arguments.prediction is None else arguments.prediction.encode()
-    return lambda letter: arguments.reason in (None, letter.code) and key in (None, letter.key)
+    return lambda letter: (
+        arguments.reason in (None, letter.code)
+        and arguments.prediction in (None, letter.prediction_id)
+    )
 
 
 def _position(text: str) -> str:
@@ -281,14 +283,10 @@ def _time(milliseconds: int) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(milliseconds / 1000))
 
 
-def _key(letter: "DeadLetter") -> str | None:
-    return None if letter.key is None else letter.key.decode("utf-8", "replace")
-
-
 def _brief(letter: "DeadLetter") -> dict[str, Any]:
     return {
         "position": str(letter.position),
-        "predictionId": _key(letter),
+        "predictionId": letter.prediction_id,
         "message": redact(letter.message),
         "at": letter.at,
         "attempt": letter.attempt,

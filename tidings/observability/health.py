@@ -29,7 +29,6 @@ from tidings.streams.archive.worker import Archiver
 from tidings.streams.changes.projection import Projecting
 from tidings.streams.log.continuity import LogReplaced, SourceWatch
 from tidings.streams.log.protocol import CHANGES, EVENTS, Log
-from tidings.streams.processing.poison_guard import PoisonGuard, poison
 from tidings.streams.processing.processor import Processor
 
 SILENT = 3.0
@@ -38,7 +37,6 @@ BEHIND = 30.0
 """Seconds of lag from which a part is not ready."""
 STUCK = 60.0
 """Seconds without a step, with something to do and nothing in the way, after which only a restart helps."""
-BREAKER_EVERY = 1.0
 
 logger = structlog.get_logger(__name__)
 
@@ -49,7 +47,6 @@ class HealthMonitor:
     Args:
         log: Of the service.
         cache: In front of its store.
-        breaker: Whether a flood of poison stops the processor.
         registry: Where the metrics are shown until `close`.
     """
 
@@ -58,7 +55,6 @@ class HealthMonitor:
         log: Log,
         cache: CachedStore,
         *,
-        breaker: bool = True,
         registry: CollectorRegistry = REGISTRY,
     ) -> None:
         self._changes_log = log
@@ -66,7 +62,6 @@ class HealthMonitor:
         """Looks whether the log is still the one that the store was built from; where not, nothing is applied."""
         self._watch = LagMonitor(ask=lambda: log.bounds(EVENTS))
         self._rounds: dict[str, Callable[[], float]] = {}
-        self._breaker = PoisonGuard() if breaker else None
         self._processor: Processor | None = None
         self._registry = registry
         self.exposition = Exposition()
@@ -138,29 +133,18 @@ class HealthMonitor:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._watch.run())
             group.create_task(self._follow_source())
-            if self._breaker is not None and self._processor is not None:
-                group.create_task(self._guard(self._breaker, self._processor))
 
     async def process(self, processor: Processor) -> None:
         """Run the processor; where it may not go on, stay, so that the rest of the service goes on and says why."""
         with contextlib.suppress(LogReplaced):
             await processor.run()
-        if self.stopped_because is not None:
+        if self.source.failure is not None:
             await asyncio.Event().wait()
 
     async def _follow_source(self) -> None:
         await self.source.run()
         if self._processor is not None:
             self._processor.stop()
-
-    async def _guard(self, breaker: PoisonGuard, processor: Processor) -> None:
-        while True:
-            statistics = processor.statistics
-            if breaker.note(time.monotonic(), statistics.records, poison(statistics.dead_letters)):
-                logger.error("processor.stopped_by_breaker", reason=breaker.reason)
-                processor.stop()
-                return
-            await asyncio.sleep(BREAKER_EVERY)
 
     def close(self) -> None:
         """Show no metrics any more."""
@@ -176,8 +160,9 @@ class HealthMonitor:
 
     @property
     def breaker_reason(self) -> str | None:
-        """Why the breaker has stopped the processor; None: it has not."""
-        return self._breaker.reason if self._breaker is not None else None
+        """Why the guard against poison holds the processor back; None: it does not."""
+        guard = self._processor.guard if self._processor is not None else None
+        return guard.reason if guard is not None else None
 
     @property
     def stopped_because(self) -> str | None:

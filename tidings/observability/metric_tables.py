@@ -191,7 +191,7 @@ PROCESSOR: tuple[Family["HealthMonitor"], ...] = (
     Family(
         "tidings_processor_other_resources_total",
         "counter",
-        "Webhooks about something else than a prediction, set aside.",
+        "Webhooks about something else than a prediction, and tombstones (no provider), set aside.",
         lambda o: sorted(o.processor.statistics.other_resources.items()),
         ("provider", "kind"),
     ),

@@ -41,6 +41,7 @@ from tidings.streams.changes.fallback_sync import FallbackSync
 from tidings.streams.changes.projection import Projection, projecting
 from tidings.streams.log.instrumented import ObservedLog
 from tidings.streams.log.traced import traced
+from tidings.streams.processing.poison_guard import PoisonGuard
 from tidings.streams.processing.processor import Processor
 from tidings.streams.rules.reducer import DAY
 from tidings.streams.submission.estimates import Estimates
@@ -165,7 +166,7 @@ async def running(
         opened = await stack.enter_async_context(open_resources(settings))
         opened = structs.replace(opened, log=ObservedLog(opened.log))
         cache = _cache_of(settings, opened)
-        health = HealthMonitor(opened.log, cache, breaker=not settings.no_breaker)
+        health = HealthMonitor(opened.log, cache)
         stack.callback(health.close)
         health.observe_projection(opened.projecting)
         health.observe_traces(traces)
@@ -184,7 +185,9 @@ async def running(
         if isinstance(cache, Replica):
             stack.callback(service.start(_forget_hidden(cache), "replica").cancel)
         if "processor" in settings.roles:
-            await stack.enter_async_context(_processing(service, reached))
+            await stack.enter_async_context(
+                _processing(service, reached, None if settings.no_breaker else PoisonGuard())
+            )
         if "archiver" in settings.roles:
             archiver = service.archiver = await stack.enter_async_context(
                 archiver_role(settings, opened, load)
@@ -320,7 +323,9 @@ async def _mirroring(
 
 
 @asynccontextmanager
-async def _processing(service: Service, reached: Reached | None) -> AsyncIterator[None]:
+async def _processing(
+    service: Service, reached: Reached | None, guard: PoisonGuard | None
+) -> AsyncIterator[None]:
     opened = service.resources
     projection = None
     if (kv := opened.projecting) is not None:
@@ -345,6 +350,7 @@ async def _processing(service: Service, reached: Reached | None) -> AsyncIterato
         assigned=assigned,
         done=service.health.source.applied,
         reached=reached,
+        guard=guard,
     )
     service.health.observe_processor(processor)
     task = service.start(service.health.process(processor), "processor")
@@ -354,7 +360,7 @@ async def _processing(service: Service, reached: Reached | None) -> AsyncIterato
     finally:
         sweeper.cancel()
         processor.stop()
-        if service.health.stopped_because is not None:
+        if service.health.source.failure is not None:
             task.cancel()
         try:
             await asyncio.wait([task, sweeper], timeout=4)

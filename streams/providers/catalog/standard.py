@@ -175,7 +175,7 @@ class Standard(Struct, frozen=True):
             estimated_time=bodies.duration(report.estimated_time),
             generation_time=bodies.duration(report.generation_time),
             traceparent=webhook.traceparent,
-            unknown=sum(1 for name in bodies.members(text) if name not in _KNOWN),
+            unknown=tuple(name for name in bodies.members(text) if name not in _KNOWN),
             left_out=left_out,
         )
 

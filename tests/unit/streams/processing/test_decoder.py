@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from tidings.storage.prediction import Status
 from tidings.streams.log.protocol import StoredRecord
-from tidings.streams.processing.decoder import MAX_DEPTH, decode_event
-from tidings.streams.rules.event import Archive, Event, EventType, Poison
+from tidings.streams.processing.decoder import MAX_DEPTH, decode_event, name_prediction
+from tidings.streams.rules.event import Archive, Event, EventType, OtherResource, Poison
 
 NOW = 1_764_000_000_000
 
@@ -92,7 +92,12 @@ def test_null_is_absent_and_unknown_fields_are_counted() -> None:
             "shape": 2,
         }
     )
-    assert (event.status, bool(event.output), event.tags, event.unknown) == (None, False, (), 2)
+    assert (event.status, bool(event.output), event.tags, event.unknown) == (
+        None,
+        False,
+        (),
+        ("color", "shape"),
+    )
     assert bool(read({"output": None}).output) is False
 
 
@@ -108,7 +113,6 @@ def test_what_translation_sets_cannot_be_sent(name: str) -> None:
     ("value", "code"),
     [
         (b"", "not-json"),
-        (None, "not-json"),
         (b"nonsense", "not-json"),
         (b"[1]", "not-json"),
         (b'{"a":1', "not-json"),
@@ -255,9 +259,99 @@ header_names = st.sampled_from(
 def test_anything_is_an_event_or_poison(
     value: bytes | None, key: bytes | None, headers: list[tuple[str, bytes]], timestamp: int
 ) -> None:
-    """No record, however odd, raises anything but `Poison`."""
+    """No record, however odd, raises anything but `Poison`, or is set aside where it has no value at all."""
     try:
         event = decode_event(StoredRecord("t", 0, 0, timestamp, key, value, headers), {})
     except Poison:
         return
+    except OtherResource:
+        assert value is None
+        return
     assert event.prediction_id
+
+
+@pytest.mark.parametrize(
+    ("value", "logs"),
+    [
+        (rb'{"status":"succeeded","logs":"cut \ud83d"}', "cut \ufffd"),
+        (rb'{"status":"succeeded","logs":"\ude00 cut"}', "\ufffd cut"),
+        (b'{"status":"succeeded","logs":"a","output":{"score":NaN}}', "a"),
+        (b'{"status":"succeeded","logs":"a","output":[-Infinity]}', "a"),
+        (b'{"status":"succeeded","logs":"a\nb"}', "a\nb"),
+        (b'\xef\xbb\xbf{"status":"succeeded","logs":"a"}', "a"),
+        (b'\0\0\0\0\x0c{"status":"succeeded","logs":"a"}', "a"),
+    ],
+)
+def test_json_as_it_is_written_in_the_world(value: bytes, logs: str) -> None:
+    """Half a surrogate pair, NaN, a byte-order mark or a schema registry's frame: the status is read all the same."""
+    event = read(value)
+    assert (event.status, event.logs) == (Status.SUCCEEDED, logs)
+    assert b"NaN" not in bytes(event.output)
+
+
+def test_a_key_in_a_schema_registrys_frame_is_the_id() -> None:
+    """A serializer that frames values frames keys as well; no id begins with a zero byte."""
+    assert read({"status": "starting"}, key=b"\0\0\0\0\x0cp5").prediction_id == "p5"
+
+
+def test_a_framed_value_that_is_no_json_says_what_it_is() -> None:
+    """Avro or Protobuf cannot be read without its schema: the dead letter names the framing."""
+    with pytest.raises(Poison, match="schema registry"):
+        read(b"\0\0\0\0\x0c\x02\x06abc")
+
+
+def test_a_tombstone_is_counted_and_no_poison() -> None:
+    """A record without a value is set aside by its name; one with an empty value is no event."""
+    with pytest.raises(OtherResource) as raised:
+        decode_event(StoredRecord("predictions.events", 0, 7, NOW, b"p1", None), {})
+    assert raised.value.kind == "tombstone"
+    assert poison(b"") == "not-json"
+
+
+@pytest.mark.parametrize("header", ["\xff", "", "a\nb", "a b", "x" * 129])
+def test_a_trace_that_is_none_goes_no_further(header: str) -> None:
+    """What a sender writes as its trace reaches a change only where it is short and in visible ASCII."""
+    headers = {"traceparent": header}
+    record = StoredRecord(
+        "t", 0, 7, NOW, b"p1", b"{}", [(n, v.encode("latin-1")) for n, v in headers.items()]
+    )
+    assert decode_event(record, {}).traceparent is None
+    good = f"00-{'a' * 32}-{'b' * 16}-01".encode()
+    record = StoredRecord("t", 0, 7, NOW, b"p1", b"{}", [("traceparent", good)])
+    assert decode_event(record, {}).traceparent == good
+
+
+class Named:
+    """A provider that finds an id in any body."""
+
+    def prediction_id(self, body: bytes) -> str | None:
+        return body.decode()[:2]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "headers", "name"),
+    [
+        (b"p1", b"nonsense", {}, "p1"),
+        (b"\0\0\0\0\x0cp1", b"nonsense", {}, "p1"),
+        (b"\xff", b"nonsense", {}, "\ufffd"),
+        (None, b'{"predictionId":"p1","status":"dancing"}', {}, "p1"),
+        (None, b'\xef\xbb\xbf{"predictionId":"p1","output":NaN,"status":"x"}', {}, "p1"),
+        (None, b'{"specversion":"1.0","subject":"p1"}', {}, "p1"),
+        (None, b'{"specversion":"1.0","data":{"predictionId":"p1"}}', {}, "p1"),
+        (None, b"nonsense", {"ce_subject": "p1"}, "p1"),
+        (None, b"p1 and more", {"tidings-provider": "named"}, "p1"),
+        (None, b"p1", {"tidings-provider": "nobody"}, None),
+        (None, b"\xff\xfe\xff", {"tidings-provider": "named"}, None),
+        (None, b'{"predictionId":5}', {}, None),
+        (None, b"nonsense", {}, None),
+        (None, None, {}, None),
+    ],
+)
+def test_a_dead_letter_names_its_prediction(
+    key: bytes | None, value: bytes | None, headers: dict[str, str], name: str | None
+) -> None:
+    """Whatever is wrong with a record, its prediction is named wherever key, headers or body do."""
+    pairs = [(n, v.encode()) for n, v in headers.items()]
+    record = StoredRecord("predictions.events", 0, 7, NOW, key, value, pairs)
+    providers: Any = {"named": Named()}
+    assert name_prediction(record, providers) == name

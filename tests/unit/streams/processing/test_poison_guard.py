@@ -1,6 +1,6 @@
 """When processing is stopped because nearly everything is poison."""
 
-from tidings.streams.processing.poison_guard import PoisonGuard, poison
+from tidings.streams.processing.poison_guard import PROBE, RETRY, PoisonGuard, poison
 
 
 def test_a_minute_of_poison_opens_it() -> None:
@@ -27,13 +27,48 @@ def test_few_records_say_nothing() -> None:
     assert not any(breaker.note(second, second, second) for second in range(0, 300, 1))
 
 
-def test_it_stays_open() -> None:
-    """Once open it stays so, and what comes later does not close it."""
-    breaker = PoisonGuard()
-    assert breaker.note(1, 100, 100)
-    assert breaker.note(500, 100_000, 100)
+def opened() -> PoisonGuard:
+    guard = PoisonGuard()
+    assert guard.note(1, 100, 100)
+    return guard
+
+
+def test_it_lets_a_few_through_and_closes_where_they_are_none() -> None:
+    """After a while a few records are tried; one good one among them says that the flood is over."""
+    guard = opened()
+    assert guard.note(1 + RETRY / 2, 100, 100)
+    assert guard.most is None
+    assert not guard.note(1 + RETRY, 100, 100)
+    assert guard.most == PROBE
+    assert guard.reason is not None  # it is not ready before something was found
+    assert not guard.note(2 + RETRY, 105, 104)
+    assert (guard.reason, guard.most) == (None, None)
+    assert not guard.note(3 + RETRY, 205, 104)
+
+
+def test_it_holds_back_again_where_they_are_poison_too() -> None:
+    """A probe that meets nothing but poison moves no more than a few records, and the next one comes later."""
+    guard = opened()
+    now = 1 + RETRY
+    assert not guard.note(now, 100, 100)
+    assert guard.note(now + 1, 100 + PROBE, 100 + PROBE)
+    assert guard.note(now + 1 + RETRY, 100 + PROBE, 100 + PROBE)
+    assert not guard.note(now + 1 + 2 * RETRY, 100 + PROBE, 100 + PROBE)
+
+
+def test_nothing_to_try_leaves_it_probing() -> None:
+    """Where nothing comes it waits with open hands: the first record that comes is tried at once."""
+    guard = opened()
+    for second in range(100):
+        held = guard.note(1 + RETRY + second, 100, 100)
+        assert not held
+    assert not guard.note(200, 101, 100)
+    assert guard.reason is None
 
 
 def test_contradictions_are_no_poison() -> None:
-    """What contradicts a record is a provider's race; only the other dead letters count."""
-    assert poison({"contradiction": 500, "owner": 3, "not-json": 2, "unknown-status": 1}) == 3
+    """What contradicts a record is a provider's race, and what is too large one sender's; only the others count."""
+    assert (
+        poison({"contradiction": 500, "owner": 3, "refused": 9, "not-json": 2, "unknown-status": 1})
+        == 3
+    )

@@ -65,7 +65,7 @@ def test_every_field_of_a_report() -> None:
         AT - 5,
         5,
         6,
-        1,
+        ("odd",),
     )
     assert (event.image_url, event.image_path, event.logs, event.model) == (
         "https://e.com/a",
@@ -100,7 +100,7 @@ def test_the_envelope(kind: str, status: Status | None) -> None:
     }
     event = translated(body)
     assert (event.prediction_id, event.status, event.image_url) == ("p1", status, "https://e.com/x")
-    assert event.unknown == 0
+    assert event.unknown == ()
     assert standard().prediction_id(json.dumps(body).encode()) == "p1"
 
 
