@@ -1,6 +1,7 @@
 """A `tidings serve` of the test's own, as a real process on a real port."""
 
 import asyncio
+import json
 import os
 import sys
 import time
@@ -8,9 +9,13 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from signal import SIGINT, SIGKILL, Signals
+from typing import Any
 
 from tests.support.conditions import eventually
 from tests.support.root import ROOT
+
+WATCHED: tuple[str, ...] = (sys.executable, "-m", "tests.support.watched_tidings")
+"""`tidings` that logs the stalls of its event loop; benchmarks replace it by the plain one."""
 
 _FROM_OUTSIDE = ("PATH", "HOME", "LANG", "VIRTUAL_ENV", "SYSTEMROOT")
 
@@ -27,7 +32,7 @@ class TidingsProcess:
         folder: Its working folder: embedded data goes to `data` there.
         settings: Its environment (`TIDINGS_...`).
         arguments: Of the command; the port is added.
-        program: Another program to run in its place, given the same arguments.
+        program: Another program to run in its place, given the same arguments; None: `WATCHED`.
         port: To serve; 0: any.
     """
 
@@ -36,12 +41,12 @@ class TidingsProcess:
         folder: Path,
         settings: Mapping[str, str] | None = None,
         arguments: tuple[str, ...] = ("serve",),
-        program: tuple[str, ...] = (sys.executable, "-m", "tidings"),
+        program: tuple[str, ...] | None = None,
         port: int = 0,
     ) -> None:
         self.folder = folder
         self.settings = dict(settings or {})
-        self._command = (*program, *arguments)
+        self._command = (*(program or WATCHED), *arguments)
         self._port_file = folder / f"port-{id(self):x}"
         self._output = folder / f"output-{id(self):x}.txt"
         self._port = port
@@ -66,6 +71,12 @@ class TidingsProcess:
     def output(self) -> str:
         """What it wrote to standard output and error."""
         return self._output.read_text(errors="replace") if self._output.exists() else ""
+
+    @property
+    def stalls(self) -> list[dict[str, Any]]:
+        """Each stall of its event loop that it has logged, with the work that caused it as `stack`."""
+        lines = (line for line in self.output.splitlines() if '"loop.stalled"' in line)
+        return [json.loads(line) for line in lines]
 
     async def launch(self) -> None:
         """Start it without waiting for it."""

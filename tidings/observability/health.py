@@ -11,6 +11,7 @@ from prometheus_client import REGISTRY, CollectorRegistry
 
 from tidings.observability.gateway_metrics import GATEWAY, GatewayParts
 from tidings.observability.lag import LagMonitor, Offsets, ReaderLag
+from tidings.observability.loop_stalls import LoopStalls
 from tidings.observability.metric_tables import (
     ARCHIVER,
     CACHE,
@@ -61,6 +62,7 @@ class HealthMonitor:
         self.source = SourceWatch(log, cache)
         """Looks whether the log is still the one that the store was built from; where not, nothing is applied."""
         self._watch = LagMonitor(ask=lambda: log.bounds(EVENTS))
+        self.stalls: LoopStalls = LoopStalls()
         self._rounds: dict[str, Callable[[], float]] = {}
         self._processor: Processor | None = None
         self._registry = registry
@@ -132,6 +134,7 @@ class HealthMonitor:
         """Measure until canceled."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self._watch.run())
+            group.create_task(self.stalls.run())
             group.create_task(self._follow_source())
 
     async def process(self, processor: Processor) -> None:

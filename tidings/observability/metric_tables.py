@@ -49,6 +49,12 @@ SERVICE: tuple[Family["HealthMonitor"], ...] = (
         lambda o: o.loop_delay,
     ),
     Family(
+        "tidings_loop_stall_seconds",
+        "histogram",
+        "Stalls of the event loop: how long one piece of work held up all others, from 50 ms on.",
+        lambda o: o.stalls.seconds,
+    ),
+    Family(
         "tidings_lag_records",
         "gauge",
         "Records that a reader (events: the processor; changes: the gateway) has not passed yet.",
