@@ -95,6 +95,11 @@ class HeldAccount:
         self._kinds: dict[Kind, int] | None = None  # most sessions never hold anything
         self.held = 0
 
+    @property
+    def holds_alone(self) -> bool:
+        """Whether nothing is held for its owner; without an owner: in this account."""
+        return not (self.held if self.owner is None else self._budget.owner_holds(self.owner))
+
     def room(self, kind: Kind | None = None) -> int:
         """Bytes that may be taken before one of the limits is met."""
         budget, limits = self._budget, self._budget.limits

@@ -9,11 +9,15 @@ state is never lost.
 from collections.abc import Callable
 from itertools import islice
 
+from tidings.gateway.http.held_bytes import HeldAccount, HeldBytes, Kind
 from tidings.gateway.push.hub import Render, RoutedChange
 from tidings.streams.changes.codec import Change
 
 MAX_RECORDS = 1_000
 MAX_BYTES = 4 * 1024 * 1024
+
+ENTRY = 256
+"""Bytes that an id, a version and their places in the queue cost about."""
 
 
 class ConflationQueue:
@@ -23,9 +27,11 @@ class ConflationQueue:
         render: How a change is written for this subscriber.
         max_records: Changes kept with their bytes.
         max_bytes: Sum of their records' bytes; beyond either bound ids and versions are kept.
+        account: Counts what is held, in bytes; without room in its budget, too, ids are kept.
     """
 
     __slots__ = (
+        "_account",
         "_bytes",
         "_max_bytes",
         "_max_records",
@@ -37,8 +43,13 @@ class ConflationQueue:
     )
 
     def __init__(
-        self, render: Render, max_records: int = MAX_RECORDS, max_bytes: int = MAX_BYTES
+        self,
+        render: Render,
+        max_records: int = MAX_RECORDS,
+        max_bytes: int = MAX_BYTES,
+        account: HeldAccount | None = None,
     ) -> None:
+        self._account = HeldBytes().account() if account is None else account
         self._render = render
         self._max_records = max_records
         self._max_bytes = max_bytes
@@ -61,30 +72,52 @@ class ConflationQueue:
         """Keep a reply, rendered already: it goes out before the changes."""
         self._replies.append(message)
 
-    def put(self, item: RoutedChange) -> None:
-        """Keep a change in place of an older one of its prediction; drop it where it is older."""
+    def put(self, item: RoutedChange) -> bool:
+        """Keep a change in place of an older one of its prediction; drop it where it is older.
+
+        Returns:
+            False where the budget has no room even for its id: the subscriber has to begin anew.
+        """
         change = item.change
         prediction_id = change.prediction_id
         there = self._pending.get(prediction_id)
         if there is not None:
             self.conflated += 1
             if there.change.version >= change.version:
-                return
-            del self._pending[prediction_id]
-            self._bytes -= len(there.change.value)
+                return True
+            self._drop(prediction_id)
         elif prediction_id in self._spilled:
             self.conflated += 1
             if self._spilled[prediction_id] >= change.version:
-                return
-            del self._spilled[prediction_id]
+                return True
+            self._drop_spilled(prediction_id)
+        size = len(change.value)
         if (
-            len(self._pending) >= self._max_records
-            or self._bytes + len(change.value) > self._max_bytes
+            len(self._pending) < self._max_records
+            and self._bytes + size <= self._max_bytes
+            and self._account.take(Kind.PENDING, size + ENTRY)
         ):
-            self._spilled[prediction_id] = change.version
-        else:
             self._pending[prediction_id] = item
-            self._bytes += len(change.value)
+            self._bytes += size
+            return True
+        if not self._account.take(Kind.PENDING, ENTRY):
+            return False
+        self._spilled[prediction_id] = change.version
+        return True
+
+    def _drop(self, prediction_id: str) -> RoutedChange:
+        item = self._pending.pop(prediction_id)
+        self._bytes -= len(item.change.value)
+        self._account.give_back(Kind.PENDING, len(item.change.value) + ENTRY)
+        return item
+
+    def _drop_spilled(self, prediction_id: str) -> None:
+        del self._spilled[prediction_id]
+        self._account.give_back(Kind.PENDING, ENTRY)
+
+    def close(self) -> None:
+        """Nothing waits any more; what was held is given back."""
+        self._account.close()
 
     def take(self, limit: int) -> bytes:
         """The next messages, about `limit` bytes, one at least; empty where only reads are left."""
@@ -95,9 +128,7 @@ class ConflationQueue:
         parts: list[bytes] = []
         size = 0
         while self._pending and size < limit:
-            prediction_id = next(iter(self._pending))
-            item = self._pending.pop(prediction_id)
-            self._bytes -= len(item.change.value)
+            item = self._drop(next(iter(self._pending)))
             parts.append(item.rendered(self._render))
             size += len(parts[-1])
         return b"".join(parts)
@@ -106,23 +137,32 @@ class ConflationQueue:
         """Predictions whose bytes must be read, with their version; to be given to `restore`."""
         return dict(islice(self._spilled.items(), limit))
 
-    def restore(self, change: Change) -> None:
+    def restore(self, change: Change) -> bool:
         """Take the bytes of a prediction from `missing`.
 
         Left out where a newer change came while it was read. Where the store was behind what was
         announced, the prediction stays missing: sent now, the older state would be the last one.
+
+        Returns:
+            Whether it waits to be sent.
         """
         version = self._spilled.get(change.prediction_id)
         if version is None or version > change.version:
-            return
-        del self._spilled[change.prediction_id]
+            return False
+        size = len(change.value)
+        if self._pending and self._bytes + size > self._max_bytes:
+            return True  # it stays missing, until what was read before is sent
+        self._drop_spilled(change.prediction_id)
         self._pending[change.prediction_id] = RoutedChange(change)
-        self._bytes += len(change.value)
+        self._bytes += size
+        # Counted in any case: one record at least must get through, or the queue would never drain.
+        self._account.count(Kind.PENDING, size + ENTRY)
+        return True
 
     def forget(self, prediction_id: str, version: int) -> None:
         """Stop waiting for a prediction's bytes, unless a later version is waited for by now."""
         if self._spilled.get(prediction_id, version + 1) <= version:
-            del self._spilled[prediction_id]
+            self._drop_spilled(prediction_id)
 
     def retain(self, wanted: Callable[[Change], bool], by_id: Callable[[str], bool]) -> None:
         """Drop what is no longer wanted: after an unsubscription, or when a right was taken away.
@@ -132,7 +172,6 @@ class ConflationQueue:
             by_id: Judges a prediction of which only id and version are kept.
         """
         for item in [item for item in self._pending.values() if not wanted(item.change)]:
-            del self._pending[item.change.prediction_id]
-            self._bytes -= len(item.change.value)
+            self._drop(item.change.prediction_id)
         for prediction_id in [one for one in self._spilled if not by_id(one)]:
-            del self._spilled[prediction_id]
+            self._drop_spilled(prediction_id)

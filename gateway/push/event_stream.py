@@ -8,6 +8,7 @@ each prediction.
 import asyncio
 
 from tidings.gateway.auth.permissions import Permissions
+from tidings.gateway.http.held_bytes import HeldAccount, HeldBytes
 from tidings.gateway.push.conflation import ConflationQueue
 from tidings.gateway.push.hub import Delivery, Hub, Render
 from tidings.gateway.push.protocol import (
@@ -50,16 +51,23 @@ class EventStream:
     Args:
         permissions: What the client may watch.
         single: The prediction that the stream is of; None: of several.
+        account: Counts what is held for it.
     """
 
-    def __init__(self, permissions: Permissions, single: str | None = None) -> None:
+    def __init__(
+        self,
+        permissions: Permissions,
+        single: str | None = None,
+        account: HeldAccount | None = None,
+    ) -> None:
         self.permissions = permissions
         self.single = single
         self.wake = asyncio.Event()
         self.finished = False
         """Nothing more is owed once what waits is sent."""
         self._render: Render = render if single is None else render_with_id
-        self.queue = ConflationQueue(self._render)
+        self.account = HeldBytes().account() if account is None else account
+        self.queue = ConflationQueue(self._render, account=self.account)
         self._floors: dict[str, int] = {}
         self._keys: list[str] = []
 
@@ -73,6 +81,7 @@ class EventStream:
         """Undo `watch`."""
         for key in self._keys:
             hub.unsubscribe(key, self)
+        self.account.close()
 
     def end(self) -> None:
         """Let the stream end after what waits."""
@@ -90,7 +99,9 @@ class EventStream:
             ):
                 continue
             self._floors.pop(change.prediction_id, None)
-            self.queue.put(item)
+            if not self.queue.put(item):
+                self.end()  # too far behind: the client comes back and gets what is newest
+                return
             if self.single is not None and (change.deleted or change.status in _TERMINAL):
                 self.finished = True
         self.wake.set()

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from tidings.gateway.auth.permissions import NOBODY, OPEN, Authenticator, Permissions, TokenRefused
 from tidings.gateway.auth.quotas import OwnerQuotas, OwnerUsage, SessionLimits
+from tidings.gateway.http.held_bytes import HeldBytes
 from tidings.gateway.push import protocol
 from tidings.gateway.push.conflation import ConflationQueue
 from tidings.gateway.push.hub import Delivery, Hub
@@ -41,6 +42,8 @@ class SessionContext:
 
     hub: Hub
     limits: SessionLimits
+    held: HeldBytes
+    """The budget for what is held in memory until clients read it."""
     quotas: OwnerQuotas
     authenticator: Authenticator | None
     """None: everything is allowed."""
@@ -118,6 +121,8 @@ class Session(SubscriptionState):
                 self._context.quotas.leave(self._usage, self.count)
                 self._usage = None
             self.clear(self)
+            if self._queue is not None:
+                self._queue.close()
             self._queue = self._inbox = None
             # The output refers to this session: without the cycle both are freed at once, and do
             # not wait for a garbage collection.
@@ -325,8 +330,9 @@ class Session(SubscriptionState):
         items = [item for item in delivery.items if self.accept(item.change)]
         queue = self._queue
         if queue is not None:
-            for item in items:
-                queue.put(item)
+            if not all(queue.put(item) for item in items):
+                self._output.close(Close.RESTART, "too far behind; subscribe again")
+                return
         elif items:
             self._output.write(b"".join([item.rendered(change_frame) for item in items]))
         self.update_pass_through()
@@ -368,11 +374,12 @@ class Session(SubscriptionState):
         """The transport is full: keep the newest change of each prediction from now on."""
         self._paused = True
         if self._queue is None and self._open:
-            limits = self._context.limits
+            context, limits = self._context, self._context.limits
+            account = context.held.account(self.permissions.subject)
             # From here on a newer change replaces the one that waits. Nothing that was written
             # before can be overtaken: the queue drains into the same transport, in order.
             self._queue = ConflationQueue(
-                change_frame, limits.pending_records, limits.pending_bytes
+                change_frame, limits.pending_records, limits.pending_bytes, account
             )
             self._writes_through = False
             self._output.hold()
@@ -390,6 +397,7 @@ class Session(SubscriptionState):
                 return
             else:
                 self._context.conflated += queue.conflated
+                queue.close()
                 self._queue = queue = None
                 self.update_pass_through()
                 self._output.release()

@@ -16,6 +16,7 @@ import structlog
 
 from tidings.gateway.auth.permissions import Authenticator
 from tidings.gateway.auth.quotas import OwnerQuotas, SessionLimits
+from tidings.gateway.http.held_bytes import HeldBytes
 from tidings.gateway.push import protocol
 from tidings.gateway.push.event_stream import EventStream
 from tidings.gateway.push.hub import Hub, Subscriber
@@ -79,6 +80,7 @@ class SessionRegistry:
         limits: Of each session.
         clock: For expiry.
         owners: What the sessions of one owner may use together.
+        held: The budget for what is held in memory until clients read it.
     """
 
     def __init__(
@@ -89,12 +91,15 @@ class SessionRegistry:
         limits: SessionLimits | None = None,
         clock: Clock = SYSTEM_CLOCK,
         owners: OwnerQuotas | None = None,
+        held: HeldBytes | None = None,
     ) -> None:
+        held = HeldBytes() if held is None else held
         self.limits = limits or SessionLimits()
-        self.snapshots = SnapshotReader(records, hub, clock)
+        self.snapshots = SnapshotReader(records, hub, clock, held)
         self._context = SessionContext(
             hub=hub,
             limits=self.limits,
+            held=held,
             quotas=OwnerQuotas() if owners is None else owners,
             authenticator=authenticator,
             send_snapshots=self._send_snapshots,
@@ -163,7 +168,8 @@ class SessionRegistry:
         frames = None if session.backed_up else self.snapshots.at_hand(session, message)
         if frames is None:
             session.begin_snapshot()
-            self.spawn(self.snapshots.sync(session, message))
+            if self.snapshots.enqueue(session, message):
+                self.spawn(self.snapshots.send_waiting(session))
         else:
             session.send(frames)
             named = message.predictions

@@ -6,15 +6,17 @@ is announced, so a snapshot is never older than what was announced.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import ParamSpec, Protocol, TypeVar
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from typing import Protocol
 
-import msgspec
-from msgspec import Struct
+from msgspec import structs
 
+from tidings.gateway.http.held_bytes import HeldAccount, HeldBytes, Kind
 from tidings.gateway.push import protocol
 from tidings.gateway.push.conflation import ConflationQueue
 from tidings.gateway.push.hub import Hub
+from tidings.gateway.push.pages import FIRST, PAGE_BYTES, PageReader, decode_named, persist, room
 from tidings.gateway.push.protocol import Subscribe, frame
 from tidings.gateway.push.session import Session
 from tidings.storage.clock import SYSTEM_CLOCK, Clock
@@ -32,16 +34,8 @@ FLUSH_BYTES = 65_536
 REFILL = 16
 """Records read at once for a session that drains: 8 MiB with records of the largest size."""
 
-PAGE = 200
-
-RETRIES = (0.05, 0.2, 0.8, 2.0)
-"""Seconds before each further try of a read that failed in a way that may pass."""
-
 STALE_PAUSE = 0.1
 """Seconds before reading again from a store that is behind what was announced."""
-
-T = TypeVar("T")
-P = ParamSpec("P")
 
 
 class RecordReader(Protocol):
@@ -67,13 +61,6 @@ class RecordReader(Protocol):
         """A page of what `get` would show."""
 
 
-class _Named(Struct, gc=False, rename="camel"):
-    prediction_id: str
-
-
-_named = msgspec.json.Decoder(_Named)
-
-
 class SnapshotReader:
     """Reads records for sessions.
 
@@ -81,12 +68,23 @@ class SnapshotReader:
         records: Where from.
         hub: Knows what was announced.
         clock: For expiry.
+        held: The budget for what is read and not sent yet.
     """
 
-    def __init__(self, records: RecordReader, hub: Hub, clock: Clock = SYSTEM_CLOCK) -> None:
+    def __init__(
+        self,
+        records: RecordReader,
+        hub: Hub,
+        clock: Clock = SYSTEM_CLOCK,
+        held: HeldBytes | None = None,
+    ) -> None:
         self._records = records
         self._hub = hub
         self._clock = clock
+        self._held = HeldBytes() if held is None else held
+        self._pages = PageReader(records)
+        self._waiting: dict[Session, list[list[Subscribe]]] = {}
+        """Per session what is to be sent, in order; alike subscriptions are answered together."""
 
     def at_hand(self, session: Session, message: Subscribe) -> bytes | None:
         """All frames of a subscription's answer, where the cache holds every record; else None.
@@ -114,95 +112,150 @@ class SnapshotReader:
         frames.append(_synced(message, more=False))
         return b"".join(frames)
 
-    async def sync(self, session: Session, message: Subscribe) -> None:
-        """Send a subscription's snapshots and `synced`, waiting while the transport is full.
+    def enqueue(self, session: Session, message: Subscribe) -> bool:
+        """Put a subscription's snapshots behind those that the session waits for already.
+
+        One is under way at a time in a session: each holds a page while the client reads. Repeats
+        of one that has not begun are answered with it.
+
+        Returns:
+            Whether `send_waiting` has to be started for the session.
+        """
+        waiting = self._waiting.get(session)
+        if waiting is None:
+            self._waiting[session] = [[message]]
+            return True
+        for group in waiting:
+            if _alike(group[0], message):
+                group.append(message)
+                return False
+        waiting.append([message])
+        return False
+
+    async def send_waiting(self, session: Session) -> None:
+        """Send what `enqueue` has put down, until nothing is left."""
+        try:
+            with self._held.account(session.permissions.subject) as account:
+                while session.open and (waiting := self._waiting[session]):
+                    await self._sync(session, waiting.pop(0), account)
+        finally:
+            del self._waiting[session]
+
+    async def _sync(
+        self, session: Session, messages: Sequence[Subscribe], account: HeldAccount
+    ) -> None:
+        """Send the snapshots of alike subscriptions, waiting while the transport is full.
 
         The caller has told the session that a snapshot begins; here it is told that it has ended.
         """
+        message = messages[0]
+        if len(messages) > 1:
+            known = {name: version for one in messages for name, version in one.known.items()}
+            message = structs.replace(message, known=known)
         try:
             more = False
             names = message.known if message.predictions is None else message.predictions
             sent = await self._send(
-                session, self._by_name(session, message, list(dict.fromkeys(names)))
+                session, self._by_name(session, message, list(dict.fromkeys(names)), account)
             )
             if sent and (unlistable := self._unlistable(message)) is not None:
-                session.reply(protocol.error_message(message.ref, "unsupported", unlistable))
+                for one in messages:
+                    session.reply(protocol.error_message(one.ref, "unsupported", unlistable))
                 return
             if sent and message.predictions is None:
                 listing = _Listing(message)
-                sent = await self._send(session, self._listed(session, message, listing))
+                sent = await self._send(session, self._listed(session, message, listing, account))
                 more = listing.more
             if sent:
-                session.send(_synced(message, more))
+                session.send(b"".join([_synced(one, more) for one in messages]))
         except StorageError:
             text = (
                 "the store does not answer; the subscription stands, "
                 "subscribe again for the snapshots"
             )
-            session.reply(protocol.error_message(message.ref, "unavailable", text))
+            for one in messages:
+                session.reply(protocol.error_message(one.ref, "unavailable", text))
         except Exception:
             session.fail()
             raise
         finally:
-            session.end_snapshot()
+            for _ in messages:
+                session.end_snapshot()
 
     async def refill(self, session: Session, queue: ConflationQueue) -> None:
         """Read some of the predictions of which a backed-up session kept only ids and versions."""
         missing = queue.missing(REFILL)
-        loaded = await _persist(self._records.load, list(missing))
+        loaded = await persist(self._records.load, list(missing))
+        progress = False
         for prediction_id, version in missing.items():
             change = _change(prediction_id, version, loaded.get(prediction_id))
             if session.wants(change):
-                queue.restore(change)
-            queue.forget(prediction_id, change.version)
-        if queue.missing(1).items() <= missing.items():
+                progress |= queue.restore(change)
+            else:
+                queue.forget(prediction_id, change.version)
+                progress = True
+        if not progress:
             await asyncio.sleep(STALE_PAUSE)  # the store is behind what was announced
 
-    async def _send(self, session: Session, frames: AsyncIterator[bytes]) -> bool:
+    async def _send(self, session: Session, frames: AsyncGenerator[bytes]) -> bool:
         """Write frames as the transport takes them; False where the client is gone.
 
         Each is written before anything is waited for: a newer change that came during the wait
         would be sent first, and the older snapshot would then take the client back.
         """
-        async for data in frames:
-            session.send(data)
-            await asyncio.sleep(0)
-            if not await session.writable():
-                return False
+        async with aclosing(
+            frames
+        ):  # what it holds is given back at once, not when it is collected
+            async for data in frames:
+                session.send(data)
+                await asyncio.sleep(0)
+                if not await session.writable():
+                    return False
         return session.open
 
     async def _by_name(
-        self, session: Session, message: Subscribe, names: Sequence[str]
-    ) -> AsyncIterator[bytes]:
-        if not message.snapshot:
-            return
-        for start in range(0, len(names), CHUNK):
-            chunk = names[start : start + CHUNK]
-            found = await self._read(chunk, message.known)
-            if not await session.writable():
-                return
-            parts = _Parts()
-            for prediction_id in chunk:
-                if data := parts.add(
-                    self._answer(session, message, prediction_id, found.get(prediction_id))
-                ):
+        self, session: Session, message: Subscribe, names: Sequence[str], account: HeldAccount
+    ) -> AsyncGenerator[bytes]:
+        start, size = 0, FIRST
+        while message.snapshot and start < len(names):
+            chunk = names[start : start + size]
+            start += len(chunk)
+            held = PAGE_BYTES
+            await room(account, held)
+            try:
+                found = await self._read(chunk, message.known, account.owner)
+                size_found = sum(len(stored.encoded) for stored in found.values())
+                account.count(Kind.SNAPSHOTS, size_found - held)
+                held = size_found
+                if not await session.writable():
+                    return
+                parts = _Parts()
+                for prediction_id in chunk:
+                    stored = found.get(prediction_id)
+                    if data := parts.add(self._answer(session, message, prediction_id, stored)):
+                        yield data
+                if data := parts.take():
                     yield data
-            if data := parts.take():
-                yield data
+            finally:
+                account.give_back(Kind.SNAPSHOTS, held)
+            size = min(CHUNK, 2 * size, max(1, PAGE_BYTES * len(chunk) // max(1, held)))
 
-    async def _read(self, names: Sequence[str], known: dict[str, int]) -> dict[str, Stored]:
+    async def _read(
+        self, names: Sequence[str], known: dict[str, int], owner: str | None
+    ) -> dict[str, Stored]:
         """The records, never older than what the client knows where the store has that."""
         found = {name: stored for name in names if (stored := self._records.peek(name)) is not None}
         missing = [name for name in names if name not in found]
         if len(missing) == 1 and missing[0] not in known:
-            stored = await _persist(self._records.get, missing[0])
+            stored = await persist(self._records.get, missing[0])
             if stored is not None:
                 found[missing[0]] = stored
         elif missing:
-            found.update(await _persist(self._records.load, missing))
+            async with self._pages.turn(owner):
+                found.update(await persist(self._records.load, missing))
         for name, stored in list(found.items()):
             if stored.version < known.get(name, 0):
-                fresh = await _persist(self._records.get_fresh, name)
+                fresh = await persist(self._records.get_fresh, name)
                 if fresh is not None and fresh.version > stored.version:
                     found[name] = fresh
         return found
@@ -240,37 +293,32 @@ class SnapshotReader:
         return frame(protocol.snapshot_message(stored.encoded))
 
     async def _listed(
-        self, session: Session, message: Subscribe, listing: "_Listing"
-    ) -> AsyncIterator[bytes]:
+        self, session: Session, message: Subscribe, listing: "_Listing", account: HeldAccount
+    ) -> AsyncGenerator[bytes]:
         """The newest of an owner, a tag, a model or all, of those that the client does not know."""
-        cursor: str | None = None
         key = protocol.wide_key(message)
-        while message.snapshot:
-            query = Query(
-                owner=message.owner,
-                tag=message.tag,
-                model=message.model,
-                limit=listing.page(),
-                cursor=cursor,
-            )
-            page = await _persist(self._records.list, query)
-            if not await session.writable() or key not in (session.keys or ()):
-                return
-            parts = _Parts()
-            cursor = page.cursor
-            for stored in page.items:
-                prediction_id = _named.decode(stored.encoded).prediction_id
-                if prediction_id in message.known or not _sees(session, prediction_id, stored):
-                    continue
-                if not listing.take():
-                    cursor = None
-                    break
-                if data := parts.add(self._snapshot(session, prediction_id, stored)):
+        # One beyond the limit tells whether there is more.
+        first = min(FIRST, message.limit + 1)
+        query = Query(owner=message.owner, tag=message.tag, model=message.model, limit=first)
+        if not message.snapshot:
+            return
+        async with aclosing(self._pages.pages(query, account)) as pages:
+            async for items in pages:
+                if not await session.writable() or key not in (session.keys or ()):
+                    return
+                parts = _Parts()
+                for stored in items:
+                    prediction_id = decode_named(stored.encoded).prediction_id
+                    if prediction_id in message.known or not _sees(session, prediction_id, stored):
+                        continue
+                    if not listing.take():
+                        break
+                    if data := parts.add(self._snapshot(session, prediction_id, stored)):
+                        yield data
+                if data := parts.take():
                     yield data
-            if data := parts.take():
-                yield data
-            if cursor is None:
-                return
+                if listing.more:
+                    return
 
     def _unlistable(self, message: Subscribe) -> str | None:
         """Why this store cannot give the snapshots of a wide subscription; None: it can."""
@@ -313,10 +361,6 @@ class _Listing:
         self._left = message.limit
         self.more = False
 
-    def page(self) -> int:
-        """How many to ask for: one beyond the limit tells whether there is more."""
-        return min(PAGE, self._left + 1)
-
     def take(self) -> bool:
         """Count one; False where the limit is used up, and so there is more."""
         if not self._left:
@@ -326,16 +370,13 @@ class _Listing:
         return True
 
 
-async def _persist(read: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
-    """The read's result, tried again where the store says that a retry helps."""
-    for delay in RETRIES:
-        try:
-            return await read(*args, **kwargs)
-        except StorageError as error:
-            if not error.retryable:
-                raise
-        await asyncio.sleep(delay)
-    return await read(*args, **kwargs)
+def _alike(one: Subscribe, other: Subscribe) -> bool:
+    """Whether two subscriptions of a session are answered with the same snapshots."""
+    return (
+        one.limit == other.limit
+        and one.snapshot == other.snapshot
+        and protocol.keys(one) == protocol.keys(other)
+    )
 
 
 def _synced(message: Subscribe, more: bool) -> bytes:

@@ -131,6 +131,7 @@ class GatewayRole:
             authenticator,
             limits.session_limits(settings),
             owners=owners,
+            held=self.held,
         )
         projection = resources.projecting is not None
         self.reader = ChangesReader(

@@ -11,6 +11,7 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from tidings.gateway.auth.permissions import Authenticator, Permissions, TokenRefused
 from tidings.gateway.auth.quotas import OwnerLimits, OwnerQuotas, SessionLimits
+from tidings.gateway.http.held_bytes import HeldBytes
 from tidings.gateway.http.server import HttpServer
 from tidings.gateway.push.changes_reader import ChangesReader
 from tidings.gateway.push.hub import Hub, Subscriber
@@ -59,8 +60,9 @@ class Push:
         self.store = CachedStore(self.memory)
         self.hub = Hub(on_error=self._failed)
         self.owners = OwnerQuotas(owners)
+        self.held = HeldBytes()
         self.sessions = SessionRegistry(
-            self.hub, self.store, authenticator, limits, clock, self.owners
+            self.hub, self.store, authenticator, limits, clock, self.owners, self.held
         )
         self.reader = ChangesReader(self.log, self.hub, self.store)
         app = web.Application()

@@ -1,9 +1,10 @@
-"""The outbox of a backed-up subscriber: the newest of each prediction, within bounds, never losing the last."""
+"""What waits for a slow subscriber: the newest of each prediction, bounded, the last never lost."""
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidings.gateway.push.conflation import ConflationQueue
+from tidings.gateway.http.held_bytes import HeldBytes, HeldLimits, Kind
+from tidings.gateway.push.conflation import ENTRY, ConflationQueue
 from tidings.gateway.push.hub import RoutedChange
 from tidings.streams.changes.codec import Change
 
@@ -119,3 +120,33 @@ def test_the_last_version_always_arrives(
             queue.restore(store[missing])
         drain()
     assert out == {prediction_id: change.version for prediction_id, change in store.items()}
+
+
+def test_what_waits_is_counted_and_bounded() -> None:
+    """Without room for bytes ids are kept, without room for ids the subscriber has to begin anew."""
+    held = HeldBytes(HeldLimits(connection=3 * ENTRY))
+    queue = ConflationQueue(render, account=held.account("ann"))
+    assert queue.put(item("a", 1))
+    assert queue.put(item("b", 1))
+    assert held.by_kind[Kind.PENDING] == held.owner_holds("ann")
+    assert held.total >= 2 * ENTRY
+    assert not all(queue.put(item(name, 1)) for name in "cdef")
+    while queue.take(1000):
+        pass
+    queue.retain(lambda change: False, lambda prediction_id: False)
+    assert held.total == 0
+    queue.put(item("a", 2))
+    queue.close()
+    assert held.total == 0
+
+
+def test_what_is_read_again_keeps_to_the_bounds() -> None:
+    """Records that were read for a queue that has no room for them wait until others are sent."""
+    queue = ConflationQueue(render, max_bytes=10)
+    for name in "abc":
+        queue.put(item(name, 1, 8))
+    assert queue.take(1) == b"a1 "
+    assert queue.restore(item("b", 1, 8).change)
+    assert queue.restore(item("c", 1, 8).change)
+    assert queue.take(100) == b"b1 "
+    assert queue.missing(5) == {"c": 1}
