@@ -7,13 +7,19 @@ from typing import Any
 import redis.asyncio as client
 from redis import exceptions
 
+from tidings.storage.clock import SYSTEM_CLOCK, Clock
+from tidings.storage.redis.address import Node
+
 Command = tuple[Any, ...]
-Address = tuple[str, int]
 
 _ROUNDS = 3
 """Attempts of commands whose slot has moved meanwhile."""
 _CHANGED = (exceptions.MovedError, exceptions.ClusterDownError, exceptions.ReadOnlyError)
 """Answers after which the cluster should be asked again who has what."""
+_DEMOTED = (exceptions.ReadOnlyError, exceptions.MasterDownError)
+"""Answers of a server whose place another one may have taken."""
+MAX_AGE = 300.0
+"""Seconds after which connections that rest are not used again."""
 
 
 class Nodes:
@@ -27,19 +33,23 @@ class Nodes:
         seed: The server of the store's URL.
         at: Makes a client for a node.
         topology: Makes the client that knows which node has which slot.
+        clock: For the age of connections.
     """
 
     def __init__(
         self,
         seed: client.Redis,
-        at: Callable[[Address], client.Redis],
+        at: Callable[[Node], client.Redis],
         topology: Callable[[], client.RedisCluster],
+        clock: Clock = SYSTEM_CLOCK,
     ) -> None:
+        self._clock = clock
+        self._renewed: dict[client.Redis, float] = {}
         self._seed = seed
         self._at = at
         self._make_topology = topology
         self._topology: client.RedisCluster | None = None
-        self._clients: dict[Address, client.Redis] = {}
+        self._clients: dict[Node, client.Redis] = {}
         self._stale = False
         self._looking = asyncio.Lock()
 
@@ -57,21 +67,18 @@ class Nodes:
     async def each(self, *command: Any) -> list[Any]:
         """The answers of every primary node, or of the one server."""
         if self._topology is None:
-            return [await self._seed.execute_command(*command)]  # type: ignore[no-untyped-call]
+            return [await self._ask(self._seed, command)]
         await self._look()
         addresses = [(str(node.host), int(node.port)) for node in self._topology.get_primaries()]
         answers = await asyncio.gather(
-            *(
-                self._node(address).execute_command(*command)  # type: ignore[no-untyped-call]
-                for address in addresses
-            )
+            *(self._ask(self._node(address), command) for address in addresses)
         )
         return list(answers)
 
     async def one(self, command: Command) -> Any:
         """The answer to one command with a key. Raises what the server answers."""
         if self._topology is None:
-            return await self._seed.execute_command(*command)  # type: ignore[no-untyped-call]
+            return await self._ask(self._seed, command)
         (answer,), _ = await self._spread([command], None)
         if isinstance(answer, Exception):
             raise answer
@@ -85,7 +92,7 @@ class Nodes:
         Raises what redis-py raises where a node cannot be reached.
         """
         if self._topology is None:
-            return await _pipeline(self._seed, commands, last)
+            return await self._pipeline(self._seed, commands, last)
         return await self._spread(commands, last)
 
     async def _spread(
@@ -96,12 +103,12 @@ class Nodes:
         left = list(range(len(commands)))
         for _ in range(_ROUNDS):
             await self._look()
-            groups: dict[Address, list[int]] = {}
+            groups: dict[Node, list[int]] = {}
             for at in left:
                 groups.setdefault(self._address(_key(commands[at])), []).append(at)
             results = await asyncio.gather(
                 *(
-                    _pipeline(self._node(one), [commands[at] for at in ats], last)
+                    self._pipeline(self._node(one), [commands[at] for at in ats], last)
                     for one, ats in groups.items()
                 ),
                 return_exceptions=True,
@@ -120,13 +127,13 @@ class Nodes:
                 break
         return answers, lasts
 
-    def _address(self, key: str) -> Address:
+    def _address(self, key: str) -> Node:
         assert self._topology is not None
         node = self._topology.get_node_from_key(key)
         assert node is not None
         return str(node.host), int(node.port)
 
-    def _node(self, address: Address) -> client.Redis:
+    def _node(self, address: Node) -> client.Redis:
         found = self._clients.get(address)
         if found is None:
             found = self._clients[address] = self._at(address)
@@ -142,6 +149,35 @@ class Nodes:
                 await self._topology.initialize()
                 self._stale = False
 
+    async def _ask(self, server: client.Redis, command: Command) -> Any:
+        await self._renew(server)
+        try:
+            return await server.execute_command(*command)  # type: ignore[no-untyped-call]
+        except _DEMOTED:
+            await _drop_resting(server)
+            raise
+
+    async def _pipeline(
+        self, server: client.Redis, commands: Sequence[Command], last: Command | None
+    ) -> tuple[list[Any], list[Any]]:
+        await self._renew(server)
+        pipeline = server.pipeline(transaction=False)
+        for command in commands:
+            pipeline.execute_command(*command)
+        if last is not None:
+            pipeline.execute_command(*last)
+        answers: list[Any] = await pipeline.execute(raise_on_error=False)
+        if any(isinstance(answer, _DEMOTED) for answer in answers):
+            await _drop_resting(server)
+        return answers, [] if last is None else [answers.pop()]
+
+    async def _renew(self, server: client.Redis) -> None:
+        """A process that only reads would never notice that the address leads to another server by now."""
+        now = self._clock.monotonic()
+        if now - self._renewed.setdefault(server, now) >= MAX_AGE:
+            self._renewed[server] = now
+            await _drop_resting(server)
+
     async def close(self) -> None:
         """Close all connections. Idempotent."""
         await self._seed.aclose()
@@ -156,13 +192,9 @@ def _key(command: Command) -> str:
     return str(command[3] if command[0] in {"EVALSHA", "EVAL"} else command[1])
 
 
-async def _pipeline(
-    server: client.Redis, commands: Sequence[Command], last: Command | None
-) -> tuple[list[Any], list[Any]]:
-    pipeline = server.pipeline(transaction=False)
-    for command in commands:
-        pipeline.execute_command(*command)
-    if last is not None:
-        pipeline.execute_command(*last)
-    answers: list[Any] = await pipeline.execute(raise_on_error=False)
-    return answers, [] if last is None else [answers.pop()]
+async def _drop_resting(server: client.Redis) -> None:
+    """Use none of the connections that rest again: the address may lead to another server than they do.
+
+    Who keeps connections to a server that was demoted meets it again and again, although the primary is there.
+    """
+    await server.connection_pool.disconnect(inuse_connections=False)

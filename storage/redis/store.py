@@ -3,7 +3,7 @@
 import asyncio
 import binascii
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
@@ -15,8 +15,10 @@ from redis.backoff import NoBackoff
 from tidings.storage.clock import SYSTEM_CLOCK, Clock
 from tidings.storage.errors import StorageError, StoreMisconfigured, StoreUnavailable
 from tidings.storage.prediction import Status, Tombstone
-from tidings.storage.redis.address import RedisAddress, at_node, parse, refuse_careless
+from tidings.storage.redis.address import RedisAddress, parse
 from tidings.storage.redis.cluster import Nodes
+from tidings.storage.redis.errors import meaning
+from tidings.storage.redis.examination import is_primary, refuse_careless, without_waitaof
 from tidings.storage.redis.listing import Call, Listing
 from tidings.storage.redis.scripts import FORMAT, GRACE, LIST, LOAD, SWEEP, WRITE
 from tidings.storage.store import (
@@ -44,15 +46,6 @@ _STATUS: dict[bytes, Status | None] = {b"": None} | {
     status.value.encode(): status for status in Status
 }
 _FIELDS = ("v", "s", "x", "i", "d")
-_CLUSTER = (
-    exceptions.ClusterDownError
-    | exceptions.ClusterError
-    | exceptions.MovedError
-    | exceptions.RedisClusterException
-    | exceptions.SlotNotCoveredError
-)
-"""A cluster that is not whole, or changes faster than it can be asked."""
-
 _encode = msgspec.json.Encoder().encode
 _facts = msgspec.json.Decoder(tuple[str | None, str | None, int | None, list[str]]).decode
 
@@ -81,6 +74,8 @@ class RedisStore:
         self._prefixes = [f"{{{address.prefix}:{shard}}}" for shard in range(address.shards)]
         self._meta = f"{{{address.prefix}:meta}}"
         self._turns = asyncio.Semaphore(CONNECTIONS)
+        self._waits = address.durable
+        """Whether writes wait for the disk; not so where the server itself waits before it answers."""
         options: dict[str, Any] = {
             "socket_timeout": address.timeout,
             "socket_connect_timeout": address.timeout,
@@ -89,9 +84,10 @@ class RedisStore:
             "retry": Retry(NoBackoff(), 1, supported_errors=(exceptions.ConnectionError,)),
         }
         self._nodes = Nodes(
-            client.Redis.from_url(address.url, **options),
-            lambda node: client.Redis.from_url(at_node(address.url, node), **options),
-            lambda: client.RedisCluster.from_url(address.url, **options),
+            client.Redis.from_url(address.url(), **options),
+            lambda node: client.Redis.from_url(address.url(node), **options),
+            lambda: client.RedisCluster.from_url(address.url(), **options),
+            clock,
         )
 
     @classmethod
@@ -99,10 +95,11 @@ class RedisStore:
         """Connect, and check that the server keeps what it is given.
 
         Args:
-            url: `redis://user:password@host:6379/0`, `valkey://`, `rediss://` or `valkeys://` (TLS) with, after `?`,
+            url: `redis://user:password@host:6379/0`, `valkey://`, `rediss://` or `valkeys://` (TLS), or
+                `redis+unix:///path/of.sock` with, after `?`,
                 `prefix` (`tidings`: of all keys), `shards` (16), `timeout` (5 s a call), `durability=everysec` (a
-                crash of the server may lose the last second; by default a write waits for the disk), and `ssl_*`
-                as redis-py takes them.
+                crash of the server may lose the last second; by default a write waits for the disk), `eviction=never`
+                (for a server that does not say so), and `ssl_*` as redis-py takes them.
             clock: What expiry is compared with.
 
         Raises:
@@ -223,21 +220,12 @@ class RedisStore:
         end = self._clock.ms()
         information, *others = await self._each("INFO")
         owner = await self._one("HGET", self._meta, "ownership")
-        name = "Valkey" if "valkey_version" in information else "Redis"
-        sync = "on" if information.get("aof_enabled") else "off"
         return {
-            "server": f"{name} {information.get('valkey_version', information['redis_version'])}"
+            "server": _server(information)
             + (f", a cluster with {1 + len(others)} primaries" if self._nodes.clustered else ""),
-            "durability": f"append-only file {sync}, "
-            + (
-                "writes wait for the disk"
-                if self._address.durable
-                else "a crash may lose the last second"
-            ),
-            "read-only": "yes, a replica: name the primary"
-            if information.get("role") != "master"
-            else "no",
-            "maxmemory-policy": str(information.get("maxmemory_policy")),
+            "durability": self._durability(information),
+            "read-only": "no" if is_primary(information) else "yes, a replica: name the primary",
+            "maxmemory-policy": str(information.get("maxmemory_policy", "not told")),
             "clock skew (ms)": str(
                 int(seconds) * 1000 + int(microseconds) // 1000 - (start + end) // 2
             ),
@@ -249,7 +237,7 @@ class RedisStore:
     async def _check(self) -> None:
         address = self._address
         (information,) = await self._each("INFO")
-        refuse_careless(address, information)
+        await refuse_careless(address, information, self._configured)
         if information.get("cluster_enabled"):
             try:
                 async with asyncio.timeout(address.timeout):
@@ -257,9 +245,11 @@ class RedisStore:
             except Exception as error:
                 raise self._meaning(error) from error
             for information in await self._each("INFO"):
-                refuse_careless(address, information)
+                await refuse_careless(address, information, self._configured)
         wanted = {"format": str(FORMAT), "shards": str(address.shards)}
-        await self._send([("HSETNX", self._meta, name, value) for name, value in wanted.items()])
+        await self._write_first(
+            [("HSETNX", self._meta, name, value) for name, value in wanted.items()]
+        )
         kept = {
             name.decode(): value.decode()
             for name, value in (await self._one("HGETALL", self._meta)).items()
@@ -274,6 +264,39 @@ class RedisStore:
                 f"{address.shown}: the keys of prefix {address.prefix!r} lie in {kept['shards']} shards; write"
                 f" ?shards={kept['shards']}, or rebuild under another ?prefix="
             )
+
+    async def _write_first(self, commands: Sequence[tuple[Any, ...]]) -> None:
+        """Write, and find out by that whether the server can say when a write is on its disk."""
+        try:
+            await self._send(commands, durable=True)
+        except StoreMisconfigured as error:
+            if not self._waits or "unknown command" not in str(error).lower():
+                raise
+            if await self._configured("appendfsync") != "always":
+                raise without_waitaof(self._address) from error
+            self._waits = False  # it answers when a write is on its disk
+
+    async def _configured(self, name: str) -> str | None:
+        """A setting of the server; None where it does not tell."""
+        try:
+            async with asyncio.timeout(self._address.timeout), self._turns:
+                found = (await self._nodes.each("CONFIG", "GET", name))[0]
+        except exceptions.ResponseError:
+            return None
+        except Exception as error:
+            raise self._meaning(error) from error
+        values = (
+            found if isinstance(found, dict) else dict(zip(found[::2], found[1::2], strict=True))
+        )
+        plain = {_text(key): _text(value) for key, value in values.items()}
+        return plain.get(name)
+
+    def _durability(self, information: Mapping[str, Any]) -> str:
+        sync = "on" if information.get("aof_enabled") else "off"
+        if not self._address.durable:
+            return f"append-only file {sync}, a crash may lose the last second"
+        waits = "writes wait for the disk" if self._waits else "appendfsync always"
+        return f"append-only file {sync}, {waits}"
 
     def _shard(self, prediction_id: str) -> int:
         return binascii.crc32(prediction_id.encode()) % len(self._prefixes)
@@ -308,7 +331,7 @@ class RedisStore:
 
     async def _send(self, commands: Sequence[tuple[Any, ...]], *, durable: bool = False) -> Answers:
         """The answers of a pipeline; with `durable` they come when all of it is on the server's disk."""
-        last = ("WAITAOF", 1, 0, _WAIT) if durable and self._address.durable else None
+        last = ("WAITAOF", 1, 0, _WAIT) if durable and self._waits else None
         try:
             async with asyncio.timeout(self._address.timeout), self._turns:
                 answers, waited = await self._nodes.send(commands, last)
@@ -330,6 +353,9 @@ class RedisStore:
         except Exception as error:
             raise self._meaning(error) from error
 
+    def _meaning(self, error: Exception) -> StorageError:
+        return meaning(error, self._address.shown, clustered=self._nodes.clustered)
+
     async def _each(self, *command: Any) -> Answers:
         """The answers of each server to a command without a key."""
         try:
@@ -338,44 +364,16 @@ class RedisStore:
         except Exception as error:
             raise self._meaning(error) from error
 
-    def _meaning(self, error: Exception) -> StorageError:
-        shown = self._address.shown
-        if isinstance(error, TimeoutError | exceptions.TimeoutError):
-            return StoreUnavailable(
-                f"{shown} did not answer in time; look at its load and at the network"
-            )
-        if isinstance(error, exceptions.AuthenticationError | exceptions.AuthorizationError):
-            return StoreMisconfigured(f"{shown} refuses the user or password: {error}")
-        if isinstance(error, exceptions.NoPermissionError):
-            return StoreMisconfigured(f"{shown}: {error}; give the user the right")
-        if isinstance(error, exceptions.OutOfMemoryError) or "OOM command" in str(error):
-            return StoreUnavailable(
-                f"{shown} has reached its maxmemory; raise it or shorten the retention"
-            )
-        if isinstance(error, exceptions.MovedError) and not self._nodes.clustered:
-            return StoreMisconfigured(
-                f"{shown} has become one node of a cluster of several; start anew"
-            )
-        if isinstance(error, exceptions.AskError) and not isinstance(error, exceptions.MovedError):
-            return StoreUnavailable(
-                f"{shown} moves a slot to another node just now ({error}); wait until it has"
-            )
-        if isinstance(
-            error, OSError | exceptions.ConnectionError | exceptions.ReadOnlyError | _CLUSTER
-        ):
-            return StoreUnavailable(f"{shown} cannot be used now: {error}")
-        text = str(error)
-        if text.startswith(
-            ("MISCONF", "LOADING", "BUSY", "TRYAGAIN", "MASTERDOWN", "NOREPLICAS", "UNBLOCKED")
-        ):
-            return StoreUnavailable(f"{shown}: {text}")
-        if text.startswith(("NOAUTH", "WRONGPASS")):
-            return StoreMisconfigured(f"{shown} refuses the user or password: {text}")
-        if "WRONGTYPE" in text or "DB index" in text or "unknown command" in text:
-            return StoreMisconfigured(
-                f"{shown}: {text}; choose another ?prefix=, database or a newer server"
-            )
-        return StorageError(f"{shown}: {text}")
+
+def _server(information: Mapping[str, Any]) -> str:
+    for name in ("valkey", "dragonfly", "redis"):
+        if (version := information.get(f"{name}_version")) is not None:
+            return f"{name.capitalize()} {version}"
+    return "a server that does not tell its version"
+
+
+def _text(value: object) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
 
 
 def _stored(row: Fields) -> Stored | None:

@@ -11,17 +11,16 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from tidings.gateway.auth.origins import canonical_origin
 from tidings.storage.errors import StoreMisconfigured
 from tidings.storage.postgres import address as postgres_address
+from tidings.storage.redis import address as redis_address
 
+_REDIS_SCHEMES = ("redis", "rediss", "redis+unix", "valkey", "valkeys", "valkey+unix")
 LOG_SCHEMES = ("sqlite", "kafka", "memory")
 STORE_SCHEMES = (
     "sqlite",
     "memory",
     "postgresql",
     "postgres",
-    "redis",
-    "rediss",
-    "valkey",
-    "valkeys",
+    *_REDIS_SCHEMES,
     "cloudflare-kv",
     "cloudflare-kv+http",
     "cloudflare-kv+worker",
@@ -161,6 +160,11 @@ def store_url(url: str) -> str:
     _escaped(parts, url)
     if parts.scheme in {"postgresql", "postgres"}:
         _taken_by(postgres_address.parse, url)
+        return url
+    if parts.scheme in _REDIS_SCHEMES:
+        if not parts.netloc and "+" not in parts.scheme:
+            raise ValueError(f"{masked_url(url)!r} names no host; say {parts.scheme}://host")
+        _taken_by(redis_address.parse, url)
         return url
     _port(parts, url)
     if parts.scheme in {"cloudflare-kv", "cloudflare-kv+http"}:

@@ -61,10 +61,10 @@ def test_a_secret_parameter_is_never_shown(password: str) -> None:
 def test_a_password_that_is_not_escaped_is_refused(scheme: str, password: str) -> None:
     """Read as a URL it would end at its first / ? or #, and the rest be shown as a path: the line says how to write it."""
     with pytest.raises(ValueError, match=r"as %2F %3F %23 %40") as refused:
-        store_url(f"{scheme}://tidings:{password}@db:5432/x")
+        store_url(f"{scheme}://tidings:{password}@db:5432/0")
     assert password not in str(refused.value)
     escaped = (
-        f"{scheme}://tidings:{password.translate({47: '%2F', 63: '%3F', 35: '%23'})}@db:5432/x"
+        f"{scheme}://tidings:{password.translate({47: '%2F', 63: '%3F', 35: '%23'})}@db:5432/0"
     )
     assert store_url(escaped) == escaped
 
