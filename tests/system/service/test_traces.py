@@ -230,7 +230,7 @@ async def test_the_doctor_asks_the_collector(tmp_path: Path) -> None:
 
 async def test_a_missing_extra_stops_the_start(tmp_path: Path) -> None:
     """Traces that are turned on without OpenTelemetry stop the start with one line that names the remedy; off, nothing of it is loaded."""
-    code = "import sys; sys.modules['opentelemetry'] = None\nfrom tidings.cli import main; main(['serve', '--port', '0'])"
+    code = "import sys; sys.modules['opentelemetry'] = None\nfrom tidings.cli.main import main; main(['serve', '--port', '0'])"
     missing = await asyncio.create_subprocess_exec(
         sys.executable,
         "-c",
