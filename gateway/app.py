@@ -40,13 +40,6 @@ WEBHOOKS_WITH_SLASHES = (
     "/{a:/*}api/{b:/*}webhooks/{c:/*}{provider}/{d:/*}{id}{e:/*}",
 )
 """Addresses as senders write them whose base URL ends with a slash: more than one, or one at the end."""
-NO_ROUTE = Problem(
-    404,
-    "no-route",
-    "Not found",
-    "Nothing is served at this address; /openapi.json lists what is.",
-)
-
 Served = TypeVar("Served")
 
 
@@ -70,6 +63,7 @@ def connect(
     strict: bool = False,
     degraded: Callable[[], bool] = bool,
     max_body: int = 10 * 1024 * 1024,
+    record_max: int = 512 * 1024,
     image_sources: tuple[str, ...] = (),
     tracing: Tracing | None = None,
 ) -> Endpoints:
@@ -77,8 +71,8 @@ def connect(
     records = Records(store, degraded)
     writer = EventWriter(log, reader, archive, tracing)
     return Endpoints(
-        read=read_handler(guard, records, reader),
-        list=list_handler(guard, store, CursorSeal(webhook_key)),
+        read=read_handler(guard, records, reader, held),
+        list=list_handler(guard, store, CursorSeal(webhook_key), held),
         create=create_handler(
             guard,
             store,
@@ -86,10 +80,14 @@ def connect(
             held,
             max_body=max_body,
             strict=strict,
+            record_max=record_max,
+            key=webhook_key or b"",
             submitter=submitter,
             defaults=create_defaults,
         ),
-        mutations=Mutations(guard, records, writer, held, max_body=max_body, strict=strict),
+        mutations=Mutations(
+            guard, records, writer, held, max_body=max_body, record_max=record_max, strict=strict
+        ),
         event_streams=event_streams,
         blob=blob_handler(guard, records, objects),
         asset=asset_handler(guard, objects),
@@ -136,6 +134,7 @@ def build_app(
     app.router.add_route("*", "/{path:.*}", answering(_nowhere(app, guard, endpoints.webhooks)))
     if allowed_origins:
         app.on_response_prepare.append(_share(guard.allows_origin))
+    app.on_response_prepare.append(_anonymous)
     return app
 
 
@@ -143,6 +142,7 @@ def build_health_app(health: Health, guard: RequestGuard) -> web.Application:
     """The application of a role that serves no clients: health, readiness and metrics."""
     app = web.Application()
     _add(app, HEALTH_ROUTES, health)
+    app.on_response_prepare.append(_anonymous)
     app.router.add_route("*", "/{path:.*}", answering(_nowhere(app, guard)))
     return app
 
@@ -157,6 +157,15 @@ def _add(app: web.Application, routes: Iterable[Route[Served]], served: Served) 
             app.router.add_route(route.method, path, handler)
 
 
+def _no_route() -> Problem:
+    return Problem(
+        404,
+        "no-route",
+        "Not found",
+        "Nothing is served at this address; /openapi.json lists what is.",
+    )
+
+
 def _nowhere(
     app: web.Application, guard: RequestGuard, webhooks: Webhooks | None = None
 ) -> Handler:
@@ -164,10 +173,10 @@ def _nowhere(
         allowed = await _methods(app, request)
         if not allowed and request.method == "POST" and webhooks is not None:
             # A sender does not read answers: what is misaddressed shows in our log and metrics.
-            webhooks.refuse(request, "", NO_ROUTE)
+            webhooks.refuse(request, "", _no_route())
         guard.check(request)
         if not allowed:
-            raise NO_ROUTE
+            raise _no_route()
         headers = {"Allow": ", ".join(sorted(allowed | {"OPTIONS"}))}
         if request.method == "OPTIONS":
             return web.Response(status=204, headers=headers)
@@ -188,6 +197,11 @@ async def _methods(app: web.Application, request: web.Request) -> set[str]:
         _, allowed = await resource.resolve(request)
         methods |= allowed
     return methods - {"*"}
+
+
+async def _anonymous(request: web.Request, response: web.StreamResponse) -> None:  # noqa: ARG001
+    """Tell nobody which server and version this is; aiohttp would."""
+    response.headers.popall("Server", None)
 
 
 def _share(

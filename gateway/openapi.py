@@ -57,6 +57,10 @@ PARAMETERS: dict[str, Schema] = {
         "the request unique, and the key guards the body",
     },
     "Last-Event-ID": {"in": "header", "description": "The version that is known"},
+    "lastEventId": {
+        "in": "query",
+        "description": "The same, from clients that cannot send the header",
+    },
 }
 
 

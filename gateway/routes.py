@@ -104,7 +104,8 @@ ROUTES: tuple[Route[Endpoints], ...] = (
     ),
     Route(
         method="GET", path=_ID + "/events", handler=lambda api: api.event_streams.one,
-        summary="Follow a prediction until it ends", parameters=("Last-Event-ID", "access_token"),
+        summary="Follow a prediction until it ends",
+        parameters=("Last-Event-ID", "lastEventId", "access_token"),
         answers={200: "", 204: ""}, problems=(404,), media="text/event-stream",
     ),
     Route(

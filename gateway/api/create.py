@@ -4,6 +4,7 @@ The record decides: a create counts as ours when the record carries our create's
 answer and two gateways at once all end in one prediction.
 """
 
+import hmac
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from hashlib import sha256
@@ -13,10 +14,10 @@ from urllib.parse import quote
 
 import msgspec
 from aiohttp import web
-from msgspec import Raw, Struct
+from msgspec import Raw, Struct, structs
 
 from tidings.gateway.api.long_poll import announced
-from tidings.gateway.api.mutations import EventWriter, read_object
+from tidings.gateway.api.mutations import EventWriter, check_size, read_object
 from tidings.gateway.api.predictions import answer_with
 from tidings.gateway.auth.permissions import Permissions
 from tidings.gateway.auth.request_guard import RequestGuard
@@ -34,6 +35,11 @@ from tidings.streams.rules.transitions import decide
 CREATE_FIELDS = CREATE_WIRE_NAMES | {"predictionId"}
 MAX_KEY = 255
 """Characters of an `Idempotency-Key`."""
+MAX_NAME = 256
+"""Characters of an owner, and of a tag."""
+MAX_TAGS = 100
+FORMER_KEYS = 24 * 3600 * 1000
+"""Milliseconds for which a key still matches the id that an earlier release made of it."""
 
 _IN_USE = (
     "A prediction with this id exists already, or did until lately; choose another predictionId."
@@ -68,6 +74,8 @@ class Order(Struct, frozen=True, kw_only=True):
     """What every create of the same owner and idempotency key begins with."""
     provider: str
     fields: dict[str, Raw]
+    former: "Order | None" = None
+    """The same order as an earlier release named it."""
 
 
 def create_handler(
@@ -78,6 +86,8 @@ def create_handler(
     *,
     max_body: int,
     strict: bool = False,
+    record_max: int,
+    key: bytes = b"",
     submitter: Submitter | None = None,
     defaults: CreateDefaults | None = None,
     clock: Clock = SYSTEM_CLOCK,
@@ -91,6 +101,9 @@ def create_handler(
         held: The budget for bodies under way.
         max_body: Bytes of a request's body.
         strict: Whether the rules allow no implied steps.
+        record_max: Bytes of a record.
+        key: What the ids of orders with an `Idempotency-Key` are made with: without it nobody can
+            tell, or take, the id of another's order.
         submitter: Takes charge of new predictions; None: none can be created.
         defaults: Completes an order.
         clock: Tells the time.
@@ -100,18 +113,22 @@ def create_handler(
         permissions = await guard.authenticate(request)
         with held.account(permissions.subject) as account:
             fields = await read_object(request, max_body, account)
-            return await carry_out(request, _order(request, permissions, fields), clock.ms())
+            order = _order(request, permissions, fields, key)
+            return await carry_out(request, order, clock.ms())
 
     async def carry_out(request: web.Request, order: Order, now: int) -> web.StreamResponse:
         taking_charge = _able(submitter, order)
-        there = (await store.load_fresh((order.prediction_id,))).get(order.prediction_id)
+        former = order.former or order
+        standing = await store.load_fresh(list({order.prediction_id, former.prediction_id}))
+        there, before = standing.get(order.prediction_id), standing.get(former.prediction_id)
+        if order.former is not None and before is not None and _made_lately(before, former, now):
+            order, there = former, before
         if there is not None and not hidden(there, now):
             return _created(there, _ours(there, order))
         # After the fingerprint: an estimate changes with time, and the same order stays the same.
         more = {} if defaults is None else await defaults(order.fields)
         draft = writer.draft(order.prediction_id, {**order.fields, **more}, now)
-        if there is not None:
-            _admit(there, order, draft.event, strict=strict)
+        _admit(there, order, draft.event, strict=strict, record_max=record_max)
         change = await writer.write(request, draft)
         stored = await store.get_fresh(order.prediction_id) if change is None else announced(change)
         if stored is None:
@@ -138,7 +155,9 @@ def _able(submitter: Submitter | None, order: Order) -> Submitter:
     return submitter
 
 
-def _order(request: web.Request, permissions: Permissions, fields: dict[str, Raw]) -> Order:
+def _order(
+    request: web.Request, permissions: Permissions, fields: dict[str, Raw], key: bytes
+) -> Order:
     fields = {name: value for name, value in fields.items() if bytes(value) != _NULL}
     for name in fields:
         if name not in CREATE_FIELDS:
@@ -152,6 +171,8 @@ def _order(request: web.Request, permissions: Permissions, fields: dict[str, Raw
             "Missing field", "A new prediction needs provider and model; name both."
         )
     owner = _text(fields, "owner")
+    if owner is not None and len(owner) > MAX_NAME:
+        raise unprocessable("Invalid field", f"owner may have {MAX_NAME} characters.")
     if owner is None and permissions.subject is not None:
         owner = permissions.subject
         fields["owner"] = Raw(msgspec.json.encode(owner))
@@ -165,11 +186,23 @@ def _order(request: web.Request, permissions: Permissions, fields: dict[str, Raw
             "Bad id",
             "predictionId has 1 to 256 bytes without spaces, commas and control characters.",
         )
-    key = _key(request, owner)
+    _check_tags(fields)
     fields["type"] = Raw(b'"create"')
-    create_id = (
-        f"create-{uuid.uuid4().hex}" if key is None else f"create-{key}-{_fingerprint(fields)}"
-    )
+    given = _idempotency_key(request)
+    if given is None:
+        return _made(fields, provider, wanted, None)
+    named = f"{owner or ''}\0{given}".encode("utf-8", "surrogateescape")
+    own = hmac.new(key, b"tidings order\0" + named, sha256).hexdigest()[:32]
+    former = _made(dict(fields), provider, wanted, sha256(named).hexdigest()[:32])
+    return structs.replace(_made(fields, provider, wanted, own), former=former)
+
+
+def _made(fields: dict[str, Raw], provider: str, wanted: str | None, key: str | None) -> Order:
+    """The order under this key; `fields` get the create event's id."""
+    if key is None:
+        create_id = f"create-{uuid.uuid4().hex}"
+    else:
+        create_id = f"create-{key}-{_fingerprint(fields)}"
     fields["id"] = Raw(msgspec.json.encode(create_id))
     return Order(
         prediction_id=wanted or key or uuid.uuid4().hex,
@@ -178,6 +211,27 @@ def _order(request: web.Request, permissions: Permissions, fields: dict[str, Raw
         provider=provider,
         fields=fields,
     )
+
+
+def _made_lately(there: Stored, former: Order, now: int) -> bool:
+    """Whether a former order made this record, within a day."""
+    record = there.standing()
+    return (
+        isinstance(record, Prediction)
+        and (record.create_id or "").startswith(former.key or "-")
+        and record.created_at > now - FORMER_KEYS
+    )
+
+
+def _check_tags(fields: dict[str, Raw]) -> None:
+    try:
+        tags = msgspec.json.decode(fields.get("tags", b"[]"), type=list[str])
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        raise unprocessable("Invalid field", "tags must be a list of strings.") from None
+    if len(tags) > MAX_TAGS or any(len(tag) > MAX_NAME for tag in tags):
+        raise unprocessable(
+            "Too many tags", f"There may be {MAX_TAGS} tags of {MAX_NAME} characters; send fewer."
+        )
 
 
 def _fingerprint(fields: dict[str, Raw]) -> str:
@@ -189,15 +243,13 @@ def _fingerprint(fields: dict[str, Raw]) -> str:
     return sha256(msgspec.json.encode(canonical, order="deterministic")).hexdigest()[:32]
 
 
-def _key(request: web.Request, owner: str | None) -> str | None:
+def _idempotency_key(request: web.Request) -> str | None:
     given = request.headers.get("Idempotency-Key")
-    if given is None:
-        return None
-    if not 0 < len(given) <= MAX_KEY:
+    if given is not None and not 0 < len(given) <= MAX_KEY:
         raise bad_request(
             "Bad Idempotency-Key", f"The key has {len(given)} characters; give 1 to {MAX_KEY}."
         )
-    return sha256(f"{owner or ''}\0{given}".encode("utf-8", "surrogateescape")).hexdigest()[:32]
+    return given
 
 
 def _text(fields: dict[str, Raw], name: str) -> str | None:
@@ -225,21 +277,25 @@ def _ours(stored: Stored, order: Order) -> Prediction:
     raise _taken(_IN_USE)
 
 
-def _admit(there: Stored, order: Order, event: Event, *, strict: bool) -> None:
-    """Let an order pass whose id is that of a deleted or expired prediction, where the rules will make one of it.
+def _admit(
+    there: Stored | None, order: Order, event: Event, *, strict: bool, record_max: int
+) -> None:
+    """Let an order pass of which the rules will make a prediction.
 
-    Otherwise it would be written down, and nothing would ever come of it. What another owner has, or had, is answered
-    like what stands.
+    Otherwise it would be written down, and nothing would ever come of it: its id may be that of a
+    deleted or expired prediction, or its record be too large. What another owner has, or had, is
+    answered like what stands.
 
     Raises:
-        Problem: 409, or 422 where its key came with another body.
+        Problem: 409, 413, or 422 where its key came with another body.
     """
-    current = there.standing()
+    current = None if there is None else there.standing()
     decision = decide(current, event, None, strict=strict)
     made = decision.record if isinstance(decision, Applied) else None
     if isinstance(made, Prediction) and not made.status.terminal:  # what has finished stays hidden
+        check_size(made, record_max)
         return
-    if isinstance(current, Prediction):
+    if there is not None and isinstance(current, Prediction):
         _ours(there, order)
         raise _taken(
             "This order was carried out before, and its prediction has expired; for another one send a new "

@@ -1,7 +1,7 @@
 """Whether the service is alive and ready, its metrics, and its figures. The first three are on every role's port."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 import msgspec
 from aiohttp import web
@@ -9,6 +9,7 @@ from prometheus_client import REGISTRY, CollectorRegistry, exposition
 
 from tidings.gateway.auth.request_guard import RequestGuard
 from tidings.gateway.http.problems import Problem
+from tidings.storage.redaction import error_text
 
 CHECK_TIME = 2.0
 """Seconds that a readiness check may take; a part that says nothing for longer is not ready."""
@@ -71,20 +72,34 @@ class Health:
             raise Problem(503, "stuck", "Stuck", f"{stuck}. Restart this process.")
         return _answer({"status": "ok", "version": self.version})
 
-    async def readyz(self, request: web.Request) -> web.StreamResponse:  # noqa: ARG002 - a handler's signature
-        """`GET /readyz`: 200 when every part is ready, else 503 with those that are not and why."""
+    async def readyz(self, request: web.Request) -> web.StreamResponse:
+        """`GET /readyz`: 200 when every part is ready, else 503.
+
+        Which part is not, and why, is for this machine and for admins.
+        """
+        self._guard.check_host(request)
         obstacles = await self.not_ready()
+        if not await self._may_see_parts(request):
+            if obstacles:
+                raise _not_ready(
+                    "Send requests elsewhere until this answers 200; an admin's token tells more."
+                )
+            return _answer({"status": "ready"})
         if obstacles:
             listed = "; ".join(f"{part}: {reason}" for part, reason in obstacles.items())
-            raise Problem(
-                503,
-                "not-ready",
-                "Not ready",
+            raise _not_ready(
                 f"{listed}. Send requests elsewhere until this answers 200.",
-                headers={"Retry-After": "1"},
-                extra={"notReady": obstacles},
+                {"notReady": obstacles},
             )
         return _answer({"status": "ready", "parts": list(self._checks)})
+
+    async def _may_see_parts(self, request: web.Request) -> bool:
+        if self._guard.from_loopback(request):
+            return True
+        try:
+            return (await self._guard.authenticate(request)).is_admin
+        except Problem:
+            return False
 
     async def metrics(self, request: web.Request) -> web.StreamResponse:
         """`GET /metrics`: Prometheus' text, for this machine and for admins."""
@@ -103,6 +118,11 @@ class Health:
         return _answer({"success": True, "data": {"version": self.version, **figures}})
 
 
+def _not_ready(detail: str, extra: Mapping[str, object] | None = None) -> Problem:
+    headers = {"Retry-After": "1"}
+    return Problem(503, "not-ready", "Not ready", detail, headers=headers, extra=extra)
+
+
 async def _ask(check: Check) -> str | None:
     try:
         async with asyncio.timeout(CHECK_TIME):
@@ -110,7 +130,7 @@ async def _ask(check: Check) -> str | None:
     except TimeoutError:
         return f"no answer within {CHECK_TIME:.0f} s"
     except Exception as error:  # a check that fails is an answer too
-        return f"{type(error).__name__}: {error}"[:300]
+        return f"{type(error).__name__}: {error_text(error)}"[:300]
 
 
 def _answer(content: object) -> web.Response:

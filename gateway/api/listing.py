@@ -15,7 +15,9 @@ from aiohttp import web
 from tidings.gateway.api.predictions import DEGRADED, may_read
 from tidings.gateway.auth.permissions import Permissions
 from tidings.gateway.auth.request_guard import RequestGuard
-from tidings.gateway.http.problems import Handler, bad_request
+from tidings.gateway.http.fast_response import send_counted
+from tidings.gateway.http.held_bytes import HeldAccount, HeldBytes, Kind
+from tidings.gateway.http.problems import Handler, bad_request, busy
 from tidings.storage.prediction import Status
 from tidings.storage.store import Page, Query, Stored
 from tidings.storage.wrappers.cache import CachedStore
@@ -26,7 +28,11 @@ if TYPE_CHECKING:
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 1000
 PAGES = 10
-"""Pages of the store that one request may look through for records that the caller may see."""
+"""Times the limit that one request may look through for records that the caller may see."""
+CHUNK = 50
+"""Records that are read from the store at a time: of the largest ones, 25 MiB."""
+PAGE_BYTES = 4 * 1024 * 1024
+"""Bytes of records in one answer."""
 
 _PARAMETERS = frozenset({"status", "owner", "model", "tag", "limit", "cursor"})
 _STATUSES = frozenset(status.value for status in Status)
@@ -104,7 +110,9 @@ def parse_query(parameters: Mapping[str, str], filters: frozenset[str]) -> Query
     )
 
 
-def list_handler(guard: RequestGuard, store: CachedStore, seal: CursorSeal) -> Handler:
+def list_handler(
+    guard: RequestGuard, store: CachedStore, seal: CursorSeal, held: HeldBytes
+) -> Handler:
     """The handler of `GET /api/predictions`."""
 
     async def list_predictions(request: web.Request) -> web.StreamResponse:
@@ -115,22 +123,33 @@ def list_handler(guard: RequestGuard, store: CachedStore, seal: CursorSeal) -> H
             raise bad_request(
                 "Cannot list", "This store cannot list; ask for predictions by their ids."
             )
-        try:
-            page = await _page(store, permissions, query, seal)
-        except ValueError:
-            raise bad_request(
-                "Bad cursor", "The cursor is none of this list's; start again without it."
-            ) from None
-        return _answer(page)
+        with held.account(permissions.subject) as account:
+            try:
+                page = await _page(store, permissions, query, seal, account)
+            except ValueError:
+                raise bad_request(
+                    "Bad cursor", "The cursor is none of this list's; start again without it."
+                ) from None
+            response = _answer(page)
+            size = response.content_length or 0
+            del page
+            if not account.take(Kind.PAGES, size):
+                raise busy(account, size)
+            return await send_counted(request, response, account)
 
     return list_predictions
 
 
 async def _page(
-    store: CachedStore, permissions: Permissions, query: Query, seal: CursorSeal
+    store: CachedStore,
+    permissions: Permissions,
+    query: Query,
+    seal: CursorSeal,
+    account: HeldAccount,
 ) -> Page:
+    room = min(PAGE_BYTES, account.room(Kind.PAGES))
     if permissions.may_read_all():
-        return await store.list(query)
+        return await _collect(store, query, room)
     by_owner = not (permissions.needs_record or permissions.predictions)
     if by_owner and "owner" in store.capabilities.filters:
         owners = permissions.owners | (
@@ -138,30 +157,71 @@ async def _page(
         )
         if not owners or (query.owner is not None and query.owner not in owners):
             return _EMPTY
-        return await store.list(msgspec.structs.replace(query, owners=tuple(sorted(owners))))
-    return await _sifted(store, permissions, query, seal)
+        query = msgspec.structs.replace(query, owners=tuple(sorted(owners)))
+        return await _collect(store, query, room)
+    if query.cursor is not None:
+        query = msgspec.structs.replace(query, cursor=seal.unseal(query.cursor))
+    page = await _collect(store, query, room, permissions)
+    cursor = None if page.cursor is None else seal.seal(page.cursor)
+    return msgspec.structs.replace(page, cursor=cursor)
 
 
-async def _sifted(
-    store: CachedStore, permissions: Permissions, query: Query, seal: CursorSeal
+async def _collect(
+    store: CachedStore, query: Query, room: int, permissions: Permissions | None = None
 ) -> Page:
-    """Pages of everything, less what the caller may not see; a page may come out short, and the cursor goes on."""
-    cursor = None if query.cursor is None else seal.unseal(query.cursor)
+    """A page out of small ones of the store, so that few large records are in memory at a time.
+
+    It may come out short, and its cursor goes on: after `room` bytes, and after `PAGES` times as
+    many records as were asked for where the caller may not see most of them.
+
+    Args:
+        store: Listed.
+        query: What is asked for.
+        room: Bytes of records; the first one is taken whatever its size.
+        permissions: What the caller may see; None: all of it.
+    """
     seen: list[Stored] = []
-    degraded = False
-    for _ in range(PAGES):
-        asked = msgspec.structs.replace(query, cursor=cursor, limit=query.limit - len(seen))
+    cursor, degraded, looked = query.cursor, False, 0
+    while True:
+        limit = min(query.limit - len(seen), CHUNK)
+        asked = msgspec.structs.replace(query, cursor=cursor, limit=limit)
         page = await store.list(asked)
-        seen += [
-            stored
-            for stored in page.items
-            if may_read(permissions, stored.standing().prediction_id, stored)
-        ]
+        visible, fitting = _fitting(page.items, permissions, room, first=not seen)
+        if fitting < len(page.items):
+            if not fitting:
+                break
+            # Only the store can tell the cursor behind a record in the middle of its page.
+            del page, visible
+            page = await store.list(msgspec.structs.replace(asked, limit=fitting))
+            visible, _ = _fitting(page.items, permissions, room, first=not seen)
+            seen, cursor = seen + visible, page.cursor
+            degraded |= page.degraded
+            break
+        room -= sum(len(stored.encoded) for stored in visible)
+        seen += visible
+        looked += len(page.items)
         cursor = page.cursor
         degraded |= page.degraded
-        if cursor is None or len(seen) >= query.limit:
+        if cursor is None or len(seen) >= query.limit or looked >= PAGES * query.limit:
             break
-    return Page(items=seen, cursor=None if cursor is None else seal.seal(cursor), degraded=degraded)
+    return Page(items=seen, cursor=cursor, degraded=degraded)
+
+
+def _fitting(
+    items: list[Stored], permissions: Permissions | None, room: int, *, first: bool
+) -> tuple[list[Stored], int]:
+    """Those that the caller may see, up to `room` bytes; and how many of all items that covers."""
+    visible: list[Stored] = []
+    for number, stored in enumerate(items):
+        if permissions is not None and not may_read(
+            permissions, stored.standing().prediction_id, stored
+        ):
+            continue
+        room -= len(stored.encoded)
+        if room < 0 and (visible or not first):
+            return visible, number
+        visible.append(stored)
+    return visible, len(items)
 
 
 def _answer(page: Page) -> web.Response:

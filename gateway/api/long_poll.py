@@ -5,6 +5,7 @@ import re
 from tidings.gateway.auth.permissions import Permissions
 from tidings.gateway.http.problems import not_found
 from tidings.gateway.push.changes_reader import ChangesReader
+from tidings.storage.clock import SYSTEM_CLOCK, Clock
 from tidings.storage.prediction import Status
 from tidings.storage.store import Stored
 from tidings.streams.changes.codec import Change
@@ -31,15 +32,19 @@ async def next_change(
     prediction_id: str,
     known: Stored,
     wait: float,
+    clock: Clock = SYSTEM_CLOCK,
 ) -> Stored | None:
     """The record once it is newer than what the caller knows.
 
     Returns:
-        The newer record; None where nothing has changed within `wait` seconds.
+        The newer record; None where nothing has changed within `wait` seconds, or before the
+        caller's token expired.
 
     Raises:
         Problem: 404 where it was deleted meanwhile, or is no longer the caller's to see.
     """
+    if permissions.expires_at is not None:  # what comes later is not for this token
+        wait = max(0.0, min(wait, permissions.expires_at - clock.ms() / 1000))
     change = await reader.wait_for_version(prediction_id, known.version, wait)
     if change is None:
         return None

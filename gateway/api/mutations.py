@@ -21,7 +21,7 @@ from tidings.gateway.http.request_body import read_json
 from tidings.gateway.http.request_trace import begun
 from tidings.gateway.push.changes_reader import ChangesReader
 from tidings.storage.clock import SYSTEM_CLOCK, Clock
-from tidings.storage.prediction import Prediction, Status
+from tidings.storage.prediction import Prediction, Status, encode
 from tidings.storage.store import Stored
 from tidings.streams.changes.codec import Change
 from tidings.streams.log.headers import ARCHIVE_HEADER, TRACE_HEADER
@@ -38,6 +38,8 @@ EVENT_FIELDS = WIRE_NAMES | {"status", "at", "id"}
 """What a `PATCH` may say."""
 
 SOURCE = "api"
+OWN_BYTES = 256
+"""Bytes by which a record may grow with what the processor writes into it: positions and an attempt."""
 MOST_VALUES = 200_000
 """JSON values in a body: taking apart as many holds the event loop for about 30 ms."""
 
@@ -153,6 +155,7 @@ class Mutations:
         writer: Appends their events.
         held: The budget for bodies under way.
         max_body: Bytes of a request's body.
+        record_max: Bytes of a record.
         strict: Whether the rules allow no implied steps.
         clock: Tells the time.
     """
@@ -165,6 +168,7 @@ class Mutations:
         held: HeldBytes,
         *,
         max_body: int,
+        record_max: int,
         strict: bool = False,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
@@ -173,6 +177,7 @@ class Mutations:
         self._writer = writer
         self._held = held
         self._max_body = max_body
+        self._record_max = record_max
         self._strict = strict
         self._clock = clock
 
@@ -259,6 +264,8 @@ class Mutations:
         decision = decide(current, event, None, strict=self._strict)
         match decision:
             case Applied():
+                if isinstance(decision.record, Prediction):
+                    check_size(decision.record, self._record_max)
                 return True
             case Duplicate():
                 return False
@@ -321,6 +328,21 @@ async def read_object(request: web.Request, limit: int, account: HeldAccount) ->
         raise bad_request(
             "Not JSON", "The body is no JSON object, or one of too great a depth; send one."
         ) from None
+
+
+def check_size(record: Prediction, record_max: int) -> None:
+    """Refuse what would be over the limit once it is applied, rather than keep it as a dead letter.
+
+    Raises:
+        Problem: 413.
+    """
+    if len(encode(record)) + OWN_BYTES > record_max:
+        raise Problem(
+            413,
+            "too-large",
+            "Record too large",
+            f"The record would have more than {record_max} bytes; send less, or less of it inline.",
+        )
 
 
 def invalid_transition(current: Status, wanted: Status) -> Problem:

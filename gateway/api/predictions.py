@@ -13,8 +13,9 @@ from msgspec import Raw
 from tidings.gateway.api.long_poll import next_change, wait_preferred
 from tidings.gateway.auth.permissions import OPEN, Permissions
 from tidings.gateway.auth.request_guard import RequestGuard
-from tidings.gateway.http.fast_response import answer
-from tidings.gateway.http.problems import Handler, bad_request, not_found
+from tidings.gateway.http.fast_response import LARGE, answer, send_counted
+from tidings.gateway.http.held_bytes import HeldBytes, Kind
+from tidings.gateway.http.problems import Handler, bad_request, busy, not_found
 from tidings.gateway.push.changes_reader import ChangesReader
 from tidings.storage.prediction import Prediction, valid_id
 from tidings.storage.store import Stored
@@ -122,7 +123,9 @@ def pick(stored: Stored, names: str) -> bytes:
     return _encoder.encode({name: record[name] for name in wanted if name in record})
 
 
-def read_handler(guard: RequestGuard, records: Records, reader: ChangesReader) -> Handler:
+def read_handler(
+    guard: RequestGuard, records: Records, reader: ChangesReader, held: HeldBytes
+) -> Handler:
     """The handler of `GET /api/predictions/{id}`."""
     peek = records.store.peek
     is_open = guard.open_mode
@@ -150,6 +153,12 @@ def read_handler(guard: RequestGuard, records: Records, reader: ChangesReader) -
             stored = newer
         query = request.rel_url.raw_query_string
         data = stored.encoded if not query else _narrowed(request, stored)
+        if len(data) > LARGE:
+            account = held.account(permissions.subject)
+            if not account.take(Kind.PAGES, len(data)):
+                raise busy(account, len(data))
+            large = answer_with(data, stored.version, degraded=stored.degraded)
+            return await send_counted(request, large, account)
         if stored.degraded:
             return answer_with(data, stored.version, degraded=True)
         return answer(request, _HEADERS % stored.version, b'{"success":true,"data":%b}' % data)

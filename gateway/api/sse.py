@@ -18,7 +18,7 @@ from tidings.gateway.auth.rate_limits import is_loopback
 from tidings.gateway.auth.request_guard import RequestGuard
 from tidings.gateway.http.problems import Problem, bad_request, forbidden, not_found
 from tidings.gateway.http.server import Connection
-from tidings.gateway.push.event_stream import PING, EventStream, event
+from tidings.gateway.push.event_stream import PING, TOLD_DELETED, EventStream, event
 from tidings.gateway.push.hub import Hub
 from tidings.gateway.push.protocol import synced_message
 from tidings.storage.clock import SYSTEM_CLOCK, Clock
@@ -67,10 +67,16 @@ class Watched(Struct, frozen=True):
     """What a wide subscription lists for its snapshot."""
 
 
-def last_event_id(request: web.Request) -> int:
-    """The version that the client knows; 0 where it says none."""
-    text = request.headers.get("Last-Event-ID", "")
-    return int(text) if text.isascii() and text.isdecimal() and len(text) <= 15 else 0
+def last_event_id(request: web.Request) -> tuple[int, bool]:
+    """The version that the client knows (0: none), and whether it was told of the deletion.
+
+    Polyfills of `EventSource` that cannot send the header send it in the query.
+    """
+    text = request.headers.get("Last-Event-ID") or request.query.get("lastEventId", "")
+    version = text.removesuffix(TOLD_DELETED.decode())
+    if not (version.isascii() and version.isdecimal() and len(version) <= 15):
+        return 0, False
+    return int(version), version != text
 
 
 def watched(request: web.Request, permissions: Permissions) -> Watched:
@@ -196,13 +202,18 @@ class EventStreams:
         prediction_id = request.match_info["id"]
         if not valid_id(prediction_id):
             raise not_found()
-        known = last_event_id(request)
+        known, told_deleted = last_event_id(request)
         stream = EventStream(permissions, prediction_id)
         if known:
             stream.knows(prediction_id, known)
         stored = await self._store.get(prediction_id)
-        ended = stored is not None and stored.status in TERMINAL and stored.version <= known
-        if ended and stored is not None and may_watch(permissions, prediction_id, stored):
+        if stored is not None and not may_watch(permissions, prediction_id, stored):
+            stored = None
+        if stored is None:
+            ended = told_deleted
+        else:
+            ended = stored.status in TERMINAL and stored.version <= known
+        if ended:
             # The end is known there: this answer keeps an EventSource from connecting again and again.
             return web.Response(status=204, headers={"Cache-Control": "no-cache"})
         return await self._serve(
@@ -335,7 +346,8 @@ class EventStreams:
                     prediction_id
                 )  # the cache is behind what the client knows
             if stored is None or not may_watch(stream.permissions, prediction_id, stored):
-                yield stream.gone(prediction_id, there=stored is not None)
+                was_visible = await self._was_visible(stream, prediction_id)
+                yield stream.gone(prediction_id, was_visible=was_visible)
             else:
                 yield stream.snapshot(prediction_id, stored)
         if query is None:
@@ -347,6 +359,14 @@ class EventStreams:
             prediction_id = stored.standing().prediction_id
             if may_watch(stream.permissions, prediction_id, stored):
                 yield stream.snapshot(prediction_id, stored)
+
+    async def _was_visible(self, stream: EventStream, prediction_id: str) -> bool:
+        """Whether the client might see what is gone, as far as that is known of it."""
+        permissions = stream.permissions
+        if permissions.may_watch(prediction_id, None, None, ()):
+            return True
+        left = (await self._store.load_fresh((prediction_id,))).get(prediction_id)
+        return left is not None and may_watch(permissions, prediction_id, left)
 
     async def _listed(self, query: Query) -> AsyncIterator[Stored | None]:
         """At most `query.limit` records; None at last where there are more, or the store cannot list them."""

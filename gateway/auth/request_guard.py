@@ -155,10 +155,14 @@ class RequestGuard:
         return permissions
 
     def from_loopback(self, request: web.Request) -> bool:
-        """Whether the request comes from this machine, and no proxy handed it on."""
+        """Whether the request comes from this machine, no proxy handed it on, and it names us.
+
+        A page elsewhere can point its own name at this machine, and have a browser on it ask us.
+        """
         headers = request.headers
         return (
             is_loopback(request.remote or "")
+            and self._is_own_host(headers.get("Host"))
             and "X-Forwarded-For" not in headers
             and "Forwarded" not in headers
         )
@@ -185,14 +189,27 @@ class RequestGuard:
         names = {_host_name(authority) for scheme, _, authority in pages if scheme in DEFAULT_PORTS}
         return LOOPBACK_HOSTS | named | names
 
-    def _check_host(self, host: str | None) -> None:
-        assert self._hosts is not None
+    def check_host(self, request: web.Request) -> None:
+        """Refuse a foreign `Host` alone: for routes that have no limit.
+
+        Raises:
+            Problem: 403.
+        """
+        if self._hosts is not None:
+            self._check_host(request.headers.get("Host"))
+
+    def _is_own_host(self, host: str | None) -> bool:
         name = _host_name(host or "")
-        if (
-            name not in self._hosts
-            and not name.endswith(".localhost")
-            and not _is_loopback_host(name)
-        ):
+        return (
+            name in (self._hosts or LOOPBACK_HOSTS)
+            or name in (self._allowed_hosts or ())
+            or name.endswith(".localhost")
+            or _is_loopback_host(name)
+        )
+
+    def _check_host(self, host: str | None) -> None:
+        name = _host_name(host or "")
+        if not self._is_own_host(host):
             raise Problem(
                 403,
                 "foreign-host",

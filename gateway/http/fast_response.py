@@ -1,14 +1,23 @@
 """Answers for the routes with the most traffic, written as one piece of bytes.
 
-The server's own `Response` builds a multi-valued dictionary of headers and serializes it for each request, which is a
-third of what a status read costs. Only the ordinary case is taken here; the rest is left to `Response`.
+The server's own `Response` builds a multi-valued dictionary of headers and serializes it for each
+request, which is a third of what a status read costs. Only the ordinary case is taken here; the rest
+is left to `Response`.
 """
 
 import time
 from email.utils import formatdate
+from http import HTTPStatus
 from typing import Any
 
 from aiohttp import HttpVersion11, web
+
+from tidings.gateway.http.held_bytes import HeldAccount
+from tidings.gateway.http.problems import CONTENT_TYPE, Problem
+
+LARGE = 64 * 1024
+"""Bytes of an answer from which it counts as held until its client has taken it: as much as a
+transport buffers before it asks for a pause."""
 
 
 class _Date:
@@ -32,13 +41,14 @@ _date = _Date()
 class _Answer(web.StreamResponse):
     """Bytes that are a whole answer; as much of a response as the server asks for."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, *, keep_alive: bool = True) -> None:
         self._data = data
+        self._goes_on = keep_alive
 
     @property
     def keep_alive(self) -> bool:
-        """The connection goes on: others are not answered this way."""
-        return True
+        """Whether the connection goes on."""
+        return self._goes_on
 
     async def prepare(self, request: web.BaseRequest) -> Any:
         """Write all of it."""
@@ -67,8 +77,37 @@ def answer(request: web.Request, headers: bytes, body: bytes) -> web.StreamRespo
         and "Origin" not in request.headers  # those get headers for browsers
     ):
         return _Answer(
-            b"HTTP/1.1 200 OK\r\n%bServer: tidings\r\nContent-Length: %d\r\n%b%b"
+            b"HTTP/1.1 200 OK\r\n%bContent-Length: %d\r\n%b%b"
             % (headers, len(body), _date.line(), body)
         )
     lines = (line.partition(": ") for line in headers.decode().splitlines())
     return web.Response(body=body, headers={name: value for name, _, value in lines})
+
+
+async def send_counted(
+    request: web.Request, response: web.Response, account: HeldAccount
+) -> web.StreamResponse:
+    """Send an answer whose body the account holds, and let go of it when the client has taken it.
+
+    Args:
+        request: What is answered.
+        response: The answer.
+        account: Holds the body; it is closed.
+    """
+    with account:
+        await response.prepare(request)
+        await response.write_eof()
+    return response
+
+
+def problem_response(problem: Problem) -> web.StreamResponse:
+    """A problem as the last answer of a connection, where no application is there to make one."""
+    body = problem.body()
+    lines = {"Content-Type": CONTENT_TYPE, "Cache-Control": "no-store", **problem.headers}
+    headers = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+    first = f"HTTP/1.1 {problem.status} {HTTPStatus(problem.status).phrase}\r\n"
+    return _Answer(
+        b"%b%bX-Content-Type-Options: nosniff\r\nConnection: close\r\nContent-Length: %d\r\n%b%b"
+        % (first.encode(), headers.encode(), len(body), _date.line(), body),
+        keep_alive=False,
+    )

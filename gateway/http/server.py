@@ -1,14 +1,20 @@
-"""The HTTP server of the gateway: aiohttp's own, with its errors as problems, for any listener."""
+"""The HTTP server of the gateway: aiohttp's own, behind whatever listens.
+
+What it adds: the server's own errors are problems, a client that closes its sending half is still
+answered, an answer that nobody takes is given up, and requests behind a refused upgrade are not lost.
+"""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 import structlog
 from aiohttp import StreamReader, web
 from aiohttp.http_exceptions import LineTooLong
+from aiohttp.streams import EMPTY_PAYLOAD
 
+from tidings.gateway.http.fast_response import problem_response
 from tidings.gateway.http.problems import CONTENT_TYPE, Problem, bad_request
 
 KEEPALIVE = 75.0
@@ -20,16 +26,38 @@ MAX_LINE = 32 * 1024
 MAX_HEAD = 64 * 1024
 """Bytes of a request's whole head."""
 
+NO_PROGRESS = 30.0
+"""Seconds after which a client that takes nothing of its answer is given up."""
+
+SWEEP_EVERY = 5.0
+"""Seconds between two looks at all connections: a timer for each would cost more."""
+
 logger = structlog.get_logger(__name__)
 
 
 class Connection(web.RequestHandler):  # type: ignore[type-arg,unused-ignore]
     """One connection. What the server itself refuses (a malformed request line) is a problem."""
 
-    __slots__ = ("_answered", "_half_closed", "_head_bytes", "_last_body", "_when_lost")
+    __slots__ = (
+        "_answered",
+        "_connections",
+        "_half_closed",
+        "_head_bytes",
+        "_last_body",
+        "_stuck_since",
+        "_unsent",
+        "_when_lost",
+        "_wire",
+    )
 
-    def __init__(self, manager: web.Server, **settings: Any) -> None:
+    def __init__(
+        self, manager: web.Server, connections: "set[Connection]", **settings: Any
+    ) -> None:
         super().__init__(manager, **settings)
+        self._connections = connections
+        """All of the server, this one as long as it lasts."""
+        self._unsent = 0
+        self._stuck_since = 0.0
         self._when_lost: Callable[[], None] | None = None
         self._half_closed = False
         self._answered = 0
@@ -39,19 +67,30 @@ class Connection(web.RequestHandler):  # type: ignore[type-arg,unused-ignore]
         self._head_bytes = 0
         """Of a head that is not whole yet."""
 
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client has connected."""
+        super().connection_made(transport)
+        # The base class forgets its transport once it closes it, while bytes may still wait there.
+        self._wire = cast("asyncio.Transport", transport)  # uvloop's is of no subclass
+        self._connections.add(self)
+
     def when_lost(self, told: Callable[[], None] | None) -> None:
         """Tell an answer that waits for news at once that its client is gone; None: no longer."""
         self._when_lost = told
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """The client is gone."""
+        self._connections.discard(self)
         super().connection_lost(exc)
         if self._when_lost is not None:
             self._when_lost()
 
     def data_received(self, data: bytes) -> None:
         """Hand the bytes to the parser, as long as a head that is not whole stays within limits."""
-        super().data_received(data)
+        if b"pgrade" in data or b"PGRADE" in data:
+            self._receive_upgrade(data)
+        else:
+            super().data_received(data)
         if self._messages:
             self._last_body = self._messages[-1][1]
         waits_for_head = self._waiter is not None or not self._request_count
@@ -62,6 +101,32 @@ class Connection(web.RequestHandler):  # type: ignore[type-arg,unused-ignore]
         if self._head_bytes > MAX_HEAD and self.transport is not None:
             self.transport.write(_TOO_LARGE)
             self.force_close()
+
+    def _receive_upgrade(self, data: bytes) -> None:
+        # aiohttp's parser drops the bytes that came together with, and behind, a request for an
+        # upgrade that it does not know (`h2c`): each head is given to it by itself.
+        for piece in _heads(data):
+            super().data_received(piece)
+        if any(
+            getattr(message, "upgrade", False) and payload is not EMPTY_PAYLOAD
+            for message, payload in self._messages
+        ):
+            self.keep_alive(False)  # what was behind its body is lost, and must not seem answered
+
+    def give_up_if_stuck(self, now: float) -> None:
+        """Cut the connection where its client has taken nothing for too long.
+
+        Args:
+            now: Seconds of a clock that only goes forward.
+        """
+        if self._wire.get_protocol() is not self:
+            return  # it has become a WebSocket
+        unsent = self._wire.get_write_buffer_size()
+        if not unsent or unsent < self._unsent or not self._stuck_since:
+            self._stuck_since = now
+        self._unsent = unsent
+        if unsent and now - self._stuck_since >= NO_PROGRESS:
+            self._wire.abort()
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """The client has closed its sending half (`nc -N`): it still gets its answers.
@@ -98,24 +163,23 @@ class Connection(web.RequestHandler):  # type: ignore[type-arg,unused-ignore]
         request: web.BaseRequest,  # noqa: ARG002 - the server's signature
         status: int = 500,
         exc: BaseException | None = None,
-        message: str | None = None,
+        message: str | None = None,  # noqa: ARG002 - the library's own text
     ) -> web.StreamResponse:
         """The answer to a request that no handler has answered."""
         if isinstance(exc, LineTooLong):  # its text repeats the line, which may hold a token
-            return _too_large().response()
+            return problem_response(_too_large())
         if status < HTTPStatus.INTERNAL_SERVER_ERROR:
-            reason = (message or "it is malformed").splitlines()[0].partition(":")[0][:200]
-            return bad_request(
-                "Malformed request", f"This is no HTTP request: {reason}; check what sends it."
-            ).response()
+            return problem_response(
+                bad_request(
+                    "Malformed request", "The bytes are no HTTP request; check what sends them."
+                )
+            )
         if not isinstance(exc, ConnectionError):  # a client that went away is nobody's failure
             logger.error("http.failed", exc_info=exc)
         problem = Problem(
             500, "internal", "Internal error", "The service failed; its log has the particulars."
         )
-        response = problem.response()
-        response.force_close()
-        return response
+        return problem_response(problem)
 
 
 class HttpServer:
@@ -128,10 +192,13 @@ class HttpServer:
 
     def __init__(self, app: web.Application, shutdown_timeout: float = 4.0) -> None:
         self._runner = web.AppRunner(app, shutdown_timeout=shutdown_timeout)
+        self._connections: set[Connection] = set()
+        self._sweeper: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Start the application; `connection` may be called from now on."""
         await self._runner.setup()
+        self._sweeper = asyncio.create_task(self._sweep(), name="http-sweep")
 
     def connection(self) -> Connection:
         """A protocol for one accepted connection.
@@ -144,6 +211,7 @@ class HttpServer:
             raise ValueError("the HTTP server is not running; await start() first")
         return Connection(
             server,
+            self._connections,
             loop=asyncio.get_running_loop(),
             # None is kept: it costs a quarter of a request.
             access_log=None,
@@ -155,7 +223,25 @@ class HttpServer:
 
     async def close(self) -> None:
         """Let requests under way finish, then close every connection."""
+        if self._sweeper is not None:
+            self._sweeper.cancel()
         await self._runner.cleanup()
+
+    async def _sweep(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            await asyncio.sleep(SWEEP_EVERY)
+            for connection in tuple(self._connections):
+                connection.give_up_if_stuck(loop.time())
+
+
+def _heads(data: bytes) -> Iterator[bytes]:
+    """The bytes, cut behind each empty line."""
+    begin = 0
+    while (end := data.find(b"\r\n\r\n", begin) + 4) > 3 and end < len(data):
+        yield data[begin:end]
+        begin = end
+    yield data[begin:]
 
 
 def _too_large() -> Problem:

@@ -22,6 +22,8 @@ from tidings.storage.store import Stored
 from tidings.streams.changes.codec import Change
 
 PING = b":\n\n"
+TOLD_DELETED = b"-deleted"
+"""What follows the version in the id of a deletion on the stream of one prediction."""
 
 _TERMINAL = frozenset(status.value for status in TERMINAL)
 
@@ -125,14 +127,24 @@ class EventStream:
         """The version that the client has; 0: none that is remembered."""
         return self._floors.get(prediction_id, 0)
 
-    def gone(self, prediction_id: str, *, there: bool = False) -> bytes:
-        """The event for a named prediction that is not there, or not to be seen (`there`)."""
+    def gone(self, prediction_id: str, *, was_visible: bool) -> bytes:
+        """The event for a named prediction that is not there, or that the client may not see.
+
+        The id of a deletion says that it was told, so that a browser that comes back with it need
+        not be told again.
+
+        Args:
+            prediction_id: Of the prediction.
+            was_visible: Whether the client might see it while it was there; to others a prediction
+                that is not theirs and one that never was are alike.
+        """
         known = self.known(prediction_id)
-        if there or not known:
+        if not known or not was_visible:
             return event(b"unknown", unknown_message(prediction_id))
         self.finished = self.single is not None
         self._floors[prediction_id] = known + 1
-        return self._named(b"deleted", deleted_message(prediction_id, known + 1), known + 1)
+        data = event(b"deleted", deleted_message(prediction_id, known + 1))
+        return data if self.single is None else b"id: %d%b\n%b" % (known + 1, TOLD_DELETED, data)
 
     def settle(self) -> None:
         """The snapshot is through: drop what waits and is no news any more."""

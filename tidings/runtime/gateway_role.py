@@ -218,6 +218,7 @@ class GatewayRole:
             strict=resources.policy.strict,
             degraded=bool if fallback is None else lambda: fallback.degraded,
             max_body=settings.max_body,
+            record_max=resources.policy.record_max,
             image_sources=tuple(f"http://{place}" for place in settings.assets_allow),
             tracing=self._tracing,
         )

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -13,11 +14,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter
 
+from tests.support.conditions import eventually
 from tests.support.gateway.serving_thread import ServingThread
 from tests.support.gateway.small_service import SmallService, prediction, small_service
 from tidings.gateway.api.static_files import load_pages, policy
 from tidings.gateway.auth.rate_limits import AddressLimits, TrustedProxies
 from tidings.gateway.auth.tokens import Hs256Tokens, RequiredClaims
+from tidings.gateway.http import server
+from tidings.gateway.http.held_bytes import Kind
 from tidings.gateway.http.problems import Problem, from_failure
 
 SECRET = b"a secret of more than thirty-two bytes"
@@ -219,6 +223,79 @@ async def test_metrics_are_for_this_machine_and_admins() -> None:
         assert (
             await client.get("/metrics", headers={**forwarded, **bearer(scope="admin")})
         ).status_code == 200
+
+
+async def test_a_page_that_points_its_name_here_reads_no_metrics() -> None:
+    """From this machine, too, a `Host` that is not ours needs a token: a browser may be asked by any page."""
+    async with serving(authenticator=Hs256Tokens(SECRET, RequiredClaims())) as (_, client):
+        for path in ("/metrics", "/readyz"):
+            headers = {"Host": "rebound.example"}
+            answer = await client.get(path, headers=headers)
+            assert (path, answer.status_code) in {("/metrics", 401), ("/readyz", 200)}
+            assert "parts" not in answer.text
+    async with serving() as (_, client):
+        for path in ("/metrics", "/readyz", "/openapi.json", "/"):
+            answer = await client.get(path, headers={"Host": "rebound.example"})
+            assert_problem(answer, 403, "foreign-host")
+        assert (await client.get("/healthz", headers={"Host": "pod.example"})).status_code == 200
+
+
+async def test_others_learn_only_whether_it_is_ready() -> None:
+    """Which part is in the way, and why, is for this machine and for admins; a probe needs yes or no."""
+
+    async def log() -> str | None:
+        return "the broker at 10.0.0.7 is away"
+
+    parts: dict[str, Any] = {"ready": {"log": log}}
+    async with serving(authenticator=Hs256Tokens(SECRET, RequiredClaims()), **parts) as (_, client):
+        elsewhere = {"X-Forwarded-For": "203.0.113.7"}
+        for headers in (elsewhere, {**elsewhere, **bearer(sub="ann")}):
+            answer = await client.get("/readyz", headers=headers)
+            assert_problem(answer, 503, "not-ready")
+            assert "10.0.0.7" not in answer.text
+        answer = await client.get("/readyz", headers={**elsewhere, **bearer(scope="admin")})
+        assert "10.0.0.7" in answer.text
+
+
+async def test_no_answer_names_the_server() -> None:
+    """Which server and version this is, nobody is told."""
+    async with serving() as (service, client):
+        await service.put(prediction("p1"))
+        for path in ("/api/predictions/p1", "/api/predictions", "/", "/nowhere", "/openapi.json"):
+            assert "server" not in (await client.get(path)).headers, path
+        assert b"\r\nserver" not in (await raw(service.port, b"NONSENSE\r\n\r\n")).lower()
+
+
+@pytest.mark.parametrize("protocol", [b"h2c", b"TLS/1.0", b"websocket"])
+async def test_what_comes_behind_a_refused_upgrade_is_answered(protocol: bytes) -> None:
+    """Requests in the same bytes as an upgrade that is not made are answered, in their order."""
+    upgrade = b"Connection: Upgrade\r\nUpgrade: " + protocol + b"\r\n"
+    ask = b"GET %b HTTP/1.1\r\nHost: localhost\r\n%b\r\n"
+    async with serving() as (service, _):
+        bytes_ = ask % (b"/healthz", upgrade) + ask % (b"/nowhere", b"")
+        answers = await raw(service.port, bytes_ + ask % (b"/readyz", b"Connection: close\r\n"))
+    codes = [one.split(b" ")[0] for one in answers.split(b"HTTP/1.1 ")[1:]]
+    assert codes == [b"200", b"404", b"200"]
+
+
+async def test_who_takes_nothing_of_an_answer_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer that its client does not read is given up; until then its bytes count as held."""
+    monkeypatch.setattr(server, "SWEEP_EVERY", 0.1)
+    monkeypatch.setattr(server, "NO_PROGRESS", 0.5)
+    async with serving() as (service, client):
+        for number in range(12):
+            await service.put(prediction(f"p{number}", logs="x" * 400_000))
+        with socket.socket() as unread:
+            unread.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            unread.connect(("127.0.0.1", service.port))
+            unread.sendall(b"GET /api/predictions HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            await eventually(lambda: service.held.by_kind[Kind.PAGES] > 3_000_000)
+            await eventually(lambda: service.held.total == 0)
+        listed = (await client.get("/api/predictions")).json()
+        assert listed["cursor"] is not None
+        rest = (await client.get(f"/api/predictions?cursor={listed['cursor']}")).json()
+        names = {one["predictionId"] for one in listed["data"] + rest["data"]}
+        assert len(names) == len(listed["data"]) + len(rest["data"]) == 12
 
 
 async def test_stats_are_figures_for_admins() -> None:

@@ -1,6 +1,7 @@
 """Creating predictions over a real port, with a submitter that takes notes."""
 
 import contextlib
+import hashlib
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -225,3 +226,69 @@ async def test_an_id_that_is_deleted_belongs_to_its_owner() -> None:
     assert standing.status_code == deleted.status_code == 409
     assert standing.json() == deleted.json()
     assert (again.status_code, again.json()["data"]["version"]) == (201, 3)
+
+
+async def test_nobody_can_ask_after_anothers_idempotency_key() -> None:
+    """The id that a key leads to cannot be computed from the owner and the key, so nobody can take it."""
+    guessed = hashlib.sha256(b"ann\0order-17").hexdigest()[:32]
+    async with serving(webhook_key=b"a key of this service") as (_, client, _):
+        order = {**ORDER, "owner": "ann"}
+        headers = {"Idempotency-Key": "order-17"}
+        made = await client.post("/api/predictions", json=order, headers=headers)
+        taken = await client.post("/api/predictions", json={**ORDER, "predictionId": guessed})
+        again = await client.post("/api/predictions", json=order, headers=headers)
+    assert (made.status_code, taken.status_code, again.status_code) == (201, 201, 201)
+    assert again.json() == made.json()
+
+
+@pytest.mark.parametrize(("hours", "same"), [(23, True), (25, False)])
+async def test_a_key_given_to_an_earlier_release_matches_for_a_day(hours: int, same: bool) -> None:
+    """What an earlier release made of a key is found by the same key, for a day."""
+    former = hashlib.sha256(b"ann\0k").hexdigest()[:32]
+    order = {**ORDER, "owner": "ann"}
+    canonical = msgspec.json.encode({**order, "type": "create"}, order="deterministic")
+    create_id = f"create-{former}-{hashlib.sha256(canonical).hexdigest()[:32]}"
+    created = time.time_ns() // 1_000_000 - hours * 3_600_000
+    async with serving(webhook_key=b"a key of this service") as (service, client, _):
+        await service.put(prediction(former, owner="ann", createId=create_id, createdAt=created))
+        answer = await client.post("/api/predictions", json=order, headers={"Idempotency-Key": "k"})
+        other = await client.post(
+            "/api/predictions", json={**order, "prompt": "x"}, headers={"Idempotency-Key": "k"}
+        )
+    assert answer.status_code == 201
+    assert (answer.json()["data"]["predictionId"] == former) is same
+    assert other.status_code == 422
+
+
+@pytest.mark.parametrize(
+    ("more", "status"),
+    [
+        ({"model": "m" * 600_000}, 413),
+        ({"payload": {"x": "y" * 600_000}}, 201),
+        ({"owner": "o" * 300}, 422),
+        ({"tags": ["t"] * 101}, 422),
+        ({"tags": ["t" * 300]}, 422),
+        ({"payload": list(range(250_000))}, 422),
+    ],
+)
+async def test_an_order_that_can_never_be_is_refused(more: dict[str, Any], status: int) -> None:
+    """What would end as a dead letter is refused at once, and nothing is kept of it."""
+    async with serving() as (service, client, _):
+        answer = await client.post("/api/predictions", json={**ORDER, **more})
+        assert answer.status_code == status, answer.text[:200]
+        assert len(await service.records()) == (status == 201)
+
+
+@pytest.mark.parametrize("field", ["predictionId", "model", "payload"])
+async def test_an_order_that_is_not_utf_8_is_refused(field: str) -> None:
+    """A body in another encoding is a 422 whichever field it is in, and whether it has a key or not."""
+    body = b'{"provider":"replicate","model":"m","%b":"\xff"}' % field.encode()
+    async with serving() as (service, client, _):
+        for headers in ({}, {"Idempotency-Key": "k"}):
+            answer = await client.post(
+                "/api/predictions",
+                content=body,
+                headers={"content-type": "application/json", **headers},
+            )
+            assert answer.status_code == 422
+        assert await service.records() == []

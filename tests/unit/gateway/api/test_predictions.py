@@ -14,6 +14,7 @@ from tests.support.conditions import eventually
 from tests.support.gateway.small_service import SmallService, prediction, small_service
 from tidings.gateway.api.listing import CursorSeal
 from tidings.gateway.auth.tokens import Hs256Tokens, RequiredClaims
+from tidings.gateway.http.held_bytes import HeldBytes, HeldLimits, Kind
 from tidings.storage.errors import StoreUnavailable
 from tidings.storage.memory import MemoryStore
 from tidings.storage.prediction import Prediction, encode
@@ -414,3 +415,37 @@ async def test_who_may_change_and_not_read_is_told_little() -> None:
             "/api/predictions/p1", json={"progress": 0.1}, headers=bearer(scope="write")
         )
     assert answer.json()["data"] == {"predictionId": "p1", "status": "processing", "version": 3}
+
+
+async def test_a_wait_ends_with_its_token() -> None:
+    """A long poll whose token expires under way ends then, without the change that comes later."""
+    async with serving(authenticator=Hs256Tokens(SECRET, RequiredClaims())) as (service, client):
+        await service.put(prediction("p1", owner="ann"))
+        headers = {
+            **bearer(sub="ann", exp=time.time() + 1.5),
+            "If-None-Match": '"2"',
+            "Prefer": "wait=30",
+        }
+        began = time.monotonic()
+        answer = await client.get("/api/predictions/p1", headers=headers)
+        assert answer.status_code == 304
+        assert time.monotonic() - began < 10
+
+
+async def test_an_owner_holds_a_bounded_part_of_the_memory_with_unread_answers() -> None:
+    """A record that would take an owner beyond the budget is a 429; another owner's is served."""
+    limits = HeldLimits(owner=500_000)
+    async with serving(
+        authenticator=Hs256Tokens(SECRET, RequiredClaims()), held=HeldBytes(limits)
+    ) as (service, client):
+        for owner in ("ann", "bob"):
+            await service.put(prediction(owner, owner=owner, logs="x" * 300_000))
+        with service.held.account("ann") as account:
+            assert account.take(Kind.SNAPSHOTS, 300_000)
+            answer = await client.get("/api/predictions/ann", headers=bearer(sub="ann"))
+            assert (answer.status_code, answer.json()["code"]) == (429, "too-much-held")
+            answer = await client.get("/api/predictions/bob", headers=bearer(sub="bob"))
+            assert answer.status_code == 200
+        answer = await client.get("/api/predictions/ann", headers=bearer(sub="ann"))
+        assert answer.status_code == 200
+        assert service.held.total == 0

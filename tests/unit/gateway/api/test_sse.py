@@ -398,3 +398,49 @@ async def test_streams_end_with_the_service() -> None:
         rest = [line async for line in lines]
         await closing
     assert any(line.startswith("retry: ") for line in rest)
+
+
+async def test_what_one_may_not_see_is_as_what_never_was() -> None:
+    """A stranger who claims to know a version hears the same of another's prediction as of none, deleted or not."""
+    async with serving(authenticator=Hs256Tokens(SECRET, RequiredClaims())) as (service, client):
+        await service.put(prediction("there", owner="ann"))
+        await service.put(prediction("gone", owner="ann"))
+        answer = await client.delete(
+            "/api/predictions/gone", headers={"Authorization": f"Bearer {token(sub='ann')}"}
+        )
+        assert answer.status_code == 204
+
+        async def first(prediction_id: str, subject: str) -> str:
+            headers = {"Last-Event-ID": "2", "Authorization": f"Bearer {token(sub=subject)}"}
+            path = f"/api/predictions/{prediction_id}/events"
+            async with stream(client, path, **headers) as events:
+                return (await events.next())[0]
+
+        assert [await first(name, "bob") for name in ("there", "gone", "never")] == ["unknown"] * 3
+        assert await first("gone", "ann") == "deleted"
+
+
+@pytest.mark.parametrize("where", ["header", "query"])
+async def test_a_browser_that_comes_back_after_the_end_is_told_to_stay_away(where: str) -> None:
+    """`EventSource` connects again after each end: with the id of the last event it gets a 204, by which it stops."""
+
+    async def ids(client: httpx.AsyncClient, known: str | None) -> list[str | None]:
+        headers = {"Last-Event-ID": known} if known is not None and where == "header" else {}
+        query = f"?lastEventId={known}" if known is not None and where == "query" else ""
+        path = f"/api/predictions/p1/events{query}"
+        async with client.stream("GET", path, headers=headers) as answer:
+            if answer.status_code == 204:
+                return []
+            events, found = Stream(answer), []
+            while (one := await events.next())[0] != "end":
+                found.append(one[1])
+            return [one for one in found if one is not None]
+
+    async with serving() as (service, client):
+        await service.put(prediction("p1", status="succeeded", version=4))
+        assert await ids(client, None) == ["4"]
+        assert await ids(client, "4") == []
+        await client.delete("/api/predictions/p1")
+        (told,) = await ids(client, "4")
+        assert told == "5-deleted"
+        assert await ids(client, told) == []
