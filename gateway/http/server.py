@@ -20,7 +20,7 @@ from tidings.gateway.http.problems import CONTENT_TYPE, Problem, bad_request
 KEEPALIVE = 75.0
 """Seconds that an idle connection is kept."""
 
-MAX_LINE = 32 * 1024
+MAX_LINE = 18 * 1024
 """Bytes of a request line or of one header: a token of the largest size, with room."""
 
 MAX_HEAD = 64 * 1024
@@ -249,12 +249,10 @@ def _too_large() -> Problem:
         f"A request line or a header may have {MAX_LINE} bytes, and the whole head {MAX_HEAD}; "
         "send less, for example a token with fewer claims, or fewer cookies."
     )
-    return Problem(431, "head-too-large", "Request head too large", detail)
+    return Problem(400, "head-too-large", "Request head too large", detail)
 
 
-_TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Type: %b\r\n" % (
-    CONTENT_TYPE.encode()
-)
+_TOO_LARGE = b"HTTP/1.1 400 Bad Request\r\nContent-Type: %b\r\n" % (CONTENT_TYPE.encode())
 _TOO_LARGE += b"Content-Length: %d\r\nConnection: close\r\n\r\n%b" % (
     len(_too_large().body()),
     _too_large().body(),

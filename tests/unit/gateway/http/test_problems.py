@@ -173,6 +173,11 @@ async def _(service: SmallService, client: Client) -> httpx.Response:
     return await raw(service, head + b"Content-Length: 10\r\n\r\n{")
 
 
+@provokes("head-too-large", 400)
+async def _(service: SmallService, client: Client) -> httpx.Response:
+    return await client.get("/api/predictions/p1", headers={"X-Long": "x" * 20_000})
+
+
 LARGE: dict[str, Any] = {
     "headers": {"content-type": "application/json"},
     "content": b'{"tags":["%b"]}' % (b"x" * 300_000),
