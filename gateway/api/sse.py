@@ -30,8 +30,6 @@ from tidings.streams.changes.codec import Change
 
 PING_EVERY = 15.0
 """Seconds between comments, which keep proxies from closing a stream that is silent."""
-NO_PROGRESS = 30.0
-"""Seconds after which a client that took nothing at all is given up."""
 UNANSWERED = 45_000
 """Milliseconds that bytes may stay unacknowledged by the client's machine before it counts as gone: without it a phone
 that lost its network keeps its stream until TCP gives up, a quarter of an hour later (RFC 5482)."""
@@ -241,11 +239,11 @@ class EventStreams:
         self._addresses[address] += 1
         stream.watch(self._hub, wanted.keys)
         try:
-            writing = _Writing(request, await response.prepare(request))
+            writing = _Writing(await response.prepare(request))
             if request.method != "HEAD":
                 await self._run(stream, writing, wanted)
             await response.write_eof()
-        except (ConnectionError, _Stuck):
+        except ConnectionError:
             request.protocol.force_close()  # nothing can be said any more to a client that is gone, or takes nothing
         except StorageError as error:
             # The answer has begun: its end, and not another one, tells the client to come back.
@@ -425,34 +423,14 @@ def _too_many(detail: str) -> Problem:
     )
 
 
-class _Stuck(Exception):
-    """Nothing got through to the client for too long."""
-
-
 class _Writing:
-    """Writes that give a client up only when nothing at all gets through."""
+    """Writes that wait until the transport takes more; the server's sweep cuts who takes nothing."""
 
-    def __init__(self, request: web.Request, writer: AbstractStreamWriter | None) -> None:
-        self._request = request
+    def __init__(self, writer: AbstractStreamWriter | None) -> None:
         self._writer = writer
 
     async def write(self, data: bytes) -> None:
-        """Write, and wait until the transport takes more; raises `_Stuck` or ConnectionError."""
-        if not data or self._writer is None:
-            return
-        await self._writer.write(data)
-        while True:
-            before = self._left()
-            try:
-                async with asyncio.timeout(NO_PROGRESS):
-                    await self._writer.drain()
-                return
-            except TimeoutError:
-                if self._left() >= before:
-                    raise _Stuck from None
-
-    def _left(self) -> int:
-        transport = self._request.transport
-        if transport is None:
-            raise ConnectionResetError
-        return transport.get_write_buffer_size()
+        """Write; raises ConnectionError where the client is gone."""
+        if data and self._writer is not None:
+            await self._writer.write(data)
+            await self._writer.drain()
