@@ -1,7 +1,10 @@
-"""Keeps proofs and credentials out of what is shown. Pure; on the lowest floor, so that every floor can use it.
+"""Keeps proofs and credentials out of what is shown.
 
-Two secrets travel in texts that nobody here wrote. A provider repeats the address that it reports to, and the token in
-it proves a webhook. A client library puts the call that failed, its headers and its URL, into the text of an exception.
+Pure; on the lowest floor, so that every floor can use it.
+
+Two secrets travel in texts that nobody here wrote. A provider repeats the address that it reports
+to, and the token in it proves a webhook. A client library puts the call that failed, its headers
+and its URL, into the text of an exception.
 
 | function | takes out | use it for |
 |---|---|---|
@@ -10,10 +13,11 @@ it proves a webhook. A client library puts the call that failed, its headers and
 | `error_text` | the same, of an exception, on one line, bounded | any exception that another library raised |
 | `Redactor` | the same, and the configured secrets by value | output where the settings are at hand: the log |
 
-A link to an output may carry a signature of its own, which its reader needs. `without_proofs` leaves it alone; `redact`
-does not, so nothing that it returns is good for fetching.
+A link to an output may carry a signature of its own, which its reader needs. `without_proofs`
+leaves it alone; `redact` does not, so nothing that it returns is good for fetching.
 
-Every expression here runs in linear time: repetitions are bounded, or end at a character that cannot begin another one.
+Every expression here runs in linear time: repetitions are bounded, or end at a character that
+cannot begin another one.
 """
 
 import re
@@ -27,10 +31,12 @@ LEAST_SECRET = 6
 LONGEST_ERROR = 500
 """Characters of an exception's text that are kept."""
 
-# The address of a webhook: plain, with JSON's escapes (`\/`, `\u003d`), or in the query of another address (`%3F`, `%253F`).
+# The address of a webhook: plain, with JSON's escapes (`\/`, `\u003d`), or in the query of another
+# address (`%3F`, `%253F`).
 _MARK = r"(?:[?&]|%(?:25){0,3}(?:3[Ff]|26)|\\u003[Ff]|\\u0026)"
 _EQUALS = r"(?:=|%(?:25){0,3}3[Dd]|\\u003[Dd])"
-# No stretch holds the beginning of another one: each character is looked at once, however often the word is repeated.
+# No stretch holds the beginning of another one: each character is looked at once, however often the
+# word is repeated.
 _STRETCH = r"(?:(?!webhooks)[^\s\"'<>]){0,1500}?"
 _PROOF = rf"(webhooks{_STRETCH}{_MARK}token{_EQUALS})[^\s\"'<>&#\\]+"
 _proof = re.compile(_PROOF)
@@ -65,7 +71,8 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     ),
     (re.compile(r"\b((?:Bearer|Basic)\s{1,8})[^\s\"',;]{6,}"), rf"\1{MASK}"),
     (re.compile(r"([\"'](?:Key|Token)\s{1,8})[^\s\"',;]{6,}"), rf"\1{MASK}"),
-    # well-known forms: signing secrets, tokens of Replicate and OpenAI, keys of AWS, JSON Web Tokens
+    # well-known forms: signing secrets, tokens of Replicate and OpenAI, keys of AWS, JSON Web
+    # Tokens
     (re.compile(r"\b(whsec_)[A-Za-z0-9+/=_-]{8,}"), rf"\1{MASK}"),
     (re.compile(r"\b(r8_|sk-)[A-Za-z0-9_-]{12,}"), rf"\1{MASK}"),
     (re.compile(r"\b(AKIA|ASIA)[0-9A-Z]{16}\b"), rf"\1{MASK}"),
@@ -76,7 +83,10 @@ Text = TypeVar("Text", str, bytes)
 
 
 def without_proofs(text: Text) -> Text:
-    """The text or JSON without the tokens in addresses of webhooks; anything else stays byte for byte."""
+    """The text or JSON without the tokens in addresses of webhooks.
+
+    Anything else stays byte for byte.
+    """
     if isinstance(text, bytes):
         if b"webhooks" not in text or b"token" not in text:
             return text

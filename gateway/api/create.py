@@ -24,7 +24,7 @@ from tidings.gateway.auth.request_guard import RequestGuard
 from tidings.gateway.http.held_bytes import HeldBytes
 from tidings.gateway.http.problems import Handler, Problem, bad_request, forbidden, unprocessable
 from tidings.storage.clock import SYSTEM_CLOCK, Clock
-from tidings.storage.prediction import ABSENT, Prediction, decode, valid_id
+from tidings.storage.prediction import Prediction, decode, valid_id
 from tidings.storage.store import Stored, hidden
 from tidings.storage.wrappers.cache import CachedStore
 from tidings.streams.rules.decision import Applied
@@ -53,8 +53,8 @@ class Submitter(Protocol):
     def refusal(self, provider: str) -> str | None:
         """Why nothing can be submitted to this provider, with the remedy; None: it can."""
 
-    def order_refusal(self, provider: str, model: str, payload: Raw) -> str | None:
-        """Why this order can never be submitted to a provider; None: it can, or nobody can tell."""
+    def model_refusal(self, provider: str, model: str) -> str | None:
+        """Why no call of this provider can be made of a model's name; None: one can."""
 
     async def submit(self, record: Prediction) -> None:
         """Take charge of a prediction that has just been created; does not wait for the provider."""
@@ -149,8 +149,8 @@ def _able(submitter: Submitter | None, order: Order) -> Submitter:
     )
     if submitter is None or refusal is not None:
         raise Problem(422, "provider-not-configured", "Provider not configured", refusal or "")
-    model, payload = _text(order.fields, "model") or "", order.fields.get("payload", ABSENT)
-    if (unfit := submitter.order_refusal(provider, model, payload)) is not None:
+    model = _text(order.fields, "model") or ""
+    if (unfit := submitter.model_refusal(provider, model)) is not None:
         raise unprocessable("Invalid field", f"{provider} can never take this order: {unfit}.")
     return submitter
 

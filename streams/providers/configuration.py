@@ -9,7 +9,10 @@ MAX_TOLERANCE = 86_400.0
 
 
 class BadConfiguration(ValueError):
-    """A provider's setting cannot be used; the message names the setting and never repeats its value."""
+    """A provider's setting cannot be used.
+
+    The message names the setting and never repeats its value.
+    """
 
 
 class Configuration(Struct, frozen=True, kw_only=True):
@@ -24,7 +27,8 @@ class Configuration(Struct, frozen=True, kw_only=True):
     jwks_url: str | None = None
     """Where the public keys of its webhooks are (fal, Gemini)."""
     tolerance: float | None = None
-    """Seconds that a signed timestamp may lie in the past or the future; None: the provider's own."""
+    """Seconds that a signed timestamp may lie in the past or the future; None: the provider's
+    own."""
     concurrency: Annotated[int, Meta(ge=1, le=1000)] | None = None
     """Calls to the provider at once; None: 16."""
     rate: Annotated[int, Meta(ge=1)] | None = None

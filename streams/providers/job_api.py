@@ -1,8 +1,9 @@
 """The API of a provider for its jobs, as pure data: what to send, and how to read the answers.
 
-Optional: a provider without it is reported to, and not submitted to. Whoever sends a `Call` decides about time limits
-and retries; nothing here does I/O. Every address that is built from input is built by `address`, and every address that
-a provider gave is checked by `is_at`, so that a token goes nowhere but below the provider's base URL.
+Optional: a provider without it is reported to, and not submitted to. Whoever sends a `Call` decides
+about time limits and retries; nothing here does I/O. Every address that is built from input is
+built by `address`, and every address that a provider gave is checked by `is_at`, so that a token
+goes nowhere but below the provider's base URL.
 """
 
 import re
@@ -83,7 +84,8 @@ class Unreadable(ValueError):
 class JobApi(Protocol):
     """A provider that can be asked how jobs stand.
 
-    `get`, `result` and `cancel` raise ValueError where a job's address cannot be told, for want of its model.
+    `get`, `result` and `cancel` raise ValueError where a job's address cannot be told, for want of
+    its model.
     """
 
     def get(self, provider_id: str, model: str | None, urls: Raw) -> Call:
@@ -93,7 +95,10 @@ class JobApi(Protocol):
         """A second call, where the answer to `get` says that the result has to be fetched apart."""
 
     def report(self, provider_id: str, body: bytes, result: bytes | None) -> bytes:
-        """The answers to `get` and `result` in the shape of a webhook's body. Raises `Unreadable`."""
+        """The answers to `get` and `result` in the shape of a webhook's body.
+
+        Raises `Unreadable`.
+        """
 
     def cancel(self, provider_id: str, model: str | None, urls: Raw) -> Call | None:
         """Stop a job; None: the provider has no way to."""
@@ -112,7 +117,7 @@ class SubmissionApi(JobApi, Protocol):
 
 @runtime_checkable
 class JobListing(Protocol):
-    """A provider whose list shows the webhooks of its jobs, by which a submission without an answer is found again."""
+    """A provider whose list shows its jobs' webhooks, by which a lost submission is found again."""
 
     def list(self, following: str | None = None) -> Call:
         """The newest jobs, newest first, or the page that `listed` named."""
@@ -123,10 +128,16 @@ class JobListing(Protocol):
 
 @runtime_checkable
 class OriginAware(Protocol):
-    """A provider whose webhooks all go to one address: it is told a job's origin with the order, and shows it."""
+    """A provider whose webhooks all go to one address.
+
+    It is told a job's origin with the order, and shows it.
+    """
 
     def origin(self, body: bytes) -> Origin | None:
-        """The submission that the answer to `get` belongs to; None: it is none of ours, as far as it says."""
+        """The submission that the answer to `get` belongs to.
+
+        None: it is none of ours, as far as it says.
+        """
 
 
 class ThinNotice(Struct, frozen=True):
@@ -137,7 +148,8 @@ class ThinNotice(Struct, frozen=True):
     urls: Raw = ABSENT
     """Where it is fetched, in the shape of a record's `providerUrls`; absent: the id says it."""
     status: Status | None = None
-    """The status it names, which counts where nothing can be fetched; None: its translation says all of it."""
+    """The status it names, which counts where nothing can be fetched; None: its translation says
+    all of it."""
     error: str | None = None
 
 
@@ -150,15 +162,19 @@ class ThinWebhook(Protocol):
 
 
 def address(base: str, *segments: str, tail: str = "") -> str:
-    """The address of something at a provider: the one place where input becomes part of a path there.
+    """The address of something at a provider.
+
+    The one place where input becomes part of a path there.
 
     Args:
         base: The provider's base URL, which may have a path of its own.
-        segments: Of the path below it, each one part whatever it holds; input that has parts is split by `parts`.
+        segments: Of the path below it, each one part whatever it holds; input that has parts is
+            split by `parts`.
         tail: Put behind the last segment as it is; never input.
 
     Raises:
-        ValueError: A segment would lead elsewhere, or cannot be part of an address; the text says why.
+        ValueError: A segment would lead elsewhere, or cannot be part of an address; the text says
+            why.
     """
     if len(segments) > MAX_SEGMENTS:
         raise ValueError(f"a name of more than {MAX_SEGMENTS} parts cannot be part of an address")

@@ -1,7 +1,8 @@
 """What the rest of the service knows of a provider, said once, in the provider's own file. Pure.
 
-Each file of `catalog` ends with a `MANIFEST`. Settings, their documentation, limits of calls, translation without a secret
-and the check of `tidings doctor` derive from it, so a new provider is one new file.
+Each file of `catalog` ends with a `MANIFEST`. Settings, their documentation, limits of calls,
+translation without a secret and the check of `tidings doctor` derive from it, so a new provider is
+one new file.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,7 +14,8 @@ from tidings.streams.providers.configuration import Configuration, setting_name
 from tidings.streams.providers.protocol import Provider
 
 Open = Callable[[str, Configuration], Provider | None]
-"""Opens a provider by its name and settings; None: it is not configured. Raises `BadConfiguration`."""
+"""Opens a provider by its name and settings; None: it is not configured. Raises
+`BadConfiguration`."""
 
 
 class Manifest(Struct, frozen=True, kw_only=True):
@@ -46,7 +48,10 @@ class Manifest(Struct, frozen=True, kw_only=True):
 
 
 class SampleWebhook(Struct, frozen=True):
-    """A webhook as the provider would send it, proven by what is configured: to try a service's whole way."""
+    """A webhook as the provider would send it, proven by what is configured.
+
+    To try a service's whole way.
+    """
 
     body: bytes
     headers: Mapping[str, str]

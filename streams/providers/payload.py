@@ -1,7 +1,8 @@
 """Reading a provider's body: what every translation does in the same way. Pure.
 
-A body is read by a `Reader`. What it says of id and status counts, whatever the rest is: a member of another type than
-documented is left out and named, a number may come as text, and JSON may be written as other languages write it.
+A body is read by a `Reader`. What it says of id and status counts, whatever the rest is: a member
+of another type than documented is left out and named, a number may come as text, and JSON may be
+written as other languages write it.
 """
 
 import hashlib
@@ -70,7 +71,7 @@ _FAILURES = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
 def readable(body: bytes) -> bytes:
-    """The body in UTF-8, without a byte-order mark, and with null for what is nested over `MAX_DEPTH` levels."""
+    """The body in UTF-8, without a byte-order mark, and nested to `MAX_DEPTH` levels at most."""
     body = in_utf8(body)
     if len(body) > 2 * MAX_DEPTH and nested_over(body, MAX_DEPTH):
         return cut_below(body, MAX_DEPTH)
@@ -111,7 +112,7 @@ class Reader(Generic[T]):
                 return None
 
     def answer(self, body: bytes, what: str) -> T:
-        """The answer of an API; raises `Unreadable`, which says that it is no such thing as `what`."""
+        """The answer of an API; raises `Unreadable` where it is no such thing as `what`."""
         found = self.peek(body)
         if found is None:
             raise Unreadable(f"no {what}: the answer is no JSON object")
@@ -156,7 +157,7 @@ def members(body: bytes) -> dict[str, Raw]:
 
 
 def answer_members(body: bytes, what: str) -> dict[str, Raw]:
-    """The members of an API's answer; raises `Unreadable`, which says that it is no such thing as `what`."""
+    """The members of an API's answer; raises `Unreadable` where it is no `what`."""
     try:
         return members(readable(body))
     except Poison as error:
@@ -377,7 +378,7 @@ _beginning = re.compile(r"https?://[^\s/?#\\]", re.IGNORECASE)
 
 
 def first_url(output: Raw) -> str | None:
-    """The first string in the output, in the order of its text, that is an http or https URL as a whole."""
+    """The first string in the output that is an http or https URL as a whole."""
     data = bytes(output)
     if (simple := _plain_url.fullmatch(data)) is not None:
         return simple[1].decode()

@@ -9,11 +9,14 @@ from tidings.streams.rules.event import Archive, Event
 
 
 class BadSignature(ValueError):
-    """The webhook is not proven to come from its provider (missing, unparsable, stale or wrong signature)."""
+    """The webhook is not proven: its signature is missing, unparsable, stale or wrong."""
 
 
 class KeysUnavailable(BadSignature):
-    """The provider's public keys have not been fetched yet: the webhook may be genuine, and a retry may prove it."""
+    """The provider's public keys have not been fetched yet.
+
+    The webhook may be genuine, and a retry may prove it.
+    """
 
 
 class UnprovenByHeaders(BadSignature):
@@ -57,7 +60,13 @@ class Provider(Protocol):
         """
 
     def prediction_id(self, body: bytes) -> str | None:
-        """The id that the webhook is about (all that the gateway reads of a body); None: it cannot be told."""
+        """The id that the webhook is about (all that the gateway reads of a body).
+
+        None: it cannot be told.
+        """
 
     def translate(self, webhook: Webhook) -> Event:
-        """What the webhook says. Pure; in the processor. Raises `Poison` where it makes no sense."""
+        """What the webhook says. Pure; in the processor.
+
+        Raises `Poison` where it makes no sense.
+        """

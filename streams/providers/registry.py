@@ -1,8 +1,8 @@
 """Which providers there are, and those that the settings open.
 
-A provider is a file of `catalog`: its name is the file's, and its `MANIFEST` says the rest. A third party adds one by an
-entry point of the group `tidings.providers`: its name is the provider's, its value a `Manifest`, or just the function
-`(name, configuration) -> Provider | None` that opens it.
+A provider is a file of `catalog`: its name is the file's, and its `MANIFEST` says the rest. A third
+party adds one by an entry point of the group `tidings.providers`: its name is the provider's, its
+value a `Manifest`, or just the function `(name, configuration) -> Provider | None` that opens it.
 """
 
 import importlib
@@ -64,13 +64,16 @@ def manifest(kind: str) -> Manifest:
 
 
 def open_providers(configurations: Mapping[str, Configuration]) -> dict[str, Provider]:
-    """The providers that can prove their webhooks; one without a secret (or what stands for it) is left out.
+    """The providers that can prove their webhooks.
+
+    One without a secret (or what stands for it) is left out.
 
     Args:
         configurations: Per name in the webhook's address, what the settings say of it.
 
     Raises:
-        BadConfiguration: A name that nobody knows, or a setting that cannot be used; the message names it.
+        BadConfiguration: A name that nobody knows, or a setting that cannot be used; the message
+            names it.
     """
     opened = {
         name: open_provider(name, configuration) for name, configuration in configurations.items()
@@ -88,7 +91,10 @@ def open_provider(name: str, configuration: Configuration) -> Provider | None:
 
 
 class TranslationOnly(Struct, frozen=True):
-    """A provider that nobody has configured: its mapping, which needs no secret, and nothing that it proves."""
+    """A provider that nobody has configured.
+
+    Its mapping, which needs no secret, and nothing that it proves.
+    """
 
     mapping: Provider
 
@@ -97,7 +103,7 @@ class TranslationOnly(Struct, frozen=True):
         """As in a webhook's address."""
         return self.mapping.name
 
-    def verify(self, headers: Mapping[str, str], body: bytes, now: float) -> str | None:  # noqa: ARG002 - see Provider
+    def verify(self, headers: Mapping[str, str], body: bytes, now: float) -> str | None:
         """Refuse it; raises `BadSignature` always."""
         raise BadSignature(f"the provider {self.name} is not configured")
 
@@ -111,10 +117,13 @@ class TranslationOnly(Struct, frozen=True):
 
 
 class Translators(Mapping[str, Provider]):
-    """The mappings of all providers: the configured ones', and for the others those that no setting has a say in.
+    """The mappings of all providers.
 
-    What a webhook in the log means must not depend on a secret that may be withdrawn: a replay would lose it. None of
-    the mappings added here proves anything (`TranslationOnly`); each is loaded when a webhook of its provider comes.
+    The configured ones', and for the others those that no setting has a say in.
+
+    What a webhook in the log means must not depend on a secret that may be withdrawn: a replay
+    would lose it. None of the mappings added here proves anything (`TranslationOnly`); each is
+    loaded when a webhook of its provider comes.
 
     Args:
         configured: As `open_providers` gives them.

@@ -27,7 +27,8 @@ def translate(provider: Provider, webhook: Webhook) -> Event:
     except (Poison, OtherResource):
         raise
     except Exception as error:
-        # A fault in one mapping must not stop everybody's partition; once it is mended, a redrive brings this back.
+        # A fault in one mapping must not stop everybody's partition; once it is mended, a redrive
+        # brings this back.
         raise Poison(
             "translation-failed", f"{provider.name}: {type(error).__name__}: {error}"
         ) from error
@@ -38,7 +39,10 @@ def translate(provider: Provider, webhook: Webhook) -> Event:
 
 
 def _drop_proofs(event: Event) -> None:
-    """A provider repeats its order, and with it the address that it reports to: the token there proves a webhook."""
+    """A provider repeats its order, and with it the address that it reports to.
+
+    The token there proves a webhook.
+    """
     for name in _RAW_FIELDS:
         raw = bytes(getattr(event, name))
         if raw and (shown := without_proofs(raw)) is not raw:
@@ -50,7 +54,10 @@ def _drop_proofs(event: Event) -> None:
 
 
 def _drop_names_with_nul(event: Event) -> None:
-    """What predictions are listed by cannot hold U+0000 in every store; the report counts all the same."""
+    """What predictions are listed by cannot hold U+0000 in every store.
+
+    The report counts all the same.
+    """
     dropped = []
     for name in ("model", "owner"):
         if "\0" in (getattr(event, name) or ""):

@@ -38,7 +38,8 @@ class Estimates:
     async def of(self, model: str) -> int | None:
         """How long the next one of this model will take; None where nothing is known yet.
 
-        What was learned stays, should the finished ones have expired meanwhile. Raises `StorageError`.
+        What was learned stays, should the finished ones have expired meanwhile. Raises
+        `StorageError`.
         """
         known = self._learned.get(model)
         if not self._can or (known is not None and self._clock.monotonic() - known.at < FRESH):
@@ -55,7 +56,10 @@ class Estimates:
 
 
 def duration(record: Prediction) -> float | None:
-    """Ms that a finished prediction took: as its provider reported, else from its beginning to its end."""
+    """Ms that a finished prediction took.
+
+    As its provider reported, else from its beginning to its end.
+    """
     if record.generation_time is not None:
         return record.generation_time
     ended = next((step.at for step in record.transitions if step.to is record.status), None)

@@ -1,4 +1,7 @@
-"""What this service says about predictions by itself: events appended to the log, outages of it waited out."""
+"""What this service says about predictions by itself.
+
+Events appended to the log, outages of it waited out.
+"""
 
 import asyncio
 import uuid
@@ -24,7 +27,7 @@ FETCHED_HEADER = "tidings-fetched"
 BACKOFF = Backoff.doubling(0.05, 2.0)
 """Between attempts at a log that is down."""
 
-_log = structlog.get_logger("tidings.reports")
+logger = structlog.get_logger(__name__)
 _encoder = msgspec.json.Encoder()
 
 
@@ -83,7 +86,7 @@ class EventPublisher:
             except LogError as error:
                 if not error.retryable:
                     raise
-                _log.warning("reports.log_unavailable", error=str(error))
+                logger.warning("reports.log_unavailable", error=str(error))
                 await asyncio.sleep(failures.next_wait())
             else:
                 return position

@@ -1,4 +1,7 @@
-"""Waiting orders of several owners, served in turn: nobody waits behind all that another one has ordered."""
+"""Waiting orders of several owners, served in turn.
+
+Nobody waits behind all that another one has ordered.
+"""
 
 from collections import OrderedDict, deque
 
@@ -8,7 +11,8 @@ class FairQueue:
 
     Args:
         most: That wait at once.
-        most_of_one: Of one owner; those without an owner, whom only trusted callers create, may fill it.
+        most_of_one: Of one owner; those without an owner, whom only trusted callers create, may
+            fill it.
     """
 
     def __init__(self, most: int, most_of_one: int) -> None:

@@ -1,4 +1,7 @@
-"""Sends calls to providers: time limits, a limit of bytes, no redirects, and one word for each way of failing."""
+"""Sends calls to providers.
+
+Time limits, a limit of bytes, no redirects, and one word for each way of failing.
+"""
 
 import asyncio
 import re
@@ -103,7 +106,8 @@ class HttpCalls:
             httpx.ConnectTimeout,
             httpx.UnsupportedProtocol,
             httpx.InvalidURL,
-            # What the client itself refuses to write, such as a header with a line break: nothing went out.
+            # What the client itself refuses to write, such as a header with a line break: nothing
+            # went out.
             httpx.LocalProtocolError,
             UnicodeEncodeError,
         ) as error:
@@ -112,7 +116,10 @@ class HttpCalls:
             raise NoAnswer(f"{where}{by_way_of(call.url)}: {error_text(error)}") from None
 
     def _plain(self, where: str, headers: Mapping[str, str], body: bytes) -> bytes:
-        """The body decompressed; as it came where it is not what its header says: its reader tells what it is then."""
+        """The body decompressed.
+
+        As it came where it is not what its header says: its reader tells what it is then.
+        """
         if not is_compressed(body, headers.get("content-encoding")):
             return body
         try:
@@ -131,7 +138,8 @@ class HttpCalls:
 def asked_to_wait(answer: Answer, now: float) -> float | None:
     """Seconds for which the provider asks to be left alone; None: it does not say.
 
-    By `Retry-After` (RFC 9110, 10.2.3: seconds or a date), else by what Replicate writes: `resets in ~30s`.
+    By `Retry-After` (RFC 9110, 10.2.3: seconds or a date), else by what Replicate writes: `resets
+    in ~30s`.
 
     Args:
         answer: Of status 429 or 5xx.

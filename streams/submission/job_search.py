@@ -1,4 +1,7 @@
-"""Finding submissions in a provider's list: what became of a create call whose answer is missing or is not believed."""
+"""Finding submissions in a provider's list.
+
+What became of a create call whose answer is missing or is not believed.
+"""
 
 import asyncio
 from collections.abc import Collection
@@ -14,11 +17,12 @@ from tidings.streams.submission.throttle import ProviderThrottle
 SKEW = 300_000
 """Milliseconds by which the provider's clock may be behind ours."""
 TRIES = 6
-"""Of one page. A long list would never be read to its end otherwise where a part of all calls fails."""
+"""Of one page. A long list would never be read to its end otherwise where a part of all calls
+fails."""
 BACKOFF = Backoff.doubling(0.1, 10.0)
 """Between two of them; a provider that is to be left alone for longer is asked another time."""
 
-_log = structlog.get_logger("tidings.submission")
+logger = structlog.get_logger(__name__)
 
 
 class Found(Struct, frozen=True):
@@ -27,7 +31,8 @@ class Found(Struct, frozen=True):
     ids: dict[str, str]
     """The provider's ids by the address they report to."""
     complete: bool
-    """Whether what is not among `ids` is not at the provider: the list was read far enough back to tell."""
+    """Whether what is not among `ids` is not at the provider: the list was read far enough back to
+    tell."""
 
 
 async def find(
@@ -55,7 +60,7 @@ async def find(
         except (CallFailed, Unreadable) as error:
             if not page:
                 raise
-            _log.info(
+            logger.info(
                 "list.broken_off",
                 provider=throttle.name,
                 pages=page,

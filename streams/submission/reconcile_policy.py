@@ -1,4 +1,7 @@
-"""What an unfinished prediction needs from us, and when. Pure; times are ms since the epoch, spans ms."""
+"""What an unfinished prediction needs from us, and when.
+
+Pure; times are ms since the epoch, spans ms.
+"""
 
 from enum import StrEnum
 
@@ -37,8 +40,8 @@ class Timeouts(Struct, frozen=True):
     unknown: int = 600_000
     """Until an attempt that cannot be found has failed, once it was seen."""
     attempt: int = 300_000
-    """Within which a submission is called, repeats after 429 and 5xx included, once its attempt was seen. Well below
-    `unknown`: what is given up is not called."""
+    """Within which a submission is called, repeats after 429 and 5xx included, once its attempt was
+    seen. Well below `unknown`: what is given up is not called."""
     cancel: int = 5_000
     """Until a cancel is repeated."""
     longest: int = 3_600_000
@@ -79,7 +82,8 @@ def wait_before(action: Action, record: Prediction, tries: int, timeouts: Timeou
             )
     silence = timeouts.silence
     if record.estimated_time:
-        # Bounded before it is multiplied: the product of a number that is too large cannot be an int.
+        # Bounded before it is multiplied: the product of a number that is too large cannot be an
+        # int.
         estimated = max(0, min(record.estimated_time, LONGEST_ESTIMATE))
         silence = max(silence, int(estimated * timeouts.estimates))
     return min(silence * doubled, max(silence, timeouts.longest))

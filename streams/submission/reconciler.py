@@ -1,8 +1,9 @@
-"""The reconciler: predictions without news are looked up at their provider, and what is found is reported as events.
+"""The reconciler asks providers about predictions without news, and reports the answers.
 
-It watches the changes without decoding them and keeps a heap of due times: a prediction costs nothing until it is
-overdue. What is to be done then is read from its record, so a restart loses nothing. Every instance knows all
-predictions and acts on those of the partitions that its group gives it.
+It watches the changes without decoding them and keeps a heap of due times: a prediction costs
+nothing until it is overdue. What is to be done then is read from its record, so a restart loses
+nothing. Every instance knows all predictions and acts on those of the partitions that its group
+gives it.
 """
 
 import asyncio
@@ -36,7 +37,7 @@ MIN_PAUSE = 500
 _CANCELING = b'"cancelRequestedAt":'
 _UNFINISHED = frozenset({Status.STARTING.value, Status.PROCESSING.value})
 
-_log = structlog.get_logger("tidings.reconciler")
+logger = structlog.get_logger(__name__)
 
 
 class _Watched(Struct, gc=False):
@@ -209,7 +210,7 @@ class Reconciler:
         try:
             loaded = await self._load(ids)
         except StorageError as error:
-            _log.warning("reconciler.store_unavailable", error=str(error))
+            logger.warning("reconciler.store_unavailable", error=str(error))
             self.failed += len(ids)
             for prediction_id in ids:
                 self._again(prediction_id, 1000)
@@ -223,7 +224,7 @@ class Reconciler:
                 due = self._due_now(prediction_id, loaded.get(prediction_id), known)
             except Exception as error:  # one record must not end the watch over all
                 self.failed += 1
-                _log.error("reconciler.defect", prediction=prediction_id, exc_info=error)
+                logger.error("reconciler.defect", prediction=prediction_id, exc_info=error)
                 self._again(prediction_id, self._timeouts.longest)
                 continue
             if due is None:
@@ -247,8 +248,8 @@ class Reconciler:
             del self._watched[prediction_id]
             return None
         if action is Action.FIND and not known.attempted:
-            # The record's time is that of the `submit`, which may have waited for a processor for long: whoever calls
-            # began when the record showed it.
+            # The record's time is that of the `submit`, which may have waited for a processor for
+            # long: whoever calls began when the record showed it.
             known.attempted = record.updated_at if known.settled else self._now()
         if action is Action.CANCEL:
             known.urgent = False  # it is carried out herewith
@@ -296,15 +297,18 @@ class Reconciler:
                 self.failed += not await self._status_client.refresh(record, "overdue")
         except (LogError, StorageError) as error:
             self.failed += 1
-            _log.warning("reconciler.interrupted", prediction=prediction_id, error=str(error))
+            logger.warning("reconciler.interrupted", prediction=prediction_id, error=str(error))
         except Exception as error:
             self.failed += 1
-            _log.error("reconciler.defect", prediction=prediction_id, exc_info=error)
+            logger.error("reconciler.defect", prediction=prediction_id, exc_info=error)
         finally:
             self._tried(record, known)
 
     async def _still_unanswered(self, records: Sequence[Prediction]) -> list[Prediction]:
-        """Those of which nothing was heard while the provider's list was read: a webhook may have come meanwhile."""
+        """Those of which nothing was heard while the provider's list was read.
+
+        A webhook may have come meanwhile.
+        """
         if not records:
             return []
         loaded = await self._load([record.prediction_id for record in records])
@@ -332,10 +336,10 @@ class Reconciler:
                 await self._status_client.give_up(record)
         except (LogError, StorageError) as error:
             self.failed += len(records)
-            _log.warning("reconciler.interrupted", provider=provider, error=str(error))
+            logger.warning("reconciler.interrupted", provider=provider, error=str(error))
         except Exception as error:
             self.failed += len(records)
-            _log.error("reconciler.defect", provider=provider, exc_info=error)
+            logger.error("reconciler.defect", provider=provider, exc_info=error)
         finally:
             for record in records:
                 known = self._watched.get(record.prediction_id)
@@ -343,7 +347,7 @@ class Reconciler:
                     self._tried(record, known)
 
     def _given_up(self, record: Prediction) -> bool:
-        """Whether an attempt has been known for so long that nobody can be calling for it any more."""
+        """Whether an attempt has been known for so long that nobody can be calling any more."""
         known = self._watched.get(record.prediction_id)
         since = record.updated_at if known is None else known.attempted
         return self._now() - since >= self._timeouts.unknown
@@ -368,7 +372,9 @@ async def remember_unfinished(
     at_once: bool = False,
     settled: bool = False,
 ) -> int:
-    """Let the reconciler watch what is unfinished by now: by the store's lists, else by the whole changes topic.
+    """Let the reconciler watch what is unfinished by now.
+
+    By the store's lists, else by the whole changes topic.
 
     Args:
         reconciler: Which.
@@ -388,7 +394,7 @@ async def remember_unfinished(
         try:
             reconciler.remember(decode(encoded), at_once=at_once, settled=settled)
         except Exception as error:  # one record must not keep the others from being watched
-            _log.error("reconciler.defect", size=len(encoded), exc_info=error)
+            logger.error("reconciler.defect", size=len(encoded), exc_info=error)
 
     if store.capabilities.lists and "status" in store.capabilities.filters:
         for status in (Status.STARTING, Status.PROCESSING):

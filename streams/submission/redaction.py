@@ -1,4 +1,7 @@
-"""What a provider says about a call that it did not take, as it may be shown: bounded, and without secrets. Pure."""
+"""What a provider says about a call that it did not take, as it may be shown.
+
+Bounded, and without secrets. Pure.
+"""
 
 from collections.abc import Sequence
 
@@ -15,14 +18,16 @@ SECRET_LENGTH = 6
 
 _problem: msgspec.json.Decoder[dict[str, Raw]] = msgspec.json.Decoder(dict[str, Raw])
 _UNDECODABLE = (msgspec.DecodeError, ValueError, RecursionError)
-"""ValueError: members are kept undecoded, so that what is no UTF-8 is found late, and as Python's own error."""
+"""ValueError: members are kept undecoded, so that what is no UTF-8 is found late, and as Python's
+own error."""
 
 
 def secrets_of(api: JobApi, call: Call, webhook: str) -> list[str]:
     """What a provider must not be quoted with, should it repeat the call: the longest first.
 
     Args:
-        api: Of the provider; its `token` and `secret`, where it has them, may stand anywhere in the call.
+        api: Of the provider; its `token` and `secret`, where it has them, may stand anywhere in the
+            call.
         call: What went out.
         webhook: Where the provider reports, its token at the end.
     """

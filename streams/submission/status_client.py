@@ -1,6 +1,9 @@
-"""JobApi providers about predictions: how they stand, whether they can be found at all, and to stop them.
+"""Asking providers about predictions.
 
-What they answer is appended as their report, as it came, and only where the record would learn something from it.
+How they stand, whether they can be found at all, and to stop them.
+
+What they answer is appended as their report, as it came, and only where the record would learn
+something from it.
 """
 
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
@@ -26,7 +29,7 @@ from tidings.streams.providers.translation import translate
 from tidings.streams.rules.decision import Applied
 from tidings.streams.rules.event import Archive, Event, OtherResource, Poison
 from tidings.streams.rules.transitions import decide
-from tidings.streams.submission.creation import Declined
+from tidings.streams.submission.create_call import Declined
 from tidings.streams.submission.event_publisher import EventPublisher
 from tidings.streams.submission.http import Answer, CallFailed
 from tidings.streams.submission.job_search import find
@@ -42,13 +45,13 @@ GONE_ERROR = "gone at the provider"
 TOO_LARGE_ERROR = "the result is larger than TIDINGS_MAX_BODY"
 UNKNOWN_ERROR = "submission outcome unknown"
 PAGES = 600
-"""Of a provider's list, searched for submissions without an answer: it is read back to the oldest of them, and where
-that takes more, nothing is concluded."""
+"""Of a provider's list, searched for submissions without an answer: it is read back to the oldest
+of them, and where that takes more, nothing is concluded."""
 
 Whose = Callable[[Origin], Awaitable[Prediction | None]]
 """The prediction that a submission was made for; None: none of ours. Raises `StorageError`."""
 
-_log = structlog.get_logger("tidings.lookup")
+logger = structlog.get_logger(__name__)
 
 
 class SearchResult(Struct, frozen=True):
@@ -67,8 +70,8 @@ class StatusClient:
         providers: Those that are configured.
         throttles: How each may be called.
         publisher: Where events go.
-        webhook_url: Where providers report, by which submissions are found again; None: they cannot be looked for in
-            a list, and nothing is concluded from that.
+        webhook_url: Where providers report, by which submissions are found again; None: they cannot
+            be looked for in a list, and nothing is concluded from that.
         strict: The processor's rule, to tell what would be news.
         clock: Tells the time.
     """
@@ -95,7 +98,7 @@ class StatusClient:
         return self._api(provider) is not None
 
     def can_refresh(self, record: Prediction) -> bool:
-        """Whether the provider can be asked about this prediction, as far as its record tells where it is."""
+        """Whether the record tells where the provider can be asked about its prediction."""
         api = self._api(record.provider or "")
         if api is None:
             return False
@@ -122,7 +125,8 @@ class StatusClient:
         Args:
             record: As it stands, or as far as a webhook has told (version 0: nothing has its id).
             why: For the log.
-            whose: Tells where the report goes, should the provider name another prediction as its origin.
+            whose: Tells where the report goes, should the provider name another prediction as its
+                origin.
 
         Raises:
             StorageError: From `whose`.
@@ -135,7 +139,7 @@ class StatusClient:
             try:
                 body = await self._fetch(api, self._throttles[provider], record, provider_id)
             except (CallFailed, ValueError) as error:
-                _log.warning(
+                logger.warning(
                     "lookup.failed",
                     prediction=record.prediction_id,
                     provider=provider,
@@ -155,7 +159,7 @@ class StatusClient:
             ours = await whose(origin)
             if ours is None:
                 # Of another service with the same account, or deleted here meanwhile.
-                _log.info(
+                logger.info(
                     "lookup.not_ours",
                     provider=provider,
                     id=provider_id,
@@ -176,7 +180,7 @@ class StatusClient:
     async def _fetch(
         self, api: JobApi, throttle: ProviderThrottle, record: Prediction, provider_id: str
     ) -> bytes | Answer | Declined:
-        """The body to report; or the answer that there is none for now; or why there will be none."""
+        """The body to report, the answer that there is none for now, or why there will be none."""
         answer = await throttle.call(api.get(provider_id, record.model, record.provider_urls))
         if not answer.good:
             return answer
@@ -194,7 +198,7 @@ class StatusClient:
             self.gone += 1
             await self._failed(record, f"{GONE_ERROR} ({status})")
             return True
-        _log.warning(
+        logger.warning(
             "lookup.refused",
             prediction=record.prediction_id,
             provider=record.provider,
@@ -204,14 +208,17 @@ class StatusClient:
 
     async def _failed(self, record: Prediction, error: str) -> None:
         if not record.status.terminal and record.version:
-            _log.warning("lookup.failed_for_good", prediction=record.prediction_id, reason=error)
+            logger.warning("lookup.failed_for_good", prediction=record.prediction_id, reason=error)
             await self._publisher.publish_event(
                 record.prediction_id, status=Status.FAILED.value, error=error
             )
 
     async def _too_large(self, record: Prediction, event: Event, size: int) -> bool:
-        """Say how it ended where the log will never take the report itself; False: it has not ended yet."""
-        _log.warning(
+        """Say how it ended where the log will never take the report itself.
+
+        False: it has not ended yet.
+        """
+        logger.warning(
             "lookup.too_large",
             prediction=record.prediction_id,
             provider=record.provider,
@@ -238,7 +245,7 @@ class StatusClient:
         try:
             event = self.translated(record.prediction_id, provider, body)
         except (Poison, OtherResource) as reason:
-            _log.warning(
+            logger.warning(
                 "lookup.no_sense",
                 prediction=record.prediction_id,
                 provider=provider,
@@ -275,7 +282,10 @@ class StatusClient:
     # ---- canceling ----
 
     async def cancel(self, record: Prediction) -> bool:
-        """Ask the provider to stop a prediction, and report how it stands then; False: it could not be asked."""
+        """Ask the provider to stop a prediction, and report how it stands then.
+
+        False: it could not be asked.
+        """
         provider = record.provider or ""
         api = self._api(provider)
         if api is None or self._throttles[provider].closed_for > 0:
@@ -287,7 +297,7 @@ class StatusClient:
                 async with self._throttles[provider].slot():
                     answer = await self._throttles[provider].call(call)
         except (CallFailed, ValueError) as error:
-            _log.warning(
+            logger.warning(
                 "cancel.failed",
                 prediction=record.prediction_id,
                 provider=provider,
@@ -298,7 +308,7 @@ class StatusClient:
             return await self.refresh(record, "cancel")
         if answer.status == 429 or answer.status >= 500:
             return False
-        _log.info(
+        logger.info(
             "cancel.asked", prediction=record.prediction_id, provider=provider, status=answer.status
         )
         # It may have ended meanwhile, or be gone: what counts is how it stands.
@@ -327,7 +337,7 @@ class StatusClient:
                 if provider not in self._unlisted:
                     self._unlisted.add(provider)
                     remedy = "set TIDINGS_PUBLIC_URL and TIDINGS_WEBHOOK_KEY as where it submits"
-                    _log.warning(
+                    logger.warning(
                         "lookup.no_address", provider=provider, missing=len(records), remedy=remedy
                     )
                 return SearchResult(untold=len(records))
@@ -343,13 +353,13 @@ class StatusClient:
                         api, throttle, by_url, min(record.created_at for record in records), PAGES
                     )
             except (CallFailed, Unreadable) as error:
-                _log.warning("lookup.not_listed", provider=provider, error=str(error))
+                logger.warning("lookup.not_listed", provider=provider, error=str(error))
                 return SearchResult(untold=len(records))
             for url, provider_id in found.ids.items():
                 await self._found(by_url[url], provider, provider_id)
             missing = [record for url, record in by_url.items() if url not in found.ids]
             if not found.complete:
-                _log.warning(
+                logger.warning(
                     "lookup.list_not_read_to_the_end",
                     provider=provider,
                     most=PAGES,
@@ -365,7 +375,7 @@ class StatusClient:
         await self._failed(record, UNKNOWN_ERROR)
 
     async def _found(self, record: Prediction, provider: str, provider_id: str) -> None:
-        _log.info(
+        logger.info(
             "submission.found", prediction=record.prediction_id, provider=provider, id=provider_id
         )
         await self._publisher.publish_event(

@@ -6,8 +6,8 @@
 4. call the provider; 429 and 5xx are repeated within its limits, a call without an answer never is
 5. append the answer
 
-A crash before 3 leaves a record without an attempt, which is begun anew. A crash after it leaves an attempt without
-an answer: nobody calls for it again, the reconciler looks for it at the provider.
+A crash before 3 leaves a record without an attempt, which is begun anew. A crash after it leaves an
+attempt without an answer: nobody calls for it again, the reconciler looks for it at the provider.
 """
 
 import asyncio
@@ -17,7 +17,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
 import structlog
-from msgspec import Raw
 from msgspec.structs import replace
 
 from tidings.storage.errors import StorageError
@@ -33,7 +32,13 @@ from tidings.streams.providers.job_api import (
     submission_api_of,
 )
 from tidings.streams.providers.protocol import Provider
-from tidings.streams.submission.creation import Cancelled, CreateCall, Declined, Outcome, cancelled
+from tidings.streams.submission.create_call import (
+    Cancelled,
+    CreateCall,
+    Declined,
+    Outcome,
+    cancelled,
+)
 from tidings.streams.submission.event_publisher import EventPublisher, raw
 from tidings.streams.submission.fair_queue import FairQueue
 from tidings.streams.submission.reconcile_policy import Action, Timeouts, action_for
@@ -52,7 +57,7 @@ LOOK_AGAIN = 30.0
 STORE_PAUSE = 1.0
 """Seconds until a store that was away is asked again for a record that has our attempt."""
 
-_log = structlog.get_logger("tidings.submission")
+logger = structlog.get_logger(__name__)
 
 
 class ChangeWaiter(Protocol):
@@ -131,13 +136,12 @@ class Submitter:
             return "Providers cannot report back: set TIDINGS_PUBLIC_URL to where they reach this service."
         return None
 
-    def order_refusal(self, provider: str, model: str, payload: Raw) -> str | None:
-        """Why an order can never be submitted to this provider; None: it can, or nobody can tell.
+    def model_refusal(self, provider: str, model: str) -> str | None:
+        """Why no call can be made of this model's name; None: one can.
 
         Args:
             provider: To which `refusal` has no objection.
             model: As ordered.
-            payload: Likewise; absent: `ABSENT`.
         """
         found = self._providers.get(provider)
         api = submission_api_of(found) if found is not None else None
@@ -145,18 +149,24 @@ class Submitter:
             return f"a model's name has at most {MAX_MODEL} characters, not {len(model)}"
         try:
             if api is not None:
-                api.create(Order(model=model, payload=payload))
+                api.create(Order(model=model))
         except ValueError as error:
             return str(error)
         return None
 
     async def submit(self, record: Prediction) -> None:
-        """Take charge of a prediction that has been written down; returns without waiting for the provider."""
+        """Take charge of a prediction that has been written down.
+
+        Returns without waiting for the provider.
+        """
         if record.provider is not None and action_for(record) is Action.SUBMIT:
             self.enqueue(record.prediction_id, record.provider, record.owner)
 
     def enqueue(self, prediction_id: str, provider: str, owner: str | None = None) -> bool:
-        """Queue a prediction that needs submitting; False where it is under way already, or cannot be taken."""
+        """Queue a prediction that needs submitting.
+
+        False where it is under way already, or cannot be taken.
+        """
         if self._closing or prediction_id in self._known or self.refusal(provider) is not None:
             return False
         queue = self._queues.get(provider)
@@ -165,7 +175,8 @@ class Submitter:
         if not queue.put(owner, prediction_id):
             return False
         self._known.add(prediction_id)
-        # One that is done has seen an empty queue, and is taken out of the workers only when the loop goes round.
+        # One that is done has seen an empty queue, and is taken out of the workers only when the
+        # loop goes round.
         working = sum(
             1 for worker, name in self._workers.items() if name == provider and not worker.done()
         )
@@ -186,7 +197,10 @@ class Submitter:
             await asyncio.wait(list(self._workers))
 
     async def close(self, limit: float = 4.0) -> None:
-        """Take nothing more, let calls under way end within `limit` seconds, and leave the rest to the record."""
+        """Take nothing more, and let calls under way end within `limit` seconds.
+
+        The rest is left to the record.
+        """
         self._closing = True
         for worker in [one for one in self._workers if one not in self._calling]:
             worker.cancel()
@@ -204,10 +218,10 @@ class Submitter:
             except (StorageError, LogError) as error:
                 # The reconciler comes back to it: the record says how far it got.
                 self.interrupted += 1
-                _log.warning("submission.interrupted", prediction=prediction_id, error=str(error))
+                logger.warning("submission.interrupted", prediction=prediction_id, error=str(error))
             except Exception as error:
                 self.interrupted += 1
-                _log.error("submission.defect", prediction=prediction_id, exc_info=error)
+                logger.error("submission.defect", prediction=prediction_id, exc_info=error)
             finally:
                 self._known.discard(prediction_id)
 
@@ -235,7 +249,8 @@ class Submitter:
         record = await self._record(prediction_id)
         if record is None or action_for(record) is not Action.SUBMIT:
             return None
-        # What cannot be had now must not be missing when the attempt is made. Neither changes after the create.
+        # What cannot be had now must not be missing when the attempt is made. Neither changes after
+        # the create.
         contents = record if self._whole is None else await self._whole(record)
         attempt = f"attempt-{uuid.uuid4().hex}"
         # Listening before the event is out: the change may be faster than the append's answer.
@@ -268,10 +283,12 @@ class Submitter:
     async def _after(self, record: Prediction) -> Prediction | None:
         """The record as it stands now; None: it is gone.
 
-        Outages of the store are waited out, because the attempt may be ours: nobody else would call for it.
+        Outages of the store are waited out, because the attempt may be ours: nobody else would call
+        for it.
 
         Raises:
-            StorageError: It could not be read for so long that calls could come after the attempt was given up.
+            StorageError: It could not be read for so long that calls could come after the attempt
+                was given up.
         """
         started = time.monotonic()
         # A half: the other one is for the last of the calls, which takes its time as well.
@@ -282,7 +299,7 @@ class Submitter:
             except StorageError as error:
                 if (time.monotonic() - started) * 1000 >= limit:
                     raise
-                _log.warning(
+                logger.warning(
                     "submission.store_unavailable",
                     prediction=record.prediction_id,
                     error=str(error),
@@ -332,7 +349,7 @@ class Submitter:
                     "providerUrls": urls,
                 }
                 await self._publisher.publish_event(prediction_id, status="processing", **fields)
-                _log.info(
+                logger.info(
                     "submission.taken",
                     prediction=prediction_id,
                     provider=provider,
@@ -343,7 +360,7 @@ class Submitter:
                 await self._publisher.publish_event(
                     prediction_id, status="failed", error=PREFIX + outcome.reason
                 )
-                _log.warning(
+                logger.warning(
                     "submission.refused",
                     prediction=prediction_id,
                     provider=provider,

@@ -1,8 +1,11 @@
-"""Webhooks that bring no result: the resource is fetched at its provider and appended as that provider's report.
+"""Webhooks that bring no result.
 
-Whose report that is, shows in what is fetched: a provider whose webhooks go to one address for all names its own id
-alone. A group of its own on the events. What was fetched is committed, in order: after a crash the rest is fetched again,
-and what comes twice is Stale by the rules. The group also deals out the partitions that an instance is responsible for.
+The resource is fetched at its provider and appended as that provider's report.
+
+Whose report that is, shows in what is fetched: a provider whose webhooks go to one address for all
+names its own id alone. A group of its own on the events. What was fetched is committed, in order:
+after a crash the rest is fetched again, and what comes twice is Stale by the rules. The group also
+deals out the partitions that an instance is responsible for.
 """
 
 import asyncio
@@ -36,7 +39,8 @@ TRIES = 60
 BACKOFF = Backoff.doubling(0.5, 60.0, jitter=0.2)
 """Between tries: about an hour in all."""
 MOST_KNOWN = 10_000
-"""Predictions of ours remembered by the provider's id, so that a repeated webhook is not fetched for again."""
+"""Predictions of ours remembered by the provider's id, so that a repeated webhook is not fetched
+for again."""
 OLDEST = 86_400_000
 """Ms: what a webhook older than this speaks of is no longer kept at any provider."""
 
@@ -101,7 +105,8 @@ class ThinWebhookReader:
                 else:
                     await asyncio.sleep(0.5)  # not woken by every event
         finally:
-            # What is not committed is read again: the tasks that are canceled here leave their records open.
+            # What is not committed is read again: the tasks that are canceled here leave their
+            # records open.
             tasks = list(self._open.values())
             for task in tasks:
                 task.cancel()

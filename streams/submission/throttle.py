@@ -1,4 +1,7 @@
-"""One provider's throttle: how many calls at once, how many creates a minute, and when it is left alone altogether."""
+"""One provider's throttle.
+
+How many calls at once, how many creates a minute, and when it is left alone altogether.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -25,7 +28,7 @@ UNASKED = 2.0
 BURST = 10
 """Creates that may follow each other at once before the rate holds them apart."""
 
-_log = structlog.get_logger("tidings.provider")
+logger = structlog.get_logger(__name__)
 
 
 class Limits(Struct, frozen=True):
@@ -125,7 +128,7 @@ class ProviderThrottle:
                 self.close_for(asked)
         else:
             if self.broken:
-                _log.info("provider.back", provider=self.name)
+                logger.info("provider.back", provider=self.name)
             self._circuit.succeeded()
         return answer
 
@@ -145,7 +148,7 @@ class ProviderThrottle:
         if self._circuit.failed(now):
             pause = self._circuit.open_until - now
             self.close_for(pause)
-            _log.warning("provider.left_alone", provider=self.name, seconds=pause, reason=reason)
+            logger.warning("provider.left_alone", provider=self.name, seconds=pause, reason=reason)
 
     async def _pace(self) -> None:
         if self._creates is None:

@@ -1,4 +1,7 @@
-"""How long things take, counted in ranges. Plain numbers; whoever serves metrics reads them. Pure."""
+"""How long things take, counted in ranges. Plain numbers; whoever serves metrics reads them.
+
+Pure.
+"""
 
 from bisect import bisect_left
 from collections.abc import Sequence
@@ -27,7 +30,8 @@ class Histogram:
     """Counts of observations by range.
 
     Args:
-        bounds: The upper bounds of the ranges, in seconds, rising; what is above all of them is counted too.
+        bounds: The upper bounds of the ranges, in seconds, rising; what is above all of them is
+            counted too.
     """
 
     __slots__ = ("_bounds", "counts", "total")

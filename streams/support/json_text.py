@@ -1,4 +1,6 @@
-"""JSON as it is written in the world: how deep it is nested, and how to read what is nearly JSON. Pure.
+"""JSON as it is written in the world: how deep it is nested, and how to read what is nearly JSON.
+
+Pure.
 
 Nothing here parses: the bytes are looked at once, by expressions in linear time.
 """
@@ -34,10 +36,12 @@ _ROUNDS = 4
 
 
 def nested_over(value: bytes, limit: int) -> bool:
-    """Whether the JSON in these bytes is nested over `limit` levels; brackets in strings do not count.
+    """Whether the JSON in these bytes is nested over `limit` levels.
 
-    Where brackets do not match, which no parser accepts, the answer may be either. The time it takes grows with the
-    number of bytes alone.
+    Brackets in strings do not count.
+
+    Where brackets do not match, which no parser accepts, the answer may be either. The time it
+    takes grows with the number of bytes alone.
     """
     if value.count(b"[") + value.count(b"{") <= limit:
         return False
@@ -72,7 +76,7 @@ def cut_below(value: bytes, limit: int) -> bytes:
 
 
 def in_utf8(value: bytes) -> bytes:
-    """The text in UTF-8: without a byte-order mark, and with U+FFFD for bytes that are not UTF-8."""
+    """The text in UTF-8, without a byte-order mark; U+FFFD stands for what is not UTF-8."""
     for mark, encoding in _BYTE_ORDER_MARKS:
         if value.startswith(mark):
             return value.decode(encoding, "replace").encode("utf-8", "replace")
@@ -88,8 +92,8 @@ def in_utf8(value: bytes) -> bytes:
 def repaired(value: bytes) -> bytes:
     """What other languages take for JSON, as JSON: for bytes that a parser has refused.
 
-    `NaN` and infinities become `null`, as JavaScript writes them; half of a surrogate pair becomes U+FFFD; control
-    characters in strings are escaped.
+    `NaN` and infinities become `null`, as JavaScript writes them; half of a surrogate pair becomes
+    U+FFFD; control characters in strings are escaped.
     """
     if b"NaN" in value or b"Infinity" in value:
         value = _strings_and_words.sub(_as_null, value)

@@ -1,8 +1,10 @@
-"""What traces are made of, as the parts see it: spans that begin and end, and the header that carries them on. Pure.
+"""What traces are made of, as the parts see it.
 
-The header is `traceparent` of W3C Trace Context (https://www.w3.org/TR/trace-context/): version, trace, parent span and
-flags, of which the lowest bit says that the trace is sampled. Whoever exports spans implements `Tracing`; where nothing
-does, no part makes anything.
+Spans that begin and end, and the header that carries them on. Pure.
+
+The header is `traceparent` of W3C Trace Context (https://www.w3.org/TR/trace-context/): version,
+trace, parent span and flags, of which the lowest bit says that the trace is sampled. Whoever
+exports spans implements `Tracing`; where nothing does, no part makes anything.
 """
 
 import re
@@ -24,7 +26,10 @@ _traceparent = re.compile(
 
 
 class Step(IntEnum):
-    """The steps of the processor's commit, with the numbers of its docstring: what is called as each of them ends."""
+    """The steps of the processor's commit, with the numbers of its docstring.
+
+    What is called as each of them ends.
+    """
 
     TAKEN = 1
     LOADED = 2
@@ -54,7 +59,10 @@ class Tracing(Protocol):
     """Where spans go."""
 
     def chosen(self, incoming: str | None) -> bool:
-        """Whether an event is traced whose sender named this trace, as its flag says; None: as chance decides."""
+        """Whether an event is traced whose sender named this trace, as its flag says.
+
+        None: as chance decides.
+        """
 
     def begin(
         self,

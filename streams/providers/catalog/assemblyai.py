@@ -1,7 +1,8 @@
 """AssemblyAI: a header of our choosing proves a webhook that names a transcript and how it ended.
 
-Pure. The model is the speech model. A transcript under way cannot be stopped. Source: AssemblyAI's documentation of
-webhooks (`webhook_auth_header_name`, `webhook_auth_header_value`) and its API reference, transcripts.
+Pure. The model is the speech model. A transcript under way cannot be stopped. Source: AssemblyAI's
+documentation of webhooks (`webhook_auth_header_name`, `webhook_auth_header_value`) and its API
+reference, transcripts.
 """
 
 from collections.abc import Mapping
@@ -39,7 +40,8 @@ STATUSES = {
 }
 
 OTHER_STATUSES = frozenset({"redacted_audio_ready"})
-"""Of webhooks about a file that belongs to a transcript, and says nothing about the transcript itself."""
+"""Of webhooks about a file that belongs to a transcript, and says nothing about the transcript
+itself."""
 
 
 class _Transcript(Struct, frozen=True, gc=False):
@@ -69,7 +71,7 @@ class AssemblyAI(Struct, frozen=True):
         """Show no secret."""
         return f"AssemblyAI({len(self.secrets)} secrets)"
 
-    def verify(self, headers: Mapping[str, str], body: bytes, now: float) -> None:  # noqa: ARG002 - nothing is signed
+    def verify(self, headers: Mapping[str, str], body: bytes, now: float) -> None:
         """By the secret in the chosen header."""
         check_word(self.secrets, headers.get(self.header))
 
@@ -87,7 +89,10 @@ class AssemblyAI(Struct, frozen=True):
         return ThinNotice(found.transcript_id, status=status)
 
     def translate(self, webhook: Webhook) -> Event:
-        """A webhook says that it failed; a success waits for its text, which the fetched transcript brings."""
+        """A webhook says that it failed.
+
+        A success waits for its text, which the fetched transcript brings.
+        """
         found, left_out = _transcript.read(webhook.body)
         if found.status in OTHER_STATUSES:
             raise OtherResource(self.name, found.status)
@@ -105,7 +110,7 @@ class AssemblyAI(Struct, frozen=True):
             notice=notice,
         )
 
-    def sample(self, prediction_id: str, now: int) -> SampleWebhook:  # noqa: ARG002 - see `Sampled`
+    def sample(self, prediction_id: str, now: int) -> SampleWebhook:
         """With the first secret in its header."""
         body = msgspec.json.encode({"transcript_id": prediction_id, "status": "completed"})
         return SampleWebhook(body, {self.header: self.secrets[0].decode()})
@@ -152,22 +157,22 @@ class AssemblyAIApi(Struct, frozen=True):
             raise Unreadable("no transcript: it has no id")
         return Submitted(found.id)
 
-    def get(self, provider_id: str, model: str | None, urls: Raw) -> Call:  # noqa: ARG002 - the protocol
+    def get(self, provider_id: str, model: str | None, urls: Raw) -> Call:
         """The transcript, its text included."""
         url = address(self.url, "v2", "transcript", provider_id)
         return Call(method="GET", url=url, headers=self._headers())
 
-    def result(self, provider_id: str, body: bytes, urls: Raw, model: str | None) -> None:  # noqa: ARG002
+    def result(self, provider_id: str, body: bytes, urls: Raw, model: str | None) -> None:
         """Nothing has to be fetched apart."""
         return
 
-    def report(self, provider_id: str, body: bytes, result: bytes | None) -> bytes:  # noqa: ARG002
+    def report(self, provider_id: str, body: bytes, result: bytes | None) -> bytes:
         """The answer itself, where it is the transcript that was asked for."""
         if self.created(body).provider_id != provider_id:
             raise Unreadable(f"another transcript than {provider_id[:64]!r}")
         return body
 
-    def cancel(self, provider_id: str, model: str | None, urls: Raw) -> None:  # noqa: ARG002
+    def cancel(self, provider_id: str, model: str | None, urls: Raw) -> None:
         """There is no way to."""
         return
 

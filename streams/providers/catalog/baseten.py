@@ -1,6 +1,7 @@
 """Baseten: HMAC over the body in hex, and the body's own time against replays.
 
-Pure. Source: Baseten's documentation of asynchronous inference ("Securing async inference", webhook payload).
+Pure. Source: Baseten's documentation of asynchronous inference ("Securing async inference", webhook
+payload).
 """
 
 from collections.abc import Mapping
@@ -63,7 +64,10 @@ class Baseten(Struct, frozen=True):
         return f"Baseten({len(self.secrets)} secrets)"
 
     def verify(self, headers: Mapping[str, str], body: bytes, now: float) -> str | None:
-        """By `v1=` signatures of the body, and the time that it names; the delivery's id is the request's."""
+        """By `v1=` signatures of the body, and the time that it names.
+
+        The delivery's id is the request's.
+        """
         entries = header_bytes(required(headers, "x-baseten-signature")).split(b",")
         check_hex_hmac(
             self.secrets, body, [entry[3:] for entry in entries if entry.startswith(b"v1=")]
@@ -136,7 +140,10 @@ def _seconds(time: str | None) -> float | None:
 
 
 def open_provider(name: str, configuration: Configuration) -> Baseten | None:
-    """Baseten as configured; the key is the whole secret's text, `whsec_` included. None without a secret."""
+    """Baseten as configured; the key is the whole secret's text, `whsec_` included.
+
+    None without a secret.
+    """
     secrets = open_secrets(name, configuration)
     tolerance = configuration.tolerance_or(TOLERANCE, name)
     return Baseten(secrets, tolerance, name) if secrets else None

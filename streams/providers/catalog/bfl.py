@@ -1,6 +1,7 @@
 """Black Forest Labs: HMAC over the body in hex, with the secret that was given with the request.
 
-Pure. Source: BFL's API documentation, webhooks and the result object. The output's link lives ten minutes.
+Pure. Source: BFL's API documentation, webhooks and the result object. The output's link lives ten
+minutes.
 """
 
 from collections.abc import Mapping
@@ -61,7 +62,7 @@ class Bfl(Struct, frozen=True):
         """Show no secret."""
         return f"Bfl({len(self.secrets)} secrets)"
 
-    def verify(self, headers: Mapping[str, str], body: bytes, now: float) -> None:  # noqa: ARG002 - no time is signed
+    def verify(self, headers: Mapping[str, str], body: bytes, now: float) -> None:
         """By `sha256=` of the body; neither deliveries nor their times are named."""
         value = header_bytes(required(headers, "x-bfl-signature"))
         check_hex_hmac(
@@ -94,14 +95,17 @@ class Bfl(Struct, frozen=True):
             progress=progress,
         )
 
-    def sample(self, prediction_id: str, now: int) -> SampleWebhook:  # noqa: ARG002 - no time is signed
+    def sample(self, prediction_id: str, now: int) -> SampleWebhook:
         """Signed with the first secret."""
         body = msgspec.json.encode({"id": prediction_id, "status": "Ready", "result": {}})
         return SampleWebhook(body, {"x-bfl-signature": f"sha256={hex_hmac(self.secrets[0], body)}"})
 
 
 def open_provider(name: str, configuration: Configuration) -> Bfl | None:
-    """BFL as configured; the key is the secret's text. None without a secret. Raises `BadConfiguration`."""
+    """BFL as configured; the key is the secret's text. None without a secret.
+
+    Raises `BadConfiguration`.
+    """
     secrets = open_secrets(name, configuration)
     return Bfl(secrets, name) if secrets else None
 

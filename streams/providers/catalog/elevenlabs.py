@@ -1,7 +1,10 @@
-"""ElevenLabs: HMAC over time and body in hex; a conversation's transcript, its audio, or why it never began.
+"""ElevenLabs: HMAC over time and body in hex.
 
-Pure. Source: ElevenLabs' documentation of webhooks and of post-call webhooks. Events about the workspace, such as a voice
-that will be removed, go to the same address and are set aside by their type.
+A conversation's transcript, its audio, or why it never began.
+
+Pure. Source: ElevenLabs' documentation of webhooks and of post-call webhooks. Events about the
+workspace, such as a voice that will be removed, go to the same address and are set aside by their
+type.
 """
 
 from collections.abc import Mapping
@@ -75,7 +78,10 @@ class ElevenLabs(Struct, frozen=True):
         )
 
     def prediction_id(self, body: bytes) -> str | None:
-        """`data.conversation_id`; of a conversation's audio, which comes apart, with `.audio` after it."""
+        """`data.conversation_id`.
+
+        Of a conversation's audio, which comes apart, with `.audio` after it.
+        """
         found = _event.peek(body)
         data = _data.peek(bytes(found.data)) if found is not None else None
         return _own_id(found, data) if found is not None and data is not None else None
@@ -118,14 +124,20 @@ class ElevenLabs(Struct, frozen=True):
 
 
 def _own_id(found: _Event, data: _Data) -> str | None:
-    """Transcript and audio come in either order, each as a whole output: one prediction would keep the first alone."""
+    """Transcript and audio come in either order, each as a whole output.
+
+    One prediction would keep the first alone.
+    """
     if found.type == AUDIO and data.conversation_id:
         return f"{data.conversation_id}.audio"
     return data.conversation_id or data.request_id
 
 
 def open_provider(name: str, configuration: Configuration) -> ElevenLabs | None:
-    """ElevenLabs as configured; the key is the secret's text. None without a secret. Raises `BadConfiguration`."""
+    """ElevenLabs as configured; the key is the secret's text. None without a secret.
+
+    Raises `BadConfiguration`.
+    """
     secrets = open_secrets(name, configuration)
     tolerance = configuration.tolerance_or(TOLERANCE, name)
     return ElevenLabs(secrets, tolerance, name) if secrets else None

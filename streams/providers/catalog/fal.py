@@ -1,7 +1,8 @@
 """fal: Ed25519 over four lines, keys from a JWKS; the webhook tells the end alone.
 
-Pure. Source: fal's documentation of webhooks ("Verifying webhook signatures") and of the queue API: the answer to a
-submission names the addresses of the rest, and status answers are understood like webhooks.
+Pure. Source: fal's documentation of webhooks ("Verifying webhook signatures") and of the queue API:
+the answer to a submission names the addresses of the rest, and status answers are understood like
+webhooks.
 """
 
 import hashlib
@@ -97,7 +98,10 @@ class Fal(Struct, frozen=True):
     """For submitting; None without a token."""
 
     def verify(self, headers: Mapping[str, str], body: bytes, now: float) -> str:
-        """By Ed25519 over request, user, time and the body's hash; the delivery's id is the request's."""
+        """By Ed25519 over request, user, time and the body's hash.
+
+        The delivery's id is the request's.
+        """
         request_id = required(headers, "x-fal-webhook-request-id")
         user = required(headers, "x-fal-webhook-user-id")
         timestamp = required(headers, "x-fal-webhook-timestamp")
@@ -125,9 +129,12 @@ class Fal(Struct, frozen=True):
         return ThinNotice(found.request_id, status=Status.SUCCEEDED)
 
     def translate(self, webhook: Webhook) -> Event:
-        """How the request ended. A success whose result was left out of the webhook says so without an output.
+        """How the request ended.
 
-        Where a success waits for its files, it waits for that result first: nobody knows of any file before.
+        A success whose result was left out of the webhook says so without an output.
+
+        Where a success waits for its files, it waits for that result first: nobody knows of any
+        file before.
         """
         request, left_out = _request.read(webhook.body)
         status = bodies.status(STATUSES, request.status, self.name)
@@ -159,7 +166,7 @@ class Fal(Struct, frozen=True):
             generation_time=bodies.milliseconds(seconds),
         )
 
-    def sample(self, prediction_id: str, now: int) -> SampleWebhook:  # noqa: ARG002 - see `Sampled`
+    def sample(self, prediction_id: str, now: int) -> SampleWebhook:
         """Raises `Unsigned`."""
         raise Unsigned("fal signs with a private key of its own")
 
@@ -175,7 +182,7 @@ def _left_out(request: _Request) -> bool:
 
 
 def _with_detail(error: str, payload: Raw) -> str:
-    """The error, with what the payload of a failure says beyond it (such as which field was missing)."""
+    """The error, with what the payload of a failure says beyond it, such as a missing field."""
     return f"{error}: {bytes(payload).decode()}" if payload else error
 
 

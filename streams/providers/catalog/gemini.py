@@ -1,9 +1,10 @@
 """Gemini: thin events, proven by Standard Webhooks (static) or by a JWT of Google's (dynamic).
 
-Pure. Fetched batches, operations and interactions are understood in their own shape. Nothing is submitted from here.
-Source: the Gemini API's documentation of webhooks, batch mode, interactions and long-running operations. A dynamic webhook
-carries the event as an RS256 JWT in `webhook-signature`; the JWT does not cover the body, so the body counts only where it
-says what the JWT says.
+Pure. Fetched batches, operations and interactions are understood in their own shape. Nothing is
+submitted from here. Source: the Gemini API's documentation of webhooks, batch mode, interactions
+and long-running operations. A dynamic webhook carries the event as an RS256 JWT in
+`webhook-signature`; the JWT does not cover the body, so the body counts only where it says what the
+JWT says.
 """
 
 import binascii
@@ -60,7 +61,8 @@ STATES = {
     "EXPIRED": Status.FAILED,
     "CANCELLED": Status.CANCELED,
 }
-"""The last word of a batch's `metadata.state` (`BATCH_STATE_SUCCEEDED`, formerly `JOB_STATE_SUCCEEDED`)."""
+"""The last word of a batch's `metadata.state` (`BATCH_STATE_SUCCEEDED`, formerly
+`JOB_STATE_SUCCEEDED`)."""
 
 NAMED_ERRORS = frozenset({"expired", "incomplete"})
 """Kinds of failure that are their own reason."""
@@ -86,7 +88,10 @@ class _Metadata(Struct, frozen=True, gc=False):
 
 
 class _Event(Struct, frozen=True, gc=False):
-    """An event (`type` and `data`), or as fetched: an interaction (`id`, `status`), an operation (`name`, `done`)."""
+    """An event (`type` and `data`), or as fetched.
+
+    An interaction (`id`, `status`), an operation (`name`, `done`).
+    """
 
     type: str | None = None
     data: _Data | None = None
@@ -151,7 +156,10 @@ class Gemini(Struct, frozen=True):
         return ThinNotice(own, _place(found, own), status=status, error=error)
 
     def translate(self, webhook: Webhook) -> Event:
-        """An event says how it failed or that it was canceled; a success waits for its result, which is fetched."""
+        """An event says how it failed or that it was canceled.
+
+        A success waits for its result, which is fetched.
+        """
         found, left_out = _event.read(webhook.body)
         if found.data is None and found.type is None:
             return self._fetched(webhook, found, left_out)
@@ -204,7 +212,10 @@ class Gemini(Struct, frozen=True):
         )
 
     def _state(self, found: _Event, metadata: _Metadata) -> Status:
-        """Of an operation: a batch names its state; a video is done or not, with an error or without."""
+        """Of an operation: a batch names its state.
+
+        A video is done or not, with an error or without.
+        """
         if metadata.state is not None:
             return bodies.status(STATES, metadata.state.rpartition("_")[2], self.name)
         if found.name is None:
@@ -254,7 +265,10 @@ class Gemini(Struct, frozen=True):
         return claims
 
     def _check_times(self, claims: Mapping[str, Any], now: float) -> None:
-        """Against the caller's clock, not the machine's; the timestamp's header is not covered by the token."""
+        """Against the caller's clock, not the machine's.
+
+        The timestamp's header is not covered by the token.
+        """
         expiry, issued = claims.get("exp"), claims.get("iat")
         if isinstance(expiry, int | float):
             fresh = now <= expiry + self.tolerance
@@ -319,22 +333,22 @@ class GeminiApi(Struct, frozen=True):
         """Show no key."""
         return f"GeminiApi({self.url})"
 
-    def get(self, provider_id: str, model: str | None, urls: Raw) -> Call:  # noqa: ARG002 - the protocol
+    def get(self, provider_id: str, model: str | None, urls: Raw) -> Call:
         """The batch, operation or interaction as it stands."""
         return Call(method="GET", url=self._at(provider_id, urls), headers=self._headers())
 
-    def result(self, provider_id: str, body: bytes, urls: Raw, model: str | None) -> None:  # noqa: ARG002
+    def result(self, provider_id: str, body: bytes, urls: Raw, model: str | None) -> None:
         """Nothing has to be fetched apart."""
         return
 
-    def report(self, provider_id: str, body: bytes, result: bytes | None) -> bytes:  # noqa: ARG002
+    def report(self, provider_id: str, body: bytes, result: bytes | None) -> bytes:
         """The answer itself, where it is what was asked for."""
         found = _event.answer(body, "operation or interaction")
         if provider_id not in (found.id, short(found.name)):
             raise Unreadable(f"another resource than {provider_id[:64]!r}")
         return body
 
-    def cancel(self, provider_id: str, model: str | None, urls: Raw) -> Call:  # noqa: ARG002
+    def cancel(self, provider_id: str, model: str | None, urls: Raw) -> Call:
         """Stop it."""
         name = self._name(provider_id, urls)
         tail = "/cancel" if name.startswith("interactions/") else ":cancel"
@@ -359,7 +373,8 @@ def open_provider(name: str, configuration: Configuration) -> Gemini | None:
     """Gemini as configured; None with neither a secret nor the URL of Google's keys.
 
     Raises:
-        BadConfiguration: A bad secret, or keys without an audience: any other customer of Google's could sign then.
+        BadConfiguration: A bad secret, or keys without an audience: any other customer of Google's
+            could sign then.
     """
     keys = open_keys(name, configuration)
     audience = configuration.options.get("audience")

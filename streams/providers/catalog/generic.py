@@ -1,4 +1,6 @@
-"""Any other sender, described in `tidings.toml`: how it proves itself, where its fields stand, what its words mean.
+"""Any other sender, described in `tidings.toml`.
+
+How it proves itself, where its fields stand, what its words mean.
 
 Pure. An example:
 
@@ -152,7 +154,7 @@ class Generic(Struct, frozen=True):
         return bodies.given(value)
 
     def sample(self, prediction_id: str, now: int) -> SampleWebhook:
-        """Signed with the first secret, with an id and a success where the settings say that they stand."""
+        """Signed with the first secret; id and success stand where the settings say."""
         said: Any = {}
         word = next(
             (word for word, status in self.statuses.items() if status is Status.SUCCEEDED),

@@ -70,7 +70,9 @@ class Luma(ByAddress, Struct, frozen=True):
 
 
 def open_provider(name: str, configuration: Configuration) -> Luma | None:
-    """Open Luma: with a token for its API (addresses then carry each prediction's own), or a secret for addresses.
+    """Open Luma, by a token for its API or a secret for addresses.
+
+    With a token alone, each prediction's address carries a token of its own.
 
     Raises:
         BadConfiguration: A secret is empty.

@@ -1,11 +1,12 @@
 """OpenAI: Standard Webhooks around an event that names a response or a batch and no more.
 
-Pure. The event tells what is final without a result, to a record that stands; a fetched response or batch, which comes
-in its own shape, tells the rest, and by its metadata whose it is. Where webhooks go is set in the project, not in the call,
-so events about other resources (fine-tuning, evals, calls, videos) come too; they are set aside by their type.
+Pure. The event tells what is final without a result, to a record that stands; a fetched response or
+batch, which comes in its own shape, tells the rest, and by its metadata whose it is. Where webhooks
+go is set in the project, not in the call, so events about other resources (fine-tuning, evals,
+calls, videos) come too; they are set aside by their type.
 
-Source: OpenAI's documentation of webhooks and its API reference, responses and batches (`metadata`: at most 16 members,
-values of at most 512 characters).
+Source: OpenAI's documentation of webhooks and its API reference, responses and batches (`metadata`:
+at most 16 members, values of at most 512 characters).
 """
 
 from collections.abc import Mapping
@@ -57,7 +58,8 @@ RESOURCES = frozenset({"response", "batch"})
 """First words of the events that are about predictions, and `object` of what is fetched."""
 
 OTHER_IDS = ("video_", "ftjob", "evalrun_", "eval_", "rtc_", "call_", "file-", "file_", "img_")
-"""How ids of other resources begin: where a response would be, nobody knows of them, which says nothing about them."""
+"""How ids of other resources begin: where a response would be, nobody knows of them, which says
+nothing about them."""
 
 PREDICTION, ATTEMPT = "tidings_prediction_id", "tidings_attempt"
 """Members of the metadata."""
@@ -197,7 +199,10 @@ class OpenAIApi(Struct, frozen=True):
         return f"OpenAIApi({self.url})"
 
     def create(self, order: Order) -> Call:
-        """A response in the background; the payload's members are the call's, and a prompt is its `input`."""
+        """A response in the background.
+
+        The payload's members are the call's, and a prompt is its `input`.
+        """
         fields = given_input(order)
         if "prompt" in fields and "input" not in fields and bytes(fields["prompt"])[:1] == b'"':
             fields["input"] = fields.pop("prompt")
@@ -226,21 +231,21 @@ class OpenAIApi(Struct, frozen=True):
             return None
         return Origin(marks.tidings_prediction_id, marks.tidings_attempt)
 
-    def get(self, provider_id: str, model: str | None, urls: Raw) -> Call:  # noqa: ARG002 - the protocol
+    def get(self, provider_id: str, model: str | None, urls: Raw) -> Call:
         """The response, or the batch, as its id tells."""
         return Call(method="GET", url=self._at(provider_id), headers=self._headers())
 
-    def result(self, provider_id: str, body: bytes, urls: Raw, model: str | None) -> None:  # noqa: ARG002
+    def result(self, provider_id: str, body: bytes, urls: Raw, model: str | None) -> None:
         """Nothing has to be fetched apart."""
         return
 
-    def report(self, provider_id: str, body: bytes, result: bytes | None) -> bytes:  # noqa: ARG002
+    def report(self, provider_id: str, body: bytes, result: bytes | None) -> bytes:
         """The answer itself, where it is what was asked for."""
         if self.created(body).provider_id != provider_id:
             raise Unreadable(f"another response than {provider_id[:64]!r}")
         return body
 
-    def cancel(self, provider_id: str, model: str | None, urls: Raw) -> Call:  # noqa: ARG002
+    def cancel(self, provider_id: str, model: str | None, urls: Raw) -> Call:
         """Stop it."""
         return Call(method="POST", url=self._at(provider_id, "cancel"), headers=self._headers())
 
@@ -266,7 +271,10 @@ def _with(given: Raw | None, origin: Origin) -> Raw:
 
 
 def open_provider(name: str, configuration: Configuration) -> OpenAI | None:
-    """OpenAI as configured; a secret without `whsec_` is the key's bytes themselves. None without a secret."""
+    """OpenAI as configured; a secret without `whsec_` is the key's bytes themselves.
+
+    None without a secret.
+    """
     keys = open_keys(name, configuration, plain=True)
     token = configuration.token
     api = OpenAIApi(token, configuration.url_or(URL)) if token else None

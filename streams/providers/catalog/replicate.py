@@ -1,6 +1,7 @@
 """Replicate: the body is the bare prediction, signed by Standard Webhooks.
 
-Pure. Source: Replicate's documentation of webhooks and of the prediction object, and its HTTP API reference.
+Pure. Source: Replicate's documentation of webhooks and of the prediction object, and its HTTP API
+reference.
 """
 
 from collections.abc import Mapping, Sequence
@@ -99,7 +100,10 @@ class Replicate(Struct, frozen=True):
         return bodies.plain_id(body)
 
     def translate(self, webhook: Webhook) -> Event:
-        """The prediction as it stood when the webhook was sent: every report says all that those before it said."""
+        """The prediction as it stood when the webhook was sent.
+
+        Every report says all that those before it said.
+        """
         prediction, left_out = _prediction.read(webhook.body)
         bodies.identify(webhook, prediction.id)
         return bodies.event(
@@ -138,7 +142,10 @@ class ReplicateApi(Struct, frozen=True):
         return f"ReplicateApi({self.url})"
 
     def create(self, order: Order) -> Call:
-        """By the model's name (`owner/name`), or by a version (`owner/name:version`, or the version alone)."""
+        """Start a prediction of a model (`owner/name`) or of a version of one.
+
+        A version is named `owner/name:version`, or by itself.
+        """
         body: dict[str, Any] = {"input": given_input(order)}
         if order.webhook is not None:
             body |= {
@@ -164,21 +171,21 @@ class ReplicateApi(Struct, frozen=True):
             raise Unreadable("no prediction: it has no id")
         return Submitted(found.id, bodies.object_of(found.urls))
 
-    def get(self, provider_id: str, model: str | None, urls: Raw) -> Call:  # noqa: ARG002 - the protocol
+    def get(self, provider_id: str, model: str | None, urls: Raw) -> Call:
         """At `urls.get`, or where that would be."""
         return Call(method="GET", url=self._at(urls, "get", provider_id), headers=self._headers())
 
-    def result(self, provider_id: str, body: bytes, urls: Raw, model: str | None) -> None:  # noqa: ARG002
+    def result(self, provider_id: str, body: bytes, urls: Raw, model: str | None) -> None:
         """Nothing has to be fetched apart."""
         return
 
-    def report(self, provider_id: str, body: bytes, result: bytes | None) -> bytes:  # noqa: ARG002
+    def report(self, provider_id: str, body: bytes, result: bytes | None) -> bytes:
         """The answer itself, where it is the prediction that was asked for."""
         if self.created(body).provider_id != provider_id:
             raise Unreadable(f"another prediction than {provider_id[:64]!r}")
         return body
 
-    def cancel(self, provider_id: str, model: str | None, urls: Raw) -> Call:  # noqa: ARG002
+    def cancel(self, provider_id: str, model: str | None, urls: Raw) -> Call:
         """At `urls.cancel`, or where that would be."""
         url = self._at(urls, "cancel", provider_id, "cancel")
         return Call(method="POST", url=url, headers=self._headers())
@@ -207,7 +214,10 @@ class ReplicateApi(Struct, frozen=True):
         return {"Authorization": f"Bearer {self.token}"}
 
     def _at(self, urls: Raw, name: str, provider_id: str, *tail: str) -> str:
-        """The address that the provider gave, where it is the provider's: the token must not go elsewhere."""
+        """The address that the provider gave, where it is the provider's.
+
+        The token must not go elsewhere.
+        """
         found = _urls.peek(bytes(urls)) if urls else None
         given = getattr(found, name, None)
         if isinstance(given, str) and is_at(given, self.url):

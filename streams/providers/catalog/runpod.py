@@ -1,6 +1,9 @@
-"""RunPod: nothing is signed, so a token in the webhook's address proves it. The model is the endpoint's id.
+"""RunPod: nothing is signed, so a token in the webhook's address proves it.
 
-Pure. Source: RunPod's documentation of serverless endpoints (job states, webhooks, endpoint operations).
+The model is the endpoint's id.
+
+Pure. Source: RunPod's documentation of serverless endpoints (job states, webhooks, endpoint
+operations).
 """
 
 from typing import Any
@@ -117,22 +120,22 @@ class RunPodApi(Struct, frozen=True):
             raise Unreadable("no job: it has no id")
         return Submitted(found.id)
 
-    def get(self, provider_id: str, model: str | None, urls: Raw) -> Call:  # noqa: ARG002 - the protocol
+    def get(self, provider_id: str, model: str | None, urls: Raw) -> Call:
         """The job, its output included; RunPod keeps it half an hour."""
         url = self._at(model, "status", provider_id)
         return Call(method="GET", url=url, headers=self._headers())
 
-    def result(self, provider_id: str, body: bytes, urls: Raw, model: str | None) -> None:  # noqa: ARG002
+    def result(self, provider_id: str, body: bytes, urls: Raw, model: str | None) -> None:
         """Nothing has to be fetched apart."""
         return
 
-    def report(self, provider_id: str, body: bytes, result: bytes | None) -> bytes:  # noqa: ARG002
+    def report(self, provider_id: str, body: bytes, result: bytes | None) -> bytes:
         """The answer itself, where it is the job that was asked for."""
         if self.created(body).provider_id != provider_id:
             raise Unreadable(f"another job than {provider_id[:64]!r}")
         return body
 
-    def cancel(self, provider_id: str, model: str | None, urls: Raw) -> Call:  # noqa: ARG002
+    def cancel(self, provider_id: str, model: str | None, urls: Raw) -> Call:
         """Stop the job."""
         url = self._at(model, "cancel", provider_id)
         return Call(method="POST", url=url, headers=self._headers())
@@ -150,7 +153,9 @@ class RunPodApi(Struct, frozen=True):
 
 
 def open_provider(name: str, configuration: Configuration) -> RunPod | None:
-    """Open RunPod: with a token for its API (addresses then carry each prediction's own), or a secret for addresses.
+    """Open RunPod, by a token for its API or a secret for addresses.
+
+    With a token alone, each prediction's address carries a token of its own.
 
     Raises:
         BadConfiguration: A secret is empty.

@@ -1,9 +1,10 @@
 """Any sender of Standard Webhooks that speaks of predictions in this service's own words.
 
-Pure. Two shapes: an event of ours (`predictionId` or `id`, `status`, any field of a report), or the specification's
-envelope `{"type": "prediction.succeeded", "timestamp": ..., "data": {...}}` with those fields in `data`. A webhook only
-ever reports: an event type such as `delete` is refused. Where a report tells a status, fields that do not fit are left out;
-where it does not, there is nothing else to count, and it is poison.
+Pure. Two shapes: an event of ours (`predictionId` or `id`, `status`, any field of a report), or the
+specification's envelope `{"type": "prediction.succeeded", "timestamp": ..., "data": {...}}` with
+those fields in `data`. A webhook only ever reports: an event type such as `delete` is refused.
+Where a report tells a status, fields that do not fit are left out; where it does not, there is
+nothing else to count, and it is poison.
 """
 
 from collections.abc import Mapping

@@ -1,7 +1,7 @@
 """Ed25519 public keys (RFC 8032).
 
-By libsodium, which proves a signature in half the time that OpenSSL takes and, beyond the RFC, refuses keys of small
-order. Pure.
+By libsodium, which proves a signature in half the time that OpenSSL takes and, beyond the RFC,
+refuses keys of small order. Pure.
 """
 
 from msgspec import Struct
@@ -22,7 +22,8 @@ class PublicKey(Struct, frozen=True):
 
     def proves(self, signature: bytes, message: bytes) -> bool:
         """Whether this key's owner signed the message."""
-        # The library takes both as one piece, so a signature of another length would move the boundary.
+        # The library takes both as one piece, so a signature of another length would move the
+        # boundary.
         if len(signature) != SIGNATURE_BYTES:
             return False
         try:

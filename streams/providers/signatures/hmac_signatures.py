@@ -1,4 +1,4 @@
-"""Proofs that are no Standard Webhooks: HMAC-SHA256 in hex, a shared word in a header, a token in the address. Pure."""
+"""Other proofs: HMAC-SHA256 in hex, a shared word in a header, a token in the address. Pure."""
 
 import hmac
 from collections.abc import Iterable, Mapping
@@ -22,7 +22,8 @@ class ProvenByAddress(Protocol):
 
         Args:
             token: From the address's query, where there is one.
-            proven: Whether that token has already been found to be the one of the prediction that the address names.
+            proven: Whether that token has already been found to be the one of the prediction that
+                the address names.
 
         Raises:
             BadSignature: It is neither.
@@ -30,13 +31,16 @@ class ProvenByAddress(Protocol):
 
 
 class ByAddress:
-    """What providers that sign nothing have in common: `ProvenByAddress` with the configured secrets."""
+    """What providers that sign nothing have in common.
+
+    `ProvenByAddress` with the configured secrets.
+    """
 
     __slots__ = ()
 
     secrets: tuple[bytes, ...]
 
-    def verify(self, headers: Mapping[str, str], body: bytes, now: float) -> str | None:  # noqa: ARG002 - the protocol
+    def verify(self, headers: Mapping[str, str], body: bytes, now: float) -> str | None:
         """Refuses: nothing in headers or body proves it; see `verify_address`."""
         raise BadSignature("nothing is signed; give the provider an address with a token")
 
@@ -45,7 +49,7 @@ class ByAddress:
         if not proven:
             check_word(self.secrets, token)
 
-    def sample(self, prediction_id: str, now: int) -> SampleWebhook:  # noqa: ARG002 - see `Sampled`
+    def sample(self, prediction_id: str, now: int) -> SampleWebhook:
         """With the first secret in its address, or the prediction's own token."""
         token = self.secrets[0].decode() if self.secrets else ""
         return SampleWebhook(self._sample_body(prediction_id), {}, token)
@@ -81,7 +85,7 @@ def hex_hmac(secret: bytes, signed: bytes) -> str:
 
 
 def check_hex_hmac(secrets: Iterable[bytes], signed: bytes, given: list[bytes]) -> None:
-    """See that one of the given texts is the HMAC-SHA256 in small hex letters under one of the secrets.
+    """See that one of the given texts is the HMAC-SHA256, in small hex, under one of the secrets.
 
     Raises:
         BadSignature: None is.

@@ -1,7 +1,10 @@
-"""Public keys from a JWKS (RFC 7517): fetched, kept, fetched again for a new one, and still good in an outage.
+"""Public keys from a JWKS (RFC 7517).
 
-One `KeySet` serves both floors. A token of a client may wait for its key (`find`). A webhook is proven at once, with the
-keys that are there (`ed25519`, `rsa`), and `keep_fresh` fetches in the background.
+Fetched, kept, fetched again for a new one, and still good in an outage.
+
+One `KeySet` serves both floors. A token of a client may wait for its key (`find`). A webhook is
+proven at once, with the keys that are there (`ed25519`, `rsa`), and `keep_fresh` fetches in the
+background.
 """
 
 import asyncio
@@ -23,11 +26,14 @@ from tidings.streams.providers.signatures.ed25519 import PublicKey
 FRESH = 600.0
 """Seconds that a key set is taken as it is where a token asks for a key."""
 PAUSE = 10.0
-"""Seconds between two fetches that tokens ask for: made-up key ids must not turn into requests to the issuer."""
+"""Seconds between two fetches that tokens ask for: made-up key ids must not turn into requests to
+the issuer."""
 MAX_AGE = 24 * 3600.0
-"""Seconds after which the keys of webhooks are fetched again; fal's documentation allows no longer."""
+"""Seconds after which the keys of webhooks are fetched again; fal's documentation allows no
+longer."""
 AFTER_MISS = 30.0
-"""Seconds between two fetches that webhooks ask for, so that forged ones cannot make us flood a provider."""
+"""Seconds between two fetches that webhooks ask for, so that forged ones cannot make us flood a
+provider."""
 RETRY = Backoff.doubling(1.0, 300.0, jitter=0)
 TIME_LIMIT = 5.0
 MAX_DOCUMENT = 1024 * 1024
@@ -111,7 +117,9 @@ class KeySet:
     # ---- for tokens, which may wait ----
 
     async def find(self, key_id: str | None) -> list[jwt.PyJWK]:
-        """The keys that a token may be signed with: the one of this id, or all where the token names none.
+        """The keys that a token may be signed with.
+
+        The one of this id, or all where the token names none.
 
         Raises:
             KeysUnavailable: They cannot be had.

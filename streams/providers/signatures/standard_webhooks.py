@@ -1,7 +1,7 @@
 """Standard Webhooks: the signature that Replicate, OpenAI, Gemini, Svix and many others share.
 
-Pure. The signed bytes are `{id}.{timestamp}.{body}`; `v1` is HMAC-SHA256, `v1a` Ed25519. Rules: the Standard Webhooks
-specification, "Signature scheme" and "Verifying signatures".
+Pure. The signed bytes are `{id}.{timestamp}.{body}`; `v1` is HMAC-SHA256, `v1a` Ed25519. Rules: the
+Standard Webhooks specification, "Signature scheme" and "Verifying signatures".
 """
 
 import binascii
@@ -20,7 +20,8 @@ TOLERANCE = 300.0
 """Seconds, past and future: what the reference libraries use."""
 
 MAX_SIGNATURES = 32
-"""Signatures of a known version tried per webhook: each costs a comparison or 100 microseconds of Ed25519."""
+"""Signatures of a known version tried per webhook: each costs a comparison or 100 microseconds of
+Ed25519."""
 
 MAX_TIMESTAMP_DIGITS = 12
 
@@ -53,7 +54,8 @@ class StandardWebhooks(Struct, frozen=True):
             now: Seconds since the epoch.
 
         Raises:
-            BadSignature: A header is missing or cannot be read, the time is out of tolerance, or no signature matches.
+            BadSignature: A header is missing or cannot be read, the time is out of tolerance, or no
+                signature matches.
         """
         get = headers.get
         signatures = get("webhook-signature")
@@ -74,7 +76,8 @@ class StandardWebhooks(Struct, frozen=True):
         return identity
 
     def _any_matches(self, signatures: bytes, signed: bytes) -> bool:
-        # The ordinary header is one signature by the first secret: compared as a whole, without taking it apart.
+        # The ordinary header is one signature by the first secret: compared as a whole, without
+        # taking it apart.
         expected = [sign(secret, signed) for secret in self.secrets[:1]]
         if expected and hmac.compare_digest(signatures, b"v1," + expected[0]):
             return True
@@ -125,7 +128,9 @@ def signed_headers(
 
 
 def header_bytes(value: str) -> bytes:
-    """A header's bytes as they came: servers decode what is not UTF-8 to lone surrogates, or take it for Latin-1.
+    """A header's bytes as they came.
+
+    Servers decode what is not UTF-8 to lone surrogates, or take it for Latin-1.
 
     Raises:
         BadSignature: No bytes on the wire read like this.

@@ -1,4 +1,7 @@
-"""What holds for every provider: only what is proven passes, and nothing else than the two refusals is ever raised."""
+"""What holds for every provider.
+
+Only what is proven passes, and nothing else than the two refusals is ever raised.
+"""
 
 from collections.abc import Iterator
 
@@ -78,7 +81,7 @@ def test_each_single_bit_of_the_headers_counts(case: Case) -> None:
 
 @by_headers
 def test_missing_and_doubled_headers_are_refused(case: Case) -> None:
-    """Without one of its headers, or with one sent twice and joined by a comma, a webhook is refused."""
+    """A webhook with one of its headers missing, empty or doubled is refused."""
     provider, headers = case.open(), case.prove(case.body)
     for name in case.changed:
         for value in ("", f"{headers[name]}x", " ", "\ud800", "ü", "," * 100, "1" * 100_000):
@@ -103,7 +106,7 @@ TIMED = {
 
 @by_headers
 def test_a_replay_outside_the_tolerance_is_refused(case: Case) -> None:
-    """A captured webhook is worth nothing once the provider's tolerance has passed, nor before it began."""
+    """A captured webhook is worth nothing outside the provider's tolerance, before or after."""
     tolerance = TIMED.get(case.provider)
     provider, headers = case.open(), case.prove(case.body)
     for late in (-1, 1):
@@ -163,7 +166,7 @@ def opened(case: Case) -> Provider:
     piece=st.sampled_from([b"null", b"1e999", b'"\\ud800"', b"[]", b"{}", b"-1", b'"x"', b"\xff"]),
 )
 def test_a_mangled_body_is_an_event_or_poison(case: Case, position: int, piece: bytes) -> None:
-    """A genuine body with a piece replaced by anything is an event or poison, and the gateway's glance raises nothing."""
+    """A genuine body with a piece replaced by anything is an event or poison."""
     start = position % len(case.body)
     body = case.body[:start] + piece + case.body[start + len(piece) :]
     colon = case.body.find(b":", start)
@@ -183,7 +186,7 @@ def test_a_mangled_body_is_an_event_or_poison(case: Case, position: int, piece: 
 
 @every
 def test_the_common_fields(case: Case) -> None:
-    """Each event reports, under the provider's name, at the record's time, with the body itself as it came."""
+    """Each event reports, under the provider's name, at the record's time."""
     provider = case.open()
     event = provider.translate(Webhook(case.body, None, AT, None))
     assert event.type is EventType.REPORT

@@ -87,7 +87,10 @@ def read(case: Case, body: bytes) -> Event:
 
 @pytest.mark.parametrize("case", CASES, ids=NAMES)
 def test_id_and_status_count_whatever_the_rest_is(case: Case) -> None:
-    """Every other field may be missing, or hold any JSON and what passes for it: nothing changes but that field."""
+    """Every other field may be missing, or hold any JSON and what passes for it.
+
+    Nothing changes but that field.
+    """
     plain = read(case, case.body)
     tried = 0
     for path in paths(json.loads(case.body)):
@@ -107,7 +110,7 @@ def test_id_and_status_count_whatever_the_rest_is(case: Case) -> None:
 @pytest.mark.parametrize("case", CASES, ids=NAMES)
 @pytest.mark.parametrize("form", ["mark", "utf-16", "latin-1", "spaces"])
 def test_the_form_of_the_text_does_not_matter(case: Case, form: str) -> None:
-    """A byte-order mark, UTF-16, a byte that is no UTF-8 and white space around it are understood."""
+    """A byte-order mark, UTF-16, a byte that is no UTF-8 and white space are understood."""
     plain, text = read(case, case.body), case.body.decode()
     body = {
         "mark": b"\xef\xbb\xbf" + case.body,

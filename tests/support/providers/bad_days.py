@@ -1,4 +1,7 @@
-"""Bad days: what a provider does wrong, and how often. Pure but for its dice, which a seed makes repeatable."""
+"""Bad days: what a provider does wrong, and how often.
+
+Pure but for its dice, which a seed makes repeatable.
+"""
 
 import random
 from typing import Annotated
@@ -41,7 +44,9 @@ class BadDays(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     @staticmethod
     def parse(text: str) -> "BadDays":
-        """The switches in `late=0.2,duplicated=0.5`; a name alone is always, `all` is every one at 0.1.
+        """The switches in `late=0.2,duplicated=0.5`.
+
+        A name alone is always, `all` is every one at 0.1.
 
         Raises:
             ValueError: A switch that is unknown, or a share that is no number from 0 to 1.
@@ -68,7 +73,10 @@ SWITCHES = tuple(
 
 
 class Dice:
-    """Decides what is struck; the same seed and the same order of questions give the same answers."""
+    """Decides what is struck.
+
+    The same seed and the same order of questions give the same answers.
+    """
 
     def __init__(self, seed: int | None = None) -> None:
         self._chance = random.Random(seed)

@@ -1,4 +1,7 @@
-"""The demo's provider on its bad days: what real providers do wrong, as often as the switches say."""
+"""The demo's provider on its bad days.
+
+What real providers do wrong, as often as the switches say.
+"""
 
 import asyncio
 import base64

@@ -1,4 +1,4 @@
-"""Every provider with a genuine webhook of its own, proven here by plain `hmac`, `cryptography` and PyJWT.
+"""Every provider with a genuine webhook, proven here by other means than the code's own.
 
 Bodies are those that the providers' documentation shows, with ids and links made up.
 """

@@ -1,4 +1,4 @@
-"""Providers whose webhooks bring no result, as far as they are asked here: OpenAI, Gemini and AssemblyAI over real HTTP."""
+"""OpenAI, Gemini and AssemblyAI over real HTTP, as far as they are asked in tests."""
 
 import asyncio
 import json
@@ -13,7 +13,10 @@ TOKEN = "sk-test"
 
 
 class Upstream:
-    """A server on loopback. What it is asked for lies in `resources` by path; `status` is what it answers with."""
+    """A server on loopback. What it is asked for lies in `resources` by path.
+
+    `status` is what it answers with.
+    """
 
     def __init__(self) -> None:
         self.asked: list[str] = []

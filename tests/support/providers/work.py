@@ -1,4 +1,7 @@
-"""A service with all roles in the test's own loop, working with a stand-in provider, and impatient."""
+"""A service with all roles in the test's own loop, working with a stand-in provider.
+
+And impatient.
+"""
 
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping

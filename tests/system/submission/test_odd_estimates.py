@@ -1,4 +1,7 @@
-"""An estimated time may be any number: it ends no service, and hides no other prediction from the reconciler."""
+"""An estimated time may be any number.
+
+It ends no service, and hides no other prediction from the reconciler.
+"""
 
 from pathlib import Path
 
@@ -7,7 +10,7 @@ from tests.support.providers.work import at_work
 
 
 async def test_an_estimate_beyond_all_bounds(tmp_path: Path) -> None:
-    """What is silent is looked up beside a prediction whose estimate no int can hold, and after a restart as well."""
+    """An estimate that no int can hold keeps no other prediction from being looked up."""
     async with FaultyStandIn(duration=0.2, steps=2) as stand_in:
         async with at_work(tmp_path, stand_in) as work:
             work.bad(never=1)

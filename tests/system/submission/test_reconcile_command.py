@@ -12,7 +12,10 @@ from tidings.streams.submission.reconcile_policy import Timeouts
 
 
 async def test_one_pass_sees_to_everything(tmp_path: Path) -> None:
-    """What is silent is looked up and what is to be canceled is canceled; the counts are printed."""
+    """What is silent is looked up and what is to be canceled is canceled.
+
+    The counts are printed.
+    """
     async with FaultyStandIn(duration=0.2, steps=2) as stand_in:
         stand_in.bad_days = BadDays(never=1)
         # A gateway and a processor alone: nobody reconciles.
@@ -78,7 +81,7 @@ async def test_a_provider_that_cannot_say(tmp_path: Path) -> None:
 
 
 async def test_a_list_that_cannot_be_read(tmp_path: Path) -> None:
-    """A submission without an answer is left where the provider's list fails, or nobody said what to look for there."""
+    """A submission without an answer is left where the provider's list cannot tell."""
     async with FaultyStandIn(duration=600) as stand_in:
         async with at_work(
             tmp_path, stand_in, {"TIDINGS_ROLE": "gateway,processor"}, timeouts=Timeouts()

@@ -29,7 +29,7 @@ async def work(tmp_path: Path, stand_in: FaultyStandIn) -> AsyncIterator[Work]:
 @pytest.mark.parametrize("provider", ["replicate", "fal"])
 @pytest.mark.parametrize("switch", ["never", "wrong_signature"])
 async def test_a_webhook_that_never_comes(work: Work, provider: str, switch: str) -> None:
-    """A prediction whose webhooks are lost, or prove nothing, is looked up and ends with its output."""
+    """A prediction whose webhooks are lost, or prove nothing, is looked up and ends."""
     work.bad(**{switch: 1})
     made = await work.create(provider=provider)
     record = await work.becomes(made["predictionId"], "succeeded")
@@ -58,7 +58,10 @@ async def reports(work: Work, **said: str) -> None:
 async def test_what_cannot_be_found_for_want_of_its_model_goes_on(
     tmp_path: Path, stand_in: FaultyStandIn, provider: str
 ) -> None:
-    """A job whose address needs a model that nobody has told is neither asked for nor failed; its own end counts."""
+    """A job whose address needs a model that nobody has told is neither asked for nor failed.
+
+    Its own end counts.
+    """
     upstream = Upstream()
     await upstream.start()
     try:
@@ -82,7 +85,7 @@ async def test_what_cannot_be_found_for_want_of_its_model_goes_on(
 async def test_a_result_that_the_log_does_not_take_ends_as_a_failure(
     tmp_path: Path, stand_in: FaultyStandIn
 ) -> None:
-    """A result beyond `TIDINGS_MAX_BODY` is fetched once, and its prediction fails with the reason."""
+    """A result beyond `TIDINGS_MAX_BODY` is fetched once, and its prediction fails."""
     upstream = Upstream()
     await upstream.start()
     try:
@@ -104,7 +107,7 @@ async def test_a_result_that_the_log_does_not_take_ends_as_a_failure(
 
 @pytest.mark.parametrize("provider", ["replicate", "fal"])
 async def test_a_cancel_reaches_the_provider(work: Work, provider: str) -> None:
-    """A cancel stops the prediction at its provider, whose word makes it canceled, webhooks or not."""
+    """A cancel stops the prediction at its provider, whose word makes it canceled."""
     work.bad(never=1)
     made = await work.create(provider=provider, payload={"duration": 600})
     record = await work.becomes(made["predictionId"], "processing")
@@ -169,7 +172,10 @@ async def test_a_restart_forgets_nothing(tmp_path: Path, stand_in: FaultyStandIn
 
 
 async def test_a_provider_that_is_down_is_left_alone(work: Work) -> None:
-    """After failures in a row hardly a call is made; when it is back, everything ends as it should."""
+    """After failures in a row hardly a call is made.
+
+    When it is back, everything ends as it should.
+    """
     work.bad(never=1)
     made = [await work.create(payload={"duration": 1.0}) for _ in range(12)]
     for one in made:

@@ -1,4 +1,7 @@
-"""The reconciler as a role of its own: on SQLite beside the gateway's process, on Kafka as several that share the work."""
+"""The reconciler as a role of its own.
+
+On SQLite beside the gateway's process, on Kafka as several that share the work.
+"""
 
 from contextlib import AsyncExitStack
 from pathlib import Path

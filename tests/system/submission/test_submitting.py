@@ -33,7 +33,7 @@ def once(stand_in: FaultyStandIn, count: int = 1) -> None:
 
 @pytest.mark.parametrize("provider", ["replicate", "fal"])
 async def test_a_prediction_is_submitted_and_ends(work: Work, provider: str) -> None:
-    """Written down, submitted under our own attempt, reported by webhook on our own address, and done."""
+    """Written down, submitted under an attempt, reported by webhook to its own address, done."""
     made = await work.create(provider=provider, payload={"seed": 17454220438242315174})
     assert (made["status"], made["version"]) == ("starting", 1)
     record = await work.becomes(made["predictionId"], "succeeded")
@@ -86,7 +86,10 @@ async def test_a_wrong_token_is_said_and_not_shown(tmp_path: Path, stand_in: Fau
 
 @pytest.mark.parametrize("switch", ["throttled", "broken"])
 async def test_429_and_500_are_repeated(work: Work, switch: str) -> None:
-    """While the provider answers 429 or 500 the prediction waits; when it is back it is submitted once."""
+    """While the provider answers 429 or 500 the prediction waits.
+
+    When it is back it is submitted once.
+    """
     work.bad(**{switch: 1})
     made = await work.create()
     throttle = work.throttle
@@ -111,7 +114,10 @@ async def test_429_for_too_long_fails(tmp_path: Path, stand_in: FaultyStandIn) -
 
 
 async def test_a_lost_answer_is_found_in_the_list(work: Work) -> None:
-    """A create whose answer was lost is not repeated: the provider's list shows our webhook, and it goes on."""
+    """A create whose answer was lost is not repeated.
+
+    The provider's list shows our webhook, and it goes on.
+    """
     work.bad(lost_answers=1, never=1)
     made = await work.create()
     await eventually(lambda: len(work.stand_in.jobs) == 1, 30)
@@ -124,7 +130,7 @@ async def test_a_lost_answer_is_found_in_the_list(work: Work) -> None:
 async def test_an_attempt_that_nobody_knows_of_has_failed_in_the_end(
     tmp_path: Path, stand_in: FaultyStandIn
 ) -> None:
-    """An attempt without an answer that the provider never shows fails with `submission outcome unknown`."""
+    """An attempt that the provider never shows fails with `submission outcome unknown`."""
     hurried = type(QUICK)(silence=300, unanswered=100, unknown=1_500, attempt=1_000)
     async with at_work(tmp_path, stand_in, timeouts=hurried) as work:
         create = {"type": "create", "id": "c", "provider": "replicate", "model": "a/b"}
@@ -137,7 +143,7 @@ async def test_an_attempt_that_nobody_knows_of_has_failed_in_the_end(
 
 
 async def test_a_create_that_nobody_has_submitted_is_submitted(work: Work) -> None:
-    """A create in the log without an attempt, as a crash leaves it, is taken up by the reconciler."""
+    """A create in the log without an attempt is taken up by the reconciler."""
     create = {
         "type": "create",
         "id": "c",
@@ -153,7 +159,10 @@ async def test_a_create_that_nobody_has_submitted_is_submitted(work: Work) -> No
 
 
 async def test_the_same_key_is_submitted_once(work: Work) -> None:
-    """Twenty requests at once with the same Idempotency-Key are one prediction; another body is a 422."""
+    """Twenty requests at once with the same Idempotency-Key are one prediction.
+
+    Another body is a 422.
+    """
     key = {"Idempotency-Key": "k"}
     posts = [work.client.post("/api/predictions", json=an_order(), headers=key) for _ in range(20)]
     answers = await asyncio.gather(*posts)
@@ -166,7 +175,10 @@ async def test_the_same_key_is_submitted_once(work: Work) -> None:
 
 
 async def test_a_cancel_before_the_submission_stays_here(work: Work) -> None:
-    """Canceled while the provider answers 429: it is canceled, and the provider never hears of it."""
+    """Canceled while the provider answers 429.
+
+    It is canceled, and the provider never hears of it.
+    """
     work.bad(throttled=1)
     made = await work.create()
     throttle = work.throttle
@@ -206,7 +218,10 @@ async def test_concurrency_and_rate_are_kept(tmp_path: Path, stand_in: FaultySta
 
 
 async def test_prompt_and_estimate_are_completed(work: Work) -> None:
-    """The prompt comes out of the payload; the estimate is the median of the finished ones of the model."""
+    """The prompt comes out of the payload.
+
+    The estimate is the median of the finished ones of the model.
+    """
     first = await work.create(prompt=None, payload={"prompt": "from the payload", "steps": 1})
     assert (first["prompt"], first.get("estimatedTime")) == ("from the payload", None)
     done = await work.becomes(first["predictionId"], "succeeded")
@@ -219,7 +234,10 @@ async def test_prompt_and_estimate_are_completed(work: Work) -> None:
 
 
 async def test_functions_of_the_user(tmp_path: Path, stand_in: FaultyStandIn) -> None:
-    """`TIDINGS_PROMPT_FUNCTION` and `TIDINGS_ESTIMATE_FUNCTION` are asked; one that fails is in nobody's way."""
+    """`TIDINGS_PROMPT_FUNCTION` and `TIDINGS_ESTIMATE_FUNCTION` are asked.
+
+    One that fails is in nobody's way.
+    """
     functions = {
         "TIDINGS_PROMPT_FUNCTION": "tests.support.providers.functions:prompt",
         "TIDINGS_ESTIMATE_FUNCTION": "tests.support.providers.functions:estimate",
@@ -229,3 +247,18 @@ async def test_functions_of_the_user(tmp_path: Path, stand_in: FaultyStandIn) ->
         failing = await work.create(prompt=None, payload={})
     assert (made["prompt"], made["estimatedTime"]) == ("replicate of words", 1234)
     assert "prompt" not in failing
+
+
+@pytest.mark.parametrize(
+    ("provider", "model"),
+    [("replicate", "x/../../deployments/acme/private"), ("fal", ".."), ("replicate", "m" * 513)],
+)
+async def test_a_model_that_no_call_can_be_made_of_is_refused(
+    tmp_path: Path, stand_in: FaultyStandIn, provider: str, model: str
+) -> None:
+    """Such an order is answered with 422 at once: nothing is written down, and nothing is called."""
+    async with at_work(tmp_path, stand_in) as work:
+        order = an_order(provider=provider, model=model)
+        answer = await work.client.post("/api/predictions", json=order)
+        assert (answer.status_code, answer.json()["code"]) == (422, "invalid-content")
+        assert (await work.client.get("/api/predictions")).json()["data"] == []

@@ -1,4 +1,7 @@
-"""Webhooks without a result: the resource is fetched, and what the provider says is reported as it came, where it belongs."""
+"""Webhooks without a result.
+
+The resource is fetched, and what the provider says is reported as it came, where it belongs.
+"""
 
 import json
 from collections.abc import AsyncIterator
@@ -61,7 +64,10 @@ async def listed(work: Work) -> list[str]:
 
 
 async def test_the_result_is_fetched(tmp_path: Path, upstream: Upstream) -> None:
-    """A webhook that names a response alone changes nothing; what is fetched makes the record, once."""
+    """A webhook that names a response alone changes nothing.
+
+    What is fetched makes the record, once.
+    """
     upstream.resources[PATH] = {"id": "resp_1", **RESPONSE}
     async with (
         FaultyStandIn() as stand_in,
@@ -159,7 +165,7 @@ async def test_without_a_token_the_webhook_is_believed(
 async def test_a_result_that_the_log_does_not_take_makes_a_failure(
     tmp_path: Path, upstream: Upstream
 ) -> None:
-    """What is too large to be reported is told as the failure that it is, even of a prediction that nobody knew."""
+    """What is too large to be reported is told as a failure, even of an unknown prediction."""
     upstream.resources[PATH] = {"id": "resp_1", **RESPONSE, "output": "a" * 700_000}
     more = {**upstream.settings(), "TIDINGS_MAX_BODY": "600000"}
     async with FaultyStandIn() as stand_in, at_work(tmp_path, stand_in, more) as work:
@@ -195,7 +201,10 @@ async def ours(work: Work, upstream: Upstream) -> dict[str, Any]:
 async def test_a_webhook_reaches_the_prediction_that_was_submitted(
     tmp_path: Path, upstream: Upstream, said: dict[str, Any], kind: str, status: str
 ) -> None:
-    """OpenAI's webhook names its own id alone: the end stands in our record, there is no second one, repeats are free."""
+    """OpenAI's webhook names its own id alone.
+
+    The end stands in our record, there is no second one, repeats are free.
+    """
     # Nobody but the webhook can tell in time.
     async with (
         FaultyStandIn() as stand_in,
@@ -215,7 +224,7 @@ async def test_a_webhook_reaches_the_prediction_that_was_submitted(
 
 
 async def test_a_webhook_faster_than_the_answer(tmp_path: Path, upstream: Upstream) -> None:
-    """The end is in the record although the create call has not been answered yet, and stays when it is."""
+    """The end is in the record before the create call is answered, and stays when it is."""
     upstream.held.clear()
     async with (
         FaultyStandIn() as stand_in,
@@ -333,7 +342,7 @@ async def test_gemini(
 
 
 async def test_assemblyai(tmp_path: Path, upstream: Upstream) -> None:
-    """A transcript that we ordered reports to its prediction's own address, and its text is fetched."""
+    """A transcript that we ordered reports to its own address, and its text is fetched."""
     async with (
         FaultyStandIn() as stand_in,
         at_work(tmp_path, stand_in, upstream.settings("ASSEMBLYAI"), timeouts=SLOW) as work,
@@ -357,7 +366,7 @@ async def test_assemblyai(tmp_path: Path, upstream: Upstream) -> None:
 
 
 async def test_a_transcript_cannot_be_stopped(tmp_path: Path, upstream: Upstream) -> None:
-    """A cancel that the provider has no way to carry out leaves the prediction to end as it does."""
+    """A cancel that the provider cannot carry out leaves the prediction to end as it does."""
     async with (
         FaultyStandIn() as stand_in,
         at_work(tmp_path, stand_in, upstream.settings("ASSEMBLYAI")) as work,
@@ -398,7 +407,7 @@ async def test_why_it_failed_is_fetched(
     path: str,
     resource: dict[str, Any],
 ) -> None:
-    """A failure whose webhook does not say why gets its reason, although the webhook has long been applied."""
+    """A failure whose webhook does not say why gets its reason later."""
     upstream.resources[path] = resource
     upstream.status = 500
     settings = upstream.settings(provider.upper())
@@ -444,7 +453,7 @@ async def left_out(work: Work, prediction_id: str, request_id: str) -> None:
 
 
 async def test_a_success_whose_files_come_first_waits_for_its_result(tmp_path: Path) -> None:
-    """In mode `before`, a success without its result is told with the result and its files, and not sooner."""
+    """In mode `before`, a success without its result waits for the result and its files."""
     more = {"TIDINGS_ARCHIVE": "before"}
     async with (
         FaultyStandIn(duration=0.1) as stand_in,
@@ -462,7 +471,7 @@ async def test_a_success_whose_files_come_first_waits_for_its_result(tmp_path: P
 
 @pytest.mark.parametrize("token", ["", "a token, but no model"])
 async def test_a_success_whose_result_cannot_be_fetched(tmp_path: Path, token: str) -> None:
-    """Where fal cannot be asked, for want of a token or of the model, the success that its webhook names is all there is."""
+    """Where fal cannot be asked, the success that its webhook names is all there is."""
     more = {"TIDINGS_ARCHIVE": "before", "TIDINGS_FAL_TOKEN": token}
     async with (
         FaultyStandIn() as stand_in,

@@ -10,7 +10,6 @@ import httpx
 import jwt
 import msgspec
 import pytest
-from msgspec import Raw
 
 from tests.support.gateway.small_service import SmallService, prediction, small_service
 from tidings.gateway.auth.tokens import Hs256Tokens, RequiredClaims
@@ -41,7 +40,7 @@ class Notes:
     def refusal(self, provider: str) -> str | None:
         return None if provider == "replicate" else f"Set TIDINGS_{provider.upper()}_TOKEN."
 
-    def order_refusal(self, provider: str, model: str, payload: Raw) -> str | None:
+    def model_refusal(self, provider: str, model: str) -> str | None:
         return None
 
     async def submit(self, record: Prediction) -> None:

@@ -12,7 +12,6 @@ import httpx
 import jwt
 import pytest
 import structlog
-from msgspec import Raw
 from websockets.asyncio.client import ClientConnection, connect
 
 from tests.support.conditions import eventually
@@ -52,7 +51,7 @@ class Taker:
     def refusal(self, provider: str) -> str | None:
         return None
 
-    def order_refusal(self, provider: str, model: str, payload: Raw) -> str | None:
+    def model_refusal(self, provider: str, model: str) -> str | None:
         return None
 
     async def submit(self, record: Prediction) -> None:

@@ -13,7 +13,6 @@ from typing import Any
 import httpx
 import jwt
 import pytest
-from msgspec import Raw
 
 from tests.support import webhooks
 from tests.support.gateway.small_service import SmallService, prediction, small_service
@@ -43,7 +42,7 @@ class Taker:
     def refusal(self, provider: str) -> str | None:
         return None if provider == "replicate" else f"Set TIDINGS_{provider.upper()}_TOKEN."
 
-    def order_refusal(self, provider: str, model: str, payload: Raw) -> str | None:
+    def model_refusal(self, provider: str, model: str) -> str | None:
         return None
 
     async def submit(self, record: Prediction) -> None:

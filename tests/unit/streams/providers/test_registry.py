@@ -43,7 +43,10 @@ def open_acme(name: str, configuration: Configuration) -> Provider | None:
 
 
 def test_a_third_party_adds_one_by_an_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An installed entry point of the group is a provider like the others; one that cannot be loaded is named."""
+    """An installed entry point of the group is a provider like the others.
+
+    One that cannot be loaded is named.
+    """
     points = importlib.metadata.EntryPoints(
         [
             importlib.metadata.EntryPoint("acme", f"{__name__}:open_acme", GROUP),

@@ -6,7 +6,7 @@ from tidings.streams.submission.fair_queue import FairQueue
 
 
 def test_owners_are_served_in_turn() -> None:
-    """Whoever ordered much waits behind one order of each other owner, and each one's orders keep their order."""
+    """Owners are served in turn, each one's orders in the order they came."""
     queue = FairQueue(100, 50)
     for number in range(3):
         assert queue.put("ann", f"a{number}")

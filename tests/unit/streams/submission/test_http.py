@@ -43,7 +43,7 @@ async def provider(**answers: tuple[bytes, str | None]) -> AsyncIterator[str]:
 
 @pytest.mark.parametrize("form", ANSWERS)
 async def test_compressed_answers_are_read(form: str) -> None:
-    """An answer is the same however it is compressed, whether it says so or not, and even where it is not."""
+    """An answer is the same however it is compressed, whether its header is true or not."""
     calls = HttpCalls()
     async with provider(**ANSWERS) as url:
         answer = await calls.send(Call(method="GET", url=f"{url}/{form}", headers={}))
@@ -62,7 +62,10 @@ async def test_an_answer_that_grows_too_large_is_none() -> None:
 
 @pytest.mark.parametrize("token", ["r8_secret\n", "r8_secret\x00", "“r8_secret”"])
 async def test_what_cannot_be_sent_was_not_sent_and_is_not_shown(token: str) -> None:
-    """A header that no client writes: the provider has seen nothing, and the failure does not repeat the token."""
+    """A header that no client writes.
+
+    The provider has seen nothing, and the failure does not repeat the token.
+    """
     calls = HttpCalls()
     async with provider(**ANSWERS) as url:
         call = Call(method="GET", url=f"{url}/plain", headers={"Authorization": f"Bearer {token}"})

@@ -87,13 +87,16 @@ OTHERS = tuple((f"other{number}", number - 10.0) for number in range(30))
 async def test_a_list_is_read_back_to_the_call(
     listed: ListedJob, pages: int, ids: dict[str, str], complete: bool, read: int
 ) -> None:
-    """It is complete where all were found, where it ends, and where it reaches back beyond the call; else it is not."""
+    """A search is complete where it found all, met the end, or reached back beyond the call."""
     found = await find(API, listed.throttle, {"http://t/wanted"}, CALLED, pages)
     assert (found.ids, found.complete, listed.read) == (ids, complete, read)
 
 
 async def test_a_list_is_read_on_where_a_page_failed() -> None:
-    """A page that cannot be had is asked for again, and what was found before it counts; a refusal is not repeated."""
+    """A page that cannot be had is asked for again, and what was found before it counts.
+
+    A refusal is not repeated.
+    """
     listed = ListedJob(("other", -1), ("first", 0), ("second", 0))
     listed.failures = iter([500, NoAnswer("cut"), 200, 429, 503, 200])
     found = await find(API, listed.throttle, {"http://t/first", "http://t/second"}, CALLED, 9)
@@ -126,7 +129,7 @@ async def test_nothing_is_given_up_by_a_list_that_was_not_read_far_enough() -> N
 
 
 async def test_nothing_is_given_up_by_a_list_that_was_not_read() -> None:
-    """Without a public address nothing is known to look for, and a list that fails tells nothing: nothing is lost."""
+    """Without a public address, or with a list that fails, nothing is taken for lost."""
     providers = open_providers({"replicate": Configuration(secret=(SECRET,), token="r8_secret")})
     lost = prediction("lost", provider_id=None, attempt="a", created_at=CALLED)
 

@@ -60,7 +60,7 @@ def prediction(name: str = "p", **fields: Any) -> Prediction:
 
 
 async def test_ten_thousand_cost_nothing_until_one_is_overdue() -> None:
-    """Of 10,000 predictions in flight none is read until one has been silent for too long, and then that one alone."""
+    """Of 10,000 predictions in flight only the one that has been silent for too long is read."""
     bench = Bench()
     bench.change("silent")
     bench.clock.now_ms += 30_000
@@ -140,7 +140,10 @@ def test_what_a_record_needs() -> None:
 @example(Action.LOOK, 0, -1.7e308)
 @example(Action.LOOK, 0, 10**310)
 def test_waits_grow_and_have_a_bound(action: Action, tries: int, estimated: float | None) -> None:
-    """Each wait is at least as long as the one before; none overflows; an estimate makes patient, not impatient."""
+    """Each wait is at least as long as the one before; none overflows.
+
+    An estimate makes patient, not impatient.
+    """
     timeouts = Timeouts()
     record = prediction(estimated_time=estimated, payload=Raw(b"{}"))
     first, second = (wait_before(action, record, tries + n, timeouts) for n in (0, 1))
@@ -151,7 +154,7 @@ def test_waits_grow_and_have_a_bound(action: Action, tries: int, estimated: floa
 
 
 async def test_what_was_heard_of_while_the_list_was_read_is_not_given_up() -> None:
-    """A submission that is nowhere in the provider's list fails only if its record still knows nothing of it then."""
+    """A submission that is in no list fails only if its record still knows nothing of it."""
 
     class Nowhere(StatusClient):
         """A provider whose list shows nothing, and takes its time."""
@@ -233,7 +236,10 @@ def scripted() -> tuple[Bench, Scripted]:
 
 @pytest.mark.parametrize("when", ["asked", "read"])
 async def test_a_cancel_during_a_look_up_follows_it_at_once(when: str) -> None:
-    """Canceled while its record is read, or while its provider is asked: the cancel goes out right after, once."""
+    """Canceled while its record is read, or while its provider is asked.
+
+    The cancel goes out right after, once.
+    """
     bench, providers = scripted()
     bench.change("p1")
     bench.clock.now_ms += 60_000
@@ -292,7 +298,7 @@ async def test_no_record_keeps_the_others_from_being_remembered() -> None:
 
 @pytest.mark.parametrize("began", ["noticed", "remembered"])
 async def test_nothing_is_given_up_that_may_still_be_called(began: str) -> None:
-    """A `submit` that waited an hour for its processor is given up ten minutes after it was seen, news or not."""
+    """A `submit` that waited for its processor is given up ten minutes after it was seen."""
     bench, providers = scripted()
     fields: dict[str, Any] = {
         "status": Status.STARTING,
@@ -322,7 +328,10 @@ async def test_nothing_is_given_up_that_may_still_be_called(began: str) -> None:
 
 
 async def test_what_could_not_be_done_is_counted() -> None:
-    """An outage of the store or the log, a provider's or a defect: each prediction that was due counts as left."""
+    """An outage of the store or the log, a provider's or a defect.
+
+    Each prediction that was due counts as left.
+    """
     bench, providers = scripted()
     for name in ("p1", "p2"):
         bench.change(name)

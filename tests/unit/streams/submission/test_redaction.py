@@ -22,7 +22,10 @@ GIVEN = {
 
 @pytest.mark.parametrize("name", GIVEN)
 def test_a_call_that_is_echoed_shows_no_secret(name: str) -> None:
-    """Headers and body are quoted whole: neither key nor webhook's secret nor webhook's token is among the reason."""
+    """Headers and body are quoted whole.
+
+    Neither key nor webhook's secret nor webhook's token is among the reason.
+    """
     given = GIVEN[name]
     keys = "https://e.com/jwks" if name == "fal" else None
     settings = Configuration(

@@ -27,9 +27,9 @@ from tidings.streams.log.protocol import EVENTS, NewRecord
 from tidings.streams.providers.configuration import Configuration
 from tidings.streams.providers.job_api import Call
 from tidings.streams.providers.registry import open_providers
-from tidings.streams.submission import creation
+from tidings.streams.submission import create_call
 from tidings.streams.submission import submitter as submission
-from tidings.streams.submission.creation import PAGES
+from tidings.streams.submission.create_call import PAGES
 from tidings.streams.submission.event_publisher import EventPublisher
 from tidings.streams.submission.http import Answer, NoAnswer, NotSent
 from tidings.streams.submission.reconcile_policy import Timeouts
@@ -40,7 +40,10 @@ PROVIDERS = open_providers({"replicate": Configuration(secret=(SECRET,), token="
 
 
 class Upstream:
-    """Counts what it is asked to create, by webhook; answers as `replies` say, then as it should."""
+    """Counts what it is asked to create, by webhook.
+
+    Answers as `replies` say, then as it should.
+    """
 
     def __init__(self, *replies: int | Exception) -> None:
         self.created: Counter[str] = Counter()
@@ -181,7 +184,10 @@ async def test_three_submitters_call_once() -> None:
 
 
 async def test_a_500_that_hid_a_success_is_not_repeated() -> None:
-    """The provider begins it and answers 500: its list is read before the next call, and there is none."""
+    """The provider begins it and answers 500.
+
+    Its list is read before the next call, and there is none.
+    """
     upstream = Upstream(500)
     async with submitters(upstream, 1) as (running, (one,)):
         await ordered(running, "p1")
@@ -192,7 +198,10 @@ async def test_a_500_that_hid_a_success_is_not_repeated() -> None:
 
 
 async def test_a_500_is_repeated_only_if_the_list_tells_that_it_hid_nothing() -> None:
-    """Others' newer predictions fill the list: it is read back to the time of the call, or nothing is called again."""
+    """Others' newer predictions fill the list.
+
+    It is read back to the time of the call, or nothing is called again.
+    """
     upstream = Upstream(503)
     upstream.newer, upstream.age = (
         PAGES + 5,
@@ -218,7 +227,10 @@ async def test_a_500_is_repeated_only_if_the_list_tells_that_it_hid_nothing() ->
 
 
 async def test_a_cancel_after_a_500_that_hid_a_success_says_no_end() -> None:
-    """It was begun all the same: it is found in the list, and canceled at the provider by the reconciler."""
+    """It was begun all the same.
+
+    It is found in the list, and canceled at the provider by the reconciler.
+    """
     upstream = Upstream(500)
     answer = upstream.send
 
@@ -279,7 +291,7 @@ async def test_what_is_over_is_not_submitted() -> None:
 
 
 async def test_errors_show_no_secret() -> None:
-    """What the provider says about a refusal is kept without the webhook's address and its token."""
+    """A provider's refusal is kept without the webhook's address and its token."""
     upstream = Upstream()
 
     async def refuse(call: Call) -> Answer:
@@ -303,7 +315,10 @@ async def test_errors_show_no_secret() -> None:
 async def test_an_outage_of_the_store_after_the_attempt_is_waited_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The attempt is in the log, no change comes and the store is away: when it is back, the provider is called."""
+    """The attempt is in the log, no change comes and the store is away.
+
+    When it is back, the provider is called.
+    """
     monkeypatch.setattr(submission, "LOOK_AGAIN", 0.05)
     monkeypatch.setattr(submission, "STORE_PAUSE", 0.01)
     upstream, outage = Upstream(), Outage()
@@ -323,7 +338,7 @@ async def test_an_outage_of_the_store_after_the_attempt_is_waited_out(
 
 
 async def test_after_too_long_an_outage_nothing_is_called(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where an attempt may have been given up before the calls for it would end, it is left to the reconciler."""
+    """An attempt that may be given up before its calls would end is left to the reconciler."""
     monkeypatch.setattr(submission, "LOOK_AGAIN", 0.05)
     monkeypatch.setattr(submission, "STORE_PAUSE", 0.01)
     upstream, outage = Upstream(), Outage()
@@ -346,8 +361,11 @@ async def test_after_too_long_an_outage_nothing_is_called(monkeypatch: pytest.Mo
 async def test_an_outage_of_the_store_between_two_calls_is_waited_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The provider asked to come back, and the record cannot be read then: it is read again, and the call repeated."""
-    monkeypatch.setattr(creation, "BACKOFF", Backoff.doubling(0.02, 30.0))
+    """The provider asked to come back, and the record cannot be read then.
+
+    It is read again, and the call repeated.
+    """
+    monkeypatch.setattr(create_call, "BACKOFF", Backoff.doubling(0.02, 30.0))
     upstream, outage = Upstream(429), Outage()
     answer = upstream.send
 
@@ -364,7 +382,10 @@ async def test_an_outage_of_the_store_between_two_calls_is_waited_out(
 
 
 async def test_what_is_submitted_was_read_before_the_attempt() -> None:
-    """The contents of large fields are read once, before the attempt: an outage of theirs after it does no harm."""
+    """The contents of large fields are read once, before the attempt.
+
+    An outage of theirs after it does no harm.
+    """
     upstream, asked, bodies = Upstream(), list[str](), list[Any]()
     answer = upstream.send
 
@@ -390,7 +411,10 @@ async def test_what_is_submitted_was_read_before_the_attempt() -> None:
 
 
 async def test_nothing_is_called_after_the_time_for_an_attempt() -> None:
-    """A wait that ends after it is not followed by a call: the prediction fails with what the provider said last."""
+    """A wait that ends after it is not followed by a call.
+
+    The prediction fails with what the provider said last.
+    """
     upstream = Upstream(429)  # the wait after it is a second
     async with submitters(upstream, 1, Timeouts(attempt=500)) as (running, (one,)):
         await ordered(running, "p1")
@@ -401,13 +425,14 @@ async def test_nothing_is_called_after_the_time_for_an_attempt() -> None:
 
 
 async def test_what_is_taken_as_the_last_worker_ends_is_submitted() -> None:
-    """A prediction that is taken when the only worker has returned, and the loop has not yet gone round, has one."""
+    """A prediction that is taken just after the only worker has returned gets a new one."""
     upstream = Upstream()
     taken = list[bool]()
 
     def reached(step: int, name: str) -> None:
         if (step, name) == (5, "p1"):
-            # Scheduled in the worker's last step: it comes before whatever the worker's end schedules.
+            # Scheduled in the worker's last step: it comes before whatever the worker's end
+            # schedules.
             asyncio.get_running_loop().call_soon(
                 lambda: taken.append(several[0].enqueue("p2", "replicate"))
             )
@@ -427,7 +452,7 @@ async def test_what_is_taken_as_the_last_worker_ends_is_submitted() -> None:
     [b'{"detail":"caf\xe9"}', b'{"detail":1e999}', b'{"caf\xe9":1}', b'{"detail":"\\ud800"}'],
 )
 async def test_a_refusal_that_cannot_be_read_is_one(body: bytes) -> None:
-    """What is no UTF-8, or a number beyond all bounds, fails the prediction with the status, at once."""
+    """A refusal that is no UTF-8, or has an endless number, fails the prediction at once."""
     upstream = Upstream()
 
     async def refuse(call: Call) -> Answer:

@@ -50,12 +50,18 @@ def throttle(
     ],
 )
 def test_what_the_provider_asks_for(given: Answer, seconds: float | None) -> None:
-    """`Retry-After` counts, in seconds or as a date; else the words of Replicate; else nothing is said."""
+    """`Retry-After` counts, in seconds or as a date; else the words of Replicate.
+
+    Else nothing is said.
+    """
     assert asked_to_wait(given, NOW) == seconds
 
 
 async def test_429_closes_the_lane_for_as_long_as_asked() -> None:
-    """The throttle is closed for what the provider asks, within a bound; without a word for two seconds."""
+    """The throttle is closed for what the provider asks, within a bound.
+
+    Without a word for two seconds.
+    """
     asked, _ = throttle(answer(429, retry_after="30"))
     await asked.call(CALL)
     assert asked.closed_for == 30
@@ -70,7 +76,10 @@ async def test_429_closes_the_lane_for_as_long_as_asked() -> None:
 
 
 async def test_failures_in_a_row_open_the_circuit_for_longer_each_time() -> None:
-    """Five failures in a row, by status or without an answer, and the provider is left alone; one success ends it."""
+    """Five failures in a row, by status or without an answer, and the provider is left alone.
+
+    One success ends it.
+    """
     broken, clock = throttle(
         answer(500),
         NoAnswer("x"),

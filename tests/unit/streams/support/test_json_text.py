@@ -65,7 +65,7 @@ def test_no_bytes_take_long(hostile: bytes) -> None:
 
 @given(values, st.integers(1, 8))
 def test_what_is_too_deep_is_cut(value: Any, limit: int) -> None:
-    """The rest is the same value with null in place of what lies deeper, in whatever strings there are."""
+    """The rest is the same value with null in place of what lies deeper."""
 
     def cut(part: Any, left: int) -> Any:
         if isinstance(part, list):
@@ -102,7 +102,10 @@ def test_json_is_not_touched(value: Any) -> None:
     ],
 )
 def test_what_is_nearly_json_is_repaired(given: bytes, meant: Any) -> None:
-    """Numbers that are none, half characters and bare control characters; what is no JSON stays none."""
+    """Numbers that are none, half characters and bare control characters.
+
+    What is no JSON stays none.
+    """
     if meant is None:
         with pytest.raises(ValueError, match=r"."):
             json.loads(repaired(given))

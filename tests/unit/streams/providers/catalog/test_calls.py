@@ -71,7 +71,10 @@ def test_runpod_runs_a_job_at_an_endpoint() -> None:
 
 
 def test_openai_answers_in_the_background() -> None:
-    """A prompt is the input, the payload's members are the call's; batches are looked up where batches are."""
+    """A prompt is the input, the payload's members are the call's.
+
+    Batches are looked up where batches are.
+    """
     _, api = opened("openai", "http://127.0.0.1:9/")
     call = api.create(
         Order(model="gpt-5", prompt="hi", payload=Raw(b'{"temperature":0.5,"background":false}'))
@@ -96,7 +99,7 @@ def test_openai_answers_in_the_background() -> None:
 
 
 def test_openai_is_told_whose_a_response_is() -> None:
-    """The prediction and the attempt stand in the metadata beside the order's own, and are read from what is fetched."""
+    """Prediction and attempt stand in the metadata, and are read from what is fetched."""
     _, api = opened("openai")
     assert isinstance(api, OpenAIApi)
     origin = Origin("p1", "attempt-1")
@@ -123,7 +126,10 @@ def test_openai_is_told_whose_a_response_is() -> None:
 
 
 def test_assemblyai_transcribes() -> None:
-    """The payload's members are the call's, with the webhook's address and the newest secret; nothing stops it."""
+    """The payload's members are the call's, with the webhook's address and the newest secret.
+
+    Nothing stops it.
+    """
     _, api = opened("assemblyai", "https://api.eu.assemblyai.com/")
     order = Order(
         model="universal-2",
@@ -174,7 +180,10 @@ def test_gemini_is_asked_where_a_resource_lies(
 
 @pytest.mark.parametrize("model", [None, ""])
 def test_without_its_model_nothing_is_asked(model: str | None) -> None:
-    """RunPod and fal find a prediction by its model: without it there is no address, rather than one that answers 404."""
+    """RunPod and fal find a prediction by its model.
+
+    Without it there is no address, rather than one that answers 404.
+    """
     configured = {
         "runpod": Configuration(token="tok"),
         "fal": Configuration(token="tok", jwks_url="https://e.com/jwks"),
@@ -247,7 +256,7 @@ segment = st.text(min_size=1, max_size=12) | st.sampled_from(
 @settings(max_examples=400, deadline=None)
 @given(st.lists(segment, min_size=1, max_size=5))
 def test_an_address_stays_below_its_base(segments: list[str]) -> None:
-    """Whatever the parts are, the address is refused, or lies below the base after every way of normalising it."""
+    """An address is refused, or lies below its base however it is normalised."""
     try:
         url = address(BASE, *segments)
     except ValueError:
@@ -285,7 +294,7 @@ def test_an_address_stays_below_its_base(segments: list[str]) -> None:
 )
 @pytest.mark.parametrize("name", ["replicate", "fal", "runpod"])
 def test_a_models_name_leads_nowhere_else(name: str, model: str) -> None:
-    """A name that would lead to another place at the provider is refused before anything is sent."""
+    """A name that would lead to another place is refused before anything is sent."""
     configured = {
         "replicate": Configuration(secret=(SECRET,), token="tok", url=BASE),
         "fal": Configuration(token="tok", jwks_url="https://e.com/jwks", url=BASE),

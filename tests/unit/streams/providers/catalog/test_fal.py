@@ -53,7 +53,10 @@ def test_a_failure_says_what_was_wrong() -> None:
 
 
 def test_a_success_without_its_payload_is_to_be_fetched() -> None:
-    """`OK` with a payload that could not be sent is a success, and thin; where its files come first, it waits for them."""
+    """`OK` with a payload that could not be sent is a success, and thin.
+
+    Where its files come first, it waits for them.
+    """
     body = {
         "request_id": "r",
         "status": "OK",
@@ -81,7 +84,10 @@ def test_a_success_without_its_payload_is_to_be_fetched() -> None:
     ],
 )
 def test_the_queue_speaks_too(word: str, status: Status) -> None:
-    """Answers of the queue are understood, logs included; one that completed with an error has failed."""
+    """Answers of the queue are understood, logs included.
+
+    One that completed with an error has failed.
+    """
     event = translated(
         {"request_id": "r", "status": word, "logs": [{"message": "a"}, {"message": "b"}]}
     )
@@ -93,13 +99,16 @@ def test_the_queue_speaks_too(word: str, status: Status) -> None:
 
 
 def test_before_its_keys_are_there_nothing_passes() -> None:
-    """Until the keys have been fetched a webhook is refused in a way that tells a retry may help."""
+    """Until the keys have been fetched a webhook is refused so that a retry may help."""
     with pytest.raises(KeysUnavailable):
         fal().verify(prove_fal(FAL), FAL, NOW)
 
 
 def test_all_keys_are_tried_and_a_miss_is_told() -> None:
-    """Any key of the set proves a webhook; where none does, whoever keeps the keys fresh is told."""
+    """Any key of the set proves a webhook.
+
+    Where none does, whoever keeps the keys fresh is told.
+    """
     provider = fal()
     provider.key_set.load(jwks(Ed25519PrivateKey.generate()))
     with pytest.raises(BadSignature):

@@ -1,4 +1,7 @@
-"""RunPod, Baseten, ElevenLabs, BFL, Luma and described senders: webhooks that bring their result."""
+"""RunPod, Baseten, ElevenLabs, BFL, Luma and described senders.
+
+Webhooks that bring their result.
+"""
 
 import json
 from typing import Any
@@ -105,7 +108,7 @@ def test_elevenlabs() -> None:
 
 @pytest.mark.parametrize("first", [0, 1])
 async def test_a_conversation_keeps_transcript_and_audio(first: int) -> None:
-    """Both webhooks of a conversation are kept whole, in either order, the audio under an id of its own."""
+    """Both webhooks of a conversation are kept, in either order, the audio under its own id."""
     provider = open_provider("elevenlabs", Configuration(secret=("word",)))
     assert provider is not None
     audio = {"agent_id": "xyz", "conversation_id": "abc", "full_audio": "UklGRg=="}
@@ -193,7 +196,7 @@ def test_a_description_that_cannot_be_followed_is_refused(options: dict[str, Any
 
 
 def test_a_described_sender_may_use_standard_webhooks() -> None:
-    """Without more words a described sender signs by Standard Webhooks, and its fields have their plain names."""
+    """By default a described sender signs by Standard Webhooks, with plain field names."""
     provider = open_providers({"generic": Configuration(secret=(SECRET,))})["generic"]
     body = b'{"id":"p","status":"failed"}'
     assert provider.verify(signed(body), body, NOW) == "msg_1"

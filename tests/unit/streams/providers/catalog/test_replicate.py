@@ -32,7 +32,7 @@ def test_a_genuine_prediction_is_verified() -> None:
 
 
 def test_a_genuine_prediction_says_everything() -> None:
-    """Every field of the documented body arrives where it belongs, its numbers and strings as they came."""
+    """Every field of the documented body arrives where it belongs, as it came."""
     event = translate(replicate(), webhook(REPLICATE))
     assert event.prediction_id == event.provider_id == "vcscvthbaxrm80cq9xqtcbaw4m"
     assert event.at == event.recorded_at == AT
@@ -50,7 +50,10 @@ def test_a_genuine_prediction_says_everything() -> None:
 
 
 def test_the_address_names_the_prediction() -> None:
-    """An id from the webhook's address is the prediction's; Replicate's own stays the provider's."""
+    """An id from the webhook's address is the prediction's.
+
+    Replicate's own stays the provider's.
+    """
     event = translate(replicate(), webhook(REPLICATE, "ours"))
     assert (event.prediction_id, event.provider_id) == ("ours", "vcscvthbaxrm80cq9xqtcbaw4m")
 
@@ -98,7 +101,7 @@ def test_a_prompt_is_a_string_or_nothing(payload: Any) -> None:
 
 
 def test_without_a_delivery_id_the_body_is_the_id() -> None:
-    """A webhook without an id of its own is known by its body's hash, the same for the same body."""
+    """A webhook without an id of its own is known by its body's hash."""
     first, second = (translate(replicate(), webhook(REPLICATE, delivery=None)).id for _ in range(2))
     assert first == second
     assert first is not None
@@ -126,7 +129,7 @@ def test_without_a_delivery_id_the_body_is_the_id() -> None:
     ],
 )
 def test_what_makes_no_sense_is_poison(body: bytes, code: str) -> None:
-    """A body that can never be applied is refused with the code that says why, and the gateway is not disturbed."""
+    """A body that can never be applied is refused with the code that says why."""
     with pytest.raises(Poison) as caught:
         translate(replicate(), webhook(body))
     assert caught.value.code == code

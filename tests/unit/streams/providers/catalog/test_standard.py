@@ -92,7 +92,7 @@ def test_a_time_later_than_the_record_counts_as_the_record() -> None:
     ],
 )
 def test_the_envelope(kind: str, status: Status | None) -> None:
-    """In the specification's envelope the fields stand in `data` and the type's last part is the status."""
+    """In the specification's envelope `data` has the fields, and `type` ends with the status."""
     body = {
         "type": kind,
         "timestamp": "2022-11-03T20:26:10.344522Z",
@@ -113,7 +113,10 @@ def test_a_status_in_the_data_wins() -> None:
 
 
 def test_the_address_names_the_prediction() -> None:
-    """A sender's own `id` is the provider's where the address names the prediction; another `predictionId` is refused."""
+    """A sender's own `id` is the provider's where the address names the prediction.
+
+    Another `predictionId` is refused.
+    """
     event = translated({"id": "x"}, "ours")
     assert (event.prediction_id, event.provider_id) == ("ours", "x")
     with pytest.raises(Poison) as caught:

@@ -52,7 +52,10 @@ def translated(name: str, body: Any) -> Event:
     ],
 )
 def test_openai_events(kind: str, status: Status | None, error: str | None) -> None:
-    """A success waits for its result; other ends are told at once, with the kind of failure where it is the reason."""
+    """A success waits for its result.
+
+    Other ends are told at once, with the kind of failure where it is the reason.
+    """
     event = translated("openai", json.loads(OPENAI) | {"type": kind})
     assert (event.prediction_id, event.status, event.error) == ("resp_abc123", status, error)
 
@@ -191,7 +194,10 @@ def test_a_gemini_batch_is_fetched_where_batches_are() -> None:
     ],
 )
 def test_a_webhook_without_a_result_begins_no_record(name: str, body: bytes) -> None:
-    """What names the provider's id alone may be about a prediction with an id of ours: it only adds to what stands."""
+    """What names the provider's id alone may be about a prediction with an id of ours.
+
+    It only adds to what stands.
+    """
     event = translated(name, body)
     assert event.notice
     assert isinstance(decide(None, event, None), Stale)
@@ -265,7 +271,10 @@ def test_gemini_keys_need_an_audience() -> None:
 
 
 def test_assemblyai() -> None:
-    """A webhook's success waits for its text; a failure does not wait; the fetched transcript brings both."""
+    """A webhook's success waits for its text; a failure does not wait.
+
+    The fetched transcript brings both.
+    """
     event = translated("assemblyai", ASSEMBLYAI)
     assert (event.prediction_id, event.status) == ("5552493-16d8-42d8-8feb-c2a16b56f6e8", None)
     assert (
@@ -310,7 +319,7 @@ def test_assemblyai_takes_a_header_of_choice() -> None:
     ],
 )
 def test_events_about_other_resources_are_set_aside_by_name(name: str, body: Any) -> None:
-    """What is not about a prediction fails none, whatever word it ends with, and is no poison either."""
+    """What is not about a prediction fails none, and is no poison either."""
     with pytest.raises(OtherResource) as caught:
         translated(name, body)
     assert caught.value.provider == name

@@ -47,7 +47,7 @@ def test_it_agrees_with_another_implementation(seed: bytes, message: bytes) -> N
 
 
 def test_the_boundary_does_not_move() -> None:
-    """A signature that lends its end to the message, or takes the message's beginning, proves nothing."""
+    """A signature with another boundary between it and the message proves nothing."""
     private = Ed25519PrivateKey.generate()
     public, signature = PublicKey(private.public_key().public_bytes_raw()), private.sign(b"message")
     assert not public.proves(signature[:60], signature[60:] + b"message")

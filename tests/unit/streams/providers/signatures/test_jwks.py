@@ -105,7 +105,10 @@ async def test_an_outage_keeps_the_keys() -> None:
 
 
 async def test_a_document_is_fetched_over_http() -> None:
-    """A document comes by real HTTP; an error, a redirect, an endless one and a dead address are refused."""
+    """A document comes by real HTTP.
+
+    An error, a redirect, an endless one and a dead address are refused.
+    """
 
     async def document(request: web.Request) -> web.Response:
         match request.path:

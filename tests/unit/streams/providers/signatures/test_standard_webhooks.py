@@ -1,4 +1,4 @@
-"""The signature of Standard Webhooks, against vectors, a reference library and plain computations."""
+"""Standard Webhooks' signature, against vectors, a reference library and plain `hmac`."""
 
 import base64
 import hashlib
@@ -41,7 +41,7 @@ def signed_v1a(body: bytes, private: Ed25519PrivateKey = PRIVATE) -> dict[str, s
 
 
 def test_the_reference_vector_is_accepted() -> None:
-    """The vector that the reference implementations share is accepted, and its id is the delivery's."""
+    """The reference implementations' vector is accepted, and its id is the delivery's."""
     assert opened(SECRET).verify(VECTOR, BODY, NOW) == "msg_p5jXN8AQM9LWM0D4loKWxJek"
 
 

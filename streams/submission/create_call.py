@@ -1,7 +1,9 @@
-"""Step 4 of a submission: call the provider until it has decided, has taken too long, or gives no answer.
+"""Step 4 of a submission.
 
-What ends in an error may have begun all the same, so a provider with a list is searched before the call is repeated. A call
-without an answer is never repeated.
+Call the provider until it has decided, has taken too long, or gives no answer.
+
+What ends in an error may have begun all the same, so a provider with a list is searched before the
+call is repeated. A call without an answer is never repeated.
 """
 
 import asyncio
@@ -23,8 +25,9 @@ from tidings.streams.submission.throttle import ProviderThrottle
 BACKOFF = Backoff.doubling(1.0, 30.0)
 """Before a create call is repeated, where the provider does not say."""
 PAGES = 20
-"""Of the provider's list, read before a create call is repeated that the provider failed at. It is read back to the
-time of the first call; where that takes more, the call is left to the reconciler, which reads further."""
+"""Of the provider's list, read before a create call is repeated that the provider failed at. It is
+read back to the time of the first call; where that takes more, the call is left to the reconciler,
+which reads further."""
 
 logger = structlog.get_logger(__name__)
 
@@ -70,7 +73,8 @@ class CreateCall:
             api: Of the provider.
             call: What `api.create` gave.
             record: As it stood before the first call.
-            webhook: The address in the call, by which the provider's list shows what the call began.
+            webhook: The address in the call, by which the provider's list shows what the call
+                began.
         """
         hidden = secrets_of(api, call, webhook)
         late = time.monotonic() + self._limit
@@ -120,12 +124,17 @@ class CreateCall:
         return begun or Declined(reason)
 
     async def _pause(self, tries: int) -> None:
-        """Wait before a repetition: as long as the provider asked for, or twice as long each time."""
+        """Wait before a repetition.
+
+        As long as the provider asked for, or twice as long each time.
+        """
         own = BACKOFF.wait(tries)
         await asyncio.sleep(max(self._throttle.closed_for, own))
 
     async def _begun(self, api: SubmissionApi, webhook: str, since: int) -> Submitted | None:
-        """What the provider's list shows of calls that were answered with an error; None: they began nothing.
+        """What the provider's list shows of calls that were answered with an error.
+
+        None: they began nothing.
 
         Raises:
             CallFailed, Unreadable: It cannot be told now.
@@ -148,7 +157,10 @@ def cancelled(record: Prediction | None) -> Cancelled:
 
 
 def _repeatable(answer: Answer) -> bool:
-    """Whether the provider says that it has not done it. Of 502 and 504 a proxy speaks, which cannot know."""
+    """Whether the provider says that it has not done it.
+
+    Of 502 and 504 a proxy speaks, which cannot know.
+    """
     return answer.status == 429 or (answer.status >= 500 and answer.status not in (502, 504))
 
 
