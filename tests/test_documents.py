@@ -199,3 +199,14 @@ def test_paragraphs_are_short(paper: Path) -> None:
     parts = re.split(r"\n\s*\n|\n(?= *(?:[-*|]|\d+\.) )", text)
     long = [part for part in parts if len(part) > 400 and not part.lstrip().startswith(("|", "!["))]
     assert not long, [f"{len(part)}: {part[:60]}" for part in long]
+
+
+def test_the_map_leads_somewhere() -> None:
+    """Every file that ARCHITECTURE.md names is there, and every function is in its file."""
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    named = re.findall(r"`((?:storage|streams|gateway|tidings|tests)/[\w/.]*)(?:: (\w+))?`", text)
+    assert len(named) > 30
+    for path, function in named:
+        assert (ROOT / path).exists(), path
+        if function:
+            assert re.search(rf"\bdef {function}\(", (ROOT / path).read_text()), function
