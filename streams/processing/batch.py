@@ -25,6 +25,12 @@ _PLENTY, _MARGIN = 4, 4096
 and what is taken out of those once more: prompt, image URL), and by the margin (ids, times, the audit trail)."""
 
 
+_TOGETHER = (
+    "let every producer place keys as Java does (librdkafka: partitioner=murmur2_random); after partitions were added "
+    "it is to be expected"
+)
+
+
 class SetAside(Struct, frozen=True, gc=False):
     """A record that is to become a dead letter, and why."""
 
@@ -272,3 +278,15 @@ class BatchInFlight:
         """Judge every prediction's events by what stands."""
         for prediction_id, entry in self.entries.items():
             entry.reduce(loaded.get(prediction_id), policy)
+
+    def scattered(self) -> dict[str, object] | None:
+        """A prediction whose events lie in several partitions, with what to do; None: there is none."""
+        for prediction_id, entry in self.entries.items():
+            reduction = entry.reduction
+            if reduction is None or reduction.record is None or not reduction.applied:
+                continue
+            source = reduction.record.source
+            if source is not None and len(source.offsets) > 1:
+                partitions = sorted(source.offsets)
+                return {"prediction": prediction_id, "partitions": partitions, "remedy": _TOGETHER}
+        return None

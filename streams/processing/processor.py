@@ -111,6 +111,8 @@ class Processor:
         # A store with a cache says what it is sure of, and what the store behind it has now.
         self._load = getattr(store, "load_certain", None) or store.load
         self._load_fresh = getattr(store, "load_fresh", None) or store.load
+        self._scattered = False
+        """Whether it was said that events of one prediction lie in several partitions."""
         self._loop: ConsumerLoop | None = None
         self._stopping = asyncio.Event()
         self._held: tuple[int, Sequence[Record]] = (-1, ())
@@ -365,6 +367,9 @@ class Processor:
             self._reached(Step.ANNOUNCED)
         batch.seconds.append(perf_counter() - started)
         assert self._loop is not None
+        if not self._scattered and (found := batch.scattered()) is not None:
+            self._scattered = True
+            logger.warning("processor.scattered", **found)
         # ---- 6: commit ----
         if self._done is not None:
             self._done(batch.records)

@@ -238,6 +238,7 @@ async def _providers(settings: Settings) -> str:
 async def _log(settings: Settings) -> str:
     from tidings.runtime.resources import log_of
     from tidings.streams.log.protocol import EVENTS
+    from tidings.streams.processing.processor import GROUP
 
     if settings.log.startswith("memory://"):
         return "in memory: gone when the service ends"
@@ -246,6 +247,7 @@ async def _log(settings: Settings) -> str:
     log = await log_of(settings, create=False)
     try:
         bounds = await log.bounds(EVENTS)
+        await log.committed(EVENTS, GROUP)  # needs a right on the group, as the processor does
         kept = sum(end - first for first, end in bounds.values())
         return f"{log.name}, {await log.identity()}: {len(bounds)} partitions, {kept} records kept"
     finally:

@@ -52,7 +52,8 @@ def parse_address(url: SplitResult) -> KafkaAddress:
             raise LogMisconfigured(
                 f"log URL names the broker {host!r}, which is not host:port; {_EXAMPLE}"
             )
-    query = dict(parse_qsl(url.query, keep_blank_values=True))
+    # Not a form: a `+` is a plus, as in passwords that are base64.
+    query = dict(parse_qsl(url.query.replace("+", "%2B"), keep_blank_values=True))
     if unknown := sorted(set(query) - {"security_protocol", *_SASL, *_SSL}):
         raise LogMisconfigured(f"log URL has the unknown parameter {unknown[0]!r}; {_EXAMPLE}")
     return KafkaAddress(hosts, _security(query))

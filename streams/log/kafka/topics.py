@@ -5,13 +5,14 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
+import structlog
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import TopicAlreadyExistsError, for_code
 from msgspec import Struct
 
 from tidings.streams.log.factory import LogOptions
-from tidings.streams.log.kafka.errors import STOP_SECONDS, bounded
+from tidings.streams.log.kafka.errors import STOP_SECONDS, bounded, refused_login
 from tidings.streams.log.protocol import (
     CHANGES,
     DEAD_LETTERS,
@@ -21,7 +22,11 @@ from tidings.streams.log.protocol import (
 )
 from tidings.streams.log.size_limits import HEADROOM
 
+logger = structlog.get_logger(__name__)
+
 _DEAD_LETTERS_SECONDS = 14 * 86_400
+_NOT_ALLOWED = frozenset({29, 31})
+"""TOPIC_AUTHORIZATION_FAILED, CLUSTER_AUTHORIZATION_FAILED."""
 _UNKNOWN_TOPIC = 3
 """Kafka's error code UNKNOWN_TOPIC_OR_PARTITION."""
 
@@ -87,10 +92,16 @@ async def _admin(arguments: dict[str, Any]) -> AsyncIterator[AIOKafkaAdminClient
     admin = AIOKafkaAdminClient(**arguments, request_timeout_ms=10_000)
     servers = ",".join(arguments["bootstrap_servers"])
     try:
-        async with bounded(
-            9, f"Kafka at {servers} does not answer (is it running, is the address right?)"
-        ):
-            await admin.start()
+        try:
+            async with bounded(
+                9, f"Kafka at {servers} does not answer (is it running, is the address right?)"
+            ):
+                await admin.start()
+        except LogUnavailable:
+            if (refused := await refused_login(arguments)) is not None:
+                raise LogMisconfigured(f"Kafka at {servers}: {refused}") from None
+            raise
+        async with bounded(9, f"Kafka at {servers} does not answer"):
             yield admin
     finally:
         with contextlib.suppress(LogUnavailable):
@@ -146,6 +157,16 @@ async def _check_room(admin: AIOKafkaAdminClient, names: list[str], max_body: in
     ]
     for answer in await admin.describe_configs(resources):
         for code, message, _, name, entries in answer.resources:
+            if code in _NOT_ALLOWED:
+                logger.warning(
+                    "log.right.missing",
+                    right="DescribeConfigs",
+                    topic=name,
+                    consequence="whether the topic has room for the largest body is not known",
+                    grant="kafka-acls.sh --bootstrap-server HOST --add --allow-principal User:NAME "
+                    f"--operation DescribeConfigs --topic {name}",
+                )
+                continue
             if code:
                 raise LogMisconfigured(
                     f"topic {name} cannot be described: {message or for_code(code).__name__}"

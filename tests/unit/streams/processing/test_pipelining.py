@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 import pytest
+import structlog
 
 from tests.support.conditions import eventually
 from tests.support.streams.pipeline import read
@@ -269,3 +270,27 @@ async def test_records_that_come_again_are_asked_about_first() -> None:
     assert applied == [0]
     assert asked == [0, 1]
     assert processor.statistics.duplicates == 0
+
+
+async def test_scattered_events_are_warned_of_once() -> None:
+    """Producers that put one prediction into several partitions are told of once, with a name and the remedy."""
+    log = MemoryLog(partitions=2)
+    running = Processor(log, MemoryStore(), {}, StorePolicy(await log.identity()))
+    task = asyncio.create_task(running.run())
+    with structlog.testing.capture_logs() as said:
+        for name in (b"p1", b"p2"):
+            for partition, status in ((0, b"processing"), (1, b"succeeded")):
+                await log.append(
+                    EVENTS, [NewRecord(name, b'{"status":"%b"}' % status, (), partition)]
+                )
+                await eventually(lambda: running.statistics.records == sent(log))
+    running.stop()
+    await task
+    [line] = [one for one in said if one["event"] == "processor.scattered"]
+    assert (line["prediction"], line["partitions"]) == ("p1", ["0", "1"])
+    assert "murmur2" in line["remedy"]
+
+
+def sent(log: MemoryLog) -> int:
+    """How many events were appended."""
+    return sum(map(len, log._topic(EVENTS).partitions))
