@@ -8,6 +8,11 @@ import binascii
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from typing import NamedTuple
 
+MAX_TIME = 2**63 - 1
+"""What every store can compare with."""
+MAX_LENGTH = 512
+"""Characters: a time, a colon and an id of 256 bytes take 370."""
+
 
 class Place(NamedTuple):
     """A place in a listing; tuples compare in the listing's (ascending) order."""
@@ -30,9 +35,14 @@ def decode_cursor(cursor: str) -> Place:
         ValueError: The text is no cursor of a listing.
     """
     try:
+        if len(cursor) > MAX_LENGTH:
+            raise ValueError(cursor)
         text = urlsafe_b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4)).decode()
         created_at, separator, prediction_id = text.partition(":")
-        if not separator or not prediction_id:
+        # `int` alone would take signs, spaces and underscores, and a time that no store can compare with.
+        if not created_at.isascii() or not created_at.isdecimal() or int(created_at) > MAX_TIME:
+            raise ValueError(text)
+        if not separator or not prediction_id or "\0" in prediction_id:
             raise ValueError(text)
         return Place(int(created_at), prediction_id)
     except (ValueError, binascii.Error):
