@@ -14,7 +14,7 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
-from tidings.admin.erasure import ERASES
+from tidings.admin.erasure import ERASURE_SOURCE
 from tidings.storage.prediction import Standing, Tombstone
 from tidings.storage.store import PredictionStore, Query
 from tidings.streams.log.headers import ATTEMPT, DELIVERY_HEADER, PROVIDER_HEADER
@@ -49,7 +49,7 @@ CREATE TABLE lines (
 """
 
 
-class Line(
+class AuditLine(
     Struct,
     frozen=True,
     kw_only=True,
@@ -73,7 +73,7 @@ class Line(
     """That the record got by it, where that is known: of deletions and repairs."""
 
 
-class Wanted(Struct, frozen=True, kw_only=True):
+class AuditFilter(Struct, frozen=True, kw_only=True):
     """Which lines; None: all."""
 
     since: int | None = None
@@ -84,7 +84,7 @@ class Wanted(Struct, frozen=True, kw_only=True):
     only: str | None = None
     """Of this prediction."""
 
-    def __contains__(self, line: Line) -> bool:
+    def __contains__(self, line: AuditLine) -> bool:
         return (
             (self.since is None or line.at >= self.since)
             and (self.until is None or line.at < self.until)
@@ -93,14 +93,14 @@ class Wanted(Struct, frozen=True, kw_only=True):
         )
 
 
-class Trail:
+class AuditTrail:
     """The lines found so far, in a temporary file that goes with it.
 
     Args:
         wanted: What is kept of them.
     """
 
-    def __init__(self, wanted: Wanted) -> None:
+    def __init__(self, wanted: AuditFilter) -> None:
         self.wanted = wanted
         self._folder = tempfile.TemporaryDirectory(prefix="tidings-audit-")
         self._file = sqlite3.connect(Path(self._folder.name) / "trail.db", isolation_level=None)
@@ -109,7 +109,7 @@ class Trail:
             "BEGIN"
         )  # one transaction for all: each line by itself would be written to the disk
 
-    def __enter__(self) -> "Trail":
+    def __enter__(self) -> "AuditTrail":
         return self
 
     def __exit__(
@@ -127,7 +127,7 @@ class Trail:
         insert = "INSERT OR IGNORE INTO seen VALUES (?)"
         return [one for one in asked if self._file.execute(insert, (one,)).rowcount]
 
-    def add(self, line: Line, name: str, step: int = 0) -> None:
+    def add(self, line: AuditLine, name: str, step: int = 0) -> None:
         """Keep a line; another one of the same name about the same prediction goes.
 
         Args:
@@ -146,7 +146,7 @@ class Trail:
 
 
 async def collect(
-    log: Log, store: PredictionStore, providers: Mapping[str, Provider], trail: Trail
+    log: Log, store: PredictionStore, providers: Mapping[str, Provider], trail: AuditTrail
 ) -> None:
     """Find every line that is wanted, up to the ends of the log as of now.
 
@@ -154,10 +154,10 @@ async def collect(
         LogError, StorageError: They cannot be read.
     """
     if trail.wanted.only is not None:
-        await _records(store, trail, [trail.wanted.only])
+        await _add_records(store, trail, [trail.wanted.only])
     async for batch in read_until_end(log, EVENTS):
-        await _records(store, trail, _keys(batch))
-        await _actions(
+        await _add_records(store, trail, _keys(batch))
+        await _add_actions(
             store,
             trail,
             [found for record in batch if (found := _action(record, providers)) is not None],
@@ -165,13 +165,13 @@ async def collect(
     async for batch in read_until_end(
         log, CHANGES
     ):  # older than the events that are kept, and in no list of the store
-        await _records(store, trail, _keys(batch))
+        await _add_records(store, trail, _keys(batch))
     cursor: str | None = None
     while store.capabilities.lists and trail.wanted.only is None:
         page = await store.list(
             Query(owner=trail.wanted.owner, limit=AT_ONCE, cursor=cursor, hidden=True)
         )
-        await _records(store, trail, [stored.standing().prediction_id for stored in page.items])
+        await _add_records(store, trail, [stored.standing().prediction_id for stored in page.items])
         cursor = page.cursor
         if cursor is None:
             return
@@ -184,16 +184,16 @@ def _keys(batch: Sequence[Record]) -> list[str]:
 # ---- records ----
 
 
-async def _records(store: PredictionStore, trail: Trail, ids: Iterable[str]) -> None:
+async def _add_records(store: PredictionStore, trail: AuditTrail, ids: Iterable[str]) -> None:
     fresh = trail.new(ids)
     for start in range(0, len(fresh), AT_ONCE):
         for stored in (await store.load(fresh[start : start + AT_ONCE])).values():
-            _steps(trail, stored.standing())
+            _add_steps(trail, stored.standing())
 
 
-def _steps(trail: Trail, record: Standing) -> None:
+def _add_steps(trail: AuditTrail, record: Standing) -> None:
     if isinstance(record, Tombstone):
-        line = Line(
+        line = AuditLine(
             prediction_id=record.prediction_id,
             kind="deletion",
             to="deleted",
@@ -205,7 +205,7 @@ def _steps(trail: Trail, record: Standing) -> None:
         trail.add(line, f"at {line.position}")
         return
     for step, one in enumerate(record.transitions):
-        line = Line(
+        line = AuditLine(
             prediction_id=record.prediction_id,
             kind="transition",
             from_=one.from_,
@@ -253,8 +253,8 @@ def _action(
     )
 
 
-async def _actions(
-    store: PredictionStore, trail: Trail, found: Sequence[tuple[Record, Event | None]]
+async def _add_actions(
+    store: PredictionStore, trail: AuditTrail, found: Sequence[tuple[Record, Event | None]]
 ) -> None:
     for start in range(0, len(found), AT_ONCE):
         some = found[start : start + AT_ONCE]
@@ -266,7 +266,7 @@ async def _actions(
         for record, event in some:
             name = _id(record, event)
             if name:
-                line = _told(name, record, event, standing.get(name))
+                line = _line_of(name, record, event, standing.get(name))
                 trail.add(
                     line, f"at {line.position}" + (" again" if line.kind == "redrive" else "")
                 )
@@ -278,12 +278,14 @@ def _id(record: Record, event: Event | None) -> str:
     )
 
 
-def _told(name: str, record: Record, event: Event | None, standing: Standing | None) -> Line:
+def _line_of(
+    name: str, record: Record, event: Event | None, standing: Standing | None
+) -> AuditLine:
     position = f"{record.partition}:{record.offset}"
     kind: Kind = "redrive"
     to = version = None
     if event is not None and event.type is EventType.DELETE:
-        kind, to = ("erasure" if event.source == ERASES else "deletion"), "deleted"
+        kind, to = ("erasure" if event.source == ERASURE_SOURCE else "deletion"), "deleted"
         if isinstance(standing, Tombstone) and _position(standing) == position:
             version = standing.version
     elif event is not None and event.type is EventType.REPAIR:
@@ -292,7 +294,7 @@ def _told(name: str, record: Record, event: Event | None, standing: Standing | N
         (value for header, value in record.headers or () if header == DELIVERY_HEADER), None
     )
     told = event.id if event is not None else None
-    return Line(
+    return AuditLine(
         prediction_id=name,
         kind=kind,
         to=to,

@@ -13,10 +13,10 @@ from tidings.streams.log.protocol import CHANGES, DEAD_LETTERS, EVENTS, Log, New
 from tidings.streams.log.read_until_end import read_until_end
 from tidings.streams.rules.reducer import DAY
 
-ERASES = "tidings erase"
+ERASURE_SOURCE = "tidings erase"
 """The source of an event that erases: what tells it from other deletions in the audit trail."""
 DELETE = b'{"type":"delete","source":"tidings erase"}'
-AT_ONCE = 500
+BATCH = 500
 PAGE = 1_000
 DEAD_LETTERS_KEPT = 14 * DAY
 """In ms; how long that topic keeps its records."""
@@ -62,18 +62,18 @@ async def find(log: Log, store: PredictionStore, owner: str) -> list[str]:
         cursor = page.cursor
         if cursor is None:
             break
-    async for ids in _told(log, owner):
+    async for ids in _ids_in_changes(log, owner):
         found.update(ids)
-    return await _standing(store, list(found), owner)
+    return await _still_there(store, list(found), owner)
 
 
-async def _told(log: Log, owner: str) -> AsyncIterator[dict[str, None]]:
+async def _ids_in_changes(log: Log, owner: str) -> AsyncIterator[dict[str, None]]:
     async for batch in read_until_end(log, CHANGES):
         changes = [change for record in batch if (change := parse(record)) is not None]
         yield {change.prediction_id: None for change in changes if change.owner == owner}
 
 
-async def _standing(store: PredictionStore, ids: Sequence[str], owner: str) -> list[str]:
+async def _still_there(store: PredictionStore, ids: Sequence[str], owner: str) -> list[str]:
     """Of these the ones that are there, and this owner's."""
     standing = []
     for some in _portions(ids):
@@ -111,7 +111,7 @@ async def erase(log: Log, store: PredictionStore, ids: Sequence[str], within: fl
         await asyncio.sleep(0.1)
 
 
-async def letters_of(log: Log, ids: Iterable[str]) -> int:
+async def count_dead_letters(log: Log, ids: Iterable[str]) -> int:
     """How many dead letters carry these predictions' keys."""
     keys = {prediction_id.encode() for prediction_id in ids}
     count = 0
@@ -165,4 +165,4 @@ def traces(
 
 
 def _portions(ids: Sequence[str]) -> Iterable[Sequence[str]]:
-    return (ids[start : start + AT_ONCE] for start in range(0, len(ids), AT_ONCE))
+    return (ids[start : start + BATCH] for start in range(0, len(ids), BATCH))

@@ -10,7 +10,7 @@ from tidings.config.settings import Settings
 from tidings.observability.control_characters import escape_controls
 
 if TYPE_CHECKING:
-    from tidings.admin.audit import Trail
+    from tidings.admin.audit import AuditTrail
 
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 """What a spreadsheet takes for the beginning of a formula, in full width too."""
@@ -60,11 +60,11 @@ def run_export(arguments: Namespace) -> None:
             raise command.Failure(f"{flag}: is empty; name one, or leave it out", command.WRONG_USE)
     settings = command.settings(arguments, "log", "store")
     command.refuse_memory(settings)
-    from tidings.admin.audit import Trail, Wanted
+    from tidings.admin.audit import AuditFilter, AuditTrail
 
-    wanted = Wanted(since=since, until=until, owner=arguments.owner, only=arguments.only)
+    wanted = AuditFilter(since=since, until=until, owner=arguments.owner, only=arguments.only)
     try:
-        with output.opened(arguments.out) as out, Trail(wanted) as trail:
+        with output.opened(arguments.out) as out, AuditTrail(wanted) as trail:
             command.run_loop(_collect(settings, trail))
             count = _write(trail, out, as_csv=arguments.csv)
     except output.FileThere as error:
@@ -76,7 +76,7 @@ def run_export(arguments: Namespace) -> None:
         )
 
 
-async def _collect(settings: Settings, trail: "Trail") -> None:
+async def _collect(settings: Settings, trail: "AuditTrail") -> None:
     from tidings.admin.audit import collect
     from tidings.runtime.resources import log_of, providers_of, whole_store_of
     from tidings.streams.providers.registry import Translators
@@ -92,7 +92,7 @@ async def _collect(settings: Settings, trail: "Trail") -> None:
         await log.close()
 
 
-def _write(trail: "Trail", out: IO[str], *, as_csv: bool) -> int:
+def _write(trail: "AuditTrail", out: IO[str], *, as_csv: bool) -> int:
     from tidings.admin.audit import COLUMNS
 
     count = 0

@@ -51,7 +51,7 @@ def run(arguments: Namespace) -> int:
 
 
 async def _erase(settings: "Settings", arguments: Namespace) -> "Erasure":
-    from tidings.admin.erasure import Erasure, erase, find, letters_of, traces
+    from tidings.admin.erasure import Erasure, count_dead_letters, erase, find, traces
     from tidings.runtime.resources import log_of, whole_store_of
 
     log = await log_of(settings)
@@ -59,7 +59,7 @@ async def _erase(settings: "Settings", arguments: Namespace) -> "Erasure":
         store = await whole_store_of(settings)
         try:
             ids = await find(log, store, arguments.owner)
-            letters = await letters_of(log, ids)
+            letters = await count_dead_letters(log, ids)
             deleted = 0 if arguments.dry_run else await erase(log, store, ids, arguments.within)
         finally:
             await store.close()
