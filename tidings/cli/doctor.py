@@ -15,6 +15,7 @@ from tidings.cli.support.store_check import Warned, examined, new_file, writable
 from tidings.cli.support.webhook_check import WebhookFailed
 from tidings.config.checks import check_serving, short_secrets
 from tidings.config.settings import NAMES, WEBHOOK_SECRET, Settings, SettingsError
+from tidings.storage.redaction import Redactor
 
 WITHIN = 8.0
 """Seconds that one part may take to answer."""
@@ -164,7 +165,8 @@ async def _try(
         says = str(error)
     except Exception as error:  # whatever a part does, the others are told of
         says = f"{type(error).__name__}: {error}"
-    return Finding(name, state, " ".join(says.split()), (time.perf_counter() - start) * 1000)
+    says = Redactor(settings.secrets()).text(" ".join(says.split()))
+    return Finding(name, state, says, (time.perf_counter() - start) * 1000)
 
 
 async def _access(settings: Settings) -> str:

@@ -49,8 +49,10 @@ def write_line(out: IO[str], line: str) -> None:
 
 
 def fail(message: str, code: int = FAILED) -> NoReturn:
-    """Print one line on standard error and end the process with the exit code."""
-    print_note(f"tidings: {' '.join(message.split())}")
+    """Print one line on standard error, without credentials, and end the process with the exit code."""
+    from tidings.storage.redaction import redact
+
+    print_note(f"tidings: {redact(' '.join(message.split()))}")
     raise SystemExit(code)
 
 
@@ -94,5 +96,7 @@ def guard_terminal() -> None:
 def _print_traceback(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
+    from tidings.storage.redaction import redact
+
     for line in "".join(traceback.format_exception(kind, error, trace)).rstrip("\n").split("\n"):
-        print_note(line)
+        print_note(redact(line))
