@@ -1,6 +1,7 @@
 """Files and folders that their owner alone can read: prompts, outputs and raw webhooks lie in them.
 
-The folders of archived files bear the secret of their addresses in their names, so that listing them is reading them.
+The folders of archived files bear the secret of their addresses in their names, so that listing
+them is reading them.
 """
 
 from pathlib import Path
@@ -11,7 +12,9 @@ OTHERS = 0o077
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder, and those above it that are missing, for its owner alone; one that is there stays as it is.
+    """Make a folder, and those above it that are missing, for its owner alone.
+
+    One that is there stays as it is.
 
     Raises:
         OSError: It cannot be made, or something else has its name.

@@ -1,8 +1,10 @@
-"""The dependencies: a list of what each is for, who maintains it and how old it is, held against pyproject.toml.
+"""The dependencies.
 
-The policy: a dependency that reads what strangers send, or that every installation has, is released at least every two
-years and maintained by more than a person's spare time, or the list says why it is kept all the same. Whoever adds one
-looks up these things and writes them down here.
+A list of what each is for, who maintains it and how old it is, held against pyproject.toml.
+
+The policy: a dependency that reads what strangers send, or that every installation has, is released
+at least every two years and maintained by more than a person's spare time, or the list says why it
+is kept all the same. Whoever adds one looks up these things and writes them down here.
 """
 
 import re

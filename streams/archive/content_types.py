@@ -1,7 +1,8 @@
 """What a file is, by its first bytes; what its sender calls it does not count. Pure.
 
-Only what a browser shows or people keep is told apart: a file that is taken for another kind is never more than a
-download, since what may be shown where it was linked (`shown_inline`) is a short list.
+Only what a browser shows or people keep is told apart: a file that is taken for another kind is
+never more than a download, since what may be shown where it was linked (`shown_inline`) is a short
+list.
 """
 
 HEAD = 4096
@@ -105,7 +106,10 @@ def sniff(head: bytes) -> str:
 
 
 def shown_inline(content_type: str) -> bool:
-    """Whether a browser may show it where it was linked; everything else could run scripts, and is a download."""
+    """Whether a browser may show it where it was linked.
+
+    Everything else could run scripts, and is a download.
+    """
     return content_type in _INERT or content_type.startswith(("audio/", "video/"))
 
 

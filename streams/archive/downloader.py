@@ -1,8 +1,8 @@
 """Downloading what strangers' URLs lead to, without being led astray.
 
-Nothing but https to addresses of the public internet, unless `host:port` is named as allowed. Every redirect is judged
-like the first URL. The address is judged when the socket to it is made: whatever DNS says in between, no connection
-goes elsewhere.
+Nothing but https to addresses of the public internet, unless `host:port` is named as allowed. Every
+redirect is judged like the first URL. The address is judged when the socket to it is made: whatever
+DNS says in between, no connection goes elsewhere.
 
 ```
 DownloadError
@@ -35,9 +35,15 @@ CHUNK = 256 * 1024
 """Bytes that are read, and come out of a compressed file, at most at once."""
 IDENTITY = "identity"
 COMPRESSIONS = frozenset({"gzip", "x-gzip", "deflate"})
-"""Of RFC 9110, 8.4.1, those that are undone: files are asked for as they are, and some servers compress all the same."""
+"""Of RFC 9110, 8.4.1, those that are undone.
+
+Files are asked for as they are, and some servers compress all the same.
+"""
 GROWTH = 100
-"""Times that content may grow. Deflate reaches 1,032 (RFC 1951); texts stay below 20, pictures below 2."""
+"""Times that content may grow.
+
+Deflate reaches 1,032 (RFC 1951); texts stay below 20, pictures below 2.
+"""
 GROWTH_ALLOWANCE = 4 * 1024 * 1024
 """Bytes that may come out of a compressed file whatever its growth."""
 _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
@@ -87,7 +93,10 @@ class Download:
         self.received = 0
 
     async def chunks(self) -> AsyncIterator[bytes]:
-        """The content, without the compression that a server may have put around it. Raises `DownloadError`."""
+        """The content, without the compression that a server may have put around it.
+
+        Raises `DownloadError`.
+        """
         if _encoding(self._response) == IDENTITY:
             async for chunk in self._received():
                 yield chunk
@@ -319,7 +328,7 @@ def _refused_within(error: BaseException | None) -> Refused | None:
 
 
 def _parse(text: str, base: URL | None = None) -> URL:
-    """A URL, or where a redirect leads, whose path and query stay as they were given, byte for byte.
+    """Read a URL or a redirect; its path and query stay as they were given, byte for byte.
 
     A signature may cover them: what is equal by RFC 3986 is another file to a CDN.
     """

@@ -1,7 +1,7 @@
 """Removing from object storage what is past its time.
 
-Files with a time to live; large fields that purged records left behind; files of a prediction whose deletion nobody saw,
-because its id was used again within the same batch.
+Files with a time to live; large fields that purged records left behind; files of a prediction whose
+deletion nobody saw, because its id was used again within the same batch.
 """
 
 import asyncio
@@ -20,7 +20,10 @@ LEAST, MOST = 1.0, 3600.0
 """Seconds between sweeps; in between, a quarter of the time to live."""
 LOADED = 500
 PARTS = 16
-"""Sweeps in which every prediction with files is looked at once; one with several folders is at each."""
+"""Sweeps in which every prediction with files is looked at once.
+
+One with several folders is at each.
+"""
 SETTLED = 600.0
 """Seconds after which a folder's prediction has long been in the store."""
 
@@ -34,8 +37,10 @@ class GarbageCollector:
         objects: What is swept.
         load: Reads records.
         assets_ttl: Seconds that files are kept; 0: as long as their prediction.
-        records_live: Seconds that a record is kept at least after its last change; None: records are never purged.
-        transfer: Knows where files lie, and removes them; None: files of replaced predictions are left.
+        records_live: Seconds that a record is kept at least after its last change; None: records
+            are never purged.
+        transfer: Knows where files lie, and removes them; None: files of replaced predictions are
+            left.
         clock: Tells the time.
     """
 
@@ -89,7 +94,10 @@ class GarbageCollector:
         return removed
 
     async def remove_orphaned_fields(self) -> int:
-        """Remove the large fields of predictions whose records were purged; returns of how many predictions."""
+        """Remove the large fields of predictions whose records were purged.
+
+        Returns of how many predictions.
+        """
         if self._records_live is None:
             return 0
         before = (self._clock.ms() / 1000 - self._records_live) * 1000

@@ -1,4 +1,7 @@
-"""The files of a finished prediction: what of its output is a URL, and which files are to be kept. Pure."""
+"""The files of a finished prediction: what of its output is a URL, and which files are to be kept.
+
+Pure.
+"""
 
 import base64
 import binascii
@@ -51,7 +54,8 @@ def needs_archiving(record: Prediction, mode: Archive) -> bool:
 
     Args:
         record: As it stands.
-        mode: In force where the archiver runs. What waits for its files is dealt with in every mode.
+        mode: In force where the archiver runs. What waits for its files is dealt with in every
+            mode.
     """
     if record.assets or record.assets_error is not None:
         return False
@@ -76,7 +80,10 @@ _glance = msgspec.json.Decoder(_Glance)
 
 
 def may_need_archiving(status: str | None, value: bytes) -> bool:
-    """Whether a change may be about a record with files to keep; what has none is most often seen at a glance."""
+    """Whether a change may be about a record with files to keep.
+
+    What has none is most often seen at a glance.
+    """
     if status == Status.PROCESSING:
         if b'"pending":' not in value:
             return False
@@ -89,11 +96,13 @@ def may_need_archiving(status: str | None, value: bytes) -> bool:
 
 
 def urls_in(record: Prediction, output: Raw) -> Iterator[list[str]]:
-    """The URLs of an output: every string in it, however deep, that is one as a whole, in the order of its text.
+    """The URLs of an output.
 
-    They come a portion for each `SLICE` of the text, so that the caller can let others run in between: an output
-    of millions of values costs a scan of its bytes, and no value of it is built but the URLs. One that is there
-    several times may come several times.
+    Every string in it, however deep, that is one as a whole, in the order of its text.
+
+    They come a portion for each `SLICE` of the text, so that the caller can let others run in
+    between: an output of millions of values costs a scan of its bytes, and no value of it is built
+    but the URLs. One that is there several times may come several times.
 
     Args:
         record: For its picture, where it has no output.
@@ -117,7 +126,10 @@ def urls_in(record: Prediction, output: Raw) -> Iterator[list[str]]:
 
 
 def _url_at(data: bytes, start: int) -> str | None:
-    """The URL in the JSON string whose quotation mark is there; None: it is none, or the name of a member."""
+    """The URL in the JSON string whose quotation mark is there.
+
+    None: it is none, or the name of a member.
+    """
     if start and data[start - 1] == _BACKSLASH:
         return None  # a mark within a string
     end = data.find(b'"', start + 1)

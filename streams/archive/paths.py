@@ -1,4 +1,6 @@
-"""Where the files of a prediction lie in object storage, and under which address they are served. Pure.
+"""Where the files of a prediction lie in object storage, and under which address they are served.
+
+Pure.
 
 ```
 {folder}/{index}            the files; the folder's name is a secret
@@ -20,7 +22,8 @@ class AssetPaths:
     """Names that nobody can guess who does not have the key.
 
     Args:
-        key: The service's webhook key; what is signed with it here is nothing that it signs elsewhere.
+        key: The service's webhook key; what is signed with it here is nothing that it signs
+            elsewhere.
         public: Where everybody can read the storage; None: the files are served by the gateways.
     """
 
@@ -29,7 +32,10 @@ class AssetPaths:
         self._public = public
 
     def folder(self, prediction_id: str, created_at: int) -> str:
-        """The folder of the prediction with this id that began then: an id used again gets another one."""
+        """The folder of the prediction with this id that began then.
+
+        An id used again gets another one.
+        """
         text = f"tidings assets\n{prediction_id}\n{created_at}"
         return hmac.digest(self._key, text.encode(), "sha256").hex()[:40]
 

@@ -6,7 +6,8 @@
 4. append `archive`
 5. load the record again: where it was deleted meanwhile, the files go
 
-A repeat after a crash puts the same files at the same places; the second `archive` says nothing new.
+A repeat after a crash puts the same files at the same places; the second `archive` says nothing
+new.
 """
 
 import asyncio
@@ -41,7 +42,10 @@ from tidings.streams.submission.event_publisher import EventPublisher
 AT_ONCE = 2 * 1024 * 1024
 """Bytes of a file that is put in one piece; a larger one streams through."""
 TRANSFERS, LARGE_TRANSFERS = 8, 2
-"""Files under way at once, and those among them larger than `AT_ONCE`: each holds some parts in memory."""
+"""Files under way at once, and those among them larger than `AT_ONCE`.
+
+Each holds some parts in memory.
+"""
 REASONS = 5
 """Failures told of one prediction."""
 
@@ -235,7 +239,8 @@ class FileTransfer:
         async with self._transfers:
             try:
                 if is_data(url):
-                    # Undoing its escapes takes seconds where a hostile sender wrote ten megabytes of them.
+                    # Undoing its escapes takes seconds where a hostile sender wrote ten megabytes
+                    # of them.
                     content = await asyncio.to_thread(data_of, url)
                     return await self._put(url, path, content)
                 async with self._downloads.fetch(url) as download:
@@ -302,7 +307,8 @@ class FileTransfer:
                 record.prediction_id, **said, assets=listed, assetsError=reason
             )
         except RecordTooLarge:
-            # A file's entry names two addresses: a list can be larger than the output that the log took.
+            # A file's entry names two addresses: a list can be larger than the output that the log
+            # took.
             reason = f"the list of {len(assets)} files is larger than TIDINGS_MAX_BODY ({len(listed or b'')} bytes)"
             await self._publisher.publish_event(record.prediction_id, **said, assetsError=reason)
 
@@ -318,7 +324,9 @@ class FileTransfer:
     # ---- removal ----
 
     async def remove(self, prediction_id: str, at: int) -> None:
-        """Remove the files and large fields of a deleted prediction; one that has its id by now keeps its own.
+        """Remove the files and large fields of a deleted prediction.
+
+        One that has its id by now keeps its own.
 
         Args:
             prediction_id: Whose.

@@ -1,4 +1,4 @@
-"""The archiver: follows the changes in a group of its own and has the files of finished predictions kept.
+"""The archiver: follows the changes and has the files of finished predictions kept.
 
 An offset is committed when everything up to it is done, so a crash redelivers what was under way.
 """
@@ -189,7 +189,8 @@ class Archiver:
         elif error is None or (again and isinstance(error, RetryLater)):
             self._ready.append(prediction_id)
         elif isinstance(error, StorageError):
-            # Neither a full disk nor a wrong right may end the process: it is shown until it is mended.
+            # Neither a full disk nor a wrong right may end the process: it is shown until it is
+            # mended.
             self.obstacle = str(error)
             logger.warning("archiver.storage_failed", error=str(error), **_fields(work))
             self._retry(work, error)

@@ -116,7 +116,10 @@ def test_beside_a_project_with_our_names(wheel: Path, tmp_path: Path) -> None:
 
 
 def installed(wheel: Path, folder: Path) -> Path:
-    """The interpreter of a new environment with the wheel; the dependencies are those that the tests run with."""
+    """The interpreter of a new environment with the wheel.
+
+    The dependencies are those that the tests run with.
+    """
     venv.create(folder)
     python = folder / "bin" / "python"
     where = Path(sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)}))

@@ -1,7 +1,10 @@
-"""The audit trail as a list: every step of every prediction, and what operators did to them, in the order of time.
+"""The audit trail as a list.
 
-Steps come from the records in the store, hidden ones included; deletions, erasures, repairs and redrives from the log,
-as far back as it goes. The lines are put in order in a temporary file, so that memory stays small however many there are.
+Every step of every prediction, and what operators did to them, in the order of time.
+
+Steps come from the records in the store, hidden ones included; deletions, erasures, repairs and
+redrives from the log, as far back as it goes. The lines are put in order in a temporary file, so
+that memory stays small however many there are.
 """
 
 import sqlite3
@@ -235,7 +238,10 @@ def _position(record: Standing) -> str | None:
 def _action(
     record: Record, providers: Mapping[str, Provider]
 ) -> tuple[Record, Event | None] | None:
-    """A record that deletes, repairs, or was tried again, with its event; None: it does nothing of that."""
+    """A record that deletes, repairs, or was tried again, with its event.
+
+    None: it does nothing of that.
+    """
     headers = dict(record.headers or ())
     redriven = ATTEMPT in headers
     value = record.value or b""

@@ -1,8 +1,9 @@
 """One file that holds everything embedded: log, store, assets and the key of the webhook URLs.
 
-It is made while the service runs. What matters is the order: first what the groups have committed, then the store, then
-the log, then the assets. So the copied log holds every event that the copied store has seen, its groups are set back to
-before the store's copy (what they read again is known by its position), and every file that a record names is there.
+It is made while the service runs. What matters is the order: first what the groups have committed,
+then the store, then the log, then the assets. So the copied log holds every event that the copied
+store has seen, its groups are set back to before the store's copy (what they read again is known by
+its position), and every file that a record names is there.
 """
 
 import io
@@ -27,7 +28,7 @@ MANIFEST = "tidings-backup.json"
 LOG, STORE, KEY, ASSETS = "log.db", "store.db", KEY_FILE, "assets"
 
 SIDE_FILES = ("-wal", "-shm", "-journal")
-"""Ends of the names of what SQLite keeps beside a database (https://www.sqlite.org/tempfiles.html)."""
+"""Suffixes of the files that SQLite keeps beside a database (sqlite.org/tempfiles.html)."""
 
 
 class BadBackup(ValueError):

@@ -49,7 +49,9 @@ class Erasure(Struct, frozen=True, rename="camel"):
 
 
 async def find(log: Log, store: PredictionStore, owner: str) -> list[str]:
-    """The ids of everything that is this owner's: what the store lists, hidden ones too, and what the changes tell of.
+    """The ids of everything that is this owner's.
+
+    What the store lists, hidden ones too, and what the changes tell of.
 
     Raises:
         LogError, StorageError: They cannot be read.
@@ -130,7 +132,8 @@ def traces(
         letters: Dead letters with their keys.
         now: In ms.
         retention: Of the events, in ms.
-        cache_ttl: Seconds for which a cache may believe what it has where it does not follow the changes.
+        cache_ttl: Seconds for which a cache may believe what it has where it does not follow the
+            changes.
     """
     purged = now + retention + DAY
     return (

@@ -24,11 +24,9 @@ a spreadsheet would take for a formula gets an apostrophe before it. The service
 
 def register(commands: command.Commands) -> None:
     """Add the command and its subcommand."""
-    parser = commands.add_parser("audit", help="Write out what happened to every prediction.")
-    actions = parser.add_subparsers(
-        title="actions", metavar="ACTION", required=True, parser_class=command.Parser
-    )
     example = "tidings audit export --from 2026-01-31 --owner user-4711 --out trail.jsonl"
+    about = "Write out what happened to every prediction."
+    actions = command.group(commands, "audit", about, example)
     export = command.parser(actions, "export", run_export, ABOUT, example)
     export.add_argument(
         "--from", dest="since", metavar="TIME", help="2026-01-31T12:00Z, or ms since the epoch"

@@ -43,12 +43,8 @@ class _Reason:
 
 def register(commands: command.Commands) -> None:
     """Add the command and its four subcommands."""
-    parser = commands.add_parser(
-        "dead-letters", help="See what could not be applied, and try it again."
-    )
-    actions = parser.add_subparsers(
-        title="actions", metavar="ACTION", required=True, parser_class=command.Parser
-    )
+    about = "See what could not be applied, and try it again."
+    actions = command.group(commands, "dead-letters", about, "tidings dead-letters list")
     about = "Count what lies there by reason, with examples."
     listing = command.parser(actions, "list", run_list, about, "tidings dead-letters list --json")
     about = "Show one record: why it lies there, its headers, its body."

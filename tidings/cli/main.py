@@ -1,11 +1,13 @@
 """The command `tidings`: its subcommands, and how it ends.
 
-Exit codes: 0 done; 1 it did not work, or a verification found differences; 2 wrong use. What went wrong is one line
-on standard error.
+Exit codes: 0 done; 1 it did not work, or a verification found differences; 2 wrong use; 3 a
+verification or repair met something that cannot be judged here. What went wrong is one line on
+standard error.
 """
 
 import os
 import sys
+from argparse import RawDescriptionHelpFormatter
 from collections.abc import Iterator, Sequence
 
 from tidings.cli import (
@@ -75,7 +77,9 @@ def _parser() -> command.Parser:
     parser = command.Parser(
         prog="tidings",
         description="The state of long-running AI predictions, pushed the moment it changes.",
-        epilog="tidings COMMAND --help says more about a command.",
+        epilog="example:\n  tidings serve --port 8080\n\n"
+        "tidings COMMAND --help says more about a command.",
+        formatter_class=RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     commands = parser.add_subparsers(

@@ -94,7 +94,8 @@ def _supervise(settings: "Settings", arguments: Namespace) -> None:
     if settings.port:
         # Once the port is shared nobody is refused: that somebody else has it is found out before.
         listen(settings.host, settings.port).close()
-    # Bound but not listened on: the port is ours before a worker starts, and no connection comes here.
+    # Bound but not listened on: the port is ours before a worker starts, and no connection comes
+    # here.
     with listen(settings.host, settings.port, reuse_port=True) as held:
 
         def ready(port: int) -> None:

@@ -1,4 +1,7 @@
-"""`tidings openapi` and `tidings asyncapi`: what the service speaks, as documents for other tools."""
+"""`tidings openapi` and `tidings asyncapi`.
+
+What the service speaks, as documents for other tools.
+"""
 
 import json
 from argparse import Namespace

@@ -1,4 +1,7 @@
-"""A stand-in for AI providers: real HTTP, signed webhooks, and pictures that differ with the prompt."""
+"""A stand-in for AI providers.
+
+Real HTTP, signed webhooks, and pictures that differ with the prompt.
+"""
 
 from tidings.demo.stand_in import StandIn
 

@@ -1,7 +1,7 @@
 """The stand-in provider by itself: `python -m tidings.demo`.
 
-Its token and the secret of its webhooks are `TIDINGS_REPLICATE_TOKEN` and `TIDINGS_REPLICATE_SECRET`, as Tidings has
-them.
+Its token and the secret of its webhooks are `TIDINGS_REPLICATE_TOKEN` and
+`TIDINGS_REPLICATE_SECRET`, as Tidings has them.
 """
 
 import asyncio

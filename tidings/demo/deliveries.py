@@ -13,7 +13,10 @@ from tidings.storage.resilience.backoff import Backoff
 
 ATTEMPTS = 8
 LIMIT = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=10)
-"""Providers give an endpoint 5 to 15 s; the wait for a free connection here is not the endpoint's fault."""
+"""Providers give an endpoint 5 to 15 s.
+
+The wait for a free connection here is not the endpoint's fault.
+"""
 
 logger = structlog.get_logger(__name__)
 
@@ -35,7 +38,8 @@ class Deliveries:
     """Sends webhooks, each on its own: they do not wait for each other.
 
     Args:
-        first_retry: Seconds before a webhook that ends a prediction is sent again; each further wait doubles.
+        first_retry: Seconds before a webhook that ends a prediction is sent again; each further
+            wait doubles.
     """
 
     def __init__(self, first_retry: float) -> None:

@@ -1,6 +1,7 @@
 """fal's queue API: submit, status, result, cancel, and the keys of its webhooks.
 
-Source: fal's documentation of the queue and of webhooks. The paths are those of the original behind `/fal`.
+Source: fal's documentation of the queue and of webhooks. The paths are those of the original behind
+`/fal`.
 """
 
 import base64

@@ -79,7 +79,10 @@ class Job:
         )
 
     def sharpness(self, name: str) -> float | None:
-        """How sharp the picture in the file of this name is, 0 to 1; None: there is no such file."""
+        """How sharp the picture in the file of this name is, 0 to 1.
+
+        None: there is no such file.
+        """
         if name == "out-0.png":
             return 1.0 if self.status == "succeeded" else None
         number = name.removeprefix("step-").removesuffix(".png")
@@ -107,7 +110,10 @@ def read_wishes(payload: Raw) -> Wishes:
 
 
 async def run(job: Job, tell: Callable[[Job, News], None]) -> None:
-    """Draw the picture, telling of each piece of news as it happens; returns when the prediction has ended."""
+    """Draw the picture, telling of each piece of news as it happens.
+
+    Returns when the prediction has ended.
+    """
     pause = job.duration / (job.steps + 1)
     await _wait(job, pause / 2)
     if not job.stop.is_set():

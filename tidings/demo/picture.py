@@ -1,4 +1,7 @@
-"""Pictures: a landscape that its prompt decides, sharpening out of noise step by step, as PNG. Pure."""
+"""Pictures: a landscape that its prompt decides, sharpening out of noise step by step, as PNG.
+
+Pure.
+"""
 
 import colorsys
 import math
@@ -24,7 +27,10 @@ class Ring(NamedTuple):
 
 
 _BLOCKS = (48, 32, 24, 16, 12, 8, 6, 4, 3, 2, 1)
-"""Sizes of the mosaic's stones from the first step to the last; all divide the width, or the last column is cut."""
+"""Sizes of the mosaic's stones from the first step to the last.
+
+All divide the width, or the last column is cut.
+"""
 
 
 def draw(prompt: str, sharpness: float = 1.0, width: int = WIDTH, height: int = HEIGHT) -> bytes:
@@ -51,7 +57,10 @@ def draw(prompt: str, sharpness: float = 1.0, width: int = WIDTH, height: int = 
 
 
 def encode(channels: Sequence[Sequence[bytes]], width: int, height: int) -> bytes:
-    """A PNG (8 bits, RGB) of three channels, each a row of bytes per line. Format: PNG specification, clause 11."""
+    """A PNG (8 bits, RGB) of three channels, each a row of bytes per line.
+
+    Format: PNG specification, clause 11.
+    """
     lines = bytearray()
     for y in range(height):
         line = bytearray(3 * width)
@@ -70,7 +79,8 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
 def _landscape(chance: random.Random, width: int, height: int) -> list[bytes]:
     """Sky, a sun with its glow, and ranges of hills: three planes, column after column.
 
-    Column by column because a column is slices of a few gradients, made once: 30 ms a picture, where single pixels would take a second.
+    Column by column because a column is slices of a few gradients, made once: 30 ms a picture,
+    where single pixels would take a second.
     """
     hue = chance.random()
     zenith, horizon = _colour(hue, 0.75, 0.35), _colour(hue + chance.uniform(0.05, 0.18), 0.45, 1.0)
@@ -156,7 +166,8 @@ def _noisy(plane: bytes, chance: random.Random, sharpness: float) -> bytes:
     noise = chance.randbytes(len(plane)).translate(
         bytes(int(value * (1 - share)) for value in range(256))
     )
-    # Both shares add up to 255 at most, so one addition of two long numbers adds every byte without a carry.
+    # Both shares add up to 255 at most, so one addition of two long numbers adds every byte without
+    # a carry.
     return (int.from_bytes(kept) + int.from_bytes(noise)).to_bytes(len(plane))
 
 

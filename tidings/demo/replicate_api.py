@@ -1,4 +1,6 @@
-"""Replicate's HTTP API, as far as predictions go: create, get, list, cancel, and the secret of its webhooks.
+"""Replicate's HTTP API, as far as predictions go.
+
+Create, get, list, cancel, and the secret of its webhooks.
 
 Source: Replicate's HTTP API reference. Paths, fields and statuses are those of the original.
 """
@@ -249,7 +251,10 @@ def _deadline(header: str | None) -> float | None:
 
 
 async def _wait_for(job: Job, prefer: str) -> None:
-    """Hold the answer back until the prediction has ended, where `Prefer: wait` asks for it (60 s at most)."""
+    """Hold the answer back until the prediction has ended, where `Prefer.
+
+    Wait` asks for it (60 s at most).
+    """
     match = re.search(r"\bwait(?:=(\d{1,3}))?", prefer)
     if match is None:
         return

@@ -20,8 +20,10 @@ class StandIn:
     Args:
         duration: Seconds that a prediction takes, where its input does not say.
         steps: Steps of its drawing, each with logs and every second with a picture.
-        outputs_live: Seconds after which outputs and logs of a finished prediction are deleted (Replicate: 3600).
-        first_retry: Seconds before a webhook that ends a prediction is sent again; each further wait doubles.
+        outputs_live: Seconds after which outputs and logs of a finished prediction are deleted
+            (Replicate: 3600).
+        first_retry: Seconds before a webhook that ends a prediction is sent again; each further
+            wait doubles.
         secret: Of its webhooks (`whsec_...`); None: made at each start.
         token: What its API asks for; None: made at each start.
     """

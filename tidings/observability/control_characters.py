@@ -1,4 +1,7 @@
-"""Characters that act instead of being read, shown as escapes: what comes in with a report must not steer a terminal. Pure."""
+"""Characters that act instead of being read, shown as escapes.
+
+What comes in with a report must not steer a terminal. Pure.
+"""
 
 import re
 
@@ -16,7 +19,8 @@ _ACTING = re.compile(
 def escape_controls(text: str) -> str:
     r"""The text with such characters as JSON writes them (`\u001b`), line ends included.
 
-    It is one line afterwards. JSON stays the same JSON, as such characters stand in its strings alone.
+    It is one line afterwards. JSON stays the same JSON, as such characters stand in its strings
+    alone.
     """
     return _ACTING.sub(_escape, text)
 

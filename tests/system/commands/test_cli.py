@@ -1,4 +1,7 @@
-"""The command line, as real processes: what it prints, how it ends, and the one line it fails with."""
+"""The command line, as real processes.
+
+What it prints, how it ends, and the one line it fails with.
+"""
 
 import asyncio
 import json
@@ -83,13 +86,13 @@ async def test_every_command_has_help_with_an_example(tmp_path: Path) -> None:
     asked = (
         [(name,) for name in COMMANDS]
         + [("dead-letters", name) for name in LETTERS]
-        + [("audit", "export")]
+        + [("audit",), ("audit", "export"), ("dead-letters",), ("reconcile",), ()]
     )
     ended = await asyncio.gather(*(tidings(tmp_path, *words, "--help") for words in asked))
     for words, one in zip(asked, ended, strict=True):
-        assert words[0] in everything.out
+        assert " ".join(words[:1]) in everything.out
         assert one.code == 0
-        assert f"example:\n  tidings {' '.join(words)}" in one.out
+        assert f"example:\n  {' '.join(('tidings', *words))}" in one.out
 
 
 @pytest.mark.parametrize(
@@ -270,7 +273,10 @@ async def test_replay_rebuilds_into_an_empty_store_alone(tmp_path: Path) -> None
 
 
 async def test_verify_finds_a_planted_difference_and_repair_mends_it(tmp_path: Path) -> None:
-    """A record that says what no event said is named with exit 1; its repair reaches clients with a higher version."""
+    """A record that says what no event said is named with exit 1.
+
+    Its repair reaches clients with a higher version.
+    """
     async with serving(tmp_path) as service:
         await finished_events(tmp_path)
         async with Client(service.url) as client:

@@ -134,7 +134,10 @@ def raw(text: str) -> list[str]:
 
 
 async def test_no_command_passes_them_on(tmp_path: Path) -> None:
-    """Every command, its failures and `--json` included; and the spreadsheet's formulas are text."""
+    """Every command, its failures and `--json` included.
+
+    And the spreadsheet's formulas are text.
+    """
     found = {}
     async with serving(tmp_path, SETTINGS) as service:
         await fill(service)

@@ -1,4 +1,7 @@
-"""`tidings doctor` about stores of every kind: what it finds, and one clear line for each failure."""
+"""`tidings doctor` about stores of every kind.
+
+What it finds, and one clear line for each failure.
+"""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -111,7 +114,10 @@ async def used(folder: Path, settings: Settings) -> None:
 async def test_it_says_what_a_store_is_and_whose(
     tmp_path: Path, request: pytest.FixtureRequest, kind: str, facts: tuple[str, ...]
 ) -> None:
-    """Before the first use nothing is written; then it names the log; with another log it fails, and says what to do."""
+    """Before the first use nothing is written.
+
+    Then it names the log; with another log it fails, and says what to do.
+    """
 
     def of(name: str) -> str:
         return str(request.getfixturevalue(name).url)

@@ -1,4 +1,7 @@
-"""`tidings doctor --webhook PROVIDER`: a signed test through a running service, and what is said where it stops."""
+"""`tidings doctor --webhook PROVIDER`.
+
+A signed test through a running service, and what is said where it stops.
+"""
 
 import re
 from collections.abc import AsyncIterator

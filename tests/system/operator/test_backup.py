@@ -95,7 +95,10 @@ async def test_a_backup_behind_its_log_is_caught_up(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("what", ["there", "foreign", "cut", "missing"])
 async def test_what_cannot_be_restored_is_refused_in_one_line(tmp_path: Path, what: str) -> None:
-    """Data that is there is never overwritten; a file that is no whole backup is refused; one line names it."""
+    """Data that is there is never overwritten.
+
+    A file that is no whole backup is refused; one line names it.
+    """
     async with serving(tmp_path, SETTINGS):
         pass
     file = tmp_path / "b.tar"
@@ -121,7 +124,10 @@ async def test_what_cannot_be_restored_is_refused_in_one_line(tmp_path: Path, wh
 
 @pytest.mark.parametrize("left", ["log.db-wal", "store.db-wal", "store.db-shm", "log.db-journal"])
 async def test_nothing_of_a_lost_database_is_mixed_in(tmp_path: Path, left: str) -> None:
-    """What SQLite left beside a file that is gone would be read into the restored one: it is named, and nothing restored."""
+    """What SQLite left beside a file that is gone would be read into the restored one.
+
+    It is named, and nothing restored.
+    """
     async with serving(tmp_path, SETTINGS):
         pass
     assert (await tidings(tmp_path, "backup", "b.tar")).code == 0

@@ -27,7 +27,10 @@ async def report(session: aiohttp.ClientSession, service: TidingsProcess, **fiel
 async def test_everything_of_an_owner_goes(
     settings: dict[str, str], service: TidingsProcess, tmp_path: Path
 ) -> None:
-    """Every prediction of the owner is deleted and its watchers are told; others' stand; the report says what stays till when."""
+    """Every prediction of the owner is deleted and its watchers are told.
+
+    Others' stand; the report says what stays till when.
+    """
     async with aiohttp.ClientSession() as session, watching(service.ws_url, all=True) as watcher:
         for number in range(30):
             owner = "ann" if number % 3 else "bob"

@@ -1,4 +1,7 @@
-"""The incident of the page on replaying: a wrong mapping has written wrong records, and they are mended under watch."""
+"""The incident of the page on replaying.
+
+A wrong mapping has written wrong records, and they are mended under watch.
+"""
 
 import asyncio
 import hashlib
@@ -99,7 +102,10 @@ def finished(folder: Path) -> int:
 
 
 class Client:
-    """A page that watches some of the predictions: what stood when it came, and what it was told afterwards."""
+    """A page that watches some of the predictions.
+
+    What stood when it came, and what it was told afterwards.
+    """
 
     def __init__(self, names: Sequence[str]) -> None:
         self.names = names

@@ -1,4 +1,7 @@
-"""Moving from SQLite to Postgres as the page on replaying says: the new store follows, and the service switches to it."""
+"""Moving from SQLite to Postgres as the page on replaying says.
+
+The new store follows, and the service switches to it.
+"""
 
 import asyncio
 import json

@@ -85,7 +85,10 @@ async def test_a_database_filled_from_the_changes_has_the_same_bytes(
 async def test_a_planted_difference_is_found_and_mended(
     service: TidingsProcess, tmp_path: Path, settings: dict[str, str]
 ) -> None:
-    """`--verify` exits 1 and names it; `--repair` mends it by a change with a higher version that a client sees."""
+    """`--verify` exits 1 and names it.
+
+    `--repair` mends it by a change with a higher version that a client sees.
+    """
     await some_predictions(service, 5)
     clean = await tidings(tmp_path, "replay", "--verify", "--json", settings=settings)
     assert (clean.code, clean.json["faults"]) == (0, 0), clean.out
@@ -206,7 +209,10 @@ async def test_a_repair_goes_beyond_what_was_announced(
 async def test_a_store_of_another_log_stops_the_start(
     tmp_path: Path, settings: dict[str, str]
 ) -> None:
-    """A store that was filled from one log is not written from another: one line says what to do."""
+    """A store that was filled from one log is not written from another.
+
+    One line says what to do.
+    """
     async with serving(tmp_path, settings) as service:
         await some_predictions(service, 1)
     other = {**settings, "TIDINGS_LOG": "sqlite:///other.db"}
@@ -234,7 +240,10 @@ async def test_a_target_of_another_log_is_named(tmp_path: Path) -> None:
 async def test_an_empty_store_behind_a_log_that_was_processed_stops_a_processor(
     tmp_path: Path, settings: dict[str, str]
 ) -> None:
-    """A processor of its own does not begin in the middle: one line says to replay, and then it starts."""
+    """A processor of its own does not begin in the middle.
+
+    One line says to replay, and then it starts.
+    """
     async with serving(tmp_path, settings) as service:
         await some_predictions(service, 2)
     lost = {**settings, "TIDINGS_STORE": "sqlite:///new.db"}
@@ -251,7 +260,10 @@ async def test_an_empty_store_behind_a_log_that_was_processed_stops_a_processor(
 
 
 async def test_a_recreated_log_stops_the_start(tmp_path: Path) -> None:
-    """A log that ends below what the store has seen of it is another one: the start stops with one line."""
+    """A log that ends below what the store has seen of it is another one.
+
+    The start stops with one line.
+    """
     async with serving(tmp_path, {"TIDINGS_REPLICATE_SECRET": webhooks.SECRET}) as service:
         await some_predictions(service, 3)
     for part in ("log.db", "log.db-wal", "log.db-shm"):
@@ -263,7 +275,10 @@ async def test_a_recreated_log_stops_the_start(tmp_path: Path) -> None:
 
 
 async def test_two_processors_of_one_embedded_log_are_refused(tmp_path: Path) -> None:
-    """The processor's role on a SQLite log is guarded: the second process says so and ends, the first goes on."""
+    """The processor's role on a SQLite log is guarded.
+
+    The second process says so and ends, the first goes on.
+    """
     async with serving(tmp_path) as first:
         second = TidingsProcess(tmp_path)
         await second.launch()

@@ -1,4 +1,7 @@
-"""What is kept is its owner's alone, whatever the umask: data, files, large fields, keys, exports, backups."""
+"""What is kept is its owner's alone, whatever the umask.
+
+Data, files, large fields, keys, exports, backups.
+"""
 
 import os
 import stat
@@ -37,7 +40,10 @@ def open_to_others(folder: Path) -> list[str]:
 
 
 async def test_a_service_leaves_nothing_readable(tmp_path: Path) -> None:
-    """The data folder and each file in it, an archived one and a large field among them; and what commands write."""
+    """The data folder and each file in it, an archived one and a large field among them.
+
+    And what commands write.
+    """
     async with serving(tmp_path, SETTINGS) as service, aiohttp.ClientSession() as session:
         body = webhooks.report(
             "p1", output=["data:text/plain,hello"], input={"prompt": "x" * 40_000}

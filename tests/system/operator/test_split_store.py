@@ -69,7 +69,10 @@ async def test_the_audit_trail_tells_of_both(service: TidingsProcess, tmp_path: 
 
 
 async def test_both_are_compared_and_mended(service: TidingsProcess, tmp_path: Path) -> None:
-    """A comparison finds no fault where there is none; one in the second store is mended there, by the next version."""
+    """A comparison finds no fault where there is none.
+
+    One in the second store is mended there, by the next version.
+    """
     clean = await tidings(tmp_path, "replay", "--verify", "--json", settings=SETTINGS)
     assert (clean.code, clean.json["faults"], clean.json["equal"]) == (0, 0, len(IDS)), clean.out
     wrong = min(ids_in(tmp_path, "b.db"))
@@ -88,7 +91,10 @@ async def test_both_are_compared_and_mended(service: TidingsProcess, tmp_path: P
 
 
 async def test_a_rebuild_fills_both(service: TidingsProcess, tmp_path: Path) -> None:
-    """Without `--into` each prediction is put where the service looks for it; one that is in use is refused."""
+    """Without `--into` each prediction is put where the service looks for it.
+
+    One that is in use is refused.
+    """
     refused = await tidings(tmp_path, "replay", settings=SETTINGS)
     assert refused.code == 1
     assert "holds records already" in refused.line

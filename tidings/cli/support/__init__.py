@@ -1,4 +1,6 @@
-"""What several commands share: flags and exit codes, output, progress, access to a running service, checks.
+"""What several commands share.
+
+Flags and exit codes, output, progress, access to a running service, checks.
 
 The commands import this package; it imports none of them.
 """

@@ -48,17 +48,27 @@ def parser(
     commands: Commands, name: str, run: Callable[[Namespace], int | None], about: str, example: str
 ) -> Parser:
     """A command's parser. The first line of `about` stands in the list of commands."""
-    first = about.partition("\n")[0]
-    added = commands.add_parser(
+    added = _add(commands, name, about, example)
+    added.set_defaults(run=run)
+    return added
+
+
+def group(commands: Commands, name: str, about: str, example: str) -> Commands:
+    """A command that consists of several: what their parsers are added to."""
+    return _add(commands, name, about, example).add_subparsers(
+        title="actions", metavar="ACTION", required=True, parser_class=Parser
+    )
+
+
+def _add(commands: Commands, name: str, about: str, example: str) -> Parser:
+    return commands.add_parser(
         name,
-        help=first,
+        help=about.partition("\n")[0],
         description=about,
         epilog=f"example:\n  {example}",
         formatter_class=RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    added.set_defaults(run=run)
-    return added
 
 
 def add_config(to: ArgumentParser) -> None:
@@ -93,7 +103,7 @@ def settings(arguments: Namespace, *names: str) -> Settings:
 
 
 def refuse_memory(settings: Settings) -> None:
-    """Raise `Failure` where the log or a part of the store lies in the memory of the service, which no command sees."""
+    """Raise `Failure` where log or store lie in the memory of the service: no command sees them."""
     split = settings.split_arm
     arm = split[0] if split is not None else ""
     for name, url in (("LOG", settings.log), ("STORE", settings.store), ("STORE_SPLIT", arm)):
@@ -120,7 +130,10 @@ def parse_time(flag: str, text: str | None) -> int | None:
 
 
 def run_loop(main: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine on uvloop where there is one; what is logged goes to standard error, never among the output."""
+    """Run a coroutine on uvloop where there is one.
+
+    What is logged goes to standard error, never among the output.
+    """
     _log_quietly()
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(main)
@@ -138,7 +151,7 @@ def _log_quietly() -> None:
 
 
 def import_plain_structlog() -> None:
-    """Import structlog without rich, which it takes along wherever it is installed, for tracebacks in colors.
+    """Import structlog without rich, which it would import for coloured tracebacks.
 
     That is 5 MB and a tenth of a service's start, and those who read its lines are mostly programs.
     """

@@ -29,11 +29,14 @@ EXAMPLES = 10
 REPAIRS_AT_ONCE = 500
 """Repairs appended before the processor is waited for."""
 LOOK_SECONDS, PATIENCE = 0.05, 10.0
-"""Between two looks at where the processor is, and until one that stands still is not waited for any more."""
+"""Seconds between two looks at the processor, and until one that stands still is given up."""
 
 
 async def compare(arguments: Namespace, settings: Settings) -> int:
-    """Compare the store with the log, and mend it where that is asked for; returns the exit code."""
+    """Compare the store with the log, and mend it where that is asked for.
+
+    Returns the exit code.
+    """
     from tidings.runtime.resources import claim, log_of, whole_store_of
     from tidings.storage.object_storage import ObjectStorage
     from tidings.streams.log.continuity import check_source
@@ -130,7 +133,8 @@ async def _find_contents(found: "Verification", objects: "ObjectStorage") -> Non
 def repair(difference: "Difference", upto: Mapping[int, int]) -> "NewRecord":
     """The event that makes the live record what the log says.
 
-    Its version is above both: where the store has lost writes, the log's was announced, and clients have it.
+    Its version is above both: where the store has lost writes, the log's was announced, and clients
+    have it.
     """
     import msgspec
 
@@ -158,7 +162,10 @@ def repair(difference: "Difference", upto: Mapping[int, int]) -> "NewRecord":
 
 
 async def _append(log: "Log", repairs: "list[NewRecord]") -> None:
-    """Append them, a few at a time: what is reported meanwhile waits behind these few, and not behind all of them."""
+    """Append them, a few at a time.
+
+    What is reported meanwhile waits behind these few, and not behind all of them.
+    """
     from tidings.streams.log.protocol import EVENTS
 
     waiting = True

@@ -1,4 +1,7 @@
-"""What a command prints or writes out: the one place that writes to a terminal, so that no control character reaches it."""
+"""What a command prints or writes out.
+
+The one place that writes to a terminal, so that no control character reaches it.
+"""
 
 import contextlib
 import os
@@ -49,7 +52,7 @@ def write_line(out: IO[str], line: str) -> None:
 
 
 def fail(message: str, code: int = FAILED) -> NoReturn:
-    """Print one line on standard error, without credentials, and end the process with the exit code."""
+    """Print one line on standard error, without credentials, and end the process."""
     from tidings.storage.redaction import redact
 
     print_note(f"tidings: {redact(' '.join(message.split()))}")
@@ -86,7 +89,7 @@ def opened(file: str) -> Iterator[IO[str]]:
 
 
 def guard_terminal() -> None:
-    """Let neither a traceback nor a character that the terminal's encoding lacks get past this module."""
+    """Send tracebacks through this module, and escape what the terminal cannot encode."""
     for stream in (sys.stdout, sys.stderr):
         if (reconfigure := getattr(stream, "reconfigure", None)) is not None:
             reconfigure(errors="backslashreplace")

@@ -1,4 +1,7 @@
-"""How far a long command is: a bar in a terminal, a plain line now and then elsewhere; on standard error."""
+"""How far a long command is: a bar in a terminal, a plain line now and then elsewhere.
+
+On standard error.
+"""
 
 import sys
 import time

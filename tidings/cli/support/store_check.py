@@ -18,7 +18,10 @@ class Warned(Exception):
 
 
 def new_file(url: str) -> str | None:
-    """What to say of a SQLite file that is not there yet; None: it is. Raises OSError where it could not be made."""
+    """What to say of a SQLite file that is not there yet; None: it is.
+
+    Raises OSError where it could not be made.
+    """
     path = sqlite_path(url)
     if path.exists():
         return None
@@ -27,7 +30,7 @@ def new_file(url: str) -> str | None:
 
 
 def writable(folder: Path) -> None:
-    """Raise PermissionError where the folder, or the nearest one above it that is there, cannot be written."""
+    """Raise PermissionError where a folder, or the nearest existing one above, cannot be written."""
     there = folder.absolute()
     while not there.exists():
         there = there.parent
@@ -45,7 +48,8 @@ async def examined(settings: Settings, url: str) -> str:
     Nothing is written into a store that nobody has used.
 
     Raises:
-        StorageError, SettingsError, LogError, OSError: It cannot be used; the message says what to do.
+        StorageError, SettingsError, LogError, OSError: It cannot be used; the message says what to
+            do.
         Warned: It can, but something should be looked at.
     """
     from tidings.runtime.resources import store_of

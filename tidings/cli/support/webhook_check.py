@@ -1,4 +1,7 @@
-"""A signed test webhook through a running service: verified, appended, applied, pushed, and its record removed again."""
+"""A signed test webhook through a running service.
+
+Verified, appended, applied, pushed, and its record removed again.
+"""
 
 import asyncio
 import json

@@ -111,7 +111,10 @@ SIGNED = [
 @pytest.mark.parametrize("target", SIGNED)
 @pytest.mark.parametrize("by", ["itself", "absolute", "path"])
 async def test_a_link_is_asked_for_as_it_was_given(target: str, by: str) -> None:
-    """A signature may cover every byte of path and query: they are sent unchanged, behind a redirect too."""
+    """A signature may cover every byte of path and query.
+
+    They are sent unchanged, behind a redirect too.
+    """
     asked: list[str] = []
 
     async def answer(request: web.Request) -> web.StreamResponse:
@@ -351,7 +354,10 @@ async def test_a_name_that_leads_inside_is_refused() -> None:
 
 
 async def test_dns_that_changes_between_check_and_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The address is judged when the socket is made: a check that was passed before does not help."""
+    """The address is judged when the socket is made.
+
+    A check that was passed before does not help.
+    """
     connected = asyncio.Event()
 
     async def accept(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -472,7 +478,10 @@ EVIL: list[tuple[Answer, type[DownloadError], str]] = [
 async def test_servers_that_mean_no_good(
     answer: Answer, error: type[DownloadError], reason: str
 ) -> None:
-    """Endless, dripping, silent, lying, compressed, failing: an end within the limits, and its reason."""
+    """Endless, dripping, silent, lying, compressed, failing.
+
+    An end within the limits, and its reason.
+    """
     limits = Limits(bytes=1_000_000, total=1.5, silence=1.0)
     async with loaded(answer, limits) as (site, downloads), asyncio.timeout(20):
         with pytest.raises(error, match=reason):

@@ -74,7 +74,10 @@ SHAPES = [
 
 @pytest.mark.parametrize(("output", "expected"), SHAPES)
 def test_every_url_of_an_output_is_found_once(output: Any, expected: list[str]) -> None:
-    """Strings, lists, objects and what is nested: each string that is a URL as a whole, in order, once."""
+    """Strings, lists, objects and what is nested.
+
+    Each string that is a URL as a whole, in order, once.
+    """
     assert found(output) == expected
 
 
@@ -152,7 +155,10 @@ def test_a_huge_output_is_scanned_in_small_steps(kind: str) -> None:
 
 
 def test_without_an_output_the_picture_counts() -> None:
-    """A report that names an `imageUrl` alone has that file; one that says where it is stored has none to fetch."""
+    """A report that names an `imageUrl` alone has that file.
+
+    One that says where it is stored has none to fetch.
+    """
     assert found(None, image_url="https://x/1") == ["https://x/1"]
     assert found(None, image_url="https://x/1", image_path="bucket/1") == []
     assert found(None, image_url="/assets/0/0") == []

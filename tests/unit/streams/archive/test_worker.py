@@ -44,7 +44,10 @@ def listed(raw: Any) -> list[dict[str, Any]]:
 
 
 async def test_a_finished_picture_gets_a_lasting_address() -> None:
-    """The success is told at once; then the record has the file's address, type, size and source, and the file lies there."""
+    """The success is told at once.
+
+    Then the record has the file's address, type, size and source, and the file lies there.
+    """
     async with Site(picture).open() as site, archiving(site.place) as at:
         url = f"http://{site.place}/a.png"
         await at.send({"status": "succeeded", "output": [url], "imageUrl": url})
@@ -67,7 +70,10 @@ async def test_a_finished_picture_gets_a_lasting_address() -> None:
 
 
 async def test_every_file_of_an_output_is_kept() -> None:
-    """Lists, objects, what is nested, `data:` URIs and a file that is named twice: each once, in order."""
+    """Lists, objects, what is nested, `data:` URIs and a file that is named twice.
+
+    Each once, in order.
+    """
     data = "data:image/png;base64," + base64.b64encode(PICTURE).decode()
     async with Site(picture).open() as site, archiving(site.place) as at:
         one, two = f"http://{site.place}/1", f"http://{site.place}/2"
@@ -116,7 +122,10 @@ async def test_a_large_file_streams_through() -> None:
 
 @pytest.mark.parametrize("mode", ["after", "before"])
 async def test_what_is_refused_says_why(mode: str) -> None:
-    """An address inside the network is not fetched; the record says so: after the end, or as its failure."""
+    """An address inside the network is not fetched.
+
+    The record says so: after the end, or as its failure.
+    """
     async with Site(picture).open() as secret, archiving(mode=mode) as at:
         await at.send({"status": "succeeded", "output": f"http://{secret.place}/a"}, mode=mode)
         record = await at.dealt_with()
@@ -144,7 +153,10 @@ async def test_a_redirect_inside_is_refused_in_the_record() -> None:
 
 
 async def test_before_holds_the_success_until_the_file_is_there() -> None:
-    """In mode `before` the record is processing, pending a success, until its file is stored: nobody sees it earlier."""
+    """In mode `before` the record is processing, pending a success, until its file is stored.
+
+    Nobody sees it earlier.
+    """
     proceed = asyncio.Event()
 
     async def slow(_request: web.Request) -> web.StreamResponse:
@@ -217,7 +229,10 @@ async def test_a_server_that_fails_is_asked_again() -> None:
 
 
 async def test_one_lost_file_does_not_lose_the_others() -> None:
-    """Of three files one is gone: two are kept, and the record says which one is missing and why."""
+    """Of three files one is gone.
+
+    Two are kept, and the record says which one is missing and why.
+    """
 
     async def some(request: web.Request) -> web.StreamResponse:
         return await (gone if request.path == "/2" else picture)(request)
@@ -358,7 +373,10 @@ async def test_what_lies_there_counts_where_the_link_has_died() -> None:
 
 
 async def test_archiving_goes_on_where_it_was_left() -> None:
-    """An archiver that is stopped half way leaves its work to the next one; every file is there once afterwards."""
+    """An archiver that is stopped half way leaves its work to the next one.
+
+    Every file is there once afterwards.
+    """
     log, store, objects = MemoryLog(), MemoryStore(), ObjectStorage("memory://")
     hold = asyncio.Event()
 
@@ -411,7 +429,10 @@ async def test_files_go_after_their_time(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("output", [True, False])
 async def test_files_of_a_prediction_that_was_replaced_within_a_batch_go(output: bool) -> None:
-    """Deleted and begun anew in one batch, no deletion is announced; the sweep removes the old files, and those alone."""
+    """Deleted and begun anew in one batch, no deletion is announced.
+
+    The sweep removes the old files, and those alone.
+    """
     async with Site(picture).open() as site, archiving(site.place) as at:
         for key in ("p1", "p2"):
             url = f"http://{site.place}/old"
@@ -458,7 +479,10 @@ async def test_files_of_a_prediction_that_was_replaced_within_a_batch_go(output:
 
 
 async def test_large_fields_go_when_their_record_was_purged() -> None:
-    """Long after its last change a record may be gone: its contents go then, and those of a standing record stay."""
+    """Long after its last change a record may be gone.
+
+    Its contents go then, and those of a standing record stay.
+    """
     async with archiving() as at:
         for key in ("p1", "p2"):
             await at.send({"status": "processing", "payload": {"a": "x" * 40_000}}, key=key)

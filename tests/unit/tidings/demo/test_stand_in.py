@@ -1,4 +1,7 @@
-"""The stand-in as its callers see it: over real HTTP, judged by an independent library for its signatures."""
+"""The stand-in as its callers see it.
+
+Over real HTTP, judged by an independent library for its signatures.
+"""
 
 from collections.abc import AsyncIterator
 from typing import Any
@@ -138,7 +141,10 @@ async def test_a_failure_says_why(api: httpx.AsyncClient) -> None:
 async def test_a_cancel_stops_it_and_comes_too_late_after_the_end(
     api: httpx.AsyncClient, receiver: Receiver
 ) -> None:
-    """A running prediction is canceled at once and says so by webhook; a finished one stays as it is."""
+    """A running prediction is canceled at once and says so by webhook.
+
+    A finished one stays as it is.
+    """
     created = await create(api, receiver.url, input={"prompt": "a", "duration": 600})
     answer = await api.post(f"/v1/predictions/{created['id']}/cancel")
     assert answer.json()["status"] == "canceled"
@@ -329,7 +335,10 @@ async def test_out_of_order(
 
 
 def test_switches_are_read_from_a_line() -> None:
-    """A comma list sets switches; a name alone is always, `all` a little of everything, and odd ones are named."""
+    """A comma list sets switches.
+
+    A name alone is always, `all` a little of everything, and odd ones are named.
+    """
     assert BadDays.parse("late=0.2, duplicated,late-by=3") == BadDays(
         late=0.2, duplicated=1, late_by=3
     )

@@ -1,4 +1,7 @@
-"""What providers' calls say, sent to the stand-in over real HTTP: submitted, looked up, found again, canceled."""
+"""What providers' calls say, sent to the stand-in over real HTTP.
+
+Submitted, looked up, found again, canceled.
+"""
 
 import json
 from collections.abc import AsyncIterator

@@ -20,7 +20,10 @@ def test_a_plain_line_says_rate_lag_and_time_left() -> None:
 def test_lines_come_now_and_then(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The first after some seconds, on standard error; none at all where a program reads the output."""
+    """The first after some seconds, on standard error.
+
+    None at all where a program reads the output.
+    """
     monkeypatch.setattr(progress, "LINE_EVERY", 0.0)
     with (
         ProgressBar("replay", "events") as bar,
