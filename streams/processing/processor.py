@@ -56,6 +56,9 @@ GROUP = "tidings-processor"
 BATCH, BATCH_BEHIND = 500, 2000
 """Records taken at once; more while the processor is behind: more events share a write, and commits are fewer."""
 
+LARGE = 512 * 1024
+"""Bytes of a batch that are decoded in the loop: some milliseconds."""
+
 POLL = 0.5
 """Seconds between calls of `fetch` while a batch waits for an outage to end: they keep the group membership."""
 
@@ -204,7 +207,10 @@ class Processor:
 
     async def _begin(self, loop: ConsumerLoop, records: Sequence[Record]) -> None:
         """Decode a batch, and write it once the one before it is written."""
-        batch = BatchInFlight(records, self._providers)
+        if sum([len(record.value or b"") for record in records]) <= LARGE:
+            batch = BatchInFlight(records, self._providers)
+        else:  # in a thread: others must not wait until megabytes are decoded, measured and hashed
+            batch = await asyncio.to_thread(BatchInFlight, records, self._providers)
         if self._reached is not None:
             self._reached(Step.TAKEN)
         await self._written()

@@ -374,6 +374,14 @@ def prompt(payload: Raw) -> str | None:
 
 _plain_url = re.compile(rb'"(https?://[$-.0->@-\[\]-~][!#-\[\]-~]*)"')
 """The ordinary output: one URL in ASCII, without escapes."""
+_candidate = re.compile(rb'(?<!\\)"(?=https?:|\\)', re.IGNORECASE)
+"""Where a string may begin that is a URL; a mark behind a backslash is one within a string."""
+_string_value = re.compile(rb'("(?:[^"\\]++|\\.)*+")(?![ \t\r\n]*+:)', re.DOTALL)
+"""A string that is not the name of a member."""
+_huge_number = re.compile(rb"[eE]\+?[0-9]{3}|[0-9]{309}")
+_BUILT = 64 * 1024
+"""Bytes of an output that is built to look at its numbers."""
+_checked = msgspec.json.Decoder()
 _beginning = re.compile(r"https?://[^\s/?#\\]", re.IGNORECASE)
 
 
@@ -384,26 +392,23 @@ def first_url(output: Raw) -> str | None:
         return simple[1].decode()
     if b"http" not in data and b"\\u" not in data and b"http" not in data.lower():
         return None
-    try:
-        return _first(msgspec.json.decode(data))
-    except _FAILURES:  # numbers no float holds, endless nesting: kept, but not looked into
-        return None
+    if len(data) <= _BUILT and _huge_number.search(data) is not None:
+        try:
+            _checked.decode(data)
+        except _FAILURES:  # numbers no float holds: kept, but not looked into
+            return None
+    # No value is built but the candidates: an output may be millions of them.
+    for found in _candidate.finditer(data):
+        string = _string_value.match(data, found.start())
+        if string is not None:
+            try:
+                text = _text.decode(string[1])
+            except _FAILURES:  # half a surrogate pair, for example
+                continue
+            if url := _if_url(text):
+                return url
+    return None
 
 
 def _if_url(text: str) -> str | None:
     return text if _beginning.match(text) and text.isprintable() and " " not in text else None
-
-
-def _first(value: Any) -> str | None:
-    # A stack, not recursion: an output may be nested deeper than the interpreter likes.
-    waiting = [value]
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, str):
-            if url := _if_url(value):
-                return url
-        elif isinstance(value, list):
-            waiting.extend(reversed(value))
-        elif isinstance(value, dict):
-            waiting.extend(reversed(value.values()))
-    return None

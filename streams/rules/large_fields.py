@@ -18,6 +18,7 @@ from tidings.storage.errors import StoreUnavailable
 from tidings.storage.prediction import Blob, Prediction
 from tidings.streams.rules.event import Event, EventType
 from tidings.streams.rules.fields import FIELDS
+from tidings.streams.rules.measure import members
 
 FIELD_MAX = 32 * 1024
 """Bytes of a field (of JSON as it came, of a string in UTF-8) that a record takes; what is larger goes elsewhere."""
@@ -33,8 +34,7 @@ _HASH = re.compile(r"sha256-[0-9a-f]{64}")
 _NO_BLOBS: dict[str, bytes] = {}
 
 _reference = msgspec.json.Decoder(Blob)
-_list = msgspec.json.Decoder(list[Raw])
-_members = msgspec.json.Decoder(dict[str, Raw])
+_json = msgspec.json.Decoder(Raw)
 _text = msgspec.json.Decoder(str)
 
 
@@ -116,11 +116,13 @@ def _measure(content: bytes) -> tuple[_Kind, int]:
     try:
         match content[:1]:
             case b"[":
-                return "", len(_list.decode(content))
+                _json.decode(content)
+                return "", members(content)
             case b'"':
                 return "", len(_text.decode(content))
             case b"{":
-                return "object", len(_members.decode(content))
+                _json.decode(content)
+                return "object", members(content)
     except (msgspec.DecodeError, RecursionError):
         # What passes through unread need not be readable: a lone surrogate, for example.
         return "", len(content)

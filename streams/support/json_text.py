@@ -7,6 +7,7 @@ Nothing here parses: the bytes are looked at once, by expressions in linear time
 
 import codecs
 import re
+from collections.abc import Iterator
 from itertools import accumulate
 
 _BYTE_ORDER_MARKS = (
@@ -29,10 +30,31 @@ _escapes_and_controls = re.compile(
 )
 _unusual = re.compile(rb"\\u[dD]|[\x00-\x1f]")
 _not_brackets = bytes(set(range(256)) - set(b"[]{}"))
-_as_square = bytes.maketrans(b"{}", b"[]")
-_as_steps = bytes.maketrans(b"[]", b"\x01\xff")
-_ROUNDS = 4
-"""Ordinary JSON is no deeper; what is left then is walked through."""
+_as_steps = bytes.maketrans(b"[]{}", b"\x01\xff\x01\xff")
+
+SLICE = 64 * 1024
+"""Bytes that are looked at in one go: about a millisecond, whatever they are."""
+
+
+def outside_strings(value: bytes) -> Iterator[bytes]:
+    """What of the JSON lies outside of strings, with their quotation marks gone too, a portion for each `SLICE`.
+
+    Portions, so that a thread that reads a large body lets others run in between: one expression over all of it would
+    keep them waiting for its whole length.
+    """
+    inside = False
+    at = 0
+    while at < len(value):
+        end = at + SLICE
+        part = value[at:end]
+        if (len(part) - len(part.rstrip(b"\\"))) % 2:  # an escape is not cut in two
+            end += 1
+            part = value[at:end]
+        at = end
+        pieces = part.replace(b"\\\\", b"").replace(b'\\"', b"").split(b'"')
+        yield b"".join(pieces[inside::2])
+        if len(pieces) % 2 == 0:
+            inside = not inside
 
 
 def nested_over(value: bytes, limit: int) -> bool:
@@ -45,15 +67,15 @@ def nested_over(value: bytes, limit: int) -> bool:
     """
     if value.count(b"[") + value.count(b"{") <= limit:
         return False
-    brackets = _strings.sub(b"", value).translate(_as_square, _not_brackets)
-    # Each round takes the innermost pairs away, and so one level.
-    for _ in range(min(limit, _ROUNDS)):
-        shorter = brackets.replace(b"[]", b"")
-        if len(shorter) == len(brackets):
-            return False
-        brackets = shorter
-    steps = memoryview(brackets.translate(_as_steps)).cast("b")
-    return max(accumulate(steps), default=0) > limit - min(limit, _ROUNDS)
+    depth = 0
+    for text in outside_strings(value):
+        steps = text.translate(_as_steps, _not_brackets)
+        if steps:
+            depths = list(accumulate(memoryview(steps).cast("b"), initial=depth))
+            if max(depths) > limit:
+                return True
+            depth = depths[-1]
+    return False
 
 
 def cut_below(value: bytes, limit: int) -> bytes:

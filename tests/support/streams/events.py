@@ -99,7 +99,6 @@ events = st.builds(
     logs=maybe(texts),
     estimated_time=maybe(st.integers(0, 9)),
     generation_time=maybe(st.integers(0, 9)),
-    report=maybe(json_values, _empty),
     attempt=maybe(st.sampled_from(["t1", "t2"])),
     assets_error=maybe(texts),
     replace=st.one_of(st.just(_empty), st.just(Raw(b"null")), json_values),

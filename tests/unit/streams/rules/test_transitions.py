@@ -154,8 +154,8 @@ def test_the_longer_partial_output_wins_and_otherwise_the_later() -> None:
 
 def test_nothing_new_is_stale() -> None:
     """A report that says nothing new changes nothing, though its body and time are others."""
-    made = record(event("processing", progress=0.5, report={"a": 1}, tags=("x",)))
-    again = event("processing", progress=0.5, report={"a": 2}, at=T0 + 9, tags=("x",), id="other")
+    made = record(event("processing", progress=0.5, tags=("x",)))
+    again = event("processing", progress=0.5, at=T0 + 9, tags=("x",), id="other")
     assert isinstance(judge(made, again, 1), Stale)
 
 
