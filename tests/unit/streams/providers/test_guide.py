@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from tests.support.providers.bodies import NOW, webhook
+from tests.support.reference import provider_names
 from tests.support.root import ROOT
 from tidings.storage.prediction import Status
 from tidings.streams.providers.configuration import Configuration
@@ -50,3 +51,9 @@ def test_the_provider_of_the_guide() -> None:
     )
     with pytest.raises(Poison):
         acme.translate(webhook(b'{"id":"p","state":"odd"}'))
+
+
+def test_the_guide_lists_every_provider_as_its_manifest_says() -> None:
+    """The table of the page is made of the manifests, so a new provider is in it by itself."""
+    text = provider_names.PAGE.read_text(encoding="utf-8")
+    assert text == provider_names.page(text)
