@@ -199,7 +199,7 @@ async def run(pipe: Pipe, log: Log, rounds: int, count: int) -> None:
         store=store,
         reader=ChangesReader(log, hub, store),
         health=Health(guard, registry=CollectorRegistry()),
-        event_streams=EventStreams(guard, store, hub),
+        event_streams=EventStreams(guard, store, hub, HeldBytes()),
         websocket=nowhere,
         providers=providers,
         held=HeldBytes(),

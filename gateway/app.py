@@ -13,6 +13,7 @@ from tidings.gateway.api.health import Health
 from tidings.gateway.api.listing import CursorSeal, list_handler
 from tidings.gateway.api.mutations import EventWriter, Mutations
 from tidings.gateway.api.predictions import Records, read_handler
+from tidings.gateway.api.raw_reports import raw_reports_handler
 from tidings.gateway.api.sse import EventStreams
 from tidings.gateway.api.static_files import document_handler, page_handler
 from tidings.gateway.api.webhooks import WebhookCounts, Webhooks
@@ -72,6 +73,7 @@ def connect(
     writer = EventWriter(log, reader, archive, tracing)
     return Endpoints(
         read=read_handler(guard, records, reader, held),
+        raw_reports=raw_reports_handler(guard, records, log, held),
         list=list_handler(guard, store, CursorSeal(webhook_key), held),
         create=create_handler(
             guard,

@@ -24,6 +24,7 @@ class Endpoints(Struct, frozen=True, kw_only=True):
     """What serves the routes of a gateway, each made with the few collaborators that it uses."""
 
     read: Handler
+    raw_reports: Handler
     list: Handler
     create: Handler
     mutations: Mutations
@@ -107,6 +108,11 @@ ROUTES: tuple[Route[Endpoints], ...] = (
         summary="Follow a prediction until it ends",
         parameters=("Last-Event-ID", "lastEventId", "access_token"),
         answers={200: "", 204: ""}, problems=(404,), media="text/event-stream",
+    ),
+    Route(
+        method="GET", path=_ID + "/report", handler=lambda api: api.raw_reports,
+        summary="Read back the webhooks and events that a record was made from",
+        answers={200: "RawReports"}, problems=(403, 404),
     ),
     Route(
         method="GET", path=_ID + "/blobs/{hash}", handler=lambda api: api.blob,

@@ -134,6 +134,24 @@ def _hand_made() -> dict[str, Schema]:
                 "count": number,
             }
         ),
+        "RawReports": _object(
+            {
+                "success": yes,
+                "data": {
+                    "type": "array",
+                    "items": _object(
+                        {
+                            "position": text,
+                            "at": number,
+                            "provider": {"type": ["string", "null"]},
+                            "delivery": {"type": ["string", "null"]},
+                            "bytes": number,
+                            "body": text,
+                        }
+                    ),
+                },
+            }
+        ),
         "Health": _object({"status": text}),
         "Change": message("change", prediction=record),
         "Snapshot": message("snapshot", prediction=record),

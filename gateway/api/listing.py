@@ -18,6 +18,7 @@ from tidings.gateway.auth.request_guard import RequestGuard
 from tidings.gateway.http.fast_response import send_counted
 from tidings.gateway.http.held_bytes import HeldAccount, HeldBytes, Kind
 from tidings.gateway.http.problems import Handler, bad_request, busy
+from tidings.gateway.push.pages import cursor_behind
 from tidings.storage.prediction import Status
 from tidings.storage.store import Page, Query, Stored
 from tidings.storage.wrappers.cache import CachedStore
@@ -186,22 +187,16 @@ async def _collect(
         limit = min(query.limit - len(seen), CHUNK)
         asked = msgspec.structs.replace(query, cursor=cursor, limit=limit)
         page = await store.list(asked)
-        visible, fitting = _fitting(page.items, permissions, room, first=not seen)
-        if fitting < len(page.items):
-            if not fitting:
-                break
-            # Only the store can tell the cursor behind a record in the middle of its page.
-            del page, visible
-            page = await store.list(msgspec.structs.replace(asked, limit=fitting))
-            visible, _ = _fitting(page.items, permissions, room, first=not seen)
-            seen, cursor = seen + visible, page.cursor
-            degraded |= page.degraded
+        degraded |= page.degraded
+        visible, looked_at = _fitting(page.items, permissions, room, first=not seen)
+        looked += looked_at
+        if looked_at < len(page.items):
+            if looked_at:
+                seen, cursor = seen + visible, cursor_behind(page.items[looked_at - 1])
             break
         room -= sum(len(stored.encoded) for stored in visible)
         seen += visible
-        looked += len(page.items)
         cursor = page.cursor
-        degraded |= page.degraded
         if cursor is None or len(seen) >= query.limit or looked >= PAGES * query.limit:
             break
     return Page(items=seen, cursor=cursor, degraded=degraded)

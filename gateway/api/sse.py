@@ -5,21 +5,24 @@ import random
 import socket
 from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 
 import structlog
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from tidings.gateway.api.predictions import may_watch
 from tidings.gateway.auth.permissions import Permissions
 from tidings.gateway.auth.quotas import OwnerQuotas, OwnerUsage
 from tidings.gateway.auth.rate_limits import is_loopback
 from tidings.gateway.auth.request_guard import RequestGuard
+from tidings.gateway.http.held_bytes import HeldAccount, HeldBytes
 from tidings.gateway.http.problems import Problem, bad_request, forbidden, not_found
 from tidings.gateway.http.server import Connection
 from tidings.gateway.push.event_stream import PING, TOLD_DELETED, EventStream, event
 from tidings.gateway.push.hub import Hub
+from tidings.gateway.push.pages import FIRST, PageReader
 from tidings.gateway.push.protocol import synced_message
 from tidings.storage.clock import SYSTEM_CLOCK, Clock
 from tidings.storage.errors import StorageError
@@ -35,7 +38,6 @@ UNANSWERED = 45_000
 that lost its network keeps its stream until TCP gives up, a quarter of an hour later (RFC 5482)."""
 TAKE_BYTES = 65_536
 MAX_STREAMS = 20_000
-PAGE = 500
 COME_BACK = 3_000
 """Milliseconds over which clients are told to spread their return."""
 
@@ -156,6 +158,7 @@ class EventStreams:
         guard: Who may come in.
         store: Their snapshots, behind the cache.
         hub: Their changes.
+        held: The budget for what waits to be sent.
         owners: What the sessions and event streams of one owner use together.
         per_address: Streams of one address at once; the loopback range has no such limit.
         clock: Tells the time.
@@ -166,6 +169,7 @@ class EventStreams:
         guard: RequestGuard,
         store: CachedStore,
         hub: Hub,
+        held: HeldBytes,
         *,
         owners: OwnerQuotas | None = None,
         per_address: int = 200,
@@ -174,6 +178,8 @@ class EventStreams:
         self._guard = guard
         self._store = store
         self._hub = hub
+        self._held = held
+        self._pages = PageReader(store)
         self._owners = OwnerQuotas() if owners is None else owners
         self._per_address = per_address
         self._clock = clock
@@ -201,7 +207,7 @@ class EventStreams:
         if not valid_id(prediction_id):
             raise not_found()
         known, told_deleted = last_event_id(request)
-        stream = EventStream(permissions, prediction_id)
+        stream = EventStream(permissions, prediction_id, self._held.account(permissions.subject))
         if known:
             stream.knows(prediction_id, known)
         stored = await self._store.get(prediction_id)
@@ -221,7 +227,9 @@ class EventStreams:
     async def many(self, request: web.Request) -> web.StreamResponse:
         """`GET /api/events?predictions=a,b&owner=o` (also `tag`, `model`, `all=true`, `limit`)."""
         permissions = await self._guard.authenticate(request, request.query.get("access_token"))
-        return await self._serve(request, EventStream(permissions), watched(request, permissions))
+        wanted = watched(request, permissions)
+        stream = EventStream(permissions, None, self._held.account(permissions.subject))
+        return await self._serve(request, stream, wanted)
 
     async def _serve(
         self, request: web.Request, stream: EventStream, wanted: Watched
@@ -350,7 +358,7 @@ class EventStreams:
                 yield stream.snapshot(prediction_id, stored)
         if query is None:
             return
-        async for stored in self._listed(query):
+        async for stored in self._listed(query, stream.account):
             if stored is None:
                 yield None
                 return
@@ -366,28 +374,23 @@ class EventStreams:
         left = (await self._store.load_fresh((prediction_id,))).get(prediction_id)
         return left is not None and may_watch(permissions, prediction_id, left)
 
-    async def _listed(self, query: Query) -> AsyncIterator[Stored | None]:
+    async def _listed(self, query: Query, account: HeldAccount) -> AsyncIterator[Stored | None]:
         """At most `query.limit` records; None at last where there are more, or the store cannot list them."""
         capabilities = self._store.capabilities
         filters = [name for name in ("owner", "tag", "model") if getattr(query, name) is not None]
         if not capabilities.lists or not capabilities.filters.issuperset(filters):
             yield None
             return
-        left, cursor = query.limit, None
-        while left > 0:
-            asked = Query(
-                owner=query.owner,
-                tag=query.tag,
-                model=query.model,
-                limit=min(PAGE, left),
-                cursor=cursor,
-            )
-            page = await self._store.list(asked)
-            for stored in page.items:
-                yield stored
-            left -= len(page.items)
-            cursor = page.cursor
-            if cursor is None:
+        left = query.limit
+        first = structs.replace(query, limit=min(FIRST, left))
+        async with aclosing(self._pages.pages(first, account)) as pages:
+            async for items in pages:
+                for stored in items[:left]:
+                    yield stored
+                left -= len(items)
+                if left <= 0:
+                    break
+            else:
                 return
         yield None
 

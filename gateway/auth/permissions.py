@@ -16,8 +16,10 @@ ADMIN = "admin"
 API_KEY_SCOPES = frozenset({WATCH_ALL, READ_ALL, WRITE})
 """What an API key may do."""
 
-MAX_TOKEN = 24 * 1024
+MAX_TOKEN = 17 * 1024
 """Characters of a token, however it comes; a longer one is refused unread."""
+LATEST_EXPIRY = 10**12
+"""Seconds since the epoch: beyond it there is no date, and what is longer fits no number."""
 
 _NONE: frozenset[str] = frozenset()
 """Shared: an empty set of its own is 216 bytes, and most claims are absent."""
@@ -165,7 +167,11 @@ def from_claims(claims: Mapping[str, object]) -> Permissions:
         TokenRefused: A claim has the wrong type; its issuer did not mean half of the rights.
     """
     expires = claims.get("exp")
-    if isinstance(expires, bool) or not isinstance(expires, int | float):
+    if (
+        isinstance(expires, bool)
+        or not isinstance(expires, int | float)
+        or not 0 <= expires <= LATEST_EXPIRY
+    ):
         raise TokenRefused("the claim exp is required and is a number of seconds since the epoch")
     subject = claims.get("sub")
     if subject is not None and (not isinstance(subject, str) or not subject):

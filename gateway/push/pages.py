@@ -185,9 +185,14 @@ def _cut(page: Page) -> tuple[list[Stored], str | None]:
     for position, stored in enumerate(page.items):
         size += len(stored.encoded)
         if size > PAGE_BYTES and position:
-            last = decode_named(page.items[position - 1].encoded)
-            return page.items[:position], encode_cursor(Place(last.created_at, last.prediction_id))
+            return page.items[:position], cursor_behind(page.items[position - 1])
     return page.items, page.cursor
+
+
+def cursor_behind(stored: Stored) -> str:
+    """The cursor of what follows a record in a listing."""
+    last = decode_named(stored.encoded)
+    return encode_cursor(Place(last.created_at, last.prediction_id))
 
 
 async def persist(read: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:

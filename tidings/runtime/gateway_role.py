@@ -123,7 +123,7 @@ class GatewayRole:
         self._guard = request_guard(settings, authenticator)
         self.webhook_counts = WebhookCounts()
         self.event_streams = EventStreams(
-            self._guard, cache, hub, owners=owners, per_address=settings.address_streams
+            self._guard, cache, hub, self.held, owners=owners, per_address=settings.address_streams
         )
         self.sessions = SessionRegistry(
             hub,

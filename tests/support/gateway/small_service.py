@@ -76,6 +76,7 @@ class SmallService:
             self.guard,
             self.store,
             self.hub,
+            self.held,
             owners=self.owners,
             **_taken(settings, "per_address"),
         )

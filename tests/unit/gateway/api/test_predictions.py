@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import json
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -20,6 +21,8 @@ from tidings.storage.memory import MemoryStore
 from tidings.storage.prediction import Prediction, encode
 from tidings.storage.store import Page, Query, Stored
 from tidings.storage.wrappers.fallback import FallbackStore, ReplicaWrite, write_replicas
+from tidings.streams.providers.configuration import Configuration
+from tidings.streams.providers.registry import open_providers
 
 SECRET = b"a secret of more than thirty-two bytes"
 
@@ -449,3 +452,29 @@ async def test_an_owner_holds_a_bounded_part_of_the_memory_with_unread_answers()
         answer = await client.get("/api/predictions/ann", headers=bearer(sub="ann"))
         assert answer.status_code == 200
         assert service.held.total == 0
+
+
+async def test_an_admin_reads_the_webhooks_back() -> None:
+    """The bodies that a record was made from come back as they came, to admins alone; a record never holds them."""
+    providers = open_providers({"luma": Configuration(secret=("a word of twenty-four letters",))})
+    async with serving(
+        authenticator=Hs256Tokens(SECRET, RequiredClaims()), providers=providers
+    ) as (_, client):
+        body = json.dumps({"id": "p1", "state": "completed", "callback": "https://x/?token=proof"})
+        path = "/api/webhooks/luma?token=a%20word%20of%20twenty-four%20letters"
+        assert (await client.post(path, content=body)).status_code == 200
+        admin = bearer(scope="admin")
+
+        async def standing() -> bool:
+            return (await client.get("/api/predictions/p1", headers=admin)).status_code == 200
+
+        await eventually(standing)
+        assert "proof" not in (await client.get("/api/predictions/p1", headers=admin)).text
+        answer = await client.get("/api/predictions/p1/report", headers=admin)
+        (report,) = answer.json()["data"]
+        assert (report["body"], report["provider"], report["position"]) == (body, "luma", "0:0")
+        for headers, status in ((bearer(scope="read:all write"), 403), ({}, 401)):
+            answer = await client.get("/api/predictions/p1/report", headers=headers)
+            assert answer.status_code == status
+        answer = await client.get("/api/predictions/never/report", headers=admin)
+        assert answer.status_code == 404
