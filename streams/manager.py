@@ -258,7 +258,9 @@ class PredictionStatusManager:
             record = decision.record
             stepped = event.recorded_at if decision.step else None
             expires_at, purge_at = self._expiry.of(
-                Reduction(record, recorded_at=event.recorded_at, stepped_at=stepped), before
+                Reduction(record, recorded_at=event.recorded_at, stepped_at=stepped),
+                before,
+                self._clock.ms(),
             )
             write = Write(
                 record, encode(record), before.version if before else 0, expires_at, purge_at

@@ -6,6 +6,7 @@ from time import perf_counter
 
 from msgspec import Struct
 
+from tidings.storage.clock import SYSTEM_CLOCK
 from tidings.storage.prediction import Standing, encode
 from tidings.storage.store import Stored, Write
 from tidings.streams.changes.codec import announcement
@@ -131,7 +132,7 @@ class BatchEntry:
         reduction, before = self.reduction, self.before
         assert reduction is not None
         assert reduction.record is not None
-        self.expires_at, purge_at = expiry.of(reduction, before)
+        self.expires_at, purge_at = expiry.of(reduction, before, SYSTEM_CLOCK.ms())
         return Write(
             reduction.record,
             self.encoded,

@@ -35,15 +35,22 @@ class Expiry(Struct, frozen=True, gc=False):
     retention: int = 604_800_000
     """Of the events. What is purged sooner could be brought back by an event that is still in the log."""
 
-    def of(self, reduction: "Reduction", before: Stored | None) -> tuple[int | None, int | None]:
-        """When the reduced record is hidden, and when it is purged."""
+    def of(
+        self, reduction: "Reduction", before: Stored | None, now: int
+    ) -> tuple[int | None, int | None]:
+        """When the reduced record is hidden, and when it is purged.
+
+        The time counts from when an event was appended, or from now where that lies ahead: producers set the time of
+        their records themselves, and one whose clock is wrong would keep a record for years.
+        """
         record = reduction.record
+        recorded_at = min(reduction.recorded_at, now)
         if isinstance(record, Tombstone) or record is None:
-            return None, reduction.recorded_at + self.retention + DAY
+            return None, recorded_at + self.retention + DAY
         if not record.status.terminal:
-            expires = reduction.recorded_at + self.ttl_running if self.ttl_running else None
+            expires = recorded_at + self.ttl_running if self.ttl_running else None
         elif reduction.stepped_at is not None:
-            expires = reduction.stepped_at + self.ttl if self.ttl else None
+            expires = min(reduction.stepped_at, now) + self.ttl if self.ttl else None
         else:
             expires = before.expires_at if before is not None else None
         return expires, None if expires is None else expires + self.retention + DAY
