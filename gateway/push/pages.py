@@ -7,10 +7,9 @@ that wait for the same page share one read.
 """
 
 import asyncio
-from collections import OrderedDict, deque
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import ParamSpec, Protocol, TypeVar
+from typing import ParamSpec, TypeVar
 
 import msgspec
 from msgspec import Struct, structs
@@ -19,6 +18,7 @@ from tidings.gateway.http.held_bytes import HeldAccount, Kind
 from tidings.storage.cursor import Place, encode_cursor
 from tidings.storage.errors import StorageError
 from tidings.storage.store import Page, Query, Stored
+from tidings.storage.wrappers.fair_listing import FairListing, Lister
 
 FIRST = 16
 """Records of a first page, whose size nobody knows yet; the next ones grow to `MOST`."""
@@ -28,9 +28,6 @@ MOST = 128
 PAGE_BYTES = 1024 * 1024
 """Bytes of a page that is held; at least one record."""
 
-READS = 2
-"""Pages read at once: more would only wait for the store, each with its records in memory."""
-
 PAUSE = 0.1
 """Seconds between two looks for room in the budget."""
 
@@ -39,13 +36,6 @@ RETRIES = (0.05, 0.2, 0.8, 2.0)
 
 T = TypeVar("T")
 P = ParamSpec("P")
-
-
-class Lister(Protocol):
-    """What lists records."""
-
-    async def list(self, query: Query) -> Page:
-        """A page of what `get` would show."""
 
 
 class Named(Struct, gc=False, rename="camel"):
@@ -66,10 +56,7 @@ class PageReader:
     """
 
     def __init__(self, records: Lister) -> None:
-        self._records = records
-        self._turns = Turns(READS)
-        self._next: dict[Query, asyncio.Task[Page]] = {}
-        """Reads that have not begun yet, which others may share."""
+        self._reads = FairListing(records)
 
     async def pages(self, query: Query, account: HeldAccount) -> AsyncGenerator[list[Stored]]:
         """All pages of a listing; each counts as held until the next one is asked for.
@@ -88,7 +75,7 @@ class PageReader:
             await room(account, estimate)
             try:
                 asked = structs.replace(query, limit=size, cursor=cursor)
-                page = await persist(self._read, asked, account.owner or "")
+                page = await persist(self._reads.list, asked, account.owner)
             finally:
                 account.give_back(Kind.SNAPSHOTS, estimate)
             items, cursor = _cut(page)
@@ -107,64 +94,8 @@ class PageReader:
     @asynccontextmanager
     async def turn(self, owner: str | None) -> AsyncIterator[None]:
         """Wait for a read of another kind to be this owner's turn."""
-        async with self._turns.turn(owner or ""):
+        async with self._reads.turn(owner):
             yield
-
-    async def _read(self, query: Query, owner: str) -> Page:
-        task = self._next.get(query)
-        if task is None:
-            task = asyncio.get_running_loop().create_task(self._read_in_turn(query, owner))
-            self._next[query] = task
-        return await asyncio.shield(task)
-
-    async def _read_in_turn(self, query: Query, owner: str) -> Page:
-        async with self._turns.turn(owner):
-            # From here on nobody may join: what is written now may be missing in this page, and was
-            # announced before whoever comes later had subscribed.
-            del self._next[query]
-            return await self._records.list(query)
-
-
-class Turns:
-    """Lets a few run at once, and has the owners that wait take turns.
-
-    Args:
-        most: How many at once.
-    """
-
-    def __init__(self, most: int) -> None:
-        self._free = most
-        self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
-
-    @asynccontextmanager
-    async def turn(self, owner: str) -> AsyncIterator[None]:
-        """Wait until it is the owner's turn, and give it on at the end."""
-        if self._free:
-            self._free -= 1
-        else:
-            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._waiting.setdefault(owner, deque()).append(turn)
-            try:
-                await turn
-            except asyncio.CancelledError:
-                if turn.done() and not turn.cancelled():
-                    self._give_on()  # it had come, and nobody takes it
-                raise
-        try:
-            yield
-        finally:
-            self._give_on()
-
-    def _give_on(self) -> None:
-        while self._waiting:
-            owner, turns = self._waiting.popitem(last=False)
-            turn = turns.popleft()
-            if turns:
-                self._waiting[owner] = turns  # behind the others
-            if not turn.done():
-                turn.set_result(None)
-                return
-        self._free += 1
 
 
 async def room(account: HeldAccount, size: int) -> None:

@@ -276,7 +276,7 @@ def _number(
     try:
         return default if text is None else float(text)
     except ValueError:
-        raise StoreMisconfigured(f"{shown}: {name} is no number") from None
+        raise StoreMisconfigured(f"{shown}: {name}={text} is no number") from None
 
 
 def _shares_connections(parameters: dict[str, str]) -> bool:

@@ -8,7 +8,7 @@ from tests.support.conditions import eventually
 from tests.support.gateway.pushing import hear_until, pushing, say
 from tests.unit.gateway.websocket.test_connection import versions
 from tidings.gateway.http.held_bytes import HeldBytes, HeldLimits, Kind
-from tidings.gateway.push.pages import PAGE_BYTES, PageReader, Turns
+from tidings.gateway.push.pages import PAGE_BYTES, PageReader
 from tidings.storage.memory import MemoryStore
 from tidings.storage.prediction import Prediction, Status, encode
 from tidings.storage.store import Page, Query, Write
@@ -103,26 +103,6 @@ async def test_those_who_wait_for_the_same_page_share_its_reading() -> None:
         await asyncio.gather(*first, *later)
         assert await asyncio.gather(*last) == [2] * 5
     assert store.lists == 3
-
-
-async def test_owners_take_turns() -> None:
-    """One who asks for much waits behind each other owner's next read, not before all of theirs."""
-    turns = Turns(1)
-    order: list[str] = []
-
-    async def ask(owner: str) -> None:
-        async with turns.turn(owner):
-            order.append(owner)
-            await asyncio.sleep(0)
-
-    tasks = [asyncio.create_task(ask(owner)) for owner in ("ann",) * 6 + ("bob", "eve", "bob")]
-    await asyncio.sleep(0)
-    tasks[3].cancel()
-    async with asyncio.timeout(10):
-        await asyncio.gather(*tasks, return_exceptions=True)
-        async with turns.turn("zoe"):
-            pass
-    assert order == ["ann", "ann", "bob", "eve", "ann", "bob", "ann", "ann"]
 
 
 async def test_a_client_that_reads_nothing_holds_little() -> None:

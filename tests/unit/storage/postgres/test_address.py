@@ -269,7 +269,7 @@ def test_the_systems_certificates(tmp_path: Path) -> None:
         ("postgresql://u:hidden@a,b,c/d?port=1,2", "3 hosts and 2 ports"),
         ("postgresql://u:hidden@h/d?sslmode", "no value"),
         ("postgresql://u:hid/den@h/d", "%2F"),
-        ("postgresql://u:hidden@h/d?pool=many", "pool is no number"),
+        ("postgresql://u:hidden@h/d?pool=many", "pool=many is no number"),
         ("postgresql://u:hidden@h/d?pool=0", "above 0"),
         ("postgresql://u:hidden@h/d?timeout=-1", "above 0"),
         ("postgresql://u:hidden@h/d?target_session_attrs=writable", "there are any, primary"),
