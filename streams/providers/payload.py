@@ -297,21 +297,20 @@ def event(
         Poison: `no-id`, `bad-id`.
     """
     output = fields.get("output", ABSENT)
-    if output and "image_url" not in fields:
-        fields["image_url"] = first_url(output)
-    return Event(
-        prediction_id=identify(webhook, own),
-        at=webhook.at,
-        recorded_at=webhook.at,
-        id=delivery_id(webhook, request_id),
-        source=provider,
-        archive=webhook.archive,
-        provider=provider,
-        provider_id=own or None,
-        traceparent=webhook.traceparent,
-        left_out=left_out,
-        **fields,
-    )
+    # One dictionary, filled in place: a webhook's translation is mostly the making of its event.
+    event: dict[str, Any] = fields  # type: ignore[assignment]
+    if output and "image_url" not in event:
+        event["image_url"] = first_url(output)
+    event["prediction_id"] = identify(webhook, own)
+    event["at"] = event["recorded_at"] = webhook.at
+    event["id"] = webhook.delivery or delivery_id(webhook, request_id)
+    event["source"] = event["provider"] = provider
+    event["archive"] = webhook.archive
+    event["provider_id"] = own or None
+    event["traceparent"] = webhook.traceparent
+    if left_out:
+        event["left_out"] = left_out
+    return Event(**event)
 
 
 # ---- values ----

@@ -105,13 +105,16 @@ class Replicate(Struct, frozen=True):
         Every report says all that those before it said.
         """
         prediction, left_out = _prediction.read(webhook.body)
-        bodies.identify(webhook, prediction.id)
+        status = STATUSES.get(prediction.status or "")
+        if status is None:
+            bodies.identify(webhook, prediction.id)  # which is told first of a body without both
+            status = bodies.status(STATUSES, prediction.status, self.name)
         return bodies.event(
             webhook,
             self.name,
             prediction.id,
             left_out=left_out,
-            status=bodies.status(STATUSES, prediction.status, self.name),
+            status=status,
             payload=bodies.given(prediction.input),
             prompt=bodies.prompt(prediction.input),
             model=prediction.model,
