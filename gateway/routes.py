@@ -131,6 +131,11 @@ ROUTES: tuple[Route[Endpoints], ...] = (
         answers={200: ""}, problems=(400, 403), media="text/event-stream",
     ),
     Route(
+        method="POST", path="/api/events", handler=lambda api: api.event_streams.posted,
+        summary="Follow whatever a list of the WebSocket's subscriptions names", body="Subscriptions",
+        answers={200: ""}, problems=(400, 413, 415), media="text/event-stream",
+    ),
+    Route(
         method="GET", path="/api/predictions", handler=lambda api: api.list,
         summary="List predictions, newest first",
         parameters=("status", "owner", "model", "tag", "limit", "cursor"),

@@ -116,6 +116,7 @@ def _hand_made() -> dict[str, Schema]:
             dict.fromkeys(("type", "title", "detail", "code", "error"), text) | {"status": number}
         ),
         "Accepted": _object({"success": yes}),
+        "Subscriptions": {"type": "array", "items": reference("Subscribe")},
         # `fields` may leave any member out, so nothing of the record is required here.
         "PredictionAnswer": _object({"success": yes, "data": {"type": "object"}}),
         "WholePrediction": _object({"success": yes, "data": record}),

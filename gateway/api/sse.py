@@ -4,30 +4,31 @@ import asyncio
 import random
 import socket
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 
 import structlog
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
-from msgspec import Struct, structs
+from msgspec import structs
 
 from tidings.gateway.api.predictions import may_watch
-from tidings.gateway.auth.permissions import Permissions
+from tidings.gateway.api.sse_request import MAX_BODY, Watched, last_event_id, posted, watched
 from tidings.gateway.auth.quotas import OwnerQuotas, OwnerUsage
-from tidings.gateway.auth.rate_limits import is_loopback
+from tidings.gateway.auth.rate_limits import address_group, is_loopback
 from tidings.gateway.auth.request_guard import RequestGuard
-from tidings.gateway.http.held_bytes import HeldAccount, HeldBytes
-from tidings.gateway.http.problems import Problem, bad_request, forbidden, not_found
+from tidings.gateway.http.held_bytes import HeldBytes
+from tidings.gateway.http.problems import Problem, not_found
+from tidings.gateway.http.request_body import read_json
 from tidings.gateway.http.server import Connection
-from tidings.gateway.push.event_stream import PING, TOLD_DELETED, EventStream, event
+from tidings.gateway.push.event_stream import PING, EventStream, event
 from tidings.gateway.push.hub import Hub
 from tidings.gateway.push.pages import FIRST, PageReader
 from tidings.gateway.push.protocol import synced_message
 from tidings.storage.clock import SYSTEM_CLOCK, Clock
 from tidings.storage.errors import StorageError
 from tidings.storage.prediction import TERMINAL, valid_id
-from tidings.storage.store import Query, Stored
+from tidings.storage.store import Stored
 from tidings.storage.wrappers.cache import CachedStore
 from tidings.streams.changes.codec import Change
 
@@ -41,11 +42,6 @@ MAX_STREAMS = 20_000
 COME_BACK = 3_000
 """Milliseconds over which clients are told to spread their return."""
 
-MAX_NAMED = 1_000
-DEFAULT_LIMIT = 1_000
-MAX_LIMIT = 10_000
-
-_WIDE = ("owner", "tag", "model", "all")
 logger = structlog.get_logger(__name__)
 
 _HEADERS = {
@@ -54,101 +50,6 @@ _HEADERS = {
     "X-Accel-Buffering": "no",
     "X-Content-Type-Options": "nosniff",
 }
-
-
-class Watched(Struct, frozen=True):
-    """What a stream watches."""
-
-    named: list[str]
-    """Predictions by their ids."""
-    keys: list[str]
-    """All of it, as the hub's keys."""
-    query: Query | None
-    """What a wide subscription lists for its snapshot."""
-
-
-def last_event_id(request: web.Request) -> tuple[int, bool]:
-    """The version that the client knows (0: none), and whether it was told of the deletion.
-
-    Polyfills of `EventSource` that cannot send the header send it in the query.
-    """
-    text = request.headers.get("Last-Event-ID") or request.query.get("lastEventId", "")
-    version = text.removesuffix(TOLD_DELETED.decode())
-    if not (version.isascii() and version.isdecimal() and len(version) <= 15):
-        return 0, False
-    return int(version), version != text
-
-
-def watched(request: web.Request, permissions: Permissions) -> Watched:
-    """What the parameters name: `predictions=a,b`, and one of `owner`, `tag`, `model` and `all=true`.
-
-    Raises:
-        Problem: 400 for what cannot be watched, 403 for what the caller may not watch.
-    """
-    named = list(
-        dict.fromkeys(name for name in request.query.get("predictions", "").split(",") if name)
-    )
-    if len(named) > MAX_NAMED:
-        raise bad_request(
-            "Too many predictions", f"At most {MAX_NAMED} may be named; watch an owner or a tag."
-        )
-    for name in named:
-        if not valid_id(name):
-            raise bad_request(
-                "Bad id",
-                f"{name[:64]!r} is no prediction id; ids are 1 to 256 bytes without spaces.",
-            )
-    keys = ["prediction:" + name for name in named]
-    wide = _wide(request, permissions)
-    if wide is None:
-        if not named:
-            raise bad_request(
-                "Nothing to watch", "Name predictions=a,b or owner, tag, model or all=true."
-            )
-        return Watched(named, keys, None)
-    kind, name = wide
-    query = Query(
-        owner=name if kind == "owner" else None,
-        tag=name if kind == "tag" else None,
-        model=name if kind == "model" else None,
-        limit=_limit(request.query.get("limit")),
-    )
-    return Watched(named, [*keys, "all" if kind == "all" else f"{kind}:{name}"], query)
-
-
-def _wide(request: web.Request, permissions: Permissions) -> tuple[str, str] | None:
-    """The one wide subscription that is asked for, and allowed."""
-    asked = [(name, request.query[name]) for name in _WIDE if request.query.get(name)]
-    if len(asked) > 1:
-        raise bad_request(
-            "Too much at once", "A stream watches one of owner, tag, model and all; open another."
-        )
-    if not asked:
-        return None
-    kind, name = asked[0]
-    if kind == "all" and name not in {"1", "true"}:
-        raise bad_request("Bad parameter", f"all is {name[:20]!r}; write all=true.")
-    allowed = (
-        (kind == "owner" and permissions.may_watch_owner(name))
-        or (kind == "tag" and permissions.may_watch_tag(name))
-        or (kind == "model" and permissions.may_watch_model(name))
-        or permissions.may_watch_all()
-    )
-    if not allowed:
-        raise forbidden(
-            f"The token does not let you watch this {kind}; it needs a claim for it, or watch:all."
-        )
-    return kind, name
-
-
-def _limit(text: str | None) -> int:
-    if text is None:
-        return DEFAULT_LIMIT
-    if not (text.isascii() and text.isdecimal() and len(text) <= 6 and int(text) <= MAX_LIMIT):
-        raise bad_request(
-            "Bad limit", f"The limit is {text[:20]!r}; give a number up to {MAX_LIMIT}."
-        )
-    return int(text)
 
 
 class EventStreams:
@@ -221,21 +122,38 @@ class EventStreams:
             # The end is known there: this answer keeps an EventSource from connecting again and again.
             return web.Response(status=204, headers={"Cache-Control": "no-cache"})
         return await self._serve(
-            request, stream, Watched([prediction_id], ["prediction:" + prediction_id], None)
+            request, stream, [Watched([prediction_id], ["prediction:" + prediction_id])]
         )
 
     async def many(self, request: web.Request) -> web.StreamResponse:
         """`GET /api/events?predictions=a,b&owner=o` (also `tag`, `model`, `all=true`, `limit`)."""
         permissions = await self._guard.authenticate(request, request.query.get("access_token"))
-        wanted = watched(request, permissions)
+        wanted = [watched(request, permissions)]
         stream = EventStream(permissions, None, self._held.account(permissions.subject))
         return await self._serve(request, stream, wanted)
 
+    async def posted(self, request: web.Request) -> web.StreamResponse:
+        """`POST /api/events` with a list of the WebSocket's `subscribe` messages.
+
+        A browser has six connections to a host: a page that cannot use the WebSocket gets whatever
+        it watches on one of them, and an address is too short to name it all.
+        """
+        permissions = await self._guard.authenticate(request)
+        account = self._held.account(permissions.subject)
+        with account:
+            wanted = posted(await read_json(request, MAX_BODY, account), permissions)
+        stream = EventStream(permissions, None, account)
+        for one in wanted:
+            for prediction_id, version in one.known.items():
+                stream.knows(prediction_id, version)
+        return await self._serve(request, stream, wanted)
+
     async def _serve(
-        self, request: web.Request, stream: EventStream, wanted: Watched
+        self, request: web.Request, stream: EventStream, wanted: Sequence[Watched]
     ) -> web.StreamResponse:
-        address = self._guard.client_address(request)
-        owner = self._admit(address, stream.permissions.subject, len(wanted.keys))
+        address = address_group(self._guard.client_address(request))
+        keys = list(dict.fromkeys(key for one in wanted for key in one.keys))
+        owner = self._admit(address, stream.permissions.subject, len(keys))
         connection = request.protocol
         if isinstance(connection, Connection):
             connection.when_lost(
@@ -245,7 +163,7 @@ class EventStreams:
         response = web.StreamResponse(headers=_HEADERS)
         self._open.add(stream)
         self._addresses[address] += 1
-        stream.watch(self._hub, wanted.keys)
+        stream.watch(self._hub, keys)
         try:
             writing = _Writing(await response.prepare(request))
             if request.method != "HEAD":
@@ -262,7 +180,7 @@ class EventStreams:
             if isinstance(connection, Connection):
                 connection.when_lost(None)
             if owner is not None:
-                self._owners.leave(owner, len(wanted.keys))
+                self._owners.leave(owner, len(keys))
             self._open.discard(stream)
             self._addresses[address] -= 1
             if not self._addresses[address]:
@@ -295,17 +213,24 @@ class EventStreams:
             raise _too_many("This owner has too many subscriptions; watch the owner instead.")
         return owner
 
-    async def _run(self, stream: EventStream, writing: "_Writing", wanted: Watched) -> None:
-        more = False
-        async for data in self._snapshots(stream, wanted.named, wanted.query):
-            if self._expired(stream):
-                return
-            if data is None:
-                more = True
-            else:
-                await writing.write(data)
+    async def _run(
+        self, stream: EventStream, writing: "_Writing", wanted: Sequence[Watched]
+    ) -> None:
+        for one in wanted:
+            if one.error:
+                await writing.write(event(b"error", one.error))
+                continue
+            more = False
+            async with aclosing(self._snapshots(stream, one)) as events:
+                async for data in events:
+                    if self._expired(stream):
+                        return
+                    if data is None:
+                        more = True
+                    else:
+                        await writing.write(data)
+            await writing.write(event(b"synced", synced_message(one.ref, more)))
         stream.settle()
-        await writing.write(event(b"synced", synced_message(None, more)))
         while True:
             stream.wake.clear()
             while data := stream.queue.take(TAKE_BYTES):
@@ -341,11 +266,11 @@ class EventStreams:
         return True
 
     async def _snapshots(
-        self, stream: EventStream, named: list[str], query: Query | None
-    ) -> AsyncIterator[bytes | None]:
+        self, stream: EventStream, wanted: Watched
+    ) -> AsyncGenerator[bytes | None]:
         """The snapshot's events; None once where the limit left some out."""
         store = self._store
-        for prediction_id in named:
+        for prediction_id in wanted.named or wanted.known:
             stored = await store.get(prediction_id)
             if stored is not None and stored.version < stream.known(prediction_id):
                 stored = await store.get_fresh(
@@ -356,15 +281,16 @@ class EventStreams:
                 yield stream.gone(prediction_id, was_visible=was_visible)
             else:
                 yield stream.snapshot(prediction_id, stored)
-        if query is None:
+        if wanted.query is None:
             return
-        async for stored in self._listed(query, stream.account):
-            if stored is None:
-                yield None
-                return
-            prediction_id = stored.standing().prediction_id
-            if may_watch(stream.permissions, prediction_id, stored):
-                yield stream.snapshot(prediction_id, stored)
+        async with aclosing(self._listed(stream, wanted)) as listed:
+            async for stored in listed:
+                if stored is None:
+                    yield None
+                    return
+                prediction_id = stored.standing().prediction_id
+                if may_watch(stream.permissions, prediction_id, stored):
+                    yield stream.snapshot(prediction_id, stored)
 
     async def _was_visible(self, stream: EventStream, prediction_id: str) -> bool:
         """Whether the client might see what is gone, as far as that is known of it."""
@@ -374,25 +300,24 @@ class EventStreams:
         left = (await self._store.load_fresh((prediction_id,))).get(prediction_id)
         return left is not None and may_watch(permissions, prediction_id, left)
 
-    async def _listed(self, query: Query, account: HeldAccount) -> AsyncIterator[Stored | None]:
-        """At most `query.limit` records; None at last where there are more, or the store cannot list them."""
+    async def _listed(self, stream: EventStream, wanted: Watched) -> AsyncGenerator[Stored | None]:
+        """Records up to the limit; None at last where there are more, or the store cannot list."""
+        query, left = wanted.query, wanted.limit
+        assert query is not None
         capabilities = self._store.capabilities
         filters = [name for name in ("owner", "tag", "model") if getattr(query, name) is not None]
         if not capabilities.lists or not capabilities.filters.issuperset(filters):
             yield None
             return
-        left = query.limit
-        first = structs.replace(query, limit=min(FIRST, left))
-        async with aclosing(self._pages.pages(first, account)) as pages:
+        first = structs.replace(query, limit=min(FIRST, left + 1))
+        async with aclosing(self._pages.pages(first, stream.account)) as pages:
             async for items in pages:
-                for stored in items[:left]:
+                for stored in items:
+                    if not left:
+                        yield None
+                        return
+                    left -= 1
                     yield stored
-                left -= len(items)
-                if left <= 0:
-                    break
-            else:
-                return
-        yield None
 
     async def _read_again(self, stream: EventStream) -> None:
         """Bytes for what waits as ids and versions alone."""

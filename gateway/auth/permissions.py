@@ -96,6 +96,17 @@ class Permissions(Struct, frozen=True, kw_only=True):
         """Whether records of this model may be watched."""
         return model in self.models or self.may_watch_all()
 
+    def may_watch_key(self, key: str) -> bool:
+        """Whether all records of one of the hub's wide keys may be watched."""
+        kind, _, name = key.partition(":")
+        if kind == "owner":
+            return self.may_watch_owner(name)
+        if kind == "tag":
+            return self.may_watch_tag(name)
+        if kind == "model":
+            return self.may_watch_model(name)
+        return self.may_watch_all()
+
     def may_create(self, owner: str | None) -> bool:
         """Whether a prediction may be created for this owner (None: for nobody)."""
         return self._is(owner) or self.may_write()

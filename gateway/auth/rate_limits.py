@@ -10,6 +10,9 @@ from collections.abc import Iterable, Sequence
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
+_TRANSLATED = ipaddress.IPv6Network("64:ff9b::/96")
+_MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
+
 MAX_ADDRESSES = 50_000
 """Buckets kept; the ones untouched for longest go first: they are full again, or nearly."""
 
@@ -20,6 +23,21 @@ def is_loopback(address: str) -> bool:
         return True
     parsed = _parse(address)
     return parsed is not None and parsed.is_loopback
+
+
+def address_group(address: str) -> str:
+    """What limits per address count together: an IPv6 client has a whole /64 to itself.
+
+    An IPv4 address written as an IPv6 one, mapped or translated (RFC 4291, 2.5.5.2; RFC 6052), is
+    itself: behind a translator all clients would share one /64.
+    """
+    if ":" not in address or (parsed := _parse(address)) is None:
+        return address
+    if isinstance(parsed, ipaddress.IPv4Address) or parsed.is_loopback:
+        return str(parsed)
+    if parsed in _TRANSLATED:
+        return str(ipaddress.IPv4Address(int(parsed) & 0xFFFF_FFFF))
+    return str(ipaddress.IPv6Network((int(parsed) >> 64 << 64, 64)))
 
 
 class TrustedProxies:
@@ -34,7 +52,7 @@ class TrustedProxies:
 
     def __init__(self, networks: Iterable[str] = ()) -> None:
         self._networks: Sequence[IPNetwork] = [
-            ipaddress.ip_network(network, strict=False) for network in networks
+            _unmapped(ipaddress.ip_network(network, strict=False)) for network in networks
         ]
 
     def __bool__(self) -> bool:
@@ -144,6 +162,14 @@ def _parse(address: str) -> IPAddress | None:
     if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is not None:
         return parsed.ipv4_mapped
     return parsed
+
+
+def _unmapped(network: IPNetwork) -> IPNetwork:
+    """A network of mapped IPv4 addresses as the one that they are of; peers are compared so."""
+    if isinstance(network, ipaddress.IPv6Network) and network.subnet_of(_MAPPED):
+        address = ipaddress.IPv4Address(int(network.network_address) & 0xFFFF_FFFF)
+        return ipaddress.IPv4Network((address, network.prefixlen - 96))
+    return network
 
 
 def _without_port(entry: str) -> str:

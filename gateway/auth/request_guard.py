@@ -18,6 +18,7 @@ from tidings.gateway.auth.rate_limits import (
     AddressConnections,
     AddressLimits,
     TrustedProxies,
+    address_group,
     is_loopback,
 )
 from tidings.gateway.http.problems import Problem, forbidden, unavailable
@@ -256,7 +257,7 @@ class RequestGuard:
         if peer == "127.0.0.1" and not self._trusted_proxies:
             return None
         address = self._client(headers, peer)
-        return None if is_loopback(address) and address == peer else address
+        return None if is_loopback(address) and address == peer else address_group(address)
 
     def _check_rate(self, address: str) -> None:
         wait = self._limits.take(address, self._clock.monotonic())

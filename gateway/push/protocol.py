@@ -75,6 +75,7 @@ class Ping(Struct, frozen=True, gc=False, tag_field="type", tag="ping"):
 Message = Auth | Subscribe | Unsubscribe | Ping
 
 _messages = msgspec.json.Decoder(Message)
+_subscriptions = msgspec.json.Decoder(list[Subscribe])
 
 
 def parse(data: bytes | bytearray) -> Message:
@@ -88,16 +89,29 @@ def parse(data: bytes | bytearray) -> Message:
     except (msgspec.DecodeError, RecursionError) as error:
         raise Malformed(f"not a message of {SUBPROTOCOL}: {error}") from error
     if isinstance(message, (Subscribe, Unsubscribe)):
-        named = (
-            message.predictions,
-            message.owner,
-            message.tag,
-            message.model,
-            message.all or None,
-        )
-        if sum(name is not None for name in named) != 1:
-            raise Malformed("name exactly one of predictions, owner, tag, model, all")
+        _check_names_one(message)
     return message
+
+
+def parse_subscriptions(data: bytes) -> list[Subscribe]:
+    """The `subscribe` messages in a list, for streams that are asked for at once.
+
+    Raises:
+        Malformed: As `parse`.
+    """
+    try:
+        messages = _subscriptions.decode(data)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise Malformed(f"not subscriptions of {SUBPROTOCOL}: {error}") from error
+    for message in messages:
+        _check_names_one(message)
+    return messages
+
+
+def _check_names_one(message: Subscribe | Unsubscribe) -> None:
+    named = (message.predictions, message.owner, message.tag, message.model, message.all or None)
+    if sum(name is not None for name in named) != 1:
+        raise Malformed("name exactly one of predictions, owner, tag, model, all")
 
 
 def keys(message: Subscribe | Unsubscribe) -> tuple[str, ...]:

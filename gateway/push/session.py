@@ -283,7 +283,7 @@ class Session(SubscriptionState):
                 self.reply(protocol.error_message(message.ref, "invalid", text))
                 return 0
         keys = protocol.keys(message)
-        if message.predictions is None and not self.may_subscribe(keys[0]):
+        if message.predictions is None and not self.permissions.may_watch_key(keys[0]):
             text = f"the token does not let you watch {keys[0]}"
             self.reply(protocol.error_message(message.ref, "forbidden", text))
             return 0

@@ -136,22 +136,10 @@ class SubscriptionState:
         for key in self.keys or ():
             if key.startswith(PREDICTION):
                 self._check_again(key.removeprefix(PREDICTION))
-            elif not self.may_subscribe(key):
+            elif not permissions.may_watch_key(key):
                 ended.append(key)
         self.unsubscribe(ended, subscriber)
         return ended
-
-    def may_subscribe(self, key: str) -> bool:
-        """Whether the client may subscribe to this wide key."""
-        kind, _, name = key.partition(":")
-        permissions = self.permissions
-        if kind == "owner":
-            return permissions.may_watch_owner(name)
-        if kind == "tag":
-            return permissions.may_watch_tag(name)
-        if kind == "model":
-            return permissions.may_watch_model(name)
-        return permissions.may_watch_all()
 
     def accept(self, change: Change) -> bool:
         """Whether the client gets this change: it is news, and may be seen. Asked once for each."""

@@ -18,7 +18,6 @@ const LINGER = 5_000; // how long an unused connection waits for the next watch
 const RENEW_EARLY = 30_000;
 const REMEMBERED = 5_000;
 const PIECE = 300; // ids per message: the longest ones stay below the 256 KiB that one may have
-const QUERY = 4_000; // characters of names in a stream's address
 
 export class TidingsError extends Error {
   constructor(message, code) {
@@ -262,53 +261,40 @@ export class Tidings extends EventTarget {
     socket.onmessage = ({ data }) => {
       if (attempt !== this.#attempt) return;
       const message = JSON.parse(data);
-      this.#receive(attempt, message, this.#asked.get(message.ref));
+      this.#receive(attempt, message);
       this.#heard(attempt, attempt.heartbeat);
     };
     socket.onclose = ({ code, reason }) => this.#ended(attempt, code, reason);
   }
 
+  /** Whatever is watched comes on one stream: a browser has six connections to a host, and the page needs some. */
   async #stream(attempt) {
     const abort = new AbortController();
+    const asked = [];
     attempt.close = () => abort.abort();
-    const streams = [];
-    let names = Infinity;
-    for (const topic of this.#topics.values()) {
-      const name = encodeURIComponent(topic.name);
-      if (topic.kind !== "predictions") {
-        streams.push({ query: `limit=${topic.limit}&${topic.kind}=${name}`, topics: [topic] });
-        names = Infinity;
-      } else if ((names += name.length) > QUERY) {
-        streams.push({ query: `predictions=${name}`, topics: [topic] });
-        names = name.length;
-      } else {
-        const last = streams.at(-1);
-        last.query += `,${name}`;
-        last.topics.push(topic);
-      }
-    }
+    attempt.say = (message) => asked.push(message);
+    this.#fresh.clear();
+    this.#say("subscribe", [...this.#topics.values()]);
+    attempt.say = () => {};
     try {
-      await Promise.race(streams.map(({ query, topics }) => this.#read(attempt, abort.signal, query, topics)));
+      await this.#read(attempt, abort.signal, JSON.stringify(asked));
       this.#ended(attempt, 1006, "the stream ended");
     } catch (error) {
       this.#ended(attempt, error.code, error.message, error.after);
     }
   }
 
-  async #read(attempt, signal, query, topics) {
-    const headers = this.#current ? { Authorization: `Bearer ${this.#current}` } : {};
-    const response = await fetch(`${this.#base}/api/events?${query}`, { headers, signal, cache: "no-store" });
+  async #read(attempt, signal, body) {
+    const headers = { "Content-Type": "application/json" };
+    if (this.#current) headers.Authorization = `Bearer ${this.#current}`;
+    const response = await fetch(`${this.#base}/api/events`, { method: "POST", headers, body, signal, cache: "no-store" });
     if (!response.ok) {
       const { status } = response;
       const problem = await response.json().catch(() => ({}));
       const error = new TidingsError(problem.detail ?? `HTTP ${status}`, status === 401 ? 4102 : 1006);
       if (status === 429 || status > 499) throw Object.assign(error, { after: response.headers.get("Retry-After") * 1000 || undefined });
       if (status === 401) throw error;
-      return this.#refuse(problem.code, error.message, topics);
-    }
-    for (const topic of topics) {
-      this.#fresh.delete(topic);
-      topic.seen = new Set();
+      return this.#refuse(problem.code, error.message, this.#topics.values());
     }
     this.#welcome(attempt);
     attempt.again ??= setTimeout(() => {
@@ -328,15 +314,14 @@ export class Tidings extends EventTarget {
       for (const event of events) {
         const data = event.replace(/^(?!data:).*$/gm, "").replace(/^data:/gm, "");
         attempt.after = /^retry: *(\d+)/m.exec(event)?.[1];
-        if (data.trim()) this.#receive(attempt, JSON.parse(data), topics);
+        if (data.trim()) this.#receive(attempt, JSON.parse(data));
       }
     }
   }
 
-  #receive(attempt, message, topics = []) {
+  #receive(attempt, message) {
     const record = message.prediction;
-    const id = message.predictionId ?? record?.predictionId;
-    for (const topic of topics) topic.seen?.add(id);
+    const topics = this.#asked.get(message.ref) ?? [];
     switch (message.type) {
       case "welcome":
         attempt.heartbeat = message.heartbeat;
@@ -345,13 +330,15 @@ export class Tidings extends EventTarget {
         this.#welcome(attempt);
         return this.#subscribe();
       case "deleted":
-        return this.#gone(id, message.version);
-      case "unknown":
-        // Only a stream is not told what is known; on a WebSocket this may come behind the first change.
-        return attempt.kind === "sse" && this.#records.has(id) && this.#gone(id, this.#records.get(id).version);
+        return this.#gone(message.predictionId, message.version);
+      case "unknown": {
+        const { predictionId } = message; // on a WebSocket it may come behind the first change
+        const last = attempt.kind === "sse" && this.#records.get(predictionId);
+        return last && this.#gone(predictionId, last.version);
+      }
       case "synced":
         this.#lost = Infinity;
-        return this.#synced(topics, message.more);
+        return this.#synced(topics);
       case "bye":
         return (attempt.after = message.retryAfter);
       case "error":
@@ -367,15 +354,8 @@ export class Tidings extends EventTarget {
     this.#become("open", attempt.kind);
   }
 
-  #synced(topics, more) {
-    for (const topic of topics) {
-      topic.synced = true;
-      // What the whole snapshot of a stream leaves out is gone.
-      for (const [id, record] of topic.seen && !more ? [...this.#records] : []) {
-        if (record.status && keysOf(record).includes(topic.key) && !topic.seen.has(id)) this.#gone(id, record.version);
-      }
-      delete topic.seen;
-    }
+  #synced(topics) {
+    for (const topic of topics) topic.synced = true;
     this.#settle();
   }
 

@@ -468,6 +468,27 @@ async def test_tokens_on_event_streams(tab: Tab, secured: TidingsProcess) -> Non
     assert not any(token in address for token in minted for address in addresses)
 
 
+async def test_a_page_has_one_stream(tab: Tab, service: TidingsProcess) -> None:
+    """However much a page watches without WebSockets, one connection carries it; each part is synced by itself."""
+    streams: list[str] = []
+    tab.page.on(
+        "request",
+        lambda request: streams.append(request.url) if "/api/events" in request.url else None,
+    )
+    await report(service, "s-799", "processing", owner="sue", tags=["blue"])
+    await tab.open(service, transport="sse")
+    await tab.run("""(() => {
+      const watches = Array.from({ length: 800 }, (_, n) => tidings.watch(`s-${n}`, keep));
+      watches.push(tidings.watch({ owner: "sue" }), tidings.watch({ tag: "blue" }));
+      return Promise.all(watches.map((watch) => watch.synced));
+    })()""")
+    assert len(streams) == 1
+    await tab.gets("s-799 processing 1")
+    assert await tab.run("fetch('/healthz').then((answer) => answer.status)") == 200
+    await report(service, "s-799", "succeeded")
+    await tab.gets("s-799 processing 1", "s-799 succeeded 2")
+
+
 async def test_a_hidden_page_pauses(tab: Tab, service: TidingsProcess) -> None:
     """A page that nobody sees lets the connection go, and gets the newest when it is seen again."""
     await report(service, "h-1", "processing")

@@ -76,8 +76,11 @@ class Stream:
 
 
 @contextlib.asynccontextmanager
-async def stream(client: httpx.AsyncClient, path: str, **headers: str) -> AsyncIterator[Stream]:
-    async with client.stream("GET", path, headers=headers) as answer:
+async def stream(
+    client: httpx.AsyncClient, path: str, asked: object = None, **headers: str
+) -> AsyncIterator[Stream]:
+    method = "GET" if asked is None else "POST"
+    async with client.stream(method, path, headers=headers, json=asked) as answer:
         assert answer.status_code == 200, await answer.aread()
         yield Stream(answer)
 
@@ -444,3 +447,55 @@ async def test_a_browser_that_comes_back_after_the_end_is_told_to_stay_away(wher
         (told,) = await ids(client, "4")
         assert told == "5-deleted"
         assert await ids(client, told) == []
+
+
+async def test_one_stream_takes_what_a_websocket_takes() -> None:
+    """A posted list of subscriptions is answered by refs, with what is known and what is refused."""
+    async with serving(authenticator=Hs256Tokens(SECRET, RequiredClaims())) as (service, client):
+        for name in ("p1", "p2", "p3"):
+            await service.put(prediction(name, owner="ann"))
+        await service.put(prediction("b1", owner="bob"))
+        subscriptions = [
+            {"type": "subscribe", "ref": 1, "predictions": ["p1", "p2", "b1"], "known": {"p1": 2}},
+            {"type": "subscribe", "ref": 2, "owner": "ann", "known": {"gone": 4}, "limit": 1},
+            {"type": "subscribe", "ref": 3, "owner": "bob"},
+            {"type": "subscribe", "ref": 4, "predictions": ["not an id"]},
+        ]
+        bearer = {"Authorization": f"Bearer {token(sub='ann')}"}
+        async with stream(client, "/api/events", subscriptions, **bearer) as events:
+            heard = [(await events.next())[2] for _ in range(8)]
+            told = [(one["type"], one.get("ref"), one.get("predictionId")) for one in heard]
+            assert told == [
+                ("snapshot", None, None),
+                ("unknown", None, "b1"),
+                ("synced", 1, None),
+                ("unknown", None, "gone"),
+                ("snapshot", None, None),
+                ("synced", 2, None),
+                ("error", 3, None),
+                ("error", 4, None),
+            ]
+            assert [heard[0]["prediction"]["predictionId"], heard[5]["more"]] == ["p2", True]
+            await service.put(prediction("p1", owner="ann", version=3))
+            await service.put(prediction("b1", owner="bob", version=3))
+            await service.put(prediction("p3", owner="ann", version=3))
+            for name in ("p1", "p3"):
+                assert (await events.next())[2]["prediction"]["predictionId"] == name
+        for wrong in ([{"type": "subscribe"}], {"type": "subscribe"}, [{"type": "ping"}]):
+            answer = await client.post("/api/events", json=wrong, headers=bearer)
+            assert answer.status_code == 400, wrong
+        many = [{"type": "subscribe", "predictions": [f"p{n}" for n in range(10_001)]}]
+        assert (await client.post("/api/events", json=many, headers=bearer)).status_code == 400
+
+
+@pytest.mark.parametrize("name", ["lastEventId", "last-event-id"])
+async def test_a_polyfill_says_what_it_knows_in_the_address(name: str) -> None:
+    """What cannot be sent as a header counts in the query: the end is not told again and again."""
+    async with serving() as (service, client):
+        await service.put(prediction("p1", status="succeeded", version=3))
+        path = f"/api/predictions/p1/events?{name}"
+        assert (await client.get(f"{path}=3")).status_code == 204
+        async with stream(client, f"{path}=2") as events:
+            assert await events.all() == ["snapshot", "synced"]
+        async with stream(client, f"{path}=x") as events:
+            assert await events.all() == ["snapshot", "synced"]

@@ -23,7 +23,12 @@ from tests.support.gateway.small_service import small_service
 from tests.unit.gateway.websocket.test_connection import closed
 from tidings.gateway.auth.permissions import Permissions
 from tidings.gateway.auth.quotas import OwnerLimits
-from tidings.gateway.auth.rate_limits import AddressConnections, AddressLimits, TrustedProxies
+from tidings.gateway.auth.rate_limits import (
+    AddressConnections,
+    AddressLimits,
+    TrustedProxies,
+    address_group,
+)
 from tidings.gateway.auth.request_guard import RequestGuard
 from tidings.gateway.http.problems import Problem
 
@@ -193,3 +198,40 @@ async def test_a_line_of_the_clients_own_evades_no_limit() -> None:
         forged = [await ask(f"192.0.2.{number}", "203.0.113.7") for number in range(5)]
         assert forged == [404, 404, 404, 429, 429]
         assert await ask("203.0.113.7", "203.0.113.8") == 404
+
+
+@pytest.mark.parametrize(
+    ("address", "group"),
+    [
+        ("192.0.2.1", "192.0.2.1"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:0DB8:1:2::9%eth0", "2001:db8:1:2::/64"),
+        ("::ffff:192.0.2.1", "192.0.2.1"),
+        ("64:ff9b::192.0.2.1", "192.0.2.1"),
+        ("::1", "::1"),
+        ("", ""),
+        ("somewhere", "somewhere"),
+    ],
+)
+def test_an_ipv6_network_counts_as_one_address(address: str, group: str) -> None:
+    """Whoever has an IPv6 address has a whole /64: each of its addresses counts as the same."""
+    assert address_group(address) == group
+
+
+def test_a_network_of_mapped_addresses_is_trusted() -> None:
+    """A proxy's IPv4 address is the same, however it and the network are written."""
+    proxies = TrustedProxies(["::ffff:10.0.0.0/104", "fd00::/8"])
+    assert proxies.trusts("10.0.0.7")
+    assert proxies.trusts("::ffff:10.0.0.7")
+    assert proxies.client("fd00::1", "2001:db8::9, [fd00::2]:443") == "2001:db8::9"
+
+
+def test_limits_hold_for_a_whole_network() -> None:
+    """Changing the address within its /64 evades no limit."""
+    judge, _, _ = guard(most=2)
+    admitted(judge.admit_websocket({}, "2001:db8::1"))
+    leave = admitted(judge.admit_websocket({}, "2001:db8::2"))
+    refused(judge.admit_websocket({}, "2001:db8::3"))
+    admitted(judge.admit_websocket({}, "2001:db8:0:1::3"))
+    leave()
+    admitted(judge.admit_websocket({}, "2001:db8::4"))
