@@ -3,6 +3,7 @@
 The rules have the last word in the processor; the check here is for an answer that says at once what it will say.
 """
 
+import asyncio
 import uuid
 from http import HTTPStatus
 from typing import assert_never
@@ -38,6 +39,9 @@ EVENT_FIELDS = WIRE_NAMES | {"status", "at", "id"}
 """What a `PATCH` may say."""
 
 SOURCE = "api"
+APPEND_WAIT = 4.0
+"""Seconds for the log to take an event: no longer than requests have to finish when the service
+ends, so that one which it does not take is answered so."""
 OWN_BYTES = 256
 """Bytes by which a record may grow with what the processor writes into it: positions and an attempt."""
 MOST_VALUES = 200_000
@@ -136,8 +140,9 @@ class EventWriter:
         headers = draft.headers if carried is None else [*draft.headers, (TRACE_HEADER, carried)]
         record = NewRecord(draft.prediction_id.encode(), draft.value, headers)
         try:
-            (position,) = await self._log.append(EVENTS, (record,))
-        except LogError as error:
+            async with asyncio.timeout(APPEND_WAIT):
+                (position,) = await self._log.append(EVENTS, (record,))
+        except (LogError, TimeoutError) as error:
             if trace is not None:
                 trace.end(str(error))
             raise

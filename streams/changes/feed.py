@@ -180,7 +180,7 @@ class _Waiter:
 
     def __init__(self, wants: Callable[[Change], bool]) -> None:
         self.wants = wants
-        self.arrived: asyncio.Future[Change] = asyncio.get_running_loop().create_future()
+        self.arrived: asyncio.Future[Change | None] = asyncio.get_running_loop().create_future()
 
 
 class ChangeWaiters:
@@ -188,6 +188,7 @@ class ChangeWaiters:
 
     def __init__(self) -> None:
         self._waiters: dict[str, list[_Waiter]] = {}
+        self._stopped = False
         # Two generations: the older is forgotten when the younger is full, so no order of single changes is kept.
         self._recent: dict[str, Change] = {}
         self._older: dict[str, Change] = {}
@@ -233,6 +234,8 @@ class ChangeWaiters:
         change = self._recent.get(prediction_id) or self._older.get(prediction_id)
         if change is not None and wants(change):
             return change
+        if self._stopped:
+            return None
         waiter = _Waiter(wants)
         self._waiters.setdefault(prediction_id, []).append(waiter)
         try:
@@ -245,6 +248,14 @@ class ChangeWaiters:
             waiting.remove(waiter)
             if not waiting:
                 del self._waiters[prediction_id]
+
+    def stop_waiting(self) -> None:
+        """Whoever waits, now or later, is told at once that it has not come: the process ends."""
+        self._stopped = True
+        for waiters in self._waiters.values():
+            for waiter in waiters:
+                if not waiter.arrived.done():
+                    waiter.arrived.set_result(None)
 
     def arrived(self, changes: Sequence[Change]) -> None:
         """Keep these for a while, and answer those who wait for one."""

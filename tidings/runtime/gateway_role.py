@@ -186,6 +186,8 @@ class GatewayRole:
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self.reader.close)
             stack.push_async_callback(server.close)
+            # What is appended is answered as such now, while there is time to answer.
+            stack.callback(self.reader.stop_waiting)
             stack.push_async_callback(farewell)
             await server.start()
             await self.reader.start()

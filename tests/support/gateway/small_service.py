@@ -163,6 +163,7 @@ async def small_service(*, processing: bool = True, **settings: Any) -> AsyncIte
         yield service
     finally:
         await listener.close(0.0, 1.0)
+        service.reader.stop_waiting()
         await http.close()
         await service.stop_processor()
         await service.reader.close()

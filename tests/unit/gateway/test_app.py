@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import socket
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import httpx
@@ -17,12 +17,15 @@ from prometheus_client import CollectorRegistry, Counter
 from tests.support.conditions import eventually
 from tests.support.gateway.serving_thread import ServingThread
 from tests.support.gateway.small_service import SmallService, prediction, small_service
+from tidings.gateway.api import mutations
 from tidings.gateway.api.static_files import load_pages, policy
 from tidings.gateway.auth.rate_limits import AddressLimits, TrustedProxies
 from tidings.gateway.auth.tokens import Hs256Tokens, RequiredClaims
 from tidings.gateway.http import server
 from tidings.gateway.http.held_bytes import Kind
 from tidings.gateway.http.problems import Problem, from_failure
+from tidings.streams.log.memory import MemoryLog
+from tidings.streams.log.protocol import NewRecord, Position
 
 SECRET = b"a secret of more than thirty-two bytes"
 
@@ -495,3 +498,39 @@ def test_no_request_is_a_server_error(
         content=body,
     )
     assert answer.status_code < 500, answer.text
+
+
+class HangingLog(MemoryLog):
+    """A log that takes nothing while it hangs."""
+
+    hanging = False
+    asked = 0
+
+    async def append(self, topic: str, records: Sequence[NewRecord]) -> list[Position]:
+        if self.hanging:
+            self.asked += 1
+            await asyncio.Event().wait()
+        return await super().append(topic, records)
+
+
+async def test_what_is_under_way_at_the_end_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the service ends, what is in the log is answered as taken, and what is not with 503: nobody is left alone."""
+    monkeypatch.setattr(mutations, "APPEND_WAIT", 0.5)
+    log = HangingLog()
+    patch = {"status": "processing", "progress": 0.5}
+    async with httpx.AsyncClient(timeout=20) as client:
+        async with small_service(log=log, processing=False) as service:
+            await service.put(prediction("p1"))
+            await service.put(prediction("p2"))
+            url = f"{service.url}/api/predictions/"
+            taken = asyncio.create_task(client.patch(url + "p1", json=patch))
+            wait = {"If-None-Match": '"2"', "Prefer": "wait=30"}
+            waiting = asyncio.create_task(client.get(url + "p2", headers=wait))
+            await eventually(lambda: len(service.reader) == 2)
+            log.hanging = True
+            lost = asyncio.create_task(client.patch(url + "p1", json=patch))
+            await eventually(lambda: log.asked == 1)
+        assert (await taken).status_code == 202
+        assert (await waiting).status_code == 304
+        answer = await lost
+        assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
