@@ -150,7 +150,7 @@ async def _page(
 ) -> Page:
     room = min(PAGE_BYTES, account.room(Kind.PAGES))
     if permissions.may_read_all():
-        return await _collect(store, query, room)
+        return await _collect(store, query, room, account)
     by_owner = not (permissions.needs_record or permissions.predictions)
     if by_owner and "owner" in store.capabilities.filters:
         owners = permissions.owners | (
@@ -159,16 +159,20 @@ async def _page(
         if not owners or (query.owner is not None and query.owner not in owners):
             return _EMPTY
         query = msgspec.structs.replace(query, owners=tuple(sorted(owners)))
-        return await _collect(store, query, room)
+        return await _collect(store, query, room, account)
     if query.cursor is not None:
         query = msgspec.structs.replace(query, cursor=seal.unseal(query.cursor))
-    page = await _collect(store, query, room, permissions)
+    page = await _collect(store, query, room, account, permissions)
     cursor = None if page.cursor is None else seal.seal(page.cursor)
     return msgspec.structs.replace(page, cursor=cursor)
 
 
 async def _collect(
-    store: CachedStore, query: Query, room: int, permissions: Permissions | None = None
+    store: CachedStore,
+    query: Query,
+    room: int,
+    account: HeldAccount,
+    permissions: Permissions | None = None,
 ) -> Page:
     """A page out of small ones of the store, so that few large records are in memory at a time.
 
@@ -179,6 +183,7 @@ async def _collect(
         store: Listed.
         query: What is asked for.
         room: Bytes of records; the first one is taken whatever its size.
+        account: Of the caller, who takes turns with others at the store.
         permissions: What the caller may see; None: all of it.
     """
     seen: list[Stored] = []
@@ -186,7 +191,7 @@ async def _collect(
     while True:
         limit = min(query.limit - len(seen), CHUNK)
         asked = msgspec.structs.replace(query, cursor=cursor, limit=limit)
-        page = await store.list(asked)
+        page = await store.reads.list(asked, account.owner)
         degraded |= page.degraded
         visible, looked_at = _fitting(page.items, permissions, room, first=not seen)
         looked += looked_at

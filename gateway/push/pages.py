@@ -18,6 +18,7 @@ from tidings.gateway.http.held_bytes import HeldAccount, Kind
 from tidings.storage.cursor import Place, encode_cursor
 from tidings.storage.errors import StorageError
 from tidings.storage.store import Page, Query, Stored
+from tidings.storage.wrappers.cache import CachedStore
 from tidings.storage.wrappers.fair_listing import FairListing, Lister
 
 FIRST = 16
@@ -56,7 +57,7 @@ class PageReader:
     """
 
     def __init__(self, records: Lister) -> None:
-        self._reads = FairListing(records)
+        self._reads = records.reads if isinstance(records, CachedStore) else FairListing(records)
 
     async def pages(self, query: Query, account: HeldAccount) -> AsyncGenerator[list[Stored]]:
         """All pages of a listing; each counts as held until the next one is asked for.

@@ -22,6 +22,7 @@ from tidings.storage.store import (
     Write,
     hidden,
 )
+from tidings.storage.wrappers.fair_listing import FairListing
 
 NEGATIVE_TTL = 2.0
 """Seconds for which the store is not asked again for an id that it does not have."""
@@ -78,6 +79,8 @@ class CachedStore:
         self._most_records = records
         self._most_bytes = bytes_
         self._clock = clock
+        self.reads = FairListing(self)
+        """Through which everybody lists who serves many callers: they take turns at the store."""
         self._entries: dict[str, _Entry] = {}
         self._size = 0
         self._absent: dict[str, float] = {}
