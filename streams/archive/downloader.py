@@ -15,6 +15,7 @@ DownloadError
 import asyncio
 import re
 import socket
+import time
 import zlib
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
@@ -80,6 +81,8 @@ class Limits(Struct, frozen=True):
     connect: float = 10.0
     silence: float = 30.0
     """Without a byte."""
+    rate: float = 1024.0
+    """Bytes a second on average, at least, once `silence` has passed: who drips holds a place."""
     total: float = 900.0
     redirects: int = 5
 
@@ -136,12 +139,15 @@ class Download:
 
     async def _received(self) -> AsyncIterator[bytes]:
         """What comes in, as it comes."""
-        limit = self._limits.bytes
+        limits, started = self._limits, time.monotonic()
         try:
             async for chunk in self._response.content.iter_chunked(CHUNK):
                 self.received += len(chunk)
-                if self.received > limit:
-                    raise _too_large(limit)
+                if self.received > limits.bytes:
+                    raise _too_large(limits.bytes)
+                took = time.monotonic() - started
+                if took > limits.silence and self.received < limits.rate * took:
+                    raise Interrupted(f"the download is slower than {limits.rate:g} bytes/s")
                 yield chunk
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise Interrupted(

@@ -20,8 +20,8 @@ MAX_OUTPUTS = 10_000
 MAX_URL = 8192
 """Characters; what is longer and no `data:` URI is text."""
 
-SLICE = 64 * 1024
-"""Bytes of an output that are scanned at once: some milliseconds, whatever they are."""
+SLICE = 16 * 1024
+"""Bytes of an output that are scanned at once: a few milliseconds, whatever they are."""
 _LONGEST_ESCAPED = 6 * MAX_URL
 """Bytes of a URL as a JSON string: each character may be written as an escape."""
 _LONGEST_BEGINNING = 64

@@ -46,6 +46,8 @@ TRANSFERS, LARGE_TRANSFERS = 8, 2
 
 Each holds some parts in memory.
 """
+MOST_BYTES = 16 * 1024**3
+"""Bytes of all files of one prediction, give or take those under way: 32 of the largest."""
 REASONS = 5
 """Failures told of one prediction."""
 
@@ -210,6 +212,10 @@ class FileTransfer:
         portion = TRANSFERS * 2
         for start in range(0, len(todo), portion):
             some = todo[start : start + portion]
+            if sum(asset.bytes for asset in work.kept.values()) > MOST_BYTES:
+                reason = f"the files before it have over {MOST_BYTES} bytes"
+                work.failed.update(dict.fromkeys(todo[start:], reason))
+                break
             outcomes = await asyncio.gather(*(self._fetch(found[i], f"{folder}/{i}") for i in some))
             for index, outcome in zip(some, outcomes, strict=True):
                 if isinstance(outcome, Asset):

@@ -462,7 +462,7 @@ EVIL: list[tuple[Answer, type[DownloadError], str]] = [
     (not_compressed, Refused, "decompressed"),
     (in_a_new_way, Refused, "compressed \\(br\\)"),
     (twice, Refused, "compressed"),
-    (dripping, Interrupted, "longer"),
+    (dripping, Interrupted, "slower"),
     (silent, Interrupted, "time|longer"),
     (lying, Interrupted, "broke off|time|longer"),
     (unavailable, Interrupted, "503"),

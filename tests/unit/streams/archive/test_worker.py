@@ -28,8 +28,10 @@ from tidings.storage.errors import StoreUnavailable
 from tidings.storage.memory import MemoryStore
 from tidings.storage.object_storage import ObjectStorage
 from tidings.storage.store import Stored
+from tidings.streams.archive import transfer
 from tidings.streams.archive.downloader import Limits
 from tidings.streams.archive.garbage_collector import PARTS, GarbageCollector
+from tidings.streams.archive.output_urls import MAX_OUTPUTS
 from tidings.streams.archive.paths import AssetPaths, index_of, is_asset_path
 from tidings.streams.archive.transfer import RetryPolicy
 from tidings.streams.log.memory import MemoryLog
@@ -522,3 +524,24 @@ async def test_nobody_can_guess_an_address() -> None:
         f"{'A' * 40}/0",
     ):
         assert not is_asset_path(path)
+
+
+async def test_more_files_than_are_kept() -> None:
+    """An output with too many links says so in the record, and not one of them is fetched."""
+    async with Site(picture).open() as site, archiving(site.place) as at:
+        links = [f"http://{site.place}/{number}" for number in range(MAX_OUTPUTS + 1)]
+        await at.send({"status": "succeeded", "output": links})
+        record = await at.dealt_with()
+        assert record.assets_error == f"over {MAX_OUTPUTS} files, and at most so many are kept"
+        assert site.asked == []
+
+
+async def test_all_files_of_a_prediction_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once those that are kept have too many bytes in all, the rest is left out with that reason."""
+    monkeypatch.setattr(transfer, "MOST_BYTES", len(PICTURE) * 3)
+    async with Site(picture).open() as site, archiving(site.place) as at:
+        links = [f"http://{site.place}/{number}" for number in range(3 * transfer.TRANSFERS)]
+        await at.send({"status": "succeeded", "output": links})
+        record = await at.dealt_with()
+        assert "have over" in (record.assets_error or "")
+        assert len(site.asked) == len(listed(record.assets)) == 2 * transfer.TRANSFERS
