@@ -26,6 +26,7 @@ from tidings.streams.providers.job_api import (
 )
 from tidings.streams.providers.protocol import Provider
 from tidings.streams.providers.registry import open_providers
+from tidings.streams.providers.translation import translate
 
 SECRETS = {"runpod": (), "openai": (SECRET,), "assemblyai": ("old", "new")}
 SUCCESS = {
@@ -224,6 +225,36 @@ def test_an_answer_is_a_report(name: str) -> None:
     for odd in (b"", b"{}", b"[]", b'{"id":"x2"}', b"[" * 10_000):
         with pytest.raises(Unreadable):
             api.report("x1", odd, None)
+
+
+@each
+def test_an_answer_counts_however_its_json_is_written(name: str) -> None:
+    """Id and status of a look-up are read beside NaN, half characters and a byte-order mark."""
+    provider, api = opened(name)
+    word, result = SUCCESS[name]
+    plain = json.dumps({"id": "x1", "status": word, result: "MARK", "odd": "MARK"})
+    for value in ("NaN", r'"cut \ud83d"', '"a\nb"', "[" * 5000 + "]" * 5000, "1e999", '{"a":[{}]}'):
+        body = b"\xef\xbb\xbf" + plain.replace('"MARK"', value).encode()
+        assert api.created(body).provider_id == "x1"
+        event = translate(provider, webhook(api.report("x1", body, None), "ours"))
+        assert (event.status, event.provider_id) == (Status.SUCCEEDED, "x1")
+
+
+def test_a_result_that_is_nearly_json_is_put_into_the_report() -> None:
+    """Fal's result comes apart: status and result become one body that everybody can read."""
+    fal = open_providers({"fal": Configuration(token="tok", jwks_url="https://e.com/jwks")})["fal"]
+    api = submission_api_of(fal)
+    assert api is not None
+    status = b'{"status":"COMPLETED","logs":[{"message":"a"}],"score":NaN}'
+    told = Raw(b'{"response_url":"https://queue.fal.run/o/n/requests/r1"}')
+    assert api.result("r1", status, told, None) is not None
+    report = api.report(
+        "r1", status, b'\xef\xbb\xbf{"images":[{"url":"https://e.com/a.png"}],"s":NaN}'
+    )
+    event = translate(fal, webhook(report, "ours"))
+    assert (event.status, event.image_url) == (Status.SUCCEEDED, "https://e.com/a.png")
+    with pytest.raises(Unreadable):
+        api.report("r1", status, b"<html>")
 
 
 @each
