@@ -46,12 +46,14 @@ class OwnerLimits(Struct, frozen=True, kw_only=True):
 class OwnerUsage:
     """One owner's use."""
 
-    __slots__ = ("_at", "_spent", "connections", "subject", "subscriptions")
+    __slots__ = ("_at", "_spent", "claims", "connections", "subject", "subscriptions")
 
     def __init__(self, subject: str) -> None:
         self.subject = subject
         self.connections = 0
         self.subscriptions = 0
+        self.claims = 0
+        """Versions that the sessions were said to know, beside those of their subscriptions."""
         self._spent = 0.0
         self._at = 0.0
 
@@ -82,12 +84,13 @@ class OwnerQuotas:
     def __len__(self) -> int:
         return len(self._owners)
 
-    def enter(self, subject: str, subscriptions: int = 0) -> OwnerUsage | None:
+    def enter(self, subject: str, subscriptions: int = 0, claims: int = 0) -> OwnerUsage | None:
         """Count one more session of this owner, until `leave`; None where that is one too many.
 
         Args:
             subject: The owner.
             subscriptions: What the session brings with it.
+            claims: Likewise.
         """
         owner = self._owners.get(subject)
         if owner is None:
@@ -96,10 +99,12 @@ class OwnerQuotas:
             return None
         owner.connections += 1
         owner.subscriptions += subscriptions
+        owner.claims += claims
         return owner
 
-    def leave(self, owner: OwnerUsage, subscriptions: int) -> None:
-        """A session is gone, and its subscriptions with it."""
+    def leave(self, owner: OwnerUsage, subscriptions: int, claims: int = 0) -> None:
+        """A session is gone, and its subscriptions and claims with it."""
+        owner.claims -= claims
         owner.connections -= 1
         owner.subscriptions -= subscriptions
         if not owner.connections:

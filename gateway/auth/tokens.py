@@ -43,6 +43,8 @@ ASYMMETRIC = (
 LEEWAY = 30.0
 """Seconds that the issuer's clock may be ahead of ours (`nbf`, `iat`); an expired token gets 0."""
 REMEMBERED = 10_000
+REMEMBERED_CHARACTERS = 4 * 1024 * 1024
+"""Of all remembered tokens together: the claims of a long one take several times its length."""
 REMEMBER = 60.0
 """Seconds for which a token's signature is not checked again: a withdrawn key counts for longer."""
 
@@ -165,7 +167,8 @@ class TokenAuthenticator:
     ) -> None:
         self._authenticators = tuple(authenticators)
         self._clock = clock
-        self._seen: OrderedDict[bytes, tuple[Permissions, float]] = OrderedDict()
+        self._seen: OrderedDict[bytes, tuple[Permissions, float, int]] = OrderedDict()
+        self._characters = 0
 
     def at_once(self, token: str) -> Permissions | None:
         """See `Authenticator.at_once`."""
@@ -184,7 +187,7 @@ class TokenAuthenticator:
                 refused = _telling(refused, error, authenticator)
                 continue
             if permissions is not None:
-                self._remember(digest, permissions, now)
+                self._remember(digest, permissions, now, len(token))
             return permissions
         raise refused or TokenRefused("no kind of token is configured")
 
@@ -194,18 +197,20 @@ class TokenAuthenticator:
         if permissions is None:
             permissions = await self._check(token)
             digest = sha256(token.encode("utf-8", "surrogateescape")).digest()
-            self._remember(digest, permissions, self._clock.ms() / 1000)
+            self._remember(digest, permissions, self._clock.ms() / 1000, len(token))
         return permissions
 
-    def _remember(self, digest: bytes, permissions: Permissions, now: float) -> None:
+    def _remember(self, digest: bytes, permissions: Permissions, now: float, size: int) -> None:
         until = (
             now + REMEMBER
             if permissions.expires_at is None
             else min(now + REMEMBER, permissions.expires_at)
         )
-        self._seen[digest] = (permissions, until)
-        if len(self._seen) > REMEMBERED:
-            self._seen.popitem(last=False)
+        before = self._seen.pop(digest, None)
+        self._seen[digest] = (permissions, until, size)
+        self._characters += size - (0 if before is None else before[2])
+        while len(self._seen) > REMEMBERED or self._characters > REMEMBERED_CHARACTERS:
+            self._characters -= self._seen.popitem(last=False)[1][2]
 
     async def _check(self, token: str) -> Permissions:
         refused: TokenRefused | None = None

@@ -62,6 +62,7 @@ class Session(SubscriptionState):
     """One client. All methods run on the event loop's thread."""
 
     __slots__ = (
+        "_claims_counted",
         "_context",
         "_drained",
         "_inbox",
@@ -89,6 +90,8 @@ class Session(SubscriptionState):
         self._refilling = False
         self._drained: asyncio.Future[None] | None = None
         self._usage: OwnerUsage | None = None
+        self._claims_counted = 0
+        """How many claims the owner's usage counts for this session."""
         self._inbox: list[bytes] | None = None
         """Messages that came while a token is checked."""
 
@@ -118,7 +121,7 @@ class Session(SubscriptionState):
         if self._open:
             self._open = False
             if self._usage is not None:
-                self._context.quotas.leave(self._usage, self.count)
+                self._context.quotas.leave(self._usage, self.count, self._claims_counted)
                 self._usage = None
             self.clear(self)
             if self._queue is not None:
@@ -237,9 +240,9 @@ class Session(SubscriptionState):
             return True
         self._usage = None
         if former is not None:
-            quotas.leave(former, self.count)
+            quotas.leave(former, self.count, self._claims_counted)
         if subject is not None:
-            self._usage = quotas.enter(subject, self.count)
+            self._usage = quotas.enter(subject, self.count, self._claims_counted)
         return subject is None or self._usage is not None
 
     def spend(self, cost: int) -> bool:
@@ -251,8 +254,11 @@ class Session(SubscriptionState):
         return usage.spend(cost, rate, asyncio.get_running_loop().time())
 
     def _count_subscriptions(self, more: int) -> None:
-        if self._usage is not None:
-            self._usage.subscriptions += more
+        usage, claims = self._usage, self.claims
+        if usage is not None:
+            usage.subscriptions += more
+            usage.claims += claims - self._claims_counted
+        self._claims_counted = claims
 
     def _set_expiry(self, permissions: Permissions) -> None:
         self.expires_at = math.inf if permissions.expires_at is None else permissions.expires_at
@@ -304,8 +310,10 @@ class Session(SubscriptionState):
         limit = self._context.limits.subscriptions
         if self.count + keys > limit or self.claims + len(message.known) > 2 * limit:
             return f"more than {limit} subscriptions; watch an owner or a tag instead"
-        most = self._context.quotas.limits.subscriptions
-        if self._usage is not None and self._usage.subscriptions + keys > most:
+        most, usage = self._context.quotas.limits.subscriptions, self._usage
+        if usage is not None and (
+            usage.subscriptions + keys > most or usage.claims + len(message.known) > 2 * most
+        ):
             return f"more than {most} subscriptions of this owner; watch the owner instead"
         return None
 

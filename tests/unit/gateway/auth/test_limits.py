@@ -112,6 +112,23 @@ async def test_an_owner_that_sends_too_much_is_read_slowly() -> None:
         assert await nothing_more(one) == []
 
 
+async def test_what_an_owners_sessions_claim_to_know_is_limited() -> None:
+    """Versions that clients name are kept for them: over all sessions twice as many as subscriptions."""
+    async with pushing(authenticator=TOKENS, owners=OwnerLimits(subscriptions=4)) as push:
+        async with push.client() as first, push.client() as second:
+            await entered(first, "ann")
+            await entered(second, "ann")
+            await subscribe(first, owner="ann", known={f"p{number}": 1 for number in range(5)})
+            await say(second, type="subscribe", owner="ann", known={f"q{n}": 1 for n in range(4)})
+            assert (await closed(second))[0] == 4104
+            await say(first, type="unsubscribe", owner="ann")
+            await hear_until(first, "unsubscribed")
+            async with push.client() as third:
+                await entered(third, "ann")
+                await subscribe(third, owner="ann", known={f"r{n}": 1 for n in range(8)})
+        await eventually(lambda: not len(push.owners))
+
+
 def guard(
     trusted: tuple[str, ...] = (), **limits: Any
 ) -> tuple[RequestGuard, ManualClock, AddressConnections]:

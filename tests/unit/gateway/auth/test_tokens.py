@@ -14,6 +14,7 @@ from tests.support.clock import ManualClock
 from tests.support.conditions import eventually
 from tidings.gateway.auth.permissions import TokenRefused
 from tidings.gateway.auth.tokens import (
+    REMEMBERED_CHARACTERS,
     ApiKeys,
     Hs256Tokens,
     JwksTokens,
@@ -280,3 +281,14 @@ async def test_an_unknown_key_is_not_held_against_a_token_while_the_issuer_is_do
     issuer.up = True
     issuer.clock.advance(PAUSE)
     assert (await tokens.authenticate(new)).subject == "ann"
+
+
+def test_long_tokens_are_remembered_within_bounds() -> None:
+    """What remembered tokens take is bounded by their length together, not by their number alone."""
+    authenticator = TokenAuthenticator([Hs256Tokens(SECRET, RequiredClaims())])
+    for number in range(REMEMBERED_CHARACTERS // 15_000 + 50):
+        long = signed(predictions=[f"{number}-{n}-{'x' * 90}" for n in range(120)])
+        assert authenticator.at_once(long) is not None
+    sizes = [size for _, _, size in authenticator._seen.values()]
+    assert len(sizes) < REMEMBERED_CHARACTERS // 15_000 + 50
+    assert sum(sizes) == authenticator._characters <= REMEMBERED_CHARACTERS
