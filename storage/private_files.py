@@ -4,6 +4,8 @@ The folders of archived files bear the secret of their addresses in their names,
 them is reading them.
 """
 
+import os
+from contextlib import suppress
 from pathlib import Path
 
 FOLDER_MODE, FILE_MODE = 0o700, 0o600
@@ -28,6 +30,19 @@ def make_folder(folder: Path) -> None:
         one.mkdir(FOLDER_MODE, exist_ok=True)
     if not folder.is_dir():
         raise NotADirectoryError(f"{folder} is no folder")
+
+
+def make_file(file: Path) -> None:
+    """Make an empty file for its owner alone; one that is there stays as it is.
+
+    SQLite gives its write-ahead log and its index the rights of the database, so this is enough for all three, whatever
+    the program's umask is: a library's is its program's, mostly 022.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    with suppress(FileExistsError):
+        os.close(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE))
 
 
 def open_to_others(place: Path) -> bool:

@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from tidings.storage.errors import StorageError, StoreMisconfigured, StoreUnavailable
-from tidings.storage.private_files import make_folder
+from tidings.storage.private_files import make_file, make_folder
 from tidings.storage.sqlite.upgrade import Steps, reachable, statements, upgrade
 
 APPLICATION_ID = 0x54494453
@@ -123,6 +123,7 @@ def open_writer(path: Path, *, synchronous: str) -> sqlite3.Connection:
     """
     try:
         make_folder(path.parent)
+        make_file(path)
         connection = sqlite3.connect(
             path,
             timeout=BUSY_TIMEOUT,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from tidings.storage.private_files import make_folder
+from tidings.storage.private_files import make_file, make_folder
 from tidings.storage.sqlite.upgrade import Steps, upgrade
 from tidings.streams.log.protocol import LogError, LogMisconfigured, LogUnavailable, StoredRecord
 
@@ -123,9 +123,10 @@ def open_file(path: Path, *, create: bool) -> tuple[sqlite3.Connection, str]:
             )
         try:
             make_folder(path.parent)
+            make_file(path)
         except OSError as error:
             raise LogMisconfigured(
-                f"cannot make the folder of {path}: {error.strerror}; name another file"
+                f"cannot make {path}: {error.strerror}; name another file"
             ) from error
     try:
         connection = connect(path)
