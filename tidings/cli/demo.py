@@ -54,11 +54,10 @@ def run(arguments: Namespace) -> None:
     """Run until told to stop."""
     if arguments.every < 0:
         raise command.Failure("--every: takes seconds, 0 or more", command.WRONG_USE)
-    settings = command.settings(arguments, "port", "port_file", "log", "store")
+    command.settings(arguments, "port", "port_file", "log", "store")
     from tidings.observability import logging as service_logging
-    from tidings.storage.redaction import Redactor
 
-    service_logging.configure(redactor=Redactor(settings.secrets()))
+    service_logging.configure(redactor=output.redactor())
     command.run_loop(_demo(arguments))
 
 

@@ -4,7 +4,7 @@ from argparse import SUPPRESS, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tidings.cli.support import command
+from tidings.cli.support import command, output
 
 if TYPE_CHECKING:
     from tidings.config.settings import Settings
@@ -64,10 +64,10 @@ def run(arguments: Namespace) -> None:
     from tidings.observability import logging as service_logging
     from tidings.runtime import limits, service
     from tidings.runtime.resources import data_open_to_others, unshared_store
-    from tidings.storage.redaction import Redactor
 
     settings = with_webhook_key(settings)
-    service_logging.configure(redactor=Redactor(settings.secrets()))
+    output.hide([settings.webhook_key or ""])
+    service_logging.configure(redactor=output.redactor())
     limits.raise_open_files()
     if (doubt := unshared_store(settings)) is not None and settings.parent is None:
         logger.warning("store.unshared", warning=doubt)

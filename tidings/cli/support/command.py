@@ -99,7 +99,9 @@ def settings(arguments: Namespace, *names: str) -> Settings:
     from tidings.config.loader import load_settings
 
     flags = {name: getattr(arguments, name) for name in names}
-    return load_settings(flags, environ=os.environ, config=arguments.config)
+    found = load_settings(flags, environ=os.environ, config=arguments.config)
+    output.hide(found.secrets())
+    return found
 
 
 def refuse_memory(settings: Settings) -> None:
@@ -147,7 +149,7 @@ def _log_quietly() -> None:
     from tidings.observability import logging as service_logging
 
     if not structlog.is_configured():
-        service_logging.configure(level=logging.WARNING)
+        service_logging.configure(level=logging.WARNING, redactor=output.redactor())
 
 
 def import_plain_structlog() -> None:

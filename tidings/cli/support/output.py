@@ -7,12 +7,15 @@ import contextlib
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, NoReturn
+from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 from tidings.observability.control_characters import escape_controls
+
+if TYPE_CHECKING:
+    from tidings.storage.redaction import Redactor
 
 FAILED = 1
 WRONG_USE = 2
@@ -51,11 +54,24 @@ def write_line(out: IO[str], line: str) -> None:
     out.write(escape_controls(line) + "\n")
 
 
+_secrets: set[str] = set()
+
+
+def hide(secrets: Iterable[str]) -> None:
+    """Keep these out of error lines, tracebacks and the log: the secrets of the settings in force."""
+    _secrets.update(secrets)
+
+
+def redactor() -> "Redactor":
+    """What error lines, tracebacks and the log of this command pass."""
+    from tidings.storage.redaction import Redactor
+
+    return Redactor(_secrets)
+
+
 def fail(message: str, code: int = FAILED) -> NoReturn:
     """Print one line on standard error, without credentials, and end the process."""
-    from tidings.storage.redaction import redact
-
-    print_note(f"tidings: {redact(' '.join(message.split()))}")
+    print_note(f"tidings: {redactor().text(' '.join(message.split()))}")
     raise SystemExit(code)
 
 
@@ -99,7 +115,6 @@ def guard_terminal() -> None:
 def _print_traceback(
     kind: type[BaseException], error: BaseException, trace: TracebackType | None
 ) -> None:
-    from tidings.storage.redaction import redact
-
+    text = redactor().text
     for line in "".join(traceback.format_exception(kind, error, trace)).rstrip("\n").split("\n"):
-        print_note(redact(line))
+        print_note(text(line))
