@@ -396,6 +396,8 @@ def first_url(output: Raw) -> str | None:
             _checked.decode(data)
         except _FAILURES:  # numbers no float holds: kept, but not looked into
             return None
+    if nested_over(data, MAX_DEPTH):
+        return None
     # No value is built but the candidates: an output may be millions of them.
     for found in _candidate.finditer(data):
         string = _string_value.match(data, found.start())
