@@ -59,6 +59,8 @@ class ConsumerLoop:
         """Per partition the next offset to read."""
         self.went_back = False
         """Whether a fetch has given records again without a new assignment: nobody sought, so it may be another topic."""
+        self._fetched_in = -1
+        """The generation of the last fetch."""
         self._fetched: dict[int, int] = {}
         """Per partition the offset after the last record fetched, begun or not."""
         self._open: dict[int, set[int]] = {}
@@ -83,6 +85,11 @@ class ConsumerLoop:
         """At most `limit` records; none where the log is away for a moment. Raises errors that no retry mends."""
         try:
             records = await self.consumer.fetch(limit, wait)
+            if (generation := self.consumer.generation()) != self._fetched_in:
+                # Here and not in `reassigned`, which is asked after the first fetch of an assignment: what was fetched
+                # then is not begun yet, and an offset behind it must not be committed.
+                self._fetched_in = generation
+                self._fetched.clear()
             fetched = self._fetched
             for record in records:
                 partition = record.partition
@@ -105,7 +112,6 @@ class ConsumerLoop:
             return False
         self._generation = generation
         self._next.clear()
-        self._fetched.clear()
         self._open.clear()
         self._committed.clear()
         logger.info(
@@ -177,6 +183,12 @@ class ConsumerLoop:
         self._again = True
         if self._committer is None or self._committer.done():
             self._committer = asyncio.create_task(self._commit())
+
+    async def commit(self) -> None:
+        """Commit what is done, and wait until it is; a commit that fails is made again with the next."""
+        self.commit_soon()
+        if self._committer is not None:
+            await asyncio.wait([self._committer])
 
     def commit_every(self, seconds: float) -> None:
         """Commit what is done where the last commit lies so far back; what is not committed is read again."""

@@ -1,9 +1,11 @@
 """A batch of log records on its way to becoming writes and announcements: decoded, grouped by prediction, reduced."""
 
+import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from time import perf_counter
 
+import structlog
 from msgspec import Struct
 
 from tidings.storage.clock import SYSTEM_CLOCK
@@ -11,12 +13,17 @@ from tidings.storage.prediction import Standing, encode
 from tidings.storage.store import Stored, Write
 from tidings.streams.changes.codec import announcement
 from tidings.streams.log.headers import PROVIDER_HEADER
+from tidings.streams.log.log_fields import fields_of
 from tidings.streams.log.protocol import NewRecord, Position, Record
+from tidings.streams.processing.dead_letters import dead_letter
 from tidings.streams.processing.decoder import decode_event, name_prediction
 from tidings.streams.providers.protocol import Provider
 from tidings.streams.rules.event import Event, OtherResource, Poison
 from tidings.streams.rules.large_fields import FIELD_MAX, note, path, settle
 from tidings.streams.rules.reducer import Expiry, Reduction, StorePolicy, reduce
+
+PUTS_AT_ONCE = 16
+"""Records whose contents are put at a time: a batch of large ones should take no longer than it must."""
 
 _NAMES, _NAME = 20, 64
 """Unknown fields of one event that are counted by name, and characters of a name."""
@@ -32,6 +39,9 @@ _TOGETHER = (
 )
 
 
+logger = structlog.get_logger(__name__)
+
+
 class SetAside(Struct, frozen=True, gc=False):
     """A record that is to become a dead letter, and why."""
 
@@ -40,6 +50,21 @@ class SetAside(Struct, frozen=True, gc=False):
     reason: str
     prediction_id: str | None = None
     """Whose it is, where the record's key does not say."""
+
+    def letter(self) -> NewRecord:
+        """The record for the dead-letter topic; a line in the log says so."""
+        about = fields_of(self.record)
+        if self.prediction_id is not None:
+            about["prediction"] = self.prediction_id
+        logger.warning(
+            "processor.dead_letter",
+            code=self.code,
+            reason=self.reason[:200],
+            partition=self.record.partition,
+            offset=self.record.offset,
+            **about,
+        )
+        return dead_letter(self.record, self.code, self.reason, self.prediction_id)
 
 
 class BatchEntry:
@@ -210,6 +235,27 @@ def _fitting(policy: StorePolicy) -> Callable[[Standing], bool]:
     return fits
 
 
+async def put_contents(
+    entries: Sequence[BatchEntry], put: Callable[[str, bytes], Awaitable[None]]
+) -> None:
+    """Put what these records refer to, before any of them stands; several records' at once."""
+    left = iter(entries)
+
+    async def put_some() -> None:
+        for entry in left:
+            # First the note which prediction they belong to, then each content; a repeat is harmless.
+            for where, content in entry.contents_to_put().items():
+                await put(where, content)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in entries[:PUTS_AT_ONCE]:
+                group.create_task(put_some())
+    except ExceptionGroup as failed:
+        # Each waits outages out for itself: what is left has one cause, and who retries looks for that.
+        raise failed.exceptions[0] from None
+
+
 class BatchInFlight:
     """Records grouped by prediction, in the order of the log, and how far they have come.
 
@@ -258,6 +304,13 @@ class BatchInFlight:
                 self._add(event, record)
         self.seconds = [perf_counter() - started]
         """Spent in the steps so far, in the order of the statistics' stages."""
+
+    @classmethod
+    def of_poison(cls, one: SetAside) -> "BatchInFlight":
+        """A batch of a record that is not even decoded."""
+        batch = cls((), {})
+        batch.records, batch.poison = (one.record,), [one]
+        return batch
 
     def _add(self, event: Event, record: Record) -> None:
         entry = self.entries.get(event.prediction_id)

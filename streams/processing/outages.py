@@ -32,9 +32,16 @@ class Outages:
     Args:
         stopping: Set when the processor stops: nothing is waited for then.
         statistics: Counts.
+        waiting: Called as an operation begins to wait.
     """
 
-    def __init__(self, stopping: asyncio.Event, statistics: Statistics) -> None:
+    def __init__(
+        self,
+        stopping: asyncio.Event,
+        statistics: Statistics,
+        waiting: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._told = waiting
         self._stopping = stopping
         self._statistics = statistics
         self.loop: ConsumerLoop | None = None
@@ -74,6 +81,7 @@ class Outages:
                 if not waiting:
                     waiting = True
                     self._pause(self.loop, str(error))
+                    await self._told()
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(failures.next_wait()):
                         await self._stopping.wait()

@@ -25,24 +25,31 @@ import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from time import monotonic, perf_counter
+from typing import TypeVar
 
 import structlog
 
+from tidings.storage.errors import StorageError
 from tidings.storage.object_storage import ObjectStorage
 from tidings.storage.store import Conflict, PredictionStore, Refused, Stored
 from tidings.streams.log.consumer_loop import Claim, ConsumerLoop
-from tidings.streams.log.log_fields import fields_of
 from tidings.streams.log.protocol import (
     CHANGES,
     DEAD_LETTERS,
     EVENTS,
     Consumer,
     Log,
-    NewRecord,
     Record,
 )
-from tidings.streams.processing.batch import BatchEntry, BatchInFlight, SetAside, set_aside
-from tidings.streams.processing.dead_letters import append_all, dead_letter
+from tidings.streams.processing.batch import (
+    BatchEntry,
+    BatchInFlight,
+    SetAside,
+    put_contents,
+    set_aside,
+)
+from tidings.streams.processing.crash_journal import CRASH, ENDS, CrashJournal
+from tidings.streams.processing.dead_letters import append_all
 from tidings.streams.processing.outages import Abandoned, Outages
 from tidings.streams.processing.poison_guard import PoisonGuard, poison
 from tidings.streams.processing.statistics import Statistics
@@ -62,8 +69,7 @@ LARGE = 512 * 1024
 POLL = 0.5
 """Seconds between calls of `fetch` while a batch waits for an outage to end: they keep the group membership."""
 
-_PUTS_AT_ONCE = 16
-"""Records whose contents are put at a time: a batch of large ones should take no longer than it must."""
+T = TypeVar("T")
 
 logger = structlog.get_logger(__name__)
 
@@ -123,7 +129,8 @@ class Processor:
         self._writing: asyncio.Task[None] | None = None
         self._announcing: asyncio.Task[None] | None = None
         self.statistics = Statistics()
-        self.outages = Outages(self._stopping, self.statistics)
+        self._journal = CrashJournal(store, policy.log)
+        self.outages = Outages(self._stopping, self.statistics, self._journal.waiting)
         self._retry = self.outages.retry_until_available
 
     @property
@@ -171,6 +178,11 @@ class Processor:
                         limit = BATCH
                         await self._idle(loop)
                         continue
+                    await self._settled(lambda records=records: self._journal.admit(records))  # type: ignore[misc]
+                    if self._journal.careful:
+                        limit = 1
+                        await self._singly(loop, records)
+                        continue
                     full = len(records) >= limit
                     limit = min(limit * 2, BATCH_BEHIND) if full else BATCH
                     await self._begin(loop, records)
@@ -180,6 +192,8 @@ class Processor:
                     await self._drain()
                     logger.info("processor.batch_abandoned")
             await self._drain()
+            with contextlib.suppress(StorageError):
+                await self._journal.close()
         finally:
             for task in (self._writing, self._announcing):
                 if task is not None:
@@ -215,6 +229,21 @@ class Processor:
             self._reached(Step.TAKEN)
         await self._written()
         self._writing = asyncio.create_task(self._write(loop.begin(records), batch))
+
+    async def _singly(self, loop: ConsumerLoop, records: Sequence[Record]) -> None:
+        """Each record through all the steps before the next one is begun: one of them may end the process."""
+        for record in records:
+            await self._drain()
+            if self._stopping.is_set() or not loop.current:
+                return  # whoever has them next reads these again
+            if await self._settled(lambda record=record: self._journal.begin(record)):  # type: ignore[misc]
+                await self._begin(loop, [record])
+            else:
+                reason = f"{ENDS} processes ended while nothing but this record was under way"
+                batch = BatchInFlight.of_poison(SetAside(record, CRASH, reason))
+                self._writing = asyncio.create_task(self._write(loop.begin([record]), batch))
+            await self._drain()
+            await loop.commit()
 
     async def _write(self, claim: Claim, batch: BatchInFlight) -> None:
         """Steps 2 to 4, and step 5 once that of the batch before has ended."""
@@ -266,33 +295,20 @@ class Processor:
         new = [s for s in records if (s.record.partition, s.record.offset) not in batch.kept]
         if not new:
             return
-        letters = [self._dead_letter(s) for s in new]
+        counts = self.statistics.dead_letters
+        for s in new:
+            counts[s.code] = counts.get(s.code, 0) + 1
+        letters = [s.letter() for s in new]
         await append_all(
             lambda some: self._retry(lambda: self._log.append(DEAD_LETTERS, some)), letters
         )
         batch.kept.update((s.record.partition, s.record.offset) for s in new)
 
-    def _dead_letter(self, one: SetAside) -> NewRecord:
-        record, counts = one.record, self.statistics.dead_letters
-        counts[one.code] = counts.get(one.code, 0) + 1
-        about = fields_of(record)
-        if one.prediction_id is not None:
-            about["prediction"] = one.prediction_id
-        logger.warning(
-            "processor.dead_letter",
-            code=one.code,
-            reason=one.reason[:200],
-            partition=record.partition,
-            offset=record.offset,
-            **about,
-        )
-        return dead_letter(record, one.code, one.reason, one.prediction_id)
-
     async def _write_store(self, batch: BatchInFlight, entries: Mapping[str, BatchEntry]) -> None:
         todo = [(i, e) for i, e in entries.items() if e.changed]
         while todo:
             if large := [entry for _, entry in todo if entry.contents]:
-                await self._put_contents(large)
+                await put_contents(large, self._put)
             writes = [entry.write(self._expiry) for _, entry in todo]
             outcomes = await self._retry(lambda writes=writes: self._store.write(writes))  # type: ignore[misc]
             lost = []
@@ -303,25 +319,8 @@ class Processor:
                     await self._write_singly(batch, prediction_id, entry, outcome)
             todo = await self._judge_again(batch, lost) if lost else []
 
-    async def _put_contents(self, entries: Sequence[BatchEntry]) -> None:
-        """Put what these records refer to, before any of them stands; several records' at once."""
-        left = iter(entries)
-
-        async def put() -> None:
-            for entry in left:
-                # First the note which prediction they belong to, then each content; a repeat is harmless.
-                for path, content in entry.contents_to_put().items():
-                    await self._retry(
-                        lambda path=path, content=content: self._objects.put(path, content)  # type: ignore[misc]
-                    )
-
-        try:
-            async with asyncio.TaskGroup() as group:
-                for _ in entries[:_PUTS_AT_ONCE]:
-                    group.create_task(put())
-        except ExceptionGroup as failed:
-            # Each waits outages out for itself: what is left has one cause, and who retries looks for that.
-            raise failed.exceptions[0] from None
+    async def _put(self, path: str, content: bytes) -> None:
+        await self._retry(lambda: self._objects.put(path, content))
 
     async def _judge_again(
         self, batch: BatchInFlight, lost: Sequence[tuple[str, BatchEntry]]
@@ -392,16 +391,9 @@ class Processor:
         clear = getattr(self._store, "clear", None)
         if clear is not None:
             clear()
-        if self._assigned is not None:
-            self._writing = asyncio.create_task(
-                self._prepare(self._assigned, loop.consumer.assigned())
-            )
-            await self._written()
-
-    async def _prepare(
-        self, assigned: Callable[[frozenset[int]], Awaitable[None]], partitions: frozenset[int]
-    ) -> None:
-        await self._retry(lambda: assigned(partitions))
+        await self._settled(lambda: self._journal.open(loop.consumer.assigned()))
+        if (assigned := self._assigned) is not None:
+            await self._settled(lambda: assigned(loop.consumer.assigned()))
 
     async def _idle(self, loop: ConsumerLoop) -> None:
         """Nothing came: hear what became of the last batch, and commit what is not committed yet."""
@@ -410,6 +402,8 @@ class Processor:
         if self._announcing is not None and self._announcing.done():
             announcing, self._announcing = self._announcing, None
             await announcing
+        if self._journal.careful and self._writing is None and self._announcing is None:
+            await self._settled(self._journal.calm)  # everything there was is done
         loop.commit_soon()
 
     async def _written(self) -> None:
@@ -421,7 +415,13 @@ class Processor:
                 if writing.done():
                     self._writing = None
 
-    async def _ended(self, task: "asyncio.Future[None]") -> None:
+    async def _settled(self, operation: Callable[[], Awaitable[T]]) -> T:
+        """The operation's result; outages are waited out beside the loop, which goes on polling."""
+        task = asyncio.ensure_future(self._retry(operation))
+        await self._ended(task)
+        return task.result()
+
+    async def _ended(self, task: "asyncio.Future[T]") -> None:
         """Wait for a task; while it waits for the end of an outage keep polling, so that the membership lives on."""
         while not task.done():
             await asyncio.wait((task,), timeout=POLL)

@@ -6,13 +6,12 @@ from msgspec import Struct
 
 from tidings.streams.log.protocol import DEAD_LETTERS, EVENTS, Log, Record
 from tidings.streams.log.read_until_end import read_until_end
+from tidings.streams.processing.crash_journal import CRASH as CRASH
 from tidings.streams.processing.dead_letters import parse_dead_letter
 
 ANYBODY = ""
 """Stands for a prediction that nobody can name: it may be any of them."""
 
-CRASH = "crash"
-"""The code of letters of records that ended the process again and again: they were never judged."""
 UNKNOWN_PROVIDER = "unknown-provider"
 
 _Positions = frozenset[tuple[int, int]]

@@ -26,6 +26,7 @@ const MEANINGS = {
   "unknown-provider": "No provider of this name is known to this release.",
   "translation-failed": "The provider's report could not be translated. A mended release can try it again.",
   "record-too-large": "The record would grow beyond TIDINGS_RECORD_MAX.",
+  crash: "The processor ended again and again while nothing but this record was under way. Try it with more memory, or a mended release.",
   refused: "The store will never take this record.",
   contradiction: "It says another end than the one that stands: two reports disagree.",
   owner: "It names another owner than the record has.",

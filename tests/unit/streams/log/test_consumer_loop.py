@@ -215,3 +215,17 @@ async def test_ends_of_transactions_are_passed() -> None:
     assert loop.done() == {0: 1}
     loop.finish(claim)
     assert loop.done() == {0: 4}
+
+
+async def test_what_was_fetched_and_not_begun_is_not_committed() -> None:
+    """Of the first records of an assignment that are begun one by one, none is committed before it was begun."""
+    log = MemoryLog()
+    await log.append(EVENTS, [NewRecord(b"p", b"{}") for _ in range(5)])
+    loop = ConsumerLoop(log, EVENTS, GROUP)
+    records = await loop.fetch(10, 0)
+    assert len(records) == 5
+    assert loop.reassigned()
+    loop.finish(loop.begin(records[:1]))
+    assert loop.done() == {0: 1}
+    await loop.close()
+    assert await log.committed(EVENTS, GROUP) == {0: 1}
