@@ -8,7 +8,7 @@ from typing import Any
 import structlog
 from msgspec import Struct
 
-from tidings.config.settings import Settings, SettingsError, sqlite_path
+from tidings.config.settings import SECRETS, Settings, SettingsError, sqlite_path
 from tidings.config.validators import masked_url
 from tidings.storage.errors import StorageError, StoreOwned
 from tidings.storage.factory import open_store
@@ -78,11 +78,15 @@ def providers_of(settings: Settings) -> dict[str, Provider]:
 
 
 def data_open_to_others(settings: Settings) -> list[Path]:
-    """Files and folders with data that other users of this machine can read."""
+    """Files and folders with data or secrets that other users of this machine can read."""
     urls = (settings.log, settings.store)
     places = [sqlite_path(url) for url in urls if url.startswith("sqlite://")]
     if (assets := folder_of(settings.assets)) is not None:
         places.append(assets)
+    for name, origin in settings.origins.items():
+        file, in_a_file, _ = origin.rpartition(": ")
+        if in_a_file and (name in SECRETS or name.endswith(("_secret", "_token"))):
+            places.append(Path(file))
     return [
         place
         for place in dict.fromkeys(places)

@@ -89,6 +89,26 @@ async def test_data_of_an_earlier_version_is_named(tmp_path: Path) -> None:
     assert "chmod go= data/log.db" in parts["assets"]["says"]
 
 
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        (f'[providers.replicate]\nsecret = "{webhooks.SECRET}"\n', True),
+        ('api_keys = ["a-key-of-more-than-thirty-two-characters"]\n', True),
+        ("partitions = 3\n", False),
+    ],
+)
+async def test_settings_with_secrets_are_named(tmp_path: Path, text: str, named: bool) -> None:
+    """A settings file that holds a secret and that others can read is named; any other is not."""
+    file = tmp_path / "tidings.toml"
+    file.write_text(text)
+    found = (await tidings(tmp_path, "doctor", "--json")).json["parts"]
+    says = {one["part"]: one["says"] for one in found}["assets"]
+    assert ("chmod go= tidings.toml" in says) is named
+    file.chmod(0o600)
+    found = (await tidings(tmp_path, "doctor", "--json")).json["parts"]
+    assert "chmod" not in {one["part"]: one["says"] for one in found}["assets"]
+
+
 async def test_files_of_a_program_of_its_own(tmp_path: Path) -> None:
     """The library makes no use of the process's umask: its object storage is private by itself."""
     objects = ObjectStorage(f"file:///{tmp_path}/new/assets")
