@@ -130,6 +130,8 @@ class Suite:
                 await self.load.poison(fault.seconds)
             elif fault.kind is Kind.FLOOD:
                 await self.load.flood(fault.seconds)
+            elif fault.kind is Kind.PARTITIONS:
+                await self.load.add_partitions()
             else:
                 async with self.cluster.harmed(fault):
                     if fault.kind is not Kind.RESTART:

@@ -15,6 +15,7 @@ from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextma
 from pathlib import Path
 from signal import SIGCONT, SIGSTOP
 
+import asyncpg
 import jwt
 
 from tests.chaos.cluster.cluster import ROLES, Cluster
@@ -194,6 +195,10 @@ class LinkedCluster(Cluster):
                 self.disks[fault.part].fill()
                 yield
                 await self._make_room(fault.part)
+            case Kind.DEMOTED:
+                await self._read_only(on=True)
+                yield
+                await self._read_only(on=False)
             case Kind.AHEAD | Kind.BEHIND:
                 self._set_clock(fault.part, "+3600" if fault.kind is Kind.AHEAD else "-3600")
                 yield
@@ -202,6 +207,17 @@ class LinkedCluster(Cluster):
             case _:
                 with self._on_links(fault):
                     yield
+
+    async def _read_only(self, *, on: bool) -> None:
+        """Let the database refuse writes, in the sessions that stand too, as it does once it is a replica."""
+        connection = await asyncpg.connect(self.postgres.url)
+        try:
+            await connection.execute(
+                f"ALTER SYSTEM SET default_transaction_read_only = {'on' if on else 'off'}"
+            )
+            await connection.execute("SELECT pg_reload_conf()")
+        finally:
+            await connection.close()
 
     def _links_of(self, part: str) -> list[FaultyProxy]:
         if part == "proxy":

@@ -8,13 +8,23 @@ from collections.abc import Sequence
 
 import aiohttp
 import msgspec
+from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
 from aiokafka.partitioner import DefaultPartitioner
 
 from tests.chaos.cluster.ledger import Ledger, Line, Problem, Way
 from tests.chaos.cluster.linked import LinkedCluster
+from tests.support.conditions import eventually, lasting
 from tests.support.webhooks import signed
 from tidings.storage.prediction import Status
-from tidings.streams.log.protocol import EVENTS, Log, LogError, NewRecord
+from tidings.streams.log.protocol import (
+    CHANGES,
+    DEAD_LETTERS,
+    EVENTS,
+    Log,
+    LogError,
+    NewRecord,
+)
+from tidings.streams.processing.processor import GROUP
 
 ACTIVE = 40
 """Predictions that go on at the same time."""
@@ -25,6 +35,9 @@ STEPS = (20, 60)
 HOT_STEPS = 400
 OWNERS = ("ann", "bob", "eve")
 PARTITIONS = 4
+TOPICS = (EVENTS, CHANGES, DEAD_LETTERS)
+METADATA_AGE = 12.0
+"""Seconds after which every client knows of added partitions: they look every ten."""
 AGAIN = (0.1, 0.5)
 """Seconds before an event that was not acknowledged is sent again, between."""
 PATIENCE = 120.0
@@ -64,10 +77,10 @@ class Load:
         self._busy: set[str] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
+        self._pausing = False
         self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=REQUEST))
-        self.probes = [
-            ledger.open(Line(name, Way.WEBHOOK, None, UNENDING)) for name in probe_names()
-        ]
+        self._partitions = PARTITIONS
+        self.probes = [self._probe(name) for name in probe_names(PARTITIONS)]
         """One in each partition: what flows for one may stand still for another."""
         self.again = 0
 
@@ -78,7 +91,7 @@ class Load:
         while not self._stopping.is_set():
             due = max(due + 1 / self._rate, time.monotonic() - 1.0)
             await self._rest(due - time.monotonic())
-            if (line := self._next()) is not None:
+            if not self._pausing and (line := self._next()) is not None:
                 self._spawn(line)
         made.cancel()
         await asyncio.wait([made, *self._tasks])
@@ -87,6 +100,41 @@ class Load:
         async with asyncio.TaskGroup() as group:
             for line in [*self._hot, *self._lines]:
                 group.create_task(self._finish(line))
+
+    def _probe(self, name: str) -> Line:
+        return self._ledger.open(Line(name, Way.WEBHOOK, None, UNENDING))
+
+    async def add_partitions(self) -> None:
+        """Give the topics two partitions more, and have a probe in each of those too.
+
+        Nothing is under way meanwhile: events of one prediction in two partitions have no order between them, so what
+        is sent before has to be applied before anything lands elsewhere.
+        """
+        self._pausing = True
+        try:
+            await eventually(lambda: not self._tasks, PATIENCE)
+            await eventually(self._applied, PATIENCE)
+            self._partitions += 2
+            admin = AIOKafkaAdminClient(bootstrap_servers=self._cluster.broker.bootstrap)
+            await admin.start()
+            try:
+                await admin.create_partitions(
+                    {topic: NewPartitions(self._partitions) for topic in TOPICS}
+                )
+            finally:
+                await admin.close()
+            await lasting(METADATA_AGE)
+        finally:
+            self._pausing = False
+        known = {line.prediction_id for line in self.probes}
+        names = probe_names(self._partitions)
+        self.probes += [self._probe(name) for name in names if name not in known]
+
+    async def _applied(self) -> bool:
+        """Whether everything that was appended is processed."""
+        committed = await self._log.committed(EVENTS, GROUP)
+        bounds = await self._log.bounds(EVENTS)
+        return all(committed.get(number, 0) >= end for number, (_, end) in bounds.items())
 
     def stop(self) -> None:
         """Begin no more; `run` returns when every prediction has ended."""
@@ -229,12 +277,12 @@ class Load:
             await asyncio.sleep(2 * POISON_BATCH / POISON_RATE)
 
 
-def probe_names() -> list[str]:
+def probe_names(partitions: int) -> list[str]:
     """A prediction for each partition."""
-    numbers = list(range(PARTITIONS))
+    numbers = list(range(partitions))
     found: dict[int, str] = {}
     tried = 0
-    while len(found) < PARTITIONS:
+    while len(found) < partitions:
         name = f"probe-{tried}"
         tried += 1
         found.setdefault(DefaultPartitioner()(name.encode(), numbers, numbers), name)

@@ -28,6 +28,10 @@ class Kind(StrEnum):
     """Its clock jumps an hour ahead, and back."""
     BEHIND = "behind"
     """Its clock jumps an hour back, and ahead again."""
+    DEMOTED = "demoted"
+    """A database that takes no writes any more, as a primary that became a replica."""
+    PARTITIONS = "partitions"
+    """Its topics get more partitions."""
     POISON = "poison"
     """A storm of records that make no sense."""
     FLOOD = "flood"
@@ -69,8 +73,8 @@ _LINKED = (*_AWAY, Kind.CUT, Kind.HANG)
 _CLOCKS = (Kind.AHEAD, Kind.BEHIND)
 
 CATALOG: dict[str, tuple[Kind, ...]] = {
-    "broker": (*_LINKED, Kind.FULL),
-    "postgres": (*_LINKED, Kind.SLOW, Kind.FULL),
+    "broker": (*_LINKED, Kind.FULL, Kind.PARTITIONS),
+    "postgres": (*_LINKED, Kind.SLOW, Kind.FULL, Kind.DEMOTED),
     "valkey": _LINKED,
     "processor-1": (*_LINKED, *_CLOCKS),
     "processor-2": _LINKED,

@@ -161,13 +161,15 @@ class Settlement:
             stderr=asyncio.subprocess.PIPE,
         )
         out, err = await asyncio.wait_for(process.communicate(), 300)
-        if process.returncode:
+        with contextlib.suppress(msgspec.DecodeError):
+            self._report.verified = msgspec.json.decode(out)
+        # 3: predictions that lie in several partitions, since some were added, cannot be judged. That is no fault.
+        judged = process.returncode != 3 or self._report.verified.get("faults") != 0
+        if process.returncode and judged:
             words = f"{out.decode()[-1500:]} {err.decode()[-400:]}"
             self._ledger.problem(
                 Problem.WRONG, f"replay --verify ended with {process.returncode}: {words}"
             )
-        with contextlib.suppress(msgspec.DecodeError):
-            self._report.verified = msgspec.json.decode(out)
 
 
 async def _records(client: Client) -> dict[str, Prediction]:

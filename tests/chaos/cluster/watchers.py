@@ -128,7 +128,7 @@ class _Checking(WatchState):
         self._watcher.begin(known)
         yield from found
 
-    def news(self, message: Message) -> Update | None:
+    def update_from(self, message: Message) -> Update | None:
         self._watcher.take(message)
         return super().update_from(message)
 
@@ -140,8 +140,7 @@ class WebSocketWatcher(Watcher):
         self, name: str, selection: Selection, ledger: Ledger, cluster: LinkedCluster
     ) -> None:
         super().__init__(name, selection, ledger)
-        url = f"ws{cluster.url.removeprefix('http')}/api/ws"
-        self._watch = Watch(url, TokenSource(cluster.token()), _Checking(self))
+        self._watch = Watch(cluster.url, TokenSource(cluster.token()), _Checking(self))
 
     @property
     def connected(self) -> bool:
