@@ -15,6 +15,7 @@ from tidings.storage.store import (
     Outcome,
     Ownership,
     Page,
+    PredictionStore,
     Query,
     Stored,
     Write,
@@ -32,7 +33,7 @@ class _Row(Struct, frozen=True, gc=False):
     purge_at: int | None
 
 
-class MemoryStore:
+class MemoryStore(PredictionStore):
     """Keeps everything in dictionaries, and its ids in the order of a listing.
 
     Args:

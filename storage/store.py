@@ -132,7 +132,10 @@ class Ownership(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class PredictionStore(Protocol):
-    """Where records rest. Methods raise `StoreUnavailable` where a retry helps, other `StorageError`s where not."""
+    """Where records rest. Methods raise `StoreUnavailable` where a retry helps, other `StorageError`s where not.
+
+    Stores are subclasses: what a kind of store has nothing to do for is done here.
+    """
 
     name: str
     """The kind of store, as metrics and messages call it: `sqlite`, `postgres`, ..."""
@@ -161,6 +164,26 @@ class PredictionStore(Protocol):
 
     async def close(self) -> None:
         """Finish what is under way and let go of connections, threads and files. Idempotent."""
+
+    async def load_certain(self, prediction_ids: Sequence[str]) -> dict[str, Stored]:
+        """As `load`, where a cache may answer only what it is sure of."""
+        return await self.load(prediction_ids)
+
+    async def load_fresh(self, prediction_ids: Sequence[str]) -> dict[str, Stored]:
+        """As `load`, past any cache."""
+        return await self.load(prediction_ids)
+
+    def clear(self) -> None:
+        """Forget what a cache holds: somebody else may have written."""
+        return
+
+    async def mark_filled(self) -> None:
+        """Say that everything is there, after a rebuild: writers that were held back go on."""
+        return
+
+    async def facts(self) -> dict[str, str]:
+        """What an operator wants to know about the store, by name."""
+        return {}
 
 
 def distinct_ids(writes: Sequence[Write]) -> list[str]:

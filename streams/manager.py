@@ -275,9 +275,7 @@ class PredictionStatusManager:
             # Somebody else was faster: judge again by what stands now.
 
     async def _load(self, prediction_id: str) -> dict[str, Stored]:
-        fresh = getattr(self._store, "load_fresh", None) or self._store.load
-        loaded: dict[str, Stored] = await fresh([prediction_id])
-        return loaded
+        return await self._store.load_fresh([prediction_id])
 
     async def _claim(self) -> None:
         if self._claimed:

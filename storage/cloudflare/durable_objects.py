@@ -24,6 +24,7 @@ from tidings.storage.store import (
     Outcome,
     Ownership,
     Page,
+    PredictionStore,
     Query,
     Refused,
     Stored,
@@ -125,7 +126,7 @@ _removed = msgspec.json.Decoder(_Removed)
 _ownership = msgspec.json.Decoder(Ownership)
 
 
-class DurableObjectsStore:
+class DurableObjectsStore(PredictionStore):
     """A store on the Worker at `base_url`.
 
     Args:

@@ -43,6 +43,7 @@ from tidings.storage.store import (
     Outcome,
     Ownership,
     Page,
+    PredictionStore,
     Query,
     Stored,
     Write,
@@ -62,7 +63,7 @@ STALE = 120.0
 """Seconds for which KV may still show what was deleted."""
 
 
-class CloudflareKvStore:
+class CloudflareKvStore(PredictionStore):
     """Opened with `await CloudflareKvStore.open(url)`."""
 
     name = "cloudflare_kv"

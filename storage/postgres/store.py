@@ -22,6 +22,7 @@ from tidings.storage.store import (
     Outcome,
     Ownership,
     Page,
+    PredictionStore,
     Query,
     Refused,
     Stored,
@@ -46,7 +47,7 @@ _RETRY = ("08", "25", "40", "53", "55", "57", "58")
 _READ_ONLY = "{} is read-only; name the primary, or all hosts and ?target_session_attrs=read-write"
 
 
-class PostgresStore:
+class PostgresStore(PredictionStore):
     """Opened with `await PostgresStore.open(url)`."""
 
     name = "postgres"

@@ -27,6 +27,7 @@ from tidings.storage.store import (
     Outcome,
     Ownership,
     Page,
+    PredictionStore,
     Query,
     Stored,
     Write,
@@ -62,7 +63,7 @@ class _Script(NamedTuple):
 _WRITE, _LOAD, _LIST, _SWEEP = map(_Script.of, (WRITE, LOAD, LIST, SWEEP))
 
 
-class RedisStore:
+class RedisStore(PredictionStore):
     """Opened with `await RedisStore.open(url)`."""
 
     name = "redis"

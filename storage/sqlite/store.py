@@ -20,7 +20,16 @@ from tidings.storage.errors import StorageError, StoreMisconfigured
 from tidings.storage.prediction import Status
 from tidings.storage.sqlite.schema import FORMAT, GET, LOAD, SWEEP, in_use, open_reader
 from tidings.storage.sqlite.writer import SqliteWriter
-from tidings.storage.store import Capabilities, Outcome, Ownership, Page, Query, Stored, Write
+from tidings.storage.store import (
+    Capabilities,
+    Outcome,
+    Ownership,
+    Page,
+    PredictionStore,
+    Query,
+    Stored,
+    Write,
+)
 
 _STATUS: dict[str | None, Status | None] = {None: None} | {
     status.value: status for status in Status
@@ -33,7 +42,7 @@ _from_json = msgspec.json.Decoder(
 ).decode
 
 
-class SqliteStore:
+class SqliteStore(PredictionStore):
     """Opened with `await SqliteStore.open(url)`."""
 
     name = "sqlite"

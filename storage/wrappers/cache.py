@@ -51,7 +51,7 @@ class _Fill:
         self.overtaken = False
 
 
-class CachedStore:
+class CachedStore(PredictionStore):
     """Writes go through after the store has them; reads are answered from memory where it is fresh.
 
     Args:
@@ -288,6 +288,14 @@ class CachedStore:
     async def sweep(self, now: int, limit: int) -> int:
         """As the store does. A purged tombstone may stay here until it ages."""
         return await self.store.sweep(now, limit)
+
+    async def mark_filled(self) -> None:
+        """As the store does."""
+        await self.store.mark_filled()
+
+    async def facts(self) -> dict[str, str]:
+        """As the store does."""
+        return await self.store.facts()
 
     async def close(self) -> None:
         """Close the store."""

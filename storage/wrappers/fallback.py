@@ -40,7 +40,7 @@ REST = Backoff((5.0,), jitter=0)
 _log = structlog.get_logger()
 
 
-class FallbackStore:
+class FallbackStore(PredictionStore):
     """Outside reads (`get`, `list`) come from the second store where the first is unavailable; all else fails then.
 
     Args:
@@ -98,6 +98,14 @@ class FallbackStore:
         """Sweep both, the first one first."""
         gone = await self.store.sweep(now, limit)
         return gone + await self.fallback.sweep(now, limit - gone) if gone < limit else gone
+
+    async def mark_filled(self) -> None:
+        """As the first store does; the copy is filled from the changes."""
+        await self.store.mark_filled()
+
+    async def facts(self) -> dict[str, str]:
+        """As the first store does."""
+        return await self.store.facts()
 
     async def close(self) -> None:
         """Close both."""

@@ -66,7 +66,7 @@ class _Operation:
         self.error = series.error.labels(*labels)
 
 
-class ObservedStore:
+class ObservedStore(PredictionStore):
     """Times and counts every call of a store.
 
     Args:
@@ -119,6 +119,14 @@ class ObservedStore:
     async def sweep(self, now: int, limit: int) -> int:
         """As the store does."""
         return await self._timed("sweep", self.store.sweep(now, limit))
+
+    async def mark_filled(self) -> None:
+        """As the store does."""
+        await self.store.mark_filled()
+
+    async def facts(self) -> dict[str, str]:
+        """As the store does."""
+        return await self.store.facts()
 
     async def close(self) -> None:
         """Close the store."""

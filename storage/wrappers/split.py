@@ -44,7 +44,7 @@ class _Placed(msgspec.Struct, rename="camel", gc=False):
 _placed = msgspec.json.Decoder(_Placed).decode
 
 
-class SplitStore:
+class SplitStore(PredictionStore):
     """Reads look into the other arm where the first choice has nothing.
 
     Args:
@@ -137,10 +137,9 @@ class SplitStore:
         return gone + await self.arms[1].sweep(now, limit - gone) if gone < limit else gone
 
     async def mark_filled(self) -> None:
-        """Say that both hold what they should, to those that want to know."""
+        """Say so to both."""
         for arm in self.arms:
-            if (mark_filled := getattr(arm, "mark_filled", None)) is not None:
-                await mark_filled()
+            await arm.mark_filled()
 
     async def close(self) -> None:
         """Close both."""

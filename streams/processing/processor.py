@@ -117,9 +117,7 @@ class Processor:
         self._done = done
         self._reached = reached
         self.guard = guard
-        # A store with a cache says what it is sure of, and what the store behind it has now.
-        self._load = getattr(store, "load_certain", None) or store.load
-        self._load_fresh = getattr(store, "load_fresh", None) or store.load
+        self._load, self._load_fresh = store.load_certain, store.load_fresh
         self._scattered = False
         """Whether it was said that events of one prediction lie in several partitions."""
         self._loop: ConsumerLoop | None = None
@@ -388,9 +386,7 @@ class Processor:
         """Begin with what was assigned; raises `Abandoned` where it was taken again meanwhile."""
         loop.reassigned()
         # Another member may have written meanwhile: what the cache knows may be old.
-        clear = getattr(self._store, "clear", None)
-        if clear is not None:
-            clear()
+        self._store.clear()
         await self._settled(lambda: self._journal.open(loop.consumer.assigned()))
         if (assigned := self._assigned) is not None:
             await self._settled(lambda: assigned(loop.consumer.assigned()))

@@ -94,8 +94,8 @@ async def _fill(
                 await rebuild.follow(stopped)
             finally:
                 loop.remove_signal_handler(signal.SIGINT)
-        if whole and (mark_filled := getattr(store, "mark_filled", None)) is not None:
-            await mark_filled()
+        if whole:
+            await store.mark_filled()
         summary = counts(rebuild.progress, bar.seconds)
     into = None if arguments.dry_run else _filled(arguments.into, settings)
     if arguments.as_json:

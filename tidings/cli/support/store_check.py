@@ -61,7 +61,7 @@ async def examined(settings: Settings, url: str) -> str:
         return says
     store = await store_of(settings, url)
     try:
-        facts = await _facts(store)
+        facts = await store.facts()
         positions = await store.positions()
         used = facts.pop("ownership", UNCLAIMED) != UNCLAIMED or bool(positions)
         if store.capabilities.lists and store.capabilities.compare_and_set:
@@ -75,12 +75,6 @@ async def examined(settings: Settings, url: str) -> str:
         return says
     finally:
         await store.close()
-
-
-async def _facts(store: Any) -> dict[str, str]:
-    """What the store says of itself, where it says anything."""
-    ask = getattr(store, "facts", None)
-    return {} if ask is None else dict(await ask())
 
 
 def _ranges(positions: dict[int, int]) -> str:

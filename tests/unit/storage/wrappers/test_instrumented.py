@@ -11,6 +11,7 @@ from tidings.storage.errors import StorageError, StoreMisconfigured, StoreUnavai
 from tidings.storage.legacy_environment import selected_provider, selected_url
 from tidings.storage.memory import MemoryStore
 from tidings.storage.store import Ownership, Query, Stored
+from tidings.storage.wrappers.cache import CachedStore
 from tidings.storage.wrappers.compose import open_composed, reset_shared, shared_store
 from tidings.storage.wrappers.fallback import FallbackStore
 from tidings.storage.wrappers.instrumented import ObservedStore
@@ -157,3 +158,30 @@ def test_selected_urls() -> None:
     ):
         with pytest.raises(StoreMisconfigured, match=message):
             selected_url(environment)
+
+
+async def test_what_only_some_stores_do_reaches_them() -> None:
+    """Through every wrapper an operator reads the store's own facts, and a rebuild tells it that it is whole."""
+
+    class Telling(MemoryStore):
+        filled = 0
+
+        async def facts(self) -> dict[str, str]:
+            return {"server": "told"}
+
+        async def mark_filled(self) -> None:
+            self.filled += 1
+
+    store, other = Telling(), Telling()
+    wrapped = CachedStore(
+        FallbackStore(ObservedStore(store, registry=CollectorRegistry()), MemoryStore())
+    )
+    assert await wrapped.facts() == {"server": "told"}
+    await wrapped.mark_filled()
+    await SplitStore(ObservedStore(store, registry=CollectorRegistry()), other, 50).mark_filled()
+    assert (store.filled, other.filled) == (2, 1)
+    plain = MemoryStore()
+    assert await plain.facts() == {}
+    await plain.mark_filled()
+    plain.clear()
+    assert await plain.load_certain(["p"]) == await plain.load_fresh(["p"]) == {}
