@@ -9,7 +9,11 @@ StorageError
 ├── NotFound              the library's door: no such prediction
 └── InvalidTransition     the library's door: the rules forbid it
 ```
+
+What repeats the text of a driver passes the redactor: drivers put URLs, settings and headers into their exceptions.
 """
+
+from tidings.storage.redaction import redact
 
 
 class StorageError(Exception):
@@ -24,9 +28,15 @@ class StoreUnavailable(StorageError):
 
     retryable = True
 
+    def __init__(self, message: str = "") -> None:
+        super().__init__(redact(message))
+
 
 class StoreMisconfigured(StorageError):
     """The store's URL, driver, schema or rights are wrong; the settings need mending."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(redact(message))
 
 
 class StoreOwned(StorageError):

@@ -25,7 +25,7 @@ from collections.abc import Iterable
 from typing import TypeVar
 from urllib.parse import quote
 
-MASK = "***"
+MASK = "********"
 LEAST_SECRET = 6
 """Characters: a shorter configured secret would be found in ordinary words."""
 LONGEST_ERROR = 500

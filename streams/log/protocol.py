@@ -5,6 +5,8 @@ from typing import Literal, Protocol
 
 from msgspec import Struct
 
+from tidings.storage.redaction import redact
+
 Headers = Sequence[tuple[str, bytes]]
 
 
@@ -98,9 +100,15 @@ class LogUnavailable(LogError):
 
     retryable = True
 
+    def __init__(self, message: str = "") -> None:
+        super().__init__(redact(message))  # it repeats what a driver says
+
 
 class LogMisconfigured(LogError):
     """A topic, a URL or a right is wrong; the settings or the broker need mending."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(redact(message))  # it repeats what a driver says
 
 
 class RecordTooLarge(LogError):

@@ -17,7 +17,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 from tidings.config import validators
-from tidings.config.validators import MASK, masked_url
+from tidings.config.validators import masked_url
+from tidings.storage.redaction import MASK
 from tidings.streams.providers.configuration import Configuration
 
 PREFIX = "TIDINGS_"

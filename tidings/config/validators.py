@@ -11,6 +11,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from tidings.gateway.auth.origins import canonical_origin
 from tidings.storage.errors import StoreMisconfigured
 from tidings.storage.postgres import address as postgres_address
+from tidings.storage.redaction import MASK
 from tidings.storage.redis import address as redis_address
 
 _REDIS_SCHEMES = ("redis", "rediss", "redis+unix", "valkey", "valkeys", "valkey+unix")
@@ -30,7 +31,6 @@ STORE_SCHEMES = (
 )
 ASSET_SCHEMES = ("file", "s3", "gs", "az", "memory")
 
-MASK = "********"
 _ESCAPES = "in a user or a password write / ? # @ [ ] as %2F %3F %23 %40 %5B %5D"
 _SECRET_PARAMETER = re.compile(r"[?&][^?&=]*(?:password|secret|token|key)[^?&=]*=", re.IGNORECASE)
 

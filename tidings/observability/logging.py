@@ -10,9 +10,8 @@ from typing import Any
 import structlog
 from structlog.typing import EventDict, Processor
 
-from tidings.config.validators import MASK
 from tidings.observability.control_characters import escape_controls
-from tidings.storage.redaction import Redactor
+from tidings.storage.redaction import MASK, Redactor
 
 _SECRET_WORDS = ("secret", "token", "password", "authorization", "api_key", "webhook_key")
 

@@ -5,7 +5,9 @@ import json
 import httpx
 import pytest
 
+from tidings.storage.errors import StoreMisconfigured, StoreUnavailable
 from tidings.storage.redaction import MASK, Redactor, error_text, redact, without_proofs
+from tidings.streams.log.protocol import LogMisconfigured, LogUnavailable
 
 PROOF = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 ADDRESS = f"https://tidings.example/api/webhooks/fal/p-1?token={PROOF}"
@@ -133,3 +135,15 @@ def test_a_hostile_text_is_read_in_linear_time() -> None:
     ):
         text = beginning * (1_000_000 // len(beginning))
         assert redact(text) == text
+
+
+@pytest.mark.parametrize(
+    "kind", [StoreUnavailable, StoreMisconfigured, LogUnavailable, LogMisconfigured]
+)
+def test_errors_of_stores_and_logs_repeat_no_credential(kind: type[Exception]) -> None:
+    """What a driver says of its URL and settings is taken out where the error is made."""
+    said = f"redis://:{SECRET}@cache:6379 refused sasl_plain_password={SECRET} of kafka.example"
+    text = str(kind(said))
+    assert SECRET not in text
+    assert "cache:6379" in text
+    assert "kafka.example" in text
