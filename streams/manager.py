@@ -259,7 +259,7 @@ class PredictionStatusManager:
             stepped = event.recorded_at if decision.step else None
             expires_at, purge_at = self._expiry.of(
                 Reduction(record, recorded_at=event.recorded_at, stepped_at=stepped),
-                before,
+                before.expires_at if before is not None else None,
                 self._clock.ms(),
             )
             write = Write(

@@ -157,7 +157,8 @@ class BatchEntry:
         reduction, before = self.reduction, self.before
         assert reduction is not None
         assert reduction.record is not None
-        self.expires_at, purge_at = expiry.of(reduction, before, SYSTEM_CLOCK.ms())
+        expires_at = before.expires_at if before is not None else None
+        self.expires_at, purge_at = expiry.of(reduction, expires_at, SYSTEM_CLOCK.ms())
         return Write(
             reduction.record,
             self.encoded,

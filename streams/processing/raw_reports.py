@@ -4,7 +4,6 @@ Only the positions that the record names are read, never the topic: what a reque
 """
 
 import asyncio
-from collections.abc import Iterable
 
 from msgspec import Struct
 
@@ -60,29 +59,14 @@ async def read_raw_reports(log: Log, record: Prediction) -> list[RawReport]:
         if position.partition in bounds
         and bounds[position.partition][0] <= position.offset < bounds[position.partition][1]
     ]
-    ends = {partition: end for partition, (_, end) in bounds.items()}
     found = []
     async with asyncio.timeout(WAIT):
         for position in kept:
-            event = await _at(log, position, ends)
+            events = await log.read_at(EVENTS, {position.partition: position.offset})
+            event = events.get(position.partition)  # none where compaction has left a gap
             if event is not None and event.value:
                 found.append(_report(event))
     return found
-
-
-async def _at(log: Log, position: Position, ends: dict[int, int]) -> Record | None:
-    """The record at a position; None where a transaction's marker lies there, or compaction has left a gap."""
-    since = {**ends, position.partition: position.offset}
-    async for records in log.follow(EVENTS, since):
-        for record in _of(records, position.partition):
-            return record if record.offset == position.offset else None
-        if not records:
-            return None
-    return None
-
-
-def _of(records: Iterable[Record], partition: int) -> Iterable[Record]:
-    return (record for record in records if record.partition == partition)
 
 
 def _report(record: Record) -> RawReport:

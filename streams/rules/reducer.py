@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 from msgspec import Struct
 
 from tidings.storage.prediction import Standing, Tombstone
-from tidings.storage.store import Stored
 from tidings.streams.log.protocol import Place
 from tidings.streams.rules.decision import Applied, Duplicate, Rejected, Stale
 from tidings.streams.rules.event import Event, EventType
@@ -36,12 +35,17 @@ class Expiry(Struct, frozen=True, gc=False):
     """Of the events. What is purged sooner could be brought back by an event that is still in the log."""
 
     def of(
-        self, reduction: "Reduction", before: Stored | None, now: int
+        self, reduction: "Reduction", expires_at: int | None, now: int
     ) -> tuple[int | None, int | None]:
         """When the reduced record is hidden, and when it is purged.
 
         The time counts from when an event was appended, or from now where that lies ahead: producers set the time of
         their records themselves, and one whose clock is wrong would keep a record for years.
+
+        Args:
+            reduction: What became of its events.
+            expires_at: When what stood before is hidden; None: never, or nothing stood.
+            now: In ms.
         """
         record = reduction.record
         recorded_at = min(reduction.recorded_at, now)
@@ -52,7 +56,7 @@ class Expiry(Struct, frozen=True, gc=False):
         elif reduction.stepped_at is not None:
             expires = min(reduction.stepped_at, now) + self.ttl if self.ttl else None
         else:
-            expires = before.expires_at if before is not None else None
+            expires = expires_at
         return expires, None if expires is None else expires + self.retention + DAY
 
 
