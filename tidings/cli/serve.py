@@ -84,7 +84,7 @@ def run(arguments: Namespace) -> None:
 def _supervise(settings: "Settings", arguments: Namespace) -> None:
     """Start the workers, and look after them."""
     from tidings.gateway.websocket.listener import listen
-    from tidings.runtime.service import write_port
+    from tidings.runtime.ports import write_port
     from tidings.runtime.supervisor import WorkerEnded, supervise
 
     given = [("--host", arguments.host), ("--log", arguments.log), ("--store", arguments.store)]

@@ -29,12 +29,16 @@ from tidings.storage.proxies import by_way_of, calls_this_machine
 __all__ = ["Client", "Deleted", "PredictionPage", "Token", "Update", "Watch"]
 
 ATTEMPTS = 3
-"""How often a request that may be repeated is sent while nobody answers or the service asks to come back."""
+"""How often a request that may be repeated is sent while nobody answers or the service asks to come
+back."""
 LONGEST_RETRY_AFTER = 10.0
 
 
 class PredictionPage(Struct, frozen=True):
-    """A page of predictions, newest first, and the cursor of the next one (None: this was the last)."""
+    """A page of predictions, newest first, and the cursor of the next one.
+
+    None: this was the last.
+    """
 
     data: list[Prediction]
     cursor: str | None = None
@@ -54,12 +58,14 @@ class Client:
     """A client of one service.
 
     Args:
-        url: The service's address, such as `https://tidings.example.com`; a path before `/api` is kept.
-        token: A JWT or an API key; or a function (plain or async) that brings one, asked again whenever the service
-            wants a new one.
+        url: The service's address, such as `https://tidings.example.com`; a path before `/api` is
+            kept.
+        token: A JWT or an API key; or a function (plain or async) that brings one, asked again
+            whenever the service wants a new one.
         timeout: Seconds that a request may take.
         patience: Seconds without any connection after which a watch gives up; None: never.
-        heartbeat: Seconds between pings of a watch; a connection silent for twice as long is given up.
+        heartbeat: Seconds between pings of a watch; a connection silent for twice as long is given
+            up.
     """
 
     def __init__(
@@ -115,7 +121,9 @@ class Client:
         limit: int | None = None,
         snapshot: bool = True,
     ) -> Watch:
-        """Watch predictions by id, or all of an owner, a tag or a model, or everything; exactly one of these.
+        """Watch predictions by id, all of an owner, a tag or a model, or everything.
+
+        Exactly one of these is named.
 
         Args:
             predictions: Ids; those that do not exist yet are reported once they do.
@@ -125,11 +133,12 @@ class Client:
             all: Every prediction.
             known: Versions that the caller has already, by id: only what is newer is reported.
             limit: How many of the newest to get at first (service's default 1,000; at most 10,000).
-            snapshot: False: only what changes from now on. After a reconnect what stands is reported where no version
-                of it was: it may have changed meanwhile.
+            snapshot: False: only what changes from now on. After a reconnect what stands is
+                reported where no version of it was: it may have changed meanwhile.
 
         Returns:
-            An async iterator of `Prediction` and `Deleted`; see `Watch`. Each watch has a connection of its own, opened
+            An async iterator of `Prediction` and `Deleted`; see `Watch`. Each watch has a
+            connection of its own, opened
             when it is first iterated.
 
         Raises:
@@ -183,7 +192,10 @@ class Client:
         limit: int | None = None,
         cursor: str | None = None,
     ) -> PredictionPage:
-        """A page of predictions, newest first, that pass all the filters given (at most 1,000; by default 50)."""
+        """A page of predictions, newest first, that pass all the filters given.
+
+        By default 50, at most 1,000.
+        """
         given = {
             "status": status,
             "owner": owner,
@@ -220,12 +232,13 @@ class Client:
             tags: Words to watch and list it by.
             estimated_time: Milliseconds that it is expected to take.
             prediction_id: Its id; None: the service chooses one.
-            idempotency_key: The same key gives the same prediction; None: a new one, so that a lost answer can be
-                asked for again without a second prediction.
+            idempotency_key: The same key gives the same prediction; None: a new one, so that a lost
+                answer can be asked for again without a second prediction.
 
         Raises:
             Conflicting: The id is taken.
-            RequestRefused: The service cannot submit to this provider, or the key was used for something else.
+            RequestRefused: The service cannot submit to this provider, or the key was used for
+                something else.
             Unreachable: It was written down but not applied in time; `get` finds it later.
         """
         given = {
@@ -250,9 +263,12 @@ class Client:
         return self._one(answer)
 
     async def patch(self, prediction_id: str, **fields: Any) -> Prediction:
-        """Report fields of a prediction (`status="processing"`, `image_url=...`); return the record that they made.
+        """Report fields of a prediction (`status="processing"`, `image_url=...`).
 
-        Where the service has taken the report but not applied it within 5 s, the record as it stands is returned.
+        Returns the record that they made.
+
+        Where the service has taken the report but not applied it within 5 s, the record as it
+        stands is returned.
 
         Raises:
             Conflicting: The rules forbid the change of status.
@@ -263,7 +279,10 @@ class Client:
         return await self._one_or_current(prediction_id, answer)
 
     async def cancel(self, prediction_id: str) -> Prediction:
-        """Ask for a prediction's cancellation; return the record, which its provider's answer will change."""
+        """Ask for a prediction's cancellation.
+
+        Returns the record, which its provider's answer will change.
+        """
         answer = await self._request("POST", f"{_path(prediction_id)}/cancel")
         return await self._one_or_current(prediction_id, answer)
 
@@ -295,7 +314,10 @@ class Client:
         headers: Mapping[str, str] | None = None,
         repeat: bool = True,
     ) -> httpx.Response:
-        """Send a request; again where that is harmless and nobody answered, or where a new token is wanted."""
+        """Send a request, and repeat it where a repeat is harmless and may help.
+
+        It helps where nobody answered, or where the service wants a new token.
+        """
         content = None if body is None else msgspec.json.encode(body)
         renewed = False
         attempt = 0

@@ -1,4 +1,7 @@
-"""What a watching client has seen, what it asks for on the next connection, and what is news. Pure."""
+"""What a watching client has seen, what it asks for on the next connection, and what is news.
+
+Pure.
+"""
 
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
@@ -10,12 +13,14 @@ from msgspec import Raw, Struct
 from tidings.storage.prediction import ABSENT, Prediction, decode
 
 KNOWN_BYTES = 96 * 1024
-"""How much of one message ids and versions may take: well under the 256 KiB that the service takes from a client."""
+"""How much of one message ids and versions may take: well under the 256 KiB that the service takes
+from a client."""
 REMEMBERED = 100_000
 """Predictions whose last version is remembered; the longest unseen are forgotten first."""
 NAMED_AGAIN = 10_000
-"""Predictions that a wide watch names as known when it comes back. By default the service takes twice as many of one
-session; the other half is for naming them once more, where its store did not answer."""
+"""Predictions that a wide watch names as known when it comes back. By default the service takes
+twice as many of one session; the other half is for naming them once more, where its store did not
+answer."""
 
 
 class Deleted(Struct, frozen=True):
@@ -104,13 +109,17 @@ class WatchState:
         self._limit = limit
         self.snapshot = snapshot
         self.begun = False
-        """Whether a subscription has stood before: what may have changed since is asked for in any case."""
+        """Whether a subscription has stood before: what may have changed since is asked for in any
+        case."""
         self._seen = OrderedDict(
             (prediction_id, _Seen(version)) for prediction_id, version in known.items()
         )
 
     def requests(self) -> Iterator[dict[str, object]]:
-        """The `subscribe` messages for a new connection, without their refs, each within what the service takes."""
+        """The `subscribe` messages for a new connection, without their refs.
+
+        Each is small enough for the service.
+        """
         named = self._selection.predictions
         if named:
             yield from self._named(named)
@@ -170,7 +179,10 @@ class WatchState:
         return pieces[::-1]
 
     def update_from(self, message: Message) -> Update | None:
-        """What the message tells that is newer than everything seen of that prediction; None: nothing."""
+        """What the message tells that is newer than what was seen of that prediction, if anything.
+
+        None: nothing.
+        """
         if message.type in {"snapshot", "change"}:
             record = decode(bytes(message.prediction))
             seen = _Seen(record.version, ended=record.status.terminal)

@@ -28,7 +28,8 @@ FIRST_DELAY, LONGEST_DELAY = 0.5, 20.0
 """Bounds of the wait before coming back, in seconds."""
 TOKEN_ATTEMPTS = 3
 AGAIN_WITHIN = 5.0
-"""Seconds within which a subscription is sent again that the service could not answer from its store."""
+"""Seconds within which a subscription is sent again that the service could not answer from its
+store."""
 
 logger = structlog.get_logger(__name__)
 
@@ -36,9 +37,9 @@ logger = structlog.get_logger(__name__)
 class Watch:
     """An async iterator over the newest states of what is watched; also an async context manager.
 
-    Each item is a `Prediction` or, where one is gone, `Deleted`. Of one prediction versions only rise: across
-    reconnects it resumes where it was. A caller slower than the changes skips to the newest ones. It ends when it is
-    closed.
+    Each item is a `Prediction` or, where one is gone, `Deleted`. Of one prediction versions only
+    rise: across reconnects it resumes where it was. A caller slower than the changes skips to the
+    newest ones. It ends when it is closed.
 
     Raises (while iterating):
         Unreachable: Nobody answered for longer than `patience`.
@@ -168,7 +169,10 @@ class Watch:
             self._renew_at = renewal_time(token, time.time()) or math.inf
 
     def _delay(self) -> float:
-        """Seconds before the next attempt: what the server asked for, else at most as long again as it has lasted so far."""
+        """Seconds before the next attempt.
+
+        What the server asked for, else at most as long again as the outage has lasted so far.
+        """
         if (asked := self._wait) is not None:
             self._wait = None
             return asked
@@ -205,7 +209,10 @@ class Watch:
             )
 
     async def _token_refused(self, status: int, reason: str) -> None:
-        """Ask for another token once it was refused; there is no use in showing the same one again."""
+        """Ask for another token once it was refused.
+
+        There is no use in showing the same one again.
+        """
         self._refusals += 1
         if self._refusals > TOKEN_ATTEMPTS or not await self._tokens.renew(self._shown):
             raise Unauthorized(f"{self._url}: {reason}; bring another token", status=status)
@@ -282,7 +289,10 @@ class Watch:
                 await self._send(self._connection, {**request, "ref": ref})
 
     def _answered(self, ref: int | None) -> None:
-        """A subscription stands; once all do, ask again where the service could not read what there is."""
+        """Note that a subscription stands.
+
+        Once all do, ask again where the service could not read its store.
+        """
         self._unanswered.discard(ref)
         self._state.begun = True
         self._failures = 0
@@ -313,7 +323,8 @@ class Watch:
 def longest_wait(lasted: float) -> float:
     """Seconds to wait at most before coming back, after an outage of so many seconds so far.
 
-    The wait is drawn evenly from nothing up to this ("full jitter"), so that clients cut off together do not come back
-    together; and as no wait is longer than what has passed, an outage is at most doubled by it.
+    The wait is drawn evenly from nothing up to this ("full jitter"), so that clients cut off
+    together do not come back together; and as no wait is longer than what has passed, an outage is
+    at most doubled by it.
     """
     return min(LONGEST_DELAY, max(FIRST_DELAY, lasted))

@@ -12,7 +12,8 @@ Token = str | Callable[[], str | Awaitable[str]]
 """A token, or what brings a new one whenever it is asked."""
 
 EARLY = 30.0
-"""Seconds before its expiry that a token is renewed on an open connection; a tenth of its life where that is less."""
+"""Seconds before its expiry that a token is renewed on an open connection; a tenth of its life
+where that is less."""
 
 
 class _Claims(Struct):
@@ -20,7 +21,10 @@ class _Claims(Struct):
 
 
 class TokenSource:
-    """Keeps the newest token and asks for the next one; the watches and requests of a client share it."""
+    """Keeps the newest token and asks for the next one.
+
+    The watches and requests of a client share it.
+    """
 
     def __init__(self, token: Token | None) -> None:
         self._token = token
@@ -51,8 +55,8 @@ class TokenSource:
 def renewal_time(token: str, now: float) -> float | None:
     """When to renew a JWT that the service takes (seconds since the epoch).
 
-    None: it does not say when it expires, or seems to have done so already: then the clock here is wrong, and the
-    service says when it is time.
+    None: it does not say when it expires, or seems to have done so already: then the clock here is
+    wrong, and the service says when it is time.
     """
     parts = token.split(".")
     if len(parts) != 3:

@@ -55,8 +55,9 @@ def check_serving(settings: Settings) -> None:
     """Check what serving needs beyond `check`.
 
     Raises:
-        SettingsError: Everybody could reach the service without saying who they are, or by a secret that can be found
-            by trying; or the key of the webhook URLs, which several processes must share, is not set.
+        SettingsError: Everybody could reach the service without saying who they are, or by a secret
+            that can be found by trying; or the key of the webhook URLs, which several processes
+            must share, is not set.
     """
     open_to_all = (
         "gateway" in settings.roles and not settings.authenticates and not settings.anonymous
@@ -83,7 +84,7 @@ def check_serving(settings: Settings) -> None:
 
 
 def short_secrets(settings: Settings) -> list[str]:
-    """Where secrets stand that can be found by trying: of clients, and of webhooks that a word proves.
+    """The settings whose secrets can be found by trying.
 
     Those whose least length a standard says are refused when they are read (`TIDINGS_JWT_SECRET`,
     `TIDINGS_WEBHOOK_KEY`, Standard Webhooks). For the rest it is decided when it is served: on

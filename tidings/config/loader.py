@@ -58,7 +58,8 @@ def load_settings(
 
     Args:
         flags: Flags of the command by setting's name; those that are None were not given.
-        environ: The environment. Names with `TIDINGS_TEST_` are for tests, and ignored; so are empty values.
+        environ: The environment. Names with `TIDINGS_TEST_` are for tests, and ignored; so are
+            empty values.
         config: The file to read; None: `tidings.toml` in `folder` where there is one.
         folder: The working folder.
 
@@ -134,8 +135,8 @@ def _from_environment(
 def _is_service_link(variable: str, value: str) -> bool:
     """Whether Kubernetes has put a variable there for a Service called `tidings` or `tidings-...`.
 
-    Its names are those of Docker's links (Kubernetes, "Service", environment variables): of a Service
-    `tidings` `TIDINGS_SERVICE_HOST`, `TIDINGS_PORT=tcp://10.0.0.7:8080` and their kin.
+    Its names are those of Docker's links (Kubernetes, "Service", environment variables): of a
+    Service `tidings` `TIDINGS_SERVICE_HOST`, `TIDINGS_PORT=tcp://10.0.0.7:8080` and their kin.
     """
     return bool(_SERVICE_LINK.fullmatch(variable)) or (
         variable.endswith("_PORT") and bool(_LINKED_ADDRESS.match(value))
@@ -301,7 +302,10 @@ def _reason(name: str, error: msgspec.ValidationError) -> str:
 
 
 def _original_store(settings: Settings, given: Mapping[str, Given]) -> str:
-    """The store where `TIDINGS_STORE` is not set: as the original design's names choose, else the default."""
+    """The store where `TIDINGS_STORE` is not set.
+
+    As the original design's names choose it, else the default.
+    """
     names = {env_name(name): entry for name, entry in given.items()}
     chosen = {name: names[name] for name in (*selection.NAMES, *selection.PLACES) if name in names}
     environment = {name: str(entry.value) for name, entry in chosen.items()}

@@ -1,10 +1,13 @@
-"""The settings of the service: one frozen value, read once at the edge; everything below takes arguments.
+"""The settings of the service: one frozen value, read once at the edge.
 
-A setting is one field of `Settings`: its type, its default, the text beneath it, and what `Setting` says
-of it. Loading, masking, error texts and docs/settings.md read all of that from the field.
-`loader.load_settings` merges, in this order, the flags of the command, the environment, `tidings.toml` and the
-defaults. In the file a setting has its name from the environment in lower case without `TIDINGS_`, and a
-table is the beginning of a name: `[providers.replicate] secret = "..."` is `TIDINGS_REPLICATE_SECRET`.
+Everything below takes arguments.
+
+A setting is one field of `Settings`: its type, its default, the text beneath it, and what `Setting`
+says of it. Loading, masking, error texts and docs/settings.md read all of that from the field.
+`loader.load_settings` merges, in this order, the flags of the command, the environment,
+`tidings.toml` and the defaults. In the file a setting has its name from the environment in lower
+case without `TIDINGS_`, and a table is the beginning of a name: `[providers.replicate] secret =
+"..."` is `TIDINGS_REPLICATE_SECRET`.
 """
 
 import types
@@ -34,7 +37,10 @@ WEBHOOK_SECRET = 24
 
 
 class SettingsError(ValueError):
-    """A setting is unknown, wrong or missing; the message is one line that names it and says what to do."""
+    """A setting is unknown, wrong or missing.
+
+    The message is one line that names it and says what to do.
+    """
 
 
 class Setting(Struct, frozen=True, kw_only=True):
@@ -50,7 +56,8 @@ class Setting(Struct, frozen=True, kw_only=True):
     prefixed: bool = True
     """Whether its variable begins with `TIDINGS_`; the original design's names do not."""
     source: Literal["anywhere", "flag", "process", "loader"] = "anywhere"
-    """Who gives it: anybody, a flag of the command alone, one of our processes to another, the loader."""
+    """Who gives it: anybody, a flag of the command alone, one of our processes to another, the
+    loader."""
     takes: str = ""
     """Its values in words, where the type does not say them."""
 
@@ -71,7 +78,10 @@ StoreUrl = Setting(check=validators.store_url)
 
 
 class Settings(Struct, frozen=True, kw_only=True):
-    """Everything that can be set, with its default. Times are seconds, sizes bytes, unless said otherwise."""
+    """Everything that can be set, with its default.
+
+    Times are seconds, sizes bytes, unless said otherwise.
+    """
 
     host: Annotated[str, Section("The process")] = "127.0.0.1"
     """Address to listen on. Another than loopback needs authentication, or `TIDINGS_ANONYMOUS`."""
@@ -91,7 +101,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     store_fallback: Annotated[str | None, StoreUrl] = None
     """URL of a second store, which reads use while the first does not answer."""
     store_split: Annotated[str | None, Setting(check=validators.split_arm)] = None
-    """URL and per cent of a second store that holds a part of the predictions: `postgresql://...=10`."""
+    """URL and per cent of a second store that holds a part of the predictions:
+    `postgresql://...=10`."""
     cloudflare_token: Annotated[Credential, Section("Stores at Cloudflare")] = None
     """API token of Cloudflare's REST API, for `cloudflare-kv://`."""
     cloudflare_url: Url = None
@@ -145,7 +156,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     webhook_key: Annotated[
         str | None, Setting(secret=True, check=validators.at_least(WEBHOOK_SECRET))
     ] = None
-    """Key of the tokens in webhook addresses, 24 bytes or more; made at the first start where one process does all, needed with roles."""
+    """Key of the tokens in webhook addresses, 24 bytes or more; made at the first start where one
+    process does all, needed with roles."""
     jwt_secret: Annotated[
         str | None,
         Setting(secret=True, check=validators.at_least(HS256_SECRET)),
@@ -159,13 +171,15 @@ class Settings(Struct, frozen=True, kw_only=True):
     jwt_issuer: str | None = None
     """What a token's `iss` must be."""
     api_keys: Annotated[tuple[str, ...], Setting(secret=True, check=validators.header_value)] = ()
-    """Keys that may watch, read and write everything, 24 bytes or more beyond loopback; turn authentication on."""
+    """Keys that may watch, read and write everything, 24 bytes or more beyond loopback; turn
+    authentication on."""
     allowed_origins: Annotated[tuple[str, ...], Setting(check=validators.origin)] = ()
     """Origins of pages elsewhere that may use this service from a browser."""
     trusted_proxies: Annotated[tuple[str, ...], Setting(check=validators.network)] = ()
     """Networks whose `X-Forwarded-*` headers are believed."""
     address_connections: Positive = 1000
-    """WebSockets of one client address at once; address, owner and session are counted by each gateway process."""
+    """WebSockets of one client address at once; address, owner and session are counted by each
+    gateway process."""
     address_handshakes: Positive = 50
     """WebSockets that an address may begin, a second."""
     address_requests: Positive = 100
@@ -175,7 +189,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     owner_connections: Positive = 1000
     """WebSockets and event streams at once of one token's `sub`."""
     owner_bytes: Positive = 67108864
-    """Bytes held in memory for an owner's connections together: bodies, unread answers, what waits to be sent."""
+    """Bytes held in memory for an owner's connections together: bodies, unread answers, what waits
+    to be sent."""
     owner_subscriptions: Positive = 100000
     """Subscriptions of an owner's sessions together."""
     owner_messages: Positive = 2000
@@ -191,7 +206,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     assets: Annotated[str, Setting(check=validators.assets_url), Section("Files and sizes")] = (
         "file:///data/assets"
     )
-    """Where files and large fields are kept: `file:///FOLDER`, `s3://`, `gs://`, `az://`, `memory://`."""
+    """Where files and large fields are kept: `file:///FOLDER`, `s3://`, `gs://`, `az://`,
+    `memory://`."""
     archive: Literal["after", "before", "off"] = "after"
     """When a prediction's files are stored: after its end is announced, before that, or never."""
     assets_ttl: Seconds = 0
@@ -205,7 +221,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     record_max: Annotated[int, Meta(ge=1024)] = 524288
     """Bytes of a record, at most; fixed in a store by its first opener."""
     strict: bool = False
-    """Refuse a status that skips one, instead of implying the steps between; fixed in a store by its first opener."""
+    """Refuse a status that skips one, instead of implying the steps between; fixed in a store by
+    its first opener."""
     traces: Annotated[Url, Section("Traces")] = None
     """The address of an OTLP/HTTP collector; None: no traces are made."""
     trace_sample: Annotated[float, Meta(ge=0, le=1)] = 0.01
@@ -215,7 +232,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     workers: Annotated[Positive, Setting(source="flag")] = 1
     """Flag `--workers`: gateway processes on one port; more than one takes a log that is Kafka."""
     health_port: Annotated[Port | None, Setting(source="flag")] = None
-    """Flag `--health-port`: health and metrics on a port of this process alone, beside the one that it shares."""
+    """Flag `--health-port`: health and metrics on a port of this process alone, beside the one that
+    it shares."""
     shared_port: Annotated[bool, Setting(source="process")] = False
     """One of several gateways on one port, started by another process."""
     parent: Annotated[int | None, Setting(source="process")] = None
@@ -223,7 +241,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     no_breaker: Annotated[bool, Setting(source="flag")] = False
     """Flag `--no-breaker`: go on processing although nearly everything is poison."""
     origins: Annotated[dict[str, str], Setting(source="loader")] = {}
-    """Where each setting that is not at its default was set, by name: a flag, a variable, a key of the file."""
+    """Where each setting that is not at its default was set, by name: a flag, a variable, a key of
+    the file."""
 
     @property
     def roles(self) -> frozenset[Role]:
@@ -244,7 +263,10 @@ class Settings(Struct, frozen=True, kw_only=True):
 
     @property
     def data_folder(self) -> Path:
-        """Where this process keeps files of its own: beside the log's file, else the store's, else `data`."""
+        """Where this process keeps files of its own.
+
+        Beside the log's file, else beside the store's, else in `data`.
+        """
         for url in (self.log, self.store):
             if url.startswith("sqlite://"):
                 return sqlite_path(url).parent
@@ -353,7 +375,10 @@ DERIVED = frozenset(name for name, field in FIELDS.items() if field.setting.sour
 
 
 def sqlite_path(url: str) -> Path:
-    """The file of a `sqlite://` URL: three slashes are relative to the working folder, four absolute; `%20` is a space."""
+    """The file of a `sqlite://` URL.
+
+    Three slashes are relative to the working folder, four absolute; `%20` is a space.
+    """
     return Path(unquote(urlsplit(url).path[1:]))
 
 

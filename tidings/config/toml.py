@@ -1,7 +1,8 @@
 """Reading `tidings.toml`: plain settings by their flat names, and a table for each provider.
 
-A provider's table is `[providers.NAME]`, or `[NAME]` where the name is one of the known providers. `kind` makes it one of
-another provider; what is none of the settings that every provider has is an option of that provider.
+A provider's table is `[providers.NAME]`, or `[NAME]` where the name is one of the known providers.
+`kind` makes it one of another provider; what is none of the settings that every provider has is an
+option of that provider.
 """
 
 import tomllib
@@ -15,7 +16,8 @@ from tidings.config.settings import SettingsError
 from tidings.streams.providers.registry import built_in, manifest
 
 PARTS = ("jwks_url", "secret", "token", "url", "tolerance", "concurrency", "rate")
-"""Settings that every provider has. `fal_jwks_url` ends with `url` too, so the longer one comes first."""
+"""Settings that every provider has. `fal_jwks_url` ends with `url` too, so the longer one comes
+first."""
 
 
 class ProviderTable(Struct, frozen=True):

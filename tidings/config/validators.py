@@ -97,7 +97,10 @@ def _split(url: str, schemes: tuple[str, ...]) -> SplitResult:
 
 
 def _escaped(parts: SplitResult, url: str) -> None:
-    """Refuse a URL whose password ends the host's part: what follows would be shown as its path or its host."""
+    """Refuse a URL whose password ends the host's part.
+
+    What follows would be shown as its path or its host.
+    """
     if "@" in parts.path or ("@" not in parts.netloc and "@" in url):
         raise ValueError(f"{masked_url(url)!r} has an @ behind the first /, ? or #; {_ESCAPES}")
 
@@ -178,7 +181,10 @@ def store_url(url: str) -> str:
 
 
 def _taken_by(parse: Callable[[str], object], url: str) -> None:
-    """Refuse what the store would refuse: a check before the start and the start itself say the same."""
+    """Refuse what the store would refuse.
+
+    A check before the start and the start itself say the same.
+    """
     try:
         parse(url)
     except StoreMisconfigured as error:
@@ -264,7 +270,8 @@ def url_secrets(url: str) -> list[str]:
 def masked_url(url: str) -> str:
     """The URL with its password, and every parameter that sounds like a secret, struck out.
 
-    A password that was not escaped may hold a `/`, `?` or `#`, so everything from the first `:` to the last `@` is one.
+    A password that was not escaped may hold a `/`, `?` or `#`, so everything from the first `:` to
+    the last `@` is one.
     """
     shown: list[str] = []
     done = 0

@@ -12,7 +12,9 @@ FILE = "webhook.key"
 
 
 def with_webhook_key(settings: Settings) -> Settings:
-    """The settings with a webhook key: the one that is set, else the one in the data folder, made where there is none.
+    """The settings with a webhook key.
+
+    The one that is set, else the one in the data folder, which is made where there is none.
 
     Raises:
         SettingsError: The file is there and cannot be used, or cannot be made.
@@ -63,7 +65,10 @@ def _read(file: Path) -> str | None:
 
 
 def _make(file: Path) -> str:
-    """Write the file whole under another name and link it, so that of two processes one wins and none reads half."""
+    """Write the file whole under another name, and link it.
+
+    So of two processes one wins, and none reads half a key.
+    """
     make_folder(file.parent)
     key = secrets.token_hex(32)
     draft = file.with_name(f".{FILE}.{os.getpid()}.{secrets.token_hex(4)}")

@@ -1,4 +1,4 @@
-"""The metrics of a gateway: one table in which each name, its meaning and its source stand together."""
+"""The metrics of a gateway: one table with the name, the meaning and the source of each."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,4 +1,7 @@
-"""What watches the parts of a service from outside: lag, stuck readers, floods of poison; and the metrics of it all."""
+"""What watches the parts of a service from outside: lag, stuck readers, floods of poison.
+
+It also collects the sources of the metrics.
+"""
 
 import asyncio
 import contextlib
@@ -33,11 +36,13 @@ from tidings.streams.log.protocol import CHANGES, EVENTS, Log
 from tidings.streams.processing.processor import Processor
 
 SILENT = 3.0
-"""Seconds within which the processor must go round to count as ready; it goes round twice a second when idle."""
+"""Seconds within which the processor must go round to count as ready; it goes round twice a second
+when idle."""
 BEHIND = 30.0
 """Seconds of lag from which a part is not ready."""
 STUCK = 60.0
-"""Seconds without a step, with something to do and nothing in the way, after which only a restart helps."""
+"""Seconds without a step, with something to do and nothing in the way, after which only a restart
+helps."""
 
 logger = structlog.get_logger(__name__)
 
@@ -60,7 +65,8 @@ class HealthMonitor:
     ) -> None:
         self._changes_log = log
         self.source = SourceWatch(log, cache)
-        """Looks whether the log is still the one that the store was built from; where not, nothing is applied."""
+        """Looks whether the log is still the one that the store was built from; where not, nothing
+        is applied."""
         self._watch = LagMonitor(ask=lambda: log.bounds(EVENTS))
         self.stalls: LoopStalls = LoopStalls()
         self._rounds: dict[str, Callable[[], float]] = {}
@@ -138,7 +144,10 @@ class HealthMonitor:
             group.create_task(self._follow_source())
 
     async def process(self, processor: Processor) -> None:
-        """Run the processor; where it may not go on, stay, so that the rest of the service goes on and says why."""
+        """Run the processor.
+
+        Where it may not go on, stay, so that the rest of the service goes on and says why.
+        """
         with contextlib.suppress(LogReplaced):
             await processor.run()
         if self.source.failure is not None:
@@ -180,7 +189,7 @@ class HealthMonitor:
         return self._watch.progress
 
     def lags(self) -> dict[str, dict[str, float]]:
-        """As `progress`, as plain values: records, and seconds that the oldest of them has waited, about.
+        """By reader how many records it is behind, and how many seconds the oldest has waited.
 
         `events` is what the processor has still to read, `changes` the gateway; each where this process has one.
         """
@@ -218,7 +227,10 @@ class HealthMonitor:
         return f"{who} is {progress.records} records and {progress.seconds:.0f} s behind"
 
     def alive(self) -> str | None:
-        """What only a restart mends; None: nothing. Outages of the log and the store are waited out, and are no reason."""
+        """What only a restart mends; None: nothing.
+
+        Outages of the log and the store are waited out, and are no reason.
+        """
         now = time.monotonic()
         if self._processor is not None and self.stopped_because is None:
             silent = now - self._processor.statistics.last_alive

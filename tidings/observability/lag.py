@@ -1,7 +1,7 @@
 """How far readers are behind, and whether they move: measured from outside the loops that read.
 
-A reader that hangs cannot say so itself. So the positions it has reached are held against the ends of the topic, again
-and again, by a task of its own.
+A reader that hangs cannot say so itself. So the positions it has reached are held against the ends
+of the topic, again and again, by a task of its own.
 """
 
 import asyncio
@@ -28,7 +28,8 @@ Offsets = Mapping[int, int]
 class ReaderLag:
     """What measurements of one reader say. Pure; times are monotonic seconds.
 
-    A reader is so many seconds behind as have passed since its topic ended where it has come to by now.
+    A reader is so many seconds behind as have passed since its topic ended where it has come to by
+    now.
     """
 
     def __init__(self) -> None:
@@ -50,7 +51,8 @@ class ReaderLag:
 
         Args:
             now: When.
-            ends: Per partition of the reader the offset that the next record will get; taken before `positions`.
+            ends: Per partition of the reader the offset that the next record will get; taken before
+                `positions`.
             positions: Per partition the next offset that it reads.
         """
         self.partitions = {
@@ -87,7 +89,8 @@ class ReaderLag:
 
 
 Measure = Callable[[], Awaitable[tuple[Offsets, Offsets]]]
-"""Asks for the ends of a reader's partitions and for its positions, in this order. Raises `LogError`."""
+"""Asks for the ends of a reader's partitions and for its positions, in this order. Raises
+`LogError`."""
 
 
 class LagMonitor:
@@ -95,8 +98,8 @@ class LagMonitor:
 
     Args:
         every: Seconds between two measurements.
-        ask: Asks the log for something, where there is no reader to measure: it may be broken all the same. Raises
-            `LogError`.
+        ask: Asks the log for something, where there is no reader to measure: it may be broken all
+            the same. Raises `LogError`.
     """
 
     def __init__(

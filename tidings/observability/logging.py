@@ -1,6 +1,7 @@
 """How the service writes its log: one event a line, named in dotted lower case, on standard error.
 
-Readable lines in a terminal, JSON elsewhere. What standard `logging` brings from libraries comes out the same way.
+Readable lines in a terminal, JSON elsewhere. What standard `logging` brings from libraries comes
+out the same way.
 """
 
 import logging
@@ -24,7 +25,8 @@ def configure(
     Args:
         json: JSON lines; None: where standard error is no terminal.
         level: The least level written, of `logging`.
-        redactor: What every text passes before it is written; None: one that knows no secret by its value.
+        redactor: What every text passes before it is written; None: one that knows no secret by its
+            value.
     """
     as_json = not sys.stderr.isatty() if json is None else json
     shared: list[Processor] = [
@@ -38,7 +40,8 @@ def configure(
         [_tracebacks(), redacted, structlog.processors.JSONRenderer()]
         if as_json
         else [
-            # As plain text: a renderer of tracebacks with colors shows local variables, and those hold secrets.
+            # As plain text: a renderer of tracebacks with colors shows local variables, and those
+            # hold secrets.
             structlog.processors.format_exc_info,
             redacted,
             _escape_all_controls,
@@ -65,7 +68,7 @@ def configure(
 
 
 def _worth_a_line(record: logging.LogRecord) -> bool:
-    """Leave out aiokafka's line at each refused connection: the failure reaches the caller, who says it once."""
+    """Leave out aiokafka's line at each refused connection: the caller reports the failure once."""
     return not (record.name.startswith("aiokafka") and str(record.msg).startswith("Unable connect"))
 
 
@@ -111,7 +114,7 @@ def _escape_all_controls(logger: Any, method: str, event: EventDict) -> EventDic
 
 
 def mask_secrets(logger: Any, method: str, event: EventDict) -> EventDict:  # noqa: ARG001 - structlog's signature
-    """Strike out what a field's name says is secret: the last guard, should a caller pass one by mistake."""
+    """Strike out fields whose names say that they are secret, in case a caller passes one."""
     for name in event:
         if any(word in name.lower() for word in _SECRET_WORDS):
             event[name] = MASK

@@ -1,7 +1,8 @@
 """How long the event loop is held up by one piece of work, and in tests by which.
 
-While a piece of work runs, nothing else does: no frame leaves, no webhook is answered. A beat is due
-every `BEAT` seconds; by how much it comes late is how long the loop was held up, within one beat.
+While a piece of work runs, nothing else does: no frame leaves, no webhook is answered. A beat is
+due every `BEAT` seconds; by how much it comes late is how long the loop was held up, within one
+beat.
 """
 
 import asyncio
@@ -29,8 +30,9 @@ class LoopStalls:
     """Counts the stalls of the running loop.
 
     Args:
-        stacks: Catch what the loop does while it is held up, by a thread that looks every 10 ms, and
-            log each stall with it. For tests: the thread takes the interpreter's lock that often.
+        stacks: Catch what the loop does while it is held up, by a thread that looks every 10 ms,
+            and log each stall with it. For tests: the thread takes the interpreter's lock that
+            often.
     """
 
     stacks = False

@@ -1,4 +1,4 @@
-"""The metrics of each part: one table a part, in which every name, its meaning and where it is read stand together."""
+"""The metrics of each part: one table a part with the name, meaning and source of each metric."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping

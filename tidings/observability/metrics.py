@@ -1,4 +1,4 @@
-"""Metrics as Prometheus reads them: plain counters of the parts, brought into families when they are asked for.
+"""Metrics as Prometheus reads them: the parts' plain counters, made into families at a scrape.
 
 Nothing on a hot path knows of this: parts count in plain numbers, and a scrape reads them.
 """
@@ -33,7 +33,8 @@ class Family(Generic[S]):
     kind: Kind
     text: str
     read: Callable[[S], Any]
-    """From the source: a number; with labels samples; of a histogram pairs of labels and `Histogram`."""
+    """From the source: a number; with labels samples; of a histogram pairs of labels and
+    `Histogram`."""
     labels: tuple[str, ...] = ()
 
     def metric(self, source: S) -> Metric:

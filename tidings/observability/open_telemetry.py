@@ -1,8 +1,11 @@
-"""Spans by OpenTelemetry's SDK, sent over OTLP/HTTP. The only file that knows it, imported where traces are turned on.
+"""Spans by OpenTelemetry's SDK, sent over OTLP/HTTP.
 
-What the SDK and its exporter read from the environment by themselves (`OTEL_EXPORTER_OTLP_HEADERS`, `_CERTIFICATE`,
-`_TIMEOUT`, `OTEL_BSP_*`, `OTEL_RESOURCE_ATTRIBUTES`, `OTEL_SERVICE_NAME`) goes for us as well. Spans wait for a thread
-of the SDK's in a bounded queue: a collector that is away costs those spans, and nobody waits for it.
+The only file that knows it, imported where traces are turned on.
+
+What the SDK and its exporter read from the environment by themselves (`OTEL_EXPORTER_OTLP_HEADERS`,
+`_CERTIFICATE`, `_TIMEOUT`, `OTEL_BSP_*`, `OTEL_RESOURCE_ATTRIBUTES`, `OTEL_SERVICE_NAME`) goes for
+us as well. Spans wait for a thread of the SDK's in a bounded queue: a collector that is away costs
+those spans, and nobody waits for it.
 """
 
 import asyncio
@@ -135,7 +138,8 @@ class Traces:
 
     async def close(self) -> None:
         """Send what waits, for a moment, and end."""
-        # A thread of its own: it may hang on a collector that is away, and nobody waits for it then.
+        # A thread of its own: it may hang on a collector that is away, and nobody waits for it
+        # then.
         done = asyncio.Event()
         loop = asyncio.get_running_loop()
 
@@ -161,7 +165,10 @@ def _context(traceparent: bytes) -> SpanContext:
 
 
 class _Remembering(logging.Handler):
-    """Keeps what the library complains of at every attempt; its last line alone does not say why it has given up."""
+    """Keeps what the library complains of at every attempt.
+
+    Its last line alone does not say why it has given up.
+    """
 
     def __init__(self) -> None:
         super().__init__()

@@ -35,7 +35,8 @@ def tracing_of(settings: Settings) -> OpenTracing | None:
     if settings.traces is None:
         return None
     try:
-        # Imported where it is wanted: it is not installed everywhere, and takes a third of a second and 15 MB.
+        # Imported where it is wanted: it is not installed everywhere, and takes a third of a second
+        # and 15 MB.
         from tidings.observability.open_telemetry import Traces
     except ImportError as error:
         origin, lacking = (

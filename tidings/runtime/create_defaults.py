@@ -1,8 +1,9 @@
-"""What a new prediction gets that its order does not say: a prompt and an estimate, by functions that can be set.
+"""The prompt and the estimate of a new prediction whose order does not say them.
 
-`TIDINGS_PROMPT_FUNCTION` and `TIDINGS_ESTIMATE_FUNCTION` name a function each, as `module:function`. Both are called with
-the provider's name, the model's name and the payload as Python values; one returns the prompt (a string), the other
-milliseconds; None: not known. They may be coroutine functions.
+`TIDINGS_PROMPT_FUNCTION` and `TIDINGS_ESTIMATE_FUNCTION` name a function each, as
+`module:function`. Both are called with the provider's name, the model's name and the payload as
+Python values; one returns the prompt (a string), the other milliseconds; None: not known. They may
+be coroutine functions.
 """
 
 import importlib
@@ -24,7 +25,7 @@ logger = structlog.get_logger(__name__)
 
 
 class CreateDefaults:
-    """Completes orders.
+    """Adds what an order leaves out.
 
     Args:
         prompt: A prompt out of a payload.
@@ -64,9 +65,7 @@ class CreateDefaults:
                 provider, model, msgspec.json.decode(fields.get("payload", Raw(b"null")))
             )
             return await answer if inspect.isawaitable(answer) else answer
-        except (
-            Exception
-        ) as error:  # somebody else's function must not stand in the way of a prediction
+        except Exception as error:  # a function of the user's must not stop a prediction
             logger.warning(
                 "create.default_failed", function=name, error=f"{type(error).__name__}: {error}"
             )
@@ -80,7 +79,7 @@ def payload_prompt(_provider: str, _model: str, payload: Any) -> str | None:
 
 
 def median_estimate(estimates: Estimates) -> Callable[[str, str, Any], Awaitable[int | None]]:
-    """The estimate without a function of the user's: the median of the finished ones of the same model."""
+    """The estimate where no function is set: the median of the model's finished predictions."""
 
     async def estimate(_provider: str, model: str, _payload: Any) -> int | None:
         try:
@@ -93,7 +92,7 @@ def median_estimate(estimates: Estimates) -> Callable[[str, str, Any], Awaitable
 
 
 def create_defaults_of(settings: Settings, estimates: Estimates) -> CreateDefaults:
-    """What the settings say.
+    """The defaults that the settings ask for.
 
     Raises:
         SettingsError: A function cannot be loaded; the message names the setting.

@@ -1,6 +1,7 @@
 """What clients may use, as the settings say: of a session, of an owner, and of an address.
 
-Each gateway process counts for itself: behind a load balancer, or with `--workers`, a limit holds for each of them.
+Each gateway process counts for itself: behind a load balancer, or with `--workers`, a limit holds
+for each of them.
 """
 
 import contextlib
@@ -12,7 +13,8 @@ from tidings.gateway.auth.rate_limits import AddressConnections, AddressLimits
 from tidings.gateway.http.held_bytes import HeldLimits
 
 HANDSHAKE_BURST = 10.0
-"""Seconds' worth of handshakes that may come at once: a page of an office behind one address is opened by all."""
+"""Seconds' worth of handshakes that may come at once: a page of an office behind one address is
+opened by all."""
 REQUEST_BURST = 4.0
 """Seconds' worth of requests that may come at once."""
 MOST_FILES = 1_048_576
@@ -61,7 +63,7 @@ def address_connections(settings: Settings) -> AddressConnections:
 
 
 def warnings_of(settings: Settings) -> list[str]:
-    """What the limits say that an operator hardly meant, each as half a sentence with its remedy."""
+    """Limits that an operator hardly meant, each as half a sentence with its remedy."""
     found = []
     if settings.owner_subscriptions < settings.session_subscriptions:
         found.append(
@@ -88,13 +90,19 @@ def warnings_of(settings: Settings) -> list[str]:
 
 
 def open_files() -> int:
-    """How many files and connections a serving process may have open at once: it raises its limit to the hard one."""
+    """How many files and connections a serving process may have open at once.
+
+    It raises its limit to the hard one.
+    """
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     return MOST_FILES if hard == resource.RLIM_INFINITY else hard
 
 
 def raise_open_files() -> None:
-    """Let this process, and those it starts, have as many connections as the system lets it: often 1,024 at first."""
+    """Let this process and its children open as many connections as the system allows.
+
+    The soft limit is often 1,024.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < open_files():
         with contextlib.suppress(

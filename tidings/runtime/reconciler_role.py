@@ -201,7 +201,8 @@ class ProviderWork:
             everything: Whatever is unfinished, overdue or not.
 
         Returns:
-            By what was done: how often. `left`: predictions whose provider could not say, or for which the store or
+            By what was done: how often. `left`: predictions whose provider could not say, or for
+                which the store or
             the log was away.
 
         Raises:
@@ -238,7 +239,10 @@ class ProviderWork:
         }
 
     def last_alive(self) -> float:
-        """When the reading of thin webhooks went round last, on the monotonic clock; only while it reconciles."""
+        """When the reading of thin webhooks went round last, on the monotonic clock.
+
+        Only while it reconciles.
+        """
         assert self.thin is not None
         return self.thin.last_alive
 

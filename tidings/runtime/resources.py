@@ -1,4 +1,4 @@
-"""Opening what a process works with, as the settings say: the log, the store, the providers, and that they fit."""
+"""Opens what a process works with: the log, the store and the providers of the settings."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -95,7 +95,10 @@ def data_open_to_others(settings: Settings) -> list[Path]:
 
 
 async def log_of(settings: Settings, *, create: bool = True) -> Log:
-    """The log; the folder of a file, and missing topics, are made unless `create` is off. Raises `LogError`."""
+    """The log; the folder of a file, and missing topics, are made unless `create` is off.
+
+    Raises `LogError`.
+    """
     if create and settings.log.startswith("sqlite://"):
         make_folder(sqlite_path(settings.log).parent)
     longest = (
@@ -108,20 +111,24 @@ async def log_of(settings: Settings, *, create: bool = True) -> Log:
         retention=settings.retention,
         changes_retention=int(longest),
         epoch=settings.log_epoch,
-        # A change holds a whole record; if the log did not take it, its partition would stand still.
+        # A change holds a whole record; if the log did not take it, its partition would stand
+        # still.
         max_body=max(settings.max_body, settings.record_max),
         create=create,
     )
 
 
 async def store_of(settings: Settings, url: str | None = None) -> PredictionStore:
-    """The store of `TIDINGS_STORE` alone, or the one at another URL with the same credentials. Raises `StorageError`."""
+    """The store of `TIDINGS_STORE` alone, or the one at another URL with the same credentials.
+
+    Raises `StorageError`.
+    """
     chosen = url or settings.store
     return await open_store(chosen, **_credentials(settings, chosen))
 
 
 async def whole_store_of(settings: Settings) -> PredictionStore:
-    """Where the service keeps records, for commands beside it: the store, with its A/B arm where it has one.
+    """The store of the service with its A/B arm, where it has one, for commands beside it.
 
     Raises:
         SettingsError: The two do not go together.
@@ -182,7 +189,10 @@ def _split_of(settings: Settings) -> tuple[str, float] | None:
 
 
 def unshared_store(settings: Settings) -> str | None:
-    """What is wrong with a store in memory where several processes work together, with the remedy; None: nothing."""
+    """What is wrong with a store in memory where several processes work together, with the remedy.
+
+    None: nothing.
+    """
     if settings.workers == 1 and settings.roles >= {"gateway", "processor"}:
         return None
     split = settings.split_arm
@@ -262,7 +272,9 @@ async def claim(
 
 
 async def claim_to_serve(log: Log, store: PredictionStore, settings: Settings) -> StorePolicy:
-    """Everything that must hold of a log and a store before they are served; the doctor asks here too.
+    """Everything that must hold of a log and a store before they are served.
+
+    The doctor asks here too.
 
     Raises:
         SettingsError, StorageError, LogError: It does not; one line says what to mend.
@@ -274,7 +286,9 @@ async def claim_to_serve(log: Log, store: PredictionStore, settings: Settings) -
 
 
 async def _check_filled(log: Log, store: PredictionStore, settings: Settings) -> None:
-    """A processor of its own does not begin in the middle; where one process does all, it serves what comes, and says so.
+    """A processor of its own does not begin in the middle.
+
+    Where one process does all, it serves what comes, and says so.
 
     Without a gateway nothing is lost by waiting: webhooks are taken elsewhere meanwhile.
     """

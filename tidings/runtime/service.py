@@ -2,23 +2,19 @@
 
 import asyncio
 import contextlib
-import os
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import structlog
-from aiohttp import web
 from msgspec import structs
 
 from tidings.config.settings import Settings
-from tidings.gateway.api.health import Check, Health
+from tidings.gateway.api.health import Health
 from tidings.gateway.app import build_health_app
-from tidings.gateway.http.server import HttpServer
 from tidings.gateway.push.changes_reader import ChangesReader
 from tidings.gateway.push.hub import Hub
 from tidings.gateway.websocket.listener import listen
@@ -28,6 +24,7 @@ from tidings.observability.traces import tracing
 from tidings.runtime.archiver_role import ArchiverRole, archiver_role
 from tidings.runtime.create_defaults import create_defaults_of
 from tidings.runtime.gateway_role import GatewayRole, authenticator_of, request_guard
+from tidings.runtime.ports import serving_health, store_check, write_port
 from tidings.runtime.reconciler_role import ProviderWork
 from tidings.runtime.resources import Resources, open_resources
 from tidings.runtime.signals import cancelled_by, stop_signals
@@ -69,17 +66,19 @@ async def serve(
     timeouts: Timeouts | None = None,
     submission_reached: SubmissionReached | None = None,
 ) -> None:
-    """Run the roles of the settings until SIGINT or SIGTERM, which end a start that is under way too.
+    """Run the roles of the settings until SIGINT or SIGTERM, which also end a start under way.
 
     Args:
         settings: Checked, with a webhook key.
         ready: Called with the port once requests are served.
         reached: Called with each step of the processor's commit as it ends.
         timeouts: How long the reconciler waits; None: as the settings say.
-        submission_reached: Called with the number of each step of a submission as it ends, and the prediction's id.
+        submission_reached: Called with the number of each step of a submission as it ends, and the
+            prediction's id.
 
     Raises:
-        SettingsError, StorageError, LogError, OSError: It cannot start, or a part failed for good; one line says why.
+        SettingsError, StorageError, LogError, OSError: It cannot start, or a part failed for good;
+            one line says why.
     """
     with stop_signals() as stop:
         async with AsyncExitStack() as stack:
@@ -157,9 +156,13 @@ async def running(
     timeouts: Timeouts | None = None,
     submission_reached: SubmissionReached | None = None,
 ) -> AsyncIterator[Service]:
-    """A service that has started; it is stopped in order when the block ends: webhooks first, then the processor."""
+    """A service that has started.
+
+    It is stopped in order when the block ends: webhooks first, then the processor.
+    """
     async with AsyncExitStack() as stack:
-        # Taken before anything else is touched: a port in use is the commonest mistake, and must cost nothing.
+        # Taken before anything else is touched: a port in use is the commonest mistake, and must
+        # cost nothing.
         listening = listen(settings.host, settings.port, reuse_port=settings.shared_port)
         stack.callback(listening.close)
         traces = await stack.enter_async_context(tracing(settings))
@@ -171,7 +174,7 @@ async def running(
         health.observe_projection(opened.projecting)
         health.observe_traces(traces)
         service = Service(opened, cache, health, traces)
-        # Of a projection the newest is in memory alone.
+        # A projection is stale: its newest records are in memory alone.
         known = structs.replace(opened, store=cache) if isinstance(cache, Replica) else opened
         load = known.store.load
         port = listening.getsockname()[1]
@@ -264,7 +267,9 @@ async def _open_gateway(
     if settings.health_port is not None:
         own = listen("127.0.0.1", settings.health_port, reuse_port=settings.shared_port)
         stack.callback(own.close)
-        service.health_port = await stack.enter_async_context(_health(gateway.health_app(), own))
+        service.health_port = await stack.enter_async_context(
+            serving_health(gateway.health_app(), own)
+        )
 
 
 def _keep_keys_fresh(service: Service, stack: AsyncExitStack) -> None:
@@ -282,7 +287,7 @@ def _keep_keys_fresh(service: Service, stack: AsyncExitStack) -> None:
 
 
 def _cache_of(settings: Settings, opened: Resources) -> CachedStore:
-    """What reads are answered from: all of a projection's records, or the newest of any other store."""
+    """The cache that answers reads: all records of a projection, the newest of any other store."""
     if opened.projecting is not None:
         return Replica(opened.store)
     return CachedStore(
@@ -297,22 +302,25 @@ def _cache_of(settings: Settings, opened: Resources) -> CachedStore:
 async def _mirroring(
     settings: Settings, service: Service, store: FallbackStore
 ) -> AsyncIterator[None]:
-    """The copy is filled beside the processor; one that lies in memory, in every process that reads it."""
+    """The copy is filled beside the processor.
+
+    One that lies in memory, in every process that reads it.
+    """
     opened, copy = service.resources, store.fallback
     if ("processor" if copy.capabilities.durable else "gateway") not in settings.roles:
         yield
         return
     if (kv := projecting(copy)) is not None:
-        await kv.restore(
-            ()
-        )  # what it has is told by what was written here: it is slow to show it, and each look costs
+        # Cloudflare shows a write late and charges for each look, so what the copy holds is known
+        # from what this process has written.
+        await kv.restore(())
     tasks = [
         service.start(
             FallbackSync(opened.log, copy, keep=opened.expiry.retention + DAY).run(),
             "fallback-sync",
         )
     ]
-    if "processor" not in settings.roles:  # which sweeps both
+    if "processor" not in settings.roles:  # the processor sweeps both
         tasks.append(service.start(_sweep(copy), "copy-sweeper"))
     try:
         yield
@@ -403,7 +411,7 @@ async def _health_alone(
     if service.archiver is not None:
         health.add_check("archiver", service.archiver.ready)
     if service.resources.projecting is None:
-        health.add_check("store", _store_check(service.resources.store))
+        health.add_check("store", store_check(service.resources.store))
     async with AsyncExitStack() as stack:
         if isinstance(service.cache, Replica) and settings.roles - {"processor"}:
             # Nobody else here reads the changes, and the other parts look records up.
@@ -413,34 +421,6 @@ async def _health_alone(
             stack.push_async_callback(reader.close)
             await reader.start()
             await reader.ready()
-        yield await stack.enter_async_context(_health(build_health_app(health, guard), listening))
-
-
-def _store_check(store: PredictionStore) -> Check:
-    """Whether the store answers that is written: a copy for reads does not help who writes."""
-
-    async def check() -> str | None:
-        await store.load(["tidings-readiness"])
-        return None
-
-    return check
-
-
-@asynccontextmanager
-async def _health(app: web.Application, listening: socket.socket) -> AsyncIterator[int]:
-    """Health and metrics on a socket of their own; gives its port."""
-    http = HttpServer(app)
-    async with AsyncExitStack() as stack:
-        stack.push_async_callback(http.close)
-        await http.start()
-        server = await asyncio.get_running_loop().create_server(http.connection, sock=listening)
-        stack.callback(server.close)
-        yield listening.getsockname()[1]
-
-
-def write_port(file: Path, *ports: int) -> None:
-    """Whole or not at all: whoever waits for the file reads numbers."""
-    draft = file.with_name(f".{file.name}.{os.getpid()}")
-    draft.write_text("".join(f"{port}\n" for port in ports))
-    draft.chmod(0o644)  # it holds no secret, and whoever waits may be another user
-    draft.replace(file)
+        yield await stack.enter_async_context(
+            serving_health(build_health_app(health, guard), listening)
+        )

@@ -1,8 +1,9 @@
-"""`tidings serve --workers N`: several gateway processes on one port, and one process that does the rest.
+"""`tidings serve --workers N`: gateway processes on one port, and one for the other roles.
 
-The kernel spreads connections over the sockets that share the port (`SO_REUSEPORT`). The parent serves nothing itself:
-it starts the others, asks each for its health on a port of its own, replaces one that ends or no longer answers, and
-stops all of them in order. SIGHUP replaces the processes one after the other, each only when its successor serves.
+The kernel spreads connections over the sockets that share the port (`SO_REUSEPORT`). The parent
+serves nothing itself: it starts the others, asks each for its health on a port of its own, replaces
+one that ends or no longer answers, and stops all of them in order. SIGHUP replaces the processes
+one after the other, each only when its successor serves.
 """
 
 import asyncio
@@ -36,7 +37,7 @@ logger = structlog.get_logger(__name__)
 
 
 class WorkerEnded(Exception):
-    """A process ended before it served; it has said why itself.
+    """A process ended before it served; its own line says why.
 
     Args:
         code: Its exit code.
@@ -157,7 +158,10 @@ class Worker:
         return process, int(port_file.read_text().split()[-1])
 
     async def keep(self) -> None:
-        """Start it anew whenever it ends, or no longer answers for its health; runs until canceled."""
+        """Start it anew whenever it ends, or no longer answers for its health.
+
+        Runs until canceled.
+        """
         failures = 0
         while True:
             process = self._process
@@ -252,7 +256,8 @@ async def supervise(
         ready: Called with the port once all of them serve.
 
     Raises:
-        WorkerEnded, TimeoutError, OSError: One of them did not come up at the start; the others have been stopped.
+        WorkerEnded, TimeoutError, OSError: One of them did not come up at the start; the others
+            have been stopped.
     """
     replace_requested = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -287,13 +292,19 @@ async def supervise(
 
 
 async def _start_all(workers: Sequence[Worker]) -> None:
-    """Start them one after the other: the first makes what is missing, and a wrong setting is told once."""
+    """Start them one after the other.
+
+    The first one makes what is missing, and a wrong setting is reported once.
+    """
     for worker in workers:
         await worker.start()
 
 
 async def replace_workers(workers: Sequence[Worker], stop: asyncio.Event) -> None:
-    """Replace one after the other, until `stop` is set; what stops the first successor would stop the others too."""
+    """Replace one after the other, until `stop` is set.
+
+    What stops the first successor would stop the others too.
+    """
     for worker in workers:
         if stop.is_set():
             return
