@@ -22,7 +22,16 @@ import structlog
 from tidings.storage.store import PredictionStore, Stored, Write
 from tidings.streams.changes.codec import Change, announcement, parse, restored
 from tidings.streams.changes.feed import ChangeFeed
-from tidings.streams.log.protocol import CHANGES, Log, LogError, NewRecord, Position, Record
+from tidings.streams.log.protocol import (
+    CHANGES,
+    EVENTS,
+    Log,
+    LogError,
+    LogMisconfigured,
+    NewRecord,
+    Position,
+    Record,
+)
 
 _PRUNE_FROM = 10_000
 """Predictions beyond which it is looked through for those that the store has purged."""
@@ -92,8 +101,16 @@ class Projection:
         """Copy these partitions from the topic and drop all others; returns when the copy is whole.
 
         Raises:
+            LogMisconfigured: The changes have fewer partitions than the events. A change would lie in another partition
+                than its event then, and whoever owns the event would not find it.
             LogError, StorageError: It could not; call it again.
         """
+        count = await self._changes_log.partitions(CHANGES)
+        if partitions and max(partitions) >= count:
+            raise LogMisconfigured(
+                f"{CHANGES} has {count} partitions and {EVENTS} has more: a Cloudflare KV store needs as many; "
+                f"kafka-topics.sh --alter --topic {CHANGES} --partitions {max(partitions) + 1}"
+            )
         await self.close()
         started = time.perf_counter()
         await self._store.restore(())  # from here on its copy alone counts, however little there is

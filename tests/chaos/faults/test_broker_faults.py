@@ -4,18 +4,32 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
+import aiohttp
 import msgspec
 import pytest
+from aiokafka import AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from tests.support.broker import Broker
+from tests.support.command import tidings
 from tests.support.conditions import eventually, lasting
+from tests.support.tidings_process import TidingsProcess, serving
 from tidings.storage.memory import MemoryStore
 from tidings.storage.prediction import Prediction, Status
 from tidings.storage.wrappers.cache import CachedStore
 from tidings.streams.changes.codec import parse
 from tidings.streams.log.factory import open_log
-from tidings.streams.log.protocol import CHANGES, EVENTS, Log, LogUnavailable, NewRecord, Position
+from tidings.streams.log.protocol import (
+    CHANGES,
+    DEAD_LETTERS,
+    EVENTS,
+    Log,
+    LogUnavailable,
+    NewRecord,
+    Position,
+)
 from tidings.streams.processing.processor import Processor
 from tidings.streams.rules.reducer import StorePolicy
 
@@ -191,3 +205,78 @@ async def test_a_broker_that_is_gone_for_longer_than_requests_last(own_broker: B
         await flows_again(traffic)
 
     await through(own_broker, harm)
+
+
+TOPICS = (EVENTS, CHANGES, DEAD_LETTERS)
+
+
+async def recreate_topics(broker: Broker) -> None:
+    """Delete the topics and make them anew, empty."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=broker.bootstrap)
+    await admin.start()
+    room = {"max.message.bytes": "20000000"}
+
+    async def made() -> bool:
+        new = [NewTopic(name, 1, 1, topic_configs=room) for name in TOPICS]
+        answer = await admin.create_topics(new)
+        return all(code in {0, 36} for _, code, *_ in answer.topic_errors)  # 36: it is there
+
+    try:
+        await admin.delete_topics(list(TOPICS))
+        await eventually(made, 30)
+    finally:
+        await admin.close()
+
+
+async def append_all(broker: Broker, *records: tuple[bytes, bytes]) -> None:
+    """Send events as another service does."""
+    async with AIOKafkaProducer(bootstrap_servers=broker.bootstrap, acks="all") as producer:
+        for key, value in records:
+            await producer.send_and_wait(EVENTS, value, key=key)
+
+
+async def status_of(http: aiohttp.ClientSession, url: str, prediction_id: str) -> str | None:
+    async with http.get(f"{url}/api/predictions/{prediction_id}") as answer:
+        return (await answer.json())["data"]["status"] if answer.status == 200 else None
+
+
+@pytest.mark.parametrize("grown", [False, True], ids=["shorter", "grown past"])
+async def test_topics_that_are_recreated(own_broker: Broker, tmp_path: Path, grown: bool) -> None:
+    """A recreated topic is noticed at work and at the next start: nothing is called a duplicate; it says what to do, and that helps."""
+    settings = {"TIDINGS_LOG": f"kafka://{own_broker.bootstrap}", "TIDINGS_PARTITIONS": "1"}
+    processing_, succeeded = b'{"status":"processing"}', b'{"status":"succeeded"}'
+    async with aiohttp.ClientSession() as http:
+        async with serving(tmp_path, settings) as service:
+            await append_all(own_broker, *[(b"p%d" % n, processing_) for n in range(5)])
+
+            async def applied() -> bool:
+                return await status_of(http, service.url, "p4") == "processing"
+
+            await eventually(applied, 20)
+            await lasting(4)  # until what was applied last is written down
+            await recreate_topics(own_broker)
+            more = [(b"q%d" % n, processing_) for n in range(8 if grown else 1)]
+            await append_all(own_broker, (b"p1", succeeded), *more)
+
+            async def noticed() -> bool:
+                async with http.get(f"{service.url}/readyz") as answer:
+                    return answer.status == 503 and "TIDINGS_LOG_EPOCH" in await answer.text()
+
+            await eventually(noticed, 30)
+            async with http.get(f"{service.url}/metrics") as answer:
+                duplicates = [
+                    line
+                    for line in (await answer.text()).splitlines()
+                    if line.startswith("tidings_processor_events_total") and "duplicate" in line
+                ]
+            assert all(line.endswith(" 0.0") for line in duplicates), duplicates
+        refused = TidingsProcess(tmp_path, settings)
+        await refused.launch()
+        assert await refused.ended() == 1
+        assert "recreated" in refused.output
+
+        raised = {**settings, "TIDINGS_LOG_EPOCH": "1", "TIDINGS_STORE": "sqlite:///data/new.db"}
+        filled = await tidings(tmp_path, "replay", settings=raised)
+        assert filled.code == 0, filled.err
+        async with serving(tmp_path, raised) as service:
+            assert await status_of(http, service.url, "p1") == "succeeded"

@@ -22,7 +22,14 @@ from tidings.streams.changes.codec import Change, parse, restored
 from tidings.streams.changes.projection import Projecting, Projection, projecting
 from tidings.streams.log.factory import open_log
 from tidings.streams.log.memory import MemoryLog
-from tidings.streams.log.protocol import CHANGES, Log, LogUnavailable, NewRecord, Record
+from tidings.streams.log.protocol import (
+    CHANGES,
+    Log,
+    LogMisconfigured,
+    LogUnavailable,
+    NewRecord,
+    Record,
+)
 from tidings.streams.processing.processor import Processor
 from tidings.streams.rules.reducer import Expiry, StorePolicy
 
@@ -345,3 +352,13 @@ async def test_a_takeover_and_a_zombie_on_kafka(
         await store.close()
     for each in (log, other):
         await each.close()
+
+
+async def test_fewer_partitions_of_changes_than_of_events_stop_it() -> None:
+    """A projection needs each change where its event is: where the events have got more partitions, a line says so."""
+    log = MemoryLog(partitions=2)
+    store = await Edge("few", "rest").open()
+    projection = Projection(log, store, owner=await log.identity(), retention=0)
+    with pytest.raises(LogMisconfigured, match="--partitions 4"):
+        await projection.assign(frozenset({1, 3}))
+    await store.close()
