@@ -14,21 +14,21 @@ MAX_LENGTH = 512
 """Characters: a time, a colon and an id of 256 bytes take 370."""
 
 
-class Place(NamedTuple):
+class ListingPlace(NamedTuple):
     """A place in a listing; tuples compare in the listing's (ascending) order."""
 
     created_at: int
     prediction_id: str
 
 
-def encode_cursor(place: Place) -> str:
+def encode_cursor(place: ListingPlace) -> str:
     """The opaque text for a place, safe in a URL."""
     return (
         urlsafe_b64encode(f"{place.created_at}:{place.prediction_id}".encode()).decode().rstrip("=")
     )
 
 
-def decode_cursor(cursor: str) -> Place:
+def decode_cursor(cursor: str) -> ListingPlace:
     """The place in a cursor.
 
     Raises:
@@ -44,7 +44,7 @@ def decode_cursor(cursor: str) -> Place:
             raise ValueError(text)
         if not separator or not prediction_id or "\0" in prediction_id:
             raise ValueError(text)
-        return Place(int(created_at), prediction_id)
+        return ListingPlace(int(created_at), prediction_id)
     except (ValueError, binascii.Error):
         raise ValueError(
             f"{cursor[:80]!r} is no cursor; pass the `cursor` of the page before, or none"

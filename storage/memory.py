@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from msgspec import Struct
 
 from tidings.storage.clock import SYSTEM_CLOCK, Clock
-from tidings.storage.cursor import Place, decode_cursor, encode_cursor
+from tidings.storage.cursor import ListingPlace, decode_cursor, encode_cursor
 from tidings.storage.errors import StoreMisconfigured
 from tidings.storage.prediction import Prediction
 from tidings.storage.store import (
@@ -46,7 +46,7 @@ class MemoryStore(PredictionStore):
     def __init__(self, *, clock: Clock = SYSTEM_CLOCK) -> None:
         self._clock = clock
         self._rows: dict[str, _Row] = {}
-        self._places: list[Place] = []
+        self._places: list[ListingPlace] = []
         self._positions: dict[int, int] = {}
         self._ownership: Ownership | None = None
         self._notes: dict[str, str] = {}
@@ -113,7 +113,7 @@ class MemoryStore(PredictionStore):
             else bisect_left(self._places, decode_cursor(query.cursor))
         )
         items: list[Stored] = []
-        last: Place | None = None
+        last: ListingPlace | None = None
         for index in range(end - 1, -1, -1):
             place = self._places[index]
             row = self._rows[place.prediction_id]
@@ -145,9 +145,11 @@ class MemoryStore(PredictionStore):
         if (old and old.created_at) != (record and record.created_at):
             self._unlist(prediction_id, before)
             if record is not None:
-                insort(self._places, Place(record.created_at, prediction_id))
+                insort(self._places, ListingPlace(record.created_at, prediction_id))
         self._rows[prediction_id] = _Row(write.stored, record, write.purge_at)
 
     def _unlist(self, prediction_id: str, row: _Row | None) -> None:
         if row is not None and row.record is not None:
-            del self._places[bisect_left(self._places, Place(row.record.created_at, prediction_id))]
+            del self._places[
+                bisect_left(self._places, ListingPlace(row.record.created_at, prediction_id))
+            ]

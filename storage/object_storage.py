@@ -29,7 +29,7 @@ _SETTINGS = frozenset(
 _FOR_GOOD = frozenset({"InvalidPathError", "NotSupportedError"})
 
 
-class Found(Struct, frozen=True, gc=False):
+class StoredObject(Struct, frozen=True, gc=False):
     """An object that is there."""
 
     path: str
@@ -152,7 +152,7 @@ class ObjectStorage:
         except Exception as error:
             self._raise(error)
 
-    async def find(self, path: str) -> Found | None:
+    async def find(self, path: str) -> StoredObject | None:
         """What is known of an object; None where there is none."""
         import obstore
 
@@ -164,7 +164,7 @@ class ObjectStorage:
             self._raise(error)
         return _found(meta)
 
-    async def list(self, prefix: str | None = None) -> AsyncIterator[Sequence[Found]]:
+    async def list(self, prefix: str | None = None) -> AsyncIterator[Sequence[StoredObject]]:
         """The objects below a folder, in portions; None: all."""
         import obstore
 
@@ -276,8 +276,8 @@ def _line(error: Exception) -> str:
     return " ".join(str(error).split())[:300] or type(error).__name__
 
 
-def _found(meta: Any) -> Found:
-    return Found(meta["path"], meta["size"], int(meta["last_modified"].timestamp() * 1000))
+def _found(meta: Any) -> StoredObject:
+    return StoredObject(meta["path"], meta["size"], int(meta["last_modified"].timestamp() * 1000))
 
 
 def _settle(file: Path) -> None:

@@ -70,13 +70,13 @@ class Conflict(Struct, frozen=True, gc=False):
     """The version that stands; 0 where there is nothing, or where the store cannot tell."""
 
 
-class Refused(Struct, frozen=True, gc=False):
+class WriteRefused(Struct, frozen=True, gc=False):
     """The store will never take this write (too large for it, for example); the others of the batch were written."""
 
     reason: str
 
 
-Outcome = Conflict | Refused | None
+Outcome = Conflict | WriteRefused | None
 
 
 BEFORE_ALL = -1

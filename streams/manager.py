@@ -29,9 +29,9 @@ from tidings.storage.store import (
     Page,
     PredictionStore,
     Query,
-    Refused,
     Stored,
     Write,
+    WriteRefused,
 )
 from tidings.streams.rules.decision import Applied, Decision, Rejected, Stale
 from tidings.streams.rules.event import Event, EventType
@@ -266,7 +266,7 @@ class PredictionStatusManager:
                 record, encode(record), before.version if before else 0, expires_at, purge_at
             )
             [outcome] = await self._store.write([write])
-            if isinstance(outcome, Refused):
+            if isinstance(outcome, WriteRefused):
                 raise StorageError(
                     f"the store refuses prediction {event.prediction_id!r}: {outcome.reason}"
                 )

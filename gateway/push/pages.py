@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Struct, structs
 
 from tidings.gateway.http.held_bytes import HeldAccount, Kind
-from tidings.storage.cursor import Place, encode_cursor
+from tidings.storage.cursor import ListingPlace, encode_cursor
 from tidings.storage.errors import StorageError
 from tidings.storage.store import Page, Query, Stored
 from tidings.storage.wrappers.cache import CachedStore
@@ -124,7 +124,7 @@ def _cut(page: Page) -> tuple[list[Stored], str | None]:
 def cursor_behind(stored: Stored) -> str:
     """The cursor of what follows a record in a listing."""
     last = decode_named(stored.encoded)
-    return encode_cursor(Place(last.created_at, last.prediction_id))
+    return encode_cursor(ListingPlace(last.created_at, last.prediction_id))
 
 
 async def persist(read: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -15,7 +15,7 @@ from msgspec import Struct
 from tidings.storage.clock import SYSTEM_CLOCK, Clock
 from tidings.storage.cloudflare.http import ATTEMPTS, CloudflareHttp, parse
 from tidings.storage.cloudflare.worker_api import explainer, health, required_token, worker_url
-from tidings.storage.cursor import Place, decode_cursor, encode_cursor
+from tidings.storage.cursor import ListingPlace, decode_cursor, encode_cursor
 from tidings.storage.errors import StorageError, StoreUnavailable
 from tidings.storage.prediction import Prediction, Status
 from tidings.storage.store import (
@@ -26,9 +26,9 @@ from tidings.storage.store import (
     Page,
     PredictionStore,
     Query,
-    Refused,
     Stored,
     Write,
+    WriteRefused,
     distinct_ids,
     hidden,
 )
@@ -228,7 +228,7 @@ class DurableObjectsStore(PredictionStore):
         size = 0
         for place, write in enumerate(writes):
             operation = _operation(write)
-            if isinstance(operation, Refused):
+            if isinstance(operation, WriteRefused):
                 outcomes[place] = operation
                 continue
             size += len(write.encoded)
@@ -256,7 +256,7 @@ class DurableObjectsStore(PredictionStore):
                 if result.unavailable is not None:
                     failed.append(entry)
                 elif result.refused is not None:
-                    outcomes[entry[0]] = Refused(result.refused)
+                    outcomes[entry[0]] = WriteRefused(result.refused)
                 else:
                     outcomes[entry[0]] = Conflict(int(result.conflict or 0))
             if not failed:
@@ -287,7 +287,7 @@ class DurableObjectsStore(PredictionStore):
         answer = parse(_rows, await self._http.call("GET", "/v1/predictions", params=params))
         return Page(
             [row.stored for row in answer.rows],
-            answer.cursor and encode_cursor(Place(*answer.cursor)),
+            answer.cursor and encode_cursor(ListingPlace(*answer.cursor)),
         )
 
     async def sweep(self, now: int, limit: int) -> int:
@@ -317,16 +317,16 @@ def _repeated(ops: list[_Operation]) -> bytes:
     return msgspec.json.encode({"ops": ops, "repeat": True})
 
 
-def _operation(write: Write) -> _Operation | Refused:
+def _operation(write: Write) -> _Operation | WriteRefused:
     record = write.record
     if len(write.encoded) > MAX_RECORD:
-        return Refused(
+        return WriteRefused(
             f"a record has at most {MAX_RECORD} bytes in a Durable Object, this one {len(write.encoded)}"
         )
     try:
         doc = write.encoded.decode()
     except UnicodeDecodeError as error:
-        return Refused(f"the record is not UTF-8: {error}")
+        return WriteRefused(f"the record is not UTF-8: {error}")
     offsets = {} if record.source is None else record.source.offsets
     return _Operation(
         record.prediction_id,

@@ -25,7 +25,7 @@ BACKOFF = Backoff((0.075, 0.15), jitter=2 / 3)
 CONNECTIONS = 32
 
 
-class Answer(Struct, frozen=True):
+class CloudflareAnswer(Struct, frozen=True):
     """What came back: the status and the body, and how long to wait where the server named a time."""
 
     status: int
@@ -60,7 +60,7 @@ class CloudflareHttp:
         self,
         base_url: str,
         token: str,
-        explain: Callable[[Answer], StorageError],
+        explain: Callable[[CloudflareAnswer], StorageError],
         *,
         timeout: float = 10.0,
     ) -> None:
@@ -147,7 +147,7 @@ class CloudflareHttp:
 
     async def _once(
         self, method: str, path: str, body: bytes | None, params: Mapping[str, str] | None
-    ) -> Answer:
+    ) -> CloudflareAnswer:
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 headers=self._headers,
@@ -161,7 +161,7 @@ class CloudflareHttp:
         ) as response:
             if (date := response.headers.get("date")) is not None:
                 self._dated = date, time.time()
-            return Answer(
+            return CloudflareAnswer(
                 response.status,
                 await response.read(),
                 _seconds(response.headers.get("retry-after")),

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from tidings.storage.clock import SYSTEM_CLOCK
-from tidings.storage.cloudflare.http import Answer, CloudflareHttp, TooManyRequests, parse
+from tidings.storage.cloudflare.http import CloudflareAnswer, CloudflareHttp, TooManyRequests, parse
 from tidings.storage.cloudflare.worker_api import explainer, health
 from tidings.storage.errors import StorageError, StoreMisconfigured, StoreUnavailable
 from tidings.storage.resilience.rate_limit import TokenBucket
@@ -263,8 +263,8 @@ def _unsuccessful(answer: bytes) -> list[str]:
     return [] if result is None else result.unsuccessful_keys
 
 
-def _rest_explainer(account: str, namespace: str) -> Callable[[Answer], StorageError]:
-    def explain(answer: Answer) -> StorageError:
+def _rest_explainer(account: str, namespace: str) -> Callable[[CloudflareAnswer], StorageError]:
+    def explain(answer: CloudflareAnswer) -> StorageError:
         try:
             errors = msgspec.json.decode(answer.body, type=_Errors).errors
         except msgspec.DecodeError:

@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from tidings.storage.cloudflare.kv_client import Metadata, Pair, Value
 from tidings.storage.prediction import Prediction, Status, decode
-from tidings.storage.store import Query, Refused, Stored, Write
+from tidings.storage.store import Query, Stored, Write, WriteRefused
 
 PREDICTION, POSITION, OWNERSHIP = "prediction:", "position:", "ownership"
 """What keys begin with."""
@@ -22,7 +22,7 @@ SHORTEST_LIFE = 65
 """Seconds. KV takes no expiry nearer than 60 s; the rest is for the way there and for clocks."""
 
 
-class Held(Struct, frozen=True, gc=False):
+class HeldRecord(Struct, frozen=True, gc=False):
     """A record in the writer's own copy."""
 
     stored: Stored
@@ -85,14 +85,14 @@ def may_match(query: Query, meta: Metadata, now: int) -> bool:
     )
 
 
-def refusal_of(write: Write) -> Refused | None:
+def refusal_of(write: Write) -> WriteRefused | None:
     """Why KV will never take this record, if it will not."""
     if len(write.encoded) > MAX_VALUE:
-        return Refused(
+        return WriteRefused(
             f"a value of Cloudflare KV has at most {MAX_VALUE} bytes, this record {len(write.encoded)}"
         )
     try:
         write.encoded.decode()
     except UnicodeDecodeError as error:
-        return Refused(f"the record is not UTF-8: {error}")
+        return WriteRefused(f"the record is not UTF-8: {error}")
     return None

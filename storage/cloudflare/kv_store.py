@@ -26,15 +26,15 @@ from tidings.storage.cloudflare.kv_codec import (
     OWNERSHIP,
     POSITION,
     PREDICTION,
-    Held,
+    HeldRecord,
     may_match,
     metadata_of,
     refusal_of,
     stored_in,
 )
-from tidings.storage.cloudflare.kv_write_queue import KvFlusher
+from tidings.storage.cloudflare.kv_write_queue import KvWriteQueue
 from tidings.storage.cloudflare.worker_api import required_token, worker_url
-from tidings.storage.cursor import Place, decode_cursor, encode_cursor
+from tidings.storage.cursor import ListingPlace, decode_cursor, encode_cursor
 from tidings.storage.errors import StorageError, StoreMisconfigured
 from tidings.storage.prediction import decode
 from tidings.storage.store import (
@@ -83,7 +83,7 @@ class CloudflareKvStore(PredictionStore):
         self._timeout = timeout
         self._clock = clock
         self._interval = write_interval
-        self._copy: dict[str, Held] = {}
+        self._copy: dict[str, HeldRecord] = {}
         self._authoritative = False
         self._gone: dict[str, float] = {}
         self._positions: dict[int, int] = {}
@@ -92,12 +92,12 @@ class CloudflareKvStore(PredictionStore):
         self._listing = asyncio.Lock()
         self._listed: list[Key] = []
         self._listed_at = float("-inf")
-        self._flusher = KvFlusher(namespace, self._pair, self._interval_of, clock)
+        self._write_queue = KvWriteQueue(namespace, self._pair, self._interval_of, clock)
 
     @property
     def buffered(self) -> int:
         """Keys that are applied here and not written to KV yet."""
-        return self._flusher.pending
+        return self._write_queue.pending
 
     @classmethod
     async def open(
@@ -159,9 +159,9 @@ class CloudflareKvStore(PredictionStore):
                 else:
                     self._ownership = ownership
                     try:
-                        await self._flusher.add_and_wait([OWNERSHIP], self._timeout)
+                        await self._write_queue.add_and_wait([OWNERSHIP], self._timeout)
                     except StorageError:
-                        self._flusher.discard(OWNERSHIP)
+                        self._write_queue.discard(OWNERSHIP)
                         self._ownership = None
                         raise
             return self._ownership
@@ -226,12 +226,12 @@ class CloudflareKvStore(PredictionStore):
         keys = [PREDICTION + write.record.prediction_id for write in written]
         keys += self._raise_positions(written)
         if self._authoritative:
-            self._flusher.add(keys)
+            self._write_queue.add(keys)
         else:
-            await self._flusher.add_and_wait(keys, self._timeout)
+            await self._write_queue.add_and_wait(keys, self._timeout)
         return outcomes
 
-    async def _catalogue(self) -> Iterable[tuple[Place, Metadata]]:
+    async def _catalogue(self) -> Iterable[tuple[ListingPlace, Metadata]]:
         """Places and metadata of all records: KV's keys, and over them what the copy knows better."""
         async with self._listing:
             if self._clock.monotonic() - self._listed_at > LISTING_AGE:
@@ -246,7 +246,9 @@ class CloudflareKvStore(PredictionStore):
             and key.metadata is not None
         }
         known.update((one, held.metadata) for one, held in self._copy.items())
-        return [(Place(meta.c, one), meta) for one, meta in known.items() if meta.c is not None]
+        return [
+            (ListingPlace(meta.c, one), meta) for one, meta in known.items() if meta.c is not None
+        ]
 
     async def _all_keys(self) -> list[Key]:
         found: list[Key] = []
@@ -275,9 +277,9 @@ class CloudflareKvStore(PredictionStore):
             self._gone[one] = until
         keys = [PREDICTION + one for one in due]
         if self._authoritative:
-            self._flusher.add(keys)
+            self._write_queue.add(keys)
         else:
-            await self._flusher.add_and_wait(keys, self._timeout)
+            await self._write_queue.add_and_wait(keys, self._timeout)
         return len(due)
 
     async def facts(self) -> dict[str, str]:
@@ -293,7 +295,7 @@ class CloudflareKvStore(PredictionStore):
 
     async def close(self) -> None:
         """As the protocol says; what is queued is written, for as long as `timeout`."""
-        await self._flusher.close(self._timeout)
+        await self._write_queue.close(self._timeout)
         await self._namespace.close()
 
     async def restore(self, writes: Iterable[Write]) -> None:
@@ -312,30 +314,30 @@ class CloudflareKvStore(PredictionStore):
                 keys.append(PREDICTION + one)
             if number % 1000 == 0:
                 await asyncio.sleep(0)
-        self._flusher.add(keys)
+        self._write_queue.add(keys)
 
     async def flush(self) -> None:
         """Return when KV has taken all that is queued now; raises StoreUnavailable where it does not in time."""
-        await self._flusher.drain(self._timeout)
+        await self._write_queue.drain(self._timeout)
 
     def refresh(self, prediction_ids: Iterable[str]) -> None:
         """Let KV have these records of the copy again."""
-        self._flusher.add([PREDICTION + one for one in prediction_ids if one in self._copy])
+        self._write_queue.add([PREDICTION + one for one in prediction_ids if one in self._copy])
 
     def forget(self, prediction_ids: Iterable[str]) -> None:
         """Drop these records from the copy: another writer has them now. What is queued of them is not written."""
         for one in prediction_ids:
             if self._copy.pop(one, None) is not None:
-                self._flusher.discard(PREDICTION + one)
+                self._write_queue.discard(PREDICTION + one)
 
     @property
     def pending(self) -> int:
         """Keys that KV does not have yet."""
-        return self._flusher.pending
+        return self._write_queue.pending
 
     def _hold(self, write: Write) -> None:
         one = write.record.prediction_id
-        self._copy[one] = Held(write.stored, metadata_of(write), write.purge_at)
+        self._copy[one] = HeldRecord(write.stored, metadata_of(write), write.purge_at)
         self._gone.pop(one, None)
 
     def _raise_positions(self, writes: Sequence[Write]) -> list[str]:

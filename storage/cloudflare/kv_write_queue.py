@@ -18,10 +18,10 @@ from tidings.storage.resilience.backoff import Backoff
 BACKOFF = Backoff.doubling(0.5, 30.0)
 """Between tries while KV takes nothing."""
 
-_log = structlog.get_logger()
+logger = structlog.get_logger(__name__)
 
 
-class _Ticket:
+class _Waiter:
     """Somebody who waits until a number of keys have gone."""
 
     def __init__(self, left: int) -> None:
@@ -39,7 +39,7 @@ class _Ticket:
             self.done.exception()  # Whoever waited may have given up meanwhile: not "never retrieved".
 
 
-class KvFlusher:
+class KvWriteQueue:
     """The queue and the one task that empties it, which lives while there is something in it.
 
     Args:
@@ -61,7 +61,7 @@ class KvFlusher:
         self._pair = pair
         self._interval = interval
         self._queue: dict[str, None] = {}
-        self._tickets: dict[str, list[_Ticket]] = {}
+        self._tickets: dict[str, list[_Waiter]] = {}
         self._free_at: dict[str, float] = {}
         self._more = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -78,7 +78,7 @@ class KvFlusher:
         self._queue.update(dict.fromkeys(keys))
         self._more.set()
         if self._queue and (self._task is None or self._task.done()):
-            self._task = asyncio.get_running_loop().create_task(self._run(), name="kv-flusher")
+            self._task = asyncio.get_running_loop().create_task(self._run(), name="kv-write-queue")
 
     def discard(self, key: str) -> None:
         """Do not write this key after all."""
@@ -96,7 +96,7 @@ class KvFlusher:
         wanted = list(dict.fromkeys(keys))
         if not wanted:
             return
-        ticket = _Ticket(len(wanted))
+        ticket = _Waiter(len(wanted))
         for key in wanted:
             self._tickets.setdefault(key, []).append(ticket)
         self.add(wanted)
@@ -123,7 +123,7 @@ class KvFlusher:
             if self._queue or (self._task is not None and not self._task.done()):
                 await self.drain(timeout)
         except StorageError as error:
-            _log.warning("kv.left_unwritten", keys=len(self._queue), error=str(error))
+            logger.warning("kv.left_unwritten", keys=len(self._queue), error=str(error))
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
@@ -198,7 +198,7 @@ class KvFlusher:
     async def _failed(
         self,
         chunk: list[tuple[str, Pair | None]],
-        tickets: dict[str, list[_Ticket]],
+        tickets: dict[str, list[_Waiter]],
         error: StorageError,
     ) -> None:
         keys = [key for key, _ in chunk]
@@ -209,18 +209,18 @@ class KvFlusher:
                 await self._send(chunk[: len(chunk) // 2])
                 await self._send(chunk[len(chunk) // 2 :])
                 return
-            _log.error("kv.refused", key=keys[0], error=str(error))
+            logger.error("kv.refused", key=keys[0], error=str(error))
             for ticket in self._tickets.pop(keys[0], ()):
                 ticket.failed(error)
             return
         self._failures += 1
-        _log.warning("kv.flush_failed", keys=len(keys), failures=self._failures, error=str(error))
+        logger.warning("kv.flush_failed", keys=len(keys), failures=self._failures, error=str(error))
         self._again(keys, tickets)
         if isinstance(error, TooManyRequests) and error.after:
             await asyncio.sleep(error.after)
 
     def _again(
-        self, keys: Iterable[str], tickets: dict[str, list[_Ticket]], *, queue: bool = True
+        self, keys: Iterable[str], tickets: dict[str, list[_Waiter]], *, queue: bool = True
     ) -> None:
         for key in keys:
             if queue:

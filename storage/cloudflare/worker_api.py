@@ -6,14 +6,14 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Struct
 
-from tidings.storage.cloudflare.http import Answer, CloudflareHttp, TooManyRequests
+from tidings.storage.cloudflare.http import CloudflareAnswer, CloudflareHttp, TooManyRequests
 from tidings.storage.errors import StorageError, StoreMisconfigured, StoreUnavailable
 
 PROTOCOL = 1
 """The version of the Worker's contract that this program speaks."""
 
 
-class Health(Struct, frozen=True):
+class WorkerHealth(Struct, frozen=True):
     """What the Worker says of itself."""
 
     service: str
@@ -29,7 +29,7 @@ class _Problem(Struct, frozen=True):
     code: str = ""
 
 
-async def health(http: CloudflareHttp) -> Health:
+async def health(http: CloudflareHttp) -> WorkerHealth:
     """What the Worker says of itself.
 
     Raises:
@@ -38,7 +38,7 @@ async def health(http: CloudflareHttp) -> Health:
     """
     answer = await http.call("GET", "/v1/health")
     try:
-        found = msgspec.json.decode(answer, type=Health)
+        found = msgspec.json.decode(answer, type=WorkerHealth)
     except msgspec.DecodeError:
         raise StoreMisconfigured(
             f"{http.base_url} is no Worker of Tidings; check the store's URL"
@@ -80,10 +80,10 @@ def required_token(token: str | None) -> str:
     return token
 
 
-def explainer(base_url: str) -> Callable[[Answer], StorageError]:
+def explainer(base_url: str) -> Callable[[CloudflareAnswer], StorageError]:
     """What makes errors of a Worker's answers."""
 
-    def explain(answer: Answer) -> StorageError:
+    def explain(answer: CloudflareAnswer) -> StorageError:
         try:
             problem = msgspec.json.decode(answer.body, type=_Problem)
         except msgspec.DecodeError:

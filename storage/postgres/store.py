@@ -9,7 +9,7 @@ import asyncpg
 import msgspec
 
 from tidings.storage.clock import SYSTEM_CLOCK, Clock
-from tidings.storage.cursor import Place, decode_cursor, encode_cursor
+from tidings.storage.cursor import ListingPlace, decode_cursor, encode_cursor
 from tidings.storage.errors import StorageError, StoreMisconfigured, StoreUnavailable
 from tidings.storage.postgres.address import PostgresAddress, parse
 from tidings.storage.postgres.connector import Connector
@@ -24,9 +24,9 @@ from tidings.storage.store import (
     Page,
     PredictionStore,
     Query,
-    Refused,
     Stored,
     Write,
+    WriteRefused,
     distinct_ids,
     high_water,
 )
@@ -173,7 +173,7 @@ class PostgresStore(PredictionStore):
         if len(rows) <= query.limit or not items:
             return Page(items, None)
         last = rows[query.limit - 1]
-        return Page(items, encode_cursor(Place(last[6], last[0])))
+        return Page(items, encode_cursor(ListingPlace(last[6], last[0])))
 
     async def sweep(self, now: int, limit: int) -> int:
         """Remove at most `limit` rows whose `purge_at` is at or before `now`; others that sweep get other rows."""
@@ -371,16 +371,16 @@ def _array(tags: Sequence[str]) -> str:
     )
 
 
-def _refusals(writes: Sequence[Write]) -> dict[str, Refused]:
+def _refusals(writes: Sequence[Write]) -> dict[str, WriteRefused]:
     """Those that Postgres can never take: its text holds no NUL."""
-    refused: dict[str, Refused] = {}
+    refused: dict[str, WriteRefused] = {}
     for write in writes:
         record = write.record
         if any(
             text is not None and "\x00" in text
             for text in (record.owner, record.model, *record.tags)
         ):
-            refused[record.prediction_id] = Refused(
+            refused[record.prediction_id] = WriteRefused(
                 "an owner, model or tag with the character U+0000"
             )
     return refused

@@ -9,13 +9,13 @@ from typing import Any
 
 import msgspec
 
-from tidings.storage.cursor import Place, decode_cursor, encode_cursor
+from tidings.storage.cursor import ListingPlace, decode_cursor, encode_cursor
 from tidings.storage.store import Query
 
 LOOK_AT = 1000
 """Entries of an index that one call looks at, so that no call holds the server up."""
 
-TOP = Place(2**63, "")
+TOP = ListingPlace(2**63, "")
 """Above every place."""
 
 Call = tuple[int, Sequence[str], Sequence[Any]]
@@ -26,12 +26,12 @@ class _Run:
 
     __slots__ = ("ended", "found", "index", "reached", "shard")
 
-    def __init__(self, shard: int, index: str, reached: Place) -> None:
+    def __init__(self, shard: int, index: str, reached: ListingPlace) -> None:
         self.shard = shard
         self.index = index
         self.reached = reached
         self.ended = False
-        self.found: list[Place] = []
+        self.found: list[ListingPlace] = []
 
 
 class Listing:
@@ -56,13 +56,13 @@ class Listing:
             for one in _indexes(query)
         ]
         self._unended: list[_Run] = []
-        self._places: list[Place] = []
+        self._places: list[ListingPlace] = []
 
     def wanted(self) -> list[Call] | None:
         """The calls to make now; None: the page is complete."""
         self._unended = [run for run in self._runs if not run.ended]
         # Below the highest place that such a run has reached there may be more than was found.
-        floor = max((run.reached for run in self._unended), default=Place(-1, ""))
+        floor = max((run.reached for run in self._unended), default=ListingPlace(-1, ""))
         found = (place for run in self._runs for place in run.found if place >= floor)
         self._places = sorted(found, reverse=True)[: self._query.limit + 1]
         if not self._unended or len(self._places) > self._query.limit:
@@ -74,9 +74,9 @@ class Listing:
         for run, (ended, score, last, found) in zip(self._unended, answers, strict=True):
             run.ended = bool(ended)
             if last:
-                run.reached = Place(int(float(score)), last.decode())
+                run.reached = ListingPlace(int(float(score)), last.decode())
             run.found += [
-                Place(int(float(at)), one.decode())
+                ListingPlace(int(float(at)), one.decode())
                 for one, at in zip(found[::2], found[1::2], strict=True)
             ]
 

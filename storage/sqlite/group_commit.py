@@ -36,7 +36,7 @@ SMALL_BYTES = 65_536
 """What is written in the event loop at most, in about 0.5 ms."""
 
 
-class Job(Generic[W]):
+class CommitRequest(Generic[W]):
     """A call's part of a transaction, and the future that its caller waits for.
 
     Args:
@@ -75,7 +75,7 @@ class _Uncommitted(Generic[W]):
 
     __slots__ = ("batch", "results")
 
-    def __init__(self, batch: list[Job[W]], results: list[Any]) -> None:
+    def __init__(self, batch: list[CommitRequest[W]], results: list[Any]) -> None:
         self.batch = batch
         self.results = results
 
@@ -117,15 +117,15 @@ class GroupCommit(Generic[W]):
         """As they were set last on the connection."""
         self._state = Lock()
         """Guards the three below, which loops in other threads may use as well."""
-        self._waiting: list[Job[W]] = []
+        self._waiting: list[CommitRequest[W]] = []
         self._under_way = False
         self._resuming: asyncio.AbstractEventLoop | None = None
         """The loop that is to hand over what waits; where it was closed before it could, the next caller does it."""
         self._closing = False
         self._between: Callable[[sqlite3.Connection], object] | None = None
-        self.on_finished: Callable[[Sequence[Job[W]]], None] | None = None
+        self.on_finished: Callable[[Sequence[CommitRequest[W]]], None] | None = None
         """Called in a loop after each transaction, with its batch."""
-        self._batches: SimpleQueue[list[Job[W]] | _Uncommitted[W] | None] = SimpleQueue()
+        self._batches: SimpleQueue[list[CommitRequest[W]] | _Uncommitted[W] | None] = SimpleQueue()
         self._thread = Thread(target=self._work, name=f"sqlite-commit {path.name}", daemon=True)
         self._thread.start()
 
@@ -134,7 +134,7 @@ class GroupCommit(Generic[W]):
         """Whether nothing more is taken."""
         return self._closing
 
-    def submit(self, job: Job[W]) -> "asyncio.Future[Any]":
+    def submit(self, job: CommitRequest[W]) -> "asyncio.Future[Any]":
         """Do it in the next transaction that it can join; the future is done once that is committed.
 
         A caller that is cancelled meanwhile harms nobody: its work is done all the same.
@@ -152,13 +152,13 @@ class GroupCommit(Generic[W]):
     def between_transactions(self, work: Callable[[sqlite3.Connection], object]) -> None:
         """Let the thread do this once and soon, while nobody writes; it must not wait for other processes."""
         self._between = work
-        self.submit(Job(None, alone=True))
+        self.submit(CommitRequest(None, alone=True))
 
     async def close(self) -> None:
         """Finish what was submitted, end the thread and close the connection. Idempotent."""
         if not self._closing:
             self._closing = True
-            last = self.submit(Job(None, alone=True))
+            last = self.submit(CommitRequest(None, alone=True))
             await asyncio.wait([last], timeout=self._close_within)
             self._batches.put(None)
         await asyncio.to_thread(self._thread.join, self._close_within)
@@ -182,7 +182,7 @@ class GroupCommit(Generic[W]):
         switch_interval.lower()
         self._batches.put(batch if results is None else _Uncommitted(batch, results))
 
-    def _take(self) -> list[Job[W]]:
+    def _take(self) -> list[CommitRequest[W]]:
         """The next calls that can share a transaction, off the queue; none: nothing is under way any more."""
         waiting = self._waiting
         if not waiting:
@@ -200,14 +200,14 @@ class GroupCommit(Generic[W]):
         batch, self._waiting = waiting[:count], waiting[count:]
         return batch
 
-    def _small(self, batch: list[Job[W]]) -> bool:
+    def _small(self, batch: list[CommitRequest[W]]) -> bool:
         return (
             self._between is None
             and all(job.quick for job in batch)
             and sum(job.size for job in batch) <= SMALL_BYTES
         )
 
-    def _make_in_loop(self, batch: list[Job[W]]) -> list[Any] | None:
+    def _make_in_loop(self, batch: list[CommitRequest[W]]) -> list[Any] | None:
         """All of a small transaction but a commit that waits for the disk.
 
         None where it came to nothing, most of all because another process writes: the thread waits for that, and says
@@ -220,7 +220,7 @@ class GroupCommit(Generic[W]):
         except Exception:
             return None
 
-    def _finish(self, batch: list[Job[W]], results: Sequence[Any] | Exception) -> None:
+    def _finish(self, batch: list[CommitRequest[W]], results: Sequence[Any] | Exception) -> None:
         """Answer those who wait, and go on with what has gathered meanwhile."""
         loop = asyncio.get_running_loop()
         for number, job in enumerate(batch):
@@ -268,7 +268,7 @@ class GroupCommit(Generic[W]):
             self._set("busy_timeout", 0)
             work(self._connection)
 
-    def _resume(self, batch: list[Job[W]], results: Sequence[Any] | Exception) -> None:
+    def _resume(self, batch: list[CommitRequest[W]], results: Sequence[Any] | Exception) -> None:
         """Let a loop finish the batch: that of one who waits for it, or for the next."""
         with self._state:
             for job in (*batch, *self._waiting):
@@ -280,7 +280,7 @@ class GroupCommit(Generic[W]):
 
     # In either, never in both at once
 
-    def _transact(self, batch: list[Job[W]], *, wait: bool, commit: bool) -> list[Any]:
+    def _transact(self, batch: list[CommitRequest[W]], *, wait: bool, commit: bool) -> list[Any]:
         """A transaction; `wait` for other processes, or raise; `commit`, or leave it open."""
         works = [job.work for job in batch if job.work is not None]
         if not works:
@@ -328,7 +328,7 @@ class GroupCommit(Generic[W]):
             self._pragmas[pragma] = value
 
 
-def _resolve(job: Job[Any], result: Any) -> None:
+def _resolve(job: CommitRequest[Any], result: Any) -> None:
     if job.done.done():
         return  # the caller was cancelled, or has given up
     if isinstance(result, Exception):

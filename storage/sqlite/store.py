@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl, unquote
 import msgspec
 
 from tidings.storage.clock import SYSTEM_CLOCK, Clock
-from tidings.storage.cursor import Place, decode_cursor, encode_cursor
+from tidings.storage.cursor import ListingPlace, decode_cursor, encode_cursor
 from tidings.storage.errors import StorageError, StoreMisconfigured
 from tidings.storage.prediction import Status
 from tidings.storage.sqlite.schema import FORMAT, GET, LOAD, SWEEP, in_use, open_reader
@@ -133,11 +133,11 @@ class SqliteStore(PredictionStore):
         sql, values = _listing(query, query.at(self._clock.ms()))
         loop = asyncio.get_running_loop()
         rows, docs = await loop.run_in_executor(self._listing, self._scan, sql, values)
-        items: list[tuple[Place, Stored]] = []
+        items: list[tuple[ListingPlace, Stored]] = []
         start = 0
         for prediction_id, version, status, expires_at, owner, created_at, size in rows:
             stored = Stored(version, Status(status), docs[start : start + size], expires_at, owner)
-            items.append((Place(created_at, prediction_id), stored))
+            items.append((ListingPlace(created_at, prediction_id), stored))
             start += size
         items.sort(key=lambda item: item[0], reverse=True)
         more = len(items) > query.limit

@@ -10,7 +10,7 @@ import msgspec
 
 from tidings.storage.errors import StorageError
 from tidings.storage.prediction import Tombstone
-from tidings.storage.sqlite.group_commit import GroupCommit, Job
+from tidings.storage.sqlite.group_commit import CommitRequest, GroupCommit
 from tidings.storage.sqlite.schema import (
     BUSY_TIMEOUT,
     COLUMNS,
@@ -119,13 +119,13 @@ class SqliteWriter:
         work = _Writes(writes)
         size = sum([len(write.encoded) + _ROW_COST for write in writes])
         outcomes: list[Outcome] = await self._submit(
-            Job(work, size=size, quick=True, keys=work.ids)
+            CommitRequest(work, size=size, quick=True, keys=work.ids)
         )
         return outcomes
 
     async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Run `work` in a transaction of its own."""
-        result: T = await self._submit(Job(work, alone=True))
+        result: T = await self._submit(CommitRequest(work, alone=True))
         return result
 
     async def close(self) -> None:
@@ -133,7 +133,7 @@ class SqliteWriter:
         await self._commits.close()
 
     def _submit(
-        self, job: Job[_Writes | Callable[[sqlite3.Connection], Any]]
+        self, job: CommitRequest[_Writes | Callable[[sqlite3.Connection], Any]]
     ) -> "asyncio.Future[Any]":
         if self._commits.closing:
             raise StorageError(f"{self._path}: the store is closed; open it again")

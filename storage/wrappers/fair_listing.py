@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Protocol
 
-from tidings.storage.resilience.fair_queue import FairQueue
+from tidings.storage.resilience.fair_semaphore import FairSemaphore
 from tidings.storage.store import Page, Query
 
 READS = 2
@@ -29,7 +29,7 @@ class FairListing:
 
     def __init__(self, records: Lister, most: int = READS) -> None:
         self._records = records
-        self._turns = FairQueue(most)
+        self._turns = FairSemaphore(most)
         self._next: dict[Query, asyncio.Task[Page]] = {}
         """Reads that have not begun yet, which others may share."""
 

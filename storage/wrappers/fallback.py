@@ -37,7 +37,7 @@ FAILURES, WINDOW = 5, 10.0
 REST = Backoff((5.0,), jitter=0)
 """After which one call tries again. Only this process's reads wait for it, so nothing has to be spread."""
 
-_log = structlog.get_logger()
+logger = structlog.get_logger(__name__)
 
 
 class FallbackStore(PredictionStore):
@@ -128,7 +128,7 @@ class FallbackStore(PredictionStore):
         self._breaker.succeeded()
         if self.degraded:
             self.degraded = False
-            _log.info("storage.fallback.ended", store=self.name)
+            logger.info("storage.fallback.ended", store=self.name)
         return answer, False
 
     async def _in_time(
@@ -147,7 +147,7 @@ class FallbackStore(PredictionStore):
     ) -> T:
         if not self.degraded:
             self.degraded = True
-            _log.warning(
+            logger.warning(
                 "storage.fallback.begun",
                 store=self.name,
                 fallback=self.fallback.name,

@@ -23,7 +23,7 @@ _LABELS = ("store", "operation", "arm")
 _BUCKETS = (0.00001, 0.00005, 0.0002, 0.001, 0.005, 0.02, 0.1, 0.5, 2.0, 10.0)
 """From a read in this process (10 µs) to the time limit of a call and beyond."""
 
-_log = structlog.get_logger()
+logger = structlog.get_logger(__name__)
 
 
 class _Series:
@@ -142,8 +142,8 @@ class ObservedStore(PredictionStore):
             series.duration.observe(seconds)
             series.error.inc()
             retryable = isinstance(error, StorageError) and error.retryable
-            _log.warning(
-                f"{series.name}.error",
+            logger.warning(
+                f"{series.name}.error",  # noqa: G004 - the name of an event, which is a constant of each store
                 error=str(error),
                 retryable=retryable,
                 arm=self._arm,
@@ -154,5 +154,5 @@ class ObservedStore(PredictionStore):
         series.duration.observe(seconds)
         series.success.inc()
         if self._log_success:
-            _log.debug(f"{series.name}.success", duration=round(seconds, 6), arm=self._arm)
+            logger.debug(f"{series.name}.success", duration=round(seconds, 6), arm=self._arm)  # noqa: G004
         return answer

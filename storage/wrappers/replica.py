@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from tidings.storage.clock import SYSTEM_CLOCK, Clock
-from tidings.storage.cursor import Place, decode_cursor, encode_cursor
+from tidings.storage.cursor import ListingPlace, decode_cursor, encode_cursor
 from tidings.storage.prediction import decode
 from tidings.storage.store import (
     Capabilities,
@@ -53,7 +53,7 @@ class Replica(CachedStore):
         super().__init__(store, clock=clock)
         self.capabilities = Capabilities(compare_and_set=False, durable=store.capabilities.durable)
         self._records: dict[str, Stored] = {}
-        self._places: list[Place] = []
+        self._places: list[ListingPlace] = []
         self._created: dict[str, int] = {}
         self._graves: dict[str, int] = {}
 
@@ -80,7 +80,7 @@ class Replica(CachedStore):
         elif standing is None or standing.status is None:
             self._graves.pop(prediction_id, None)
             created_at = self._created[prediction_id] = _created.decode(stored.encoded).created_at
-            insort(self._places, Place(created_at, prediction_id))
+            insort(self._places, ListingPlace(created_at, prediction_id))
 
     def invalidate(self, prediction_id: str) -> None:
         """Forget one record."""
@@ -124,7 +124,7 @@ class Replica(CachedStore):
         now = query.at(self._clock.ms())
         before = None if query.cursor is None else decode_cursor(query.cursor)
         items: list[Stored] = []
-        last: Place | None = None
+        last: ListingPlace | None = None
         looked = 0
         while (place := self._below(before)) is not None:
             before = place
@@ -147,7 +147,7 @@ class Replica(CachedStore):
             self.invalidate(one)
         return len(due)
 
-    def _below(self, place: Place | None) -> Place | None:
+    def _below(self, place: ListingPlace | None) -> ListingPlace | None:
         """The next place of a listing, wherever others came and went meanwhile."""
         index = (len(self._places) if place is None else bisect_left(self._places, place)) - 1
         return self._places[index] if index >= 0 else None
@@ -155,7 +155,7 @@ class Replica(CachedStore):
     def _unlist(self, prediction_id: str) -> None:
         created_at = self._created.pop(prediction_id, None)
         if created_at is not None:
-            del self._places[bisect_left(self._places, Place(created_at, prediction_id))]
+            del self._places[bisect_left(self._places, ListingPlace(created_at, prediction_id))]
 
 
 def _matches(query: Query, stored: Stored) -> bool:

@@ -10,7 +10,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 import msgspec
 
-from tidings.storage.cursor import Place, encode_cursor
+from tidings.storage.cursor import ListingPlace, encode_cursor
 from tidings.storage.store import (
     Capabilities,
     Conflict,
@@ -181,6 +181,6 @@ def _id(write: Write) -> str:
     return write.record.prediction_id
 
 
-def _place(stored: Stored) -> Place:
+def _place(stored: Stored) -> ListingPlace:
     placed = _placed(stored.encoded)
-    return Place(placed.created_at, placed.prediction_id)
+    return ListingPlace(placed.created_at, placed.prediction_id)

@@ -10,7 +10,7 @@ import structlog
 
 from tidings.storage.clock import SYSTEM_CLOCK, Clock
 from tidings.storage.errors import StorageError
-from tidings.storage.object_storage import Found, ObjectStorage
+from tidings.storage.object_storage import ObjectStorage, StoredObject
 from tidings.storage.prediction import Prediction
 from tidings.streams.archive.paths import INDEX, is_asset_path
 from tidings.streams.archive.transfer import FileTransfer, Load
@@ -168,6 +168,6 @@ def _part_of(index: str) -> int:
     return int(index.rpartition("/")[2][:1] or "0", 16) % PARTS
 
 
-def _note(found: Found, newest: dict[str, int]) -> None:
+def _note(found: StoredObject, newest: dict[str, int]) -> None:
     folder = found.path.rpartition("/")[0]
     newest[folder] = max(newest.get(folder, 0), found.modified_at)

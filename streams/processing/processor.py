@@ -31,7 +31,7 @@ import structlog
 
 from tidings.storage.errors import StorageError
 from tidings.storage.object_storage import ObjectStorage
-from tidings.storage.store import Conflict, PredictionStore, Refused, Stored
+from tidings.storage.store import Conflict, PredictionStore, Stored, WriteRefused
 from tidings.streams.log.consumer_loop import Claim, ConsumerLoop
 from tidings.streams.log.protocol import (
     CHANGES,
@@ -313,7 +313,7 @@ class Processor:
             for (prediction_id, entry), outcome in zip(todo, outcomes, strict=True):
                 if isinstance(outcome, Conflict):
                     lost.append((prediction_id, entry))
-                elif isinstance(outcome, Refused):
+                elif isinstance(outcome, WriteRefused):
                     await self._write_singly(batch, prediction_id, entry, outcome)
             todo = await self._judge_again(batch, lost) if lost else []
 
@@ -333,7 +333,7 @@ class Processor:
         return [(i, e) for i, e in lost if e.changed]
 
     async def _write_singly(
-        self, batch: BatchInFlight, prediction_id: str, entry: BatchEntry, refused: Refused
+        self, batch: BatchInFlight, prediction_id: str, entry: BatchEntry, refused: WriteRefused
     ) -> None:
         """The store will never take this record: write event by event, and keep those that it refuses."""
         if len(entry.events) == 1:

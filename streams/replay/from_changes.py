@@ -16,7 +16,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from tidings.storage.prediction import Prediction, Source, Status
-from tidings.storage.store import Conflict, PredictionStore, Refused, Write
+from tidings.storage.store import Conflict, PredictionStore, Write, WriteRefused
 from tidings.streams.changes.codec import Change, parse, restored
 from tidings.streams.log.protocol import CHANGES, EVENTS, Log, Position, Record
 from tidings.streams.log.read_until_end import read_until_end
@@ -212,7 +212,7 @@ class Restoration:
             prediction_id = write.record.prediction_id
             if isinstance(outcome, Conflict):
                 raise taken(prediction_id)
-            if isinstance(outcome, Refused):
+            if isinstance(outcome, WriteRefused):
                 self._progress.rejected += 1
                 self._versions[prediction_id] = write.expected
                 continue

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from msgspec import Struct
 
 from tidings.storage.errors import StorageError
-from tidings.storage.store import Conflict, PredictionStore, Query, Refused
+from tidings.storage.store import Conflict, PredictionStore, Query, WriteRefused
 from tidings.streams.log.protocol import CHANGES, EVENTS, Log, Record, Since
 from tidings.streams.log.read_until_end import read_by_time
 from tidings.streams.processing.batch import BatchEntry, BatchInFlight
@@ -281,7 +281,7 @@ class Rebuild:
         for entry, outcome in zip(entries, outcomes, strict=True):
             if isinstance(outcome, Conflict):
                 raise taken(entry.events[0][0].prediction_id)
-            if not isinstance(outcome, Refused):
+            if not isinstance(outcome, WriteRefused):
                 continue
             entry.reduction = None
             if len(entry.events) == 1:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tidings.storage.sqlite.group_commit import GroupCommit, Job
+from tidings.storage.sqlite.group_commit import CommitRequest, GroupCommit
 from tidings.streams.log.protocol import LogError, LogUnavailable, NewRecord
 from tidings.streams.log.sqlite.schema import (
     BUSY_SECONDS,
@@ -122,7 +122,7 @@ class LogWriter:
         """
         if self._commits.closing:
             raise LogUnavailable(f"the log {self._path} is closed; open it again")
-        done = self._commits.submit(Job(step, size=size, quick=quick, durable=durable))
+        done = self._commits.submit(CommitRequest(step, size=size, quick=quick, durable=durable))
         timer = self._loop.call_later(limit, self._give_up, done)
         try:
             return await done
@@ -146,7 +146,7 @@ class LogWriter:
         kind = LogUnavailable if shared else LogError
         return kind(f"{self._path} cannot take a write: {type(error).__name__}: {error}")
 
-    def _count(self, batch: Sequence[Job[Step]]) -> None:
+    def _count(self, batch: Sequence[CommitRequest[Step]]) -> None:
         """Copy the write-ahead log into the database whenever so much was written."""
         self._unchecked += sum(job.size for job in batch) + _PAGE * len(batch)
         if (

@@ -23,7 +23,7 @@ from tidings.storage.cloudflare.kv_store import CloudflareKvStore
 from tidings.storage.errors import StoreMisconfigured, StoreUnavailable
 from tidings.storage.factory import open_store
 from tidings.storage.prediction import Source
-from tidings.storage.store import Conflict, Ownership, Query, Refused, Write
+from tidings.storage.store import Conflict, Ownership, Query, Write, WriteRefused
 
 NAMESPACE = "fedcba9876543210fedcba9876543210"
 
@@ -244,7 +244,7 @@ async def test_refused_alone(emulator: CloudflareEmulator) -> None:
         refusal, written = await store.write(
             [creation(large, logs="x" * MAX_VALUE), creation(small)]
         )
-        assert isinstance(refusal, Refused)
+        assert isinstance(refusal, WriteRefused)
         assert written is None
         assert in_kv(emulator, small)
 

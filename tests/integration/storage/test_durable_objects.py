@@ -23,7 +23,7 @@ from tidings.storage.cloudflare.durable_objects import MAX_RECORD, DurableObject
 from tidings.storage.errors import StoreMisconfigured, StoreUnavailable
 from tidings.storage.factory import open_store
 from tidings.storage.prediction import Status, encode
-from tidings.storage.store import Conflict, Query, Refused, Write
+from tidings.storage.store import Conflict, Query, Write, WriteRefused
 
 LAYOUTS = ("sharded", "one-per-prediction")
 
@@ -211,7 +211,7 @@ async def test_refused_alone(place: str) -> None:
         large, small, largest = fresh(), fresh(), fresh()
         batch = [creation(large, logs="x" * MAX_RECORD), creation(small)]
         refusal, written = await store.write(batch)
-        assert isinstance(refusal, Refused)
+        assert isinstance(refusal, WriteRefused)
         assert written is None
         room = MAX_RECORD - len(creation(largest, logs="").encoded)
         assert await store.write([creation(largest, logs="x" * room)]) == [None]

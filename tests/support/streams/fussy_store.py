@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from tidings.storage.memory import MemoryStore
-from tidings.storage.store import Outcome, Refused, Write
+from tidings.storage.store import Outcome, Write, WriteRefused
 
 
 class Fussy(MemoryStore):
@@ -13,6 +13,6 @@ class Fussy(MemoryStore):
         kept = [write for write in writes if b"forbidden" not in write.encoded]
         outcomes = iter(await super().write(kept))
         return [
-            Refused("cannot hold it") if b"forbidden" in w.encoded else next(outcomes)
+            WriteRefused("cannot hold it") if b"forbidden" in w.encoded else next(outcomes)
             for w in writes
         ]

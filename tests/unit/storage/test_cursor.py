@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidings.storage.cursor import MAX_LENGTH, MAX_TIME, Place, decode_cursor, encode_cursor
+from tidings.storage.cursor import MAX_LENGTH, MAX_TIME, ListingPlace, decode_cursor, encode_cursor
 
 
 @given(
@@ -15,13 +15,13 @@ from tidings.storage.cursor import MAX_LENGTH, MAX_TIME, Place, decode_cursor, e
 )
 def test_there_and_back(created_at: int, prediction_id: str) -> None:
     """Any id at any time."""
-    place = Place(created_at, prediction_id)
+    place = ListingPlace(created_at, prediction_id)
     assert decode_cursor(encode_cursor(place)) == place
 
 
 def test_the_longest_id_has_room() -> None:
     """An id of 256 bytes at the last moment makes a cursor that is taken."""
-    place = Place(MAX_TIME, "ü" * 128)
+    place = ListingPlace(MAX_TIME, "ü" * 128)
     assert len(encode_cursor(place)) < MAX_LENGTH
     assert decode_cursor(encode_cursor(place)) == place
 

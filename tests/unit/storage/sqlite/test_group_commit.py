@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.conditions import eventually
-from tidings.storage.sqlite.group_commit import SMALL_BYTES, GroupCommit, Job
+from tidings.storage.sqlite.group_commit import SMALL_BYTES, CommitRequest, GroupCommit
 
 Step = Callable[[sqlite3.Connection], Any]
 LARGE = SMALL_BYTES + 1
@@ -54,7 +54,7 @@ class Bench:
             connection.execute("INSERT INTO entries VALUES (?)", (value,))
             return value
 
-        return self.commits.submit(Job(step, **{"size": 1, "quick": True, **options}))
+        return self.commits.submit(CommitRequest(step, **{"size": 1, "quick": True, **options}))
 
     def entries(self) -> list[Any]:
         """What another connection sees: committed entries alone."""
@@ -144,14 +144,18 @@ async def test_a_fault_reaches_all_who_shared(bench: Bench) -> None:
     def fail(_connection: sqlite3.Connection) -> None:
         raise ValueError("no number")
 
-    futures = [bench.add(1), bench.commits.submit(Job(fail, size=1, quick=True)), bench.add(2)]
+    futures = [
+        bench.add(1),
+        bench.commits.submit(CommitRequest(fail, size=1, quick=True)),
+        bench.add(2),
+    ]
     results = await asyncio.gather(*futures, return_exceptions=True)
     assert [str(result) for result in results] == ["('no number', True)"] * 3
     assert len({id(result) for result in results}) == 3
     assert bench.entries() == []
     assert await bench.add(3) == 3
     with pytest.raises(Failed, match="False"):
-        await bench.commits.submit(Job(fail))
+        await bench.commits.submit(CommitRequest(fail))
     await bench.commits.close()
 
 
@@ -191,7 +195,7 @@ async def test_a_connection_that_cannot_roll_back_is_replaced(bench: Bench) -> N
         raise ValueError("lost")
 
     with pytest.raises(Failed):
-        await bench.commits.submit(Job(lose))
+        await bench.commits.submit(CommitRequest(lose))
     assert await bench.add(1) == 1
     assert (bench.opened, bench.entries()) == (2, [1])
     await bench.commits.close()

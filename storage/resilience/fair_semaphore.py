@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 
-class FairQueue:
+class FairSemaphore:
     """Lets a few run at once, and has the owners that wait take turns.
 
     First in, first out would let one owner with a hundred requests keep all others waiting for a hundred.

@@ -2,12 +2,12 @@
 
 import asyncio
 
-from tidings.storage.resilience.fair_queue import FairQueue
+from tidings.storage.resilience.fair_semaphore import FairSemaphore
 
 
 async def test_owners_take_turns() -> None:
     """One who asks for much waits behind each other owner's next read, not before all of theirs."""
-    turns = FairQueue(1)
+    turns = FairSemaphore(1)
     order: list[str] = []
 
     async def ask(owner: str) -> None:
