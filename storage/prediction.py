@@ -71,7 +71,7 @@ class Transition(Struct, frozen=True, gc=False, omit_defaults=True, rename={"fro
     id: str | None = None
     source: str | None = None
     position: str | None = None
-    """`partition:offset` of the event in its log; absent where the library's door was used."""
+    """`partition:offset` of the event in its log; absent where the library wrote it without a log."""
 
 
 class Source(Struct, frozen=True, gc=False, omit_defaults=True):

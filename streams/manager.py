@@ -1,4 +1,4 @@
-"""The library's door: validated transitions on a store, for programs without a log.
+"""The library's entrance: validated transitions on a store, for programs without a log.
 
 ```python
 manager = PredictionStatusManager(await open_store("sqlite:///predictions.db"))
@@ -272,7 +272,7 @@ class PredictionStatusManager:
                 )
             if not isinstance(outcome, Conflict):
                 return record
-            # Somebody else was faster: judge again by what stands now.
+            # Another writer was faster: judge again by what stands now.
 
     async def _load(self, prediction_id: str) -> dict[str, Stored]:
         return await self._store.load_fresh([prediction_id])

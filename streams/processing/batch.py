@@ -49,7 +49,7 @@ class SetAside(Struct, frozen=True, gc=False):
     code: str
     reason: str
     prediction_id: str | None = None
-    """Whose it is, where the record's key does not say."""
+    """The prediction that it is about, where the record's key does not say."""
 
     def letter(self) -> NewRecord:
         """The record for the dead-letter topic; a line in the log says so."""

@@ -104,12 +104,17 @@ class CrashJournal:
         note.ends = dict(note.ends)
         return note
 
+    def knows(self, records: Sequence[Record]) -> bool:
+        """Whether something of each of these records' partitions was begun before, in this assignment."""
+        return self._begun.issuperset([record.partition for record in records])
+
     async def admit(self, records: Sequence[Record]) -> None:
         """These are about to be begun: note where this process begins with each partition."""
         first: dict[int, int] = {}
         for record in records:
             if record.partition not in self._begun and record.partition in self._notes:
                 first.setdefault(record.partition, record.offset)
+        self._begun.update({record.partition for record in records} - self._notes.keys())
         for partition, offset in first.items():
             note = self._notes[partition]
             if note.until <= offset:
@@ -159,7 +164,7 @@ class CrashJournal:
 
     async def close(self) -> None:
         """This process ends in order: nothing that it had under way has ended it."""
-        for partition in self._begun:
+        for partition in self._begun & self._notes.keys():
             self._notes[partition] = _PartitionNote(log=self._log, owner=self._owner)
             await self._keep(partition)
         self._begun = set()

@@ -274,7 +274,7 @@ def _decode(value: bytes) -> Event:
 def _decode_leniently(value: bytes) -> Event:
     """What the quick way refuses: `null` means absent, and unknown fields are counted and left out.
 
-    Among the unknown are the names of what translation alone may set.
+    The names of fields that only the decoder may set are among the unknown.
     """
     try:
         fields = _object.decode(value)
@@ -366,7 +366,7 @@ def _webhook(
     return translate(provider, webhook)
 
 
-# ---- whose it is, however unfit the rest ----
+# ---- which prediction a record is about, for dead letters ----
 
 
 class _Named(Struct, gc=False):

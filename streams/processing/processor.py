@@ -176,7 +176,8 @@ class Processor:
                         limit = BATCH
                         await self._idle(loop)
                         continue
-                    await self._settled(lambda records=records: self._journal.admit(records))  # type: ignore[misc]
+                    if not self._journal.knows(records):
+                        await self._settled(lambda records=records: self._journal.admit(records))  # type: ignore[misc]
                     if self._journal.careful:
                         limit = 1
                         await self._singly(loop, records)

@@ -84,7 +84,6 @@ def other_prediction(current: Prediction, event: Event) -> Rejected | None:
 
 def source_after(old: Source | None, position: Place | None, log: str | None) -> Source | None:
     """Where the record comes from once the event at this position is applied."""
-    """Where the record comes from once the event at this position is applied."""
     if position is None or log is None:
         return old
     partition = str(position.partition)
@@ -100,7 +99,6 @@ def applied(
     position: Place | None,
     log: str | None,
 ) -> Applied:
-    """The record with these changes, its status as it was."""
     """The record with these changes, its status as it was."""
     changes["version"] = current.version + 1
     if event.at > current.updated_at:

@@ -33,7 +33,7 @@ class Archive(StrEnum):
 
 
 def _wire_name(field: str) -> str:
-    """Names on the wire; what translation alone may set gets one that no sender uses by accident."""
+    """Names on the wire; a field that only the decoder may set gets a name that no sender uses by accident."""
     if field in {
         "recorded_at",
         "archive",
@@ -94,7 +94,7 @@ class Event(
     upto: dict[str, int] | None = None
     """`repair`: per partition the last offset that the rebuild had read."""
 
-    # Set by translation alone:
+    # Set by the decoder alone:
     recorded_at: int = 0
     """The log record's timestamp in ms: what expiry and purging are reckoned from. Not part of the record."""
     archive: Archive = Archive.AFTER
@@ -105,7 +105,7 @@ class Event(
     left_out: tuple[str, ...] = ()
     """Names of the members of a provider's body that do not fit, such as `metrics.predict_time`."""
     notice: bool = False
-    """From a webhook that names a result and does not bring it: it begins no record. Whose it is shows in what is fetched."""
+    """From a webhook that names a result and does not bring it: it begins no record. What is fetched says which prediction it is about."""
 
 
 LATEST = 10**14

@@ -140,7 +140,7 @@ def _repair(
     if bytes(event.replace) == b"null":
         if not isinstance(current, Prediction):
             return STALE
-        grave = Tombstone(
+        tombstone = Tombstone(
             prediction_id=current.prediction_id,
             deleted=True,
             version=event.version,
@@ -150,7 +150,7 @@ def _repair(
             tags=current.tags,
             source=source_after(current.source, position, log),
         )
-        return Applied(grave, step=True)
+        return Applied(tombstone, step=True)
     try:
         rebuilt = msgspec.json.decode(event.replace, type=Prediction)
     except (msgspec.DecodeError, RecursionError):

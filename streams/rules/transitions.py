@@ -130,7 +130,7 @@ def _same_status(
 
 
 def _begin(
-    grave: Tombstone | None, event: Event, position: Place | None, log: str | None, strict: bool
+    deleted: Tombstone | None, event: Event, position: Place | None, log: str | None, strict: bool
 ) -> Decision:
     """A new record, by way of `starting` and whatever steps the status implies."""
     wanted = event.status or _STARTING
@@ -144,10 +144,10 @@ def _begin(
     blank = Prediction(
         prediction_id=event.prediction_id,
         status=_STARTING,
-        version=grave.version if grave else 0,
+        version=deleted.version if deleted else 0,
         created_at=event.at,
-        updated_at=max(event.at, grave.updated_at) if grave else event.at,
-        source=grave.source if grave else None,
+        updated_at=max(event.at, deleted.updated_at) if deleted else event.at,
+        source=deleted.source if deleted else None,
     )
     set_once(blank, event, changes, override=True)
     advance(blank, event, changes)
