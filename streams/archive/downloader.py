@@ -1,4 +1,4 @@
-"""Downloading what strangers' URLs lead to, without being led astray.
+"""Downloads from URLs that strangers wrote, and connects to public addresses alone.
 
 Nothing but https to addresses of the public internet, unless `host:port` is named as allowed. Every
 redirect is judged like the first URL. The address is judged when the socket to it is made: whatever
@@ -59,28 +59,28 @@ _NOT_ON_THE_WIRE = re.compile(rb"[^\x21-\x7e]")
 
 
 class DownloadError(Exception):
-    """The file could not be had; the message says why, without anything secret of the URL."""
+    """The download failed; the message says why and holds no secret of the URL."""
 
 
 class Refused(DownloadError):
-    """It will never be fetched."""
+    """The URL, the address or the content is none that is fetched."""
 
 
 class Missing(DownloadError):
-    """The server says that there is nothing, or nothing for us."""
+    """The server answered that it has no such file, or none for us."""
 
 
 class Interrupted(DownloadError):
-    """It may work later."""
+    """The download broke off or could not begin; a later one may work."""
 
 
 class Limits(Struct, frozen=True):
-    """What one download may take. Times in seconds."""
+    """The bounds of one download. Times in seconds."""
 
     bytes: int = 512 * 1024 * 1024
     connect: float = 10.0
     silence: float = 30.0
-    """Without a byte."""
+    """Seconds without a byte."""
     rate: float = 1024.0
     """Bytes a second on average, at least, once `silence` has passed: who drips holds a place."""
     total: float = 900.0
@@ -88,7 +88,7 @@ class Limits(Struct, frozen=True):
 
 
 class Download:
-    """A file that is coming."""
+    """A download under way."""
 
     def __init__(self, response: aiohttp.ClientResponse, limits: Limits) -> None:
         self._response = response
@@ -138,7 +138,7 @@ class Download:
             )
 
     async def _received(self) -> AsyncIterator[bytes]:
-        """What comes in, as it comes."""
+        """The bytes as they are received."""
         limits, started = self._limits, time.monotonic()
         try:
             async for chunk in self._response.content.iter_chunked(CHUNK):
@@ -204,7 +204,7 @@ class Downloads:
         )
 
     async def close(self) -> None:
-        """Let go of all connections."""
+        """Close all connections."""
         await self._public.close()
         await self._allowed.close()
 
@@ -288,7 +288,7 @@ class Downloads:
 
 
 class _GuardedResolver(AbstractResolver):
-    """Names a bad address before anything is opened, for a reason that can be read."""
+    """Refuses bad addresses before a socket is opened, so that the error names the reason."""
 
     def __init__(self, inner: AbstractResolver) -> None:
         self._inner = inner
@@ -307,11 +307,11 @@ class _GuardedResolver(AbstractResolver):
 
 
 class _RefusedAddress(OSError):
-    """The socket was not made."""
+    """No socket is made to this address."""
 
 
 def _guarded_socket(info: Any) -> socket.socket:
-    """The one place where sockets to strangers are made."""
+    """Make a socket; the one place where the address of a connection is checked for good."""
     family, kind, protocol, _, where = info
     if (reason := refusal(where[0])) is not None:
         raise _RefusedAddress(reason)
@@ -323,7 +323,7 @@ def _encoding(response: aiohttp.ClientResponse) -> str:
 
 
 def _refused_within(error: BaseException | None) -> Refused | None:
-    """What lies behind a failure to connect."""
+    """The refusal that caused a failure to connect, if one did."""
     while error is not None:
         if isinstance(error, Refused):
             return error

@@ -1,4 +1,4 @@
-"""Removing from object storage what is past its time.
+"""Removes expired and orphaned objects from the object storage.
 
 Files with a time to live; large fields that purged records left behind; files of a prediction whose
 deletion nobody saw, because its id was used again within the same batch.
@@ -25,13 +25,13 @@ PARTS = 16
 One with several folders is at each.
 """
 SETTLED = 600.0
-"""Seconds after which a folder's prediction has long been in the store."""
+"""Seconds after which the prediction of a folder must be in the store."""
 
 logger = structlog.get_logger(__name__)
 
 
 class GarbageCollector:
-    """Sweeps for as long as it runs.
+    """Sweeps the object storage until it is cancelled.
 
     Args:
         objects: What is swept.
@@ -126,7 +126,7 @@ class GarbageCollector:
         return len(orphans)
 
     async def remove_replaced_files(self) -> int:
-        """Remove the files of predictions whose id is another one's by now; returns of how many."""
+        """Remove files of predictions whose id was used again; returns of how many."""
         if self._transfer is None:
             return 0
         before = int((self._clock.ms() / 1000 - SETTLED) * 1000)

@@ -1,4 +1,4 @@
-"""The files of a finished prediction: what of its output is a URL, and which files are to be kept.
+"""Finds the URLs in a prediction's output, and tells which predictions have files to store.
 
 Pure.
 """
@@ -16,9 +16,9 @@ from tidings.storage.prediction import ABSENT, TERMINAL, Prediction, Status
 from tidings.streams.rules.event import Archive
 
 MAX_OUTPUTS = 10_000
-"""Files of one prediction that are kept."""
+"""Files of one prediction that are stored at most."""
 MAX_URL = 8192
-"""Characters; what is longer and no `data:` URI is text."""
+"""Characters of a URL; a longer string that is no `data:` URI is text."""
 
 SLICE = 16 * 1024
 """Bytes of an output that are scanned at once: a few milliseconds, whatever they are."""
@@ -40,17 +40,17 @@ class Asset(Struct, frozen=True, rename="camel"):
     """A file that is kept, as the event `archive` and the record show it."""
 
     url: str
-    """Where it can be read from now on."""
+    """Its lasting address."""
     path: str
     """Within the object storage."""
     content_type: str
     bytes: int
     source: str
-    """Where it came from; of a `data:` URI the beginning."""
+    """The URL it was downloaded from; of a `data:` URI the beginning."""
 
 
 def needs_archiving(record: Prediction, mode: Archive) -> bool:
-    """Whether this record's files are still to be dealt with.
+    """Whether this record has files that are not stored yet.
 
     Args:
         record: As it stands.

@@ -1,4 +1,4 @@
-"""Where the files of a prediction lie in object storage, and under which address they are served.
+"""The paths of files in object storage, and the addresses under which they are served.
 
 Pure.
 
@@ -19,7 +19,7 @@ _PATH = re.compile(r"[0-9a-f]{40}/(?:0|[1-9][0-9]{0,5})")
 
 
 class AssetPaths:
-    """Names that nobody can guess who does not have the key.
+    """Paths that only the holder of the key can guess.
 
     Args:
         key: The service's webhook key; what is signed with it here is nothing that it signs
@@ -32,7 +32,7 @@ class AssetPaths:
         self._public = public
 
     def folder(self, prediction_id: str, created_at: int) -> str:
-        """The folder of the prediction with this id that began then.
+        """The folder of the prediction with this id and time of creation.
 
         An id used again gets another one.
         """
@@ -40,7 +40,7 @@ class AssetPaths:
         return hmac.digest(self._key, text.encode(), "sha256").hex()[:40]
 
     def url(self, path: str) -> str:
-        """The address of a file. A relative one holds wherever the service is reached."""
+        """The address of a file, relative to the service where its gateways serve the files."""
         return f"{self._public}/{path}" if self._public else f"{ADDRESS}{path}"
 
 
@@ -50,5 +50,5 @@ def is_asset_path(path: str) -> bool:
 
 
 def index_of(prediction_id: str) -> str:
-    """Where a prediction's folders are written down."""
+    """The path below which the folders of a prediction are listed."""
     return f"{INDEX}/{hashlib.sha256(prediction_id.encode()).hexdigest()[:40]}"

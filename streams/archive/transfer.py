@@ -1,4 +1,4 @@
-"""Keeping the files of one finished prediction.
+"""Stores the files of one finished prediction.
 
 1. load the record; what is kept, has failed for good, or is gone is left
 2. write down which folder it gets, for the day when it is deleted
@@ -49,22 +49,22 @@ Each holds some parts in memory.
 MOST_BYTES = 16 * 1024**3
 """Bytes of all files of one prediction, give or take those under way: 32 of the largest."""
 REASONS = 5
-"""Failures told of one prediction."""
+"""Failures of one prediction that its record names."""
 
 Load = Callable[[Sequence[str]], Awaitable[dict[str, Stored]]]
 """The newest records, past any cache. Raises `StorageError`."""
 
 
 class RetryPolicy(Struct, frozen=True):
-    """How long a file is tried for. Seconds."""
+    """How often, and for how long, the download of a file is tried. Times in seconds."""
 
     first: float = 1.0
     longest: float = 60.0
-    """Waits double from the first up to this."""
+    """The wait between two tries doubles from `first` up to this."""
     until: float = 3600.0
-    """After the prediction's end: links live for about an hour at most (Replicate)."""
+    """Since the prediction ended: links of Replicate are valid for an hour."""
     tries: int = 3
-    """At least, however late; and at most for what the server says it has not."""
+    """At least so many, however late; at most so many where the server says 404."""
 
 
 class ArchiveTask(Struct, gc=False):
@@ -73,24 +73,24 @@ class ArchiveTask(Struct, gc=False):
     prediction_id: str
     version: int
     claims: list[Claim]
-    """On the changes that it stands for, which are not committed before it is done."""
+    """Claims on the offsets of its changes: they are committed once it is done."""
     traceparent: str | None = None
     """Of the change that it was begun for."""
     deleted_at: int | None = None
     """When its deletion was announced, in ms, until its files are removed."""
     tries: int = 0
     kept: dict[int, Asset] = {}
-    """By index: what an earlier try has stored."""
+    """Files that earlier tries stored, by their index in the output."""
     failed: dict[int, str] = {}
-    """By index: why it cannot be had, for good."""
+    """Why a file cannot be had for good, by its index in the output."""
 
 
 class RetryLater(Exception):
-    """It did not work yet; the message says why."""
+    """The task has to be tried again later; the message says why."""
 
 
 class FileTransfer:
-    """Does the work.
+    """Downloads the files of a prediction and stores them.
 
     Args:
         load: Reads records.
@@ -98,8 +98,8 @@ class FileTransfer:
         names: Where they lie and how they are reached.
         downloads: Fetches them.
         publisher: Where `archive` goes.
-        mode: In force.
-        retry: Until a file counts as lost.
+        mode: The archive mode in force.
+        retry: How long a file is tried for before it counts as lost.
         clock: Tells the time.
         reached: Called with the number of each step as it ends.
     """
@@ -129,7 +129,7 @@ class FileTransfer:
         self.failures = 0
 
     async def keep(self, work: ArchiveTask) -> None:
-        """Keep the prediction's files.
+        """Store the files of a prediction and append `archive`.
 
         Raises:
             RetryLater: A repeat may help.
@@ -164,7 +164,7 @@ class FileTransfer:
         self._reached(5)
 
     def folder(self, record: Prediction) -> str:
-        """Where the files of this prediction lie."""
+        """The folder of this prediction's files."""
         return self._names.folder(record.prediction_id, record.created_at)
 
     def wait(self, tries: int) -> float:
@@ -315,7 +315,10 @@ class FileTransfer:
         except RecordTooLarge:
             # A file's entry names two addresses: a list can be larger than the output that the log
             # took.
-            reason = f"the list of {len(assets)} files is larger than TIDINGS_MAX_BODY ({len(listed or b'')} bytes)"
+            reason = (
+                f"the list of {len(assets)} files is larger than TIDINGS_MAX_BODY "
+                f"({len(listed or b'')} bytes)"
+            )
             await self._publisher.publish_event(record.prediction_id, **said, assetsError=reason)
 
     async def _check_still_there(self, record: Prediction, folder: str) -> None:
@@ -380,7 +383,7 @@ def _reasons(failed: dict[int, str], count: int) -> str | None:
 
 
 def _headers(content_type: str) -> dict[str, str]:
-    """What a cloud sends with the file."""
+    """The headers with which a cloud serves the file."""
     headers = {"Content-Type": content_type, "Cache-Control": "public, max-age=31536000, immutable"}
     if not shown_inline(content_type):
         headers["Content-Disposition"] = "attachment"

@@ -31,7 +31,7 @@ logger = structlog.get_logger(__name__)
 
 
 class Archiver:
-    """Runs until stopped.
+    """Follows the changes and starts a task for each prediction with files.
 
     Args:
         log: Where the changes are.
@@ -50,24 +50,24 @@ class Archiver:
         self._stopping = asyncio.Event()
         self._failure: BaseException | None = None
         self.last_alive = time.monotonic()
-        """When it went round last, on the monotonic clock."""
+        """When the loop last ran, on the monotonic clock."""
         self.obstacle: str | None = None
-        """What was in the way at the last try, for readiness."""
+        """Why the last try failed, for `/readyz`; None: it did not."""
         self.done = 0
         self.retried = 0
 
     def stop(self) -> None:
-        """Leave; `run` returns then."""
+        """Make `run` return."""
         self._stopping.set()
 
     @property
     def transfer(self) -> FileTransfer:
-        """What downloads and keeps, with its counts."""
+        """What downloads and stores the files, with its counters."""
         return self._transfer
 
     @property
     def waiting(self) -> int:
-        """Predictions whose files are on their way."""
+        """Predictions whose files are not stored yet."""
         return len(self._works)
 
     def figures(self) -> dict[str, object]:

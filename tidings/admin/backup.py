@@ -75,12 +75,14 @@ def places_of(settings: Settings) -> Places:
         if not url.startswith("sqlite://"):
             shown = settings.shown(name.removeprefix("TIDINGS_").lower())
             raise SettingsError(
-                f"{name}: {shown} is not embedded; back up a server by its own means, and rebuild a lost store from "
+                f"{name}: {shown} is not embedded; back up a server by its own means, and rebuild "
+                "a lost store from "
                 "the log with tidings replay"
             )
     if settings.store_split is not None:
         raise SettingsError(
-            "TIDINGS_STORE_SPLIT: a backup holds one store, and a part of the predictions lies in another; back both up "
+            "TIDINGS_STORE_SPLIT: a backup holds one store, and a part of the predictions lies in "
+            "another; back both up "
             "by their own means, or move them into one with tidings replay"
         )
     assets = folder_of(settings.assets)
@@ -176,12 +178,14 @@ def restore(places: Places, file: Path) -> Summary:
         for left in (there.with_name(there.name + suffix) for suffix in SIDE_FILES):
             if left.exists():
                 raise FileExistsError(
-                    f"{left}: was left by an earlier {there.name}, and SQLite would read it into the restored one; "
+                    f"{left}: was left by an earlier {there.name}, and SQLite would read it into "
+                    "the restored one; "
                     "move it away with the old data"
                 )
     if places.assets is not None and places.assets.is_dir() and any(places.assets.iterdir()):
         raise FileExistsError(
-            f"{places.assets}: is not empty; move the old files away, or name another TIDINGS_ASSETS"
+            f"{places.assets}: is not empty; move the old files away, or name another "
+            "TIDINGS_ASSETS"
         )
     try:
         with tarfile.open(file, mode="r:") as tar:
@@ -225,7 +229,8 @@ def _manifest(file: Path, tar: tarfile.TarFile, members: dict[str, tarfile.TarIn
         raise BadBackup(f"{file}: is no backup of Tidings; name a file that tidings backup made")
     if manifest.format != FORMAT:
         raise BadBackup(
-            f"{file}: has format {manifest.format}, this version reads {FORMAT}; restore it with Tidings {manifest.version}"
+            f"{file}: has format {manifest.format}, this version reads {FORMAT}; restore it with "
+            f"Tidings {manifest.version}"
         )
     return manifest
 

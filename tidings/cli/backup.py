@@ -10,7 +10,7 @@ from tidings.cli.support import command, output
 
 BACKUP = """Write log, store, assets and webhook key of the embedded service into one file.
 
-The service may run meanwhile; the file holds everything that was acknowledged before the command began."""
+The service may run meanwhile; the file holds everything acknowledged before the command began."""
 
 RESTORE = """Put a backup's data where the settings say.
 
@@ -41,7 +41,8 @@ def run_backup(arguments: Namespace) -> None:
         output.print_line(msgspec.json.encode(made).decode())
     else:
         output.print_line(
-            f"{made.file}: {made.bytes:,} bytes, {made.assets:,} files; it holds secrets, keep it safe"
+            f"{made.file}: {made.bytes:,} bytes, {made.assets:,} files; it holds secrets, keep it "
+            "safe"
         )
 
 
@@ -58,5 +59,6 @@ def run_restore(arguments: Namespace) -> None:
     else:
         moment = datetime.fromtimestamp(done.made_at / 1000, UTC)
         output.print_line(
-            f"restored from {done.file}, made at {moment:%Y-%m-%d %H:%M:%S} UTC, {done.assets:,} files"
+            f"restored from {done.file}, made at {moment:%Y-%m-%d %H:%M:%S} UTC, {done.assets:,} "
+            "files"
         )

@@ -105,7 +105,8 @@ def run_list(arguments: Namespace) -> None:
         output.print_line(f"{one.count:>7,}  {code}  (last {_time(one.last)})")
         for letter in one.shown:
             output.print_line(
-                f"         {letter['position']}  {letter['predictionId'] or '-'}  {letter['message']}"
+                f"         {letter['position']}  {letter['predictionId'] or '-'}  "
+                f"{letter['message']}"
             )
 
 
@@ -189,7 +190,8 @@ def run_redrive(arguments: Namespace) -> int:
         output.print_line(f"{count:,} {done}, {skipped:,} left out")
     if missing := chosen - found:
         raise command.Failure(
-            f"no dead letter holds the event at {min(missing)}; tidings dead-letters list names them"
+            f"no dead letter holds the event at {min(missing)}; tidings dead-letters list names "
+            "them"
         )
     return command.DONE
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 ABOUT = """Run everything on loopback, with a stand-in provider that makes real pictures.
 
-It signs its webhooks as Replicate does. A few predictions are started at once; the page shows them."""
+It signs its webhooks as Replicate does. A few predictions start at once; the page shows them."""
 
 PROMPTS: tuple[tuple[str, float, dict[str, Any]], ...] = (
     ("a lighthouse in a storm, oil on canvas", 5.0, {}),

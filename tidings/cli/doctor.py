@@ -35,7 +35,8 @@ def register(commands: command.Commands) -> None:
     """Add the command."""
     about = (
         "Print the settings in force, secrets masked, and try each part.\n\n"
-        "With --webhook a signed test goes through the whole path of a running service, and its record is removed again."
+        "With --webhook a signed test goes through the whole path of a running service, and its "
+        "record is removed again."
     )
     parser = command.parser(commands, "doctor", run, about, "tidings doctor --webhook replicate")
     parser.add_argument(
@@ -74,7 +75,8 @@ def run(arguments: Namespace) -> int:
         width = max(len(finding.part) for finding in findings)
         for finding in findings:
             output.print_line(
-                f"{finding.state:<7}  {finding.part:<{width}}  {finding.says}  [{finding.ms:.0f} ms]"
+                f"{finding.state:<7}  {finding.part:<{width}}  {finding.says}  [{finding.ms:.0f} "
+                "ms]"
             )
     return (
         command.FAILED if any(finding.state == "failed" for finding in findings) else command.DONE
@@ -176,7 +178,8 @@ async def _access(settings: Settings) -> str:
     check_webhook_key(settings)
     if short := short_secrets(settings):
         raise Warned(
-            f"{', '.join(short)}: fewer than {WEBHOOK_SECRET} bytes; make a longer one: openssl rand -hex 32"
+            f"{', '.join(short)}: fewer than {WEBHOOK_SECRET} bytes; make a longer one: openssl "
+            "rand -hex 32"
         )
     if not settings.authenticates:
         where = (
@@ -206,8 +209,10 @@ async def _limits(settings: Settings) -> str:
         else "the one that connects"
     )
     return (
-        f"an address ({behind}; loopback has no limit) may have {settings.address_connections} WebSockets and "
-        f"{settings.address_streams} streams, an owner {settings.owner_connections} connections, a session "
+        f"an address ({behind}; loopback has no limit) may have {settings.address_connections} "
+        "WebSockets and "
+        f"{settings.address_streams} streams, an owner {settings.owner_connections} connections, a "
+        "session "
         f"{settings.session_subscriptions} subscriptions; {limits.open_files()} files may be open"
     )
 
@@ -224,7 +229,8 @@ async def _providers(settings: Settings) -> str:
         )
     if not opened:
         raise Warned(
-            "none is configured: every webhook is answered with 404; set TIDINGS_REPLICATE_SECRET, for example"
+            "none is configured: every webhook is answered with 404; set TIDINGS_REPLICATE_SECRET, "
+            "for example"
         )
     says = f"webhooks are taken from {', '.join(sorted(opened))}"
     submitting = sorted(
@@ -288,4 +294,7 @@ async def _traces(settings: Settings) -> str:
         wrong = await traces.check() if traces is not None else None
     if wrong is not None:
         raise Warned(f"{settings.shown('traces')} takes no spans, and they are lost: {wrong}")
-    return f"{settings.shown('traces')} takes spans; of webhooks {settings.trace_sample:.2%} are traced"
+    return (
+        f"{settings.shown('traces')} takes spans; of webhooks {settings.trace_sample:.2%} are "
+        "traced"
+    )

@@ -81,7 +81,8 @@ def _print(done: "Erasure", *, dry_run: bool) -> None:
     )
     if not done.complete:
         output.print_line(
-            "the others wait in the log for a processor: is the service running? Run this again to see"
+            "the others wait in the log for a processor: is the service running? Run this again to "
+            "see"
         )
     for trace in done.traces:
         by = (

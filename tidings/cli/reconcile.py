@@ -10,8 +10,9 @@ if TYPE_CHECKING:
 
 ABOUT = """Look up overdue predictions at their providers, once.
 
-What is found is appended to the log as events, beside a running service or without one. Creates that nobody submitted
-are submitted, cancels carried out, submissions without an answer looked for; what is gone at its provider has failed."""
+What they say is appended to the log as events, beside a running service or without one. Orders that
+nobody submitted are submitted, cancels carried out, submissions without an answer looked for; a
+prediction that its provider no longer knows has failed."""
 
 
 def register(commands: command.Commands) -> None:
@@ -68,7 +69,8 @@ async def _reconcile(settings: "Settings", arguments: Namespace) -> int:
                 found = await tasks.once(everything=arguments.everything)
         except TimeoutError:
             raise command.Failure(
-                f"not done after {arguments.limit:g} s; is a processor running? raise --limit, or run it again"
+                f"not done after {arguments.limit:g} s; is a processor running? raise --limit, or "
+                "run it again"
             ) from None
         finally:
             await tasks.close()

@@ -16,7 +16,7 @@ ABOUT = """Rebuild a store from the log, compare it with the log, or mend it.
 Into TIDINGS_STORE where nothing else is said; it must be empty. Nothing is announced by a rebuild.
 --verify rebuilds aside and compares bytes; it exits with 1 where they differ. --repair appends one
 event per difference, so that corrections pass the same rules and reach every client. --from-changes
-takes whole records from the changes topic first, and then the events that follow: much less to read."""
+takes whole records from the changes topic first, then the events that follow: much less to read."""
 
 
 def register(commands: command.Commands) -> None:

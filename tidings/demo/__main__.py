@@ -41,7 +41,8 @@ async def _serve(arguments: Namespace) -> None:
         await stand_in.start(arguments.host, arguments.port)
     except OSError as error:
         sys.exit(
-            f"{arguments.host}:{arguments.port} cannot be listened on: {error.strerror}; name another --port"
+            f"{arguments.host}:{arguments.port} cannot be listened on: {error.strerror}; name "
+            "another --port"
         )
     stand_in.url = arguments.url or stand_in.url
     try:

@@ -110,7 +110,7 @@ def read_wishes(payload: Raw) -> Wishes:
 
 
 async def run(job: Job, tell: Callable[[Job, News], None]) -> None:
-    """Draw the picture, telling of each piece of news as it happens.
+    """Draw the picture and report each event as it happens.
 
     Returns when the prediction has ended.
     """

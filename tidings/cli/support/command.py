@@ -1,4 +1,4 @@
-"""What every command shares: its flags, the settings, the loop, and how it ends."""
+"""What every command shares: flags, settings, the event loop, exit codes."""
 
 import asyncio
 import os

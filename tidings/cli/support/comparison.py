@@ -232,7 +232,8 @@ def _report(
     for one in examples:
         live, rebuilt = one["liveVersion"], one["rebuiltVersion"]
         output.print_line(
-            f"  {one['kind']}: {one['predictionId']} (store: version {live}, log: version {rebuilt})"
+            f"  {one['kind']}: {one['predictionId']} (store: version {live}, log: version "
+            f"{rebuilt})"
         )
     if len(found.differences) > EXAMPLES:
         output.print_line(f"  ... and {len(found.differences) - EXAMPLES:,} more; --json names all")

@@ -58,7 +58,7 @@ _secrets: set[str] = set()
 
 
 def hide(secrets: Iterable[str]) -> None:
-    """Keep these out of error lines, tracebacks and the log: the secrets of the settings in force."""
+    """Keep the secrets of the settings in force out of error lines, tracebacks and the log."""
     _secrets.update(secrets)
 
 

@@ -1,4 +1,4 @@
-"""How far a long command is: a bar in a terminal, a plain line now and then elsewhere.
+"""The progress of a long command: a bar in a terminal, a plain line now and then elsewhere.
 
 On standard error.
 """
@@ -47,7 +47,7 @@ class ProgressBar:
             self._rich.stop()
 
     def update(self, done: int, total: int) -> None:
-        """Tell how far it is."""
+        """Show how much is done."""
         if self._rich is not None:
             elapsed = max(1e-6, time.monotonic() - self._start)
             rate, lag = f"{done / elapsed:,.0f} {self._unit}/s", f"{max(0, total - done):,} behind"
@@ -67,11 +67,14 @@ class ProgressBar:
         )
         share = f"{100 * done / total:.0f}%" if total else "0%"
         lag = f"{max(0, total - done):,} behind"
-        return f"{self._title}: {done:,} of {total:,} {self._unit} ({share}), {rate:,.0f}/s, {lag}, {left}"
+        return (
+            f"{self._title}: {done:,} of {total:,} {self._unit} ({share}), {rate:,.0f}/s, {lag}, "
+            f"{left}"
+        )
 
     @property
     def seconds(self) -> float:
-        """How long it has been going on."""
+        """Seconds since the start."""
         return time.monotonic() - self._start
 
 

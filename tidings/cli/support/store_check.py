@@ -30,7 +30,7 @@ def new_file(url: str) -> str | None:
 
 
 def writable(folder: Path) -> None:
-    """Raise PermissionError where a folder, or the nearest existing one above, cannot be written."""
+    """Raise PermissionError where a folder, or the nearest one above, cannot be written."""
     there = folder.absolute()
     while not there.exists():
         there = there.parent
@@ -125,7 +125,8 @@ def _trouble(facts: dict[str, str]) -> str:
     skew = facts.get("clock skew (ms)")
     if skew is not None and abs(int(skew)) > SKEW:
         found.append(
-            f"The clocks differ by {skew} ms: synchronize them (NTP), or records are hidden early or late"
+            f"The clocks differ by {skew} ms: synchronize them (NTP), or records are hidden early "
+            "or late"
         )
     if facts.get("read-only", "no") != "no":
         found.append(f"It is read-only: {facts['read-only']}")

@@ -66,15 +66,16 @@ async def through(settings: Settings, name: str, url: str | None) -> str:
         async with httpx.AsyncClient(
             base_url=base, headers=headers, timeout=WITHIN, trust_env=False
         ) as client:
-            return await _Way(client, settings, name, prediction_id).go(provider, sent)
+            return await _TestDelivery(client, settings, name, prediction_id).go(provider, sent)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise WebhookFailed(
-            f"no service answers at {base} ({str(error) or type(error).__name__}); start it, or say where it is with --url"
+            f"no service answers at {base} ({str(error) or type(error).__name__}); start it, or "
+            "say where it is with --url"
         ) from None
 
 
-class _Way:
-    """One test prediction's way."""
+class _TestDelivery:
+    """The delivery of one test webhook, from sending it to the change it causes."""
 
     def __init__(
         self, client: "httpx.AsyncClient", settings: Settings, name: str, prediction_id: str
@@ -92,7 +93,8 @@ class _Way:
             answered = time.perf_counter()
             if self._waits_for_a_result(provider):
                 return (
-                    f"{self._name}: verified and kept after {_ms(start, answered)} ms; it names a result alone, which is "
+                    f"{self._name}: verified and kept after {_ms(start, answered)} ms; it names a "
+                    "result alone, which is "
                     "fetched at the provider, and changes nothing by itself"
                 )
             try:
@@ -100,7 +102,8 @@ class _Way:
                     await _first(self._pushed.wait(), watching)
             except TimeoutError:
                 raise WebhookFailed(
-                    f"{self._name}: verified and kept, and not applied within {WITHIN:.0f} s; does a processor run, and what "
+                    f"{self._name}: verified and kept, and not applied within {WITHIN:.0f} s; does "
+                    "a processor run, and what "
                     "say its /readyz and tidings dead-letters list?"
                 ) from None
             pushed = time.perf_counter()
@@ -109,7 +112,8 @@ class _Way:
             await asyncio.wait([watching])
         await self._remove()
         return (
-            f"{self._name}: verified and kept after {_ms(start, answered)} ms, applied and pushed after "
+            f"{self._name}: verified and kept after {_ms(start, answered)} ms, applied and pushed "
+            "after "
             f"{_ms(start, pushed)} ms, and removed again"
         )
 
@@ -158,7 +162,8 @@ class _Way:
             key = file.read_text(encoding="ascii", errors="replace").strip()
         if not key:
             raise WebhookFailed(
-                f"{self._name}: its addresses are proven by TIDINGS_WEBHOOK_KEY, which is not set here"
+                f"{self._name}: its addresses are proven by TIDINGS_WEBHOOK_KEY, which is not set "
+                "here"
             )
         return url_token(key.encode(), self._id)
 
@@ -167,9 +172,15 @@ class _Way:
         said = f"the service answered {answer.status_code}"
         match answer.status_code:
             case 404:
-                return f"{said}: it has no secret for {self._name}; set {secret} where it runs, and start it again"
+                return (
+                    f"{said}: it has no secret for {self._name}; set {secret} where it runs, and "
+                    "start it again"
+                )
             case 401:
-                return f"{said}: it has another secret than these settings, or another time; compare {secret} and clocks"
+                return (
+                    f"{said}: it has another secret than these settings, or another time; compare "
+                    f"{secret} and clocks"
+                )
             case 503:
                 return f"{said}: its log does not take the webhook; {_said(answer)}"
         return f"{said}: {_said(answer)}"
@@ -178,7 +189,8 @@ class _Way:
         answer = await self._client.delete(f"/api/predictions/{self._id}")
         if answer.status_code != 204:
             raise WebhookFailed(
-                f"all went well, but the test's record {self._id} could not be removed ({answer.status_code} {_said(answer)})"
+                f"all went well, but the test's record {self._id} could not be removed "
+                f"({answer.status_code} {_said(answer)})"
             )
 
 
