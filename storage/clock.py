@@ -11,7 +11,10 @@ class Clock(Protocol):
         """The wall clock, in ms since the epoch: what records carry. It may be set back."""
 
     def monotonic(self) -> float:
-        """Seconds since some moment, only ever going forward: for durations, deadlines and rates."""
+        """Seconds since some moment, only ever going forward.
+
+        For durations, deadlines and rates.
+        """
 
 
 class SystemClock:

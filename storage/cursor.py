@@ -1,7 +1,9 @@
-"""The cursor of a listing: where a page ended, in the order newest first by creation, ties by id, descending.
+"""The cursor of a listing.
 
-Pure. Every store uses it, so a cursor means the same everywhere: the next page starts below this place, whatever was
-written or removed meanwhile.
+Where a page ended, in the order newest first by creation, ties by id, descending.
+
+Pure. Every store uses it, so a cursor means the same everywhere: the next page starts below this
+place, whatever was written or removed meanwhile.
 """
 
 import binascii
@@ -39,7 +41,8 @@ def decode_cursor(cursor: str) -> ListingPlace:
             raise ValueError(cursor)
         text = urlsafe_b64decode(cursor.encode("ascii") + b"=" * (-len(cursor) % 4)).decode()
         created_at, separator, prediction_id = text.partition(":")
-        # `int` alone would take signs, spaces and underscores, and a time that no store can compare with.
+        # `int` alone would take signs, spaces and underscores, and a time that no store can compare
+        # with.
         if not created_at.isascii() or not created_at.isdecimal() or int(created_at) > MAX_TIME:
             raise ValueError(text)
         if not separator or not prediction_id or "\0" in prediction_id:

@@ -10,7 +10,8 @@ StorageError
 └── InvalidTransition     the library's door: the rules forbid it
 ```
 
-What repeats the text of a driver passes the redactor: drivers put URLs, settings and headers into their exceptions.
+What repeats the text of a driver passes the redactor: drivers put URLs, settings and headers into
+their exceptions.
 """
 
 from tidings.storage.redaction import redact

@@ -1,4 +1,7 @@
-"""Opens a store from its URL. A store's module, and the driver it needs, is imported only when it is asked for."""
+"""Opens a store from its URL.
+
+A store's module, and the driver it needs, is imported only when it is asked for.
+"""
 
 from importlib import import_module
 from typing import Any, NamedTuple, Protocol, cast
@@ -52,12 +55,13 @@ async def open_store(url: str, **options: Any) -> PredictionStore:
     """Open the store that a URL names; the caller closes it.
 
     Args:
-        url: For example `sqlite:///data/store.db` (relative), `memory://`, `postgresql://user:password@host/name`.
+        url: For example `sqlite:///data/store.db` (relative), `memory://`,
+            `postgresql://user:password@host/name`.
         options: What the store's own `open` takes beside the URL (every one takes `clock`).
 
     Raises:
-        StoreMisconfigured: The URL is not one of a store, its driver is not installed, or the store refuses the
-            settings (schema of another version, missing rights).
+        StoreMisconfigured: The URL is not one of a store, its driver is not installed, or the store
+            refuses the settings (schema of another version, missing rights).
         StoreUnavailable: The store cannot be reached now.
     """
     kind = STORES[scheme_of(url)]

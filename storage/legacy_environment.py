@@ -39,12 +39,12 @@ def truth(text: str) -> bool:
 def selected_provider(environment: Mapping[str, str]) -> str | None:
     """`kv` or `do`; None where none of the names is set.
 
-    The provider if it is named; else `development` means KV; else strong consistency means Durable Objects; else KV,
-    for throughput and for any other value.
+    The provider if it is named; else `development` means KV; else strong consistency means Durable
+    Objects; else KV, for throughput and for any other value.
 
     Raises:
-        StoreMisconfigured: The named provider is neither, or what is on or off is neither; also where another name
-            decides.
+        StoreMisconfigured: The named provider is neither, or what is on or off is neither; also
+            where another name decides.
     """
     given = {name: environment[name].strip() for name in NAMES if environment.get(name)}
     if not given:
@@ -74,8 +74,9 @@ def selected_url(
         origins: Per name where it was set, for messages, where that is not the environment.
 
     Raises:
-        StoreMisconfigured: As `selected_provider`, or what the selected store needs beside (`TIDINGS_WORKER_URL`, or
-            `TIDINGS_CLOUDFLARE_ACCOUNT` and `TIDINGS_CLOUDFLARE_NAMESPACE`) is missing.
+        StoreMisconfigured: As `selected_provider`, or what the selected store needs beside
+            (`TIDINGS_WORKER_URL`, or `TIDINGS_CLOUDFLARE_ACCOUNT` and
+            `TIDINGS_CLOUDFLARE_NAMESPACE`) is missing.
     """
     provider = selected_provider(environment)
     if provider is None:

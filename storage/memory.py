@@ -1,4 +1,7 @@
-"""A store in the memory of this process: for tests and for programs whose predictions may die with them."""
+"""A store in the memory of this process.
+
+For tests and for programs whose predictions may die with them.
+"""
 
 from bisect import bisect_left, insort
 from collections.abc import Sequence

@@ -39,19 +39,25 @@ class StoredObject(Struct, frozen=True, gc=False):
 
 
 def folder_of(url: str) -> Path | None:
-    """The folder of a `file://` URL, where `%20` is a space; None: objects are not kept in files of this machine."""
+    """The folder of a `file://` URL, where `%20` is a space.
+
+    None: objects are not kept in files of this machine.
+    """
     parts = urlsplit(url)
     return Path(unquote(parts.path[1:])) if parts.scheme == "file" else None
 
 
 class ObjectStorage:
-    """Objects under a URL. Methods raise `StoreUnavailable` where a retry helps, other `StorageError`s where not.
+    """Objects under a URL.
+
+    Methods raise `StoreUnavailable` where a retry helps, other `StorageError`s where not.
 
     Args:
-        url: `file:///data/assets` (three slashes: relative to the working folder, four: absolute), `memory://` (lives
-            as long as this object), `s3://bucket/prefix`, `gs://bucket/prefix`, `az://container/prefix`. Parameters of
-            a cloud's URL are options of its driver (`?region=...&endpoint=...`); `public=` names the address where the
-            objects can be read by everybody. Credentials come from the environment, as the clouds' own tools take them.
+        url: `file:///data/assets` (three slashes: relative to the working folder, four: absolute),
+            `memory://` (lives as long as this object), `s3://bucket/prefix`, `gs://bucket/prefix`,
+            `az://container/prefix`. Parameters of a cloud's URL are options of its driver
+            (`?region=...&endpoint=...`); `public=` names the address where the objects can be read
+            by everybody. Credentials come from the environment, as the clouds' own tools take them.
     """
 
     def __init__(self, url: str) -> None:
@@ -76,14 +82,18 @@ class ObjectStorage:
         Args:
             path: Within the storage, with slashes.
             data: The content.
-            headers: `Content-Type`, `Content-Disposition`, `Cache-Control`: kept where the storage keeps such.
+            headers: `Content-Type`, `Content-Disposition`, `Cache-Control`: kept where the storage
+                keeps such.
         """
         await self._put(path, data, headers)
 
     async def put_stream(
         self, path: str, chunks: AsyncIterable[bytes], headers: Mapping[str, str] | None = None
     ) -> None:
-        """Write an object that is too large for memory. What the chunks raise is raised, and nothing is written."""
+        """Write an object that is too large for memory.
+
+        What the chunks raise is raised, and nothing is written.
+        """
         failure: list[BaseException] = []
 
         async def watched() -> AsyncIterator[bytes]:
@@ -175,7 +185,10 @@ class ObjectStorage:
             self._raise(error)
 
     async def link(self, path: str, seconds: int) -> str | None:
-        """An address at the cloud where the object can be read for so long; None where it must go through us."""
+        """An address at the cloud where the object can be read for so long.
+
+        None where it must go through us.
+        """
         if self.kind not in {"s3", "gs", "az"}:
             return None
         import obstore

@@ -1,8 +1,8 @@
 """The record of a prediction: what is known about it, and its one encoding.
 
-Pure: values in, values out. Times are integer milliseconds since the epoch. On the wire names are camelCase and
-absent fields are left out. JSON that only passes through is `msgspec.Raw`, so numbers and key order come out exactly
-as they came in.
+Pure: values in, values out. Times are integer milliseconds since the epoch. On the wire names are
+camelCase and absent fields are left out. JSON that only passes through is `msgspec.Raw`, so numbers
+and key order come out exactly as they came in.
 """
 
 from enum import StrEnum
@@ -14,7 +14,8 @@ from msgspec import Raw, Struct
 MAX_ID_BYTES = 256
 
 ABSENT = Raw(b"")
-"""No JSON at all; falsy, and left out of the encoding. (`Raw | None` would refuse every value but null.)"""
+"""No JSON at all; falsy, and left out of the encoding. (`Raw | None` would refuse every value but
+null.)"""
 
 
 class Status(StrEnum):
@@ -50,7 +51,10 @@ class Blob(
     rename={"hash": "$blob"},
     forbid_unknown_fields=True,
 ):
-    """What stands in a field whose content is too large for the record: it lies in object storage, as JSON."""
+    """What stands in a field whose content is too large for the record.
+
+    It lies in object storage, as JSON.
+    """
 
     hash: str
     """`sha256-` and the hexadecimal hash of the content."""
@@ -162,8 +166,8 @@ def decode_tombstone(data: bytes) -> Tombstone:
 def without_report(encoded: bytes) -> bytes:
     """The encoding without the provider's body, which records of an older format hold as `report`.
 
-    It may hold addresses that prove a webhook: nobody who reads records gets to see it. A record loses it the first
-    time that anything is applied to it.
+    It may hold addresses that prove a webhook: nobody who reads records gets to see it. A record
+    loses it the first time that anything is applied to it.
     """
     if b'"report":' not in encoded:
         return encoded
@@ -180,7 +184,10 @@ def to_builtins(record: Standing) -> dict[str, Any]:
 
 
 def valid_id(prediction_id: str) -> bool:
-    """Whether this may name a prediction: 1 to 256 bytes of UTF-8 without control characters, spaces or commas."""
+    """Whether this may name a prediction.
+
+    1 to 256 bytes of UTF-8 without control characters, spaces or commas.
+    """
     if (
         not prediction_id
         or "," in prediction_id

@@ -32,7 +32,9 @@ def calls_this_machine(url: str) -> bool:
 
 
 def proxy_for(url: str) -> str | None:
-    """The proxy that the environment names for an `http` or `https` URL; None: it is called directly.
+    """The proxy that the environment names for an `http` or `https` URL.
+
+    None: it is called directly.
 
     `HTTP_PROXY` or `HTTPS_PROXY`, else `ALL_PROXY`, in either case of letters, unless `NO_PROXY`
     names the host: as curl and httpx take them.

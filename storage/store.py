@@ -1,4 +1,7 @@
-"""The protocol that every store speaks. A wrapper (cache, fallback, split, metrics) is a store too."""
+"""The protocol that every store speaks.
+
+A wrapper (cache, fallback, split, metrics) is a store too.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
@@ -18,14 +21,18 @@ from tidings.storage.prediction import (
 
 
 class Stored(Struct, frozen=True, gc=False):
-    """A record as it rests in a store: its bytes, and what routing and expiry need without decoding them."""
+    """A record as it rests in a store.
+
+    Its bytes, and what routing and expiry need without decoding them.
+    """
 
     version: int
     status: Status | None
     """None: a tombstone."""
     encoded: bytes
     expires_at: int | None = None
-    """Outside reads hide the record from this time on (ms); None: never. `encoded` does not change with it."""
+    """Outside reads hide the record from this time on (ms); None: never. `encoded` does not change
+    with it."""
     owner: str | None = None
     degraded: bool = False
     """Read from a fallback while the store was away: it may be behind, and is not to be kept."""
@@ -46,7 +53,10 @@ class Stored(Struct, frozen=True, gc=False):
 
 
 class Write(Struct, frozen=True, gc=False):
-    """One compare-and-set: applied only where `expected` is the version that stands (0: nothing there at all)."""
+    """One compare-and-set.
+
+    Applied only where `expected` is the version that stands (0: nothing there at all).
+    """
 
     record: Standing
     encoded: bytes
@@ -71,7 +81,10 @@ class Conflict(Struct, frozen=True, gc=False):
 
 
 class WriteRefused(Struct, frozen=True, gc=False):
-    """The store will never take this write (too large for it, for example); the others of the batch were written."""
+    """The store will never take this write (too large for it, for example).
+
+    The others of the batch were written.
+    """
 
     reason: str
 
@@ -84,7 +97,10 @@ BEFORE_ALL = -1
 
 
 class Query(Struct, frozen=True, kw_only=True):
-    """What to list: newest first by creation, ties by id. Filters that are None match everything."""
+    """What to list: newest first by creation, ties by id.
+
+    Filters that are None match everything.
+    """
 
     status: Status | None = None
     owner: str | None = None
@@ -118,7 +134,8 @@ class Capabilities(Struct, frozen=True, kw_only=True):
     compare_and_set: bool = True
     durable: bool = True
     filters: frozenset[str] = frozenset({"status", "owner", "model", "tag"})
-    """Names of the `Query` filters that it lists by; empty with `lists` False: it cannot list at all."""
+    """Names of the `Query` filters that it lists by; empty with `lists` False: it cannot list at
+    all."""
     lists: bool = True
 
 
@@ -132,7 +149,9 @@ class Ownership(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class PredictionStore(Protocol):
-    """Where records rest. Methods raise `StoreUnavailable` where a retry helps, other `StorageError`s where not.
+    """Where records rest.
+
+    Methods raise `StoreUnavailable` where a retry helps, other `StorageError`s where not.
 
     Stores are subclasses: what a kind of store has nothing to do for is done here.
     """
@@ -142,7 +161,10 @@ class PredictionStore(Protocol):
     capabilities: Capabilities
 
     async def claim(self, ownership: Ownership) -> Ownership:
-        """Write the ownership if none is there yet; return the one that stands. Atomic over processes."""
+        """Write the ownership if none is there yet; return the one that stands.
+
+        Atomic over processes.
+        """
 
     async def positions(self) -> dict[int, int]:
         """Per partition the highest offset in any record's `source` that was ever written."""
@@ -151,16 +173,28 @@ class PredictionStore(Protocol):
         """An outside read: deleted and expired records are hidden."""
 
     async def load(self, prediction_ids: Sequence[str]) -> dict[str, Stored]:
-        """The processor's read, in one round trip: tombstones and expired records included, missing ones left out."""
+        """The processor's read, in one round trip.
+
+        Tombstones and expired records included, missing ones left out.
+        """
 
     async def write(self, writes: Sequence[Write]) -> list[Outcome]:
-        """Apply each compare-and-set in one round trip (ids are distinct); outcomes are in the order of the writes."""
+        """Apply each compare-and-set in one round trip (ids are distinct).
+
+        Outcomes are in the order of the writes.
+        """
 
     async def list(self, query: Query) -> Page:
-        """A page of what `get` would show. Raises ValueError for a cursor that is not one of this store's."""
+        """A page of what `get` would show.
+
+        Raises ValueError for a cursor that is not one of this store's.
+        """
 
     async def sweep(self, now: int, limit: int) -> int:
-        """Remove at most `limit` rows whose `purge_at` is at or before `now`; return how many went."""
+        """Remove at most `limit` rows whose `purge_at` is at or before `now`.
+
+        Return how many went.
+        """
 
     async def close(self) -> None:
         """Finish what is under way and let go of connections, threads and files. Idempotent."""

@@ -34,7 +34,8 @@ from tidings.storage.store import (
 )
 
 MAX_RECORD = 2_000_000 - 16_384
-"""Bytes of a record. A row of a Durable Object has at most 2 MB (Cloudflare, Durable Objects, Limits)."""
+"""Bytes of a record. A row of a Durable Object has at most 2 MB (Cloudflare, Durable Objects,
+Limits)."""
 
 BATCH_BYTES = 16 * 1024 * 1024
 """Bytes of records in one request: a Worker has 128 MB of memory for all it does at once."""
@@ -43,13 +44,17 @@ LOAD_IDS = 500
 """Ids in one request for records."""
 
 AT_ONCE = 4
-"""Requests under way at once for one call: more would wait for each other at the objects, and reach their limits."""
+"""Requests under way at once for one call: more would wait for each other at the objects, and reach
+their limits."""
 
 T = TypeVar("T")
 
 
 class _Operation(Struct, frozen=True, gc=False, omit_defaults=True):
-    """A compare-and-set as the Worker takes it; 64-bit numbers are text, as numbers of JavaScript have 53 bits."""
+    """A compare-and-set as the Worker takes it.
+
+    64-bit numbers are text, as numbers of JavaScript have 53 bits.
+    """
 
     id: str
     if_version: str
@@ -158,8 +163,8 @@ class DurableObjectsStore(PredictionStore):
         """Make sure that a Worker of this version answers, and open a store on it.
 
         Args:
-            url: `durable-objects://host`, or `durable-objects+http://host:port` without TLS; a path names a space, so
-                that several stores go by one Worker.
+            url: `durable-objects://host`, or `durable-objects+http://host:port` without TLS; a path
+                names a space, so that several stores go by one Worker.
             worker_token: the Worker's secret `TIDINGS_TOKEN`.
             timeout: seconds that one call may take, repeats included.
             clock: What expiry is compared with.
@@ -275,7 +280,10 @@ class DurableObjectsStore(PredictionStore):
         )
 
     async def list(self, query: Query) -> Page:
-        """As the protocol says. A page may be shorter than asked for where its records are large."""
+        """As the protocol says.
+
+        A page may be shorter than asked for where its records are large.
+        """
         params = {"limit": str(min(query.limit, 1000)), "now": str(query.at(self._clock.ms()))}
         for name in ("status", "owner", "model", "tag"):
             if (value := getattr(query, name)) is not None:
@@ -296,7 +304,10 @@ class DurableObjectsStore(PredictionStore):
         return parse(_removed, await self._http.call("POST", "/v1/sweep", body)).removed
 
     async def facts(self) -> dict[str, str]:
-        """What an operator wants to know: the Worker, how records lie there, the skew of its clock, a round trip (ms)."""
+        """What an operator wants to know.
+
+        The Worker, how records lie there, the skew of its clock, a round trip (ms).
+        """
         start = self._clock.ms()
         found = await health(self._http)
         layout = f"{found.shards} shards" if found.layout == "sharded" else found.layout

@@ -1,4 +1,7 @@
-"""HTTP to Cloudflare, be it our Worker or the REST API: connections, time limits, repeats, and errors told apart."""
+"""HTTP to Cloudflare, be it our Worker or the REST API.
+
+Connections, time limits, repeats, and errors told apart.
+"""
 
 import asyncio
 import time
@@ -17,7 +20,8 @@ from tidings.storage.resilience.backoff import Backoff
 T = TypeVar("T")
 
 ATTEMPTS = 3
-"""Tries of one call. A connection that the server has closed meanwhile fails at once, so repeats cost little."""
+"""Tries of one call. A connection that the server has closed meanwhile fails at once, so repeats
+cost little."""
 
 BACKOFF = Backoff((0.075, 0.15), jitter=2 / 3)
 """Before the second and the third try: 50 and 100 ms on average."""
@@ -26,7 +30,10 @@ CONNECTIONS = 32
 
 
 class CloudflareAnswer(Struct, frozen=True):
-    """What came back: the status and the body, and how long to wait where the server named a time."""
+    """What came back.
+
+    The status and the body, and how long to wait where the server named a time.
+    """
 
     status: int
     body: bytes
@@ -74,9 +81,12 @@ class CloudflareHttp:
 
     @property
     def skew(self) -> dict[str, str]:
-        """As a fact of the store: ms that the server's clock is ahead by the last answer's `Date`; nothing without one.
+        """As a fact of the store.
 
-        The header counts whole seconds (RFC 9110, section 5.6.7), so half a second either way means nothing.
+        Ms that the server's clock is ahead by the last answer's `Date`; nothing without one.
+
+        The header counts whole seconds (RFC 9110, section 5.6.7), so half a second either way means
+        nothing.
         """
         if self._dated is None:
             return {}
@@ -105,7 +115,8 @@ class CloudflareHttp:
             again: makes the body of a repeat where that one says that it is one.
 
         Raises:
-            StoreUnavailable: Nobody answers, not in time, or with a failure that a later try may not meet.
+            StoreUnavailable: Nobody answers, not in time, or with a failure that a later try may
+                not meet.
             StorageError: As `explain` made it.
         """
         try:
@@ -178,7 +189,8 @@ def parse(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     """The answer in these bytes.
 
     Raises:
-        StoreUnavailable: They are something else: what stands between answered in the server's place.
+        StoreUnavailable: They are something else: what stands between answered in the server's
+            place.
     """
     try:
         return decoder.decode(body)

@@ -1,6 +1,7 @@
 """One namespace of Cloudflare KV, by its REST API or by our Worker, which speaks the same shapes.
 
-Limits are those of Cloudflare's pages "Workers KV: Limits", "KV: bulk writes" and "API: rate limits".
+Limits are those of Cloudflare's pages "Workers KV: Limits", "KV: bulk writes" and "API: rate
+limits".
 """
 
 import asyncio
@@ -22,7 +23,10 @@ KEYS_A_READ = 100
 
 
 class Metadata(Struct, frozen=True, gc=False, omit_defaults=True):
-    """What lies beside a value, at most 1,024 bytes: all that a listing needs. Short names, as they count."""
+    """What lies beside a value, at most 1,024 bytes: all that a listing needs.
+
+    Short names, as they count.
+    """
 
     v: str
     """Version (64 bits, which numbers of JavaScript do not have)."""
@@ -149,7 +153,10 @@ class KvNamespace:
         requests: int,
         timeout: float,
     ) -> "KvNamespace":
-        """A namespace by the REST API, made sure of by one request; raises as `CloudflareKvStore.open`."""
+        """A namespace by the REST API, made sure of by one request.
+
+        Raises as `CloudflareKvStore.open`.
+        """
         url = f"{base_url.rstrip('/')}/accounts/{quote(account, safe='')}/storage/kv/namespaces/{quote(namespace, safe='')}"
         http = CloudflareHttp(url, token, _rest_explainer(account, namespace), timeout=timeout)
         # A bulk write takes 10,000 pairs and 100 MB; JSON escapes make values longer.
@@ -209,7 +216,10 @@ class KvNamespace:
         return found
 
     async def put(self, pairs: Sequence[Pair]) -> list[str]:
-        """Write at most `pairs` pairs; return the keys that were not taken (written too often, mostly)."""
+        """Write at most `pairs` pairs.
+
+        Return the keys that were not taken (written too often, mostly).
+        """
         return _unsuccessful(await self._call("PUT", "/bulk", msgspec.json.encode(pairs)))
 
     async def delete(self, keys: Sequence[str]) -> list[str]:
@@ -237,7 +247,8 @@ class KvNamespace:
         try:
             return await self._http.call(method, self._path + path, body, params)
         except TooManyRequests as refusal:
-            # Cloudflare's answers are refusals for all of its pause; each further request may prolong it.
+            # Cloudflare's answers are refusals for all of its pause; each further request may
+            # prolong it.
             self._closed_until = SYSTEM_CLOCK.monotonic() + (refusal.after or 1.0)
             raise
 

@@ -1,17 +1,21 @@
 """Records in Cloudflare KV: a projection for readers at the edge, not a place to decide in.
 
-KV has no compare-and-set, and shows a change elsewhere after "up to 60 seconds or more". So one writer has each key
-(the log's partition sees to that) and validates against a copy of its own, never against KV.
+KV has no compare-and-set, and shows a change elsewhere after "up to 60 seconds or more". So one
+writer has each key (the log's partition sees to that) and validates against a copy of its own,
+never against KV.
 
-With a log, the truth is its compacted changes topic. When the processor is given partitions it calls
+With a log, the truth is its compacted changes topic. When the processor is given partitions it
+calls
 
-1. `await restore(writes)` with the newest versions of them: from then on `load` reads nothing but the copy, `write`
-   returns at once, and what was restored goes to KV again, as nobody knows what the former writer left there;
+1. `await restore(writes)` with the newest versions of them: from then on `load` reads nothing but
+   the copy, `write` returns at once, and what was restored goes to KV again, as nobody knows what
+   the former writer left there;
 2. `await flush()` before it hands partitions over, and `forget(ids)` after;
 3. `refresh(ids)` where an older version of another writer may have come last.
 
-Without a log, `load` asks KV for what the copy does not know, and `write` returns when KV has taken it. Then there
-may be one program only, and its predictions must not have been written by another in the last minute.
+Without a log, `load` asks KV for what the copy does not know, and `write` returns when KV has taken
+it. Then there may be one program only, and its predictions must not have been written by another in
+the last minute.
 """
 
 import asyncio
@@ -54,7 +58,8 @@ from tidings.storage.store import (
 )
 
 MOST_LISTED = 100_000
-"""Predictions that a listing goes through: KV lists by name alone, so the newest are found by reading all."""
+"""Predictions that a listing goes through: KV lists by name alone, so the newest are found by
+reading all."""
 
 LISTING_AGE = 10.0
 """Seconds that a listing's keys are used again; KV itself may be 60 s behind."""
@@ -115,8 +120,9 @@ class CloudflareKvStore(PredictionStore):
         """Make sure that the namespace is there, and open a store on it.
 
         Args:
-            url: `cloudflare-kv://ACCOUNT/NAMESPACE` (ids, by the REST API), or `cloudflare-kv+worker://host[/space]`
-                by our Worker (`cloudflare-kv+worker+http://host:port` without TLS).
+            url: `cloudflare-kv://ACCOUNT/NAMESPACE` (ids, by the REST API), or
+                `cloudflare-kv+worker://host[/space]` by our Worker
+                (`cloudflare-kv+worker+http://host:port` without TLS).
             token: for the REST API, with the permission Workers KV Storage: Edit.
             base_url: of the REST API; None: Cloudflare's.
             worker_token: the Worker's secret `TIDINGS_TOKEN`.
@@ -126,7 +132,8 @@ class CloudflareKvStore(PredictionStore):
             clock: What expiry is compared with.
 
         Raises:
-            StoreMisconfigured: The URL, a token or its rights, the namespace, or the Worker is wrong.
+            StoreMisconfigured: The URL, a token or its rights, the namespace, or the Worker is
+                wrong.
             StoreUnavailable: Nobody answers.
         """
         parts = urlsplit(url)
@@ -150,7 +157,10 @@ class CloudflareKvStore(PredictionStore):
         return cls(namespace, write_interval=write_interval, timeout=timeout, clock=clock)
 
     async def claim(self, ownership: Ownership) -> Ownership:
-        """As the protocol says, as far as KV can: of two programs that claim at once both may believe they have it."""
+        """As the protocol says, as far as KV can.
+
+        Of two programs that claim at once both may believe they have it.
+        """
         async with self._claiming:
             if self._ownership is None:
                 found = (await self._namespace.read([OWNERSHIP])).get(OWNERSHIP)
@@ -180,7 +190,10 @@ class CloudflareKvStore(PredictionStore):
                 return found
 
     async def get(self, prediction_id: str) -> Stored | None:
-        """As the protocol says; what another program wrote may be a minute old, or missing for as long."""
+        """As the protocol says.
+
+        What another program wrote may be a minute old, or missing for as long.
+        """
         stored = (await self._look_up((prediction_id,), everywhere=True)).get(prediction_id)
         return None if stored is None or hidden(stored, self._clock.ms()) else stored
 
@@ -206,7 +219,8 @@ class CloudflareKvStore(PredictionStore):
         """As the protocol says, against the copy; without a log it waits for KV.
 
         Raises:
-            StoreUnavailable: KV did not take them in time. They stay queued; a repeat meets conflicts with itself.
+            StoreUnavailable: KV did not take them in time. They stay queued; a repeat meets
+                conflicts with itself.
         """
         ids = distinct_ids(writes)
         versions = {one: stored.version for one, stored in (await self.load(ids)).items()}
@@ -232,7 +246,10 @@ class CloudflareKvStore(PredictionStore):
         return outcomes
 
     async def _catalogue(self) -> Iterable[tuple[ListingPlace, Metadata]]:
-        """Places and metadata of all records: KV's keys, and over them what the copy knows better."""
+        """Places and metadata of all records.
+
+        KV's keys, and over them what the copy knows better.
+        """
         async with self._listing:
             if self._clock.monotonic() - self._listed_at > LISTING_AGE:
                 self._listed = await self._all_keys()
@@ -264,7 +281,10 @@ class CloudflareKvStore(PredictionStore):
                 )
 
     async def sweep(self, now: int, limit: int) -> int:
-        """As the protocol says, for the copy; what others wrote KV removes by itself, at its `purge_at`."""
+        """As the protocol says, for the copy.
+
+        What others wrote KV removes by itself, at its `purge_at`.
+        """
         due = [
             one
             for one, held in self._copy.items()
@@ -283,7 +303,10 @@ class CloudflareKvStore(PredictionStore):
         return len(due)
 
     async def facts(self) -> dict[str, str]:
-        """What an operator wants to know: by which way, what KV is not, the skew of its clock, a round trip (ms)."""
+        """What an operator wants to know.
+
+        By which way, what KV is not, the skew of its clock, a round trip (ms).
+        """
         start = self._clock.monotonic()
         await self._namespace.read([OWNERSHIP])
         return {
@@ -301,8 +324,8 @@ class CloudflareKvStore(PredictionStore):
     async def restore(self, writes: Iterable[Write]) -> None:
         """Take these records as the truth about their predictions, and let KV have them again.
 
-        Of several versions of one prediction the highest counts, the copy's own included. May be called in parts,
-        and again for further partitions.
+        Of several versions of one prediction the highest counts, the copy's own included. May be
+        called in parts, and again for further partitions.
         """
         self._authoritative = True
         keys = []
@@ -317,7 +340,10 @@ class CloudflareKvStore(PredictionStore):
         self._write_queue.add(keys)
 
     async def flush(self) -> None:
-        """Return when KV has taken all that is queued now; raises StoreUnavailable where it does not in time."""
+        """Return when KV has taken all that is queued now.
+
+        Raises StoreUnavailable where it does not in time.
+        """
         await self._write_queue.drain(self._timeout)
 
     def refresh(self, prediction_ids: Iterable[str]) -> None:
@@ -325,7 +351,10 @@ class CloudflareKvStore(PredictionStore):
         self._write_queue.add([PREDICTION + one for one in prediction_ids if one in self._copy])
 
     def forget(self, prediction_ids: Iterable[str]) -> None:
-        """Drop these records from the copy: another writer has them now. What is queued of them is not written."""
+        """Drop these records from the copy: another writer has them now.
+
+        What is queued of them is not written.
+        """
         for one in prediction_ids:
             if self._copy.pop(one, None) is not None:
                 self._write_queue.discard(PREDICTION + one)
@@ -350,7 +379,8 @@ class CloudflareKvStore(PredictionStore):
         return [f"{POSITION}{partition}" for partition in raised]
 
     def _interval_of(self, key: str) -> float:
-        # Positions only tell a recreated log from an old one: with a log behind them they may be seconds late.
+        # Positions only tell a recreated log from an old one: with a log behind them they may be
+        # seconds late.
         return (
             self._interval * 10
             if self._authoritative and key.startswith(POSITION)
@@ -370,7 +400,8 @@ class CloudflareKvStore(PredictionStore):
         """As the protocol says, for at most 100,000 predictions.
 
         Raises:
-            ValueError: The cursor is none; or it is asked for a tag, which KV's metadata has no room for.
+            ValueError: The cursor is none; or it is asked for a tag, which KV's metadata has no
+                room for.
             StorageError: There are more predictions than can be gone through.
         """
         if query.tag is not None:

@@ -1,7 +1,9 @@
-"""Brings a writer's own copy to Cloudflare KV: each key at most once a second, many keys in one request.
+"""Brings a writer's own copy to Cloudflare KV.
 
-What is queued is a key; its value is looked up when it goes. So a key that changes ten times in a second is written
-once, with the newest value, and a queue is never longer than there are keys.
+Each key at most once a second, many keys in one request.
+
+What is queued is a key; its value is looked up when it goes. So a key that changes ten times in a
+second is written once, with the newest value, and a queue is never longer than there are keys.
 """
 
 import asyncio
@@ -147,7 +149,10 @@ class KvWriteQueue:
                 continue  # The first of them is due.
 
     def _due(self) -> tuple[list[list[tuple[str, Pair | None]]], float]:
-        """Requests' worth of keys whose time has come, taken off the queue; or how long until the first one's has."""
+        """Requests' worth of keys whose time has come, taken off the queue.
+
+        Or how long until the first one's has.
+        """
         now = self._clock.monotonic()
         self._free_at = {key: at for key, at in self._free_at.items() if at > now}
         chunks: list[list[tuple[str, Pair | None]]] = []

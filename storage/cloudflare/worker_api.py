@@ -53,7 +53,9 @@ async def health(http: CloudflareHttp) -> WorkerHealth:
 
 
 def worker_url(url: str) -> str:
-    """Where the Worker answers, out of a store's URL: `kind://host[:port][/space]`, or `kind+http://` without TLS.
+    """Where the Worker answers, out of a store's URL.
+
+    `kind://host[:port][/space]`, or `kind+http://` without TLS.
 
     Raises:
         StoreMisconfigured: The URL names no host, or has a user, a query or a fragment.

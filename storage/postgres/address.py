@@ -1,8 +1,9 @@
 """The URL of a store in Postgres, as libpq, its hosters and other drivers' users write it. Pure.
 
-libpq's names are those of PostgreSQL 18, "33.1.2. Parameter Key Words". What our driver knows is passed on, what can be
-said otherwise is translated, what has no meaning here is left out, and what would weaken a guarantee by being left out
-is refused. Any other name is a setting of the server, as it was for the driver.
+libpq's names are those of PostgreSQL 18, "33.1.2. Parameter Key Words". What our driver knows is
+passed on, what can be said otherwise is translated, what has no meaning here is left out, and what
+would weaken a guarantee by being left out is refused. Any other name is a setting of the server, as
+it was for the driver.
 """
 
 import re
@@ -74,7 +75,8 @@ LEFT_OUT = frozenset(
         "servicefile",
     ]
 )
-"""Of libpq, without a meaning here: the driver always speaks UTF-8, and every call has a time limit."""
+"""Of libpq, without a meaning here: the driver always speaks UTF-8, and every call has a time
+limit."""
 REFUSED = frozenset(
     [
         "require_auth",
@@ -209,7 +211,10 @@ def parse(url: str) -> PostgresAddress:
 
 
 def _split(url: str) -> tuple[str, str, str, dict[str, str]]:
-    """User and password (escaped), the hosts, the database and the parameters. Here `+` is no space, as for libpq."""
+    """User and password (escaped), the hosts, the database and the parameters.
+
+    Here `+` is no space, as for libpq.
+    """
     _, _, rest = url.partition("://")
     address, _, query = rest.partition("?")
     authority, _, path = address.partition("/")
@@ -293,7 +298,8 @@ def _translate_tls(shown: str, parameters: dict[str, str]) -> None:
     wanted = (
         parameters.pop("requiressl", "") == "1",
         parameters.pop("ssl", "").lower() in _YES,
-        # The driver binds no channels: what the parameter guards against is left to the certificate. TLS it does mean.
+        # The driver binds no channels: what the parameter guards against is left to the
+        # certificate. TLS it does mean.
         parameters.pop("channel_binding", "") == "require",
     )
     if mode == "no-verify" or (

@@ -1,4 +1,7 @@
-"""Makes connections to Postgres: to the hosts in turn, and through poolers that do not take everything."""
+"""Makes connections to Postgres.
+
+To the hosts in turn, and through poolers that do not take everything.
+"""
 
 import random
 import ssl
@@ -23,7 +26,8 @@ _ELSEWHERE = (
     asyncpg.TooManyConnectionsError,
     asyncpg.TargetServerAttributeNotMatched,
 )
-"""What another host may do better: nobody is there, or only a standby, or the server starts, stops or is full."""
+"""What another host may do better: nobody is there, or only a standby, or the server starts, stops
+or is full."""
 
 
 class Connector:
@@ -39,8 +43,8 @@ class Connector:
         self._tls: ssl.SSLContext | None = None
         self._settings = _settings(address) if address.statements else dict(address.settings)
         self.statements = address.statements
-        """Prepared statements that a connection keeps; 0: a pooler shares the server's connections among clients, and
-        the next statement of ours may meet another one."""
+        """Prepared statements that a connection keeps; 0: a pooler shares the server's connections
+        among clients, and the next statement of ours may meet another one."""
 
     async def connect(self) -> "Connection":
         """A connection to the first host that takes one.
@@ -61,7 +65,8 @@ class Connector:
             except _ELSEWHERE as error:
                 failure = error
             else:
-                # The next connection begins here: a host that is gone may take all of its time to be noticed.
+                # The next connection begins here: a host that is gone may take all of its time to
+                # be noticed.
                 self._hosts.remove(host)
                 self._hosts.insert(0, host)
                 return connection
@@ -69,7 +74,10 @@ class Connector:
         raise failure
 
     def share(self) -> None:
-        """From now on take it that a pooler shares connections: no statement is prepared for later."""
+        """From now on take it that a pooler shares connections.
+
+        No statement is prepared for later.
+        """
         if self.statements:
             self.statements = 0
             logger.warning(
@@ -89,8 +97,8 @@ class Connector:
                     f"{self._address.shown}: {error}; take it out of the URL, or let the pooler ignore it"
                     " (ignore_startup_parameters)"
                 ) from error
-        # PgBouncer refuses settings that it does not know. Ours only help the planner of a new table, and end what the
-        # client gives up by itself.
+        # PgBouncer refuses settings that it does not know. Ours only help the planner of a new
+        # table, and end what the client gives up by itself.
         self._settings = dict(self._address.settings)
         return await self._connect(host)
 
@@ -116,7 +124,8 @@ class Connector:
 
 def _settings(address: PostgresAddress) -> dict[str, str]:
     milliseconds = str(int(address.timeout * 1000))
-    # Every statement reaches its rows by an index; without statistics, as in a new table, the planner may not see it.
+    # Every statement reaches its rows by an index; without statistics, as in a new table, the
+    # planner may not see it.
     return {
         "statement_timeout": milliseconds,
         "lock_timeout": milliseconds,
@@ -130,7 +139,10 @@ def _settings(address: PostgresAddress) -> dict[str, str]:
 
 
 def _system_context(address: PostgresAddress) -> ssl.SSLContext:
-    """As `sslrootcert=system` of libpq 16: the machine's certificates, and the host's name is checked."""
+    """As `sslrootcert=system` of libpq 16.
+
+    The machine's certificates, and the host's name is checked.
+    """
     context = ssl.create_default_context()
     context.set_alpn_protocols(["postgresql"])
     if address.certificate is not None:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MAX_AGE = 300.0
-"""Seconds after which a connection that rests is not used again: a process that only reads would never notice that the
-address leads to another server by now."""
+"""Seconds after which a connection that rests is not used again: a process that only reads would
+never notice that the address leads to another server by now."""
 _GOING = ("25006", "57P")
 """SQLSTATEs of a server that is read-only, or stops: another one may have taken its place."""
 
@@ -50,7 +50,9 @@ class Connections:
         self._closed = False
 
     async def run(self, work: "Callable[[Connection], Awaitable[T]]") -> T:
-        """Do `work` on a connection; one that it failed on, for another reason than the server's word, is dropped.
+        """Do `work` on a connection.
+
+        One that it failed on, for another reason than the server's word, is dropped.
 
         Raises:
             TimeoutError: It was not its turn in time.
@@ -66,8 +68,8 @@ class Connections:
                 answer = await work(connection)
             except asyncpg.PostgresError as error:
                 if str(error.sqlstate).startswith(_GOING):
-                    # The address may lead elsewhere by now. Whoever keeps connections to a server that was demoted
-                    # meets it again and again, although the primary is there.
+                    # The address may lead elsewhere by now. Whoever keeps connections to a server
+                    # that was demoted meets it again and again, although the primary is there.
                     connection.terminate()
                     self.drop_free()
                 else:
@@ -82,7 +84,10 @@ class Connections:
             self._turns.release()
 
     async def close(self) -> None:
-        """Close those that are free; those in use are closed when they are given back. Idempotent."""
+        """Close those that are free; those in use are closed when they are given back.
+
+        Idempotent.
+        """
         self._closed = True
         free, self._free = self._free, []
         for connection, _ in free:

@@ -1,7 +1,7 @@
 """The tables and statements of the Postgres store.
 
-`created_at` is NULL for a tombstone, which keeps it out of every listing. Ids are compared by their bytes (collation
-`C`), so that a cursor means the same in every store.
+`created_at` is NULL for a tombstone, which keeps it out of every listing. Ids are compared by their
+bytes (collation `C`), so that a cursor means the same in every store.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,8 @@ from tidings.storage.errors import StoreMisconfigured
 FORMAT = 1
 """Raised when the tables change; kept in `tidings_meta`."""
 STEPS: Mapping[int, str] = {}
-"""Statements that take tables of an older format to the next (`{s}`: the schema); a format that none leads from is refused."""
+"""Statements that take tables of an older format to the next (`{s}`: the schema); a format that
+none leads from is refused."""
 _LOCK = 0x54494453
 """Of the advisory lock under which tables are made: several processes may start at once."""
 
@@ -114,18 +115,21 @@ def quoted(name: str) -> str:
 
 
 async def prepare(connection: "asyncpg.Connection[asyncpg.Record]", statements: Statements) -> None:
-    """Make the tables where they are missing, or take them to this format; one process does, others wait for it.
+    """Make the tables where they are missing, or take them to this format.
+
+    One process does, others wait for it.
 
     Raises:
-        StoreMisconfigured: The tables are of a newer format, or of an older one that no steps lead from.
+        StoreMisconfigured: The tables are of a newer format, or of an older one that no steps lead
+            from.
     """
     if await connection.fetchval("SELECT to_regclass($1)", statements.meta) is None:
         async with connection.transaction():
             await connection.execute("SELECT pg_advisory_xact_lock($1)", _LOCK)
             if statements.schema is not None:
                 await connection.execute(f"CREATE SCHEMA IF NOT EXISTS {quoted(statements.schema)}")
-            # Looked up through a table: a session that has waited for the lock is told of others' tables only when it
-            # locks one itself, and would go on to believe what it found before.
+            # Looked up through a table: a session that has waited for the lock is told of others'
+            # tables only when it locks one itself, and would go on to believe what it found before.
             if not await connection.fetchval(
                 "SELECT EXISTS (SELECT FROM pg_class WHERE oid = to_regclass($1))", statements.meta
             ):

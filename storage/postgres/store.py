@@ -1,4 +1,7 @@
-"""A store in Postgres, by asyncpg: one statement, and so one round trip, for a batch read and for a batch written."""
+"""A store in Postgres, by asyncpg.
+
+One statement, and so one round trip, for a batch read and for a batch written.
+"""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -36,14 +39,17 @@ if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]
 
 _DEADLOCKS = 3
-"""Attempts of a batch that Postgres gave up to end a deadlock: it is then known not to be written."""
+"""Attempts of a batch that Postgres gave up to end a deadlock: it is then known not to be
+written."""
 _STATUS: dict[str | None, Status | None] = {None: None} | {
     status.value: status for status in Status
 }
 _MEND = ("28", "3D", "3F", "42")
-"""Classes of SQLSTATE that say what needs mending: authorization, database, schema, rights and tables."""
+"""Classes of SQLSTATE that say what needs mending: authorization, database, schema, rights and
+tables."""
 _RETRY = ("08", "25", "40", "53", "55", "57", "58")
-"""Those that pass: connection, read-only (a failover), rolled back, resources, locks, operator, system."""
+"""Those that pass: connection, read-only (a failover), rolled back, resources, locks, operator,
+system."""
 _READ_ONLY = "{} is read-only; name the primary, or all hosts and ?target_session_attrs=read-write"
 
 
@@ -60,7 +66,8 @@ class PostgresStore(PredictionStore):
         self._statements = Statements(address.schema)
         self._clock = clock
         self._birth: str | None = None
-        """Of the tables that this store was opened on: another one where they, or the database, were made anew."""
+        """Of the tables that this store was opened on: another one where they, or the database,
+        were made anew."""
         self._doubtful = False
         """Whether it has to be asked for again."""
 
@@ -69,13 +76,15 @@ class PostgresStore(PredictionStore):
         """Connect, and make the tables where they are missing.
 
         Args:
-            url: `postgresql://user:password@host/database` with, after `?`, `schema` (default: the user's search
-                path), `pool` (8 connections), `timeout` (5 s a statement), `statement_cache_size` (0 behind PgBouncer's
-                transaction pooling before 1.21), and what libpq takes (`sslmode`, several hosts, ...).
+            url: `postgresql://user:password@host/database` with, after `?`, `schema` (default: the
+                user's search path), `pool` (8 connections), `timeout` (5 s a statement),
+                `statement_cache_size` (0 behind PgBouncer's transaction pooling before 1.21), and
+                what libpq takes (`sslmode`, several hosts, ...).
             clock: What expiry is compared with.
 
         Raises:
-            StoreMisconfigured: A wrong URL, password or database, missing rights, or tables of another format.
+            StoreMisconfigured: A wrong URL, password or database, missing rights, or tables of
+                another format.
             StoreUnavailable: It cannot be reached.
         """
         store = cls(parse(url), clock=clock)
@@ -139,7 +148,10 @@ class PostgresStore(PredictionStore):
         return {row[0]: Stored(row[1], _STATUS[row[2]], row[3], row[4], row[5]) for row in rows}
 
     async def write(self, writes: Sequence[Write]) -> list[Outcome]:
-        """Apply each compare-and-set in one statement; raises ValueError where an id comes twice."""
+        """Apply each compare-and-set in one statement.
+
+        Raises ValueError where an id comes twice.
+        """
         ids = distinct_ids(writes)
         if not writes:
             return []
@@ -176,7 +188,10 @@ class PostgresStore(PredictionStore):
         return Page(items, encode_cursor(ListingPlace(last[6], last[0])))
 
     async def sweep(self, now: int, limit: int) -> int:
-        """Remove at most `limit` rows whose `purge_at` is at or before `now`; others that sweep get other rows."""
+        """Remove at most `limit` rows whose `purge_at` is at or before `now`.
+
+        Others that sweep get other rows.
+        """
         return int(
             await self._run(
                 lambda connection: connection.fetchval(self._statements.sweep, now, limit)
@@ -188,16 +203,21 @@ class PostgresStore(PredictionStore):
         await self._connections.close()
 
     async def mark_filled(self) -> None:
-        """Say that everything is there: whoever wrote the tables that these replace may go on with them.
+        """Say that everything is there.
 
-        Until then its writes are held back: a processor that poured new events into tables that lack the old ones would
-        make records that begin in the middle.
+        Whoever wrote the tables that these replace may go on with them.
+
+        Until then its writes are held back: a processor that poured new events into tables that
+        lack the old ones would make records that begin in the middle.
         """
         now = str(self._clock.ms())
         await self._run(lambda connection: connection.execute(self._statements.fill, now))
 
     async def facts(self) -> dict[str, str]:
-        """What an operator wants to know: the server, its durability, the skew of its clock (ms), a round trip (ms)."""
+        """What an operator wants to know.
+
+        The server, its durability, the skew of its clock (ms), a round trip (ms).
+        """
 
         async def work(connection: "Connection") -> dict[str, str]:
             start = self._clock.ms()
@@ -249,7 +269,8 @@ class PostgresStore(PredictionStore):
         raise AssertionError("the last attempt returns or raises")
 
     async def _connect(self) -> "Connection":
-        # A database that goes takes its connections with it: what a new one leads to may be another one.
+        # A database that goes takes its connections with it: what a new one leads to may be another
+        # one.
         self._doubtful = self._birth is not None
         return await self._connector.connect()
 
@@ -271,11 +292,17 @@ class PostgresStore(PredictionStore):
     def _pinned(
         self, work: "Callable[[Connection], Awaitable[T]]"
     ) -> "Callable[[Connection], Awaitable[T]]":
-        """Within a transaction where a pooler shares connections: parsing and executing meet the same one then."""
+        """Within a transaction where a pooler shares connections.
+
+        Parsing and executing meet the same one then.
+        """
         return work if self._connector.statements else _in_transaction(work)
 
     async def _run(self, work: "Callable[[Connection], Awaitable[T]]") -> T:
-        """Do `work` on a connection; waiting for one, connecting and each statement have the time limit."""
+        """Do `work` on a connection.
+
+        Waiting for one, connecting and each statement have the time limit.
+        """
         try:
             try:
                 return await self._connections.run(self._pinned(work))
@@ -283,8 +310,8 @@ class PostgresStore(PredictionStore):
                 asyncpg.InvalidSQLStatementNameError,
                 asyncpg.DuplicatePreparedStatementError,
             ):
-                # A pooler gave this statement to another connection of the server than the one that it was prepared
-                # on. It was not executed.
+                # A pooler gave this statement to another connection of the server than the one that
+                # it was prepared on. It was not executed.
                 self._connector.share()
                 self._connections.drop_free()
                 return await self._connections.run(self._pinned(work))
@@ -350,7 +377,8 @@ def _id(write: Write) -> str:
 def _row(write: Write) -> tuple[Any, ...]:
     """The values of a row, in the order of the statement's arrays.
 
-    Tags go as an array's literal, because an array of arrays would have to have them all of one length.
+    Tags go as an array's literal, because an array of arrays would have to have them all of one
+    length.
     """
     record = write.record
     start = (record.prediction_id, record.version)

@@ -1,4 +1,7 @@
-"""Where commands to Redis or Valkey go: to the one server, or each to the node of a cluster that has its key's slot."""
+"""Where commands to Redis or Valkey go.
+
+To the one server, or each to the node of a cluster that has its key's slot.
+"""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -25,9 +28,9 @@ MAX_AGE = 300.0
 class Nodes:
     """Sends commands, those of one node in one round trip.
 
-    A node that answers that a slot has moved has not run the command, so it is sent again, to the new node. One that
-    answers that a slot is just being moved (`ASK`) is not obeyed: half of the slot's keys are on either side then, and
-    a script would find records missing.
+    A node that answers that a slot has moved has not run the command, so it is sent again, to the
+    new node. One that answers that a slot is just being moved (`ASK`) is not obeyed: half of the
+    slot's keys are on either side then, and a script would find records missing.
 
     Args:
         seed: The server of the store's URL.
@@ -59,7 +62,10 @@ class Nodes:
         return self._topology is not None
 
     async def spread(self) -> None:
-        """From now on send to the nodes of the cluster that the seed belongs to. Raises what redis-py raises."""
+        """From now on send to the nodes of the cluster that the seed belongs to.
+
+        Raises what redis-py raises.
+        """
         self._topology = self._make_topology()
         self._stale = True
         await self._look()
@@ -140,7 +146,10 @@ class Nodes:
         return found
 
     async def _look(self) -> None:
-        """Ask the cluster which node has which slot, where that may have changed; one asks, others wait for it."""
+        """Ask the cluster which node has which slot, where that may have changed.
+
+        One asks, others wait for it.
+        """
         if not self._stale:
             return
         async with self._looking:
@@ -193,8 +202,11 @@ def _key(command: Command) -> str:
 
 
 async def _drop_resting(server: client.Redis) -> None:
-    """Use none of the connections that rest again: the address may lead to another server than they do.
+    """Use none of the connections that rest again.
 
-    Who keeps connections to a server that was demoted meets it again and again, although the primary is there.
+    The address may lead to another server than they do.
+
+    Who keeps connections to a server that was demoted meets it again and again, although the
+    primary is there.
     """
     await server.connection_pool.disconnect(inuse_connections=False)

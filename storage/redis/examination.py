@@ -1,4 +1,6 @@
-"""Whether a server keeps what it is given, as far as it says so: Redis 6.2 to 8, Valkey, and others that speak alike.
+"""Whether a server keeps what it is given, as far as it says so.
+
+Redis 6.2 to 8, Valkey, and others that speak alike.
 
 The start of the service and `tidings doctor` ask the same, because a store is opened by this alone.
 """

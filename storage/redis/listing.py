@@ -1,7 +1,7 @@
 """Merging the indexes of all shards into one page, newest first.
 
-Pure: it says which scripts to run, takes their answers, and ends with ids. Each shard is read a little at a time, and
-what was found may be used down to the place that all of them have reached.
+Pure: it says which scripts to run, takes their answers, and ends with ids. Each shard is read a
+little at a time, and what was found may be used down to the place that all of them have reached.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,7 @@
-"""A store in Redis or Valkey: one script for all that a batch does in one slot, and one round trip for all slots."""
+"""A store in Redis or Valkey.
+
+One script for all that a batch does in one slot, and one round trip for all slots.
+"""
 
 import asyncio
 import binascii
@@ -76,12 +79,14 @@ class RedisStore(PredictionStore):
         self._meta = f"{{{address.prefix}:meta}}"
         self._turns = asyncio.Semaphore(CONNECTIONS)
         self._waits = address.durable
-        """Whether writes wait for the disk; not so where the server itself waits before it answers."""
+        """Whether writes wait for the disk; not so where the server itself waits before it
+        answers."""
         options: dict[str, Any] = {
             "socket_timeout": address.timeout,
             "socket_connect_timeout": address.timeout,
-            # Once again at once, for a pooled connection whose server was restarted. A write that was done already
-            # then conflicts with itself, which does no harm; what timed out is not repeated.
+            # Once again at once, for a pooled connection whose server was restarted. A write that
+            # was done already then conflicts with itself, which does no harm; what timed out is not
+            # repeated.
             "retry": Retry(NoBackoff(), 1, supported_errors=(exceptions.ConnectionError,)),
         }
         self._nodes = Nodes(
@@ -96,16 +101,17 @@ class RedisStore(PredictionStore):
         """Connect, and check that the server keeps what it is given.
 
         Args:
-            url: `redis://user:password@host:6379/0`, `valkey://`, `rediss://` or `valkeys://` (TLS), or
-                `redis+unix:///path/of.sock` with, after `?`,
-                `prefix` (`tidings`: of all keys), `shards` (16), `timeout` (5 s a call), `durability=everysec` (a
-                crash of the server may lose the last second; by default a write waits for the disk), `eviction=never`
-                (for a server that does not say so), and `ssl_*` as redis-py takes them.
+            url: `redis://user:password@host:6379/0`, `valkey://`, `rediss://` or `valkeys://`
+                (TLS), or `redis+unix:///path/of.sock` with, after `?`, `prefix` (`tidings`: of all
+                keys), `shards` (16), `timeout` (5 s a call), `durability=everysec` (a crash of the
+                server may lose the last second; by default a write waits for the disk),
+                `eviction=never` (for a server that does not say so), and `ssl_*` as redis-py takes
+                them.
             clock: What expiry is compared with.
 
         Raises:
-            StoreMisconfigured: A wrong URL, password or right; a server that evicts keys or keeps no append-only
-                file; keys of another format or number of shards.
+            StoreMisconfigured: A wrong URL, password or right; a server that evicts keys or keeps
+                no append-only file; keys of another format or number of shards.
             StoreUnavailable: It cannot be reached.
         """
         store = cls(parse(url), clock=clock)
@@ -172,7 +178,10 @@ class RedisStore(PredictionStore):
         return found
 
     async def write(self, writes: Sequence[Write]) -> list[Outcome]:
-        """Apply each compare-and-set, the writes of a shard at once; raises ValueError where an id comes twice."""
+        """Apply each compare-and-set, the writes of a shard at once.
+
+        Raises ValueError where an id comes twice.
+        """
         ids = distinct_ids(writes)
         if not writes:
             return []
@@ -215,7 +224,10 @@ class RedisStore(PredictionStore):
         await self._nodes.close()
 
     async def facts(self) -> dict[str, str]:
-        """What an operator wants to know: the server, its durability, the skew of its clock (ms), a round trip (ms)."""
+        """What an operator wants to know.
+
+        The server, its durability, the skew of its clock (ms), a round trip (ms).
+        """
         start = self._clock.ms()
         (seconds, microseconds), *_ = await self._each("TIME")
         end = self._clock.ms()
@@ -331,7 +343,10 @@ class RedisStore(PredictionStore):
         return answers
 
     async def _send(self, commands: Sequence[tuple[Any, ...]], *, durable: bool = False) -> Answers:
-        """The answers of a pipeline; with `durable` they come when all of it is on the server's disk."""
+        """The answers of a pipeline.
+
+        With `durable` they come when all of it is on the server's disk.
+        """
         last = ("WAITAOF", 1, 0, _WAIT) if durable and self._waits else None
         try:
             async with asyncio.timeout(self._address.timeout), self._turns:

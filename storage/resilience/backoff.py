@@ -8,15 +8,18 @@ JITTER = 0.5
 
 
 class Backoff:
-    """A schedule of waits in seconds: one for each failure in a row, the last one for all further failures.
+    """A schedule of waits in seconds.
 
-    A schedule has no state, so one constant serves many callers; whoever retries counts its failures in `Failures`
-    or by itself. Waits are shortened at random ("jitter"): processes that a fault cut off together would
-    otherwise come back together, and overload what has just recovered.
+    One for each failure in a row, the last one for all further failures.
+
+    A schedule has no state, so one constant serves many callers; whoever retries counts its
+    failures in `Failures` or by itself. Waits are shortened at random ("jitter"): processes that a
+    fault cut off together would otherwise come back together, and overload what has just recovered.
 
     Args:
         steps: The longest wait after the first failure, the second and so on; at least one.
-        jitter: The share of each wait that is drawn at random; 0: waits are exactly the steps, 1: "full jitter".
+        jitter: The share of each wait that is drawn at random; 0: waits are exactly the steps, 1:
+            "full jitter".
 
     Raises:
         ValueError: No steps, a negative one, or a share outside 0 to 1.

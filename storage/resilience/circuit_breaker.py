@@ -12,13 +12,15 @@ from tidings.storage.resilience.backoff import Backoff
 class CircuitBreaker:
     """Closed while calls succeed; opened by failures; a call that succeeds closes it again.
 
-    Open, it lets one call through after each rest, as a trial. The rest follows a schedule, so that what stays away is
-    asked less and less often. A success forgets all failures: they count in a row.
+    Open, it lets one call through after each rest, as a trial. The rest follows a schedule, so that
+    what stays away is asked less and less often. A success forgets all failures: they count in a
+    row.
 
     Args:
         failures: How many in a row open it.
         window: Seconds within which they come; older ones do not count.
-        rest: How long it stays open: its first step after it opened, the next ones after trials that failed.
+        rest: How long it stays open: its first step after it opened, the next ones after trials
+            that failed.
     """
 
     __slots__ = ("_failed_at", "_failures", "_opened", "_rest", "_window", "open_until")
@@ -43,7 +45,8 @@ class CircuitBreaker:
             return True
         if now < self.open_until:
             return False
-        # This call tries. The others wait for what comes of it, or for another rest if it is never told.
+        # This call tries. The others wait for what comes of it, or for another rest if it is never
+        # told.
         self.open_until = now + self._rest.wait(self._opened)
         return True
 

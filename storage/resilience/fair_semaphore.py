@@ -1,4 +1,7 @@
-"""Who comes next, where few may at once: those that wait take turns, however much one of them asks for."""
+"""Who comes next, where few may at once.
+
+Those that wait take turns, however much one of them asks for.
+"""
 
 import asyncio
 from collections import OrderedDict, deque
@@ -9,7 +12,8 @@ from contextlib import asynccontextmanager
 class FairSemaphore:
     """Lets a few run at once, and has the owners that wait take turns.
 
-    First in, first out would let one owner with a hundred requests keep all others waiting for a hundred.
+    First in, first out would let one owner with a hundred requests keep all others waiting for a
+    hundred.
 
     Args:
         most: How many at once.

@@ -26,7 +26,10 @@ class TokenBucket:
 
     @classmethod
     def within(cls, limit: float, window: float, now: float) -> "TokenBucket":
-        """A bucket that lets at most `limit` (6 or more) tokens through in any `window` seconds: a sixth of them at once."""
+        """A bucket that lets at most `limit` (6 or more) tokens through in any `window` seconds.
+
+        A sixth of them at once.
+        """
         burst = max(1.0, limit / 6)
         return cls(max(limit - burst, 1.0) / window, burst, now)
 

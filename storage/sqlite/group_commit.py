@@ -1,20 +1,25 @@
 """Group commit: calls that wait while a transaction is on its way share the next one.
 
-A large transaction runs in a thread. A small one is made in the event loop, and the thread is left what may take long:
-the commit that waits for the disk. Each statement that the thread runs gives up the interpreter's lock and waits for it
-again; for a small transaction that takes longer than the transaction.
+A large transaction runs in a thread. A small one is made in the event loop, and the thread is left
+what may take long: the commit that waits for the disk. Each statement that the thread runs gives up
+the interpreter's lock and waits for it again; for a small transaction that takes longer than the
+transaction.
 
 The orders that keep what was acknowledged:
 
-- A call is answered after COMMIT has returned, never before: otherwise a crash would lose what its caller was promised.
-- One transaction is under way at a time. The loop writes on the connection only while the thread does not use it; two
-  at once would be one transaction, and a fault of the second would roll the first one back.
-- Calls keep their order. One that cannot join the batch ends it, and all behind it wait: a later write of a record
-  must not come before an earlier one.
-- A transaction made in the loop that meets a fault is rolled back and made anew in the thread, which waits for other
-  processes. So work may run twice, and only the results of the run that was committed count.
-- The wish of the most careful call decides: where one call of a batch is durable, the commit of all waits for the
-  disk. Transactions lie in the write-ahead log in their order, so a power cut takes the others from the end only.
+- A call is answered after COMMIT has returned, never before: otherwise a crash would lose what its
+  caller was promised.
+- One transaction is under way at a time. The loop writes on the connection only while the thread
+  does not use it; two at once would be one transaction, and a fault of the second would roll the
+  first one back.
+- Calls keep their order. One that cannot join the batch ends it, and all behind it wait: a later
+  write of a record must not come before an earlier one.
+- A transaction made in the loop that meets a fault is rolled back and made anew in the thread,
+  which waits for other processes. So work may run twice, and only the results of the run that was
+  committed count.
+- The wish of the most careful call decides: where one call of a batch is durable, the commit of all
+  waits for the disk. Transactions lie in the write-ahead log in their order, so a power cut takes
+  the others from the end only.
 """
 
 import asyncio
@@ -81,17 +86,21 @@ class _Uncommitted(Generic[W]):
 
 
 class GroupCommit(Generic[W]):
-    """Owns the connection that writes and the thread that waits for the disk. Calls may come from several loops.
+    """Owns the connection that writes and the thread that waits for the disk.
+
+    Calls may come from several loops.
 
     Args:
         connection: To write through.
         reconnect: Opens another one after a transaction could not even be rolled back.
         execute: Does the works of a batch within a transaction; returns a result for each.
-        explain: Makes the error that a call raises, from what went wrong and whether others shared the transaction.
+        explain: Makes the error that a call raises, from what went wrong and whether others shared
+            the transaction.
         path: The file, for the thread's name.
         busy_timeout: Seconds that the thread waits for other processes.
         synchronous: SQLite's mode of a durable commit.
-        close_within: Seconds that closing waits at most for what is under way; None: as long as that takes.
+        close_within: Seconds that closing waits at most for what is under way; None: as long as
+            that takes.
     """
 
     def __init__(
@@ -120,7 +129,8 @@ class GroupCommit(Generic[W]):
         self._waiting: list[CommitRequest[W]] = []
         self._under_way = False
         self._resuming: asyncio.AbstractEventLoop | None = None
-        """The loop that is to hand over what waits; where it was closed before it could, the next caller does it."""
+        """The loop that is to hand over what waits; where it was closed before it could, the next
+        caller does it."""
         self._closing = False
         self._between: Callable[[sqlite3.Connection], object] | None = None
         self.on_finished: Callable[[Sequence[CommitRequest[W]]], None] | None = None
@@ -135,7 +145,9 @@ class GroupCommit(Generic[W]):
         return self._closing
 
     def submit(self, job: CommitRequest[W]) -> "asyncio.Future[Any]":
-        """Do it in the next transaction that it can join; the future is done once that is committed.
+        """Do it in the next transaction that it can join.
+
+        The future is done once that is committed.
 
         A caller that is cancelled meanwhile harms nobody: its work is done all the same.
         """
@@ -143,14 +155,18 @@ class GroupCommit(Generic[W]):
             self._waiting.append(job)
             lost = self._resuming is not None and self._resuming.is_closed()
             if not self._under_way or lost:
-                # At the end of this turn of the loop: callers that run in the same turn share the transaction.
+                # At the end of this turn of the loop: callers that run in the same turn share the
+                # transaction.
                 self._under_way = True
                 self._resuming = job.loop
                 job.loop.call_soon(self._hand_over)
         return job.done
 
     def between_transactions(self, work: Callable[[sqlite3.Connection], object]) -> None:
-        """Let the thread do this once and soon, while nobody writes; it must not wait for other processes."""
+        """Let the thread do this once and soon, while nobody writes.
+
+        It must not wait for other processes.
+        """
         self._between = work
         self.submit(CommitRequest(None, alone=True))
 
@@ -183,7 +199,10 @@ class GroupCommit(Generic[W]):
         self._batches.put(batch if results is None else _Uncommitted(batch, results))
 
     def _take(self) -> list[CommitRequest[W]]:
-        """The next calls that can share a transaction, off the queue; none: nothing is under way any more."""
+        """The next calls that can share a transaction, off the queue.
+
+        None: nothing is under way any more.
+        """
         waiting = self._waiting
         if not waiting:
             self._under_way = False
@@ -210,8 +229,8 @@ class GroupCommit(Generic[W]):
     def _make_in_loop(self, batch: list[CommitRequest[W]]) -> list[Any] | None:
         """All of a small transaction but a commit that waits for the disk.
 
-        None where it came to nothing, most of all because another process writes: the thread waits for that, and says
-        what the rest means.
+        None where it came to nothing, most of all because another process writes: the thread waits
+        for that, and says what the rest means.
         """
         if self._connection is None:
             return None
@@ -313,7 +332,10 @@ class GroupCommit(Generic[W]):
             raise
 
     def _roll_back(self, connection: sqlite3.Connection) -> None:
-        """Leave no transaction open, so that the call can be made again; drop a connection that cannot."""
+        """Leave no transaction open, so that the call can be made again.
+
+        Drop a connection that cannot.
+        """
         try:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")

@@ -1,7 +1,7 @@
 """Asking for the interpreter's lock more often while a thread has something to hand over.
 
-A thread that comes back from C waits for the lock up to the switch interval, 5 ms by default, whenever the event loop
-is busy; a transaction comes back about ten times.
+A thread that comes back from C waits for the lock up to the switch interval, 5 ms by default,
+whenever the event loop is busy; a transaction comes back about ten times.
 """
 
 import sys

@@ -1,9 +1,9 @@
 """The tables and statements of the SQLite store, and how its connections are opened.
 
-A prediction is one row; `created_at` is NULL for a tombstone, which keeps it out of every listing. The table of tags
-is kept by triggers where rows change or go; for new rows by `TAGS`, because a trigger on inserting made every insert
-a third slower. The rowid table with a unique index on the id writes in half the time
-of one that is WITHOUT ROWID: rows of this size make the b-tree of ids deep.
+A prediction is one row; `created_at` is NULL for a tombstone, which keeps it out of every listing.
+The table of tags is kept by triggers where rows change or go; for new rows by `TAGS`, because a
+trigger on inserting made every insert a third slower. The rowid table with a unique index on the id
+writes in half the time of one that is WITHOUT ROWID: rows of this size make the b-tree of ids deep.
 """
 
 import sqlite3
@@ -52,12 +52,13 @@ CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
 
 COLUMNS = 11
-"""Values of a row in a statement: id, version, status, owner, model, created_at, expires_at, purge_at, tags, doc, and
-the version that must stand."""
+"""Values of a row in a statement: id, version, status, owner, model, created_at, expires_at,
+purge_at, tags, doc, and the version that must stand."""
 MOST_INSERTED, MOST_UPDATED = 512, 128
-"""Rows of one statement, at most. A statement of many rows is one step in C without the interpreter's lock: a statement
-per row would ask for that lock 500 times, at up to 5 ms each beside a busy event loop. Updates go through a temporary
-table, which is fastest while it fits into the processor's cache (`benchmarks/bench_sqlite_store.py`)."""
+"""Rows of one statement, at most. A statement of many rows is one step in C without the
+interpreter's lock: a statement per row would ask for that lock 500 times, at up to 5 ms each beside
+a busy event loop. Updates go through a temporary table, which is fastest while it fits into the
+processor's cache (`benchmarks/bench_sqlite_store.py`)."""
 
 GET = "SELECT version, status, doc, expires_at, owner FROM predictions WHERE id = ?"
 LOAD = (
@@ -93,7 +94,10 @@ def insert_sql(rows: int) -> str:
 
 @lru_cache
 def advance_sql(rows: int) -> str:
-    """Updates rows whose listing columns stay as they are; so only the indexes on status and purging are touched."""
+    """Updates rows whose listing columns stay as they are.
+
+    So only the indexes on status and purging are touched.
+    """
     marks = ",".join(["(" + ",".join("?" * COLUMNS) + ")"] * rows)
     return (
         "UPDATE predictions AS p SET version = w.column2, status = w.column3, expires_at = w.column7,"
@@ -105,7 +109,10 @@ def advance_sql(rows: int) -> str:
 
 @lru_cache
 def replace_sql(rows: int) -> str:
-    """Updates whole rows. After `advance_sql` on the same values it reaches only what that left: the version moved."""
+    """Updates whole rows.
+
+    After `advance_sql` on the same values it reaches only what that left: the version moved.
+    """
     marks = ",".join(["(" + ",".join("?" * COLUMNS) + ")"] * rows)
     return (
         "UPDATE predictions AS p SET version = w.column2, status = w.column3, owner = w.column4, model = w.column5,"
@@ -119,7 +126,8 @@ def open_writer(path: Path, *, synchronous: str) -> sqlite3.Connection:
 
     Raises:
         StoreMisconfigured: The file is something else, of another format, or cannot be written.
-        StoreUnavailable: Another process holds it for longer than `BUSY_TIMEOUT`, or the disk is full.
+        StoreUnavailable: Another process holds it for longer than `BUSY_TIMEOUT`, or the disk is
+            full.
     """
     try:
         make_folder(path.parent)
@@ -164,7 +172,8 @@ def _prepare(connection: sqlite3.Connection, path: Path, synchronous: str) -> No
     _refuse_foreign(connection, path)
     _enter_wal(connection)
     connection.execute(f"PRAGMA synchronous = {synchronous}")
-    # 16 MiB of log between checkpoints: fewer of them, and each writes a page once that changed many times.
+    # 16 MiB of log between checkpoints: fewer of them, and each writes a page once that changed
+    # many times.
     connection.execute("PRAGMA wal_autocheckpoint = 4000")
     connection.execute("PRAGMA journal_size_limit = 67108864")
     connection.execute("PRAGMA cache_size = -16384")
@@ -211,7 +220,10 @@ def _enter_wal(connection: sqlite3.Connection) -> None:
 
 
 def at_open(error: sqlite3.Error, path: Path) -> StorageError:
-    """What an error while opening means: besides what passes by itself, the settings need mending."""
+    """What an error while opening means.
+
+    Besides what passes by itself, the settings need mending.
+    """
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL}:
         return StoreUnavailable(f"{path}: {error}; another process holds it, or the disk is full")

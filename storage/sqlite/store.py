@@ -1,7 +1,8 @@
 """A store in one SQLite file: the embedded default.
 
-Writes share transactions (`group_commit.py`); single reads and loads run inline on a connection of their own, which takes
-less time than a hop to a thread; listings, which may scan much, run in a second thread.
+Writes share transactions (`group_commit.py`); single reads and loads run inline on a connection of
+their own, which takes less time than a hop to a thread; listings, which may scan much, run in a
+second thread.
 """
 
 import asyncio
@@ -61,13 +62,14 @@ class SqliteStore(PredictionStore):
         """Open the file, creating it with its folder and tables where they are missing.
 
         Args:
-            url: `sqlite:///relative/file.db` or `sqlite:////absolute/file.db`; with `?synchronous=normal` a commit
-                may be lost with the machine's power (not with the process).
+            url: `sqlite:///relative/file.db` or `sqlite:////absolute/file.db`; with
+                `?synchronous=normal` a commit may be lost with the machine's power (not with the
+                process).
             clock: What expiry is compared with.
 
         Raises:
-            StoreMisconfigured: The URL has no path or an unknown parameter; the file is of another program or format,
-                or cannot be written.
+            StoreMisconfigured: The URL has no path or an unknown parameter; the file is of another
+                program or format, or cannot be written.
             StoreUnavailable: Another process holds the file, or the disk is full.
         """
         path, synchronous = _parse(url)
@@ -125,7 +127,10 @@ class SqliteStore(PredictionStore):
         return {row[0]: Stored(row[1], _STATUS[row[2]], row[3], row[4], row[5]) for row in rows}
 
     async def write(self, writes: Sequence[Write]) -> list[Outcome]:
-        """Apply each compare-and-set in one transaction; raises ValueError where an id comes twice."""
+        """Apply each compare-and-set in one transaction.
+
+        Raises ValueError where an id comes twice.
+        """
         return await self._writer.write(writes) if writes else []
 
     async def list(self, query: Query) -> Page:
@@ -220,7 +225,10 @@ def _parse(url: str) -> tuple[Path, Literal["FULL", "NORMAL"]]:
 
 
 def _listing(query: Query, now: int) -> tuple[str, dict[str, Any]]:
-    """The statement of a listing. All its rows come as one, so that a scan takes the interpreter's lock once."""
+    """The statement of a listing.
+
+    All its rows come as one, so that a scan takes the interpreter's lock once.
+    """
     values: dict[str, Any] = {"now": now, "limit": query.limit + 1}
     owners = query.owners
     if owners is not None and len(owners) == 1 and query.owner in {None, owners[0]}:

@@ -1,4 +1,7 @@
-"""What writes to a SQLite store: compare-and-set of many records in few statements, by group commit."""
+"""What writes to a SQLite store.
+
+Compare-and-set of many records in few statements, by group commit.
+"""
 
 import asyncio
 import sqlite3
@@ -31,8 +34,8 @@ T = TypeVar("T")
 Value = str | int | bytes | None
 
 _ROW_COST = 3_000
-"""A row takes as long as writing so many bytes: sixteen small rows are what the event loop does by itself, and 4,000
-what shares one transaction."""
+"""A row takes as long as writing so many bytes: sixteen small rows are what the event loop does by
+itself, and 4,000 what shares one transaction."""
 
 _to_json = msgspec.json.Encoder().encode
 
@@ -81,7 +84,10 @@ class _Prepared:
 
 
 class _Writes:
-    """The writes of one call, prepared in its thread: the other one would have to fight for the interpreter's lock."""
+    """The writes of one call, prepared in its thread.
+
+    The other one would have to fight for the interpreter's lock.
+    """
 
     __slots__ = ("ids", "prepared", "writes")
 
@@ -96,7 +102,8 @@ class SqliteWriter:
 
     Args:
         path: The file; created with its tables where missing.
-        synchronous: `FULL` (a commit is on the disk) or `NORMAL` (the last ones may be lost with the machine's power).
+        synchronous: `FULL` (a commit is on the disk) or `NORMAL` (the last ones may be lost with
+            the machine's power).
 
     Raises:
         StoreMisconfigured, StoreUnavailable: As `open_writer` does.
@@ -151,7 +158,10 @@ def _execute(
 
 
 def _apply(connection: sqlite3.Connection, calls: list[_Writes]) -> list[list[Outcome]]:
-    """Write optimistically; where the count says that some did not match, start over and leave those out."""
+    """Write optimistically.
+
+    Where the count says that some did not match, start over and leave those out.
+    """
     prepared = calls[0].prepared if len(calls) == 1 else _Prepared(())
     if len(calls) > 1:
         for call in calls:

@@ -1,7 +1,8 @@
 """A cache in front of a store, itself a store.
 
-It never goes back: an older version never replaces a newer one, a fill from the store is dropped when a newer state or
-an invalidation came meanwhile, and a deletion is kept as a tombstone so that an old fill cannot bring it back.
+It never goes back: an older version never replaces a newer one, a fill from the store is dropped
+when a newer state or an invalidation came meanwhile, and a deletion is kept as a tombstone so that
+an old fill cannot bring it back.
 """
 
 import asyncio
@@ -56,7 +57,8 @@ class CachedStore(PredictionStore):
 
     Args:
         store: What is cached. `close` closes it.
-        ttl: Seconds for which an entry is believed while nobody says that changes are followed (`steady`).
+        ttl: Seconds for which an entry is believed while nobody says that changes are followed
+            (`steady`).
         records: At most this many entries.
         bytes_: At most about this many bytes of memory.
         clock: For expiry and for the age of entries.
@@ -93,9 +95,12 @@ class CachedStore(PredictionStore):
 
     @property
     def steady(self) -> bool:
-        """While True entries do not age: a reader of the changes puts every one of them. False: they age from now.
+        """While True entries do not age: a reader of the changes puts every one of them.
 
-        Tombstones and what has expired always age: once the store has purged them, their ids start again at version 1.
+        False: they age from now.
+
+        Tombstones and what has expired always age: once the store has purged them, their ids start
+        again at version 1.
         """
         return self._steady
 
@@ -117,7 +122,10 @@ class CachedStore(PredictionStore):
     # The cache by itself.
 
     def peek(self, prediction_id: str) -> Stored | None:
-        """What `get` would answer from memory; None: not in memory, deleted or expired. Never waits."""
+        """What `get` would answer from memory; None: not in memory, deleted or expired.
+
+        Never waits.
+        """
         entry = self._entries.get(prediction_id)
         if entry is None:
             return None
@@ -177,7 +185,10 @@ class CachedStore(PredictionStore):
         return await self.store.positions()
 
     async def get(self, prediction_id: str) -> Stored | None:
-        """The record, from memory where it is fresh. Concurrent misses of one id are one read of the store."""
+        """The record, from memory where it is fresh.
+
+        Concurrent misses of one id are one read of the store.
+        """
         entry = self._entries.get(prediction_id)
         if entry is not None:
             gone = hidden(entry.stored, self._clock.ms())
@@ -204,11 +215,17 @@ class CachedStore(PredictionStore):
         return None if stored is None or hidden(stored, self._clock.ms()) else stored
 
     async def load(self, prediction_ids: Sequence[str]) -> dict[str, Stored]:
-        """What stands under these ids, tombstones and expired ones included; only what is not in memory is read."""
+        """What stands under these ids, tombstones and expired ones included.
+
+        Only what is not in memory is read.
+        """
         return await self._load(prediction_ids, certain=False)
 
     async def load_certain(self, prediction_ids: Sequence[str]) -> dict[str, Stored]:
-        """As `load`, but what was only heard of (`put`) is read: for whoever is the only writer of these records."""
+        """As `load`, but what was only heard of (`put`) is read.
+
+        For whoever is the only writer of these records.
+        """
         return await self._load(prediction_ids, certain=True)
 
     async def _load(self, prediction_ids: Sequence[str], *, certain: bool) -> dict[str, Stored]:
@@ -236,7 +253,10 @@ class CachedStore(PredictionStore):
         return found
 
     async def load_fresh(self, prediction_ids: Sequence[str]) -> dict[str, Stored]:
-        """What stands under these ids in the store now; it is kept, unless something newer came meanwhile."""
+        """What stands under these ids in the store now.
+
+        It is kept, unless something newer came meanwhile.
+        """
         touched: set[str] = set()
         self._bulk.append(touched)
         try:
@@ -264,7 +284,10 @@ class CachedStore(PredictionStore):
         return found
 
     async def write(self, writes: Sequence[Write]) -> list[Outcome]:
-        """Write to the store, then keep what was written; what conflicted, or may have, is forgotten."""
+        """Write to the store, then keep what was written.
+
+        What conflicted, or may have, is forgotten.
+        """
         try:
             outcomes = await self.store.write(writes)
         except BaseException:
@@ -381,9 +404,12 @@ class CachedStore(PredictionStore):
             self._size -= len(entry.stored.encoded) + len(prediction_id) + _OVERHEAD
 
     def _evict(self) -> None:
-        """Go round like a clock: the oldest entries go, those that were used since the last round get another.
+        """Go round like a clock.
 
-        About a hundredth goes at once, because finding the first key of a dict walks over what was deleted before it.
+        The oldest entries go, those that were used since the last round get another.
+
+        About a hundredth goes at once, because finding the first key of a dict walks over what was
+        deleted before it.
         """
         records = self._most_records - self._most_records // 100
         size = self._most_bytes - self._most_bytes // 100

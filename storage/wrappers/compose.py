@@ -27,7 +27,9 @@ async def open_composed(
     registry: CollectorRegistry = REGISTRY,
     options: Callable[[str], Mapping[str, Any]] = no_options,
 ) -> PredictionStore:
-    """Open the stores of the settings as one; each is timed and counted by itself, the arms of a split as `a` and `b`.
+    """Open the stores of the settings as one.
+
+    Each is timed and counted by itself, the arms of a split as `a` and `b`.
 
     Args:
         url: The store.
@@ -37,7 +39,8 @@ async def open_composed(
         options: What opening a URL takes beside it (credentials).
 
     Raises:
-        StoreMisconfigured, StoreUnavailable: As `open_store` does; what was opened by then is closed.
+        StoreMisconfigured, StoreUnavailable: As `open_store` does; what was opened by then is
+            closed.
     """
     opened: list[PredictionStore] = []
 
@@ -62,7 +65,9 @@ _shared: dict[str, "asyncio.Task[PredictionStore]"] = {}
 
 
 async def shared_store(url: str, **options: Any) -> PredictionStore:
-    """The process's one store of this URL, opened by whoever asks first; nobody but `reset_shared` closes it.
+    """The process's one store of this URL, opened by whoever asks first.
+
+    Nobody but `reset_shared` closes it.
 
     Raises:
         StoreMisconfigured, StoreUnavailable: As `open_store` does; the next to ask tries again.
@@ -79,7 +84,10 @@ async def shared_store(url: str, **options: Any) -> PredictionStore:
 
 
 async def reset_shared() -> None:
-    """Close every shared store, so that the next to ask opens it anew: for tests and for a change of settings."""
+    """Close every shared store, so that the next to ask opens it anew.
+
+    For tests and for a change of settings.
+    """
     tasks = list(_shared.values())
     _shared.clear()
     for store in await asyncio.gather(*tasks, return_exceptions=True):

@@ -1,4 +1,7 @@
-"""Listing for many callers: they take turns, and those who wait for the same page share one read."""
+"""Listing for many callers.
+
+They take turns, and those who wait for the same page share one read.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -57,7 +60,7 @@ class FairListing:
 
     async def _list_in_turn(self, query: Query, caller: str) -> Page:
         async with self._turns.turn(caller):
-            # From here on nobody may join: what is written now may be missing in this page, and was announced before
-            # whoever comes later had subscribed.
+            # From here on nobody may join: what is written now may be missing in this page, and was
+            # announced before whoever comes later had subscribed.
             del self._next[query]
             return await self._records.list(query)

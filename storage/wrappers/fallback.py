@@ -1,7 +1,8 @@
 """A second store for reads while the first is away, itself a store.
 
-The second one is filled from the changes (`write_replicas`), by version. The processor never reads from it and nothing
-else writes to it: two stores that both accepted a compare-and-set would drift apart, and the log is the buffer.
+The second one is filled from the changes (`write_replicas`), by version. The processor never reads
+from it and nothing else writes to it: two stores that both accepted a compare-and-set would drift
+apart, and the log is the buffer.
 """
 
 import asyncio
@@ -30,12 +31,14 @@ from tidings.storage.store import (
 T = TypeVar("T")
 
 PATIENCE = 1.0
-"""Seconds that one record is waited for before it is read from the copy: half of what a readiness check may take, so that
-a store which hangs does not take the gateways away with it. Pages may take as long as the store lets them."""
+"""Seconds that one record is waited for before it is read from the copy: half of what a readiness
+check may take, so that a store which hangs does not take the gateways away with it. Pages may take
+as long as the store lets them."""
 FAILURES, WINDOW = 5, 10.0
 """Failures within so many seconds after which the store is not asked any more."""
 REST = Backoff((5.0,), jitter=0)
-"""After which one call tries again. Only this process's reads wait for it, so nothing has to be spread."""
+"""After which one call tries again. Only this process's reads wait for it, so nothing has to be
+spread."""
 
 logger = structlog.get_logger(__name__)
 

@@ -1,8 +1,9 @@
 """A store whose calls are timed and counted, itself a store.
 
 `storage.{store}.{operation}.duration`, `.success` and `.error` are the Prometheus series
-`tidings_storage_duration_seconds`, `tidings_storage_success_total` and `tidings_storage_error_total` with the labels
-`store`, `operation` and `arm`, and log events of those names (errors as warnings, the others for debugging).
+`tidings_storage_duration_seconds`, `tidings_storage_success_total` and
+`tidings_storage_error_total` with the labels `store`, `operation` and `arm`, and log events of
+those names (errors as warnings, the others for debugging).
 """
 
 import time

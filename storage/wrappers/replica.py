@@ -1,7 +1,10 @@
-"""Every record's newest state in memory, as the changes tell it: what a gateway reads where its store is a projection.
+"""Every record's newest state in memory, as the changes tell it.
 
-Such a store may show what is a minute old, so nothing is ever read from it: a reader of the changes fills this from the
-whole topic before the gateway serves, and keeps it filled. It is a cache that has everything, and asks nobody.
+What a gateway reads where its store is a projection.
+
+Such a store may show what is a minute old, so nothing is ever read from it: a reader of the changes
+fills this from the whole topic before the gateway serves, and keeps it filled. It is a cache that
+has everything, and asks nobody.
 """
 
 import asyncio
@@ -140,7 +143,10 @@ class Replica(CachedStore):
         return Page(items, None)
 
     def forget_hidden(self, now: int) -> int:
-        """Forget what has expired by now, and old deletions; what comes of them again is kept again."""
+        """Forget what has expired by now, and old deletions.
+
+        What comes of them again is kept again.
+        """
         due = [one for one, at in self._graves.items() if at + TOMBSTONES <= now]
         due += [one for one in self._created if hidden(self._records[one], now)]
         for one in due:

@@ -1,6 +1,9 @@
-"""Two stores side by side, itself a store: each prediction lies in one of them, by a stable hash of its id.
+"""Two stores side by side, itself a store.
 
-The percentage may change at any time: a record stays in the arm where it is found, only new ones follow the hash.
+Each prediction lies in one of them, by a stable hash of its id.
+
+The percentage may change at any time: a record stays in the arm where it is found, only new ones
+follow the hash.
 """
 
 import asyncio
@@ -101,7 +104,10 @@ class SplitStore(PredictionStore):
         return found
 
     async def write(self, writes: Sequence[Write]) -> list[Outcome]:
-        """Write each where its record stands; a new one where its hash says, unless the other arm has it."""
+        """Write each where its record stands.
+
+        A new one where its hash says, unless the other arm has it.
+        """
         if not writes:
             return []
         distinct_ids(writes)

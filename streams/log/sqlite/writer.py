@@ -19,18 +19,21 @@ from tidings.streams.log.sqlite.schema import (
 )
 
 _CLOSE_SECONDS = 5.0
-"""What closing waits at most for appends under way: a disk that is stuck must not keep the service from ending."""
+"""What closing waits at most for appends under way: a disk that is stuck must not keep the service
+from ending."""
 
 _PAGE = 4096
 _CHECKPOINT_BYTES = 4_194_304
-"""What is written between two copies of the write-ahead log into the database. They are made beside the writer, on a
-connection of their own: within it, appends would wait 30 ms for them."""
+"""What is written between two copies of the write-ahead log into the database. They are made beside
+the writer, on a connection of their own: within it, appends would wait 30 ms for them."""
 _LONGEST_WAL_PAGES = 16_384
-"""64 MiB; beyond that the writer itself makes a copy, for only when nothing is written meanwhile can the file be cut."""
+"""64 MiB; beyond that the writer itself makes a copy, for only when nothing is written meanwhile
+can the file be cut."""
 
 _CHUNKS = (256, 64, 16, 4, 1)
-"""Rows per INSERT. Each statement gives up the interpreter's lock once and must wait for it again, which beside a busy
-event loop takes up to 5 ms: so many rows go into one statement, and few lengths keep the statements cached."""
+"""Rows per INSERT. Each statement gives up the interpreter's lock once and must wait for it again,
+which beside a busy event loop takes up to 5 ms: so many rows go into one statement, and few lengths
+keep the statements cached."""
 
 
 class Transaction:
@@ -72,7 +75,10 @@ class Transaction:
 
 
 def end_offset(connection: sqlite3.Connection, topic: int) -> int:
-    """The offset that the next record of a topic will get; trimmed records' offsets are not used again."""
+    """The offset that the next record of a topic will get.
+
+    Trimmed records' offsets are not used again.
+    """
     statement = f"SELECT max((SELECT floor FROM topics WHERE number = ?), coalesce((SELECT max(offset) + 1 FROM {table(topic)}), 0))"  # noqa: S608 - a number makes the name
     row = connection.execute(statement, (topic,)).fetchone()
     return int(row[0])
@@ -112,11 +118,13 @@ class LogWriter:
         """Do a step in the next transaction, and return its result once that is committed.
 
         Args:
-            step: What to do; may be called a second time, in another transaction, where the first came to nothing.
+            step: What to do; may be called a second time, in another transaction, where the first
+                came to nothing.
             durable: Whether it must survive a power cut.
             size: Its bytes.
             limit: Seconds.
-            quick: Whether it takes no longer than its size says, so that a small one may run in the event loop.
+            quick: Whether it takes no longer than its size says, so that a small one may run in the
+                event loop.
 
         Raises `LogUnavailable` after `limit` seconds; the outcome is then unknown.
         """

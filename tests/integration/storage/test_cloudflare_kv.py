@@ -1,4 +1,7 @@
-"""Cloudflare KV beyond the contract of all stores: its limits, its staleness, and a writer that lives with both."""
+"""Cloudflare KV beyond the contract of all stores.
+
+Its limits, its staleness, and a writer that lives with both.
+"""
 
 import asyncio
 import time
@@ -109,7 +112,10 @@ async def test_validates_against_its_own_copy(emulator: CloudflareEmulator) -> N
 
 
 async def test_restored_from_the_log(emulator: CloudflareEmulator) -> None:
-    """What was restored is the truth: loads don't ask KV, and KV gets it again in place of what lay there."""
+    """What was restored is the truth.
+
+    Loads don't ask KV, and KV gets it again in place of what lay there.
+    """
     one, two, three = fresh(), fresh(), fresh()
     async with opened(emulator) as former:
         await former.write([creation(one, prompt="former"), creation(three)])
@@ -129,7 +135,10 @@ async def test_restored_from_the_log(emulator: CloudflareEmulator) -> None:
 
 
 async def test_refreshed_after_a_zombie(emulator: CloudflareEmulator) -> None:
-    """An older version that another writer puts over the newest is put right by `refresh`; forgotten keys are let be."""
+    """An older version that another writer puts over the newest is put right by `refresh`.
+
+    Forgotten keys are let be.
+    """
     one, other = fresh(), fresh()
     async with opened(emulator) as store, opened(emulator) as zombie:
         await projection(store, [writing(prediction(one, 5), 4), writing(prediction(other, 5), 4)])
@@ -145,7 +154,10 @@ async def test_refreshed_after_a_zombie(emulator: CloudflareEmulator) -> None:
 
 
 async def test_limit_of_requests(emulator: CloudflareEmulator) -> None:
-    """Where the account is over its limit nobody asks again before `retry-after` has passed; then all is written."""
+    """Where the account is over its limit nobody asks again before `retry-after` has passed.
+
+    Then all is written.
+    """
     emulator.limit, emulator.window = 20, 2.0
     async with opened(emulator) as store:
         await projection(store)
@@ -185,7 +197,10 @@ async def test_down_for_a_moment(emulator: CloudflareEmulator) -> None:
 
 
 async def test_down_for_longer(emulator: CloudflareEmulator) -> None:
-    """Without a log a write that KV does not take is not acknowledged; it stays queued, and lands by itself."""
+    """Without a log a write that KV does not take is not acknowledged.
+
+    It stays queued, and lands by itself.
+    """
     async with opened(emulator, timeout=1.0) as store:
         one = fresh()
         await store.write([creation(one)])
@@ -216,7 +231,10 @@ async def test_closing_writes_the_rest(emulator: CloudflareEmulator) -> None:
 
 
 async def test_expiry_is_never_too_near(emulator: CloudflareEmulator) -> None:
-    """KV takes no expiry within 60 s: records that are purged sooner live as long as that, and are hidden before."""
+    """KV takes no expiry within 60 s.
+
+    Records that are purged sooner live as long as that, and are hidden before.
+    """
     async with opened(emulator) as store, opened(emulator) as reader:
         soon, later = fresh(), fresh()
         await store.write(
@@ -264,7 +282,10 @@ async def test_long_owners(emulator: CloudflareEmulator) -> None:
 
 
 async def test_listing_reads_the_page_alone(emulator: CloudflareEmulator) -> None:
-    """A listing goes through the keys' metadata, and reads values for its own page only; tags are refused."""
+    """A listing goes through the keys' metadata, and reads values for its own page only.
+
+    Tags are refused.
+    """
     async with opened(emulator) as store:
         await store.write(
             [creation(fresh(), owner=f"o{n % 100}", created_at=n) for n in range(2500)]
@@ -283,7 +304,10 @@ async def test_listing_reads_the_page_alone(emulator: CloudflareEmulator) -> Non
 
 
 async def test_wrong_settings(emulator: CloudflareEmulator) -> None:
-    """Token, account, namespace and URL: each mistake is one line at the start that names what to set."""
+    """Token, account, namespace and URL.
+
+    Each mistake is one line at the start that names what to set.
+    """
     wrong: list[tuple[str, dict[str, Any], str]] = [
         (
             f"cloudflare-kv://{ACCOUNT}/{NAMESPACE}",
@@ -335,7 +359,10 @@ async def test_worker_at_kv_limits(emulator: CloudflareEmulator) -> None:
 
 
 async def test_bad_network(emulator: CloudflareEmulator) -> None:
-    """Answers lost or cut, half-open connections: no call hangs, nothing acknowledged is missing, and it goes on."""
+    """Answers lost or cut, half-open connections.
+
+    No call hangs, nothing acknowledged is missing, and it goes on.
+    """
     port = int(emulator.url.split(":")[2].split("/")[0])
     async with FaultyProxy(port) as proxy:
         url = emulator.url.replace(f":{port}", f":{proxy.port}")
@@ -373,7 +400,10 @@ async def test_claimed_once(emulator: CloudflareEmulator) -> None:
 
 @pytest.mark.parametrize("ahead", [0, 90, -3600, None])
 async def test_clock_skew(ahead: float | None) -> None:
-    """How far Cloudflare's clock is off comes from the answers' `Date`; where a proxy leaves that out nothing is said."""
+    """How far Cloudflare's clock is off comes from the answers' `Date`.
+
+    Where a proxy leaves that out nothing is said.
+    """
 
     async def dated(request: web.Request) -> web.Response:
         date = "none" if ahead is None else formatdate(time.time() + ahead, usegmt=True)

@@ -1,4 +1,7 @@
-"""Durable Objects beyond the contract of all stores: on the real workerd, killed, frozen, cut off and misconfigured."""
+"""Durable Objects beyond the contract of all stores.
+
+On the real workerd, killed, frozen, cut off and misconfigured.
+"""
 
 import asyncio
 import json
@@ -93,7 +96,10 @@ class Load:
         return writing(changed, record.version)
 
     async def _adopt(self, batch: list[Write]) -> None:
-        """What the store says stands after an outcome that nobody knows: the old or the new, nothing else."""
+        """What the store says stands after an outcome that nobody knows.
+
+        The old or the new, nothing else.
+        """
         ids = [write.record.prediction_id for write in batch]
         while True:
             try:
@@ -109,7 +115,10 @@ class Load:
 
 
 async def test_killed_under_load(own_worker: Workerd) -> None:
-    """The server killed five times under load, and started again: nothing acknowledged is lost, all of it is listed."""
+    """The server killed five times under load, and started again.
+
+    Nothing acknowledged is lost, all of it is listed.
+    """
     owner = fresh("owner")
     async with opened(own_worker.url) as store:
         loads = [Load(store, owner, seed) for seed in range(4)]
@@ -165,7 +174,10 @@ async def test_lost_answers(place: str) -> None:
 
 
 async def test_time_limits(place: str) -> None:
-    """Half-open, slow and refusing: each call ends within its limit, and works again once the network does."""
+    """Half-open, slow and refusing.
+
+    Each call ends within its limit, and works again once the network does.
+    """
     port = int(place.split(":")[2].split("/")[0])
     async with (
         FaultyProxy(port) as proxy,
@@ -206,7 +218,10 @@ async def test_frozen_server(own_worker: Workerd) -> None:
 
 
 async def test_refused_alone(place: str) -> None:
-    """A record too large for an object is refused, on both sides of the wire; the others of its batch are written."""
+    """A record too large for an object is refused, on both sides of the wire.
+
+    The others of its batch are written.
+    """
     async with opened(place) as store:
         large, small, largest = fresh(), fresh(), fresh()
         batch = [creation(large, logs="x" * MAX_RECORD), creation(small)]
@@ -442,7 +457,10 @@ async def test_nobody_there() -> None:
 
 
 async def test_by_hand(place: str) -> None:
-    """One prediction by plain HTTP: conditional writes with its version as the ETag, and deletion by a tombstone."""
+    """One prediction by plain HTTP.
+
+    Conditional writes with its version as the ETag, and deletion by a tombstone.
+    """
     one = fresh("p/ü?#")
     async with (
         aiohttp.ClientSession(headers={"authorization": f"Bearer {TOKEN}"}) as http,

@@ -1,4 +1,7 @@
-"""Connections that heal: servers that turn read-only, hosts that are gone, poolers that do not take everything."""
+"""Connections that heal.
+
+Servers that turn read-only, hosts that are gone, poolers that do not take everything.
+"""
 
 import asyncio
 import uuid

@@ -1,4 +1,7 @@
-"""Tables that go and come back under a running process: nothing is poured into them before they are whole."""
+"""Tables that go and come back under a running process.
+
+Nothing is poured into them before they are whole.
+"""
 
 import uuid
 

@@ -1,4 +1,7 @@
-"""The store over the nodes of a real Valkey cluster: slots that move, nodes that die, and one that is careless."""
+"""The store over the nodes of a real Valkey cluster.
+
+Slots that move, nodes that die, and one that is careless.
+"""
 
 from collections.abc import Iterator
 
@@ -75,7 +78,10 @@ async def test_slots_that_move(cluster: ValkeyCluster) -> None:
 
 
 async def test_a_slot_between_two_nodes(cluster: ValkeyCluster) -> None:
-    """While a slot's keys are moved one by one its records wait: on either side a script would find some missing."""
+    """While a slot's keys are moved one by one its records wait.
+
+    On either side a script would find some missing.
+    """
     prefix = fresh("t")
     store = await open_store(f"{cluster.url}?prefix={prefix}&timeout=60&shards=1")
     first = creation(fresh())
@@ -97,7 +103,10 @@ async def test_a_slot_between_two_nodes(cluster: ValkeyCluster) -> None:
 
 
 async def test_one_careless_node_is_enough(cluster: ValkeyCluster) -> None:
-    """Each primary is checked: one that evicts, or keeps no append-only file, stops the start in one line."""
+    """Each primary is checked.
+
+    One that evicts, or keeps no append-only file, stops the start in one line.
+    """
     careless = cluster.primaries[1]
     for name, bad, good in (
         ("maxmemory-policy", "allkeys-lru", "noeviction"),
@@ -112,7 +121,10 @@ async def test_one_careless_node_is_enough(cluster: ValkeyCluster) -> None:
 
 
 async def test_a_primary_dies(cluster: ValkeyCluster) -> None:
-    """Calls fail with what a retry mends until the replica has taken over; then the same store goes on, with everything."""
+    """Calls fail with what a retry mends until the replica has taken over.
+
+    Then the same store goes on, with everything.
+    """
     store = await open_store(f"{cluster.url}?prefix={fresh('t')}&timeout=10")
     ids = [fresh() for _ in range(100)]
     await store.write([creation(one) for one in ids])

@@ -1,4 +1,7 @@
-"""Servers that are demoted, older, or speak the protocol with other words: writes go on, or the start says what to do."""
+"""Servers that are demoted, older, or speak the protocol with other words.
+
+Writes go on, or the start says what to do.
+"""
 
 import asyncio
 import shutil
@@ -79,7 +82,10 @@ def valkey() -> Iterator[Valkey]:
 
 
 async def test_writes_go_on_at_the_new_primary(valkey: Valkey) -> None:
-    """The address moves while connections to the demoted server stay open: one write fails, the next one is taken."""
+    """The address moves while connections to the demoted server stay open.
+
+    One write fails, the next one is taken.
+    """
     other = Valkey()
     other.start()
     try:
@@ -135,7 +141,10 @@ async def test_without_waitaof(valkey: Valkey) -> None:
 
 
 async def test_information_that_lacks_fields(valkey: Valkey) -> None:
-    """INFO without a version or a policy is no reason to fail; what matters is asked for otherwise."""
+    """INFO without a version or a policy is no reason to fail.
+
+    What matters is asked for otherwise.
+    """
     words = [(b"redis_version:", b"xedis_version:"), (b"valkey_version:", b"xalkey_version:")]
     words.append((b"maxmemory_policy:", b"xaxmemory_policy:"))
     async with forwarding(valkey.port, to_client=words) as address:

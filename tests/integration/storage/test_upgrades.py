@@ -1,4 +1,7 @@
-"""Files and tables of an older format are taken to this version's; what no step leads from is left as it is."""
+"""Files and tables of an older format are taken to this version's.
+
+What no step leads from is left as it is.
+"""
 
 import sqlite3
 from contextlib import closing
@@ -96,7 +99,10 @@ async def test_a_newer_file_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 async def test_postgres_is_taken_along(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tables of an older format are altered once, whoever of several opens them first; a newer format is refused."""
+    """Tables of an older format are altered once, whoever of several opens them first.
+
+    A newer format is refused.
+    """
     schema = fresh("t").replace("-", "_")
     url = f"{servers.postgres()}?schema={schema}&timeout=60"
     store = await open_store(url)

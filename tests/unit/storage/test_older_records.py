@@ -1,4 +1,7 @@
-"""Records of an older format, which hold the provider's body: nobody gets to see it, and they lose it in time."""
+"""Records of an older format, which hold the provider's body.
+
+Nobody gets to see it, and they lose it in time.
+"""
 
 import msgspec
 import pytest
@@ -45,7 +48,10 @@ def test_a_member_of_that_name_elsewhere_stays(encoded: bytes) -> None:
 
 
 async def test_verify_compares_what_is_left() -> None:
-    """A live record of the older format is what a rebuild makes, apart from the body: nothing is different."""
+    """A live record of the older format is what a rebuild makes, apart from the body.
+
+    Nothing is different.
+    """
     log, live, scratch = MemoryLog(), MemoryStore(), MemoryStore()
     policy = StorePolicy(await log.identity())
     await log.append(EVENTS, [NewRecord(b"p1", b'{"status":"processing","logs":"x"}')])
@@ -59,7 +65,10 @@ async def test_verify_compares_what_is_left() -> None:
 
 
 def test_it_is_lost_with_the_first_event_and_changes_no_version() -> None:
-    """An older record is written without the body when something is applied; the body itself is no news."""
+    """An older record is written without the body when something is applied.
+
+    The body itself is no news.
+    """
     stands = decode(OLD)
     repeated = judge(stands, event("processing", at=T0), 8)
     assert isinstance(repeated, Stale)

@@ -108,7 +108,10 @@ def test_an_error_is_one_bounded_line() -> None:
 
 
 def test_configured_secrets_go_by_their_value() -> None:
-    """A secret of any form is taken out, stripped, percent-encoded and escaped as well; a very short one is not."""
+    """A secret of any form is taken out, stripped, percent-encoded and escaped as well.
+
+    A very short one is not.
+    """
     odd = 'pa ss/wo"rd\n'
     redactor = Redactor([odd, "abc", "s3cr3tvalue"])
     shown = redactor.text(

@@ -79,7 +79,10 @@ class _Option(ctypes.Structure):
 
 @pytest.mark.parametrize("name", LIBPQ_18)
 def test_every_parameter_of_libpq_is_judged(name: str) -> None:
-    """Each of libpq's key words is passed on, translated, left out or refused; none reaches the server by accident."""
+    """Each of libpq's key words is passed on, translated, left out or refused.
+
+    None reaches the server by accident.
+    """
     assert name in KNOWN
     if name in address.REFUSED:
         with pytest.raises(StoreMisconfigured, match=name):
@@ -154,7 +157,10 @@ def test_the_library_on_this_machine_has_no_other_parameters() -> None:
     ],
 )
 def test_what_hosters_hand_out(url: str, mode: str, statements: int) -> None:
-    """Nothing that only another client understands is left for the server to refuse; what it means is kept."""
+    """Nothing that only another client understands is left for the server to refuse.
+
+    What it means is kept.
+    """
     found = parse(url)
     assert found.settings == {"application_name": "tidings"}
     assert (f"sslmode={mode}" in found.dsn) == bool(mode)
@@ -191,7 +197,10 @@ def test_what_hosters_hand_out(url: str, mode: str, statements: int) -> None:
     ],
 )
 def test_hosts(url: str, hosts: list[tuple[str, int | None]], shown: str) -> None:
-    """Several hosts, IPv6, sockets, and hosts among the parameters; with several a writable one is wanted."""
+    """Several hosts, IPv6, sockets, and hosts among the parameters.
+
+    With several a writable one is wanted.
+    """
     found = parse(url)
     assert found.hosts == tuple(Host(*one) for one in hosts)
     assert found.shown == shown

@@ -18,7 +18,8 @@ from tidings.storage.redis.address import parse
         ("redis://user@h?db=3", "redis://user@h:6379/3", "redis://h:6379"),
         ("redis://[::1]:7/1", "redis://[::1]:7/1", "redis://[::1]:7/1"),
         ("redis://[fe80::1]", "redis://[fe80::1]:6379/0", "redis://[fe80::1]:6379"),
-        # Upstash, ElastiCache with a token alone, Heroku's self-signed certificates, Celery's word for them
+        # Upstash, ElastiCache with a token alone, Heroku's self-signed certificates, Celery's word
+        # for them
         (
             "rediss://default:Ab%2Bc@x.upstash.io:6379",
             "rediss://default:Ab%2Bc@x.upstash.io:6379/0",
@@ -40,7 +41,10 @@ from tidings.storage.redis.address import parse
     ],
 )
 def test_what_reaches_the_driver(url: str, driver: str, shown: str | None) -> None:
-    """Scheme, user, password, host, database and TLS are the driver's; what is ours is taken out."""
+    """Scheme, user, password, host, database and TLS are the driver's.
+
+    What is ours is taken out.
+    """
     found = parse(url)
     assert found.url() == driver
     assert shown is None or found.shown == shown

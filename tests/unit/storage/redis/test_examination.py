@@ -1,4 +1,7 @@
-"""A server is taken where it says that it keeps what it is given; what is missing is named with its remedy."""
+"""A server is taken where it says that it keeps what it is given.
+
+What is missing is named with its remedy.
+"""
 
 from typing import Any
 

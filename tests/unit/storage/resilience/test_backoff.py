@@ -32,7 +32,10 @@ def test_waits_are_spread_below_their_bound(
 
 
 def test_jitter_differs() -> None:
-    """Two processes cut off together do not come back together; without jitter a wait is its step."""
+    """Two processes cut off together do not come back together.
+
+    Without jitter a wait is its step.
+    """
     assert len({Backoff((1.0,)).wait(1) for _ in range(50)}) > 40
     assert Backoff((5.0,), jitter=0).wait(3) == 5.0
 

@@ -139,7 +139,10 @@ def test_order_stands(
 
 
 async def test_a_fault_reaches_all_who_shared(bench: Bench) -> None:
-    """Where one step fails nothing of the batch is kept; each caller gets an error of its own, and the next call works."""
+    """Where one step fails nothing of the batch is kept.
+
+    Each caller gets an error of its own, and the next call works.
+    """
 
     def fail(_connection: sqlite3.Connection) -> None:
         raise ValueError("no number")
@@ -160,7 +163,10 @@ async def test_a_fault_reaches_all_who_shared(bench: Bench) -> None:
 
 
 async def test_waits_for_another_process(bench: Bench) -> None:
-    """A small call that meets a lock is done by the thread, which waits; beyond its patience the call fails."""
+    """A small call that meets a lock is done by the thread, which waits.
+
+    Beyond its patience the call fails.
+    """
     other = sqlite3.connect(bench.path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     waiting = bench.add(1)
@@ -228,7 +234,10 @@ async def test_close_finishes_what_was_submitted(bench: Bench) -> None:
 
 
 def test_several_loops_one_after_another(bench: Bench) -> None:
-    """A loop that ends with a call under way stops nobody: the next loop's calls are done, in their order."""
+    """A loop that ends with a call under way stops nobody.
+
+    The next loop's calls are done, in their order.
+    """
 
     async def leave(value: int) -> None:
         bench.add(value, size=LARGE if value % 2 else 1)

@@ -53,7 +53,10 @@ async def test_full_disk(tmp_path: Path) -> None:
 
 
 async def test_locked_by_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While another program holds the file for too long writes are `StoreUnavailable`; reads go on; then all is well."""
+    """While another program holds the file for too long writes are `StoreUnavailable`.
+
+    Reads go on; then all is well.
+    """
     monkeypatch.setattr("tidings.storage.sqlite.writer.BUSY_TIMEOUT", 0.05)
     store = await opened(tmp_path / "s.db")
     other = sqlite3.connect(tmp_path / "s.db", isolation_level=None)
@@ -125,7 +128,10 @@ async def test_bad_urls(tmp_path: Path, url: str, message: str) -> None:
 
 
 async def test_relative_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three slashes name a file relative to the working folder, four an absolute one; missing folders are made."""
+    """Three slashes name a file relative to the working folder, four an absolute one.
+
+    Missing folders are made.
+    """
     monkeypatch.chdir(tmp_path)
     await (await open_store("sqlite:///data/a%20b.db?synchronous=normal")).close()
     assert (tmp_path / "data" / "a b.db").exists()
@@ -192,7 +198,10 @@ async def test_cancelled_caller(tmp_path: Path) -> None:
 )
 @pytest.mark.parametrize("cursor", [None, "MTIzOng"])
 async def test_listings_walk_an_index(tmp_path: Path, query: Query, cursor: str | None) -> None:
-    """Each filter's listing walks an index in its order: no table is scanned and nothing is sorted."""
+    """Each filter's listing walks an index in its order.
+
+    No table is scanned and nothing is sorted.
+    """
     store = await opened(tmp_path / "s.db")
     sql, values = _listing(
         Query(
@@ -285,7 +294,10 @@ async def test_reads_while_another_process_writes(tmp_path: Path) -> None:
 
 
 async def test_swept_files_stay_small(tmp_path: Path) -> None:
-    """Space of rows that were swept is used again: the file does not grow with what has passed through it."""
+    """Space of rows that were swept is used again.
+
+    The file does not grow with what has passed through it.
+    """
     store = await opened(tmp_path / "s.db")
 
     async def turn() -> int:

@@ -84,7 +84,10 @@ async def test_one_read_for_a_thousand(store: Gate, cache: CachedStore) -> None:
 
 
 async def test_a_cancelled_reader(store: Gate, cache: CachedStore) -> None:
-    """The caller whose read the others wait for is cancelled: they get their answer all the same."""
+    """The caller whose read the others wait for is cancelled.
+
+    They get their answer all the same.
+    """
     await store.write([creation("p")])
     store.gate.clear()
     first, *others = [asyncio.create_task(cache.get("p")) for _ in range(5)]
@@ -139,7 +142,10 @@ async def test_invalidated_fill(store: Gate, cache: CachedStore, bulk: bool, for
 
 
 async def test_deletion_stays(store: Gate, cache: CachedStore) -> None:
-    """A deletion seen while the record is being read hides it; so does one that is older news by then."""
+    """A deletion seen while the record is being read hides it.
+
+    So does one that is older news by then.
+    """
     await store.write([creation("p")])
     store.gate.clear()
     read = asyncio.create_task(cache.get("p"))
@@ -164,7 +170,10 @@ async def test_older_put(cache: CachedStore) -> None:
 
 
 async def test_hearsay_is_no_certainty(store: Gate, cache: CachedStore) -> None:
-    """What somebody only heard of may be older than the store: whoever decides by it reads it, once."""
+    """What somebody only heard of may be older than the store.
+
+    Whoever decides by it reads it, once.
+    """
     await store.write([creation("p", version=2)])
     cache.put("p", state(1))
     assert (await cache.load(["p"]))["p"].version == 1
@@ -214,7 +223,10 @@ async def test_absent_for_two_seconds(store: Gate, cache: CachedStore, clock: Ma
 
 
 async def test_ages(store: Gate, cache: CachedStore, clock: ManualClock) -> None:
-    """An entry is believed for its time; while changes are followed it does not age; when that ends it ages anew."""
+    """An entry is believed for its time; while changes are followed it does not age.
+
+    When that ends it ages anew.
+    """
     await store.write([creation("p")])
     await cache.get("p")
     clock.advance(29)
@@ -248,7 +260,10 @@ async def test_hidden_when_it_expires(cache: CachedStore, clock: ManualClock) ->
 
 
 async def test_tombstones_age(cache: CachedStore, clock: ManualClock) -> None:
-    """A tombstone ages even while changes are followed: once it is purged its id starts again at version 1."""
+    """A tombstone ages even while changes are followed.
+
+    Once it is purged its id starts again at version 1.
+    """
     cache.steady = True
     cache.put("p", state(5, None))
     cache.put("p", state(1))
@@ -265,7 +280,10 @@ async def test_tombstones_age(cache: CachedStore, clock: ManualClock) -> None:
 async def test_what_has_expired_ages(
     store: Gate, cache: CachedStore, clock: ManualClock, read: str
 ) -> None:
-    """What has expired ages even while changes are followed: purged and made again at version 1, it is seen again."""
+    """What has expired ages even while changes are followed.
+
+    Purged and made again at version 1, it is seen again.
+    """
     cache.steady = True
     again = creation("p")
     cache.put("p", state(5, expires_at=clock.ms() + 5000))

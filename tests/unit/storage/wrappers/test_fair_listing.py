@@ -50,7 +50,10 @@ async def test_a_flood_of_one_owner_delays_another_by_one_read() -> None:
 
 
 async def test_repeats_share_a_read_that_has_not_begun() -> None:
-    """Who asks for a page that is being read gets a later one: it may lack what was written meanwhile."""
+    """Who asks for a page that is being read gets a later one.
+
+    It may lack what was written meanwhile.
+    """
     store = Slow()
     listing = FairListing(store, 1)
     first = [asked(listing, "ann") for _ in range(5)]
@@ -65,7 +68,10 @@ async def test_repeats_share_a_read_that_has_not_begun() -> None:
 
 
 async def test_a_caller_that_goes_takes_nobody_with_it() -> None:
-    """One of those who share a read is cancelled: the others get the page, and the next read begins."""
+    """One of those who share a read is cancelled.
+
+    The others get the page, and the next read begins.
+    """
     store = Slow()
     listing = FairListing(store, 1)
     blocking = asked(listing, "eve")

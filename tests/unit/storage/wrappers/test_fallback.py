@@ -50,7 +50,10 @@ def copies(*writes: Write) -> list[ReplicaWrite]:
 
 
 async def test_reads_fall_back_and_return() -> None:
-    """While the store is away get and list come from the copy and are marked; load and write fail; then all is as before."""
+    """While the store is away get and list come from the copy and are marked.
+
+    Load and write fail; then all is as before.
+    """
     store, copy, clock = Away(), Away(), ManualClock()
     both = FallbackStore(store, copy, clock=clock)
     first = creation("p")
@@ -95,7 +98,10 @@ async def test_breaker_spares_the_store() -> None:
 
 
 async def test_a_store_that_hangs_is_away() -> None:
-    """A record that the store does not bring in time comes from the copy; it counts as a failure, and opens the breaker."""
+    """A record that the store does not bring in time comes from the copy.
+
+    It counts as a failure, and opens the breaker.
+    """
 
     class Hanging(Away):
         async def get(self, prediction_id: str) -> Stored | None:

@@ -1,4 +1,7 @@
-"""Every call of a store is timed and counted, by store, operation and arm; selection and composition of stores."""
+"""Every call of a store is timed and counted, by store, operation and arm.
+
+Selection and composition of stores.
+"""
 
 from pathlib import Path
 
@@ -118,7 +121,10 @@ async def test_shared(tmp_path: Path) -> None:
     ],
 )
 def test_original_selection(environment: dict[str, str], provider: str | None) -> None:
-    """The original names decide in their order: the provider, development, strong consistency, throughput."""
+    """The original names decide in their order.
+
+    The provider, development, strong consistency, throughput.
+    """
     assert selected_provider(environment) == provider
 
 

@@ -30,7 +30,10 @@ def stored(record: Prediction | Tombstone, expires_at: int | None = None) -> Sto
 
 
 async def test_it_answers_from_memory_alone_and_never_goes_back() -> None:
-    """A known record, an unknown one and a deleted one are all answered without the store; old versions are passed over."""
+    """A known record, an unknown one and a deleted one are all answered without the store.
+
+    Old versions are passed over.
+    """
     replica = Replica(Unasked())
     newest = stored(prediction("p", 3))
     replica.put("p", newest)

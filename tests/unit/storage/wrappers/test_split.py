@@ -21,7 +21,10 @@ async def test_share() -> None:
 
 
 async def test_percentage_changes() -> None:
-    """A record stays where it was found: reads, writes, deletion and a second creation all meet it there."""
+    """A record stays where it was found.
+
+    Reads, writes, deletion and a second creation all meet it there.
+    """
     a, b = MemoryStore(), MemoryStore()
     before, after = SplitStore(a, b, 0), SplitStore(a, b, 100)
     ids = [fresh() for _ in range(50)]
