@@ -8,10 +8,10 @@ and its URL, into the text of an exception.
 
 | function | takes out | use it for |
 |---|---|---|
-| `without_proofs` | the token in the address of a webhook | what goes into a record: all else stays byte for byte |
-| `redact` | that, and everything that looks like a credential | log lines, dead letters shown, exports, traces |
-| `error_text` | the same, of an exception, on one line, bounded | any exception that another library raised |
-| `Redactor` | the same, and the configured secrets by value | output where the settings are at hand: the log |
+| `without_proofs` | the token in the address of a webhook | records: all else stays as it is |
+| `redact` | that, and whatever looks like a credential | log, dead letters, exports, traces |
+| `error_text` | the same, on one bounded line | exceptions of other libraries |
+| `Redactor` | the same, and given secrets by value | where the settings are at hand |
 
 A link to an output may carry a signature of its own, which its reader needs. `without_proofs`
 leaves it alone; `redact` does not, so nothing that it returns is good for fetching.
@@ -43,7 +43,8 @@ _proof = re.compile(_PROOF)
 _proof_in_bytes = re.compile(_PROOF.encode())
 
 _NAMES = (
-    r"[\w.-]{0,40}(?:token|secret|passw(?:or)?d|passwd|pwd|api[-_]?key|credential|signature|sig|authorization)"
+    r"[\w.-]{0,40}(?:token|secret|passw(?:or)?d|passwd|pwd|api[-_]?key"
+    r"|credential|signature|sig|authorization)"
     r"|webhook_key|key"
 )
 _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
@@ -59,7 +60,8 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     # a header, named
     (
         re.compile(
-            r"(?i)\b((?:(?:proxy-)?authorization|(?:set-)?cookie|[a-z-]{0,40}-(?:key|token|secret|signature))"
+            r"(?i)\b((?:(?:proxy-)?authorization|(?:set-)?cookie"
+            r"|[a-z-]{0,40}-(?:key|token|secret|signature))"
             r"\s{0,8}:\s{0,8})[^\s\"'][^\"'\n]{0,4000}"
         ),
         rf"\1{MASK}",
