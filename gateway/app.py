@@ -133,7 +133,9 @@ def build_app(
     _add(app, HEALTH_ROUTES, endpoints.health)
     for path in WEBHOOKS_WITH_SLASHES:
         app.router.add_post(path, answering(endpoints.webhooks.receive))
-    app.router.add_route("*", "/{path:.*}", answering(_nowhere(app, guard, endpoints.webhooks)))
+    app.router.add_route(
+        "*", "/{path:(?s:.*)}", answering(_nowhere(app, guard, endpoints.webhooks))
+    )
     if allowed_origins:
         app.on_response_prepare.append(_share(guard.allows_origin))
     app.on_response_prepare.append(_anonymous)
@@ -145,14 +147,14 @@ def build_health_app(health: Health, guard: RequestGuard) -> web.Application:
     app = web.Application()
     _add(app, HEALTH_ROUTES, health)
     app.on_response_prepare.append(_anonymous)
-    app.router.add_route("*", "/{path:.*}", answering(_nowhere(app, guard)))
+    app.router.add_route("*", "/{path:(?s:.*)}", answering(_nowhere(app, guard)))
     return app
 
 
 def _add(app: web.Application, routes: Iterable[Route[Served]], served: Served) -> None:
     for route in routes:
         handler = answering(route.handler(served))
-        path = route.path.replace("{path}", "{path:.+}")
+        path = route.path.replace("{path}", "{path:(?s:.+)}")
         if route.method == "GET":
             app.router.add_get(path, handler)  # and HEAD
         else:

@@ -158,7 +158,11 @@ def _described(route: Route[Any]) -> dict[str, Any]:
 
 def _content(schema: str, media: str, status: int) -> dict[str, Any]:
     if not schema:
-        return {} if status in {204, 304} else {"content": {media: {"schema": {"type": "string"}}}}
+        if status in {204, 304}:
+            return {}
+        # Of a stream of events a schema would describe each of them: AsyncAPI has their messages.
+        described = {} if media == "text/event-stream" else {"schema": {"type": "string"}}
+        return {"content": {media: described}}
     return {"content": {media: {"schema": reference(schema)}}}
 
 

@@ -326,6 +326,13 @@ async def test_what_is_not_there() -> None:
         ] == "GET, HEAD, OPTIONS, POST"
 
 
+async def test_an_address_with_a_line_break_is_nowhere_too() -> None:
+    """A path may hold any character: what no route serves is a problem, and not the server's own page."""
+    async with serving() as (_, client):
+        for path in ("/assets/a%0Ab", "/%0A", "/api/predictions/%0Ax"):
+            assert_problem(await client.get(path), 404)
+
+
 async def test_pages_are_served_under_a_strict_policy() -> None:
     """Each file of the page comes with the policy, a type, an ETag, and is not sent again when it is known."""
     async with serving() as (_, client):
