@@ -40,6 +40,13 @@ LIST = {
     "asyncpg": Dependency("0.32.0", date(2026, 10, 6), "MagicStack", "the store on Postgres"),
     "cryptography": Dependency("50.0.2", date(2026, 9, 30), "PyCA", "signatures, keys"),
     "httpx": Dependency("0.28.1", date(2026, 8, 31), "Encode", "the client, calls to providers"),
+    "idna": Dependency(
+        "3.20",
+        date(2026, 9, 17),
+        "K. Davies",
+        "origins in other scripts",
+        alone="comes with aiohttp and httpx, and is small, tables for the most part",
+    ),
     "msgspec": Dependency("0.23.0", date(2026, 11, 28), "three maintainers", "JSON, settings"),
     "obstore": Dependency("0.12.1", date(2026, 10, 27), "Development Seed", "object storage"),
     "opentelemetry-exporter-otlp-proto-http": Dependency(
