@@ -6,6 +6,8 @@ keys) nothing is counted.
 
 from msgspec import Struct
 
+from tidings.storage.resilience.rate_limit import TokenBucket
+
 
 class SessionLimits(Struct, frozen=True, kw_only=True):
     """What one session may use, and how long it may stay silent. Times are in seconds."""
@@ -46,7 +48,7 @@ class OwnerLimits(Struct, frozen=True, kw_only=True):
 class OwnerUsage:
     """One owner's use."""
 
-    __slots__ = ("_at", "_spent", "claims", "connections", "subject", "subscriptions")
+    __slots__ = ("_messages", "claims", "connections", "subject", "subscriptions")
 
     def __init__(self, subject: str) -> None:
         self.subject = subject
@@ -54,8 +56,7 @@ class OwnerUsage:
         self.subscriptions = 0
         self.claims = 0
         """Versions that the sessions were said to know, beside those of their subscriptions."""
-        self._spent = 0.0
-        self._at = 0.0
+        self._messages: TokenBucket | None = None
 
     def spend(self, cost: float, rate: int, now: float) -> bool:
         """Count messages; whether the owner has sent more than a second's worth beyond its rate.
@@ -65,9 +66,9 @@ class OwnerUsage:
             rate: Messages a second.
             now: Seconds of any clock that only goes forward.
         """
-        self._spent = max(0.0, self._spent - (now - self._at) * rate) + cost
-        self._at = now
-        return self._spent > rate
+        if self._messages is None:
+            self._messages = TokenBucket(rate, rate, now)
+        return self._messages.reserve(now, cost) > 0
 
 
 class OwnerQuotas:

@@ -7,6 +7,8 @@ import ipaddress
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Sequence
 
+from tidings.storage.resilience.rate_limit import TokenBucket
+
 IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
@@ -95,7 +97,7 @@ class AddressLimits:
     def __init__(self, rate: float = 100.0, burst: float = 400.0) -> None:
         self.rate = rate
         self.burst = burst
-        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
 
     def take(self, address: str, now: float) -> float:
         """Count one request.
@@ -107,13 +109,11 @@ class AddressLimits:
         Returns:
             0 where it may go on; else the seconds after which the next one may.
         """
-        tokens, last = self._buckets.pop(address, (self.burst, now))
-        tokens = min(self.burst, tokens + (now - last) * self.rate)
-        allowed = tokens >= 1.0
-        self._buckets[address] = (tokens - 1.0 if allowed else tokens, now)
+        bucket = self._buckets.pop(address, None) or TokenBucket(self.rate, self.burst, now)
+        self._buckets[address] = bucket
         if len(self._buckets) > MAX_ADDRESSES:
             self._buckets.popitem(last=False)
-        return 0.0 if allowed else (1.0 - tokens) / self.rate
+        return bucket.take(now)
 
 
 class AddressConnections:

@@ -25,12 +25,17 @@ from tidings.client.subscription import Watch
 from tidings.client.token import Token, TokenSource
 from tidings.storage.prediction import Prediction, Status
 from tidings.storage.proxies import by_way_of, calls_this_machine
+from tidings.storage.resilience.backoff import Backoff
 
 __all__ = ["Client", "Deleted", "PredictionPage", "Token", "Update", "Watch"]
 
 ATTEMPTS = 3
 """How often a request that may be repeated is sent while nobody answers or the service asks to come
 back."""
+UNREACHED = Backoff((0.2, 0.4))
+"""Before asking again where nobody answered."""
+REFUSED = Backoff((0.5, 1.0))
+"""Before asking again after 429 or 503, where the service does not say for how long."""
 LONGEST_RETRY_AFTER = 10.0
 
 
@@ -341,7 +346,7 @@ class Client:
                         f"{self._url} cannot be reached{by_way_of(self._url)} ({reason}); "
                         "is the service running there?"
                     ) from error
-                await asyncio.sleep(0.2 * attempt)
+                await asyncio.sleep(UNREACHED.wait(attempt))
                 continue
             if answer.is_success:
                 return answer
@@ -364,7 +369,7 @@ def _camel(name: str) -> str:
 
 def _retry_after(answer: httpx.Response, attempt: int) -> float:
     text = answer.headers.get("Retry-After", "")
-    asked = float(text) if text.isascii() and text.isdecimal() else 0.5 * attempt
+    asked = float(text) if text.isascii() and text.isdecimal() else REFUSED.wait(attempt)
     return min(asked, LONGEST_RETRY_AFTER)
 
 
