@@ -194,8 +194,13 @@ def from_claims(claims: Mapping[str, object]) -> Permissions:
         owners=_names(claims, "owners"),
         tags=_names(claims, "tags"),
         models=_names(claims, "models"),
-        scopes=_scopes(claims, "scope") | _scopes(claims, "scp"),
+        scopes=_union(_scopes(claims, "scope"), _scopes(claims, "scp")),
     )
+
+
+def _union(some: frozenset[str], more: frozenset[str]) -> frozenset[str]:
+    """Both, without a set of its own where one of them is empty."""
+    return some | more if some and more else some or more
 
 
 def _scopes(claims: Mapping[str, object], claim: str) -> frozenset[str]:

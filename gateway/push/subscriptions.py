@@ -16,6 +16,9 @@ from tidings.streams.changes.codec import Change
 
 PREDICTION = "prediction:"
 
+FEW = 16
+"""Subscriptions among which floors are searched; with more an index is kept, at 200 bytes."""
+
 FLOORS = 100_000
 """Floors kept beside the subscriptions, as many as the hub remembers versions; the oldest go."""
 
@@ -30,6 +33,7 @@ class SubscriptionState:
     __slots__ = (
         "_claimed",
         "_floored",
+        "_floored_index",
         "_floors",
         "_hub",
         "_shared",
@@ -51,8 +55,10 @@ class SubscriptionState:
         self._shared = 0
         """How many of the keys are tags and models that records of nobody may carry, too: each
         change must be checked."""
-        self._floored: set[str] | None = None
-        """The predictions whose key has a floor."""
+        self._floored = 0
+        """How many of the keys have a floor."""
+        self._floored_index: set[str] | None = None
+        """Which predictions those are, where there are more than a few keys."""
         self._floors: dict[str, int] | None = None
         """Floors of predictions without a key of their own: a wide subscription brings them."""
         self._claimed: set[str] | None = None
@@ -94,6 +100,8 @@ class SubscriptionState:
             if raised and PREDICTION + prediction_id not in self.keys:
                 self._claimed = self._claimed or set()
                 self._claimed.add(prediction_id)
+        if self._floored and self._floored_index is None and len(self.keys) > FEW:
+            self._floored_index = self._floored_keys()
         self.update_pass_through()
 
     def unsubscribe(self, keys: Iterable[str], subscriber: Subscriber) -> None:
@@ -104,14 +112,14 @@ class SubscriptionState:
             if key not in self.keys:
                 continue
             prediction_id = key.removeprefix(PREDICTION)
-            if self.keys.pop(key) and self._floored is not None:
-                self._floored.discard(prediction_id)
-            self._hub.unsubscribe(key, subscriber)
-            if not key.startswith(PREDICTION):
+            if key.startswith(PREDICTION):
+                self._drop_floor_of_key(prediction_id)
+                self.verified(prediction_id)
+            else:
                 self._wide -= 1
                 self._shared -= key.startswith(("tag:", "model:"))
-            elif self._unverified is not None:
-                self._unverified.discard(prediction_id)
+            del self.keys[key]
+            self._hub.unsubscribe(key, subscriber)
         self._drop_floors_beside()
         self.update_pass_through()
 
@@ -119,8 +127,8 @@ class SubscriptionState:
         """End every subscription."""
         for key in self.keys or ():
             self._hub.unsubscribe(key, subscriber)
-        self.keys = self._floored = self._floors = self._claimed = self._unverified = None
-        self._wide = self._shared = 0
+        self.keys = self._floored_index = self._floors = self._claimed = self._unverified = None
+        self._wide = self._shared = self._floored = 0
 
     def apply(self, permissions: Permissions, subscriber: Subscriber) -> list[str]:
         """Go on under other permissions; each prediction subscribed to by id is checked again.
@@ -214,9 +222,13 @@ class SubscriptionState:
             return False
         key = PREDICTION + prediction_id
         if self.keys is not None and key in self.keys:
+            if not self.keys[key]:
+                self._floored += 1
+                if self._floored_index is None and self._floored == 1 and len(self.keys) > FEW:
+                    self._floored_index = set()
+                if self._floored_index is not None:
+                    self._floored_index.add(prediction_id)
             self.keys[key] = version
-            self._floored = self._floored or set()
-            self._floored.add(prediction_id)
         else:
             if self._floors is None:
                 self._floors = {}
@@ -237,9 +249,21 @@ class SubscriptionState:
     def _drop_floor(self, prediction_id: str) -> None:
         if self._floors is not None:
             self._drop_floor_beside(prediction_id)
-        if self._floored and prediction_id in self._floored and self.keys is not None:
-            self._floored.discard(prediction_id)
-            self.keys[PREDICTION + prediction_id] = 0
+        self._drop_floor_of_key(prediction_id)
+
+    def _drop_floor_of_key(self, prediction_id: str) -> None:
+        key = PREDICTION + prediction_id
+        if not self._floored or self.keys is None or not self.keys.get(key):
+            return
+        self.keys[key] = 0
+        self._floored -= 1
+        if self._floored_index is not None:
+            self._floored_index.discard(prediction_id)
+        if not self._floored:
+            self._floored_index = None
+
+    def _floored_keys(self) -> set[str]:
+        return {key.removeprefix(PREDICTION) for key, floor in (self.keys or {}).items() if floor}
 
     def _drop_floor_beside(self, prediction_id: str) -> None:
         if self._floors is not None:
@@ -282,7 +306,8 @@ class SubscriptionState:
         """
         if (self._floored or self._floors is not None) and not self._snapshots:
             if names is None:
-                names = (*(self._floored or ()), *(self._floors or ()))
+                named = self._floored_keys() if self._floored_index is None else self._floored_index
+                names = (*named, *(self._floors or ()))
             version = self._hub.version
             for prediction_id in names:
                 if version(prediction_id) >= self.floor(prediction_id):
@@ -295,11 +320,9 @@ class SubscriptionState:
             self._floors = self._claimed = None
         if not self._unverified:
             self._unverified = None
-        if not self._floored:
-            self._floored = None
         self.passes_through = not (
             self._snapshots
-            or self._floored is not None
+            or self._floored
             or self._floors is not None
             or self._unverified is not None
             or self._checks_each

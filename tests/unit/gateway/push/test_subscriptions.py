@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.chaos.gateway.test_hostile import UPGRADE, frame
 from tests.support.conditions import eventually
@@ -24,9 +26,10 @@ from tidings.gateway.auth.quotas import SessionLimits
 from tidings.gateway.push import subscriptions
 from tidings.gateway.push.hub import Hub
 from tidings.gateway.push.protocol import Close
-from tidings.gateway.push.subscriptions import SubscriptionState
+from tidings.gateway.push.subscriptions import FEW, SubscriptionState
 from tidings.storage.prediction import Status
 from tidings.storage.store import Capabilities
+from tidings.streams.changes.codec import Change
 
 
 async def unsubscribe(client: Any, **message: Any) -> None:
@@ -144,3 +147,31 @@ async def test_what_is_known_is_answered_where_the_store_cannot_list() -> None:
         assert (heard[2]["predictionId"], heard[3]["code"]) == ("p3", "unsupported")
         await push.change("p4", 1, owner="a")
         assert (await hear(client))["prediction"]["predictionId"] == "p4"
+
+
+@given(st.lists(st.tuples(st.sampled_from("+-^v"), st.integers(0, 40)), max_size=120))
+def test_floors_are_indexed_as_they_are(steps: list[tuple[str, int]]) -> None:
+    """Whatever is subscribed, sent, announced and ended: the index names the floors that there are."""
+
+    class Quiet:
+        def deliver(self, delivery: Any) -> None:
+            """Nothing comes."""
+
+    hub, quiet = Hub(), Quiet()
+    state = SubscriptionState(hub)
+    state.permissions = OPEN
+    for step, number in steps:
+        name = f"p{number}"
+        if step == "+":
+            state.subscribe(tuple(f"prediction:p{n}" for n in range(number)), {}, quiet)
+        elif step == "-":
+            state.unsubscribe([f"prediction:{name}"], quiet)
+        elif step == "^":
+            state.raise_floor(name, number + 1)
+        else:
+            state.accept(Change(name, 99, b"{}"))
+        floored = {key.partition(":")[2] for key, floor in (state.keys or {}).items() if floor}
+        assert state._floored == len(floored)
+        assert state._floored_index is None or state._floored_index == floored
+        if state._floored_index is None and floored:
+            assert len(state.keys or ()) <= FEW
