@@ -80,6 +80,18 @@ class PoisonGuard:
             )
         return self.holding
 
+    def caught_up(self, now: float) -> None:
+        """There is nothing left to read: where a probe was under way, the flood is over.
+
+        Else a service that is told not ready, and so is sent nothing, would wait for a good record for ever.
+        """
+        if self._probed_from is not None:
+            self._close(now, *self._probed_from)
+
+    def _close(self, now: float, records: int, poisoned: int) -> None:
+        self.reason = self._probed_from = None
+        self._seen = deque([(now, records, poisoned)])
+
     def _probe(self, now: float, records: int, poisoned: int) -> None:
         if self._probed_from is None:
             if now >= self._probe_at:
@@ -87,8 +99,7 @@ class PoisonGuard:
             return
         read, bad = records - self._probed_from[0], poisoned - self._probed_from[1]
         if bad < self._share * read:  # one good record says that it is no longer everything
-            self.reason = self._probed_from = None
-            self._seen = deque([(now, records, poisoned)])
+            self._close(now, records, poisoned)
         elif read >= PROBE:
             self._probed_from = None
             self._wait = min(self._wait * 2, RETRY_MOST)

@@ -116,7 +116,7 @@ class Processor:
         self._assigned = assigned
         self._done = done
         self._reached = reached
-        self.guard = guard
+        self.guard, self._flood = guard, guard and guard.reason
         self._load, self._load_fresh = store.load_certain, store.load_fresh
         self._scattered = False
         """Whether it was said that events of one prediction lie in several partitions."""
@@ -202,12 +202,13 @@ class Processor:
 
     def _heed(self, guard: PoisonGuard, loop: ConsumerLoop) -> int | None:
         """Take nothing while the guard says so; returns how many records it lets through, None: all."""
-        reason, counts = guard.reason, self.statistics
+        counts = self.statistics
         loop.hold(guard.note(monotonic(), counts.records, poison(counts.dead_letters)), "poison")
-        if guard.reason is not None and reason is None:
-            logger.error("processor.stopped_by_breaker", reason=guard.reason)
-        elif guard.reason is None and reason is not None:
+        if guard.reason is None and self._flood is not None:
             logger.info("processor.breaker_closed")
+        elif guard.reason is not None and self._flood is None:
+            logger.error("processor.stopped_by_breaker", reason=guard.reason)
+        self._flood = guard.reason
         return guard.most
 
     # ---- 1: take and decode ----
@@ -394,6 +395,8 @@ class Processor:
 
     async def _idle(self, loop: ConsumerLoop) -> None:
         """Nothing came: hear what became of the last batch, and commit what is not committed yet."""
+        if self.guard is not None:
+            self.guard.caught_up(monotonic())
         if self._writing is not None and self._writing.done():
             await self._written()
         if self._announcing is not None and self._announcing.done():

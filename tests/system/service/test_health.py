@@ -139,8 +139,12 @@ async def test_a_flood_of_poison_stops_the_processor(tmp_path: Path) -> None:
             assert await webhooks.get(session, service.url, "after") is None
             # A few records are tried from time to time, and this one is none: nobody has to restart anything.
             await reaches(session, service.url, "after", "succeeded", within=40)
-            async with session.get(f"{service.url}/readyz") as response:
-                assert response.status == 200
+
+            async def ready() -> bool:
+                async with session.get(f"{service.url}/readyz") as response:
+                    return response.status == 200
+
+            await eventually(ready, 20)
         assert "processor.stopped_by_breaker" in service.output
         assert "processor.breaker_closed" in service.output
         again = ("serve", "--no-breaker")

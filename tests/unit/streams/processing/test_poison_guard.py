@@ -56,14 +56,23 @@ def test_it_holds_back_again_where_they_are_poison_too() -> None:
     assert not guard.note(now + 1 + 2 * RETRY, 100 + PROBE, 100 + PROBE)
 
 
-def test_nothing_to_try_leaves_it_probing() -> None:
-    """Where nothing comes it waits with open hands: the first record that comes is tried at once."""
+def test_nothing_left_to_read_ends_it() -> None:
+    """A probe that finds the topic read to its end closes the guard: the flood is over, whoever comes next."""
     guard = opened()
     for second in range(100):
         held = guard.note(1 + RETRY + second, 100, 100)
         assert not held
-    assert not guard.note(200, 101, 100)
+    assert guard.reason is not None
+    guard.caught_up(200)
     assert guard.reason is None
+    assert not guard.note(201, 100, 100)
+
+
+def test_nothing_left_to_read_ends_nothing_while_it_holds_back() -> None:
+    """A held processor reads nothing, which says nothing about what lies in the topic."""
+    guard = opened()
+    guard.caught_up(2)
+    assert guard.holding
 
 
 def test_contradictions_are_no_poison() -> None:

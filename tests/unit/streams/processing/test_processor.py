@@ -23,6 +23,8 @@ from tidings.storage.wrappers.cache import CachedStore
 from tidings.streams.log.factory import open_log
 from tidings.streams.log.memory import MemoryLog
 from tidings.streams.log.protocol import EVENTS, Log, NewRecord
+from tidings.streams.processing import poison_guard
+from tidings.streams.processing.poison_guard import PoisonGuard
 from tidings.streams.processing.processor import Processor
 from tidings.streams.rules.reducer import Expiry, StorePolicy
 
@@ -493,3 +495,49 @@ async def test_an_error_that_no_retry_mends_ends_the_processor() -> None:
     processor = Processor(log, Broken(), {}, StorePolicy(await log.identity()))
     with pytest.raises(TypeError, match="a fault"):
         await asyncio.wait_for(processor.run(), 20)
+
+
+async def test_unknown_fields_are_counted_by_name(log: Log) -> None:
+    """What nobody knows is left out, and admins see by field what senders meant; an event's own source is no label."""
+    async with pipeline(log, MemoryStore()) as running:
+        await running.send(
+            {"status": "processing", "color": 1, "source": "mine"}, {"color": 2, "x" * 100: 3}
+        )
+        await running.settled()
+        statistics = running.processor.statistics
+        assert statistics.unknown_fields == 3
+        assert statistics.left_out == {("", "color"): 2, ("", "x" * 64): 1}
+
+
+async def test_tombstones_are_counted_and_leave_no_letters(log: Log) -> None:
+    """Records without a value are set aside by name: they are no poison, and nothing is kept of them."""
+    async with pipeline(log, MemoryStore()) as running:
+        await log.append(EVENTS, [NewRecord(b"p1", None) for _ in range(200)])
+        await running.send({"status": "processing"})
+        await running.settled()
+        assert running.processor.statistics.other_resources == {("", "tombstone"): 200}
+        assert await running.letters() == []
+        assert (await running.prediction()).status is Status.PROCESSING
+
+
+async def test_a_flood_of_poison_is_held_back_until_it_is_over(
+    log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The guard stops a flood after a hundred records, tries a few later, and lets everything through that is none."""
+    monkeypatch.setattr(poison_guard, "RETRY", 0.2)
+    store = MemoryStore()
+    policy = StorePolicy(await log.identity())
+    guard = PoisonGuard()
+    await log.append(EVENTS, [NewRecord(b"p1", b"nonsense") for _ in range(100)])
+    processor = Processor(log, CachedStore(store), {}, policy, guard=guard)
+    task = asyncio.create_task(processor.run())
+    await eventually(lambda: guard.reason, 20)
+    await log.append(EVENTS, [NewRecord(b"p2", b'{"status":"succeeded"}')])
+
+    async def applied() -> bool:
+        return bool(await store.load(["p2"]))
+
+    await eventually(applied, 20)
+    await eventually(lambda: guard.reason is None, 20)
+    processor.stop()
+    await asyncio.wait_for(task, 20)
