@@ -6,7 +6,7 @@ from msgspec import Struct
 
 from tidings.streams.log.protocol import DEAD_LETTERS, EVENTS, Log, Record
 from tidings.streams.log.read_until_end import read_until_end
-from tidings.streams.processing.crash_journal import CRASH as CRASH
+from tidings.streams.processing.crash_journal import CRASH
 from tidings.streams.processing.dead_letters import parse_dead_letter
 
 ANYBODY = ""

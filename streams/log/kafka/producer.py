@@ -75,7 +75,7 @@ class _Batch(Struct, eq=False):
                 job.done.set_result(job.offsets)
 
 
-class _Lane:
+class _LeaderQueue:
     """What waits for one leader: a round is sent while the next one gathers."""
 
     __slots__ = ("busy", "jobs")
@@ -101,7 +101,7 @@ class KafkaAppender:
         self._max_request = max_request
         self._producer: AIOKafkaProducer | None = None
         self._starting = asyncio.Lock()
-        self._lanes: dict[int, _Lane] = {}
+        self._queues: dict[int, _LeaderQueue] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._failing = False
         self._closed = False
@@ -144,12 +144,12 @@ class KafkaAppender:
                 _seen(job.done)
 
     def _enqueue(self, job: _Job) -> None:
-        lane = self._lanes.setdefault(self._leader(job.partition), _Lane())
-        lane.jobs.append(job)
-        if not lane.busy:
+        queue = self._queues.setdefault(self._leader(job.partition), _LeaderQueue())
+        queue.jobs.append(job)
+        if not queue.busy:
             # The task starts after this turn of the loop: callers that run in the same turn share its round.
-            lane.busy = True
-            self._spawn(self._send_rounds(lane))
+            queue.busy = True
+            self._spawn(self._send_rounds(queue))
 
     def _leader(self, partition: TopicPartition) -> int:
         leader = (
@@ -159,23 +159,23 @@ class KafkaAppender:
         )
         return -1 if leader is None else int(leader)
 
-    async def _send_rounds(self, lane: _Lane) -> None:
-        """Send what waits in a lane, round by round, until nothing does."""
+    async def _send_rounds(self, queue: _LeaderQueue) -> None:
+        """Send what waits in a queue, round by round, until nothing does."""
         try:
-            while lane.jobs:
+            while queue.jobs:
                 size = 0
                 count = 0
-                for job in lane.jobs:
+                for job in queue.jobs:
                     size += job.size
                     if count and size > _ROUND_BYTES:
                         break
                     count += 1
-                jobs, lane.jobs = lane.jobs[:count], lane.jobs[count:]
+                jobs, queue.jobs = queue.jobs[:count], queue.jobs[count:]
                 jobs = [job for job in jobs if not job.done.done()]
                 if jobs:
                     await self._send_round(jobs)
         finally:
-            lane.busy = False
+            queue.busy = False
 
     async def _send_round(self, jobs: list[_Job]) -> None:
         producer: AIOKafkaProducer | None = None
@@ -231,7 +231,7 @@ class KafkaAppender:
         """Wait for what is under way (each bounded) and disconnect. Idempotent."""
         if self._closed:
             return
-        while any(lane.busy for lane in self._lanes.values()):
+        while any(queue.busy for queue in self._queues.values()):
             await asyncio.wait(self._tasks)
         self._closed = True
         if self._producer is not None:

@@ -16,10 +16,11 @@ from tidings.streams.log.headers import PROVIDER_HEADER
 from tidings.streams.log.memory import MemoryLog
 from tidings.streams.log.protocol import DEAD_LETTERS, EVENTS, NewRecord
 from tidings.streams.log.read_until_end import read_by_time, read_until_end
+from tidings.streams.processing.crash_journal import CRASH
 from tidings.streams.processing.dead_letters import dead_letter
 from tidings.streams.processing.processor import GROUP
 from tidings.streams.providers.protocol import Provider
-from tidings.streams.replay.judgement import ANYBODY, CRASH, Letters, read_letters
+from tidings.streams.replay.judgement import ANYBODY, Letters, read_letters
 from tidings.streams.replay.rebuild import Rebuild, span
 from tidings.streams.replay.verify import Verification, verify
 from tidings.streams.rules.event import Event
