@@ -154,12 +154,16 @@ class GroupCommit(Generic[W]):
         with self._state:
             self._waiting.append(job)
             lost = self._resuming is not None and self._resuming.is_closed()
-            if not self._under_way or lost:
-                # At the end of this turn of the loop: callers that run in the same turn share the
-                # transaction.
+            begin = not self._under_way or lost
+            if begin:
                 self._under_way = True
                 self._resuming = job.loop
-                job.loop.call_soon(self._hand_over)
+        if begin and self._small([job]):
+            # At the end of this turn of the loop: callers that run in the same turn share the
+            # transaction.
+            job.loop.call_soon(self._hand_over)
+        elif begin:
+            self._hand_over()  # the thread need not wait for a busy loop to come round
         return job.done
 
     def between_transactions(self, work: Callable[[sqlite3.Connection], object]) -> None:
