@@ -40,7 +40,7 @@ WEBHOOKS_WITH_SLASHES = (
     "/{a:/*}api/{b:/*}webhooks/{c:/*}{provider}{d:/*}",
     "/{a:/*}api/{b:/*}webhooks/{c:/*}{provider}/{d:/*}{id}{e:/*}",
 )
-"""Addresses as senders write them whose base URL ends with a slash: more than one, or one at the end."""
+"""Addresses that were put together with a slash too many: within, or at the end."""
 Served = TypeVar("Served")
 
 

@@ -53,7 +53,8 @@ PARAMETERS: dict[str, Schema] = {
     },
     "Idempotency-Key": {
         "in": "header",
-        "description": "The same key and owner give the same prediction. Where the body has a predictionId, the id makes "
+        "description": "The same key and owner give the same prediction. "
+        "Where the body has a predictionId, the id makes "
         "the request unique, and the key guards the body",
     },
     "Last-Event-ID": {"in": "header", "description": "The version that is known"},

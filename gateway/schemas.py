@@ -1,4 +1,4 @@
-"""JSON Schemas of what goes over the wire, made from the structs that the code itself reads and writes."""
+"""JSON Schemas of what goes over the wire, made from the structs that the code uses."""
 
 from typing import Any
 
@@ -60,7 +60,7 @@ def components() -> dict[str, Schema]:
 def _like(
     struct: type[Struct], name: str, only: frozenset[str] | None = None, required: Any = None
 ) -> Any:
-    """The struct as its JSON is: fields by their names on the wire, and JSON that passes through as anything."""
+    """The struct as its JSON is: fields by their names on the wire, raw JSON as anything."""
     fields: list[Any] = []
     for field in msgspec.structs.fields(struct):
         if only is not None and field.encode_name not in only:

@@ -1,6 +1,7 @@
 """Serving what lies in object storage.
 
-The files of predictions by their secret addresses, and the contents of large fields to whoever may read the record.
+The files of predictions by their secret addresses, and the contents of large fields to whoever may
+read the record.
 """
 
 import structlog
@@ -21,7 +22,7 @@ _LINK_CACHED = 1800
 _WHOLE = 4 * 1024 * 1024
 """Bytes of a content that is sent in one piece."""
 
-_log = structlog.get_logger()
+logger = structlog.get_logger(__name__)
 
 _NOSNIFF = {"X-Content-Type-Options": "nosniff"}
 
@@ -118,8 +119,8 @@ async def _send(
         async for chunk in objects.stream(path):
             await response.write(chunk)
     except StorageError as error:
-        # The answer has begun: that it ends too early, and not another one in it, tells the client of the failure.
-        _log.warning("assets.store_failed", error=str(error))
+        # The answer has begun: that it ends too early tells the client of the failure.
+        logger.warning("assets.store_failed", error=str(error))
         request.protocol.force_close()
         return response
     await response.write_eof()

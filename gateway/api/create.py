@@ -1,7 +1,7 @@
 """`POST /api/predictions`: written down first, then handed to whoever submits it.
 
-The record decides: a create counts as ours when the record carries our create's id, so a repeated request, a lost
-answer and two gateways at once all end in one prediction.
+The record decides: a create counts as ours when the record carries our create's id, so a repeated
+request, a lost answer and two gateways at once all end in one prediction.
 """
 
 import hmac
@@ -57,7 +57,7 @@ class Submitter(Protocol):
         """Why no call of this provider can be made of a model's name; None: one can."""
 
     async def submit(self, record: Prediction) -> None:
-        """Take charge of a prediction that has just been created; does not wait for the provider."""
+        """Take charge of a new prediction; does not wait for the provider."""
 
 
 CreateDefaults = Callable[[Mapping[str, Raw]], Awaitable[dict[str, Raw]]]
@@ -69,7 +69,7 @@ class Order(Struct, frozen=True, kw_only=True):
 
     prediction_id: str
     create_id: str
-    """Of the create event. With an idempotency key it says which key and which body it came from."""
+    """Of the create event. With an idempotency key it tells the key and the body."""
     key: str | None
     """What every create of the same owner and idempotency key begins with."""
     provider: str
@@ -178,7 +178,8 @@ def _order(
         fields["owner"] = Raw(msgspec.json.encode(owner))
     if not permissions.may_create(owner):
         raise forbidden(
-            "You may create predictions for yourself alone; leave owner out, or ask for the scope write."
+            "You may create predictions for yourself alone; leave owner out, or ask for the scope "
+            "write."
         )
     wanted = _text(fields, "predictionId")
     if wanted is not None and not valid_id(wanted):
@@ -298,8 +299,8 @@ def _admit(
     if there is not None and isinstance(current, Prediction):
         _ours(there, order)
         raise _taken(
-            "This order was carried out before, and its prediction has expired; for another one send a new "
-            "Idempotency-Key, and a new predictionId where the order has one."
+            "This order was carried out before, and its prediction has expired; for another one send "
+            "a new Idempotency-Key, and a new predictionId where the order has one."
         )
     raise _taken(_IN_USE)
 

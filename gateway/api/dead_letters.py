@@ -57,7 +57,7 @@ class DeadLetters:
         self._max_body = max_body
 
     async def list(self, request: web.Request) -> web.StreamResponse:
-        """`GET /api/dead-letters?reason=&prediction=&limit=`: the newest, and how many there are by reason."""
+        """`GET /api/dead-letters`: the newest, and how many there are by reason."""
         await self._guard.require_admin(request)
         limit = _limit(request.query.get("limit"))
         wanted = _wanted(request.query.get("reason"), request.query.get("prediction"), None)
@@ -72,7 +72,7 @@ class DeadLetters:
         return _answer({"success": True, "data": [_shown(letter) for letter in found], **counts})
 
     async def redrive(self, request: web.Request) -> web.StreamResponse:
-        """`POST /api/dead-letters/redrive`: append them to the events again, where the same rules judge them."""
+        """`POST /api/dead-letters/redrive`: append them to the events again, under the same rules."""
         await self._guard.require_admin(request)
         with self._held.account() as account:
             body = await read_json(request, self._max_body, account)

@@ -1,4 +1,7 @@
-"""Whether the service is alive and ready, its metrics, and its figures. The first three are on every role's port."""
+"""Whether the service is alive and ready, its metrics, and its figures.
+
+The first three are on every role's port.
+"""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping

@@ -46,7 +46,8 @@ class CursorSeal:
     A store's cursor names the last record of its page, which may be a stranger's.
 
     Args:
-        key: The same in every gateway, so that a cursor may go to any of them; None: one of this process.
+        key: The same in every gateway, so that a cursor may go to any of them; None: one of this
+            process.
     """
 
     def __init__(self, key: bytes | None) -> None:
@@ -94,7 +95,8 @@ def parse_query(parameters: Mapping[str, str], filters: frozenset[str]) -> Query
         if name not in {"limit", "cursor"} and name not in filters:
             raise bad_request(
                 "Unsupported filter",
-                f"This store cannot list by {name}; it can by {', '.join(sorted(filters)) or 'nothing'}.",
+                f"This store cannot list by {name}; it can by "
+                f"{', '.join(sorted(filters)) or 'nothing'}.",
             )
     status = parameters.get("status")
     if status is not None and status not in _STATUSES:

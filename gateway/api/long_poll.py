@@ -19,7 +19,7 @@ _wait = re.compile(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})\"?", re.IGNORECASE)
 
 
 def wait_preferred(header: str | None) -> float:
-    """The seconds that a `Prefer` header asks to wait, at most `MAX_WAIT`; 0 where it asks for none."""
+    """The seconds that a `Prefer` header asks to wait, at most `MAX_WAIT`; 0: none."""
     if header is None:
         return 0.0
     match = _wait.search(header)

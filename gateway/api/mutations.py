@@ -1,6 +1,7 @@
-"""Changing predictions over HTTP: an event is checked against the store, appended, and its change waited for.
+"""Changing predictions over HTTP: an event is checked, appended, and its change waited for.
 
-The rules have the last word in the processor; the check here is for an answer that says at once what it will say.
+The rules have the last word in the processor; the check here is for an answer that says at once
+what it will say.
 """
 
 import asyncio
@@ -43,7 +44,7 @@ APPEND_WAIT = 4.0
 """Seconds for the log to take an event: no longer than requests have to finish when the service
 ends, so that one which it does not take is answered so."""
 OWN_BYTES = 256
-"""Bytes by which a record may grow with what the processor writes into it: positions and an attempt."""
+"""Bytes by which a record may grow with what the processor adds: positions and an attempt."""
 MOST_VALUES = 200_000
 """JSON values in a body: taking apart as many holds the event loop for about 30 ms."""
 
@@ -207,7 +208,8 @@ class Mutations:
             if name not in EVENT_FIELDS:
                 raise unprocessable(
                     "Unknown field",
-                    f"{name[:64]!r} cannot be changed; the fields are {', '.join(sorted(EVENT_FIELDS))}.",
+                    f"{name[:64]!r} cannot be changed; the fields are "
+                    f"{', '.join(sorted(EVENT_FIELDS))}.",
                 )
         stored = await self._records.find(prediction_id, fresh=True)
         draft = self._writer.draft(prediction_id, fields, now)
@@ -240,7 +242,7 @@ class Mutations:
         return self._answer(permissions, prediction_id, stored, HTTPStatus.ACCEPTED)
 
     async def delete(self, request: web.Request) -> web.StreamResponse:
-        """`DELETE /api/predictions/{id}`: 204 when it is gone, 202 where that has not been seen in time."""
+        """`DELETE /api/predictions/{id}`: 204 when it is gone, 202 where that is not seen in time."""
         now = self._clock.ms()
         permissions = await self._guard.authenticate(request)
         prediction_id = request.match_info["id"]
@@ -356,5 +358,6 @@ def invalid_transition(current: Status, wanted: Status) -> Problem:
         409,
         "invalid-transition",
         f"Invalid transition from {current} to {wanted}",
-        f"The prediction is {current}, from where it does not become {wanted}; read it and send what still applies.",
+        f"The prediction is {current}, from where it does not become {wanted}; read it and send "
+        "what still applies.",
     )

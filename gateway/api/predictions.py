@@ -1,7 +1,7 @@
 """Reading predictions over HTTP: one with its ETag, and lists of what the caller may see.
 
-A record goes out as the bytes that the store keeps: nothing is decoded unless a field is to be picked, or a right
-hangs on a tag or a model.
+A record goes out as the bytes that the store keeps: nothing is decoded unless a field is to be
+picked, or a right hangs on a tag or a model.
 """
 
 from collections.abc import Callable
@@ -31,7 +31,10 @@ _fields = msgspec.json.Decoder(dict[str, Raw])
 _encoder = msgspec.json.Encoder()
 
 
-_HEADERS = b'Content-Type: application/json\r\nETag: "%d"\r\nCache-Control: no-cache\r\nX-Content-Type-Options: nosniff\r\n'
+_HEADERS = (
+    b'Content-Type: application/json\r\nETag: "%d"\r\nCache-Control: no-cache\r\n'
+    b"X-Content-Type-Options: nosniff\r\n"
+)
 
 
 def answer_with(
@@ -50,7 +53,7 @@ def answer_with(
 
 
 def may_read(permissions: Permissions, prediction_id: str, stored: Stored) -> bool:
-    """Whether the caller may read this record; it is decoded only where its tags or model may decide."""
+    """Whether the caller may read this record; decoded only where its tags or model decide."""
     if permissions.may_read(prediction_id, stored.owner, None, ()):
         return True
     if not permissions.needs_record or stored.owner is None:

@@ -35,8 +35,11 @@ from tidings.streams.changes.codec import Change
 PING_EVERY = 15.0
 """Seconds between comments, which keep proxies from closing a stream that is silent."""
 UNANSWERED = 45_000
-"""Milliseconds that bytes may stay unacknowledged by the client's machine before it counts as gone: without it a phone
-that lost its network keeps its stream until TCP gives up, a quarter of an hour later (RFC 5482)."""
+"""Milliseconds that bytes may stay unacknowledged by the client's machine before it counts as gone.
+
+Without it a phone that lost its network keeps its stream until TCP gives up, a quarter of an hour
+later (RFC 5482).
+"""
 TAKE_BYTES = 65_536
 MAX_STREAMS = 20_000
 COME_BACK = 3_000
@@ -119,7 +122,7 @@ class EventStreams:
         else:
             ended = stored.status in TERMINAL and stored.version <= known
         if ended:
-            # The end is known there: this answer keeps an EventSource from connecting again and again.
+            # The end is known there: this keeps an EventSource from connecting again and again.
             return web.Response(status=204, headers={"Cache-Control": "no-cache"})
         return await self._serve(
             request, stream, [Watched([prediction_id], ["prediction:" + prediction_id])]
@@ -170,7 +173,7 @@ class EventStreams:
                 await self._run(stream, writing, wanted)
             await response.write_eof()
         except ConnectionError:
-            request.protocol.force_close()  # nothing can be said any more to a client that is gone, or takes nothing
+            request.protocol.force_close()  # the client is gone, or takes nothing
         except StorageError as error:
             # The answer has begun: its end, and not another one, tells the client to come back.
             logger.warning("sse.store_failed", error=str(error))
@@ -188,7 +191,7 @@ class EventStreams:
         return response
 
     def _admit(self, address: str, subject: str | None, keys: int) -> OwnerUsage | None:
-        """Count a stream of the subject with so many keys; raises the problem where it is one too many."""
+        """Count a stream of the subject with so many keys; a problem where it is one too many."""
         if len(self._open) >= MAX_STREAMS:
             raise Problem(
                 503,
@@ -243,7 +246,7 @@ class EventStreams:
                 return
 
     def _expired(self, stream: EventStream) -> bool:
-        """Whether the client's token has: one that takes its time would get more and more after that."""
+        """Whether the token has expired: a slow client would get more and more after that."""
         expires_at = stream.permissions.expires_at
         return expires_at is not None and expires_at <= self._clock.ms() / 1000
 
@@ -334,7 +337,7 @@ class EventStreams:
 
 
 def _notice_silence(request: web.Request) -> None:
-    """Let the kernel end the connection of a machine that acknowledges nothing any more, where it can."""
+    """Let the kernel end the connection of a machine that acknowledges nothing any more."""
     option = getattr(socket, "TCP_USER_TIMEOUT", None)
     plain = None if request.transport is None else request.transport.get_extra_info("socket")
     if (
@@ -352,7 +355,7 @@ def _too_many(detail: str) -> Problem:
 
 
 class _Writing:
-    """Writes that wait until the transport takes more; the server's sweep cuts who takes nothing."""
+    """Writes that wait until the transport takes more; who takes nothing, the server cuts."""
 
     def __init__(self, writer: AbstractStreamWriter | None) -> None:
         self._writer = writer

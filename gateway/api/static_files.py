@@ -41,7 +41,7 @@ class Page:
 
 
 def policy(image_sources: tuple[str, ...] = ()) -> str:
-    """The Content-Security-Policy of the page: everything from here, and pictures from wherever they are kept."""
+    """The Content-Security-Policy of the page: all from here, pictures from wherever they are."""
     images = " ".join(("'self'", "https:", "data:", "blob:", *image_sources))
     return (
         f"default-src 'none'; script-src 'self'; style-src 'self'; img-src {images}; connect-src 'self'; "

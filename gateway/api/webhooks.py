@@ -1,7 +1,7 @@
-"""Webhooks: proven on their raw bytes, appended to the log as they came, answered when that is durable.
+"""Webhooks: verified on their raw bytes, appended as they came, answered when that is durable.
 
-Nothing of a body is read but the prediction's id. What it says is the processor's to find out, so a mapping that is
-mended later mends the records by a replay.
+Nothing of a body is read but the prediction's id. What it says is the processor's to find out, so a
+mapping that is mended later mends the records by a replay.
 """
 
 import base64
@@ -53,17 +53,17 @@ from tidings.streams.support.histogram import Histogram
 from tidings.streams.support.tracing import Tracing
 
 APPEND_TIME = 4.0
-"""Seconds for the log to take a webhook, so that the answer is out within 5 s: providers give up after that."""
+"""Seconds for the log to take a webhook: providers give up after 5 s."""
 
 MOST_INFLATED = 100
-"""Times its size that an unproven body may have decompressed: JSON compresses to a tenth or a thirtieth."""
+"""Times its size that an unproven body may have decompressed; JSON has 10 to 30."""
 
 _SPAN = "POST /api/webhooks/{provider}"
 _HEADERS = b"Content-Type: application/json\r\nX-Content-Type-Options: nosniff\r\n"
 _ACCEPTED = b'{"success":true}'
 
 REFUSAL_EVERY = 1.0
-"""Seconds between two lines about one provider's refusals; the next one says how many were left out."""
+"""Seconds between two lines about one provider's refusals; the next says how many were left out."""
 
 logger = structlog.get_logger(__name__)
 
@@ -138,7 +138,7 @@ def url_token(key: bytes, prediction_id: str) -> str:
 
 
 def token_proves(key: bytes, prediction_id: str, token: str) -> bool:
-    """Whether the token is the one of this prediction's URL, in hex or in unpadded base64url; constant in time."""
+    """Whether the token is of this prediction's URL, in hex or base64url; constant in time."""
     digest = hmac.new(key, prediction_id.encode("utf-8", "surrogateescape"), sha256).digest()
     given = token.encode("utf-8", "surrogateescape").rstrip(b"=")
     in_hex = hmac.compare_digest(given, digest.hex().encode())
@@ -347,7 +347,8 @@ def _unproven_is_401(name: str) -> Iterator[None]:
         401,
         "bad-signature",
         "Bad signature",
-        f"The webhook is not proven: {reason}; check the provider's webhook secret here and there, and both clocks.",
+        f"The webhook is not proven: {reason}; check the provider's webhook secret here and there, "
+        "and both clocks.",
     )
 
 
@@ -367,7 +368,8 @@ def _check_token(key: bytes | None, prediction_id: str, token: str | None) -> No
             401,
             "bad-token",
             "Bad token",
-            "The URL names a prediction and its token does not prove it; use the URL that was given to the provider.",
+            "The URL names a prediction and its token does not prove it; use the URL that was given "
+            "to the provider.",
         )
 
 

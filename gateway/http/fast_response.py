@@ -1,8 +1,8 @@
 """Answers for the routes with the most traffic, written as one piece of bytes.
 
 The server's own `Response` builds a multi-valued dictionary of headers and serializes it for each
-request, which is a third of what a status read costs. Only the ordinary case is taken here; the rest
-is left to `Response`.
+request, which is a third of what a status read costs. Only the ordinary case is taken here; the
+rest is left to `Response`.
 """
 
 import time

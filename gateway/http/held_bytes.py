@@ -118,14 +118,14 @@ class HeldAccount:
         )
 
     def take(self, kind: Kind, size: int) -> bool:
-        """Hold so many bytes more; False, and nothing is counted, where a limit stands against it."""
+        """Hold so many bytes more; False, and nothing is counted, where a limit forbids it."""
         if size > self.room(kind):
             return False
         self.count(kind, size)
         return True
 
     def count(self, kind: Kind, size: int) -> None:
-        """Count bytes that are held in any case, such as a single record over the room that is left."""
+        """Count bytes that are held in any case, such as a single record over the room left."""
         if self._kinds is None:
             self._kinds = {}
         self._kinds[kind] = self._kinds.get(kind, 0) + size

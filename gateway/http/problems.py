@@ -21,13 +21,13 @@ from tidings.streams.log.protocol import LogError, RecordTooLarge
 
 CONTENT_TYPE = "application/problem+json"
 RETRY_AFTER = "1"
-"""Seconds; an outage of the log or the store is over at an unknown time, and a sooner return helps."""
+"""Seconds; an outage ends at an unknown time, and a sooner return helps."""
 
 BUSY_RETRY_AFTER = "5"
 """Seconds; what is held is given back when clients read, or after 30 s without progress."""
 
 _encoder = msgspec.json.Encoder()
-_log = structlog.get_logger()
+logger = structlog.get_logger(__name__)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -136,14 +136,14 @@ def busy(account: HeldAccount, size: int) -> Problem:
             503,
             "busy",
             "Busy",
-            "The service holds as much for others as it may; send the same request again in a while.",
+            "The service holds as much for others as it may; send the request again in a while.",
             headers={"Retry-After": BUSY_RETRY_AFTER},
         )
     return Problem(
         429,
         "too-much-held",
         "Too much under way",
-        "What you have under way together is as much as you may; finish reading or sending some of it.",
+        "What you have under way is as much as you may; finish reading or sending some of it.",
         headers={"Retry-After": BUSY_RETRY_AFTER},
     )
 
@@ -160,7 +160,7 @@ def unavailable(what: str, reason: str) -> Problem:
 
 
 def from_failure(error: Exception) -> Problem:
-    """The problem that an exception of a lower floor amounts to; whatever is not expected is a 500."""
+    """The problem that an exception of a lower floor amounts to; else a 500."""
     if isinstance(error, Problem):
         return error
     if isinstance(error, RecordTooLarge):
@@ -171,12 +171,12 @@ def from_failure(error: Exception) -> Problem:
             "The log does not take a record of this size; send less at once.",
         )
     if isinstance(error, StorageError):
-        _log.warning("http.store_failed", error=str(error), kind=type(error).__name__)
+        logger.warning("http.store_failed", error=str(error), kind=type(error).__name__)
         return unavailable("Store", "The store does not answer")
     if isinstance(error, LogError | TimeoutError):
-        _log.warning("http.log_failed", error=str(error), kind=type(error).__name__)
+        logger.warning("http.log_failed", error=str(error), kind=type(error).__name__)
         return unavailable("Log", "The log has not taken it in time")
-    _log.error("http.failed", exc_info=error)
+    logger.error("http.failed", exc_info=error)
     return Problem(
         500,
         "internal",
@@ -186,7 +186,7 @@ def from_failure(error: Exception) -> Problem:
 
 
 def answering(handler: Handler) -> Handler:
-    """The handler, with everything it raises turned into a problem; a middleware would cost every request more."""
+    """The handler, with all that it raises turned into a problem; a middleware would cost more."""
 
     async def answer(request: web.Request) -> web.StreamResponse:
         try:

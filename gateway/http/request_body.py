@@ -14,7 +14,7 @@ BODY_TIME = 30.0
 
 
 def is_buffered(request: web.Request) -> bool:
-    """Whether the whole body came with the headers: the ordinary case, without a turn of the loop."""
+    """Whether the whole body came with the headers: the ordinary case."""
     content = request.content
     return content.is_eof() and content.exception() is None
 
@@ -133,7 +133,7 @@ def check_encoding(request: web.Request) -> None:
 
 
 def is_compressed(request: web.Request, body: bytes) -> bool:
-    """Whether the body is compressed, by its header or, since no JSON begins so, by its first bytes."""
+    """Whether the body is compressed, by its header or by its first bytes: no JSON begins so."""
     return compression.is_compressed(body, request.headers.get("Content-Encoding"))
 
 

@@ -1,4 +1,4 @@
-"""The spans of one sampled request that appends an event: the request, and within it the append to the log."""
+"""The spans of one sampled request that appends an event: the request, and its append."""
 
 from collections.abc import Mapping
 

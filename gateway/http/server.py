@@ -1,7 +1,8 @@
 """The HTTP server of the gateway: aiohttp's own, behind whatever listens.
 
 What it adds: the server's own errors are problems, a client that closes its sending half is still
-answered, an answer that nobody takes is given up, and requests behind a refused upgrade are not lost.
+answered, an answer that nobody takes is given up, and requests behind a refused upgrade are not
+lost.
 """
 
 import asyncio
