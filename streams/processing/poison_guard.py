@@ -40,20 +40,21 @@ class PoisonGuard:
         self._seen: deque[tuple[float, int, int]] = deque([(float("-inf"), 0, 0)])
         self._wait = RETRY
         self._probe_at = 0.0
-        self._probed_from: tuple[int, int] | None = None
-        """The counters as a probe began; None: none is under way."""
+        self._probing = False
+        self._tried: tuple[int, int] | None = None
+        """The counters as the last probe began; None: there was none yet."""
         self.reason: str | None = None
         """Why it holds back; None: it does not."""
 
     @property
     def holding(self) -> bool:
         """Whether nothing may be taken at the moment."""
-        return self.reason is not None and self._probed_from is None
+        return self.reason is not None and not self._probing
 
     @property
     def most(self) -> int | None:
         """How many records may be taken at once; None: as many as there are."""
-        return PROBE if self._probed_from is not None else None
+        return PROBE if self._probing else None
 
     def note(self, now: float, records: int, poisoned: int) -> bool:
         """Take the counters as they are now; returns whether nothing may be taken.
@@ -85,22 +86,23 @@ class PoisonGuard:
 
         Else a service that is told not ready, and so is sent nothing, would wait for a good record for ever.
         """
-        if self._probed_from is not None:
-            self._close(now, *self._probed_from)
+        if self._probing and self._tried is not None:
+            self._close(now, *self._tried)
 
     def _close(self, now: float, records: int, poisoned: int) -> None:
-        self.reason = self._probed_from = None
+        self.reason = self._tried = None
+        self._probing = False
         self._seen = deque([(now, records, poisoned)])
 
     def _probe(self, now: float, records: int, poisoned: int) -> None:
-        if self._probed_from is None:
-            if now >= self._probe_at:
-                self._probed_from = (records, poisoned)
-            return
-        read, bad = records - self._probed_from[0], poisoned - self._probed_from[1]
-        if bad < self._share * read:  # one good record says that it is no longer everything
+        tried = self._tried
+        # What a probe let through may be counted after it has ended: one good record is enough whenever it shows.
+        if tried is not None and records - poisoned > tried[0] - tried[1]:
             self._close(now, records, poisoned)
-        elif read >= PROBE:
-            self._probed_from = None
+        elif not self._probing:
+            if now >= self._probe_at:
+                self._probing, self._tried = True, (records, poisoned)
+        elif tried is not None and records - tried[0] >= PROBE:
+            self._probing = False
             self._wait = min(self._wait * 2, RETRY_MOST)
             self._probe_at = now + self._wait

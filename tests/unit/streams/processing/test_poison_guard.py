@@ -81,3 +81,13 @@ def test_contradictions_are_no_poison() -> None:
         poison({"contradiction": 500, "owner": 3, "refused": 9, "not-json": 2, "unknown-status": 1})
         == 3
     )
+
+
+def test_a_good_record_that_is_counted_late_closes_it() -> None:
+    """Batches follow each other: what a probe let through may be counted after it has ended as poison."""
+    guard = opened()
+    now = 1 + RETRY
+    assert not guard.note(now, 100, 100)
+    assert guard.note(now + 1, 100 + PROBE, 100 + PROBE)
+    assert not guard.note(now + 2, 101 + PROBE, 100 + PROBE)
+    assert guard.reason is None
