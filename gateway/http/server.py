@@ -6,6 +6,8 @@ lost.
 """
 
 import asyncio
+import socket
+import struct
 from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from typing import Any, cast
@@ -127,6 +129,9 @@ class Connection(web.RequestHandler):  # type: ignore[type-arg,unused-ignore]
             self._stuck_since = now
         self._unsent = unsent
         if unsent and now - self._stuck_since >= NO_PROGRESS:
+            plain = self._wire.get_extra_info("socket")
+            if plain is not None:  # else the kernel would go on offering what it has buffered
+                plain.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self._wire.abort()
 
     def eof_received(self) -> bool:  # type: ignore[override]

@@ -294,6 +294,8 @@ async def test_who_takes_nothing_of_an_answer_is_cut(monkeypatch: pytest.MonkeyP
             unread.sendall(b"GET /api/predictions HTTP/1.1\r\nHost: localhost\r\n\r\n")
             await eventually(lambda: service.held.by_kind[Kind.PAGES] > 3_000_000)
             await eventually(lambda: service.held.total == 0)
+            with pytest.raises(ConnectionResetError):
+                unread.recv(65_536)
         listed = (await client.get("/api/predictions")).json()
         assert listed["cursor"] is not None
         rest = (await client.get(f"/api/predictions?cursor={listed['cursor']}")).json()
