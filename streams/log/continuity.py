@@ -95,12 +95,14 @@ async def check_source(log: Log, store: PredictionStore) -> None:
         LogReplaced: With what to do about it.
         LogError, StorageError: One of them does not answer.
     """
-    await _check_source(log, store, {})
+    await _check_source(log, store, await store.positions(), {})
 
 
-async def _check_source(log: Log, store: PredictionStore, applied: Mapping[int, Witness]) -> None:
-    # In this order: other processors go on meanwhile, and what they apply after the ends were read is no sign of anything.
-    seen = await store.positions()
+async def _check_source(
+    log: Log, store: PredictionStore, seen: Mapping[int, int], applied: Mapping[int, Witness]
+) -> None:
+    # What the store has seen was read before the ends are: other processors go on meanwhile, and what they apply after
+    # the ends were read is no sign of anything.
     witnesses = {**await _kept(store), **applied}
     bounds = await log.bounds(EVENTS)
     for partition, offset in seen.items():
@@ -147,7 +149,11 @@ class SourceWatch:
         """Look now. Raises as `check_source` does."""
         self._take_witnesses()
         try:
-            await _check_source(self._log, self._store, self._applied)
+            # A projection at the edge counts every request, and knows nothing that the log does not: it is asked at the
+            # start alone.
+            asked = self._store.capabilities.compare_and_set
+            seen = await self._store.positions() if asked else {}
+            await _check_source(self._log, self._store, seen, self._applied)
         except LogReplaced as error:
             if self.failure is None:
                 self.failure = str(error)
