@@ -76,7 +76,8 @@ class ConflationQueue:
         """Keep a change in place of an older one of its prediction; drop it where it is older.
 
         Returns:
-            False where the budget has no room even for its id: the subscriber has to begin anew.
+            False where the budget has no room even for its id, and something of this owner's waits
+            already: the subscriber has to begin anew.
         """
         change = item.change
         prediction_id = change.prediction_id
@@ -101,7 +102,10 @@ class ConflationQueue:
             self._bytes += size
             return True
         if not self._account.take(Kind.PENDING, ENTRY):
-            return False
+            if not self._account.holds_alone:
+                return False
+            # What others hold must not cut off a subscriber that holds nothing.
+            self._account.count(Kind.PENDING, ENTRY)
         self._spilled[prediction_id] = change.version
         return True
 
@@ -117,6 +121,12 @@ class ConflationQueue:
 
     def close(self) -> None:
         """Nothing waits any more; what was held is given back."""
+        # A refill that is under way may still ask to restore or to forget: with what waited gone it
+        # finds nothing, and gives back nothing that the closed account no longer counts.
+        self._replies.clear()
+        self._pending.clear()
+        self._spilled.clear()
+        self._bytes = 0
         self._account.close()
 
     def take(self, limit: int) -> bytes:

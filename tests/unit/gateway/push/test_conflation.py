@@ -150,3 +150,29 @@ def test_what_is_read_again_keeps_to_the_bounds() -> None:
     assert queue.restore(item("c", 1, 8).change)
     assert queue.take(100) == b"b1 "
     assert queue.missing(5) == {"c": 1}
+
+
+def test_what_is_read_for_a_closed_queue_is_counted_nowhere() -> None:
+    """A client that goes while its records are read again leaves the budget as it found it."""
+    held = HeldBytes()
+    queue = ConflationQueue(render, max_records=0, account=held.account("ann"))
+    for name in "ab":
+        queue.put(item(name, 1))
+    assert set(queue.missing(5)) == {"a", "b"}
+    queue.close()
+    queue.restore(item("a", 1).change)
+    queue.forget("b", 1)
+    assert (held.total, held.by_kind[Kind.PENDING], held.owner_holds("ann")) == (0, 0, 0)
+    assert not queue
+
+
+def test_what_others_hold_cuts_nobody_off() -> None:
+    """With the process's budget full, who holds nothing still gets what comes, by its id."""
+    held = HeldBytes(HeldLimits(process=ENTRY))
+    held.account("mallory").count(Kind.BODIES, ENTRY)
+    queue = ConflationQueue(render, account=held.account("ann"))
+    assert queue.put(item("a", 1))
+    assert queue.missing(5) == {"a": 1}
+    assert queue.restore(item("a", 1).change)
+    assert queue.take(100) == b"a1 "
+    assert held.owner_holds("ann") == 0
