@@ -41,6 +41,19 @@ async def test_an_address_proves_what_is_not_signed(path: str, status: int) -> N
     assert answer.status_code == status, answer.text
 
 
+@pytest.mark.parametrize("written", ["ab+cd/ef==", "ab%2Bcd%2Fef%3D%3D"])
+async def test_a_word_in_base64_is_taken_as_it_is_pasted(written: str) -> None:
+    """A `+` in an address stands for a space in forms; a word that was pasted there means itself."""
+    providers = open_providers({"runpod": Configuration(secret=("ab+cd/ef==",))})
+    parts: dict[str, Any] = {"providers": providers, "webhook_key": KEY}
+    async with (
+        small_service(**parts) as service,
+        httpx.AsyncClient(base_url=service.url, timeout=20) as client,
+    ):
+        answer = await client.post(f"/api/webhooks/runpod?token={written}", content=BODY)
+    assert answer.status_code == 200, answer.text
+
+
 async def test_keys_that_are_not_there_yet_ask_for_a_retry() -> None:
     """A webhook whose keys have not been fetched is answered 503, so that the provider sends it again."""
     headers = {
