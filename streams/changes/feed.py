@@ -7,14 +7,20 @@ changes is theirs, how to get every one of them is settled once.
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import structlog
 
 from tidings.storage.errors import StorageError
 from tidings.storage.resilience.backoff import Backoff, Failures
 from tidings.streams.changes.codec import Change, parse
-from tidings.streams.log.continuity import EVERY_SECONDS, LogReplaced, check_continuity, witness
+from tidings.streams.log.continuity import (
+    EVERY_SECONDS,
+    LogReplaced,
+    Witness,
+    Witnesses,
+    check_continuity,
+)
 from tidings.streams.log.protocol import (
     CHANGES,
     Log,
@@ -63,8 +69,7 @@ class ChangeFeed:
         self._on_gap = on_gap
         self.positions: dict[int, int] = {}
         """Per partition the next offset to be read; partitions that are not here are read from their beginning."""
-        self._last: dict[int, Record] = {}
-        """Of each partition the record that was taken last."""
+        self._witnesses = Witnesses()
         self.caught_up = asyncio.Event()
         """Whether it follows, and had read everything there was a moment ago."""
         self.seen_at = 0.0
@@ -113,11 +118,14 @@ class ChangeFeed:
 
     async def _look_for_replacement(self) -> None:
         """Raises `LogReplaced` where other records lie in the topic than were read: it was recreated and has grown."""
+
+        async def check(found: Mapping[int, Witness], since: Mapping[int, Witness]) -> None:
+            await check_continuity(self._log, CHANGES, {**since, **found})
+
         while True:
             await asyncio.sleep(EVERY_SECONDS)
-            read = {partition: witness(record) for partition, record in self._last.items()}
             with contextlib.suppress(LogUnavailable):
-                await check_continuity(self._log, CHANGES, read)
+                await self._witnesses.look(check)
 
     async def _read(self) -> None:
         batches = self._log.follow(CHANGES, dict(self.positions))
@@ -128,7 +136,7 @@ class ChangeFeed:
                     last = {record.partition: record for record in batch}
                     self._notice_return(batch)
                     await self._take(batch)
-                    self._last |= last
+                    self._witnesses.read(last.values())
                     for partition, record in last.items():
                         self.positions[partition] = record.offset + 1
                 else:
@@ -149,7 +157,7 @@ class ChangeFeed:
     def _replaced(self, reason: str) -> None:
         logger.warning("changes.replaced", reason=reason)
         self.positions.clear()
-        self._last.clear()
+        self._witnesses.clear()
         if self._on_gap is not None:
             self._on_gap()
 

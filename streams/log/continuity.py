@@ -9,7 +9,8 @@ say nothing any more: a new event at an old offset would be taken for a duplicat
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from functools import partial
 from hashlib import sha256
 
 import msgspec
@@ -95,15 +96,19 @@ async def check_source(log: Log, store: PredictionStore) -> None:
         LogReplaced: With what to do about it.
         LogError, StorageError: One of them does not answer.
     """
-    await _check_source(log, store, await store.positions(), {})
+    await _check_source(log, store, await store.positions(), {}, {})
 
 
 async def _check_source(
-    log: Log, store: PredictionStore, seen: Mapping[int, int], applied: Mapping[int, Witness]
+    log: Log,
+    store: PredictionStore,
+    seen: Mapping[int, int],
+    found: Mapping[int, Witness],
+    since: Mapping[int, Witness],
 ) -> None:
     # What the store has seen was read before the ends are: other processors go on meanwhile, and what they apply after
     # the ends were read is no sign of anything.
-    witnesses = {**await _kept(store), **applied}
+    witnesses = {**since, **_later(await _kept(store), found)}
     bounds = await log.bounds(EVENTS)
     for partition, offset in seen.items():
         end = bounds.get(partition, (0, 0))[1]
@@ -118,6 +123,55 @@ async def _kept(store: PredictionStore) -> dict[int, Witness]:
     return _decode(text) if text else {}
 
 
+def _later(one: Mapping[int, Witness], other: Mapping[int, Witness]) -> dict[int, Witness]:
+    """Of each partition the witness that lies behind: retention takes it last."""
+    both = dict(one)
+    for partition, found in other.items():
+        if partition not in both or both[partition].offset < found.offset:
+            both[partition] = found
+    return both
+
+
+class Witnesses:
+    """What one reader has read last of each partition, for looks whether it still lies there.
+
+    What was read since the last look may come out of the new topic already, so it is no witness of the old one until
+    a look has found what was read before it in its place.
+    """
+
+    def __init__(self) -> None:
+        self.found: dict[int, Witness] = {}
+        """As the last look found them."""
+        self._last: dict[int, Record] = {}
+        """Read since; most records are followed by another before the next look, so they are hashed then."""
+
+    def read(self, records: Iterable[Record]) -> None:
+        """These were read, and what is to be done about them is done."""
+        for record in records:
+            self._last[record.partition] = record
+
+    def since(self) -> dict[int, Witness]:
+        """Of what was read since the last look."""
+        return {partition: witness(record) for partition, record in self._last.items()}
+
+    async def look(
+        self, check: Callable[[Mapping[int, Witness], Mapping[int, Witness]], Awaitable[None]]
+    ) -> None:
+        """Let these be checked, given those found before and those since; raises what the check does."""
+        since = self.since()
+        looked_at = self._last.copy()
+        await check(self.found, since)
+        self.found |= since
+        for partition, record in looked_at.items():
+            if self._last.get(partition) is record:
+                del self._last[partition]
+
+    def clear(self) -> None:
+        """Forget them: the reader begins anew."""
+        self.found.clear()
+        self._last.clear()
+
+
 class SourceWatch:
     """Looks again and again whether the log is still the one that the store was built from.
 
@@ -129,31 +183,23 @@ class SourceWatch:
     def __init__(self, log: Log, store: PredictionStore) -> None:
         self._log = log
         self._store = store
-        self._last: dict[int, Record] = {}
-        """Of each partition, not yet among the witnesses: most records are followed by another before the next look."""
-        self._applied: dict[int, Witness] = {}
+        self._witnesses = Witnesses()
         self._noted: dict[int, Witness] = {}
         self.failure: str | None = None
         """What has happened to the log, once it has; only a person can mend it."""
 
     def applied(self, records: Sequence[Record]) -> None:
         """These were applied to the store, and are done."""
-        for record in records:
-            self._last[record.partition] = record
-
-    def _take_witnesses(self) -> None:
-        last, self._last = self._last, {}
-        self._applied |= {partition: witness(record) for partition, record in last.items()}
+        self._witnesses.read(records)
 
     async def check(self) -> None:
         """Look now. Raises as `check_source` does."""
-        self._take_witnesses()
         try:
             # A projection at the edge counts every request, and knows nothing that the log does not: it is asked at the
             # start alone.
             asked = self._store.capabilities.compare_and_set
             seen = await self._store.positions() if asked else {}
-            await _check_source(self._log, self._store, seen, self._applied)
+            await self._witnesses.look(partial(_check_source, self._log, self._store, seen))
         except LogReplaced as error:
             if self.failure is None:
                 self.failure = str(error)
@@ -174,10 +220,11 @@ class SourceWatch:
 
     async def keep(self) -> None:
         """Write down what was applied last, for other processes and the next start. Raises `StorageError`."""
-        self._take_witnesses()
-        if self._applied == self._noted or (notes := notes_of(self._store)) is None:
+        since, found = self._witnesses.since(), dict(self._witnesses.found)
+        mine = {**since, **found}
+        if mine == self._noted or (notes := notes_of(self._store)) is None:
             return
-        applied = dict(self._applied)
         # Other processors have other partitions.
-        await notes.note(_NOTE, _encode({**await _kept(self._store), **applied}).decode())
-        self._noted = applied
+        kept = {**since, **_later(await _kept(self._store), found)}
+        await notes.note(_NOTE, _encode(kept).decode())
+        self._noted = mine

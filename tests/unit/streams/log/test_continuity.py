@@ -79,6 +79,54 @@ async def test_a_topic_that_has_grown_past() -> None:
         await check_source(log, store)
 
 
+async def test_what_was_read_of_the_new_topic_is_no_witness() -> None:
+    """A reader that went on in the new topic before the look compares what it had read before, and keeps that."""
+    log = Recreatable()
+    watch, store = await watching(log, b"1", b"2")
+    await watch.check()
+    log.recreate()
+    watch.applied((await append(log, b"other", b"one", b"more"))[2:])
+    with pytest.raises(LogReplaced, match="offset 1 of partition 0"):
+        await watch.check()
+    await watch.keep()
+    with pytest.raises(LogReplaced):
+        await check_source(log, store)
+
+
+async def test_another_process_reads_on_in_the_new_topic() -> None:
+    """What the last owner of a partition wrote down counts, whatever the next one has read since."""
+    log = Recreatable()
+    _, store = await watching(log, b"1", b"2")
+    log.recreate()
+    following = SourceWatch(log, store)
+    following.applied((await append(log, b"other", b"one", b"more"))[2:])
+    await following.keep()
+    with pytest.raises(LogReplaced, match="offset 1 of partition 0"):
+        await following.check()
+    with pytest.raises(LogReplaced):
+        await check_source(log, store)
+
+
+async def test_what_another_owner_wrote_down_later_stays() -> None:
+    """A process that had the partition before does not put its older witness in the place of the newer one."""
+    log = MemoryLog(partitions=2)
+    first, store = await watching(log, b"1")
+    await first.check()
+    second = SourceWatch(log, store)
+    second.applied(await append(log, b"2"))
+    await second.check()
+    await second.keep()
+    newest = (await store.notes())["witnesses"]
+    await log.append(EVENTS, [NewRecord(b"q", b"3", (), 0)])
+    everything = [record async for batch in read_until_end(log, EVENTS) for record in batch]
+    first.applied([record for record in everything if record.partition == 0])
+    await first.check()
+    await first.keep()
+    kept = (await store.notes())["witnesses"]
+    assert newest.removeprefix("{").removesuffix("}") in kept
+    assert len(kept) > len(newest)
+
+
 async def test_the_same_contents_at_another_time() -> None:
     """A record of the same contents is another one: its time differs."""
     log = MemoryLog()
