@@ -57,6 +57,7 @@ async def test_a_header_that_is_no_text_stops_nobody(
                 EVENTS, [NewRecord(b"a%d" % number, b'{"status":"processing"}', (), number % 2)]
             )
         offset = await produce(kafka_address, f"{topic_prefix}{EVENTS}", b'{"status":"failed"}', 1)
+        assert await log.read_at(EVENTS, {0: 0, 1: offset}) == await log.read_at(EVENTS, {0: 0})
         for number in range(20):
             await log.append(
                 EVENTS, [NewRecord(b"a%d" % number, b'{"status":"succeeded"}', (), number % 2)]
