@@ -171,6 +171,17 @@ class ConsumerLoop:
                 found[partition] = following
         return found
 
+    async def at_end(self) -> frozenset[int]:
+        """The partitions of which everything was fetched; none where the log does not say.
+
+        A fetch that gave nothing is no sign: the first records of an assignment may take their time.
+        """
+        try:
+            lag = await self.consumer.lag()
+        except LogError:
+            return frozenset()
+        return frozenset(p for p, left in lag.items() if not left) if self.current else frozenset()
+
     def _uncommitted(self) -> dict[int, int]:
         """What may be committed of the assigned partitions, where it differs from what is."""
         assigned, committed = self.consumer.assigned(), self._committed

@@ -9,12 +9,12 @@ and ends that one too. So the store keeps a note for each partition:
    before it is begun. So a process that dies leaves the name of the record that it died of.
 3. A record that was under way at three ends is set aside as a dead letter, `crash`.
 
-Processes die for other reasons too. A record that waits for a store or a log is not noted as under way meanwhile: a
-restart in an outage says nothing about it. And a record that is done is never counted, whatever its neighbours do.
+Processes die for other reasons too. A record that waits for a store or a log, or meets one whose settings or rights
+want mending, is not noted as under way any more: a restart then says nothing about it. And a record that is done is never counted, whatever its neighbours do.
 """
 
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 
 import msgspec
 import structlog
@@ -134,7 +134,7 @@ class CrashJournal:
         if note is None or not note.until:
             return True
         if record.offset >= note.until:
-            await self.calm(record.partition)
+            await self.calm({record.partition})
             return True
         # What lies below was committed, or it would have been read first.
         note.ends = {offset: ends for offset, ends in note.ends.items() if offset >= record.offset}
@@ -144,10 +144,10 @@ class CrashJournal:
         await self._keep(record.partition)
         return True
 
-    async def calm(self, partition: int | None = None) -> None:
-        """Nothing dangerous is left in the partition (in any of them): take records by the batch again."""
+    async def calm(self, partitions: Set[int]) -> None:
+        """Nothing dangerous is left in these partitions: take records by the batch again."""
         for number, note in self._notes.items():
-            if note.until and partition in (None, number):
+            if note.until and number in partitions:
                 note.until, note.under_way, note.ends, note.starts = 0, None, {}, 0
                 await self._keep(number)
                 logger.info("processor.by_the_batch", partition=number)

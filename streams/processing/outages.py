@@ -8,10 +8,10 @@ from typing import TypeVar
 
 import structlog
 
-from tidings.storage.errors import StorageError
+from tidings.storage.errors import StorageError, StoreMisconfigured
 from tidings.storage.resilience.backoff import Backoff, Failures
 from tidings.streams.log.consumer_loop import ConsumerLoop
-from tidings.streams.log.protocol import LogError
+from tidings.streams.log.protocol import LogError, LogMisconfigured
 from tidings.streams.processing.statistics import Statistics
 
 T = TypeVar("T")
@@ -32,7 +32,7 @@ class Outages:
     Args:
         stopping: Set when the processor stops: nothing is waited for then.
         statistics: Counts.
-        waiting: Called as an operation begins to wait.
+        waiting: Called as an operation begins to wait, or fails for a reason that no record has.
     """
 
     def __init__(
@@ -74,6 +74,8 @@ class Outages:
         try:
             while True:
                 if not error.retryable:
+                    if isinstance(error, StoreMisconfigured | LogMisconfigured):
+                        await self._told()  # whatever is under way, this is what ends the process
                     raise error
                 if self._stopping.is_set() or not self.loop.current:
                     raise Abandoned from None

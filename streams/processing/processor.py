@@ -403,7 +403,7 @@ class Processor:
             announcing, self._announcing = self._announcing, None
             await announcing
         if self._journal.careful and self._writing is None and self._announcing is None:
-            await self._settled(self._journal.calm)  # everything there was is done
+            await self._settled(partial(self._journal.calm, await loop.at_end()))
         loop.commit_soon()
 
     async def _written(self) -> None:

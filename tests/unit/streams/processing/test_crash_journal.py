@@ -10,13 +10,13 @@ import pytest
 
 from tests.support.conditions import eventually
 from tests.support.streams.pipeline import codes, read
-from tidings.storage.errors import StoreUnavailable
+from tidings.storage.errors import StoreMisconfigured, StoreUnavailable
 from tidings.storage.memory import MemoryStore
 from tidings.storage.notes import notes_of
 from tidings.storage.sqlite.store import SqliteStore
 from tidings.storage.store import Outcome, PredictionStore, Write
 from tidings.storage.wrappers.cache import CachedStore
-from tidings.streams.log.memory import MemoryLog
+from tidings.streams.log.memory import MemoryConsumer, MemoryLog
 from tidings.streams.log.protocol import DEAD_LETTERS, EVENTS, NewRecord, Record
 from tidings.streams.processing import batch as batches
 from tidings.streams.processing.crash_journal import ENDS, STARTS
@@ -114,6 +114,32 @@ async def test_a_deadly_record_is_set_aside_and_the_rest_goes_on(store: Predicti
         assert (await rebuilt.load([name]))[name].encoded == stored.encoded
 
 
+class Slow(MemoryLog):
+    """The first fetch of each member gives nothing, as where a broker takes its time."""
+
+    def consume(self, topic: str, group: str) -> MemoryConsumer:
+        """A member of the group."""
+        consumer = super().consume(topic, group)
+        fetch, fetched = consumer.fetch, list[int]()
+
+        async def slowly(limit: int, wait: float) -> Sequence[Record]:
+            fetched.append(limit)
+            return await fetch(limit, wait) if len(fetched) > 2 else ()
+
+        consumer.fetch = slowly  # type: ignore[method-assign]
+        return consumer
+
+
+async def test_a_fetch_that_gives_nothing_yet_is_no_end() -> None:
+    """What is noted stands until the partition is read to its end, however long the first records take to come."""
+    log, store = Slow(), MemoryStore()
+    await log.append(EVENTS, [*events("a"), NewRecord(b"bad", DEADLY)])
+    for _ in range(STARTS + ENDS):
+        assert not await live(log, store)
+    assert await live(log, store)
+    assert codes(await read(log, DEAD_LETTERS)) == ["crash"]
+
+
 async def test_a_second_deadly_record_costs_fewer_ends(store: PredictionStore) -> None:
     """Records stay taken one by one until what may have been under way is done, so the next one is found sooner."""
     log = MemoryLog()
@@ -168,6 +194,32 @@ async def test_a_restart_in_an_outage_blames_nobody() -> None:
         await asyncio.sleep(0)
         await kill(task)
     store.away = False
+    assert await live(log, store)
+    assert await read(log, DEAD_LETTERS) == []
+    assert set(await store.load(["a", "b"])) == {"a", "b"}
+
+
+class Denied(MemoryStore):
+    """Keeps notes, and has not been given the right to write records."""
+
+    denied = True
+
+    async def write(self, writes: Sequence[Write]) -> list[Outcome]:
+        """As the store does, or not."""
+        if self.denied:
+            raise StoreMisconfigured("permission denied")
+        return await super().write(writes)
+
+
+async def test_a_setting_that_ends_the_process_blames_nobody() -> None:
+    """A record that was under way as a store refused everything, start after start, is applied once it is mended."""
+    log, store = MemoryLog(), Denied()
+    await log.append(EVENTS, events("a", "b"))
+    for _ in range(2 * (STARTS + ENDS)):
+        processor = Processor(log, CachedStore(store), {}, StorePolicy(await log.identity()))
+        with pytest.raises(StoreMisconfigured):
+            await asyncio.wait_for(processor.run(), 20)
+    store.denied = False
     assert await live(log, store)
     assert await read(log, DEAD_LETTERS) == []
     assert set(await store.load(["a", "b"])) == {"a", "b"}
