@@ -216,22 +216,41 @@ async def test_a_compressed_webhook_is_understood(
         ("br", REPLICATE, 415),
         ("zstd", REPLICATE, 415),
         ("gzip, br", REPLICATE, 415),
-        ("gzip", REPLICATE, 400),
-        ("gzip", gzip.compress(REPLICATE)[:-9], 400),
-        ("gzip", gzip.compress(b"") * 100, 400),
         ("gzip", gzip.compress(b" " * 3_000_000), 413),
     ],
-    ids=["br", "zstd", "two", "none", "cut", "many-members", "bomb"],
+    ids=["br", "zstd", "two", "bomb"],
 )
 async def test_a_webhook_that_cannot_be_decompressed_is_refused(
     encoding: str, body: bytes, status: int
 ) -> None:
-    """Another encoding, another format than was said and a bomb are each refused, and counted."""
+    """Another encoding and a bomb are each refused, and counted."""
     async with serving(processing=False, max_body=1_000_000) as (service, client):
         headers = proven(body, **{"content-encoding": encoding})
         answer = await client.post(URL, content=body, headers=headers)
         assert answer.status_code == status, answer.text
         assert service.webhook_counts.answers["replicate", status] == 1
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate"])
+@pytest.mark.parametrize(
+    "body",
+    [REPLICATE, gzip.compress(REPLICATE)[:-9], gzip.compress(b"") * 100],
+    ids=["plain", "cut", "many-members"],
+)
+async def test_a_proven_webhook_in_another_format_than_it_says_is_kept(
+    encoding: str, body: bytes
+) -> None:
+    """A proxy may have undone the compression and left the header; what is not proven is a 401."""
+    async with serving(processing=False) as (service, client):
+        headers = proven(body, **{"content-encoding": encoding})
+        answer = await client.post(URL, content=body, headers=headers)
+        assert answer.status_code == 200, answer.text
+        (record,) = await service.records()
+        assert record.value == body
+        answer = await client.post(
+            URL, content=body, headers=proven(b"another", **{"content-encoding": encoding})
+        )
+        assert answer.status_code == 401, answer.text
 
 
 async def test_an_unproven_bomb_is_decompressed_to_a_bounded_multiple() -> None:
