@@ -273,6 +273,8 @@ class EventStreams:
     ) -> AsyncGenerator[bytes | None]:
         """The snapshot's events; None once where the limit left some out."""
         store = self._store
+        if not wanted.snapshot:
+            return
         for prediction_id in wanted.named or wanted.known:
             stored = await store.get(prediction_id)
             if stored is not None and stored.version < stream.known(prediction_id):

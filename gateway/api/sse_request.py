@@ -38,6 +38,8 @@ class Watched(Struct, frozen=True):
     known: Mapping[str, int] = {}
     """Versions that the client has."""
     ref: Ref = None
+    snapshot: bool = True
+    """Whether it begins with the records as they stand."""
     error: bytes = b""
     """Why it is not watched: a message to the client."""
 
@@ -149,9 +151,9 @@ def _posted(message: Subscribe, permissions: Permissions) -> Watched:
             text = f"{wrong[:80]!r} is no prediction id"
             return Watched((), (), error=protocol.error_message(ref, "invalid", text))
         names = tuple(dict.fromkeys(message.predictions))
-        return Watched(names, keys, known=message.known, ref=ref)
+        return Watched(names, keys, known=message.known, ref=ref, snapshot=message.snapshot)
     if not permissions.may_watch_key(keys[0]):
         text = f"the token does not let you watch {keys[0]}"
         return Watched((), (), error=protocol.error_message(ref, "forbidden", text))
     query = Query(owner=message.owner, tag=message.tag, model=message.model)
-    return Watched((), keys, query, message.limit, message.known, ref)
+    return Watched((), keys, query, message.limit, message.known, ref, message.snapshot)

@@ -86,7 +86,7 @@ def parse(data: bytes | bytearray) -> Message:
     """
     try:
         message: Message = _messages.decode(data)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise Malformed(f"not a message of {SUBPROTOCOL}: {error}") from error
     if isinstance(message, (Subscribe, Unsubscribe)):
         _check_names_one(message)
@@ -101,7 +101,7 @@ def parse_subscriptions(data: bytes) -> list[Subscribe]:
     """
     try:
         messages = _subscriptions.decode(data)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
         raise Malformed(f"not subscriptions of {SUBPROTOCOL}: {error}") from error
     for message in messages:
         _check_names_one(message)

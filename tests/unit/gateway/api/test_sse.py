@@ -460,10 +460,11 @@ async def test_one_stream_takes_what_a_websocket_takes() -> None:
             {"type": "subscribe", "ref": 2, "owner": "ann", "known": {"gone": 4}, "limit": 1},
             {"type": "subscribe", "ref": 3, "owner": "bob"},
             {"type": "subscribe", "ref": 4, "predictions": ["not an id"]},
+            {"type": "subscribe", "ref": 5, "predictions": ["p2"], "snapshot": False},
         ]
         bearer = {"Authorization": f"Bearer {token(sub='ann')}"}
         async with stream(client, "/api/events", subscriptions, **bearer) as events:
-            heard = [(await events.next())[2] for _ in range(8)]
+            heard = [(await events.next())[2] for _ in range(9)]
             told = [(one["type"], one.get("ref"), one.get("predictionId")) for one in heard]
             assert told == [
                 ("snapshot", None, None),
@@ -474,6 +475,7 @@ async def test_one_stream_takes_what_a_websocket_takes() -> None:
                 ("synced", 2, None),
                 ("error", 3, None),
                 ("error", 4, None),
+                ("synced", 5, None),
             ]
             assert [heard[0]["prediction"]["predictionId"], heard[5]["more"]] == ["p2", True]
             await service.put(prediction("p1", owner="ann", version=3))
@@ -484,6 +486,10 @@ async def test_one_stream_takes_what_a_websocket_takes() -> None:
         for wrong in ([{"type": "subscribe"}], {"type": "subscribe"}, [{"type": "ping"}]):
             answer = await client.post("/api/events", json=wrong, headers=bearer)
             assert answer.status_code == 400, wrong
+        headers = {**bearer, "Content-Type": "application/json"}
+        encoded = b'[{"type":"subscribe","predictions":["\xff"]}]'
+        answer = await client.post("/api/events", content=encoded, headers=headers)
+        assert answer.status_code == 400
         many = [{"type": "subscribe", "predictions": [f"p{n}" for n in range(10_001)]}]
         assert (await client.post("/api/events", json=many, headers=bearer)).status_code == 400
 
