@@ -49,14 +49,14 @@ def upgrade_route(acceptor: Acceptor) -> Callable[[web.Request], Awaitable[web.S
 
     async def upgrade(request: web.Request) -> web.StreamResponse:
         """Take the connection over, and come back when it is gone."""
+        http, transport = request.protocol, request.transport
+        if transport is None:
+            return _Done()  # gone already: admitted, it would keep a place of its address for ever
         try:
             head = handshake.from_request(_request(request))
             accepted = acceptor.accept(head, request.remote or "")
         except HandshakeRefused as error:
             return _refusal(error)
-        http, transport = request.protocol, request.transport
-        if transport is None:
-            return _Done()
         lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def on_lost(exc: Exception | None) -> None:
