@@ -13,7 +13,6 @@ from hashlib import sha256
 import structlog
 from aiohttp import web
 
-from tidings.gateway.api.appending import Appender
 from tidings.gateway.auth.request_guard import RequestGuard
 from tidings.gateway.http.fast_response import answer
 from tidings.gateway.http.held_bytes import HeldAccount, HeldBytes, Kind
@@ -51,9 +50,6 @@ from tidings.streams.providers.signatures.hmac_signatures import ProvenByAddress
 from tidings.streams.rules.event import Archive
 from tidings.streams.support.histogram import Histogram
 from tidings.streams.support.tracing import Tracing
-
-APPEND_TIME = 4.0
-"""Seconds for the log to take a webhook: providers give up after 5 s."""
 
 MOST_INFLATED = 100
 """Times its size that an unproven body may have decompressed; JSON has 10 to 30."""
@@ -177,7 +173,7 @@ class Webhooks:
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._guard = guard
-        self._appender = Appender(log, EVENTS, APPEND_TIME)
+        self._log = log
         self._providers = providers
         self._held = held
         self._webhook_key = webhook_key
@@ -263,7 +259,7 @@ class Webhooks:
         if carried is not None:
             stamps.append((TRACE_HEADER, carried))
         try:
-            await self._appender.append(NewRecord(key, body, stamps))
+            await self._log.append(EVENTS, (NewRecord(key, body, stamps),))
         except LogError as error:
             raise _not_taken(error, name, prediction_id, trace) from None
         if trace is not None:

@@ -31,6 +31,8 @@ from queue import SimpleQueue
 from threading import Lock, Thread
 from typing import Any, Generic, TypeVar
 
+from msgspec import Struct, field
+
 from tidings.storage.sqlite.interpreter import switch_interval
 
 W = TypeVar("W")
@@ -41,48 +43,30 @@ SMALL_BYTES = 65_536
 """What is written in the event loop at most, in about 0.5 ms."""
 
 
-class CommitRequest(Generic[W]):
-    """A call's part of a transaction, and the future that its caller waits for.
+class CommitRequest(Struct, Generic[W], eq=False):
+    """A call's part of a transaction, and the future that its caller waits for."""
 
-    Args:
-        work: What to do; None: nothing, a mark in the order of calls.
-        size: Its bytes, or what takes as long as writing so many.
-        quick: Whether it takes no longer than its size says, so that it may run in the event loop.
-        durable: Whether it must survive a power cut.
-        keys: The records it writes: two calls with a key in common do not share a transaction.
-        alone: Whether it has a transaction of its own.
-    """
-
-    __slots__ = ("alone", "done", "durable", "keys", "loop", "quick", "size", "work")
-
-    def __init__(
-        self,
-        work: W | None,
-        *,
-        size: int = 0,
-        quick: bool = False,
-        durable: bool = True,
-        keys: Collection[str] = (),
-        alone: bool = False,
-    ) -> None:
-        self.work = work
-        self.size = size
-        self.quick = quick
-        self.durable = durable
-        self.keys = keys
-        self.alone = alone
-        self.loop = asyncio.get_running_loop()
-        self.done: asyncio.Future[Any] = self.loop.create_future()
+    work: W | None
+    """What to do; None: nothing, a mark in the order of calls."""
+    size: int = 0
+    """Its bytes, or what takes as long as writing so many."""
+    quick: bool = False
+    """Whether it takes no longer than its size says, so that it may run in the event loop."""
+    durable: bool = True
+    """Whether it must survive a power cut."""
+    keys: Collection[str] = ()
+    """The records it writes: two calls with a key in common do not share a transaction."""
+    alone: bool = False
+    """Whether it has a transaction of its own."""
+    loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
+    done: asyncio.Future[Any] = field(default_factory=asyncio.Future)
 
 
-class _Uncommitted(Generic[W]):
+class _Uncommitted(Struct, Generic[W], eq=False):
     """A batch whose transaction was made in the loop and lacks its commit."""
 
-    __slots__ = ("batch", "results")
-
-    def __init__(self, batch: list[CommitRequest[W]], results: list[Any]) -> None:
-        self.batch = batch
-        self.results = results
+    batch: list[CommitRequest[W]]
+    results: list[Any]
 
 
 class GroupCommit(Generic[W]):
@@ -131,18 +115,14 @@ class GroupCommit(Generic[W]):
         self._resuming: asyncio.AbstractEventLoop | None = None
         """The loop that is to hand over what waits; where it was closed before it could, the next
         caller does it."""
-        self._closing = False
+        self.closing = False
+        """Whether nothing more is taken."""
         self._between: Callable[[sqlite3.Connection], object] | None = None
         self.on_finished: Callable[[Sequence[CommitRequest[W]]], None] | None = None
         """Called in a loop after each transaction, with its batch."""
         self._batches: SimpleQueue[list[CommitRequest[W]] | _Uncommitted[W] | None] = SimpleQueue()
         self._thread = Thread(target=self._work, name=f"sqlite-commit {path.name}", daemon=True)
         self._thread.start()
-
-    @property
-    def closing(self) -> bool:
-        """Whether nothing more is taken."""
-        return self._closing
 
     def submit(self, job: CommitRequest[W]) -> "asyncio.Future[Any]":
         """Do it in the next transaction that it can join.
@@ -158,7 +138,7 @@ class GroupCommit(Generic[W]):
             if begin:
                 self._under_way = True
                 self._resuming = job.loop
-        if begin and self._small([job]):
+        if begin and job.quick and job.size <= SMALL_BYTES and self._between is None:
             # At the end of this turn of the loop: callers that run in the same turn share the
             # transaction.
             job.loop.call_soon(self._hand_over)
@@ -176,8 +156,8 @@ class GroupCommit(Generic[W]):
 
     async def close(self) -> None:
         """Finish what was submitted, end the thread and close the connection. Idempotent."""
-        if not self._closing:
-            self._closing = True
+        if not self.closing:
+            self.closing = True
             last = self.submit(CommitRequest(None, alone=True))
             await asyncio.wait([last], timeout=self._close_within)
             self._batches.put(None)
@@ -215,20 +195,25 @@ class GroupCommit(Generic[W]):
         for job in waiting:
             size += job.size
             if count and (
-                job.alone or waiting[0].alone or size > MOST_BYTES or not keys.isdisjoint(job.keys)
+                job.alone
+                or waiting[0].alone
+                or size > MOST_BYTES
+                or (job.keys and not keys.isdisjoint(job.keys))
             ):
                 break
-            keys.update(job.keys)
+            if job.keys:
+                keys.update(job.keys)
             count += 1
         batch, self._waiting = waiting[:count], waiting[count:]
         return batch
 
     def _small(self, batch: list[CommitRequest[W]]) -> bool:
-        return (
-            self._between is None
-            and all(job.quick for job in batch)
-            and sum(job.size for job in batch) <= SMALL_BYTES
-        )
+        size = 0
+        for job in batch:
+            if not job.quick:
+                return False
+            size += job.size
+        return size <= SMALL_BYTES and self._between is None
 
     def _make_in_loop(self, batch: list[CommitRequest[W]]) -> list[Any] | None:
         """All of a small transaction but a commit that waits for the disk.

@@ -9,6 +9,10 @@ from tidings.storage.redaction import redact
 
 Headers = Sequence[tuple[str, bytes]]
 
+APPEND_SECONDS = 4.0
+"""A log's time to take an append: the answer to a webhook must be out within 5 s, when providers
+give up."""
+
 
 class Place(Protocol):
     """Where something lies within a topic: a `Position`, or a record itself."""
@@ -167,7 +171,7 @@ class Log(Protocol):
     async def append(self, topic: str, records: Sequence[NewRecord]) -> list[Position]:
         """Append, in order per partition; durable when it returns. Concurrent calls share a commit.
 
-        Raises `LogUnavailable` (after 5 s at most; the outcome is then unknown) and `RecordTooLarge`.
+        Raises `LogUnavailable` (after `APPEND_SECONDS` at most; the outcome is then unknown) and `RecordTooLarge`.
         """
 
     def consume(self, topic: str, group: str) -> Consumer:

@@ -21,6 +21,7 @@ from msgspec import Struct
 from tidings.streams.log.kafka.consumer import METADATA_SECONDS
 from tidings.streams.log.kafka.errors import STOP_SECONDS, bounded, stop
 from tidings.streams.log.protocol import (
+    APPEND_SECONDS,
     LogError,
     LogMisconfigured,
     LogUnavailable,
@@ -30,8 +31,7 @@ from tidings.streams.log.protocol import (
 
 logger = structlog.get_logger(__name__)
 
-APPEND_SECONDS = 5.0
-_REQUEST_SECONDS = 4.0
+_REQUEST_SECONDS = 3.5
 """The broker's time for one request; below `APPEND_SECONDS`, so that a second one has a chance."""
 _BATCH_BYTES = 1_000_000
 """Of one partition's batch; a record may be larger and then travels alone. Below every broker's default limit."""
@@ -121,7 +121,7 @@ class KafkaAppender:
     ) -> dict[int, list[int]]:
         """Append per partition these records, `size` bytes in all; per partition their offsets.
 
-        Raises `LogUnavailable` after 5 s at most, with the outcome unknown.
+        Raises `LogUnavailable` after `APPEND_SECONDS` at most, with the outcome unknown.
         """
         if self._closed:
             raise LogUnavailable("the log is closed; open it again")
@@ -179,6 +179,7 @@ class KafkaAppender:
 
     async def _send_round(self, jobs: list[_Job]) -> None:
         producer: AIOKafkaProducer | None = None
+        singly: list[_Job] = []
         try:
             async with bounded(APPEND_SECONDS, "Kafka did not take an append"):
                 producer = await self._current()
@@ -187,10 +188,20 @@ class KafkaAppender:
                         await batch.settle()
                     except KafkaError as error:
                         self._replace(producer, error)
-                        _fail([part.job for part in batch.parts], _failure(error))
+                        failure, sharing = _failure(error), [part.job for part in batch.parts]
+                        if isinstance(failure, RecordTooLarge) and len(sharing) > 1:
+                            singly += sharing
+                        else:
+                            _fail(sharing, failure)
         except LogError as error:
             self._replace(producer, error)
             _fail(jobs, error)
+        # One of them, or all together, are more than the topic takes at once: only the one that is
+        # too large by itself may fail. What was taken before is taken twice, which the rules allow.
+        for job in singly:
+            if not job.done.done():
+                job.offsets.clear()
+                await self._send_round([job])
 
     async def _current(self) -> AIOKafkaProducer:
         """The producer in use, made where there is none."""
@@ -312,7 +323,9 @@ def _fail(jobs: list[_Job], failure: LogError) -> None:
 
 
 def _give_up(jobs: list[_Job]) -> None:
-    _fail(jobs, LogUnavailable("Kafka did not acknowledge an append within 5 s"))
+    _fail(
+        jobs, LogUnavailable(f"Kafka did not acknowledge an append within {APPEND_SECONDS:.1f} s")
+    )
 
 
 def _failure(error: KafkaError) -> LogError:

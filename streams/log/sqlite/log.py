@@ -5,6 +5,7 @@ import functools
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
+from operator import methodcaller
 from pathlib import Path
 from urllib.parse import SplitResult, unquote
 
@@ -32,7 +33,6 @@ from tidings.streams.log.sqlite.schema import (
     GroupLock,
     Translating,
     connect,
-    make_topic,
     open_file,
     stored,
     table,
@@ -41,7 +41,6 @@ from tidings.streams.log.sqlite.writer import LogWriter, Transaction, end_offset
 
 logger = structlog.get_logger(__name__)
 
-_APPEND_SECONDS = 5.0
 _TRIM_SECONDS = 60.0
 _BATCH_BYTES = 1_048_576
 """Bytes after which a read ends early."""
@@ -103,16 +102,18 @@ class SqliteLog:
         if not records:
             return []
         size = measure(records, self._max_body)
-        if any(record.partition for record in records):
-            raise LogError("an SQLite log has partition 0 alone; leave the partition out")
-        number = await self._number(topic)
+        for record in records:
+            if record.partition:
+                raise LogError("an SQLite log has partition 0 alone; leave the partition out")
+        number = self._numbers.get(topic) or self._known(topic)
         self._appending[topic] = self._appending.get(topic, 0) + 1
         try:
             first: int = await self._writer.submit(
-                lambda transaction: transaction.append(number, records),
+                # Without a number the topic is made by the same transaction: two might take twice
+                # the limit.
+                methodcaller("append", topic if number is None else number, records),
                 durable=topic != CHANGES,
                 size=size + 100 * len(records),
-                limit=_APPEND_SECONDS,
                 quick=True,
             )
         except BaseException:
@@ -121,7 +122,8 @@ class SqliteLog:
         finally:
             self._appending[topic] -= 1
         end = first + len(records)
-        self._ends[topic] = max(end, self._ends.get(topic, 0))
+        if end > self._ends.get(topic, 0):
+            self._ends[topic] = end
         self.notifier(topic).notify()
         return [Position(0, offset) for offset in range(first, end)]
 
@@ -133,7 +135,7 @@ class SqliteLog:
                 "REPLACE INTO positions VALUES (?, ?, ?)", (topic, group, offset)
             )
 
-        await self._writer.submit(write, durable=False, size=100, limit=_APPEND_SECONDS, quick=True)
+        await self._writer.submit(write, durable=False, size=100, quick=True)
 
     def consume(self, topic: str, group: str) -> SqliteConsumer:
         """See `Log.consume`. Raises `LogMisconfigured` where the group is being consumed already, by whomever."""
@@ -342,18 +344,6 @@ class SqliteLog:
                 ).fetchone()
             if row is not None:
                 number = self._numbers[topic] = row[0]
-        return number
-
-    async def _number(self, topic: str) -> int:
-        """The number of a topic, which is made where it does not exist."""
-        number = self._numbers.get(topic)
-        if number is None:
-            number = self._numbers[topic] = await self._writer.submit(
-                lambda transaction: make_topic(transaction.connection, topic),
-                durable=True,
-                size=0,
-                limit=_APPEND_SECONDS,
-            )
         return number
 
     async def read_at(self, topic: str, offsets: Mapping[int, int]) -> dict[int, Record]:

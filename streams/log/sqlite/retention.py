@@ -13,7 +13,6 @@ from tidings.streams.log.sqlite.writer import LogWriter, Transaction, end_offset
 
 _STEP = 1000
 """Records removed in one transaction: a few milliseconds."""
-_STEP_SECONDS = 5.0
 _SCAN = 2000
 """Records looked at in one read transaction; a long one would keep the write-ahead log from starting anew."""
 _PASS = 50_000
@@ -61,7 +60,7 @@ class Retention:
         return removed
 
     async def _write(self, step: functools.partial[int]) -> int:
-        removed: int = await self._writer.submit(step, durable=False, size=0, limit=_STEP_SECONDS)
+        removed: int = await self._writer.submit(step, durable=False, size=0)
         return removed
 
 

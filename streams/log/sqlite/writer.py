@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from tidings.storage.sqlite.group_commit import CommitRequest, GroupCommit
-from tidings.streams.log.protocol import LogError, LogUnavailable, NewRecord
+from tidings.streams.log.protocol import APPEND_SECONDS, LogError, LogUnavailable, NewRecord
 from tidings.streams.log.sqlite.schema import (
     BUSY_SECONDS,
     Row,
     connect,
     encode_headers,
+    make_topic,
     table,
     translate,
 )
@@ -45,13 +46,18 @@ class Transaction:
         self._rows: dict[int, list[Row]] = {}
         self._next: dict[int, int] = {}
 
-    def append(self, topic: int, records: Sequence[NewRecord]) -> int:
-        """Add records to a topic, and return the offset of the first."""
-        first = self._next.get(topic)
-        if first is None:
-            first = end_offset(self.connection, topic)
-        rows = self._rows.setdefault(topic, [])
-        offset = first
+    def append(self, topic: int | str, records: Sequence[NewRecord]) -> int:
+        """Add records to a topic, which is made where only its name is given.
+
+        Returns the offset of the first.
+        """
+        if isinstance(topic, str):
+            topic = make_topic(self.connection, topic)
+        rows = self._rows.get(topic)
+        if rows is None:
+            rows = self._rows[topic] = []
+            self._next[topic] = end_offset(self.connection, topic)
+        first = offset = self._next[topic]
         now = self.now
         for record in records:
             rows.append((offset, now, record.key, encode_headers(record.headers), record.value))
@@ -99,6 +105,9 @@ class LogWriter:
     def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
         self._path = path
         self._loop = asyncio.get_running_loop()
+        self._until: dict[asyncio.Future[Any], float] = {}
+        """When each write under way is given up, on the loop's clock."""
+        self._timer: asyncio.TimerHandle | None = None
         self._unchecked = 0
         self._checkpointing: asyncio.Future[int] | None = None
         self._commits = GroupCommit[Step](
@@ -112,36 +121,47 @@ class LogWriter:
         )
         self._commits.on_finished = self._count
 
-    async def submit(
-        self, step: Step, *, durable: bool, size: int, limit: float, quick: bool = False
-    ) -> Any:
-        """Do a step in the next transaction, and return its result once that is committed.
+    def submit(
+        self,
+        step: Step,
+        *,
+        durable: bool,
+        size: int,
+        quick: bool = False,
+    ) -> "asyncio.Future[Any]":
+        """Do a step in the next transaction; its result is there once that is committed.
 
         Args:
             step: What to do; may be called a second time, in another transaction, where the first
                 came to nothing.
             durable: Whether it must survive a power cut.
             size: Its bytes.
-            limit: Seconds.
             quick: Whether it takes no longer than its size says, so that a small one may run in the
                 event loop.
 
-        Raises `LogUnavailable` after `limit` seconds; the outcome is then unknown.
+        Raises `LogUnavailable` after `APPEND_SECONDS`; the outcome is then unknown.
         """
         if self._commits.closing:
             raise LogUnavailable(f"the log {self._path} is closed; open it again")
-        done = self._commits.submit(CommitRequest(step, size=size, quick=quick, durable=durable))
-        timer = self._loop.call_later(limit, self._give_up, done)
-        try:
-            return await done
-        finally:
-            timer.cancel()
+        done = self._commits.submit(CommitRequest(step, size, quick, durable))
+        # One timer for all: one for each would cost more than the rest of this call.
+        self._until[done] = until = self._loop.time() + APPEND_SECONDS
+        if self._timer is None:
+            self._timer = self._loop.call_at(until, self._give_up)
+        return done
 
-    def _give_up(self, done: "asyncio.Future[Any]") -> None:
-        if not done.done():
-            done.set_exception(
-                LogUnavailable(f"{self._path} did not take a write in time; is the disk stuck?")
-            )
+    def _give_up(self) -> None:
+        """Fail those who have waited for too long, and look again when the next one has."""
+        self._timer = None
+        now = self._loop.time()
+        for done, until in self._until.items():  # who came first is first
+            if until > now:
+                self._timer = self._loop.call_at(until, self._give_up)
+                return
+            if not done.done():
+                done.set_exception(
+                    LogUnavailable(f"{self._path} did not take a write in time; is the disk stuck?")
+                )
 
     def _explain(self, error: Exception, shared: bool) -> Exception:
         if isinstance(error, sqlite3.Error):
@@ -155,8 +175,10 @@ class LogWriter:
         return kind(f"{self._path} cannot take a write: {type(error).__name__}: {error}")
 
     def _count(self, batch: Sequence[CommitRequest[Step]]) -> None:
-        """Copy the write-ahead log into the database whenever so much was written."""
-        self._unchecked += sum(job.size for job in batch) + _PAGE * len(batch)
+        """These are done; copy the write-ahead log into the database whenever so much was written."""
+        for job in batch:
+            self._until.pop(job.done, None)
+            self._unchecked += job.size + _PAGE
         if (
             self._unchecked > _CHECKPOINT_BYTES
             and self._checkpointing is None
@@ -182,6 +204,9 @@ class LogWriter:
     async def close(self) -> None:
         """Finish what was submitted and close the connection. Idempotent."""
         await self._commits.close()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         if self._checkpointing is not None:
             await asyncio.wait([self._checkpointing])
 

@@ -200,6 +200,21 @@ async def test_concurrent_appends_share_requests(kafka_url: str, topic_prefix: s
         await log.close()
 
 
+async def test_a_batch_too_large_for_the_topic_is_sent_again_one_by_one(
+    kafka_url: str, topic_prefix: str, admin: AIOKafkaAdminClient
+) -> None:
+    """Records that together are more than the topic takes at once are taken all the same."""
+    log = await open_log(kafka_url, topic_prefix=topic_prefix, partitions=1)
+    try:
+        limit = {"max.message.bytes": "20000"}
+        topic = ConfigResource(ConfigResourceType.TOPIC, topic_prefix + EVENTS, limit)
+        await admin.alter_configs([topic])
+        value = b"x" * 1000
+        await asyncio.gather(*[log.append(EVENTS, [NewRecord(b"k", value)]) for _ in range(64)])
+    finally:
+        await log.close()
+
+
 def counted(target: Any, method: str) -> list[object]:
     """Let each call of a method leave a mark."""
     calls: list[object] = []

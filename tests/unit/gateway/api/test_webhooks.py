@@ -11,6 +11,7 @@ import socket
 import time
 import zlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -25,8 +26,10 @@ from tests.support.gateway.small_service import SmallService, small_service
 from tests.support.providers.bodies import REPLICATE, SECRET, signed
 from tidings.gateway.api.webhooks import MOST_INFLATED, token_proves, url_token
 from tidings.gateway.http.held_bytes import HeldBytes, HeldLimits, Kind
+from tidings.streams.log.factory import open_log
 from tidings.streams.log.memory import MemoryLog
 from tidings.streams.log.protocol import DEAD_LETTERS, EVENTS, LogUnavailable, NewRecord, Position
+from tidings.streams.log.sqlite.schema import connect
 from tidings.streams.providers.configuration import Configuration
 from tidings.streams.providers.protocol import Webhook
 from tidings.streams.providers.registry import open_providers
@@ -362,19 +365,15 @@ async def test_a_body_at_the_limit_passes() -> None:
 
 
 class HaltedLog(MemoryLog):
-    """A log that takes nothing while it is halted."""
+    """A log that refuses events while it is failing."""
 
     def __init__(self) -> None:
         super().__init__()
         self.failing = False
-        self.hanging = asyncio.Event()
-        self.hanging.set()
 
     async def append(self, topic: str, records: Sequence[NewRecord]) -> list[Position]:
-        if topic == EVENTS:
-            if self.failing:
-                raise LogUnavailable("no broker answers")
-            await self.hanging.wait()
+        if self.failing and topic == EVENTS:
+            raise LogUnavailable("no broker answers")
         return await super().append(topic, records)
 
 
@@ -392,19 +391,25 @@ async def test_a_log_that_is_down_is_a_503() -> None:
         ).status_code == 200
 
 
-async def test_a_log_that_hangs_is_a_503_within_five_seconds() -> None:
+async def test_a_log_that_hangs_is_a_503_within_five_seconds(tmp_path: Path) -> None:
     """Providers give up after 5 s, so nobody waits longer, not even behind others that wait."""
-    log = HaltedLog()
-    async with serving(log=log, processing=False) as (_, client):
-        log.hanging.clear()
+    path = tmp_path / "log.db"
+    log = await open_log(f"sqlite:///{path}")
+    other = connect(path)
+    try:
+        async with serving(log=log, processing=False) as (_, client):
+            other.execute("BEGIN IMMEDIATE")
 
-        async def post() -> tuple[int, float]:
-            started = time.monotonic()
-            answer = await client.post(URL, content=REPLICATE, headers=proven(REPLICATE))
-            return answer.status_code, time.monotonic() - started
+            async def post() -> tuple[int, float]:
+                started = time.monotonic()
+                answer = await client.post(URL, content=REPLICATE, headers=proven(REPLICATE))
+                return answer.status_code, time.monotonic() - started
 
-        answers = await asyncio.gather(*(post() for _ in range(20)))
-        log.hanging.set()
+            answers = await asyncio.gather(*(post() for _ in range(20)))
+            other.execute("ROLLBACK")
+    finally:
+        other.close()
+        await log.close()
     assert {status for status, _ in answers} == {503}
     assert max(seconds for _, seconds in answers) < 5.0
 
