@@ -26,9 +26,8 @@ class SystemClock:
         """The wall clock, in ms since the epoch."""
         return time.time_ns() // 1_000_000
 
-    def monotonic(self) -> float:
-        """Seconds that only go forward."""
-        return time.monotonic()
+    monotonic = staticmethod(time.monotonic)
+    """Seconds that only go forward."""
 
 
 SYSTEM_CLOCK = SystemClock()

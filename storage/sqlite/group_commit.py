@@ -106,8 +106,8 @@ class GroupCommit(Generic[W]):
         self._busy_timeout = busy_timeout
         self._synchronous = synchronous
         self._close_within = close_within
-        self._pragmas: dict[str, int | str] = {}
-        """As they were set last on the connection."""
+        self._mode: tuple[float, str] | None = None
+        """The busy timeout and the mode of commits that were set last on the connection."""
         self._state = Lock()
         """Guards the three below, which loops in other threads may use as well."""
         self._waiting: list[CommitRequest[W]] = []
@@ -273,7 +273,8 @@ class GroupCommit(Generic[W]):
         if self._connection is None:
             return
         with suppress(sqlite3.Error):  # what was committed stands, whatever becomes of this
-            self._set("busy_timeout", 0)
+            self._mode = None
+            self._connection.execute("PRAGMA busy_timeout = 0")
             work(self._connection)
 
     def _resume(self, batch: list[CommitRequest[W]], results: Sequence[Any] | Exception) -> None:
@@ -295,12 +296,18 @@ class GroupCommit(Generic[W]):
             return [None] * len(batch)
         if self._connection is None:
             self._connection = self._reconnect()
-            self._pragmas.clear()
+            self._mode = None
         connection = self._connection
-        self._set("busy_timeout", round(self._busy_timeout * 1000) if wait else 0)
         # Set for each transaction, as SQLite takes it only outside of one.
         durable = any(job.durable for job in batch)
-        self._set("synchronous", self._synchronous if durable else "NORMAL")
+        mode = (
+            self._busy_timeout if wait else 0.0,
+            self._synchronous if durable else "NORMAL",
+        )
+        if mode != self._mode:
+            connection.execute(f"PRAGMA busy_timeout = {round(mode[0] * 1000)}")
+            connection.execute(f"PRAGMA synchronous = {mode[1]}")
+            self._mode = mode
         try:
             connection.execute("BEGIN IMMEDIATE")
             results = self._execute(connection, works)
@@ -331,12 +338,6 @@ class GroupCommit(Generic[W]):
         except sqlite3.Error:
             self._connection = None
             connection.close()
-
-    def _set(self, pragma: str, value: int | str) -> None:
-        assert self._connection is not None
-        if self._pragmas.get(pragma) != value:
-            self._connection.execute(f"PRAGMA {pragma} = {value}")
-            self._pragmas[pragma] = value
 
 
 def _resolve(job: CommitRequest[Any], result: Any) -> None:

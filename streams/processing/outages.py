@@ -3,8 +3,9 @@
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
+from functools import partial
 from time import monotonic
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
 import structlog
 
@@ -15,6 +16,7 @@ from tidings.streams.log.protocol import LogError, LogMisconfigured
 from tidings.streams.processing.statistics import Statistics
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 BACKOFF = Backoff.doubling(0.05, 1.0)
 """Between attempts at a store or log that is down: it goes on within two seconds of its return."""
@@ -51,17 +53,19 @@ class Outages:
         self.obstacle: str | None = None
         """What is being waited out at the moment, for readiness."""
 
-    async def retry_until_available(self, operation: Callable[[], Awaitable[T]]) -> T:
-        """The operation's result.
+    async def retry_until_available(
+        self, operation: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """The result of the operation with these arguments.
 
         Raises:
             Abandoned: It was waited for, and its partitions are no longer ours, or the processor stops.
             StorageError, LogError: No retry mends it.
         """
         try:
-            result = await operation()
+            result = await operation(*args, **kwargs)
         except (StorageError, LogError) as error:
-            return await self._wait_out(operation, error)
+            return await self._wait_out(partial(operation, *args, **kwargs), error)
         self._statistics.last_alive = monotonic()  # a batch may have many of them
         return result
 

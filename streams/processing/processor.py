@@ -250,7 +250,7 @@ class Processor:
         entries = batch.entries
         started = perf_counter()
         # ---- 2: load, by a cache only what this processor wrote or read itself ----
-        loaded = await self._retry(lambda: self._load(list(entries)))
+        loaded = await self._retry(self._load, list(entries))
         if self._reached is not None:
             self._reached(Step.LOADED)
         loaded_at = perf_counter()
@@ -282,7 +282,7 @@ class Processor:
         doubtful = [(i, e) for i, e in entries.items() if e.doubtful]
         if not doubtful or self._load_fresh == self._store.load:
             return
-        fresh = await self._retry(lambda: self._load_fresh([i for i, _ in doubtful]))
+        fresh = await self._retry(self._load_fresh, [i for i, _ in doubtful])
         for prediction_id, entry in doubtful:
             stored = fresh.get(prediction_id)
             if stored is None or entry.before is None or stored.version != entry.before.version:
@@ -299,9 +299,7 @@ class Processor:
         for s in new:
             counts[s.code] = counts.get(s.code, 0) + 1
         letters = [s.letter() for s in new]
-        await append_all(
-            lambda some: self._retry(lambda: self._log.append(DEAD_LETTERS, some)), letters
-        )
+        await append_all(lambda some: self._retry(self._log.append, DEAD_LETTERS, some), letters)
         batch.kept.update((s.record.partition, s.record.offset) for s in new)
 
     async def _write_store(self, batch: BatchInFlight, entries: Mapping[str, BatchEntry]) -> None:
@@ -310,7 +308,7 @@ class Processor:
             if large := [entry for _, entry in todo if entry.contents]:
                 await put_contents(large, self._put)
             writes = [entry.write(self._expiry) for _, entry in todo]
-            outcomes = await self._retry(lambda writes=writes: self._store.write(writes))  # type: ignore[misc]
+            outcomes = await self._retry(self._store.write, writes)
             lost = []
             for (prediction_id, entry), outcome in zip(todo, outcomes, strict=True):
                 if isinstance(outcome, Conflict):
@@ -320,14 +318,14 @@ class Processor:
             todo = await self._judge_again(batch, lost) if lost else []
 
     async def _put(self, path: str, content: bytes) -> None:
-        await self._retry(lambda: self._objects.put(path, content))
+        await self._retry(self._objects.put, path, content)
 
     async def _judge_again(
         self, batch: BatchInFlight, lost: Sequence[tuple[str, BatchEntry]]
     ) -> list[tuple[str, BatchEntry]]:
         """Another processor has written: judge the events again by what stands now."""
         self.statistics.conflicts += len(lost)
-        fresh = await self._retry(lambda: self._load_fresh([i for i, _ in lost]))
+        fresh = await self._retry(self._load_fresh, [i for i, _ in lost])
         for prediction_id, entry in lost:
             entry.reduce(fresh.get(prediction_id), self._policy)
         # Others may be rejected now than before; they are kept before the record moves past them.
@@ -364,10 +362,10 @@ class Processor:
         changes = [change for e in entries.values() if (change := e.announcement()) is not None]
         if repeated := [i for i, e in entries.items() if e.repeated]:
             # A crash may have swallowed the announcement of what these events had changed.
-            fresh: dict[str, Stored] = await self._retry(lambda: self._load_fresh(repeated))
+            fresh: dict[str, Stored] = await self._retry(self._load_fresh, repeated)
             changes += [entries[i].repeated_announcement(stored) for i, stored in fresh.items()]
         if changes:
-            await self._retry(lambda: self._log.append(CHANGES, changes))
+            await self._retry(self._log.append, CHANGES, changes)
         if self._reached is not None:
             self._reached(Step.ANNOUNCED)
         batch.seconds.append(perf_counter() - started)

@@ -52,8 +52,10 @@ class Statistics:
         self.records += len(batch.records)
         self.batches += 1
         self.unknown_fields += batch.unknown_fields
-        _add_named(self.left_out, batch.left_out)
-        _add_named(self.other_resources, batch.other_resources)
+        if batch.left_out:
+            _add_named(self.left_out, batch.left_out)
+        if batch.other_resources:
+            _add_named(self.other_resources, batch.other_resources)
         now = time()
         ages = []
         for entry in batch.entries.values():

@@ -36,6 +36,7 @@ from tidings.streams.log.sqlite.schema import (
     open_file,
     stored,
     table,
+    translate,
 )
 from tidings.streams.log.sqlite.writer import LogWriter, Transaction, end_offset
 
@@ -124,7 +125,8 @@ class SqliteLog:
         end = first + len(records)
         if end > self._ends.get(topic, 0):
             self._ends[topic] = end
-        self.notifier(topic).notify()
+        if (notifier := self._notifiers.get(topic)) is not None:
+            notifier.notify()
         return [Position(0, offset) for offset in range(first, end)]
 
     async def remember(self, topic: str, group: str, offset: int) -> None:
@@ -254,12 +256,12 @@ class SqliteLog:
 
     def read(self, topic: str, position: int, limit: int) -> tuple[list[StoredRecord], bool]:
         """Records from `position` on, and whether there may be more."""
-        number = self._known(topic)
+        number = self._numbers.get(topic) or self._known(topic)
         if number is None:
             return [], False
         records: list[StoredRecord] = []
         size = 0
-        with self._translating:
+        try:
             statement = f"SELECT * FROM {table(number)} WHERE offset >= ? ORDER BY offset LIMIT ?"  # noqa: S608
             rows = self._reading.execute(statement, (position, limit))
             for row in rows:
@@ -268,6 +270,8 @@ class SqliteLog:
                 if size > _BATCH_BYTES:
                     rows.close()  # ends the read transaction
                     return records, True
+        except sqlite3.Error as error:
+            raise translate(error, self._path) from error
         return records, len(records) == limit
 
     async def changed(self, notifier: Notifier, seen: int, seconds: float | None) -> None:
