@@ -14,24 +14,25 @@ ANYBODY = ""
 
 UNKNOWN_PROVIDER = "unknown-provider"
 
-_Positions = frozenset[tuple[int, int]]
+_Named = frozenset[tuple[int, int, int]]
+"""Records by partition, offset and time: letters outlive a topic that is recreated, whose offsets begin anew."""
 
 
 class Letters(Struct, frozen=True):
     """What the dead letters say about positions in the events."""
 
-    crashed: _Positions = frozenset()
-    """Partition and offset of records that were set aside unread: a rebuild leaves them out as well."""
-    unknown: _Positions = frozenset()
-    """Of webhooks whose provider the processor did not know either."""
+    crashed: _Named = frozenset()
+    """Records that were set aside unread: a rebuild leaves them out as well."""
+    unknown: _Named = frozenset()
+    """Webhooks whose provider the processor did not know either."""
     unreadable: Mapping[str, str] = {}
     """Per prediction, or `ANYBODY`, why a letter cannot be read; it may say that something is to be left out."""
 
 
 async def read_letters(log: Log) -> Letters:
     """Read them all. Raises `LogError`."""
-    crashed: set[tuple[int, int]] = set()
-    unknown: set[tuple[int, int]] = set()
+    crashed: set[tuple[int, int, int]] = set()
+    unknown: set[tuple[int, int, int]] = set()
     unreadable: dict[str, str] = {}
     async for batch in read_until_end(log, DEAD_LETTERS):
         for record in batch:
@@ -40,12 +41,17 @@ async def read_letters(log: Log) -> Letters:
                 reason = f"dead letter {record.partition}:{record.offset} cannot be read"
                 unreadable.setdefault(prediction_of(record), reason)
             elif letter.topic.endswith(EVENTS):
-                at = letter.position.partition, letter.position.offset
+                at = letter.position.partition, letter.position.offset, letter.timestamp
                 if letter.code == CRASH:
                     crashed.add(at)
                 elif letter.code == UNKNOWN_PROVIDER:
                     unknown.add(at)
     return Letters(frozenset(crashed), frozenset(unknown), unreadable)
+
+
+def named(record: Record) -> tuple[int, int, int]:
+    """A record as the letters name it."""
+    return record.partition, record.offset, record.timestamp
 
 
 def prediction_of(record: Record) -> str:

@@ -15,7 +15,7 @@ from tidings.streams.log.protocol import CHANGES, EVENTS, Log, Record, Since
 from tidings.streams.log.read_until_end import read_by_time
 from tidings.streams.processing.batch import BatchEntry, BatchInFlight
 from tidings.streams.providers.protocol import Provider
-from tidings.streams.replay.judgement import UNKNOWN_PROVIDER, Letters, prediction_of
+from tidings.streams.replay.judgement import UNKNOWN_PROVIDER, Letters, named, prediction_of
 from tidings.streams.rules.reducer import Expiry, StorePolicy
 
 BATCH, BATCH_BYTES = 2000, 16_777_216
@@ -221,11 +221,7 @@ class Rebuild:
     def _judged(self, records: Sequence[Record]) -> list[Record]:
         """Without those that were set aside before anybody judged them."""
         crashed = self._letters.crashed
-        kept = (
-            [one for one in records if (one.partition, one.offset) not in crashed]
-            if crashed
-            else list(records)
-        )
+        kept = [one for one in records if named(one) not in crashed] if crashed else list(records)
         self.progress.crashed += len(records) - len(kept)
         return kept
 
@@ -243,10 +239,7 @@ class Rebuild:
         """A webhook that the processor may have understood says nothing here without its provider's settings."""
         for aside in batch.poison:
             record = aside.record
-            if (
-                aside.code == UNKNOWN_PROVIDER
-                and (record.partition, record.offset) not in self._letters.unknown
-            ):
+            if aside.code == UNKNOWN_PROVIDER and named(record) not in self._letters.unknown:
                 reason = f"event {record.partition}:{record.offset}: {aside.reason}"
                 self.unjudged.setdefault(prediction_of(record), reason)
 

@@ -14,7 +14,7 @@ from tidings.storage.prediction import Prediction, Status, encode
 from tidings.storage.store import Write
 from tidings.streams.log.headers import PROVIDER_HEADER
 from tidings.streams.log.memory import MemoryLog
-from tidings.streams.log.protocol import DEAD_LETTERS, EVENTS, NewRecord
+from tidings.streams.log.protocol import DEAD_LETTERS, EVENTS, NewRecord, StoredRecord
 from tidings.streams.log.read_until_end import read_by_time, read_until_end
 from tidings.streams.processing.crash_journal import CRASH
 from tidings.streams.processing.dead_letters import dead_letter
@@ -183,6 +183,20 @@ async def test_what_the_processor_did_not_know_either_is_judged() -> None:
         assert (found.differences, found.undecided) == ([], False)
 
 
+async def test_a_letter_from_before_the_topic_was_recreated_leaves_nothing_out() -> None:
+    """The dead letters outlive a recreated topic: another record at the same offset is not the one set aside."""
+    log, live = MemoryLog(), MemoryStore()
+    async with pipeline(log, live) as running:
+        await running.send({"status": "processing"}, key="p")
+        await running.settled()
+        [record] = [one async for batch in read_until_end(log, EVENTS) for one in batch]
+        assert isinstance(record, StoredRecord)
+        older = replace(record, timestamp=record.timestamp - 1000)
+        await log.append(DEAD_LETTERS, [dead_letter(older, CRASH, "three unclean ends")])
+        found = await compared(log, live)
+    assert (found.differences, found.compared, found.equal) == ([], 1, 1)
+
+
 async def test_what_was_set_aside_for_a_crash_is_left_out() -> None:
     """A record that was set aside unread is left out by a rebuild too; a letter that cannot be read leaves doubt."""
     log, live = MemoryLog(), MemoryStore()
@@ -194,7 +208,7 @@ async def test_what_was_set_aside_for_a_crash_is_left_out() -> None:
     await log.append(DEAD_LETTERS, [dead_letter(records[1], CRASH, "three unclean ends")])
     scratch = MemoryStore()
     letters = await read_letters(log)
-    assert letters.crashed == {(0, 1)}
+    assert letters.crashed == {(0, 1, records[1].timestamp)}
     rebuild = Rebuild(log, scratch, {}, StorePolicy(await log.identity()), letters=letters)
     await rebuild.run(await span(log))
     assert rebuild.progress.crashed == 1
