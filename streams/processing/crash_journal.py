@@ -30,8 +30,10 @@ STARTS = 2
 """Ends at the same offset after which records are taken one by one."""
 ENDS = 3
 """Ends at which a record was under way alone, after which it is set aside."""
-SPAN = 6000
-"""Offsets that are taken one by one: three batches of the largest size may have been under way."""
+SPAN = 100
+"""Offsets that are taken one by one, and records in the first batches of a process that begins where another one ended:
+so what was under way when that one ended lies within them, or something was committed and the next begins further on.
+More would keep a partition for minutes whose processes were killed for other reasons."""
 
 _NOTE = "processing"
 
@@ -78,6 +80,11 @@ class CrashJournal:
     def careful(self) -> bool:
         """Whether records are taken one by one."""
         return any(note.until for note in self._notes.values())
+
+    @property
+    def suspicious(self) -> bool:
+        """Whether the last process ended where this one begins: what it takes at first should be little at a time."""
+        return any(note.starts == STARTS for note in self._notes.values())
 
     async def open(self, partitions: Iterable[int]) -> None:
         """Read the notes of what was assigned."""

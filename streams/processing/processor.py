@@ -48,7 +48,7 @@ from tidings.streams.processing.batch import (
     put_contents,
     set_aside,
 )
-from tidings.streams.processing.crash_journal import CRASH, ENDS, CrashJournal
+from tidings.streams.processing.crash_journal import CRASH, ENDS, SPAN, CrashJournal
 from tidings.streams.processing.dead_letters import append_all
 from tidings.streams.processing.outages import Abandoned, Outages
 from tidings.streams.processing.poison_guard import PoisonGuard, poison
@@ -176,14 +176,17 @@ class Processor:
                         limit = BATCH
                         await self._idle(loop)
                         continue
-                    if not self._journal.knows(records):
+                    if first := not self._journal.knows(records):
                         await self._settled(lambda records=records: self._journal.admit(records))  # type: ignore[misc]
                     if self._journal.careful:
-                        limit = 1
+                        limit = SPAN
                         await self._singly(loop, records)
                         continue
                     full = len(records) >= limit
                     limit = min(limit * 2, BATCH_BEHIND) if full else BATCH
+                    while first and self._journal.suspicious and len(records) > SPAN:
+                        await self._begin(loop, records[:SPAN])
+                        records = records[SPAN:]
                     await self._begin(loop, records)
                     if not full:  # what is taken now would only be smaller, and wait all the same
                         await self._written()
@@ -243,7 +246,6 @@ class Processor:
                 batch = BatchInFlight.of_poison(SetAside(record, CRASH, reason))
                 self._writing = asyncio.create_task(self._write(loop.begin([record]), batch))
             await self._drain()
-            await loop.commit()
 
     async def _write(self, claim: Claim, batch: BatchInFlight) -> None:
         """Steps 2 to 4, and step 5 once that of the batch before has ended."""
