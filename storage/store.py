@@ -38,6 +38,10 @@ class Stored(Struct, frozen=True, gc=False):
     """Read from a fallback while the store was away: it may be behind, and is not to be kept."""
 
     def __post_init__(self) -> None:
+        if isinstance(
+            self.encoded, str
+        ):  # SQLite gives text where a person's own SQL has written it
+            force_setattr(self, "encoded", self.encoded.encode())
         # Here, where every read of every store passes, and not at each door that shows a record.
         if b'"report":' in self.encoded:
             force_setattr(self, "encoded", without_report(self.encoded))
