@@ -184,3 +184,26 @@ async def test_a_running_service_notices(monkeypatch: pytest.MonkeyPatch) -> Non
     await eventually(running.done)
     assert watch.failure is not None
     assert "TIDINGS_LOG_EPOCH" in watch.failure
+
+
+async def test_a_partition_that_this_client_does_not_know_yet() -> None:
+    """A partition was added, and another processor applied events of it: this process goes on meanwhile.
+
+    At a start a partition that is missing is a sign: a new client knows all that there are.
+    """
+
+    class Stale(MemoryLog):
+        async def bounds(self, topic: str) -> dict[int, tuple[int, int]]:
+            return {n: found for n, found in (await super().bounds(topic)).items() if n == 0}
+
+    log = Stale(partitions=2)
+    watch, store = await watching(log, b"1")
+    source = Source("log", {"1": 7})
+    added = prediction("added", source=source)
+    await store.write([Write(added, encode(added), 0)])
+    note = '{"1":{"offset":7,"timestamp":1,"digest":"other"}}'
+    await store.note("witnesses", note)
+    await watch.check()
+    assert watch.failure is None
+    with pytest.raises(LogReplaced, match="partition 1"):
+        await check_source(log, store)
