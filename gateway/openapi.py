@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from tidings.gateway.api.search import MAX_TEXT
 from tidings.gateway.push.protocol import SUBPROTOCOL
 from tidings.gateway.routes import HEALTH_ROUTES, ROUTES, Route
 from tidings.gateway.schemas import Schema, components, reference
@@ -34,6 +35,18 @@ PARAMETERS: dict[str, Schema] = {
     "tag": {"in": "query"},
     "limit": {"in": "query", "schema": {"type": "integer", "minimum": 1}},
     "cursor": {"in": "query", "description": "From the page before"},
+    "text": {
+        "in": "query",
+        "description": "Words of the id or the prompt, whatever their case. A record with exactly "
+        "this id comes first. The answer may be short: `searched` says how many records were "
+        "looked through, and its cursor goes on",
+        "schema": {"type": "string", "maxLength": MAX_TEXT},
+    },
+    "count": {
+        "in": "query",
+        "description": "`true`: the answer has `counts`, of the filters without status and text",
+        "schema": {"enum": ["true"]},
+    },
     "fields": {
         "in": "query",
         "description": "Names of members, with commas: the answer holds these alone",

@@ -138,7 +138,7 @@ ROUTES: tuple[Route[Endpoints], ...] = (
     Route(
         method="GET", path="/api/predictions", handler=lambda api: api.list,
         summary="List predictions, newest first",
-        parameters=("status", "owner", "model", "tag", "limit", "cursor"),
+        parameters=("status", "owner", "model", "tag", "text", "limit", "cursor", "count"),
         answers={200: "PredictionList"}, problems=(400,),
     ),
     Route(

@@ -105,6 +105,13 @@ def _hand_made() -> dict[str, Schema]:
     number: Schema = {"type": "integer"}
     record = reference("Prediction")
     gone: Schema = {"predictionId": text}
+    by_status: Schema = {"type": "object", "additionalProperties": number}
+    counts: Schema = {
+        "type": ["object", "null"],
+        "properties": {"total": number, "complete": {"type": "boolean"}, "byStatus": by_status},
+        "description": "How many there are, by status; not complete: at least so many. null where "
+        "the store cannot count, or the caller may see some records alone",
+    }
 
     def message(name: str, **members: Schema) -> Schema:
         return _object(
@@ -125,7 +132,8 @@ def _hand_made() -> dict[str, Schema]:
                 "success": yes,
                 "data": {"type": "array", "items": record},
                 "cursor": {"type": ["string", "null"]},
-            }
+            },
+            {"searched": number, "counts": counts},
         ),
         "Figures": _object({"success": yes, "data": {"type": "object"}}),
         "DeadLetterList": _object(

@@ -4,7 +4,9 @@ For tests and for programs whose predictions may die with them.
 """
 
 from bisect import bisect_left, insort
+from collections import Counter
 from collections.abc import Sequence
+from itertools import islice
 
 from msgspec import Struct
 
@@ -127,6 +129,16 @@ class MemoryStore(PredictionStore):
             items.append(row.stored)
             last = place
         return Page(items, None)
+
+    async def count(self, query: Query, most: int) -> dict[str, int] | None:
+        """How many match, by status."""
+        now = query.at(self._clock.ms())
+        found = (
+            row.record.status.value
+            for row in self._rows.values()
+            if row.record is not None and not hidden(row.stored, now) and matches(query, row.record)
+        )
+        return dict(Counter(islice(found, most)))
 
     async def sweep(self, now: int, limit: int) -> int:
         """Remove at most `limit` rows whose `purge_at` is at or before `now`."""

@@ -194,6 +194,19 @@ class PredictionStore(Protocol):
         Raises ValueError for a cursor that is not one of this store's.
         """
 
+    async def count(self, query: Query, most: int) -> dict[str, int] | None:  # noqa: ARG002 - for stores that can
+        """How many records the query's filters match, by status; its limit and cursor do not count.
+
+        Args:
+            query: The filters.
+            most: Look at no more than about this many: a sum that reaches it is a lower bound.
+
+        Returns:
+            Statuses that no record has are left out. None: this store cannot count at a bounded
+            cost.
+        """
+        return None
+
     async def sweep(self, now: int, limit: int) -> int:
         """Remove at most `limit` rows whose `purge_at` is at or before `now`.
 

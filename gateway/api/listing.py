@@ -1,26 +1,29 @@
-"""`GET /api/predictions`: newest first, filtered, in pages, and only what the caller may see."""
+"""`GET /api/predictions`: newest first, filtered, searched, in pages, and only what the caller may see."""
 
 import base64
 import binascii
 import hmac
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
 import msgspec
 from aiohttp import web
+from msgspec import Struct
 
 from tidings.gateway.api.predictions import DEGRADED, may_read
+from tidings.gateway.api.search import LOOKED_THROUGH, SEARCH_SECONDS, Search, counted
 from tidings.gateway.auth.permissions import Permissions
 from tidings.gateway.auth.request_guard import RequestGuard
 from tidings.gateway.http.fast_response import send_counted
 from tidings.gateway.http.held_bytes import HeldAccount, HeldBytes, Kind
 from tidings.gateway.http.problems import Handler, bad_request, busy
 from tidings.gateway.push.pages import cursor_behind
-from tidings.storage.prediction import Status
-from tidings.storage.store import Page, Query, Stored
+from tidings.storage.clock import SYSTEM_CLOCK
+from tidings.storage.prediction import Prediction, Status, valid_id
+from tidings.storage.store import Query, Stored, matches
 from tidings.storage.wrappers.cache import CachedStore
 
 if TYPE_CHECKING:
@@ -35,9 +38,24 @@ CHUNK = 50
 PAGE_BYTES = 4 * 1024 * 1024
 """Bytes of records in one answer."""
 
-_PARAMETERS = frozenset({"status", "owner", "model", "tag", "limit", "cursor"})
+_FILTERS = frozenset({"status", "owner", "model", "tag"})
+_PARAMETERS = _FILTERS | {"limit", "cursor", "text", "count"}
 _STATUSES = frozenset(status.value for status in Status)
-_EMPTY = Page(items=[], cursor=None)
+
+
+class Listed(Struct, frozen=True, kw_only=True):
+    """A page, and what the answer says beside it."""
+
+    items: list[Stored]
+    cursor: str | None
+    degraded: bool = False
+    searched: int | None = None
+    """Records that were looked through for the words; None: no words were given."""
+    counts: bytes | None = None
+    """As `search.counted` makes them; None: they were not asked for."""
+
+
+_EMPTY = Listed(items=[], cursor=None)
 
 
 class CursorSeal:
@@ -92,7 +110,7 @@ def parse_query(parameters: Mapping[str, str], filters: frozenset[str]) -> Query
                 "Unknown parameter",
                 f"{name[:64]!r} is no parameter of a list; use {', '.join(sorted(_PARAMETERS))}.",
             )
-        if name not in {"limit", "cursor"} and name not in filters:
+        if name in _FILTERS and name not in filters:
             raise bad_request(
                 "Unsupported filter",
                 f"This store cannot list by {name}; it can by "
@@ -126,13 +144,18 @@ def list_handler(
             raise bad_request(
                 "Cannot list", "This store cannot list; ask for predictions by their ids."
             )
+        search = Search.of(request.query.get("text"))
         with held.account(permissions.subject) as account:
             try:
-                page = await _page(store, permissions, query, seal, account)
+                page = await _page(store, permissions, query, seal, account, search)
             except ValueError:
                 raise bad_request(
                     "Bad cursor", "The cursor is none of this list's; start again without it."
                 ) from None
+            if "count" in request.query:
+                scoped = _scoped(store, permissions, query)
+                counts = await counted(store, scoped, account.owner)
+                page = msgspec.structs.replace(page, counts=counts)
             response = _answer(page)
             size = response.content_length or 0
             del page
@@ -143,28 +166,42 @@ def list_handler(
     return list_predictions
 
 
+def _scoped(store: CachedStore, permissions: Permissions, query: Query) -> Query | None:
+    """The query of the store that gives what the caller may see, and nothing else; None: there is none."""
+    if permissions.may_read_all():
+        return query
+    by_owner = not (permissions.needs_record or permissions.predictions)
+    if not by_owner or "owner" not in store.capabilities.filters:
+        return None
+    owners = permissions.owners | (
+        {permissions.subject} if permissions.subject is not None else set()
+    )
+    if query.owner is not None and query.owner not in owners:
+        owners = frozenset()
+    return msgspec.structs.replace(query, owners=tuple(sorted(owners)))
+
+
 async def _page(
     store: CachedStore,
     permissions: Permissions,
     query: Query,
     seal: CursorSeal,
     account: HeldAccount,
-) -> Page:
+    search: Search | None,
+) -> Listed:
     room = min(PAGE_BYTES, account.room(Kind.PAGES))
-    if permissions.may_read_all():
-        return await _collect(store, query, room, account)
-    by_owner = not (permissions.needs_record or permissions.predictions)
-    if by_owner and "owner" in store.capabilities.filters:
-        owners = permissions.owners | (
-            {permissions.subject} if permissions.subject is not None else set()
+    scoped = _scoped(store, permissions, query)
+    if scoped is not None:
+        return (
+            _EMPTY if scoped.owners == () else await _collect(store, scoped, room, account, search)
         )
-        if not owners or (query.owner is not None and query.owner not in owners):
-            return _EMPTY
-        query = msgspec.structs.replace(query, owners=tuple(sorted(owners)))
-        return await _collect(store, query, room, account)
     if query.cursor is not None:
         query = msgspec.structs.replace(query, cursor=seal.unseal(query.cursor))
-    page = await _collect(store, query, room, account, permissions)
+
+    def visible(stored: Stored) -> bool:
+        return may_read(permissions, stored.standing().prediction_id, stored)
+
+    page = await _collect(store, query, room, account, search, visible)
     cursor = None if page.cursor is None else seal.seal(page.cursor)
     return msgspec.structs.replace(page, cursor=cursor)
 
@@ -174,63 +211,100 @@ async def _collect(
     query: Query,
     room: int,
     account: HeldAccount,
-    permissions: Permissions | None = None,
-) -> Page:
+    search: Search | None,
+    visible: Callable[[Stored], bool] | None = None,
+) -> Listed:
     """A page out of small ones of the store, so that few large records are in memory at a time.
 
-    It may come out short, and its cursor goes on: after `room` bytes, and after `PAGES` times as
-    many records as were asked for where the caller may not see most of them.
+    It may come out short, and its cursor goes on: after `room` bytes, after `PAGES` times as many
+    records as were asked for where the caller may not see most of them, and after `LOOKED_THROUGH`
+    records or `SEARCH_SECONDS` where words are searched for.
 
     Args:
         store: Listed.
         query: What is asked for.
         room: Bytes of records; the first one is taken whatever its size.
         account: Of the caller, who takes turns with others at the store.
-        permissions: What the caller may see; None: all of it.
+        search: The words that a record must have; None: any.
+        visible: Whether the caller may see a record; None: all of them.
     """
+    keep = _both(visible, search)
     seen: list[Stored] = []
     cursor, degraded, looked = query.cursor, False, 0
+    most = PAGES * query.limit if search is None else LOOKED_THROUGH
+    chunk = CHUNK
+    deadline = SYSTEM_CLOCK.monotonic() + SEARCH_SECONDS
+    if search is not None and query.cursor is None:
+        seen = await _with_id(store, search.words, query, visible)
     while True:
-        limit = min(query.limit - len(seen), CHUNK)
+        limit = chunk if search is not None else min(query.limit - len(seen), CHUNK)
         asked = msgspec.structs.replace(query, cursor=cursor, limit=limit)
         page = await store.reads.list(asked, account.owner)
         degraded |= page.degraded
-        visible, looked_at = _fitting(page.items, permissions, room, first=not seen)
+        fitting, looked_at = _fitting(page.items, keep, room, query.limit - len(seen))
         looked += looked_at
         if looked_at < len(page.items):
             if looked_at:
-                seen, cursor = seen + visible, cursor_behind(page.items[looked_at - 1])
+                seen, cursor = seen + fitting, cursor_behind(page.items[looked_at - 1])
             break
-        room -= sum(len(stored.encoded) for stored in visible)
-        seen += visible
+        room -= sum(len(stored.encoded) for stored in fitting)
+        seen += fitting
         cursor = page.cursor
-        if cursor is None or len(seen) >= query.limit or looked >= PAGES * query.limit:
+        if cursor is None or len(seen) >= query.limit or looked >= most:
             break
-    return Page(items=seen, cursor=cursor, degraded=degraded)
+        if search is not None:
+            chunk = search.next_chunk(page.items, chunk)
+            if SYSTEM_CLOCK.monotonic() > deadline:
+                break
+    searched = None if search is None else looked
+    return Listed(items=seen, cursor=cursor, degraded=degraded, searched=searched)
+
+
+async def _with_id(
+    store: CachedStore, words: str, query: Query, visible: Callable[[Stored], bool] | None
+) -> list[Stored]:
+    """The record with this id, if the list may show it."""
+    if not valid_id(words):
+        return []
+    stored = await store.get(words)
+    if stored is None or stored.status is None or (visible is not None and not visible(stored)):
+        return []
+    record = stored.standing()
+    return [stored] if isinstance(record, Prediction) and matches(query, record) else []
+
+
+def _both(
+    visible: Callable[[Stored], bool] | None, search: Search | None
+) -> Callable[[Stored], bool] | None:
+    if search is None:
+        return visible
+    if visible is None:
+        return search.matches
+    return lambda stored: search.matches(stored) and visible(stored)
 
 
 def _fitting(
-    items: list[Stored], permissions: Permissions | None, room: int, *, first: bool
+    items: list[Stored], keep: Callable[[Stored], bool] | None, room: int, most: int
 ) -> tuple[list[Stored], int]:
-    """Those that the caller may see, up to `room` bytes; and how many of all items that covers."""
-    visible: list[Stored] = []
+    """Those to show, at most `most` and up to `room` bytes; and how many of all items that covers."""
+    fitting: list[Stored] = []
     for number, stored in enumerate(items):
-        if permissions is not None and not may_read(
-            permissions, stored.standing().prediction_id, stored
-        ):
+        if keep is not None and not keep(stored):
             continue
         room -= len(stored.encoded)
-        if room < 0 and (visible or not first):
-            return visible, number
-        visible.append(stored)
-    return visible, len(items)
+        if (room < 0 and fitting) or len(fitting) >= most:
+            return fitting, number
+        fitting.append(stored)
+    return fitting, len(items)
 
 
-def _answer(page: Page) -> web.Response:
+def _answer(page: Listed) -> web.Response:
     cursor = msgspec.json.encode(page.cursor)
-    body = b'{"success":true,"data":[%s],"cursor":%s}' % (
+    body = b'{"success":true,"data":[%s],"cursor":%s%s%s}' % (
         b",".join([item.encoded for item in page.items]),
         cursor,
+        b"" if page.searched is None else b',"searched":%d' % page.searched,
+        b"" if page.counts is None else b',"counts":%s' % page.counts,
     )
     headers = {
         "Content-Type": "application/json",

@@ -12,10 +12,11 @@ import asyncpg
 import msgspec
 
 from tidings.storage.clock import SYSTEM_CLOCK, Clock
-from tidings.storage.cursor import ListingPlace, decode_cursor, encode_cursor
+from tidings.storage.cursor import ListingPlace, encode_cursor
 from tidings.storage.errors import StorageError, StoreMisconfigured, StoreUnavailable
 from tidings.storage.postgres.address import PostgresAddress, parse
 from tidings.storage.postgres.connector import Connector
+from tidings.storage.postgres.listing import counting, listing
 from tidings.storage.postgres.pool import Connections
 from tidings.storage.postgres.schema import FORMAT, Statements, prepare
 from tidings.storage.prediction import Status, Tombstone
@@ -177,7 +178,7 @@ class PostgresStore(PredictionStore):
 
     async def list(self, query: Query) -> Page:
         """A page, newest first."""
-        sql, values = _listing(query, query.at(self._clock.ms()), self._statements.table)
+        sql, values = listing(query, query.at(self._clock.ms()), self._statements.table)
         rows = await self._run(lambda connection: connection.fetch(sql, *values))
         items = [
             Stored(row[1], _STATUS[row[2]], row[3], row[4], row[5]) for row in rows[: query.limit]
@@ -186,6 +187,12 @@ class PostgresStore(PredictionStore):
             return Page(items, None)
         last = rows[query.limit - 1]
         return Page(items, encode_cursor(ListingPlace(last[6], last[0])))
+
+    async def count(self, query: Query, most: int) -> dict[str, int] | None:
+        """How many match, by status."""
+        sql, values = counting(query, query.at(self._clock.ms()), self._statements.table, most)
+        rows = await self._run(lambda connection: connection.fetch(sql, *values))
+        return {row[0]: row[1] for row in rows}
 
     async def sweep(self, now: int, limit: int) -> int:
         """Remove at most `limit` rows whose `purge_at` is at or before `now`.
@@ -412,28 +419,3 @@ def _refusals(writes: Sequence[Write]) -> dict[str, WriteRefused]:
                 "an owner, model or tag with the character U+0000"
             )
     return refused
-
-
-def _listing(query: Query, now: int, table: str) -> tuple[str, list[Any]]:
-    values: list[Any] = [now]
-    conditions = ["created_at IS NOT NULL", "(expires_at IS NULL OR expires_at > $1)"]
-
-    def add(condition: str, *more: Any) -> None:
-        marks = [f"${len(values) + number}" for number in range(1, len(more) + 1)]
-        values.extend(more)
-        conditions.append(condition.format(*marks))
-
-    for name in ("status", "owner", "model"):
-        if (value := getattr(query, name)) is not None:
-            add(name + " = {}", value)
-    if query.tag is not None:
-        add("tags @> ARRAY[{}::text]", query.tag)
-    if query.owners is not None:
-        add("owner = ANY({}::text[])", query.owners)
-    if query.cursor is not None:
-        add("(created_at, id) < ({}::bigint, {}::text)", *decode_cursor(query.cursor))
-    values.append(query.limit + 1)
-    return (
-        f"SELECT id, version, status, doc, expires_at, owner, created_at FROM {table}"
-        f" WHERE {' AND '.join(conditions)} ORDER BY created_at DESC, id DESC LIMIT ${len(values)}"
-    ), values

@@ -97,6 +97,11 @@ class FallbackStore(PredictionStore):
         page, degraded = await self._read(lambda store: store.list(query))
         return structs.replace(page, degraded=True) if degraded else page
 
+    async def count(self, query: Query, most: int) -> dict[str, int] | None:
+        """As the first store does; the copy where that is unavailable."""
+        counts, _ = await self._read(lambda store: store.count(query, most))
+        return counts
+
     async def sweep(self, now: int, limit: int) -> int:
         """Sweep both, the first one first."""
         gone = await self.store.sweep(now, limit)

@@ -19,7 +19,7 @@ from tidings.storage.store import Outcome, Ownership, Page, PredictionStore, Que
 
 T = TypeVar("T")
 
-OPERATIONS = ("claim", "positions", "get", "load", "write", "list", "sweep")
+OPERATIONS = ("claim", "positions", "get", "load", "write", "list", "count", "sweep")
 _LABELS = ("store", "operation", "arm")
 _BUCKETS = (0.00001, 0.00005, 0.0002, 0.001, 0.005, 0.02, 0.1, 0.5, 2.0, 10.0)
 """From a read in this process (10 µs) to the time limit of a call and beyond."""
@@ -116,6 +116,10 @@ class ObservedStore(PredictionStore):
     async def list(self, query: Query) -> Page:
         """As the store does."""
         return await self._timed("list", self.store.list(query))
+
+    async def count(self, query: Query, most: int) -> dict[str, int] | None:
+        """As the store does."""
+        return await self._timed("count", self.store.count(query, most))
 
     async def sweep(self, now: int, limit: int) -> int:
         """As the store does."""

@@ -8,6 +8,7 @@ follow the hash.
 
 import asyncio
 import binascii
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
@@ -136,6 +137,15 @@ class SplitStore(PredictionStore):
         return Page(
             [stored for _, stored in shown], encode_cursor(shown[-1][0]) if more and shown else None
         )
+
+    async def count(self, query: Query, most: int) -> dict[str, int] | None:
+        """The sums of both; None where one of them cannot count."""
+        sums: Counter[str] = Counter()
+        for counts in await asyncio.gather(*(arm.count(query, most) for arm in self.arms)):
+            if counts is None:
+                return None
+            sums.update(counts)
+        return dict(sums)
 
     async def sweep(self, now: int, limit: int) -> int:
         """Sweep both."""

@@ -115,6 +115,24 @@ class ReadsAndWrites:
         assert [found[one].version for one in ids] == [2] * 2000
 
 
+class Counts:
+    async def test_counts_are_those_of_the_listing(self, store: PredictionStore) -> None:
+        """What is counted by status is what a listing with the same filters shows; expired and deleted ones are not."""
+        owner, now = fresh(), SYSTEM_CLOCK.ms()
+        statuses = [Status.STARTING, Status.FAILED, Status.FAILED, Status.SUCCEEDED]
+        for number, status in enumerate(statuses):
+            record = prediction(fresh(), 1, status, owner=owner, tags=(f"t{number}",))
+            await store.write([writing(record, 0, expires_at=now + HOUR)])
+        await store.write([writing(prediction(fresh(), 1, owner=owner), 0, expires_at=now - 1)])
+        if (counts := await store.count(Query(owner=owner), 1000)) is None:
+            pytest.skip("this store does not count")
+        assert counts == {"starting": 1, "failed": 2, "succeeded": 1}
+        assert await store.count(Query(owner=owner, status=Status.FAILED), 10) == {"failed": 2}
+        assert await store.count(Query(owner=owner, tag="t3"), 10) == {"succeeded": 1}
+        assert await store.count(Query(owners=(owner, "x"), model="none"), 10) == {}
+        assert 2 <= sum((await store.count(Query(owner=owner), 2) or {}).values()) <= 4
+
+
 class CompareAndSet:
     async def test_create_once(self, store: PredictionStore) -> None:
         """A write that expects nothing there meets a conflict on a standing id, and changes nothing."""
@@ -556,6 +574,6 @@ def _step(
 
 
 class StoreContract(
-    ReadsAndWrites, CompareAndSet, DeletionAndExpiry, Listing, Belonging, LikeTheModel
+    ReadsAndWrites, Counts, CompareAndSet, DeletionAndExpiry, Listing, Belonging, LikeTheModel
 ):
     """All of it. A subclass provides the fixtures `store` and `reopen`."""

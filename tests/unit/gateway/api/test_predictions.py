@@ -212,6 +212,69 @@ async def test_a_list_is_filtered() -> None:
             assert [record["predictionId"] for record in page["data"]] == expected, query
 
 
+def listed_ids(answer: httpx.Response) -> list[str]:
+    return [record["predictionId"] for record in answer.json()["data"]]
+
+
+async def test_words_are_searched_on_the_server() -> None:
+    """Words of an id or a prompt narrow a list, whatever their case and the record's age."""
+    async with serving() as (service, client):
+        await service.put(at(1, prompt="A Heron on stilts"))
+        await service.put(at(2, payload={"prompt": "two herons"}))
+        await service.put(at(3, prompt="a kite", status="failed"))
+        for query, expected in {
+            "text=heron": ["p02", "p01"],
+            "text=HERON%20ON": ["p01"],
+            "text=p0": ["p03", "p02", "p01"],
+            "text=p0&status=failed": ["p03"],
+            "text=nowhere": [],
+        }.items():
+            answer = await client.get(f"/api/predictions?{query}")
+            assert listed_ids(answer) == expected, query
+        assert answer.json()["searched"] == 3
+        assert (await client.get("/api/predictions?text=" + "x" * 201)).status_code == 400
+
+
+async def test_an_id_is_found_however_old() -> None:
+    """A record whose id is asked for comes first, once, and only where the other filters let it."""
+    async with serving() as (service, client):
+        for number in range(1, 8):
+            await service.put(at(number, prompt="like p01"))
+        found: list[str] = []
+        cursor = ""
+        while cursor is not None:
+            answer = await client.get(f"/api/predictions?text=p01&limit=2{cursor}")
+            found += listed_ids(answer)
+            cursor = answer.json()["cursor"] and f"&cursor={answer.json()['cursor']}"
+        assert found == ["p01", "p07", "p06", "p05", "p04", "p03", "p02"]
+        assert listed_ids(await client.get("/api/predictions?text=p01&status=failed")) == []
+
+
+async def test_a_list_says_how_many_there_are() -> None:
+    """Counts by status cover the filters but the status, and are null where they would say too much."""
+    async with serving(authenticator=Hs256Tokens(SECRET, RequiredClaims())) as (service, client):
+        await service.put(at(1, owner="ann"))
+        await service.put(at(2, owner="ann", status="failed"))
+        await service.put(at(3, owner="bob", model="m"))
+
+        async def counts(query: str, **claims: Any) -> Any:
+            answer = await client.get(
+                f"/api/predictions?count=true&limit=1{query}", headers=bearer(**claims)
+            )
+            return answer.json()["counts"]
+
+        everything = await counts("&status=failed", scope="admin")
+        assert everything["total"] == 3
+        assert everything["complete"] is True
+        assert everything["byStatus"]["failed"] == 1
+        assert (await counts("&model=m", scope="admin"))["total"] == 1
+        assert (await counts("", sub="ann"))["total"] == 2
+        assert (await counts("&owner=bob", sub="ann"))["total"] == 0
+        assert await counts("", sub="zoe", predictions=["p03"]) is None
+        answer = await client.get("/api/predictions", headers=bearer(scope="admin"))
+        assert "counts" not in answer.json()
+
+
 @pytest.mark.parametrize(
     "query",
     [
