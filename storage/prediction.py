@@ -85,6 +85,27 @@ class Source(Struct, frozen=True, gc=False, omit_defaults=True):
     offsets: dict[str, int] = {}
 
 
+class TextPart(Struct, frozen=True, gc=False, omit_defaults=True):
+    """A part of a large text that lies in object storage, as UTF-8; parts follow one another."""
+
+    hash: str
+    """`sha256-` and the hexadecimal hash of the part's bytes."""
+    bytes: int
+    """Of the part."""
+    crc: int
+    """CRC-32 of the whole text up to the part's end: with it that of the text follows from the tail alone."""
+
+
+class Producer(Struct, frozen=True, gc=False, omit_defaults=True):
+    """A writer that numbers its pieces; which ones were taken shows in the last number."""
+
+    id: str
+    epoch: int
+    """Rises when the writer begins anew; pieces of an older one are refused."""
+    seq: int
+    """Of the piece, from 0, without gaps within an epoch; in a record that of the last one taken."""
+
+
 class Prediction(Struct, frozen=True, gc=False, omit_defaults=True, rename="camel", kw_only=True):
     """Everything known about one prediction at one version."""
 
@@ -102,6 +123,21 @@ class Prediction(Struct, frozen=True, gc=False, omit_defaults=True, rename="came
     owner: str | None = None
     tags: tuple[str, ...] = ()
     output: Raw = ABSENT
+    text: str | None = None
+    """The text so far, up to 32 KiB of it; a longer one is in `text_parts` and `text_tail`."""
+    text_length: int | None = None
+    """Bytes of the text in UTF-8."""
+    text_missing: int | None = None
+    """How far the text is known to reach where pieces of it are missing."""
+    text_epoch: int | None = None
+    """The version at which the text was last replaced by one that does not begin with it."""
+    text_closed: bool = False
+    """Nothing is appended any more: the writer has closed it, or the end brought the whole text."""
+    text_parts: tuple[TextPart, ...] = ()
+    text_tail: str | None = None
+    """What follows the parts."""
+    text_producers: tuple[Producer, ...] = ()
+    """The last 16 writers that number their pieces; who wrote last is last."""
     image_url: str | None = None
     image_path: str | None = None
     assets: Raw = ABSENT

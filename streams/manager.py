@@ -66,6 +66,8 @@ class ReportedFields(InitialFields, total=False):
     """Where the provider tells of the job, by purpose."""
     output: Any
     """The result, or what there is of it so far: anything that JSON can hold."""
+    text: str | None
+    """The whole text so far; one that the known text begins with changes nothing."""
     image_url: str | None
     """Of the first picture."""
     image_path: str | None

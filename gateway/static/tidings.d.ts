@@ -39,6 +39,8 @@ export interface Prediction {
   owner?: string;
   tags?: string[];
   output?: unknown;
+  /** Up to 32 KiB; of a longer one see `textParts`. */
+  text?: string;
   imageUrl?: string;
   imagePath?: string;
   assets?: unknown;
@@ -53,6 +55,18 @@ export interface Prediction {
   generationTime?: number;
   assetsError?: string;
   logsLength?: number;
+  /** Bytes of the text in UTF-8. */
+  textLength?: number;
+  /** How far the text is known to reach where pieces of it are missing. */
+  textMissing?: number;
+  /** The version at which the text was last replaced by one that does not begin with it. */
+  textEpoch?: number;
+  /** Nothing is appended any more. */
+  textClosed?: boolean;
+  /** Of a text over 32 KiB the parts that lie in object storage; `textTail` follows them. */
+  textParts?: { hash: string; bytes: number; crc: number }[];
+  textTail?: string;
+  textProducers?: { id: string; epoch: number; seq: number }[];
   cancelRequestedAt?: number;
   attempt?: string;
   createId?: string;

@@ -18,8 +18,9 @@ from tidings.storage.prediction import (
 )
 from tidings.storage.store import Write
 from tidings.streams.log.protocol import NewRecord, Place, Position, Record
-from tidings.streams.rules.reducer import DAY
+from tidings.streams.rules.reducer import DAY, Refusal
 
+_NUMBERS = frozenset({"x", "u", "g"})
 _STATUS_HEADERS = {status: ("s", status.encode()) for status in Status}
 
 
@@ -40,6 +41,8 @@ class Change(Struct, frozen=True, gc=False):
     traceparent: str | None = None
     deleted_at: int | None = None
     """A tombstone's `updatedAt`."""
+    grown_from: int | None = None
+    """The former written version, where it differs from that in its text alone."""
 
     @property
     def deleted(self) -> bool:
@@ -54,8 +57,20 @@ def announcement(
     position: Place,
     expires_at: int | None = None,
     traceparent: bytes | None = None,
+    grown_from: int | None = None,
+    refusals: Sequence[Refusal] = (),
 ) -> NewRecord:
-    """The record to append to the changes topic, at the partition number of its event."""
+    """The record to append to the changes topic, at the partition number of its event.
+
+    Args:
+        record: What stands.
+        encoded: Its encoding.
+        position: Of the last event applied.
+        expires_at: When it is hidden, in ms.
+        traceparent: The trace to go on with.
+        grown_from: The former written version, where nothing but the text has changed since.
+        refusals: Pieces that did not become part of the text.
+    """
     headers: list[tuple[str, bytes]] = [("v", b"%d" % record.version)]
     add = headers.append
     deleted = isinstance(record, Tombstone)
@@ -72,6 +87,11 @@ def announcement(
         add(("u", b"%d" % record.updated_at))
     elif expires_at is not None:
         add(("x", b"%d" % expires_at))
+    if grown_from is not None:
+        add(("g", b"%d" % grown_from))
+    for refusal in refusals:
+        at = refusal.position
+        add(("r", b"%d:%d:%s" % (at.partition, at.offset, refusal.code.encode())))
     if traceparent is not None:
         add(("traceparent", traceparent))
     return NewRecord(
@@ -85,7 +105,8 @@ def parse(record: Record) -> Change | None:
     if key is None:
         return None
     version = 0
-    status = owner = model = position = expires_at = traceparent = deleted_at = None
+    status = owner = model = position = traceparent = None
+    numbers: dict[str, int] = {}
     tags: list[str] = []
     try:
         for name, value in record.headers:  # every gateway does this for every change
@@ -102,13 +123,11 @@ def parse(record: Record) -> Change | None:
                 model = value.decode()
             elif name == "t":
                 tags.append(value.decode())
-            elif name == "x":
-                expires_at = int(value)
+            elif name in _NUMBERS:
+                numbers[name] = int(value)
             elif name == "traceparent":
                 # Older processors carried on whatever a sender had written: it must hide no change.
                 traceparent = value.decode("ascii", "replace") if value else None
-            elif name == "u":
-                deleted_at = int(value)
         if not version:
             return None
         text = without_report(record.value) if record.value else b""
@@ -121,9 +140,10 @@ def parse(record: Record) -> Change | None:
             model,
             tuple(tags),
             position,
-            expires_at,
+            numbers.get("x"),
             traceparent,
-            deleted_at,
+            numbers.get("u"),
+            numbers.get("g"),
         )
     except (ValueError, TypeError, AttributeError):  # a header of Kafka's may be null
         return None

@@ -216,3 +216,5 @@ class Log(Protocol):
 EVENTS = "predictions.events"
 CHANGES = "predictions.changes"
 DEAD_LETTERS = "predictions.dead-letters"
+TEXT = "predictions.text"
+"""Pieces of growing texts, kept for ten minutes: what they say stands in the records soon after."""

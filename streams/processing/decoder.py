@@ -22,7 +22,7 @@ import msgspec
 from msgspec import Raw, Struct, field
 from msgspec.structs import force_setattr
 
-from tidings.storage.prediction import ABSENT, Status, valid_id
+from tidings.storage.prediction import ABSENT, MAX_ID_BYTES, Status, valid_id
 from tidings.streams.log.headers import (
     ARCHIVE_HEADER,
     DELIVERY_HEADER,
@@ -217,6 +217,8 @@ def _check_type(event: Event) -> None:
     match event.type:
         case EventType.SUBMIT if event.attempt is None:
             raise Poison("missing-field", "submit needs attempt")
+        case EventType.APPEND:
+            _check_append(event)
         case EventType.ARCHIVE if not event.assets and event.assets_error is None:
             raise Poison("missing-field", "archive needs assets or assetsError")
         case EventType.REPAIR if not event.replace or event.version is None or event.upto is None:
@@ -225,6 +227,31 @@ def _check_type(event: Event) -> None:
             raise Poison(
                 "wrong-type", f"version {event.version} is none; a repair's is the live one and 1"
             )
+
+
+def _check_append(event: Event) -> None:
+    if event.text is None and not event.text_closed:
+        raise Poison("missing-field", "append needs text, or textClosed where nothing follows")
+    if event.status is not None and not (event.text_closed and event.status.terminal):
+        raise Poison("wrong-type", "append takes a status with textClosed alone, and one that ends")
+    writer = event.producer
+    if writer is not None and not (
+        0 < len(writer.id) <= MAX_ID_BYTES
+        and 0 <= writer.epoch <= LARGEST
+        and 0 <= writer.seq <= LARGEST
+    ):
+        raise Poison(
+            "wrong-type",
+            "a producer has an id of 1 to 256 characters, and an epoch and a seq of 0 or more",
+        )
+
+
+def _check_surrogates(event: Event, value: bytes, mended: bytes) -> None:
+    """Half a character in a piece is refused: another in its place would have another length than its writer counts."""
+    if event.type is EventType.APPEND and mended.count(b"\\ufffd") > value.count(b"\\ufffd"):
+        raise Poison(
+            "encoding", "half a surrogate pair; keep half a character back until its rest comes"
+        )
 
 
 def _traceparent(headers: Mapping[str, bytes]) -> bytes | None:
@@ -259,7 +286,9 @@ def _decode(value: bytes) -> Event:
     except (msgspec.DecodeError, RecursionError) as error:
         # Other languages write NaN, half a surrogate pair, or a line break in a string.
         if (mended := repaired(value)) != value:
-            return _decode(mended)
+            event = _decode(mended)
+            _check_surrogates(event, value, mended)
+            return event
         raise Poison("not-json", f"{error}; an event is a JSON object") from None
     if b"null" in value:
         _drop_nulls(event)
@@ -280,7 +309,9 @@ def _decode_leniently(value: bytes) -> Event:
         fields = _object.decode(value)
     except (msgspec.DecodeError, RecursionError):
         if (mended := repaired(value)) != value:
-            return _decode_leniently(mended)
+            event = _decode_leniently(mended)
+            _check_surrogates(event, value, mended)
+            return event
         raise Poison("not-json", "not a JSON object; an event is a JSON object") from None
     known = {
         n: v for n, v in fields.items() if n in _KNOWN and (n == "replace" or bytes(v) != b"null")

@@ -8,7 +8,19 @@ from collections import deque
 from collections.abc import Mapping
 
 WELL_FORMED = frozenset(
-    {"contradiction", "owner", "provider-id", "strict", "record-too-large", "refused", "crash"}
+    {
+        "contradiction",
+        "owner",
+        "provider-id",
+        "strict",
+        "record-too-large",
+        "refused",
+        "crash",
+        "text-mismatch",
+        "text-gap",
+        "text-late",
+        "text-too-long",
+    }
 )
 """Codes of dead letters that are no poison: providers race with themselves, a store or a process takes no more, and one
 sender of such records must not stop everybody's."""

@@ -1,5 +1,6 @@
 """What can become of an event, and what every applied one does to the record. Pure."""
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from msgspec import Struct
@@ -30,12 +31,45 @@ STEPS: dict[tuple[Status | None, Status], tuple[Status, ...]] = {
 """The shortest path between two statuses, each step allowed by the table."""
 
 
+RejectionCode = Literal[
+    "contradiction",
+    "owner",
+    "provider-id",
+    "strict",
+    "record-too-large",
+    "text-mismatch",
+    "text-gap",
+    "text-late",
+    "text-too-long",
+]
+
+RefusalCode = Literal[
+    RejectionCode, "stale", "text-closed", "deleted", "producer-gap", "producer-fenced"
+]
+"""What a writer is told whose piece did not become part of the text. `stale`: it is in the text already."""
+
+
+class Rejected(Struct, frozen=True, gc=False):
+    """The event contradicts what is known; it goes to the dead letters."""
+
+    code: RejectionCode
+    reason: str
+
+
 class Applied(Struct, frozen=True, gc=False):
     """The event changed the record (or left a tombstone)."""
 
     record: Standing
     step: bool
     """Whether the status changed: what the expiry of a finished prediction is reckoned from."""
+    growth: bool = False
+    """Nothing changed but the text, its length, its parts, what is missing of it, and who wrote it."""
+    refusal: RefusalCode | None = None
+    """The piece that it brought is no part of the text; this is why."""
+    letter: Rejected | None = None
+    """It goes to the dead letters all the same: what it says of the text is lost."""
+    contents: Mapping[str, bytes] | None = None
+    """Parts of the text that lie in object storage, by hash: to be put before the record stands."""
 
 
 class Duplicate(Struct, frozen=True, gc=False):
@@ -47,16 +81,8 @@ class Stale(Struct, frozen=True, gc=False):
 
     behind: bool = False
     """Its status lies behind the current one."""
-
-
-RejectionCode = Literal["contradiction", "owner", "provider-id", "strict", "record-too-large"]
-
-
-class Rejected(Struct, frozen=True, gc=False):
-    """The event contradicts what is known; it goes to the dead letters."""
-
-    code: RejectionCode
-    reason: str
+    refusal: RefusalCode | None = None
+    """Of an `append`, what its writer is told."""
 
 
 Decision = Applied | Duplicate | Stale | Rejected

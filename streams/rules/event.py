@@ -8,8 +8,13 @@ from typing import Annotated
 
 from msgspec import Meta, Raw, Struct
 
-from tidings.storage.prediction import ABSENT, Blob, Status
+from tidings.storage.prediction import ABSENT, Blob, Producer, Status
 from tidings.streams.rules.fields import wire_name
+
+LATEST = 10**14
+"""In ms: the year 5138. A later time was given in microseconds, and would not fit into every store."""
+LARGEST = 2**53
+"""Versions and offsets up to here are whole numbers to every reader of JSON, and fit into every store."""
 
 
 class EventType(StrEnum):
@@ -22,6 +27,7 @@ class EventType(StrEnum):
     SUBMIT = "submit"
     ARCHIVE = "archive"
     REPAIR = "repair"
+    APPEND = "append"
 
 
 class Archive(StrEnum):
@@ -41,6 +47,7 @@ def _wire_name(field: str) -> str:
         "unknown",
         "left_out",
         "notice",
+        "whole_output",
     }:
         return f"tidings/{field}"
     return wire_name(field)
@@ -73,6 +80,8 @@ class Event(
     owner: str | None = None
     tags: tuple[str, ...] = ()
     output: Raw = ABSENT
+    text: str | None = None
+    """The whole text so far; of an `append` the piece."""
     image_url: str | None = None
     image_path: str | None = None
     assets: Raw = ABSENT
@@ -93,6 +102,12 @@ class Event(
     """`repair`: the version that the record gets."""
     upto: dict[str, int] | None = None
     """`repair`: per partition the last offset that the rebuild had read."""
+    offset: Annotated[int, Meta(ge=0, le=LARGEST)] | None = None
+    """`append`: bytes of the text before this piece; None: it goes to the end, whatever stands."""
+    text_closed: bool = False
+    """`append`: nothing follows. The prediction ends with it: with `status`, or as `succeeded`."""
+    producer: Producer | None = None
+    """`append`: who wrote it, and which of its pieces it is."""
 
     # Set by the decoder alone:
     recorded_at: int = 0
@@ -104,14 +119,10 @@ class Event(
     """Names of the fields it had that nobody knows."""
     left_out: tuple[str, ...] = ()
     """Names of the members of a provider's body that do not fit, such as `metrics.predict_time`."""
+    whole_output: Raw = ABSENT
+    """The output itself, where only a reference to it stands in `output`."""
     notice: bool = False
     """From a webhook that names a result and does not bring it: it begins no record. What is fetched says which prediction it is about."""
-
-
-LATEST = 10**14
-"""In ms: the year 5138. A later time was given in microseconds, and would not fit into every store."""
-LARGEST = 2**53
-"""Versions and offsets up to here are whole numbers to every reader of JSON, and fit into every store."""
 
 
 class Poison(ValueError):

@@ -22,6 +22,8 @@ class Merge(StrEnum):
     """Of two partial outputs the longer list or string, else the later."""
     GROWS = "grows"
     """It only ever grows, after the end too: a set, a number, a log by its length."""
+    TEXT = "text"
+    """It grows by pieces; of two whole ones the longer where it begins with the other (see `rules/text.py`)."""
 
 
 class Field(Struct, frozen=True):
@@ -67,6 +69,7 @@ FIELDS = (
     Field("owner", Merge.IDENTITY, create=True),
     Field("tags", Merge.GROWS, "string[]", create=True),
     Field("output", Merge.LONGER, "unknown", json=True, large=True),
+    Field("text", Merge.TEXT, "string", "Up to 32 KiB; of a longer one see `textParts`."),
     Field("image_url", Merge.LATER),
     Field("image_path", Merge.LATER),
     Field("assets", Merge.LATER, "unknown", json=True, begins=b"[", large=True),

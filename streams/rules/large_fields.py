@@ -50,6 +50,8 @@ def settle(event: Event) -> dict[str, bytes]:
         if len(content) > FIELD_MAX:
             if name == "assets" and event.type is EventType.ARCHIVE:
                 _keep_first(event)
+            elif name == "output":
+                force_setattr(event, "whole_output", event.output)
             blob = _blob(content)
             force_setattr(event, name, Raw(msgspec.json.encode(blob)))
             contents = {**contents, blob.hash: content}

@@ -1,17 +1,24 @@
 """The events of one prediction within a batch, applied in order: one write and one announcement come of them. Pure."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from msgspec import Struct
 
-from tidings.storage.prediction import Standing, Tombstone
+from tidings.storage.prediction import Prediction, Standing, Tombstone
 from tidings.streams.log.protocol import Place
-from tidings.streams.rules.decision import Applied, Duplicate, Rejected, Stale
+from tidings.streams.rules.decision import (
+    Applied,
+    Decision,
+    Duplicate,
+    RefusalCode,
+    Rejected,
+    Stale,
+)
 from tidings.streams.rules.event import Event, EventType
 from tidings.streams.rules.transitions import decide
 
 DAY = 86_400_000
-_REPORT = EventType.REPORT
+_REPORT, _APPEND = EventType.REPORT, EventType.APPEND
 
 
 class StorePolicy(Struct, frozen=True, gc=False):
@@ -60,6 +67,15 @@ class Expiry(Struct, frozen=True, gc=False):
         return expires, None if expires is None else expires + self.retention + DAY
 
 
+class Refusal(Struct, frozen=True, gc=False):
+    """A piece that did not become part of the text."""
+
+    position: Place
+    code: RefusalCode
+    length: int
+    """Bytes of the text that stood then."""
+
+
 class Reduction(Struct, gc=False):
     """What became of a prediction's events."""
 
@@ -81,6 +97,23 @@ class Reduction(Struct, gc=False):
     traceparent: bytes | None = None
     rejected: tuple[tuple[int, Rejected], ...] = ()
     """Indexes into the events, and why."""
+    grown: int = 0
+    """Of those applied the ones that made the text grow, and changed nothing else."""
+    refusals: tuple[Refusal, ...] = ()
+    """Pieces that did not become part of the text, in order."""
+    contents: Mapping[str, bytes] = {}
+    """Parts of the text that lie in object storage, by hash."""
+
+    @property
+    def only_growth(self) -> bool:
+        """Whether the text has grown, and nothing else has changed."""
+        return self.applied > 0 and self.grown == self.applied
+
+    def refuse(self, position: Place, code: RefusalCode) -> None:
+        """Note a piece that did not become part of the text."""
+        record = self.record
+        length = (record.text_length or 0) if isinstance(record, Prediction) else 0
+        self.refusals = (*self.refusals, Refusal(position, code, length))
 
 
 def reduce(
@@ -109,9 +142,16 @@ def reduce(
                         *reduction.rejected,
                         (index, Rejected("record-too-large", reason)),
                     )
+                    if event.type is _APPEND:
+                        reduction.refuse(position, "record-too-large")
                     continue
                 reduction.record = decision.record
                 reduction.applied += 1
+                reduction.grown += decision.growth
+                if decision.contents:
+                    reduction.contents = {**reduction.contents, **decision.contents}
+                if decision.letter is not None:
+                    reduction.rejected = (*reduction.rejected, (index, decision.letter))
                 reduction.position = position
                 reduction.recorded_at = event.recorded_at
                 if decision.step:
@@ -123,9 +163,25 @@ def reduce(
             case Stale():
                 reduction.stale += 1
                 reduction.behind += decision.behind
-                reduction.dropped += event.type is not _REPORT or isinstance(
-                    reduction.record, Tombstone
-                )
+                reduction.dropped += _drops(decision, event, reduction.record)
             case Rejected():
                 reduction.rejected = (*reduction.rejected, (index, decision))
+        if event.type is _APPEND and (refused := _refused(decision)) is not None:
+            reduction.refuse(position, refused)
     return reduction
+
+
+def _drops(decision: Stale, event: Event, record: Standing | None) -> bool:
+    """Whether another state of the record would have let it through."""
+    if event.type is _APPEND:
+        return decision.refusal != "stale"
+    return event.type is not _REPORT or isinstance(record, Tombstone)
+
+
+def _refused(decision: Decision) -> RefusalCode | None:
+    match decision:
+        case Applied() | Stale():
+            return decision.refusal
+        case Rejected():
+            return decision.code
+    return None

@@ -28,10 +28,11 @@ from tidings.streams.rules.decision import (
 from tidings.streams.rules.event import Event, EventType
 from tidings.streams.rules.merging import advance, fill, merge, set_once
 from tidings.streams.rules.requests import REQUESTS
+from tidings.streams.rules.text import append, report_text, with_whole
 
 # Looking a member up on its class costs as much as a comparison; these are used for every event.
 _STARTING = Status.STARTING
-_REPORT, _CREATE = EventType.REPORT, EventType.CREATE
+_REPORT, _CREATE, _APPEND = EventType.REPORT, EventType.CREATE, EventType.APPEND
 
 
 def decide(
@@ -55,6 +56,8 @@ def decide(
         return DUPLICATE
     if event.type is _REPORT or event.type is _CREATE:
         return _report(current, event, position, log, strict)
+    if event.type is _APPEND:
+        return append(current, event, position, log)
     return REQUESTS[event.type](current, event, position, log)
 
 
@@ -112,7 +115,8 @@ def _report(
     if strict and len(STEPS[judged, wanted]) > 1:
         return Rejected("strict", f"Invalid transition from {judged} to {wanted}")
     advance(current, event, changes)
-    return stepped(current, wanted, changes, event, position, log)
+    whole = report_text(current, event, changes, final=wanted.terminal)
+    return with_whole(stepped(current, wanted, changes, event, position, log), whole)
 
 
 def _same_status(
@@ -122,11 +126,13 @@ def _same_status(
     position: Place | None,
     log: str | None,
 ) -> Decision:
-    if (current.pending or current.status).terminal:
+    ended = (current.pending or current.status).terminal
+    if ended:
         fill(current, event, changes)
     else:
         merge(current, event, changes)
-    return applied(current, changes, event, position, log) if changes else STALE
+    whole = report_text(current, event, changes, final=ended)
+    return with_whole(applied(current, changes, event, position, log) if changes else STALE, whole)
 
 
 def _begin(
@@ -151,9 +157,10 @@ def _begin(
     )
     set_once(blank, event, changes, override=True)
     advance(blank, event, changes)
+    whole = report_text(blank, event, changes, final=wanted.terminal)
     if event.type is _CREATE:
         changes["create_id"] = _create_id(event, position)
-    return stepped(blank, wanted, changes, event, position, log, new=True)
+    return with_whole(stepped(blank, wanted, changes, event, position, log, new=True), whole)
 
 
 def _create_id(event: Event, position: Place | None) -> str:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tidings.storage.prediction import Status
+from tidings.storage.prediction import Producer, Status
 from tidings.streams.log.protocol import StoredRecord
 from tidings.streams.processing.decoder import MAX_DEPTH, decode_event, name_prediction
 from tidings.streams.rules.event import Archive, Event, EventType, OtherResource, Poison
@@ -141,6 +141,45 @@ def test_what_translation_sets_cannot_be_sent(name: str) -> None:
 )
 def test_poison_has_a_code(value: Any, code: str) -> None:
     """What can never be applied is refused with the code of its reason."""
+    assert poison(value) == code
+
+
+def test_a_piece_of_text_is_read() -> None:
+    """A piece with its offset, its writer's number, and whether it is the last."""
+    value = {
+        "type": "append",
+        "text": "猫 \U0001f408",
+        "offset": 34,
+        "producer": {"id": "w", "epoch": 1, "seq": 7},
+    }
+    event = read(value)
+    assert (event.type, event.text, event.offset) == (EventType.APPEND, "猫 \U0001f408", 34)
+    assert event.producer == Producer("w", 1, 7)
+    assert read({"type": "append", "textClosed": True, "status": "failed"}).text_closed
+
+
+@pytest.mark.parametrize(
+    ("value", "code"),
+    [
+        ({"type": "append"}, "missing-field"),
+        ({"type": "append", "text": 5}, "wrong-type"),
+        ({"type": "append", "text": "a", "offset": -1}, "wrong-type"),
+        ({"type": "append", "text": "a", "offset": 1.5}, "wrong-type"),
+        ({"type": "append", "text": "a", "status": "succeeded"}, "wrong-type"),
+        ({"type": "append", "text": "a", "textClosed": True, "status": "processing"}, "wrong-type"),
+        ({"type": "append", "text": "a", "producer": {"id": "w", "epoch": 0}}, "wrong-type"),
+        (
+            {"type": "append", "text": "a", "producer": {"id": "w", "epoch": 0, "seq": -1}},
+            "wrong-type",
+        ),
+        (b'{"type":"append","text":"a\xff"}', "encoding"),
+        (b'{"type":"append","text":"a\xed\xa0\xbd"}', "encoding"),
+        (b'{"type":"append","text":"a\\ud83d"}', "encoding"),
+        (b'{"type":"append","text":"\\ufffd\\ud83d"}', "encoding"),
+    ],
+)
+def test_a_piece_that_makes_no_sense_is_poison(value: Any, code: str) -> None:
+    """A piece is whole characters at an offset; half a character, a negative offset and the like are refused."""
     assert poison(value) == code
 
 
