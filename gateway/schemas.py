@@ -54,6 +54,11 @@ def components() -> dict[str, Schema]:
     _, schemas = msgspec.json.schema_components(structs, ref_template=REFERENCE)
     found: dict[str, Schema] = {name: _without_defaults(schema) for name, schema in schemas.items()}
     found["Prediction"]["examples"] = [EXAMPLE]
+    found["NewPrediction"]["properties"]["timeout"] = {
+        "description": "Ms that it may take, in the place of a deadline.",
+        "type": "number",
+        "exclusiveMinimum": 0,
+    }
     return found | _hand_made()
 
 

@@ -147,11 +147,16 @@ class Prediction(Struct, frozen=True, gc=False, omit_defaults=True, rename="came
     logs_length: int | None = None
     estimated_time: int | float | None = None
     generation_time: int | float | None = None
+    deadline: int | None = None
     cancel_requested_at: int | None = None
     attempt: str | None = None
     create_id: str | None = None
     pending: Status | None = None
     assets_error: str | None = None
+    error_code: str | None = None
+    """Why it failed, for programs: `deadline`."""
+    late_status: Status | None = None
+    """How it ended at its provider after its deadline had failed it here."""
     transitions: tuple[Transition, ...] = ()
     source: Source | None = None
 
@@ -171,6 +176,9 @@ class Tombstone(Struct, frozen=True, gc=False, omit_defaults=True, rename="camel
 
 Standing = Prediction | Tombstone
 """What a store keeps under an id."""
+
+DEADLINE = "deadline"
+"""The `error_code` of a prediction that its deadline has failed."""
 
 
 _encoder = msgspec.json.Encoder()

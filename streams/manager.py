@@ -51,6 +51,8 @@ class InitialFields(TypedDict, total=False):
     """Who makes it."""
     provider_id: str | None
     """Its id there; it never changes."""
+    deadline: int | None
+    """When it fails unless it has ended, in ms since the epoch: for services that keep deadlines."""
 
 
 class ReportedFields(InitialFields, total=False):

@@ -16,6 +16,7 @@ import msgspec
 from aiohttp import web
 from msgspec import Raw, Struct, structs
 
+from tidings.gateway.api.deadlines import with_deadline
 from tidings.gateway.api.long_poll import announced
 from tidings.gateway.api.mutations import EventWriter, check_size, read_object
 from tidings.gateway.api.predictions import answer_with
@@ -32,7 +33,7 @@ from tidings.streams.rules.event import Event
 from tidings.streams.rules.fields import CREATE_WIRE_NAMES
 from tidings.streams.rules.transitions import decide
 
-CREATE_FIELDS = CREATE_WIRE_NAMES | {"predictionId"}
+CREATE_FIELDS = CREATE_WIRE_NAMES | {"predictionId", "timeout"}
 MAX_KEY = 255
 """Characters of an `Idempotency-Key`."""
 MAX_NAME = 256
@@ -127,7 +128,8 @@ def create_handler(
             return _created(there, _ours(there, order))
         # After the fingerprint: an estimate changes with time, and the same order stays the same.
         more = {} if defaults is None else await defaults(order.fields)
-        draft = writer.draft(order.prediction_id, {**order.fields, **more}, now)
+        fields = with_deadline({**order.fields, **more}, now)
+        draft = writer.draft(order.prediction_id, fields, now)
         _admit(there, order, draft.event, strict=strict, record_max=record_max)
         change = await writer.write(request, draft)
         stored = await store.get_fresh(order.prediction_id) if change is None else announced(change)

@@ -13,6 +13,7 @@ import msgspec
 from aiohttp import web
 from msgspec import Raw
 
+from tidings.gateway.api.deadlines import check_deadline
 from tidings.gateway.api.long_poll import WRITE_WAIT, announced
 from tidings.gateway.api.predictions import Records, answer_with, may_read
 from tidings.gateway.auth.permissions import Permissions
@@ -211,6 +212,8 @@ class Mutations:
                     f"{name[:64]!r} cannot be changed; the fields are "
                     f"{', '.join(sorted(EVENT_FIELDS))}.",
                 )
+        if (deadline := fields.get("deadline")) is not None and bytes(deadline) != b"null":
+            check_deadline(deadline, now)
         stored = await self._records.find(prediction_id, fresh=True)
         draft = self._writer.draft(prediction_id, fields, now)
         if not self._would_apply(stored, draft.event):
@@ -270,6 +273,9 @@ class Mutations:
         current = stored.standing()
         decision = decide(current, event, None, strict=self._strict)
         match decision:
+            case Applied() if decision.letter is not None and event.status is not None:
+                assert isinstance(current, Prediction)
+                raise invalid_transition(current.status, event.status)
             case Applied():
                 if isinstance(decision.record, Prediction):
                     check_size(decision.record, self._record_max)

@@ -53,7 +53,13 @@ export interface Prediction {
   estimatedTime?: number;
   /** In ms. */
   generationTime?: number;
+  /** When it fails unless it has ended, in ms since the epoch. */
+  deadline?: number;
   assetsError?: string;
+  /** Why it failed, for programs. */
+  errorCode?: "deadline";
+  /** How it ended at its provider after its deadline had failed it. */
+  lateStatus?: Status;
   logsLength?: number;
   /** Bytes of the text in UTF-8. */
   textLength?: number;

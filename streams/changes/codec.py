@@ -20,7 +20,7 @@ from tidings.storage.store import Write
 from tidings.streams.log.protocol import NewRecord, Place, Position, Record
 from tidings.streams.rules.reducer import DAY, Refusal
 
-_NUMBERS = frozenset({"x", "u", "g"})
+_NUMBERS = frozenset({"x", "u", "g", "d"})
 _STATUS_HEADERS = {status: ("s", status.encode()) for status in Status}
 
 
@@ -43,11 +43,20 @@ class Change(Struct, frozen=True, gc=False):
     """A tombstone's `updatedAt`."""
     grown_from: int | None = None
     """The former written version, where it differs from that in its text alone."""
+    deadline: int | None = None
+    """When it fails unless it has ended, in ms."""
 
     @property
     def deleted(self) -> bool:
         """Whether the prediction is gone."""
         return not self.value
+
+
+def awaited_deadline(record: Standing) -> int | None:
+    """When the record fails unless it has ended, in ms; None: it has ended, or may take for ever."""
+    if isinstance(record, Tombstone) or record.deadline is None:
+        return None
+    return None if (record.pending or record.status).terminal else record.deadline
 
 
 def announcement(
@@ -92,6 +101,8 @@ def announcement(
     for refusal in refusals:
         at = refusal.position
         add(("r", b"%d:%d:%s" % (at.partition, at.offset, refusal.code.encode())))
+    if (deadline := awaited_deadline(record)) is not None:
+        add(("d", b"%d" % deadline))
     if traceparent is not None:
         add(("traceparent", traceparent))
     return NewRecord(
@@ -144,6 +155,7 @@ def parse(record: Record) -> Change | None:
             traceparent,
             numbers.get("u"),
             numbers.get("g"),
+            numbers.get("d"),
         )
     except (ValueError, TypeError, AttributeError):  # a header of Kafka's may be null
         return None

@@ -41,6 +41,7 @@ from tidings.streams.providers.payload import Reader
 from tidings.streams.providers.protocol import Provider, Webhook
 from tidings.streams.providers.translation import translate
 from tidings.streams.rules.event import (
+    EARLIEST,
     LARGEST,
     LATEST,
     Archive,
@@ -55,9 +56,6 @@ from tidings.streams.support.json_text import nested_over, repaired
 MAX_DEPTH = 200
 """Levels of nested JSON. The decoder's own limit depends on the stack it is called from, and would make a record
 readable in one place and poison in another."""
-
-EARLIEST = 10**12
-"""In ms: September 2001. A smaller time was given in seconds."""
 
 FRAME = 5
 """Bytes before a value or key in the framing of Confluent's and others' schema registries: a zero, and the schema's number."""
@@ -223,6 +221,8 @@ def _check_type(event: Event) -> None:
             raise Poison("missing-field", "archive needs assets or assetsError")
         case EventType.REPAIR if not event.replace or event.version is None or event.upto is None:
             raise Poison("missing-field", "repair needs replace, version and upto")
+        case EventType.DEADLINE if event.deadline is None:
+            raise Poison("missing-field", "deadline needs deadline, the time that has passed")
         case EventType.REPAIR if event.version is not None and not 0 < event.version <= LARGEST:
             raise Poison(
                 "wrong-type", f"version {event.version} is none; a repair's is the live one and 1"

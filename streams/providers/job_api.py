@@ -55,6 +55,8 @@ class Order(Struct, frozen=True, kw_only=True):
     """Put into the input as `prompt` where the input has none."""
     webhook: str | None = None
     """Where the provider is to report, token included."""
+    timeout: int | None = None
+    """Seconds after which the provider is to cancel it, where it can; None: it may take for ever."""
     origin: Origin | None = None
     """What a provider is to carry that reports to one address for all (`OriginAware`)."""
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 from msgspec import Struct
 from msgspec.structs import replace
 
-from tidings.storage.prediction import Prediction, Source, Standing, Status, Transition
+from tidings.storage.prediction import DEADLINE, Prediction, Source, Standing, Status, Transition
 from tidings.streams.log.protocol import Place
 from tidings.streams.rules.event import Archive, Event
 
@@ -67,7 +67,7 @@ class Applied(Struct, frozen=True, gc=False):
     refusal: RefusalCode | None = None
     """The piece that it brought is no part of the text; this is why."""
     letter: Rejected | None = None
-    """It goes to the dead letters all the same: what it says of the text is lost."""
+    """It goes to the dead letters all the same: what it says is lost, or contradicts what is known."""
     contents: Mapping[str, bytes] | None = None
     """Parts of the text that lie in object storage, by hash: to be put before the record stands."""
 
@@ -106,6 +106,11 @@ def other_prediction(current: Prediction, event: Event) -> Rejected | None:
             f"the prediction is {current.provider_id!r} at its provider, not {event.provider_id!r}",
         )
     return None
+
+
+def is_late(current: Prediction) -> bool:
+    """Whether its deadline has failed it, and nobody has said yet how it ended at its provider."""
+    return current.error_code == DEADLINE and current.late_status is None
 
 
 def source_after(old: Source | None, position: Place | None, log: str | None) -> Source | None:

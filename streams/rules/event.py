@@ -11,6 +11,8 @@ from msgspec import Meta, Raw, Struct
 from tidings.storage.prediction import ABSENT, Blob, Producer, Status
 from tidings.streams.rules.fields import wire_name
 
+EARLIEST = 10**12
+"""In ms: September 2001. A smaller time was given in seconds."""
 LATEST = 10**14
 """In ms: the year 5138. A later time was given in microseconds, and would not fit into every store."""
 LARGEST = 2**53
@@ -28,6 +30,7 @@ class EventType(StrEnum):
     ARCHIVE = "archive"
     REPAIR = "repair"
     APPEND = "append"
+    DEADLINE = "deadline"
 
 
 class Archive(StrEnum):
@@ -90,12 +93,15 @@ class Event(
     logs: str | None = None
     estimated_time: int | float | None = None
     generation_time: int | float | None = None
+    deadline: Annotated[int, Meta(ge=EARLIEST, le=LATEST)] | None = None
+    """When it fails unless it has ended, in ms. Of the type `deadline` the one that has passed."""
     attempt: str | None = None
     """`submit`: the submission's own id."""
     assets_error: str | None = None
     """`archive`: why the output, or some of it, could not be kept."""
     created_at: int | None = None
-    """`archive`: the `createdAt` of the record that it is about, whose id may be another prediction's by now."""
+    """`archive`, `deadline`: the `createdAt` of the record that it is about, whose id may be another prediction's by
+    now."""
     replace: Raw = ABSENT
     """`repair`: the record as rebuilt; JSON `null` for a deleted one."""
     version: int | None = None

@@ -80,6 +80,13 @@ FIELDS = (
     ),
     Field("estimated_time", Merge.LATER, "number", "In ms.", create=True),
     Field("generation_time", Merge.LATER, "number", "In ms."),
+    Field(
+        "deadline",
+        Merge.LATER,
+        "number",
+        "When it fails unless it has ended, in ms since the epoch.",
+        create=True,
+    ),
 )
 """In the order of the record's encoding."""
 

@@ -22,6 +22,8 @@ _ONCE_JSON = names(Merge.ONCE, json=True)
 _IDENTITY = names(Merge.IDENTITY, json=False)
 _LATER = names(Merge.LATER, json=False)
 _LATER_JSON = names(Merge.LATER, json=True)
+_FILLED = tuple(name for name in _LATER if name != "deadline")
+"""What a report after the end may still add."""
 
 
 def set_once(current: Prediction, event: Event, changes: dict[str, Any], *, override: bool) -> None:
@@ -96,7 +98,7 @@ def fill(current: Prediction, event: Event, changes: dict[str, Any]) -> None:
     Without the growth, two reports of one end in the other order would leave another record.
     """
     _monotone(current, event, changes)
-    for name in _LATER:
+    for name in _FILLED:
         value = getattr(event, name)
         if value is not None and getattr(current, name) is None:
             changes[name] = value

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Raw, Struct
 from msgspec.structs import replace
 
-from tidings.storage.prediction import Prediction, Standing, Status, Tombstone
+from tidings.storage.prediction import DEADLINE, Prediction, Standing, Status, Tombstone
 from tidings.streams.log.protocol import Place
 from tidings.streams.rules.decision import (
     STALE,
@@ -20,6 +20,9 @@ from tidings.streams.rules.decision import (
     stepped,
 )
 from tidings.streams.rules.event import LARGEST, LATEST, Event, EventType
+
+DEADLINE_ERROR = "it had not ended by its deadline"
+"""The error of a prediction that its deadline has failed."""
 
 _partition = re.compile(r"[0-9]{1,9}")
 
@@ -176,6 +179,27 @@ def _plausible(rebuilt: Prediction, upto: dict[str, int]) -> bool:
     )
 
 
+def _deadline(
+    current: Standing | None, event: Event, position: Place | None, log: str | None
+) -> Decision:
+    """It has failed, unless it has ended, or has another deadline by now.
+
+    The log's own time decides whether the deadline has passed, so a replay decides alike; and as the end's time is the
+    deadline itself, it does not matter which of several reconcilers has said so first.
+    """
+    wanted = event.deadline
+    if not isinstance(current, Prediction) or (current.pending or current.status).terminal:
+        return STALE
+    if wanted is None or wanted > event.recorded_at:
+        return STALE
+    if current.deadline != wanted if current.deadline is not None else wanted < current.created_at:
+        return STALE
+    if event.created_at is not None and event.created_at != current.created_at:
+        return STALE  # about an earlier prediction with this id
+    changes = {"deadline": wanted, "error": DEADLINE_ERROR, "error_code": DEADLINE}
+    return stepped(current, Status.FAILED, changes, replace(event, at=wanted), position, log)
+
+
 REQUESTS: dict[
     EventType, Callable[[Standing | None, Event, Place | None, str | None], Decision]
 ] = {
@@ -184,5 +208,6 @@ REQUESTS: dict[
     EventType.ARCHIVE: _archive,
     EventType.DELETE: _delete,
     EventType.REPAIR: _repair,
+    EventType.DEADLINE: _deadline,
 }
 """What judges the types other than report and create."""

@@ -12,6 +12,8 @@ bytes whenever they are replayed.
 
 from typing import Any
 
+from msgspec.structs import replace
+
 from tidings.storage.prediction import Prediction, Standing, Status, Tombstone
 from tidings.streams.log.protocol import Place
 from tidings.streams.rules.decision import (
@@ -22,6 +24,7 @@ from tidings.streams.rules.decision import (
     Decision,
     Rejected,
     applied,
+    is_late,
     other_prediction,
     stepped,
 )
@@ -107,7 +110,7 @@ def _report(
     if wanted is None or wanted is judged:
         return _same_status(current, changes, event, position, log)
     if judged.terminal and wanted.terminal:
-        return Rejected("contradiction", f"Invalid transition from {judged} to {wanted}")
+        return _contradiction(current, wanted, event, position, log)
     if wanted.rank < judged.rank:
         if first_create:
             fill(current, event, changes)
@@ -129,10 +132,26 @@ def _same_status(
     ended = (current.pending or current.status).terminal
     if ended:
         fill(current, event, changes)
+        if current.error_code is not None and event.status is not None and is_late(current):
+            changes["late_status"] = event.status
     else:
         merge(current, event, changes)
     whole = report_text(current, event, changes, final=ended)
     return with_whole(applied(current, changes, event, position, log) if changes else STALE, whole)
+
+
+def _contradiction(
+    current: Prediction, wanted: Status, event: Event, position: Place | None, log: str | None
+) -> Decision:
+    """Another end than the one that stands; after a deadline the record says once how it ended at its provider."""
+    rejected = Rejected(
+        "contradiction", f"Invalid transition from {current.pending or current.status} to {wanted}"
+    )
+    if not is_late(current):
+        return rejected
+    late = applied(current, {"late_status": wanted}, event, position, log)
+    # The provider was asked to cancel it: that it did is no contradiction.
+    return late if wanted is Status.CANCELED else replace(late, letter=rejected)
 
 
 def _begin(

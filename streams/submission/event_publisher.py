@@ -5,6 +5,7 @@ Events appended to the log, outages of it waited out.
 
 import asyncio
 import uuid
+from collections.abc import Sequence
 
 import msgspec
 import structlog
@@ -49,6 +50,7 @@ class EventPublisher:
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._events_log, self._source, self._clock = log, source, clock
+        self.source = source
         self._archive = (ARCHIVE_HEADER, archive.value.encode())
 
     async def publish_event(self, prediction_id: str, **fields: object) -> Position:
@@ -79,17 +81,20 @@ class EventPublisher:
         return self._clock.ms()
 
     async def _append(self, record: NewRecord) -> Position:
+        (position,) = await self.publish((record,))
+        return position
+
+    async def publish(self, records: Sequence[NewRecord]) -> list[Position]:
+        """Append whole records; outages are waited out, and after one some may lie there twice."""
         failures = Failures(BACKOFF)
         while True:
             try:
-                (position,) = await self._events_log.append(EVENTS, (record,))
+                return await self._events_log.append(EVENTS, records)
             except LogError as error:
                 if not error.retryable:
                     raise
                 logger.warning("reports.log_unavailable", error=str(error))
                 await asyncio.sleep(failures.next_wait())
-            else:
-                return position
 
 
 def raw(value: Raw) -> Raw | None:

@@ -8,6 +8,7 @@ from enum import StrEnum
 from msgspec import Struct
 
 from tidings.storage.prediction import Prediction
+from tidings.streams.rules.decision import is_late
 
 LONGEST_ESTIMATE = 7 * 24 * 3_600_000
 """An estimated time beyond this counts as this: any number at all may stand in an event."""
@@ -50,7 +51,14 @@ class Timeouts(Struct, frozen=True):
 
 def action_for(record: Prediction) -> Action:
     """What the record as it stands needs."""
-    if record.status.terminal or record.pending is not None or record.provider is None:
+    if record.provider is None:
+        return Action.NOTHING
+    if record.status.terminal and is_late(record):
+        # Its deadline has failed it, and its provider may be at work on it, or be about to.
+        if record.provider_id is not None:
+            return Action.CANCEL
+        return Action.NOTHING if record.attempt is None else Action.FIND
+    if record.status.terminal or record.pending is not None:
         return Action.NOTHING
     if record.provider_id is not None:
         return Action.LOOK if record.cancel_requested_at is None else Action.CANCEL

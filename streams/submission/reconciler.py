@@ -22,6 +22,8 @@ from tidings.streams.changes import codec as topic
 from tidings.streams.changes.codec import Change
 from tidings.streams.log.protocol import CHANGES, Log, LogError
 from tidings.streams.log.read_until_end import read_until_end
+from tidings.streams.rules.decision import is_late
+from tidings.streams.submission.deadlines import Deadlines
 from tidings.streams.submission.reconcile_policy import Action, Timeouts, action_for, wait_before
 from tidings.streams.submission.status_client import StatusClient
 from tidings.streams.submission.submitter import Load, Submitter
@@ -35,6 +37,7 @@ MIN_PAUSE = 500
 """Ms between two tries."""
 
 _CANCELING = b'"cancelRequestedAt":'
+_LATE, _TOLD = b'"errorCode":"deadline"', b'"lateStatus":'
 _UNFINISHED = frozenset({Status.STARTING.value, Status.PROCESSING.value})
 
 logger = structlog.get_logger(__name__)
@@ -86,7 +89,7 @@ class Reconciler:
     ) -> None:
         self._load, self._status_client, self._submissions = load, status_client, submissions
         self._timeouts = timeouts or Timeouts()
-        self._mine, self._clock = mine, clock
+        self._mine, self.clock = mine, clock
         self._watched: dict[str, _Watched] = {}
         self._heap: list[tuple[int, str]] = []
         self._wake = asyncio.Event()
@@ -111,6 +114,9 @@ class Reconciler:
             prediction_id = change.prediction_id
             if change.status not in _UNFINISHED or not change.value:
                 watched.pop(prediction_id, None)
+                if change.status == "failed" and may_be_late(change.value):
+                    late = watched[prediction_id] = _Watched(now)
+                    self._at(prediction_id, late, now)
                 continue
             known = watched.get(prediction_id)
             if known is None:
@@ -154,7 +160,7 @@ class Reconciler:
         return known.seen + wait_before(action_for(record), record, known.tries, self._timeouts)
 
     def _now(self) -> int:
-        return self._clock.ms()
+        return self.clock.ms()
 
     # ---- what is due ----
 
@@ -318,7 +324,7 @@ class Reconciler:
             now = stored.standing() if stored is not None else None
             if (
                 isinstance(now, Prediction)
-                and not now.status.terminal
+                and (not now.status.terminal or is_late(now))
                 and now.provider_id is None
                 and now.attempt == record.attempt
             ):
@@ -364,15 +370,21 @@ class Reconciler:
             self._again(record.prediction_id, 0 if urgent else pause)
 
 
+def may_be_late(encoded: bytes) -> bool:
+    """Whether a failed record may be one whose provider is still to be asked to cancel it."""
+    return _LATE in encoded and _TOLD not in encoded
+
+
 async def remember_unfinished(
     reconciler: Reconciler,
     store: PredictionStore,
     log: Log,
     *,
+    deadlines: Deadlines | None = None,
     at_once: bool = False,
     settled: bool = False,
 ) -> int:
-    """Let the reconciler watch what is unfinished by now.
+    """Let the reconciler watch what is unfinished by now, or has only failed by its deadline.
 
     By the store's lists, else by the whole changes topic.
 
@@ -380,6 +392,7 @@ async def remember_unfinished(
         reconciler: Which.
         store: Of the records.
         log: Of the changes.
+        deadlines: What watches over deadlines; hidden predictions have theirs, too.
         at_once: See `Reconciler.remember`.
         settled: Likewise.
 
@@ -389,33 +402,43 @@ async def remember_unfinished(
     Raises:
         StorageError, LogError: It cannot be read.
     """
+    now = reconciler.clock.ms()
 
-    def remember(encoded: bytes) -> None:
+    def remember(encoded: bytes, expires_at: int | None) -> None:
         try:
-            reconciler.remember(decode(encoded), at_once=at_once, settled=settled)
+            record = decode(encoded)
+            if deadlines is not None:
+                deadlines.remember(record)
+            if expires_at is None or expires_at > now:
+                reconciler.remember(record, at_once=at_once, settled=settled)
         except Exception as error:  # one record must not keep the others from being watched
             logger.error("reconciler.defect", size=len(encoded), exc_info=error)
 
     if store.capabilities.lists and "status" in store.capabilities.filters:
-        for status in (Status.STARTING, Status.PROCESSING):
-            async for encoded in _listed(store, status):
-                remember(encoded)
+        for status in (Status.STARTING, Status.PROCESSING, Status.FAILED):
+            async for stored in _listed(store, status):
+                if status is not Status.FAILED or may_be_late(stored.encoded):
+                    remember(stored.encoded, stored.expires_at)
         return len(reconciler)
     newest: dict[str, Change] = {}
     async for batch in read_until_end(log, CHANGES):
         newest |= topic.newest(batch)
     for change in newest.values():
-        if change.status in _UNFINISHED:
-            remember(change.value)
+        if change.status in _UNFINISHED or (
+            change.status == "failed" and may_be_late(change.value)
+        ):
+            remember(change.value, change.expires_at)
     return len(reconciler)
 
 
-async def _listed(store: PredictionStore, status: Status) -> AsyncIterator[bytes]:
+async def _listed(store: PredictionStore, status: Status) -> AsyncIterator[Stored]:
     cursor: str | None = None
     while True:
-        page = await store.list(Query(status=status, limit=PAGE, cursor=cursor))
+        page = await store.list(
+            Query(status=status, limit=PAGE, cursor=cursor, hidden=not status.terminal)
+        )
         for stored in page.items:
-            yield stored.encoded
+            yield stored
         if page.cursor is None:
             return
         cursor = page.cursor

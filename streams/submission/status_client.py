@@ -26,7 +26,7 @@ from tidings.streams.providers.job_api import (
 )
 from tidings.streams.providers.protocol import Provider, Webhook
 from tidings.streams.providers.translation import translate
-from tidings.streams.rules.decision import Applied
+from tidings.streams.rules.decision import Applied, is_late
 from tidings.streams.rules.event import Archive, Event, OtherResource, Poison
 from tidings.streams.rules.transitions import decide
 from tidings.streams.submission.create_call import Declined
@@ -207,7 +207,7 @@ class StatusClient:
         return False
 
     async def _failed(self, record: Prediction, error: str) -> None:
-        if not record.status.terminal and record.version:
+        if (not record.status.terminal or is_late(record)) and record.version:
             logger.warning("lookup.failed_for_good", prediction=record.prediction_id, reason=error)
             await self._publisher.publish_event(
                 record.prediction_id, status=Status.FAILED.value, error=error
@@ -226,7 +226,7 @@ class StatusClient:
         )
         if event.status is None or not event.status.terminal:
             return False
-        if not (record.pending or record.status).terminal:
+        if not (record.pending or record.status).terminal or is_late(record):
             status = Status.CANCELED if event.status is Status.CANCELED else Status.FAILED
             said = {
                 "provider": event.provider,
@@ -268,7 +268,8 @@ class StatusClient:
             record: As for `refresh`.
             notice: The webhook's.
         """
-        if notice.status is not None and not (record.pending or record.status).terminal:
+        open_ended = not (record.pending or record.status).terminal or is_late(record)
+        if notice.status is not None and open_ended:
             said = {
                 "error": notice.error,
                 "provider": record.provider,

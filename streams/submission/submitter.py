@@ -326,6 +326,7 @@ class Submitter:
             payload=record.payload,
             prompt=prompt,
             webhook=webhook,
+            timeout=_seconds_left(record),
             origin=origin,
         )
         try:
@@ -372,3 +373,10 @@ class Submitter:
                 await self._publisher.publish_event(prediction_id, status="canceled")
             case None:
                 self.unknown += 1
+
+
+def _seconds_left(record: Prediction) -> int | None:
+    """Until the record's deadline, at least one; None: it has none."""
+    if record.deadline is None:
+        return None
+    return max(1, -(-(record.deadline - time.time_ns() // 1_000_000) // 1000))

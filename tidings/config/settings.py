@@ -149,6 +149,10 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Where providers reach this service; needed to submit predictions."""
     reconcile_after: Seconds = 60
     """Without news of a prediction, after which it is looked up at its provider."""
+    timeouts: Annotated[tuple[str, ...], Setting(check=validators.timeout)] = ()
+    """Seconds that predictions may take where nobody says it: `replicate=600`,
+    `fal:fal-ai/flux=120` for one model, `*=3600` for every provider. Whatever has not ended by then
+    fails."""
     prompt_function: str | None = None
     """`module:function` that completes the input of a new prediction."""
     estimate_function: str | None = None

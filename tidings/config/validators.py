@@ -13,6 +13,7 @@ from tidings.storage.errors import StoreMisconfigured
 from tidings.storage.postgres import address as postgres_address
 from tidings.storage.redaction import MASK
 from tidings.storage.redis import address as redis_address
+from tidings.streams.rules.timeouts import timeout_entry
 
 _REDIS_SCHEMES = ("redis", "rediss", "redis+unix", "valkey", "valkeys", "valkey+unix")
 LOG_SCHEMES = ("sqlite", "kafka", "memory")
@@ -203,6 +204,12 @@ def split_arm(text: str) -> tuple[str, float]:
             f"{masked_url(text)!r} does not end with a share; say URL=10 for 10 per cent"
         )
     return store_url(url), percent
+
+
+def timeout(text: str) -> str:
+    """A default timeout, `PROVIDER=SECONDS`."""
+    name, seconds = timeout_entry(text)
+    return f"{name}={seconds:g}"
 
 
 def assets_url(url: str) -> str:

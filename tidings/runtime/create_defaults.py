@@ -17,6 +17,7 @@ from msgspec import Raw
 
 from tidings.config.settings import Settings, SettingsError
 from tidings.storage.errors import StorageError
+from tidings.streams.rules.timeouts import DefaultTimeouts
 from tidings.streams.submission.estimates import Estimates
 
 Function = Callable[[str, str, Any], Any]
@@ -30,10 +31,14 @@ class CreateDefaults:
     Args:
         prompt: A prompt out of a payload.
         estimate: The time that a prediction will take, in ms.
+        timeouts: How long it may take.
     """
 
-    def __init__(self, prompt: Function, estimate: Function) -> None:
+    def __init__(
+        self, prompt: Function, estimate: Function, timeouts: DefaultTimeouts | None = None
+    ) -> None:
         self._prompt, self._estimate = prompt, estimate
+        self._timeouts = timeouts or DefaultTimeouts({})
 
     async def __call__(self, fields: Mapping[str, Raw]) -> dict[str, Raw]:
         """The members to add to an order's.
@@ -54,6 +59,10 @@ class CreateDefaults:
                 and 0 <= estimate < 1e12
             ):
                 added["estimatedTime"] = Raw(msgspec.json.encode(estimate))
+        if self._timeouts and "deadline" not in fields and "timeout" not in fields:
+            named = (msgspec.json.decode(fields[what], type=str) for what in ("provider", "model"))
+            if (timeout := self._timeouts.of(*named)) is not None:
+                added["timeout"] = Raw(b"%d" % timeout)
         return added
 
     async def _ask(self, name: str, function: Function, fields: Mapping[str, Raw]) -> Any:
@@ -101,7 +110,7 @@ def create_defaults_of(settings: Settings, estimates: Estimates) -> CreateDefaul
     estimate = _function(
         "TIDINGS_ESTIMATE_FUNCTION", settings.estimate_function
     ) or median_estimate(estimates)
-    return CreateDefaults(prompt, estimate)
+    return CreateDefaults(prompt, estimate, DefaultTimeouts.parse(settings.timeouts))
 
 
 def _function(setting: str, named: str | None) -> Function | None:

@@ -22,6 +22,8 @@ from tidings.streams.providers.job_api import job_api_of
 from tidings.streams.providers.registry import manifest
 from tidings.streams.rules.event import Archive
 from tidings.streams.rules.large_fields import whole
+from tidings.streams.rules.timeouts import DefaultTimeouts
+from tidings.streams.submission.deadlines import Deadlines
 from tidings.streams.submission.event_publisher import EventPublisher
 from tidings.streams.submission.http import HttpCalls
 from tidings.streams.submission.reconcile_policy import Timeouts
@@ -113,6 +115,8 @@ class ProviderWork:
         )
         self.submissions: Submitter | None = None
         self.reconciler: Reconciler | None = None
+        self.deadlines: Deadlines | None = None
+        self.default_timeouts = DefaultTimeouts.parse(settings.timeouts)
         self.thin: ThinWebhookReader | None = None
         self._reread = asyncio.Event()
 
@@ -144,6 +148,8 @@ class ProviderWork:
         """Tell the reconciler of changes."""
         if self.reconciler is not None:
             self.reconciler.notice(changes)
+        if self.deadlines is not None:
+            self.deadlines.notice(changes)
 
     def missed(self) -> None:
         """Changes were missed: what is unfinished is to be read again."""
@@ -156,7 +162,10 @@ class ProviderWork:
             self._reread.clear()
             try:
                 count = await remember_unfinished(
-                    self.reconciler, self._resources.store, self._resources.log
+                    self.reconciler,
+                    self._resources.store,
+                    self._resources.log,
+                    deadlines=self.deadlines,
                 )
             except (StorageError, LogError) as error:
                 logger.warning("reconciler.unfinished_unread", error=str(error))
@@ -182,7 +191,10 @@ class ProviderWork:
         self.reconciler = Reconciler(
             self._load, self.status_client, submissions, timeouts=self.timeouts, mine=self.thin.mine
         )
-        work = [self.thin.run(), self.reconciler.run(), self._remember()]
+        self.deadlines = Deadlines(
+            self.publisher, defaults=self.default_timeouts, mine=self.thin.mine
+        )
+        work = [self.thin.run(), self.reconciler.run(), self._remember(), self.deadlines.run()]
         if watch is not None:
             await watch.start()
             work.append(watch.run())
@@ -212,6 +224,7 @@ class ProviderWork:
         await watch.start()
         following = asyncio.create_task(watch.run())
         submissions = self.submitting(watch)
+        passed = Deadlines(self.publisher, defaults=self.default_timeouts)
         try:
             reconciler = self.reconciler = Reconciler(
                 self._load, self.status_client, submissions, timeouts=self.timeouts
@@ -220,9 +233,12 @@ class ProviderWork:
                 reconciler,
                 self._resources.store,
                 self._resources.log,
+                deadlines=passed,
                 at_once=everything,
                 settled=True,
             )
+            while await passed.once():
+                pass
             left = await reconciler.once()
             await submissions.idle()
         finally:
@@ -233,6 +249,7 @@ class ProviderWork:
             "lookedUp": reconciler.done["look"] + reconciler.done["find"],
             "canceled": reconciler.done["cancel"],
             "submitted": submissions.submitted,
+            "deadlines": passed.told,
             "reported": self.status_client.reported,
             "gone": self.status_client.gone + self.status_client.unknown,
             "left": left + submissions.interrupted + submissions.unknown,
@@ -282,4 +299,6 @@ class ProviderWork:
             }
         if self.reconciler is not None:
             found["watched"], found["met"] = len(self.reconciler), dict(self.reconciler.done)
+        if self.deadlines is not None:
+            found["deadlines"] = {"waiting": len(self.deadlines), "told": self.deadlines.told}
         return found

@@ -36,6 +36,9 @@ from tidings.streams.rules.event import Event
 
 URL = "https://api.replicate.com"
 
+CANCEL_AFTER = 5
+"""Seconds, the least that its header `Cancel-After` takes (its HTTP API reference)."""
+
 STATUSES = {
     "starting": Status.STARTING,
     "processing": Status.PROCESSING,
@@ -165,6 +168,8 @@ class ReplicateApi(Struct, frozen=True):
             url = address(self.url, "v1", "predictions")
             body["version"] = version or name
         headers = self._headers() | {"Content-Type": "application/json"}
+        if order.timeout is not None:
+            headers["Cancel-After"] = f"{max(CANCEL_AFTER, order.timeout)}s"
         return Call(method="POST", url=url, headers=headers, body=msgspec.json.encode(body))
 
     def created(self, body: bytes) -> Submitted:

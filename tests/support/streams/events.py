@@ -99,6 +99,7 @@ events = st.builds(
     logs=maybe(texts),
     estimated_time=maybe(st.integers(0, 9)),
     generation_time=maybe(st.integers(0, 9)),
+    deadline=maybe(st.integers(T0 - 500, T0 + 3000)),
     attempt=maybe(st.sampled_from(["t1", "t2"])),
     assets_error=maybe(texts),
     text=maybe(texts),

@@ -291,3 +291,48 @@ async def test_an_order_that_is_not_utf_8_is_refused(field: str) -> None:
             )
             assert answer.status_code == 422
         assert await service.records() == []
+
+
+async def test_a_timeout_becomes_a_deadline() -> None:
+    """An order says how long it may take, or until when; the record has the time itself."""
+    async with serving() as (_, client, _notes):
+        before = time.time() * 1000
+        made = (await client.post("/api/predictions", json={**ORDER, "timeout": 60_000})).json()
+        assert 60_000 <= made["data"]["deadline"] - before < 70_000
+        until = int(before) + 90_000
+        made = (await client.post("/api/predictions", json={**ORDER, "deadline": until})).json()
+        assert made["data"]["deadline"] == until
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"deadline": 1_764_000_000_000},
+        {"deadline": "tomorrow"},
+        {"deadline": 10**15},
+        {"deadline": 4_000_000_000_000, "timeout": 5},
+        {"timeout": 0},
+        {"timeout": -5},
+        {"timeout": "long"},
+        {"timeout": True},
+        {"timeout": 1e300},
+    ],
+)
+async def test_a_bad_deadline_is_refused(given: dict[str, Any]) -> None:
+    """A deadline in the past, or none that is a time, makes nothing."""
+    async with serving() as (service, client, notes):
+        answer = await client.post("/api/predictions", json={**ORDER, **given})
+        assert (answer.status_code, answer.json()["error"]) == (422, "Invalid field")
+        assert await service.log.bounds(EVENTS) == {0: (0, 0)}
+        assert notes.submitted == []
+
+
+async def test_a_key_repeats_a_timeout() -> None:
+    """The same order with the same key is the same prediction, though its timeout would end later by now."""
+    async with serving() as (_, client, _notes):
+        key = {"Idempotency-Key": "k"}
+        made = [
+            await client.post("/api/predictions", json={**ORDER, "timeout": 60_000}, headers=key)
+            for _ in range(2)
+        ]
+        assert made[0].json()["data"] == made[1].json()["data"]

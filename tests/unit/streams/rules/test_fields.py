@@ -22,6 +22,7 @@ SAMPLES: dict[str, tuple[Any, Any]] = {
     "logs": ("a", "ab"),
     "estimated_time": (1, 2),
     "generation_time": (1, 2),
+    "deadline": (1_764_000_100_000, 1_764_000_200_000),
 }
 
 

@@ -82,6 +82,7 @@ def test_every_setting_can_be_set_by_its_variable() -> None:
         "webhook_key": "k" * 24,
         "traces": "http://a:4318",
         "trace_sample": "0.5",
+        "timeouts": "replicate=600,*=3600",
     }
     numbers = {name for name, field in FIELDS.items() if field.type in (int, float)}
     for name in NAMES:
