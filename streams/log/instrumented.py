@@ -7,6 +7,7 @@ from tidings.streams.log.protocol import (
     CHANGES,
     DEAD_LETTERS,
     EVENTS,
+    TEXT,
     Log,
     LogError,
     NewRecord,
@@ -40,7 +41,7 @@ class ObservedLog:
     def __init__(self, log: Log) -> None:
         self.log = log
         self.name = log.name
-        self.appends = {topic: Appends() for topic in (EVENTS, CHANGES, DEAD_LETTERS)}
+        self.appends = {topic: Appends() for topic in (EVENTS, CHANGES, DEAD_LETTERS, TEXT)}
         """By topic."""
         self.identity = log.identity
         self.follow = log.follow

@@ -217,4 +217,6 @@ EVENTS = "predictions.events"
 CHANGES = "predictions.changes"
 DEAD_LETTERS = "predictions.dead-letters"
 TEXT = "predictions.text"
-"""Pieces of growing texts, kept for ten minutes: what they say stands in the records soon after."""
+"""Pieces of growing texts: what they say stands in the records soon after."""
+TEXT_SECONDS = 600
+"""How long pieces are kept; whoever is further behind takes the records."""

@@ -9,7 +9,14 @@ from msgspec import Struct
 from tidings.storage.prediction import Tombstone
 from tidings.storage.store import PredictionStore, Query
 from tidings.streams.changes.codec import parse
-from tidings.streams.log.protocol import CHANGES, DEAD_LETTERS, EVENTS, Log, NewRecord
+from tidings.streams.log.protocol import (
+    CHANGES,
+    DEAD_LETTERS,
+    EVENTS,
+    TEXT_SECONDS,
+    Log,
+    NewRecord,
+)
 from tidings.streams.log.read_until_end import read_until_end
 from tidings.streams.rules.reducer import DAY
 
@@ -18,6 +25,8 @@ ERASURE_SOURCE = "tidings erase"
 DELETE = b'{"type":"delete","source":"tidings erase"}'
 BATCH = 500
 PAGE = 1_000
+TEXT_KEPT = (TEXT_SECONDS + 600) * 1000
+"""In ms; pieces go by segments of a minute, which a broker looks for every five minutes."""
 DEAD_LETTERS_KEPT = 14 * DAY
 """In ms; how long that topic keeps its records."""
 
@@ -161,6 +170,12 @@ def traces(
             predictions,
             "after the retention",
             now + retention,
+        ),
+        Trace(
+            "topic predictions.text: pieces of growing texts",
+            predictions,
+            "after ten minutes, on Kafka with their segment",
+            now + TEXT_KEPT,
         ),
         Trace("topic predictions.dead-letters", letters, "after 14 days", now + DEAD_LETTERS_KEPT),
         Trace("backups made before", predictions, "when you remove them"),

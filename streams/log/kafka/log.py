@@ -48,7 +48,7 @@ class KafkaLog:
         return self._options.topic_prefix + name
 
     def _numbers(self, topic: str) -> range:
-        return range(self._watch.counts[self._topic(topic)])
+        return range(self._watch.counts.get(self._topic(topic), 0))
 
     def _partitions(self, topic: str) -> list[TopicPartition]:
         return [TopicPartition(self._topic(topic), number) for number in self._numbers(topic)]

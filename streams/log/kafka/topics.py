@@ -17,6 +17,8 @@ from tidings.streams.log.protocol import (
     CHANGES,
     DEAD_LETTERS,
     EVENTS,
+    TEXT,
+    TEXT_SECONDS,
     LogMisconfigured,
     LogUnavailable,
 )
@@ -25,6 +27,8 @@ from tidings.streams.log.size_limits import HEADROOM
 logger = structlog.get_logger(__name__)
 
 _DEAD_LETTERS_SECONDS = 14 * 86_400
+_TEXT_SEGMENT_SECONDS = 60
+"""Only whole segments are removed, and Kafka's default is a week."""
 _NOT_ALLOWED = frozenset({29, 31})
 """TOPIC_AUTHORIZATION_FAILED, CLUSTER_AUTHORIZATION_FAILED."""
 _UNKNOWN_TOPIC = 3
@@ -48,6 +52,12 @@ def _wanted(options: LogOptions) -> dict[str, dict[str, str]]:
         EVENTS: {"retention.ms": str(options.retention * 1000), **room},
         CHANGES: {"cleanup.policy": "compact,delete", "retention.ms": str(changes), **room},
         DEAD_LETTERS: {"retention.ms": str(_DEAD_LETTERS_SECONDS * 1000), **room},
+        TEXT: {
+            "cleanup.policy": "delete",
+            "retention.ms": str(TEXT_SECONDS * 1000),
+            "segment.ms": str(_TEXT_SEGMENT_SECONDS * 1000),
+            **room,
+        },
     }
 
 
@@ -62,8 +72,10 @@ async def prepare(arguments: dict[str, Any], options: LogOptions) -> Cluster:
             options.topic_prefix + name: settings for name, settings in _wanted(options).items()
         }
         found = await _partition_counts(admin, list(wanted))
-        events = options.topic_prefix + EVENTS
+        events, text = options.topic_prefix + EVENTS, options.topic_prefix + TEXT
         partitions = found.get(events, options.partitions)
+        if not options.create:  # a command on a log of a version that had no texts
+            wanted = {name: one for name, one in wanted.items() if name in found or name != text}
         missing = [name for name in wanted if name not in found]
         if missing and not options.create:
             raise LogMisconfigured(

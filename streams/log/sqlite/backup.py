@@ -4,8 +4,9 @@ import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
 
-from tidings.streams.log.protocol import LogMisconfigured
-from tidings.streams.log.sqlite.schema import APPLICATION_ID, Translating
+from tidings.streams.log.protocol import TEXT, LogMisconfigured
+from tidings.streams.log.sqlite.schema import APPLICATION_ID, Translating, table
+from tidings.streams.log.sqlite.writer import end_offset
 
 Committed = Sequence[tuple[str, str, int]]
 """Topic, group and the next offset that it will read."""
@@ -50,14 +51,27 @@ def committed(log: Path) -> Committed:
 
 
 def set_back(log: Path, positions: Committed) -> None:
-    """Let the groups of a copy go on from here: what they read again they know as read."""
+    """Let the groups of a copy go on from here: what they read again they know as read.
+
+    Pieces of texts are left out: what they say stands in the records, or is judged again.
+    """
     with Translating(log):
         connection = sqlite3.connect(log)
         try:
             with connection:
+                _leave_out(connection, TEXT)
                 connection.execute("DELETE FROM positions")
                 connection.executemany(
                     "INSERT INTO positions (topic, member, next) VALUES (?, ?, ?)", positions
                 )
         finally:
             connection.close()
+
+
+def _leave_out(connection: sqlite3.Connection, topic: str) -> None:
+    found = connection.execute("SELECT number FROM topics WHERE name = ?", (topic,)).fetchone()
+    if found is not None:
+        connection.execute("PRAGMA secure_delete = ON")
+        end = end_offset(connection, found[0])
+        connection.execute("UPDATE topics SET floor = ? WHERE number = ?", (end, found[0]))
+        connection.execute(f"DELETE FROM {table(found[0])}")  # noqa: S608 - a number makes the name

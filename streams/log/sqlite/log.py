@@ -17,6 +17,7 @@ from tidings.streams.log.protocol import (
     CHANGES,
     DEAD_LETTERS,
     EVENTS,
+    TEXT,
     LogError,
     LogMisconfigured,
     LogUnavailable,
@@ -42,6 +43,8 @@ from tidings.streams.log.sqlite.writer import LogWriter, Transaction, end_offset
 
 logger = structlog.get_logger(__name__)
 
+_REPEATABLE = frozenset({CHANGES, TEXT})
+"""Topics whose newest records the processor announces again where a power cut has taken them."""
 _TRIM_SECONDS = 60.0
 _BATCH_BYTES = 1_048_576
 """Bytes after which a read ends early."""
@@ -54,8 +57,8 @@ _POLL_FASTEST, _POLL_SLOWEST = 0.002, 0.025
 class SqliteLog:
     """A `Log` in an SQLite file; made by `SqliteLog.open`.
 
-    Appends return after an fsync, except those to the changes topic and committed offsets: should a power cut take
-    these, then it takes them from the end of the file, the offsets last, and the processor announces again.
+    Appends return after an fsync, except those to the changes and text topics and committed offsets: should a power cut
+    take these, then it takes them from the end of the file, the offsets last, and the processor announces again.
     """
 
     name = "sqlite"
@@ -113,7 +116,7 @@ class SqliteLog:
                 # Without a number the topic is made by the same transaction: two might take twice
                 # the limit.
                 methodcaller("append", topic if number is None else number, records),
-                durable=topic != CHANGES,
+                durable=topic not in _REPEATABLE,
                 size=size + 100 * len(records),
                 quick=True,
             )
@@ -175,7 +178,7 @@ class SqliteLog:
         """
         retention = Retention(self._path, self._writer, self._options)
         removed = 0
-        for topic in (EVENTS, CHANGES, DEAD_LETTERS):
+        for topic in (EVENTS, CHANGES, DEAD_LETTERS, TEXT):
             if (number := self._known(topic)) is not None:
                 removed += await retention.trim(topic, number, now)
         if (number := self._known(CHANGES)) is not None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tidings.streams.log.factory import LogOptions
-from tidings.streams.log.protocol import CHANGES, DEAD_LETTERS, EVENTS
+from tidings.streams.log.protocol import CHANGES, DEAD_LETTERS, EVENTS, TEXT, TEXT_SECONDS
 from tidings.streams.log.sqlite.schema import connect, table
 from tidings.streams.log.sqlite.writer import LogWriter, Transaction, end_offset
 
@@ -34,6 +34,7 @@ class Retention:
             EVENTS: options.retention,
             CHANGES: options.changes_retention,
             DEAD_LETTERS: _DEAD_LETTERS_SECONDS,
+            TEXT: TEXT_SECONDS,
         }
 
     async def trim(self, topic: str, number: int, now: int) -> int:

@@ -23,6 +23,7 @@ from tidings.streams.log.protocol import (
     CHANGES,
     DEAD_LETTERS,
     EVENTS,
+    TEXT,
     Consumer,
     Log,
     LogError,
@@ -65,15 +66,18 @@ async def test_topics_are_created(
     )
     try:
         described = await admin.describe_topics(
-            [topic_prefix + name for name in (EVENTS, CHANGES, DEAD_LETTERS)]
+            [topic_prefix + name for name in (EVENTS, CHANGES, DEAD_LETTERS, TEXT)]
         )
-        assert [len(topic["partitions"]) for topic in described] == [3, 3, 3]
+        assert [len(topic["partitions"]) for topic in described] == [3, 3, 3, 3]
         events = await settings(admin, topic_prefix + EVENTS)
         changes = await settings(admin, topic_prefix + CHANGES)
         letters = await settings(admin, topic_prefix + DEAD_LETTERS)
         assert (events["retention.ms"], events["cleanup.policy"]) == ("3600000", "delete")
         assert (changes["retention.ms"], changes["cleanup.policy"]) == ("-1", "compact,delete")
         assert (letters["retention.ms"], letters["cleanup.policy"]) == ("1209600000", "delete")
+        text = await settings(admin, topic_prefix + TEXT)
+        assert (text["retention.ms"], text["cleanup.policy"]) == ("600000", "delete")
+        assert text["segment.ms"] == "60000"
         assert {
             int(topic["max.message.bytes"]) > 2_000_000 for topic in (events, changes, letters)
         } == {True}
@@ -135,6 +139,20 @@ async def test_missing_topics_that_must_not_be_created(kafka_url: str, topic_pre
     for _ in range(2):
         with pytest.raises(LogMisconfigured, match=f"{topic_prefix}{EVENTS} does not exist"):
             await open_log(kafka_url, topic_prefix=topic_prefix, create=False)
+
+
+async def test_a_command_reads_a_log_without_texts(
+    kafka_url: str, topic_prefix: str, admin: AIOKafkaAdminClient
+) -> None:
+    """A log of a version that had no topic of texts is opened by commands, which make none."""
+    room = {"max.message.bytes": "20000000"}
+    names = [topic_prefix + name for name in (EVENTS, CHANGES, DEAD_LETTERS)]
+    await admin.create_topics([NewTopic(name, 2, 1, topic_configs=room) for name in names])
+    log = await open_log(kafka_url, topic_prefix=topic_prefix, create=False)
+    try:
+        assert await log.bounds(TEXT) == {}
+    finally:
+        await log.close()
 
 
 async def test_no_broker() -> None:

@@ -17,6 +17,7 @@ from tidings.streams.log.protocol import (
     CHANGES,
     DEAD_LETTERS,
     EVENTS,
+    TEXT,
     Log,
     LogError,
     LogMisconfigured,
@@ -177,7 +178,7 @@ async def test_concurrent_appends_share_transactions(log: SqliteLog) -> None:
 
 
 async def test_what_is_flushed_to_the_disk(log: SqliteLog) -> None:
-    """Events and dead letters are committed with an fsync; changes and offsets leave it to the next such commit."""
+    """Events and dead letters are committed with an fsync; the rest leaves it to the next such commit."""
     modes: list[tuple[str, int]] = []
     commits = log._writer._commits
     writing = commits._connection
@@ -186,15 +187,21 @@ async def test_what_is_flushed_to_the_disk(log: SqliteLog) -> None:
     def noted(_batch: object) -> None:
         modes.append((topic, writing.execute("PRAGMA synchronous").fetchone()[0]))
 
-    for topic in (EVENTS, CHANGES, DEAD_LETTERS):
+    for topic in (EVENTS, CHANGES, DEAD_LETTERS, TEXT):
         await log.append(topic, [NewRecord(b"key", b"x")])
     commits.on_finished = noted
-    for topic in (EVENTS, CHANGES, DEAD_LETTERS):
+    for topic in (EVENTS, CHANGES, DEAD_LETTERS, TEXT):
         await log.append(topic, [NewRecord(b"key", b"x")])
     topic = "offsets"
     await log.consume(EVENTS, "group").commit({0: 1})
     full, normal = 2, 1
-    assert modes == [(EVENTS, full), (CHANGES, normal), (DEAD_LETTERS, full), ("offsets", normal)]
+    assert modes == [
+        (EVENTS, full),
+        (CHANGES, normal),
+        (DEAD_LETTERS, full),
+        (TEXT, normal),
+        ("offsets", normal),
+    ]
 
 
 async def test_large_records_are_read_in_portions(log: SqliteLog) -> None:
@@ -265,11 +272,13 @@ async def test_old_records_are_removed(path: Path) -> None:
     """Trimming removes what is older than its topic is kept, each by its own time; offsets are not used again."""
     log = await open_at(path, retention=3600, changes_retention=7200)
     try:
-        for topic in (EVENTS, CHANGES, DEAD_LETTERS):
+        for topic in (EVENTS, CHANGES, DEAD_LETTERS, TEXT):
             for _ in range(3):
                 await log.append(topic, [NewRecord(b"%d" % number, b"x") for number in range(500)])
         now = time.time_ns() // 1_000_000
-        assert await log.trim(now + 3_500_000) == 1000  # replaced changes
+        assert await log.trim(now + 590_000) == 1000  # replaced changes
+        assert await log.trim(now + 610_000) == 1500
+        assert await log.bounds(TEXT) == {0: (1500, 1500)}
         assert await log.trim(now + 3_700_000) == 1500
         assert await log.bounds(EVENTS) == {0: (1500, 1500)}
         assert (await log.bounds(CHANGES))[0] == (1000, 1500)
