@@ -31,25 +31,18 @@ import structlog
 
 from tidings.storage.errors import StorageError
 from tidings.storage.object_storage import ObjectStorage
-from tidings.storage.store import Conflict, PredictionStore, Stored, WriteRefused
+from tidings.storage.store import PredictionStore, Stored
 from tidings.streams.log.consumer_loop import Claim, ConsumerLoop
 from tidings.streams.log.protocol import (
     CHANGES,
-    DEAD_LETTERS,
     EVENTS,
     Consumer,
     Log,
     Record,
 )
-from tidings.streams.processing.batch import (
-    BatchEntry,
-    BatchInFlight,
-    SetAside,
-    put_contents,
-    set_aside,
-)
+from tidings.streams.processing.batch import BatchEntry, BatchInFlight, SetAside, set_aside
+from tidings.streams.processing.batch_writer import BatchWriter
 from tidings.streams.processing.crash_journal import CRASH, ENDS, SPAN, CrashJournal
-from tidings.streams.processing.dead_letters import append_all
 from tidings.streams.processing.outages import Abandoned, Outages
 from tidings.streams.processing.poison_guard import PoisonGuard, poison
 from tidings.streams.processing.statistics import Statistics
@@ -110,8 +103,6 @@ class Processor:
         self._store = store
         self._providers = providers
         self._policy = policy
-        self._expiry = expiry or Expiry()
-        self._objects = objects or ObjectStorage("memory://")
         self._group = group
         self._assigned = assigned
         self._done = done
@@ -130,6 +121,15 @@ class Processor:
         self._journal = CrashJournal(store, policy.log)
         self.outages = Outages(self._stopping, self.statistics, self._journal.waiting)
         self._retry = self.outages.retry_until_available
+        self._writer = BatchWriter(
+            log,
+            store,
+            objects or ObjectStorage("memory://"),
+            policy,
+            expiry or Expiry(),
+            self.outages,
+            self.statistics,
+        )
 
     @property
     def consumer(self) -> Consumer | None:
@@ -266,8 +266,8 @@ class Processor:
 
         # ---- 4: dead letters, contents, store ----
         if rejected := [*batch.poison, *set_aside(entries.values())]:
-            await self._keep(batch, rejected)
-        await self._write_store(batch, entries)
+            await self._writer.keep(batch, rejected)
+        await self._writer.write(batch, entries)
         if self._reached is not None:
             self._reached(Step.WRITTEN)
         batch.seconds += (loaded_at - started, reduced_at - loaded_at, perf_counter() - reduced_at)
@@ -289,71 +289,6 @@ class Processor:
             stored = fresh.get(prediction_id)
             if stored is None or entry.before is None or stored.version != entry.before.version:
                 entry.reduce(stored, self._policy)
-
-    # ---- 4: dead letters, contents, store ----
-
-    async def _keep(self, batch: BatchInFlight, records: Sequence[SetAside]) -> None:
-        """Put these into the dead letters, each once in a batch."""
-        new = [s for s in records if (s.record.partition, s.record.offset) not in batch.kept]
-        if not new:
-            return
-        counts = self.statistics.dead_letters
-        for s in new:
-            counts[s.code] = counts.get(s.code, 0) + 1
-        letters = [s.letter() for s in new]
-        await append_all(lambda some: self._retry(self._log.append, DEAD_LETTERS, some), letters)
-        batch.kept.update((s.record.partition, s.record.offset) for s in new)
-
-    async def _write_store(self, batch: BatchInFlight, entries: Mapping[str, BatchEntry]) -> None:
-        todo = [(i, e) for i, e in entries.items() if e.changed]
-        while todo:
-            if large := [entry for _, entry in todo if entry.contents]:
-                await put_contents(large, self._put)
-            writes = [entry.write(self._expiry) for _, entry in todo]
-            outcomes = await self._retry(self._store.write, writes)
-            lost = []
-            for (prediction_id, entry), outcome in zip(todo, outcomes, strict=True):
-                if isinstance(outcome, Conflict):
-                    lost.append((prediction_id, entry))
-                elif isinstance(outcome, WriteRefused):
-                    await self._write_singly(batch, prediction_id, entry, outcome)
-            todo = await self._judge_again(batch, lost) if lost else []
-
-    async def _put(self, path: str, content: bytes) -> None:
-        await self._retry(self._objects.put, path, content)
-
-    async def _judge_again(
-        self, batch: BatchInFlight, lost: Sequence[tuple[str, BatchEntry]]
-    ) -> list[tuple[str, BatchEntry]]:
-        """Another processor has written: judge the events again by what stands now."""
-        self.statistics.conflicts += len(lost)
-        fresh = await self._retry(self._load_fresh, [i for i, _ in lost])
-        for prediction_id, entry in lost:
-            entry.reduce(fresh.get(prediction_id), self._policy)
-        # Others may be rejected now than before; they are kept before the record moves past them.
-        await self._keep(batch, set_aside(entry for _, entry in lost))
-        return [(i, e) for i, e in lost if e.changed]
-
-    async def _write_singly(
-        self, batch: BatchInFlight, prediction_id: str, entry: BatchEntry, refused: WriteRefused
-    ) -> None:
-        """The store will never take this record: write event by event, and keep those that it refuses."""
-        if len(entry.events) == 1:
-            entry.reduction = None
-            entry.set_aside = [SetAside(entry.events[0][1], "refused", refused.reason)]
-            await self._keep(batch, entry.set_aside)
-            return
-
-        async def attempt(single: BatchEntry) -> None:
-            await self._keep(batch, single.set_aside)
-            await self._write_store(batch, {prediction_id: single})
-
-        singles = await entry.event_by_event(self._policy, self._expiry, attempt)
-        written = next((single for single in reversed(singles) if single.changed), None)
-        entry.set_aside = set_aside(singles)
-        entry.reduction = written.reduction if written is not None else None
-        if written is not None:
-            entry.encoded, entry.expires_at = written.encoded, written.expires_at
 
     # ---- 5: announce ----
 
