@@ -14,13 +14,14 @@ dealt anew, begin several records at once, and commit what is done. Three races 
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from time import monotonic
 
 import structlog
 from msgspec import Struct
 
-from tidings.streams.log.protocol import Consumer, Log, LogError, Record
+from tidings.streams.log.protocol import Consumer, Log, LogError, Place, Record
 
 PAUSE = 0.05
 """Seconds after a fetch that failed because the log is away."""
@@ -63,8 +64,10 @@ class ConsumerLoop:
         """The generation of the last fetch."""
         self._fetched: dict[int, int] = {}
         """Per partition the offset after the last record fetched, begun or not."""
-        self._open: dict[int, set[int]] = {}
-        """Per partition the lowest offsets of the claims that are not finished."""
+        self._open: dict[int, Counter[int]] = {}
+        """Per partition the lowest offsets of the claims that are not finished, and how many begin there."""
+        self._kept: dict[int, Counter[int]] = {}
+        """The same of what is handled, and must not be committed yet."""
         self._committed: dict[int, int] = {}
         self._committer: asyncio.Task[None] | None = None
         self._again = False
@@ -113,6 +116,7 @@ class ConsumerLoop:
         self._generation = generation
         self._next.clear()
         self._open.clear()
+        self._kept.clear()
         self._committed.clear()
         logger.info(
             "consumer.assigned", group=self._group, partitions=sorted(self.consumer.assigned())
@@ -141,7 +145,7 @@ class ConsumerLoop:
                 lowest[partition] = record.offset
             following[partition] = record.offset + 1
         for partition, offset in lowest.items():
-            self._open.setdefault(partition, set()).add(offset)
+            self._open.setdefault(partition, Counter())[offset] += 1
             self._committed.setdefault(partition, offset)  # where reading began is no news
         return Claim(self._generation, lowest)
 
@@ -153,12 +157,31 @@ class ConsumerLoop:
 
     def finish(self, claim: Claim) -> None:
         """What was begun together is done; one of an earlier generation counts no more."""
+        self._let_go(self._open, claim)
+
+    def keep(self, place: Place) -> Claim:
+        """What lies here is handled, but nothing from it on is committed until `release`."""
+        self._kept.setdefault(place.partition, Counter())[place.offset] += 1
+        return Claim(self._generation, {place.partition: place.offset})
+
+    def release(self, claim: Claim) -> None:
+        """What was kept may be committed; one of an earlier generation counts no more."""
+        self._let_go(self._kept, claim)
+
+    def _let_go(self, claims: dict[int, Counter[int]], claim: Claim) -> None:
         if claim.generation == self._generation:
             for partition, offset in claim.lowest.items():
-                self._open[partition].discard(offset)
+                counts = claims[partition]
+                if counts[offset] > 1:
+                    counts[offset] -= 1
+                else:
+                    del counts[offset]
 
     def done(self) -> dict[int, int]:
-        """Per partition that anything was read of, the offset below which everything is done."""
+        """Per partition that anything was read of, the offset below which everything is handled.
+
+        What is committed may lie before it: see `keep`.
+        """
         found = {}
         beyond = self.consumer.positions()
         for partition, following in self._next.items():
@@ -185,7 +208,13 @@ class ConsumerLoop:
     def _uncommitted(self) -> dict[int, int]:
         """What may be committed of the assigned partitions, where it differs from what is."""
         assigned, committed = self.consumer.assigned(), self._committed
-        return {p: o for p, o in self.done().items() if p in assigned and committed.get(p) != o}
+        found = {}
+        for partition, offset in self.done().items():
+            if kept := self._kept.get(partition):
+                offset = min(offset, *kept)
+            if partition in assigned and committed.get(partition) != offset:
+                found[partition] = offset
+        return found
 
     # ---- commits ----
 

@@ -5,7 +5,7 @@ import time
 import uuid
 import zlib
 from bisect import bisect_left
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from urllib.parse import SplitResult, parse_qsl
 
 from tidings.streams.log.factory import LogOptions
@@ -127,6 +127,9 @@ class MemoryConsumer:
     def generation(self) -> int:
         """See `Consumer.generation`."""
         return self._generation
+
+    def before_revocation(self, call: Callable[[], Awaitable[None]]) -> None:
+        """See `Consumer.before_revocation`."""
 
     def pause(self) -> None:
         """See `Consumer.pause`."""

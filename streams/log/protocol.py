@@ -1,6 +1,6 @@
 """The protocol of an ordered, partitioned, replayable log, and what travels through it."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Literal, Protocol
 
 from msgspec import Struct
@@ -136,6 +136,9 @@ class Consumer(Protocol):
 
     def generation(self) -> int:
         """Rises at each assignment; records fetched under an older one may belong to another member by now."""
+
+    def before_revocation(self, call: Callable[[], Awaitable[None]]) -> None:
+        """Have this called before partitions are taken, where the log says so; it has a second and a half."""
 
     def pause(self) -> None:
         """Let `fetch` return nothing, across reassignments too, until `resume`."""

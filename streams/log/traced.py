@@ -192,6 +192,7 @@ class _TracedConsumer:
         self._traced = log
         self.assigned = consumer.assigned
         self.generation = consumer.generation
+        self.before_revocation = consumer.before_revocation
         self.pause = consumer.pause
         self.resume = consumer.resume
         self.seek = consumer.seek

@@ -9,7 +9,7 @@ import structlog
 from msgspec import Struct
 
 from tidings.storage.clock import SYSTEM_CLOCK
-from tidings.storage.prediction import Standing, encode
+from tidings.storage.prediction import Prediction, Standing, encode
 from tidings.storage.store import Stored, Write
 from tidings.streams.changes.codec import announcement
 from tidings.streams.log.headers import PROVIDER_HEADER
@@ -17,8 +17,9 @@ from tidings.streams.log.log_fields import fields_of
 from tidings.streams.log.protocol import NewRecord, Position, Record
 from tidings.streams.processing.dead_letters import dead_letter
 from tidings.streams.processing.decoder import decode_event, name_prediction
+from tidings.streams.processing.held_text import HeldText
 from tidings.streams.providers.protocol import Provider
-from tidings.streams.rules.event import Event, OtherResource, Poison
+from tidings.streams.rules.event import Event, EventType, OtherResource, Poison
 from tidings.streams.rules.large_fields import FIELD_MAX, note, path, settle
 from tidings.streams.rules.reducer import Expiry, Reduction, StorePolicy, reduce
 
@@ -31,7 +32,8 @@ _NAMES, _NAME = 20, 64
 _PLENTY, _MARGIN = 4, 4096
 """An event makes a record larger by at most this many times its own bytes (the body itself, the fields taken from it,
 and what is taken out of those once more: prompt, image URL), and by the margin (ids, times, the audit trail)."""
-
+_PIECE_MARGIN = 256
+"""A piece leaves no trace but its text, its writer's number and its position."""
 
 _TOGETHER = (
     "let every producer place keys as Java does (librdkafka: partitioner=murmur2_random); after partitions were added "
@@ -73,10 +75,16 @@ class BatchEntry:
     __slots__ = (
         "before",
         "contents",
+        "due_at",
         "encoded",
         "events",
         "expires_at",
+        "grown_from",
+        "held",
+        "holding",
+        "length_before",
         "reduction",
+        "resumed",
         "set_aside",
         "size",
     )
@@ -93,7 +101,19 @@ class BatchEntry:
         self.encoded = b""
         self.expires_at: int | None = None
         self.contents: dict[str, bytes] = {}
-        """What the events' large fields say, by hash."""
+        """What the events' large fields say, and parts of the text, by hash."""
+        self.held: HeldText | None = None
+        """What batches before this one have held back."""
+        self.resumed = False
+        """Whether the events were judged by what is held back."""
+        self.holding = False
+        """Whether what has become of the events is not written yet."""
+        self.due_at = 0.0
+        """When it is to be written, on the monotonic clock."""
+        self.length_before = 0
+        """Bytes of the text before the events."""
+        self.grown_from: int | None = None
+        """The version that stands, where nothing but the text has changed since."""
 
     def add(self, event: Event, record: Record) -> None:
         """Append an event of this prediction."""
@@ -105,27 +125,79 @@ class BatchEntry:
     @property
     def changed(self) -> bool:
         """Whether there is something to write and to announce."""
-        return self.reduction is not None and self.reduction.applied > 0
+        reduction = self.reduction
+        return (
+            reduction is not None and (reduction.applied > 0 or self.resumed) and not self.holding
+        )
 
-    def reduce(self, before: Stored | None, policy: StorePolicy) -> None:
-        """Judge the events by what stands."""
-        self.before = before
-        largest = _PLENTY * self.size + _MARGIN * len(self.events)
+    @property
+    def all_events(self) -> list[tuple[Event, Record]]:
+        """Those that were held back, and those of this batch."""
+        return self.events if self.held is None else [*self.held.events, *self.events]
+
+    def reduce(
+        self,
+        before: Stored | None,
+        policy: StorePolicy,
+        holds: Callable[["BatchEntry"], bool] | None = None,
+    ) -> None:
+        """Judge the events by what stands, or by what is held back on top of it.
+
+        Args:
+            before: What stands.
+            policy: Of the log and the store.
+            holds: Whether what becomes of them is not written yet; None: everything is.
+        """
+        self.before, self.holding = before, False
+        events, size, held = self.events, self.size, self.held
+        self.resumed = (
+            held is not None and before is not None and before.version == held.base.version
+        )
         current: Standing | None = None
+        if held is not None and self.resumed:
+            current = held.record
+            size += held.size
+        elif held is not None:  # another processor was faster
+            events, size = self.all_events, size + held.size
+        largest = _PLENTY * size + sum([_margin(event) for event, _ in events])
         if before is not None:
             largest += len(before.encoded)
-            current = before.standing()
+            if current is None:
+                current = before.standing()
         reduction = reduce(
-            current, self.events, policy, None if largest <= policy.record_max else _fitting(policy)
+            current, events, policy, None if largest <= policy.record_max else _fitting(policy)
         )
         self.reduction = reduction
-        if reduction.applied:
+        if held is not None and self.resumed:
+            held.complete(reduction)
+        if isinstance(current, Prediction):
+            self._note_growth(current)
+        self.holding = holds is not None and self.changed and holds(self)
+        if self.changed:
             assert reduction.record is not None
             self.encoded = encode(reduction.record)
+            if reduction.contents:
+                self.contents = {**self.contents, **reduction.contents}
         if reduction.rejected or self.set_aside:
             self.set_aside = [
-                SetAside(self.events[index][1], r.code, r.reason) for index, r in reduction.rejected
+                SetAside(events[index][1], r.code, r.reason) for index, r in reduction.rejected
             ]
+
+    def _note_growth(self, current: Prediction) -> None:
+        """Note how long the text was, and whether nothing else changes against the version that stands."""
+        reduction, before, held = self.reduction, self.before, self.held
+        assert reduction is not None
+        assert before is not None
+        self.length_before = current.text_length or 0
+        self.grown_from = None
+        missing = held.base_missing if held is not None and self.resumed else current.text_missing
+        record = reduction.record
+        if (
+            (reduction.only_growth or (self.resumed and not reduction.applied))
+            and isinstance(record, Prediction)
+            and record.text_missing == missing
+        ):
+            self.grown_from = before.version
 
     @property
     def doubtful(self) -> bool:
@@ -170,14 +242,17 @@ class BatchEntry:
     def announcement(self) -> NewRecord | None:
         """The change to announce; None where nothing was applied."""
         reduction = self.reduction
-        if reduction is None or reduction.position is None or reduction.record is None:
+        if reduction is None or reduction.position is None or not self.changed:
             return None
+        assert reduction.record is not None
         return announcement(
             reduction.record,
             self.encoded,
             position=reduction.position,
             expires_at=self.expires_at,
             traceparent=reduction.traceparent,
+            grown_from=self.grown_from,
+            refusals=reduction.refusals,
         )
 
     def repeated_announcement(self, stored: Stored) -> NewRecord:
@@ -212,7 +287,7 @@ class BatchEntry:
         """
         singles = []
         before = self.before
-        for event, record in self.events:
+        for event, record in self.all_events:
             single = BatchEntry()
             single.contents = self.contents
             single.add(event, record)
@@ -227,6 +302,11 @@ class BatchEntry:
 def set_aside(entries: "Iterable[BatchEntry]") -> list[SetAside]:
     """What of these predictions' events is to become dead letters."""
     return [one for entry in entries if entry.set_aside for one in entry.set_aside]
+
+
+def _margin(event: Event) -> int:
+    """Bytes by which an event makes a record larger, beside what it says."""
+    return _PIECE_MARGIN if event.type is EventType.APPEND else _MARGIN
 
 
 def _fitting(policy: StorePolicy) -> Callable[[Standing], bool]:
@@ -329,10 +409,16 @@ class BatchInFlight:
         for name in event.left_out:
             self.left_out[event.source or "", name] += 1
 
-    def reduce(self, loaded: Mapping[str, Stored], policy: StorePolicy) -> None:
-        """Judge every prediction's events by what stands."""
+    def reduce(
+        self,
+        loaded: Mapping[str, Stored],
+        policy: StorePolicy,
+        holds: Callable[[BatchEntry], bool] | None = None,
+    ) -> None:
+        """Judge every prediction's events by what stands; see `BatchEntry.reduce`."""
         for prediction_id, entry in self.entries.items():
-            entry.reduce(loaded.get(prediction_id), policy)
+            held = entry.held
+            entry.reduce(loaded.get(prediction_id) if held is None else held.base, policy, holds)
 
     def scattered(self) -> dict[str, object] | None:
         """A prediction whose events lie in several partitions, with what to do; None: there is none."""

@@ -97,9 +97,9 @@ class BatchWriter:
         self, batch: BatchInFlight, prediction_id: str, entry: BatchEntry, refused: WriteRefused
     ) -> None:
         """The store will never take this record: write event by event, and keep those that it refuses."""
-        if len(entry.events) == 1:
+        if len(entry.all_events) == 1:
             entry.reduction = None
-            entry.set_aside = [SetAside(entry.events[0][1], "refused", refused.reason)]
+            entry.set_aside = [SetAside(entry.all_events[0][1], "refused", refused.reason)]
             await self.keep(batch, entry.set_aside)
             return
 

@@ -36,6 +36,7 @@ from tidings.streams.log.consumer_loop import Claim, ConsumerLoop
 from tidings.streams.log.protocol import (
     CHANGES,
     EVENTS,
+    TEXT,
     Consumer,
     Log,
     Record,
@@ -46,6 +47,7 @@ from tidings.streams.processing.crash_journal import CRASH, ENDS, SPAN, CrashJou
 from tidings.streams.processing.outages import Abandoned, Outages
 from tidings.streams.processing.poison_guard import PoisonGuard, poison
 from tidings.streams.processing.statistics import Statistics
+from tidings.streams.processing.text_flush import FLUSH, Announcements, TextFlush
 from tidings.streams.providers.protocol import Provider
 from tidings.streams.rules.reducer import Expiry, StorePolicy
 from tidings.streams.support.tracing import Step
@@ -82,6 +84,7 @@ class Processor:
         done: Called with the records of each batch once what they changed is announced.
         reached: Called with each step as it ends, for those who want to see inside.
         guard: Holds it back while nearly everything is poison; None: it goes on whatever comes.
+        text_flush: Seconds between two records of a text that grows quickly.
     """
 
     def __init__(
@@ -98,6 +101,7 @@ class Processor:
         done: Callable[[Sequence[Record]], None] | None = None,
         reached: Callable[[Step], None] | None = None,
         guard: PoisonGuard | None = None,
+        text_flush: float = FLUSH,
     ) -> None:
         self._log = log
         self._store = store
@@ -117,7 +121,10 @@ class Processor:
         """Taken as an outage ended that a batch before them waited for, and in which generation."""
         self._writing: asyncio.Task[None] | None = None
         self._announcing: asyncio.Task[None] | None = None
+        self._announced = asyncio.Event()
+        """Set as a batch is announced that has left nothing held back."""
         self.statistics = Statistics()
+        self.texts = TextFlush(text_flush)
         self._journal = CrashJournal(store, policy.log)
         self.outages = Outages(self._stopping, self.statistics, self._journal.waiting)
         self._retry = self.outages.retry_until_available
@@ -159,6 +166,7 @@ class Processor:
             committed=partial(self._reached, Step.COMMITTED) if self._reached else None,
         )
         self._loop = self.outages.loop = loop
+        loop.consumer.before_revocation(partial(self._let_go, loop))
         limit = BATCH
         try:
             while not self._stopping.is_set():
@@ -175,6 +183,9 @@ class Processor:
                     if not records:
                         limit = BATCH
                         await self._idle(loop)
+                        if not self.texts.wait(1):
+                            await self._begin(loop, ())
+                            await self._written()
                         continue
                     if first := not self._journal.knows(records):
                         await self._settled(lambda records=records: self._journal.admit(records))  # type: ignore[misc]
@@ -194,6 +205,7 @@ class Processor:
                     await self._drain()
                     logger.info("processor.batch_abandoned")
             await self._drain()
+            await self._write_texts(loop)
             with contextlib.suppress(StorageError):
                 await self._journal.close()
         finally:
@@ -220,7 +232,7 @@ class Processor:
         (generation, held), self._held = self._held, (-1, ())
         if held and generation == loop.consumer.generation():
             return held  # otherwise whoever has the partitions now reads them again
-        return await loop.fetch(limit, 0.5)
+        return await loop.fetch(limit, self.texts.wait(0.5))
 
     async def _begin(self, loop: ConsumerLoop, records: Sequence[Record]) -> None:
         """Decode a batch, and write it once the one before it is written."""
@@ -252,13 +264,16 @@ class Processor:
         entries = batch.entries
         started = perf_counter()
         # ---- 2: load, by a cache only what this processor wrote or read itself ----
-        loaded = await self._retry(self._load, list(entries))
+        self.texts.join(entries)
+        unknown = [i for i, e in entries.items() if e.held is None]
+        loaded = await self._retry(self._load, unknown) if unknown else {}
         if self._reached is not None:
             self._reached(Step.LOADED)
         loaded_at = perf_counter()
 
         # ---- 3: reduce ----
-        batch.reduce(loaded, self._policy)
+        # One that may end the process is written with all that it changes before the next is begun.
+        batch.reduce(loaded, self._policy, None if self._journal.careful else self.texts.holds)
         await self._judge_doubtful(entries)
         if self._reached is not None:
             self._reached(Step.REDUCED)
@@ -268,6 +283,8 @@ class Processor:
         if rejected := [*batch.poison, *set_aside(entries.values())]:
             await self._writer.keep(batch, rejected)
         await self._writer.write(batch, entries)
+        assert self._loop is not None
+        said = self.texts.settle(entries, self._loop)
         if self._reached is not None:
             self._reached(Step.WRITTEN)
         batch.seconds += (loaded_at - started, reduced_at - loaded_at, perf_counter() - reduced_at)
@@ -275,7 +292,7 @@ class Processor:
         before, self._announcing = self._announcing, None
         if before is not None:
             await before  # where it failed, this batch may not be announced either
-        self._announcing = asyncio.create_task(self._announce(claim, batch))
+        self._announcing = asyncio.create_task(self._announce(claim, batch, said))
 
     # ---- 3: reduce ----
 
@@ -292,7 +309,7 @@ class Processor:
 
     # ---- 5: announce ----
 
-    async def _announce(self, claim: Claim, batch: BatchInFlight) -> None:
+    async def _announce(self, claim: Claim, batch: BatchInFlight, said: Announcements) -> None:
         """Announce what was written, wait for the log's word, and let step 6 follow."""
         started = perf_counter()
         entries = batch.entries
@@ -301,8 +318,8 @@ class Processor:
             # A crash may have swallowed the announcement of what these events had changed.
             fresh: dict[str, Stored] = await self._retry(self._load_fresh, repeated)
             changes += [entries[i].repeated_announcement(stored) for i, stored in fresh.items()]
-        if changes:
-            await self._retry(self._log.append, CHANGES, changes)
+        appends = [(CHANGES, changes), (TEXT, said.pieces)]
+        await asyncio.gather(*[self._retry(self._log.append, *one) for one in appends if one[1]])
         if self._reached is not None:
             self._reached(Step.ANNOUNCED)
         batch.seconds.append(perf_counter() - started)
@@ -314,7 +331,11 @@ class Processor:
         if self._done is not None:
             self._done(batch.records)
         self._loop.finish(claim)
+        for held in said.released:
+            self._loop.release(held)
         self._loop.commit_soon()
+        if not self.texts.held:
+            self._announced.set()
         self.statistics.batch(batch)
 
     # ---- one batch behind the other ----
@@ -322,11 +343,27 @@ class Processor:
     async def _take_over(self, loop: ConsumerLoop) -> None:
         """Begin with what was assigned; raises `Abandoned` where it was taken again meanwhile."""
         loop.reassigned()
-        # Another member may have written meanwhile: what the cache knows may be old.
+        # Another member may have written meanwhile: what the cache knows may be old. What was held back comes again.
         self._store.clear()
+        self.texts.drop()
         await self._settled(lambda: self._journal.open(loop.consumer.assigned()))
         if (assigned := self._assigned) is not None:
             await self._settled(lambda: assigned(loop.consumer.assigned()))
+
+    async def _write_texts(self, loop: ConsumerLoop) -> None:
+        """Write all that is held back, as far as that goes: whoever comes next reads the rest again."""
+        self.texts.everything = True
+        if self.texts.held and loop.current:
+            await self._begin(loop, ())
+            await self._drain()
+
+    async def _let_go(self, loop: ConsumerLoop) -> None:
+        """The partitions are about to be taken: have the loop write what is held back, and commit."""
+        self.texts.everything = True
+        self._announced.clear()
+        if self.texts.held:
+            await self._announced.wait()
+        await loop.commit()
 
     async def _idle(self, loop: ConsumerLoop) -> None:
         """Nothing came: hear what became of the last batch, and commit what is not committed yet."""

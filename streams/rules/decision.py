@@ -64,6 +64,8 @@ class Applied(Struct, frozen=True, gc=False):
     """Whether the status changed: what the expiry of a finished prediction is reckoned from."""
     growth: bool = False
     """Nothing changed but the text, its length, its parts, what is missing of it, and who wrote it."""
+    added: bytes = b""
+    """What the piece added at the end of the text."""
     refusal: RefusalCode | None = None
     """The piece that it brought is no part of the text; this is why."""
     letter: Rejected | None = None

@@ -101,6 +101,8 @@ class Reduction(Struct, gc=False):
     """Of those applied the ones that made the text grow, and changed nothing else."""
     refusals: tuple[Refusal, ...] = ()
     """Pieces that did not become part of the text, in order."""
+    added: list[bytes] = []
+    """What pieces have added at the end of the text."""
     contents: Mapping[str, bytes] = {}
     """Parts of the text that lie in object storage, by hash."""
 
@@ -148,6 +150,8 @@ def reduce(
                 reduction.record = decision.record
                 reduction.applied += 1
                 reduction.grown += decision.growth
+                if decision.added:
+                    reduction.added.append(decision.added)
                 if decision.contents:
                     reduction.contents = {**reduction.contents, **decision.contents}
                 if decision.letter is not None:

@@ -194,8 +194,10 @@ class _Piece:
             changes["text_missing"] = None
             self.growth = False
         decision = self._applied(position, log, new=new)
-        if isinstance(decision, Applied) and contents:
-            return replace(decision, contents=contents)
+        if isinstance(decision, Applied) and more:
+            return Applied(
+                decision.record, decision.step, decision.growth, more, contents=contents or None
+            )
         return decision
 
     def _applied(self, position: Place | None, log: str | None, *, new: bool) -> Decision:

@@ -189,7 +189,12 @@ async def running(
             stack.callback(service.start(_forget_hidden(cache), "replica").cancel)
         if "processor" in settings.roles:
             await stack.enter_async_context(
-                _processing(service, reached, None if settings.no_breaker else PoisonGuard())
+                _processing(
+                    service,
+                    reached,
+                    None if settings.no_breaker else PoisonGuard(),
+                    settings.text_flush / 1000,
+                )
             )
         if "archiver" in settings.roles:
             archiver = service.archiver = await stack.enter_async_context(
@@ -332,7 +337,7 @@ async def _mirroring(
 
 @asynccontextmanager
 async def _processing(
-    service: Service, reached: Reached | None, guard: PoisonGuard | None
+    service: Service, reached: Reached | None, guard: PoisonGuard | None, text_flush: float
 ) -> AsyncIterator[None]:
     opened = service.resources
     projection = None
@@ -359,6 +364,7 @@ async def _processing(
         done=service.health.source.applied,
         reached=reached,
         guard=guard,
+        text_flush=text_flush,
     )
     service.health.observe_processor(processor)
     task = service.start(service.health.process(processor), "processor")

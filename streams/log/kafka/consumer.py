@@ -22,6 +22,8 @@ SESSION_SECONDS = 6
 _REBALANCE_SECONDS = 5
 """How long members may take to let go of their partitions, which they do within 3 s. The group waits as long for a member
 that is known to a broker which came back, and has itself come back by another name."""
+_LAST_SECONDS = 1.5
+"""For writing what is held back before a rebalance."""
 _START_SECONDS = 30.0
 _COMMIT_SECONDS = 5.0
 _WATCH_SECONDS = 1.0
@@ -95,6 +97,7 @@ class KafkaConsumer:
         self._ready = asyncio.Event()
         self._committing = asyncio.Lock()
         self._uncommitted: dict[int, int] = {}
+        self._before_revocation: Callable[[], Awaitable[None]] | None = None
         self._empty_fetches = 0
         self._astray = False
         self._moved_at = time.monotonic()
@@ -198,9 +201,14 @@ class KafkaConsumer:
         """The partitions are about to be taken: commit what is done, then let go."""
         if consumer is not self._consumer and self._consumer is not None:
             return
+        if self._before_revocation is not None and self._assigned:
+            # Members let go within 3 s (see _REBALANCE_SECONDS); what is not done by then comes again.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LAST_SECONDS):
+                    await self._before_revocation()
         try:
-            async with bounded(2, "committing before the rebalance"), self._committing:
-                await self._commit_newest(2)
+            async with bounded(1.5, "committing before the rebalance"), self._committing:
+                await self._commit_newest(1.5)
         except LogError:
             logger.info(
                 "log.commit.lost", group=self._group, error="no answer before the rebalance"
@@ -233,6 +241,10 @@ class KafkaConsumer:
     def generation(self) -> int:
         """See `Consumer.generation`."""
         return self._generation
+
+    def before_revocation(self, call: Callable[[], Awaitable[None]]) -> None:
+        """See `Consumer.before_revocation`."""
+        self._before_revocation = call
 
     def pause(self) -> None:
         """See `Consumer.pause`."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
 from tidings.streams.log.notifier import Notifier
@@ -116,6 +116,9 @@ class SqliteConsumer:
     def generation(self) -> int:
         """See `Consumer.generation`."""
         return 1
+
+    def before_revocation(self, call: Callable[[], Awaitable[None]]) -> None:
+        """See `Consumer.before_revocation`."""
 
     def pause(self) -> None:
         """See `Consumer.pause`."""

@@ -1,7 +1,7 @@
 """What is committed of what a member of a group reads, whatever is finished first and whoever gets the partitions."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import pytest
 
@@ -51,6 +51,8 @@ class Member:
 
     def generation(self) -> int:
         return self.number
+
+    def before_revocation(self, call: Callable[[], Awaitable[None]]) -> None: ...
 
     def pause(self) -> None:
         self.paused = True
@@ -229,3 +231,27 @@ async def test_what_was_fetched_and_not_begun_is_not_committed() -> None:
     assert loop.done() == {0: 1}
     await loop.close()
     assert await log.committed(EVENTS, GROUP) == {0: 1}
+
+
+async def test_what_is_kept_holds_the_commit_and_not_the_position() -> None:
+    """What is handled and must not be committed yet holds its partition's committed offset; a batch that began there does not."""
+    log = MemoryLog()
+    await log.append(EVENTS, [NewRecord(b"p", b"x") for _ in range(4)])
+    loop = ConsumerLoop(log, EVENTS, GROUP)
+    try:
+        records = await loop.fetch(10, 1)
+        loop.reassigned()
+        claim = loop.begin(records)
+        first, second = loop.keep(records[0]), loop.keep(records[2])
+        loop.finish(claim)
+        assert loop.done() == {0: 4}
+        await loop.commit()
+        assert await log.committed(EVENTS, GROUP) == {}
+        loop.release(first)
+        await loop.commit()
+        assert await log.committed(EVENTS, GROUP) == {0: 2}
+        loop.release(second)
+        await loop.commit()
+        assert await log.committed(EVENTS, GROUP) == {0: 4}
+    finally:
+        await loop.close()
