@@ -6,7 +6,7 @@ and key order come out exactly as they came in.
 """
 
 from enum import StrEnum
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 from msgspec import Raw, Struct
@@ -110,6 +110,8 @@ class Prediction(Struct, frozen=True, gc=False, omit_defaults=True, rename="came
     """Everything known about one prediction at one version."""
 
     prediction_id: str
+    kind: Literal["group"] | None = None
+    """`group`: it stands for its members. Second in the encoding, where `is_group` looks for it."""
     status: Status
     version: int
     created_at: int
@@ -157,6 +159,28 @@ class Prediction(Struct, frozen=True, gc=False, omit_defaults=True, rename="came
     """Why it failed, for programs: `deadline`."""
     late_status: Status | None = None
     """How it ended at its provider after its deadline had failed it here."""
+    retries: Raw = ABSENT
+    """How often, when and by whom it is tried again if it fails; a number or a policy."""
+    retry_of: str | None = None
+    """The prediction that this one tries again."""
+    retry_count: int | None = None
+    """How many attempts there were before this one."""
+    retried_as: str | None = None
+    """The prediction that tries this one again."""
+    retried_with: Raw = ABSENT
+    """The provider and model of that, where they are others."""
+    group: str | None = None
+    """The group that it is a member of."""
+    index: int | None = None
+    """Its place there, from 0."""
+    member_status: str | None = None
+    """Of a group: a letter a member. q: queued, p: processing, s: succeeded, f: failed, c: canceled."""
+    member_retries: dict[str, int] | None = None
+    """Of a group: how often members were tried again, by place; the letter is that of the newest attempt."""
+    members: Raw = ABSENT
+    """Of a group: a reference to the ids of its members' first attempts."""
+    orders: Raw = ABSENT
+    """Of a group: a reference to its members' orders."""
     transitions: tuple[Transition, ...] = ()
     source: Source | None = None
 
@@ -177,6 +201,8 @@ class Tombstone(Struct, frozen=True, gc=False, omit_defaults=True, rename="camel
 Standing = Prediction | Tombstone
 """What a store keeps under an id."""
 
+GROUP: Final = "group"
+"""The `kind` of a record that stands for its members."""
 DEADLINE = "deadline"
 """The `error_code` of a prediction that its deadline has failed."""
 
@@ -219,6 +245,11 @@ def without_report(encoded: bytes) -> bytes:
     if members.pop("report", None) is None:  # somebody's payload has a member of this name
         return encoded
     return _encoder.encode(members)
+
+
+def is_group(encoded: bytes) -> bool:
+    """Whether the record in these bytes is a group: an id has no comma, and the kind stands behind it."""
+    return encoded[encoded.find(b",") + 1 :].startswith(b'"kind":"group"')
 
 
 def to_builtins(record: Standing) -> dict[str, Any]:

@@ -33,7 +33,7 @@ from tidings.streams.processing.decoder import decode_event
 from tidings.streams.rules.decision import Applied, Duplicate, Rejected, Stale
 from tidings.streams.rules.event import Archive, Event, Poison
 from tidings.streams.rules.fields import WIRE_NAMES
-from tidings.streams.rules.large_fields import FIELD_MAX, settle
+from tidings.streams.rules.large_fields import settle, settles
 from tidings.streams.rules.transitions import decide
 from tidings.streams.support.tracing import Tracing
 
@@ -93,7 +93,7 @@ class Draft:
             raise unprocessable(
                 "Invalid field", f"{poison}; mend it and send the request again."
             ) from None
-        if len(self.value) > FIELD_MAX:
+        if settles(event, len(self.value)):
             settle(event)
         return event
 

@@ -23,6 +23,17 @@ export interface LargeField {
 }
 
 /** Everything known about a prediction at one version. Times are ms since the epoch; absent fields are left out. */
+/** When, how often and by whom a prediction is tried again. */
+export interface RetryPolicy {
+  max: number;
+  /** Ms before the first retry; twice as long before each further one. */
+  backoff?: number;
+  /** Error codes and parts of error texts; none: every failure. */
+  on?: string[];
+  /** Who makes the first retry, the second and so on. */
+  then?: { provider?: string; model?: string }[];
+}
+
 export interface Prediction {
   predictionId: string;
   status: Status;
@@ -60,6 +71,26 @@ export interface Prediction {
   errorCode?: "deadline";
   /** How it ended at its provider after its deadline had failed it. */
   lateStatus?: Status;
+  /** How often, when and by whom it is tried again if it fails. */
+  retries?: number | RetryPolicy;
+  /** The prediction that this one tries again, and how many attempts there were before it. */
+  retryOf?: string;
+  retryCount?: number;
+  /** The prediction that tries this one again. */
+  retriedAs?: string;
+  retriedWith?: { provider?: string; model?: string };
+  /** The group that it is a member of, and its place there. */
+  group?: string;
+  index?: number;
+  /** `group`: it stands for its members. */
+  kind?: "group";
+  /** Of a group: a letter a member. q: queued, p: processing, s: succeeded, f: failed, c: canceled. */
+  memberStatus?: string;
+  /** Of a group: how often members were tried again, by place. */
+  memberRetries?: Record<string, number>;
+  /** Of a group: references to its members' ids and orders. */
+  members?: LargeField;
+  orders?: LargeField;
   logsLength?: number;
   /** Bytes of the text in UTF-8. */
   textLength?: number;

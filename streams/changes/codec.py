@@ -20,6 +20,8 @@ from tidings.storage.store import Write
 from tidings.streams.log.protocol import NewRecord, Place, Position, Record
 from tidings.streams.rules.reducer import DAY, Refusal
 
+_RARE = frozenset({"traceparent", "k"})
+_NOTHING: dict[str, str] = {}
 _NUMBERS = frozenset({"x", "u", "g", "d"})
 _STATUS_HEADERS = {status: ("s", status.encode()) for status in Status}
 
@@ -45,6 +47,8 @@ class Change(Struct, frozen=True, gc=False):
     """The former written version, where it differs from that in its text alone."""
     deadline: int | None = None
     """When it fails unless it has ended, in ms."""
+    kind: str | None = None
+    """`group`, of a group."""
 
     @property
     def deleted(self) -> bool:
@@ -103,6 +107,8 @@ def announcement(
         add(("r", b"%d:%d:%s" % (at.partition, at.offset, refusal.code.encode())))
     if (deadline := awaited_deadline(record)) is not None:
         add(("d", b"%d" % deadline))
+    if not isinstance(record, Tombstone) and record.kind is not None:
+        add(("k", record.kind.encode()))
     if traceparent is not None:
         add(("traceparent", traceparent))
     return NewRecord(
@@ -116,7 +122,8 @@ def parse(record: Record) -> Change | None:
     if key is None:
         return None
     version = 0
-    status = owner = model = position = traceparent = None
+    status = owner = model = position = None
+    rare: dict[str, str] = _NOTHING
     numbers: dict[str, int] = {}
     tags: list[str] = []
     try:
@@ -136,9 +143,9 @@ def parse(record: Record) -> Change | None:
                 tags.append(value.decode())
             elif name in _NUMBERS:
                 numbers[name] = int(value)
-            elif name == "traceparent":
+            elif name in _RARE and value:
                 # Older processors carried on whatever a sender had written: it must hide no change.
-                traceparent = value.decode("ascii", "replace") if value else None
+                rare = {**rare, name: value.decode("ascii", "replace")}
         if not version:
             return None
         text = without_report(record.value) if record.value else b""
@@ -152,10 +159,11 @@ def parse(record: Record) -> Change | None:
             tuple(tags),
             position,
             numbers.get("x"),
-            traceparent,
+            rare.get("traceparent"),
             numbers.get("u"),
             numbers.get("g"),
             numbers.get("d"),
+            rare.get("k"),
         )
     except (ValueError, TypeError, AttributeError):  # a header of Kafka's may be null
         return None

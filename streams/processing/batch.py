@@ -20,7 +20,7 @@ from tidings.streams.processing.decoder import decode_event, name_prediction
 from tidings.streams.processing.held_text import HeldText
 from tidings.streams.providers.protocol import Provider
 from tidings.streams.rules.event import Event, EventType, OtherResource, Poison
-from tidings.streams.rules.large_fields import FIELD_MAX, note, path, settle
+from tidings.streams.rules.large_fields import note, path, settle, settles
 from tidings.streams.rules.reducer import Expiry, Reduction, StorePolicy, reduce
 
 PUTS_AT_ONCE = 16
@@ -398,7 +398,7 @@ class BatchInFlight:
         if entry is None:
             entry = self.entries[event.prediction_id] = BatchEntry()
         entry.add(event, record)
-        if len(record.value or b"") > FIELD_MAX and (contents := settle(event)):
+        if settles(event, len(record.value or b"")) and (contents := settle(event)):
             entry.contents |= contents
         if event.unknown:
             self.unknown_fields += len(event.unknown)

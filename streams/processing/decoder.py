@@ -22,7 +22,7 @@ import msgspec
 from msgspec import Raw, Struct, field
 from msgspec.structs import force_setattr
 
-from tidings.storage.prediction import ABSENT, MAX_ID_BYTES, Status, valid_id
+from tidings.storage.prediction import ABSENT, Status, valid_id
 from tidings.streams.log.headers import (
     ARCHIVE_HEADER,
     DELIVERY_HEADER,
@@ -37,12 +37,12 @@ from tidings.streams.processing.cloud_events import (
     from_value,
     milliseconds,
 )
+from tidings.streams.processing.event_checks import check_type
 from tidings.streams.providers.payload import Reader
 from tidings.streams.providers.protocol import Provider, Webhook
 from tidings.streams.providers.translation import translate
 from tidings.streams.rules.event import (
     EARLIEST,
-    LARGEST,
     LATEST,
     Archive,
     Event,
@@ -171,7 +171,7 @@ def _complete(event: Event, record: Record, headers: Mapping[str, bytes]) -> Eve
     if event.tags or event.model is not None or event.owner is not None:
         _check_names(event)
     if event.type is not _REPORT:
-        _check_type(event)
+        check_type(event)
     return event
 
 
@@ -209,41 +209,6 @@ def _check_names(event: Event) -> None:
         or any("\0" in tag for tag in event.tags)
     ):
         raise Poison("wrong-type", "an owner, model or tag with the character U+0000; leave it out")
-
-
-def _check_type(event: Event) -> None:
-    match event.type:
-        case EventType.SUBMIT if event.attempt is None:
-            raise Poison("missing-field", "submit needs attempt")
-        case EventType.APPEND:
-            _check_append(event)
-        case EventType.ARCHIVE if not event.assets and event.assets_error is None:
-            raise Poison("missing-field", "archive needs assets or assetsError")
-        case EventType.REPAIR if not event.replace or event.version is None or event.upto is None:
-            raise Poison("missing-field", "repair needs replace, version and upto")
-        case EventType.DEADLINE if event.deadline is None:
-            raise Poison("missing-field", "deadline needs deadline, the time that has passed")
-        case EventType.REPAIR if event.version is not None and not 0 < event.version <= LARGEST:
-            raise Poison(
-                "wrong-type", f"version {event.version} is none; a repair's is the live one and 1"
-            )
-
-
-def _check_append(event: Event) -> None:
-    if event.text is None and not event.text_closed:
-        raise Poison("missing-field", "append needs text, or textClosed where nothing follows")
-    if event.status is not None and not (event.text_closed and event.status.terminal):
-        raise Poison("wrong-type", "append takes a status with textClosed alone, and one that ends")
-    writer = event.producer
-    if writer is not None and not (
-        0 < len(writer.id) <= MAX_ID_BYTES
-        and 0 <= writer.epoch <= LARGEST
-        and 0 <= writer.seq <= LARGEST
-    ):
-        raise Poison(
-            "wrong-type",
-            "a producer has an id of 1 to 256 characters, and an epoch and a seq of 0 or more",
-        )
 
 
 def _check_surrogates(event: Event, value: bytes, mended: bytes) -> None:

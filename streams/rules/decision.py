@@ -37,6 +37,7 @@ RejectionCode = Literal[
     "provider-id",
     "strict",
     "record-too-large",
+    "group",
     "text-mismatch",
     "text-gap",
     "text-late",

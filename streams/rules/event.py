@@ -4,7 +4,7 @@ Pure. `streams/processing/decoder.py` makes events out of log records; `streams/
 """
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta, Raw, Struct
 
@@ -31,6 +31,8 @@ class EventType(StrEnum):
     REPAIR = "repair"
     APPEND = "append"
     DEADLINE = "deadline"
+    RETRY = "retry"
+    MEMBER = "member"
 
 
 class Archive(StrEnum):
@@ -53,7 +55,7 @@ def _wire_name(field: str) -> str:
         "whole_output",
     }:
         return f"tidings/{field}"
-    return wire_name(field)
+    return {"successor": "as", "elsewhere": "with"}.get(field) or wire_name(field)
 
 
 class Event(
@@ -95,6 +97,21 @@ class Event(
     generation_time: int | float | None = None
     deadline: Annotated[int, Meta(ge=EARLIEST, le=LATEST)] | None = None
     """When it fails unless it has ended, in ms. Of the type `deadline` the one that has passed."""
+    retries: Raw = ABSENT
+    kind: Literal["group"] | None = None
+    group: str | None = None
+    index: int | None = None
+    """Of a create, and `member`: the place within the group."""
+    retry_of: str | None = None
+    retry_count: Annotated[int, Meta(ge=0)] | None = None
+    """Of a create, and `member`: the attempts before."""
+    member_status: str | None = None
+    members: Raw = ABSENT
+    orders: Raw = ABSENT
+    successor: str | None = None
+    """`retry`: the id of the next attempt; `as` on the wire."""
+    elsewhere: Raw = ABSENT
+    """`retry`: its provider and model, where they are others; `with` on the wire."""
     attempt: str | None = None
     """`submit`: the submission's own id."""
     assets_error: str | None = None

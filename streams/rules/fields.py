@@ -20,6 +20,8 @@ class Merge(StrEnum):
     """The later value counts."""
     LONGER = "longer"
     """Of two partial outputs the longer list or string, else the later."""
+    CREATE = "create"
+    """The `create` alone says it."""
     GROWS = "grows"
     """It only ever grows, after the end too: a set, a number, a log by its length."""
     TEXT = "text"
@@ -90,10 +92,23 @@ FIELDS = (
 )
 """In the order of the record's encoding."""
 
+CREATED = (
+    Field("retries", Merge.CREATE, "RetryPolicy | number", json=True, create=True),
+    Field("retry_of", Merge.CREATE),
+    Field("retry_count", Merge.CREATE, "number"),
+    Field("group", Merge.CREATE),
+    Field("index", Merge.CREATE, "number"),
+    Field("kind", Merge.CREATE, '"group"'),
+    Field("member_status", Merge.CREATE),
+    Field("members", Merge.CREATE, "LargeField", json=True, begins=b"[", large=True),
+    Field("orders", Merge.CREATE, "LargeField", json=True, begins=b"[", large=True),
+)
+"""What a `create` says, and no report: nobody pays for these with each of their events."""
+
 NAMES = frozenset(field.name for field in FIELDS)
 JSON_NAMES = frozenset(field.name for field in FIELDS if field.json)
 WIRE_NAMES = frozenset(field.wire for field in FIELDS)
-CREATE_WIRE_NAMES = frozenset(field.wire for field in FIELDS if field.create)
+CREATE_WIRE_NAMES = frozenset(field.wire for field in (*FIELDS, *CREATED) if field.create)
 
 
 def names(merge: Merge, *, json: bool) -> tuple[str, ...]:

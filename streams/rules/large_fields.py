@@ -17,17 +17,20 @@ from msgspec.structs import force_setattr, replace
 from tidings.storage.errors import StoreUnavailable
 from tidings.storage.prediction import Blob, Prediction
 from tidings.streams.rules.event import Event, EventType
-from tidings.streams.rules.fields import FIELDS
+from tidings.streams.rules.fields import CREATED, FIELDS
 from tidings.streams.rules.measure import members
 
 FIELD_MAX = 32 * 1024
 """Bytes of a field (of JSON as it came, of a string in UTF-8) that a record takes; what is larger goes elsewhere."""
 
+BY_REFERENCE = frozenset({"members", "orders"})
+"""Fields that are large as a rule, in records that change often: they never stand in the record itself."""
+
 FOLDER = "blobs"
 NOTE = "id"
 PREFIX = "sha256-"
 
-_JSON_FIELDS = tuple(field.name for field in FIELDS if field.large and field.json)
+_JSON_FIELDS = tuple(field.name for field in (*FIELDS, *CREATED) if field.large and field.json)
 _TEXT_FIELDS = tuple(field.name for field in FIELDS if field.large and not field.json)
 _Kind = Literal["", "object", "number"]
 _HASH = re.compile(r"sha256-[0-9a-f]{64}")
@@ -47,7 +50,7 @@ def settle(event: Event) -> dict[str, bytes]:
     contents: dict[str, bytes] = _NO_BLOBS
     for name in _JSON_FIELDS:
         content = bytes(getattr(event, name))
-        if len(content) > FIELD_MAX:
+        if len(content) > FIELD_MAX or (content and name in BY_REFERENCE):
             if name == "assets" and event.type is EventType.ARCHIVE:
                 _keep_first(event)
             elif name == "output":
@@ -67,6 +70,11 @@ def settle(event: Event) -> dict[str, bytes]:
             force_setattr(event, name, blob)
             contents = {**contents, blob.hash: content}
     return contents
+
+
+def settles(event: Event, size: int) -> bool:
+    """Whether an event whose JSON has so many bytes has anything for `settle`."""
+    return size > FIELD_MAX or event.kind is not None
 
 
 def reference(field: Raw | str | Blob | None) -> Blob | None:

@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 from msgspec import Raw
 
-from tidings.storage.prediction import Prediction
+from tidings.storage.prediction import ABSENT, Prediction
 from tidings.streams.rules.event import Event
-from tidings.streams.rules.fields import Merge, names
+from tidings.streams.rules.fields import CREATED, Merge, names
 from tidings.streams.rules.large_fields import reference
 
 LOGS_TAIL = 32_768
@@ -24,6 +24,14 @@ _LATER = names(Merge.LATER, json=False)
 _LATER_JSON = names(Merge.LATER, json=True)
 _FILLED = tuple(name for name in _LATER if name != "deadline")
 """What a report after the end may still add."""
+
+
+def set_created(event: Event, changes: dict[str, Any]) -> None:
+    """What the first create alone says."""
+    for field in CREATED:
+        value = getattr(event, field.name)
+        if value is not None and value != ABSENT:
+            changes[field.name] = value
 
 
 def set_once(current: Prediction, event: Event, changes: dict[str, Any], *, override: bool) -> None:

@@ -20,6 +20,8 @@ from tidings.streams.rules.decision import (
     stepped,
 )
 from tidings.streams.rules.event import LARGEST, LATEST, Event, EventType
+from tidings.streams.rules.groups import decide_member
+from tidings.streams.rules.retries import decide_retry
 
 DEADLINE_ERROR = "it had not ended by its deadline"
 """The error of a prediction that its deadline has failed."""
@@ -41,7 +43,7 @@ def _cancel(
     if current.cancel_requested_at is not None:
         return STALE
     changes: dict[str, Any] = {"cancel_requested_at": event.at}
-    if current.attempt is None and current.provider_id is None:
+    if current.attempt is None and current.provider_id is None and current.kind is None:
         return stepped(current, Status.CANCELED, changes, event, position, log)
     return applied(current, changes, event, position, log)
 
@@ -209,5 +211,7 @@ REQUESTS: dict[
     EventType.DELETE: _delete,
     EventType.REPAIR: _repair,
     EventType.DEADLINE: _deadline,
+    EventType.RETRY: decide_retry,
+    EventType.MEMBER: decide_member,
 }
 """What judges the types other than report and create."""

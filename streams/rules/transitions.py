@@ -29,7 +29,7 @@ from tidings.streams.rules.decision import (
     stepped,
 )
 from tidings.streams.rules.event import Event, EventType
-from tidings.streams.rules.merging import advance, fill, merge, set_once
+from tidings.streams.rules.merging import advance, fill, merge, set_created, set_once
 from tidings.streams.rules.requests import REQUESTS
 from tidings.streams.rules.text import append, report_text, with_whole
 
@@ -96,6 +96,8 @@ def _report(
         return _begin(current, event, position, log, strict)
     if (contradiction := other_prediction(current, event)) is not None:
         return contradiction
+    if current.kind is not None and event.type is not _CREATE:
+        return Rejected("group", "how a group stands follows from its members")
 
     changes: dict[str, Any] = {}
     first_create = event.type is _CREATE
@@ -103,6 +105,7 @@ def _report(
         return STALE
     set_once(current, event, changes, override=first_create)
     if first_create:
+        set_created(event, changes)
         changes["create_id"] = _create_id(event, position)
 
     judged = current.pending or current.status
@@ -178,6 +181,7 @@ def _begin(
     advance(blank, event, changes)
     whole = report_text(blank, event, changes, final=wanted.terminal)
     if event.type is _CREATE:
+        set_created(event, changes)
         changes["create_id"] = _create_id(event, position)
     return with_whole(stepped(blank, wanted, changes, event, position, log, new=True), whole)
 

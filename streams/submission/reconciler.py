@@ -23,7 +23,6 @@ from tidings.streams.changes.codec import Change
 from tidings.streams.log.protocol import CHANGES, Log, LogError
 from tidings.streams.log.read_until_end import read_until_end
 from tidings.streams.rules.decision import is_late
-from tidings.streams.submission.deadlines import Deadlines
 from tidings.streams.submission.reconcile_policy import Action, Timeouts, action_for, wait_before
 from tidings.streams.submission.status_client import StatusClient
 from tidings.streams.submission.submitter import Load, Submitter
@@ -380,7 +379,7 @@ async def remember_unfinished(
     store: PredictionStore,
     log: Log,
     *,
-    deadlines: Deadlines | None = None,
+    also: Sequence[Callable[[Prediction], None]] = (),
     at_once: bool = False,
     settled: bool = False,
 ) -> int:
@@ -392,7 +391,7 @@ async def remember_unfinished(
         reconciler: Which.
         store: Of the records.
         log: Of the changes.
-        deadlines: What watches over deadlines; hidden predictions have theirs, too.
+        also: Others that remember predictions, hidden ones and groups included.
         at_once: See `Reconciler.remember`.
         settled: Likewise.
 
@@ -407,8 +406,8 @@ async def remember_unfinished(
     def remember(encoded: bytes, expires_at: int | None) -> None:
         try:
             record = decode(encoded)
-            if deadlines is not None:
-                deadlines.remember(record)
+            for tell in also:
+                tell(record)
             if expires_at is None or expires_at > now:
                 reconciler.remember(record, at_once=at_once, settled=settled)
         except Exception as error:  # one record must not keep the others from being watched

@@ -16,6 +16,7 @@ from tidings.runtime.resources import Resources
 from tidings.storage.errors import StorageError
 from tidings.streams.changes.codec import Change
 from tidings.streams.changes.feed import ChangeListener
+from tidings.streams.lifecycle.deadlines import Deadlines
 from tidings.streams.log.protocol import LogError
 from tidings.streams.providers.configuration import Configuration
 from tidings.streams.providers.job_api import job_api_of
@@ -23,7 +24,6 @@ from tidings.streams.providers.registry import manifest
 from tidings.streams.rules.event import Archive
 from tidings.streams.rules.large_fields import whole
 from tidings.streams.rules.timeouts import DefaultTimeouts
-from tidings.streams.submission.deadlines import Deadlines
 from tidings.streams.submission.event_publisher import EventPublisher
 from tidings.streams.submission.http import HttpCalls
 from tidings.streams.submission.reconcile_policy import Timeouts
@@ -165,7 +165,7 @@ class ProviderWork:
                     self.reconciler,
                     self._resources.store,
                     self._resources.log,
-                    deadlines=self.deadlines,
+                    also=[] if self.deadlines is None else [self.deadlines.remember],
                 )
             except (StorageError, LogError) as error:
                 logger.warning("reconciler.unfinished_unread", error=str(error))
@@ -233,7 +233,7 @@ class ProviderWork:
                 reconciler,
                 self._resources.store,
                 self._resources.log,
-                deadlines=passed,
+                also=[passed.remember],
                 at_once=everything,
                 settled=True,
             )

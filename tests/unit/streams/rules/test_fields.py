@@ -12,7 +12,7 @@ from tidings.storage.prediction import Blob, Prediction
 from tidings.streams.manager import InitialFields, ReportedFields
 from tidings.streams.rules.decision import Applied
 from tidings.streams.rules.event import Event
-from tidings.streams.rules.fields import FIELDS, NAMES, Field, Merge
+from tidings.streams.rules.fields import CREATED, FIELDS, NAMES, Field, Merge
 
 SAMPLES: dict[str, tuple[Any, Any]] = {
     "provider_urls": ({"get": "a"}, {"get": "b"}),
@@ -78,3 +78,21 @@ def test_a_second_value_joins_as_the_table_says(field: Field) -> None:
     assert isinstance(decision.record, Prediction)
     wanted = ("a", "b") if field.name == "tags" else sample(field, 1)
     assert value(decision.record, field) == wanted
+
+
+@pytest.mark.parametrize("struct", [Event, Prediction])
+@pytest.mark.parametrize("field", CREATED, ids=lambda field: field.name)
+def test_what_a_create_says_is_in_both_structs(struct: Any, field: Field) -> None:
+    """The attribute has the table's name and kind."""
+    found = {f.name: f for f in msgspec.structs.fields(struct)}[field.name]
+    assert found.encode_name == field.wire
+    assert (found.type is Raw) is field.json
+
+
+@pytest.mark.parametrize("field", CREATED, ids=lambda field: field.name)
+def test_reports_do_not_say_what_a_create_says(field: Field) -> None:
+    """A report with such a field changes nothing of it; a create does."""
+    said: Any = Raw(b"1") if field.json else 1 if field.typescript == "number" else "group"
+    given: dict[str, Any] = {field.name: said}
+    assert not getattr(record(event(**given)), field.name)
+    assert getattr(record(event(type="create", **given)), field.name) == said

@@ -7,11 +7,11 @@ import msgspec
 from tests.support.clock import ManualClock
 from tidings.storage.prediction import Prediction, Source, Status
 from tidings.streams.changes.codec import Change, announcement, parse
+from tidings.streams.lifecycle.deadlines import Deadlines
 from tidings.streams.log.memory import MemoryLog
 from tidings.streams.log.protocol import EVENTS, Position, StoredRecord
 from tidings.streams.log.read_until_end import read_until_end
 from tidings.streams.rules.timeouts import DefaultTimeouts
-from tidings.streams.submission.deadlines import Deadlines
 from tidings.streams.submission.event_publisher import EventPublisher
 
 T0 = 1_764_000_000_000

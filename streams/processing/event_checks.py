@@ -1,0 +1,65 @@
+"""What each type of event needs beside what all have."""
+
+import msgspec
+from msgspec import Raw
+
+from tidings.storage.prediction import MAX_ID_BYTES, valid_id
+from tidings.streams.rules.event import LARGEST, Event, EventType, Poison
+from tidings.streams.rules.groups import MAX_MEMBERS, WAITING
+
+
+def check_type(event: Event) -> None:
+    """Raise `Poison` where the event lacks what its type needs."""
+    match event.type:
+        case EventType.SUBMIT if event.attempt is None:
+            raise Poison("missing-field", "submit needs attempt")
+        case EventType.APPEND:
+            _check_append(event)
+        case EventType.ARCHIVE if not event.assets and event.assets_error is None:
+            raise Poison("missing-field", "archive needs assets or assetsError")
+        case EventType.REPAIR if not event.replace or event.version is None or event.upto is None:
+            raise Poison("missing-field", "repair needs replace, version and upto")
+        case EventType.DEADLINE if event.deadline is None:
+            raise Poison("missing-field", "deadline needs deadline, the time that has passed")
+        case EventType.RETRY if event.successor is None:
+            raise Poison("missing-field", "retry needs as, the id of the next attempt")
+        case EventType.RETRY if event.successor is not None and not valid_id(event.successor):
+            raise Poison("bad-id", f"{event.successor[:80]!r} is no id of a next attempt")
+        case EventType.MEMBER if event.index is None or event.status is None:
+            raise Poison("missing-field", "member needs index and status")
+        case EventType.CREATE if event.kind is not None:
+            _check_group(event)
+        case EventType.REPAIR if event.version is not None and not 0 < event.version <= LARGEST:
+            raise Poison(
+                "wrong-type", f"version {event.version} is none; a repair's is the live one and 1"
+            )
+
+
+def _check_append(event: Event) -> None:
+    if event.text is None and not event.text_closed:
+        raise Poison("missing-field", "append needs text, or textClosed where nothing follows")
+    if event.status is not None and not (event.text_closed and event.status.terminal):
+        raise Poison("wrong-type", "append takes a status with textClosed alone, and one that ends")
+    writer = event.producer
+    if writer is not None and not (
+        0 < len(writer.id) <= MAX_ID_BYTES
+        and 0 <= writer.epoch <= LARGEST
+        and 0 <= writer.seq <= LARGEST
+    ):
+        raise Poison(
+            "wrong-type",
+            "a producer has an id of 1 to 256 characters, and an epoch and a seq of 0 or more",
+        )
+
+
+def _check_group(event: Event) -> None:
+    """A group is created with its members' ids, their orders, and a letter for each of them."""
+    try:
+        ids = msgspec.json.decode(event.members, type=list[str])
+        orders = msgspec.json.decode(event.orders, type=list[dict[str, Raw]])
+    except (msgspec.DecodeError, RecursionError):
+        raise Poison("wrong-type", "members are a list of ids, orders one of objects") from None
+    if not 0 < len(ids) <= MAX_MEMBERS or len(orders) != len(ids) or len(set(ids)) != len(ids):
+        raise Poison("wrong-type", f"a group has 1 to {MAX_MEMBERS} members with an order each")
+    if event.member_status != WAITING * len(ids) or not all(map(valid_id, ids)):
+        raise Poison("wrong-type", f"memberStatus begins with {WAITING!r} for each member")
