@@ -12,10 +12,14 @@ from prometheus_client import REGISTRY, CollectorRegistry, exposition
 
 from tidings.gateway.auth.request_guard import RequestGuard
 from tidings.gateway.http.problems import Problem
+from tidings.storage.clock import SYSTEM_CLOCK
 from tidings.storage.redaction import error_text
 
 CHECK_TIME = 2.0
 """Seconds that a readiness check may take; a part that says nothing for longer is not ready."""
+
+PARTS_KEPT = 5.0
+"""Seconds for which the figures repeat how the parts are."""
 
 Check = Callable[[], Awaitable[str | None]]
 """Whether a part is ready: None, or what is in the way."""
@@ -51,6 +55,7 @@ class Health:
         self._registry = registry
         self._checks: dict[str, Check] = {}
         self._statistics: dict[str, Callable[[], object]] = {}
+        self._seen: tuple[float, dict[str, str | None]] | None = None
 
     def add_check(self, part: str, check: Check) -> None:
         """One more part that must be ready."""
@@ -117,8 +122,19 @@ class Health:
     async def stats(self, request: web.Request) -> web.StreamResponse:
         """`GET /api/stats`: the figures that the page's operator part shows."""
         await self._guard.require_admin(request)
+        parts = await self._parts()
         figures = {name: read() for name, read in self._statistics.items()}
-        return _answer({"success": True, "data": {"version": self.version, **figures}})
+        return _answer(
+            {"success": True, "data": {"version": self.version, "parts": parts, **figures}}
+        )
+
+    async def _parts(self) -> dict[str, str | None]:
+        """Per part what is in the way; asked for at most every so often, however many look."""
+        now = SYSTEM_CLOCK.monotonic()
+        if self._seen is None or now - self._seen[0] > PARTS_KEPT:
+            obstacles = await self.not_ready()
+            self._seen = now, {part: obstacles.get(part) for part in self._checks}
+        return self._seen[1]
 
 
 def _not_ready(detail: str, extra: Mapping[str, object] | None = None) -> Problem:

@@ -41,11 +41,11 @@ class Page:
 
 
 def policy(image_sources: tuple[str, ...] = ()) -> str:
-    """The Content-Security-Policy of the page: all from here, pictures from wherever they are."""
-    images = " ".join(("'self'", "https:", "data:", "blob:", *image_sources))
+    """The Content-Security-Policy of the page: all from here, pictures and players from wherever they are."""
+    files = " ".join(("'self'", "https:", "data:", "blob:", *image_sources))
     return (
-        f"default-src 'none'; script-src 'self'; style-src 'self'; img-src {images}; connect-src 'self'; "
-        "font-src 'self'; media-src 'self' https: data: blob:; manifest-src 'self'; base-uri 'none'; "
+        f"default-src 'none'; script-src 'self'; style-src 'self'; img-src {files}; connect-src 'self'; "
+        f"font-src 'self'; media-src {files}; manifest-src 'self'; base-uri 'none'; "
         "form-action 'none'; frame-ancestors 'none'"
     )
 

@@ -64,7 +64,7 @@ async def test_letters_are_listed_by_reason_and_shown_whole(
     await expect(group(sheet, "not-json").locator(".number")).to_have_text("3")
     unknown = group(sheet, "unknown-status")
     await unknown.locator("summary").first.click()
-    await expect(unknown.locator(".meaning")).to_contain_text("none that is known")
+    await expect(unknown.locator(".meaning")).to_contain_text("Unknown status.")
     await unknown.locator(".letters summary").click()
     await expect(unknown.locator(".why")).to_contain_text("finished")
     await expect(unknown.locator(".facts").last).to_contain_text("<b>render</b>")

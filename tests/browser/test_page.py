@@ -1,12 +1,20 @@
 """The page, as a visitor sees it."""
 
 import re
+import shlex
+import time
+from pathlib import Path
 
+import httpx
 import pytest
 from playwright.async_api import Locator, Page, expect
 
+from tests.browser import samples
 from tests.browser.reports import report
+from tests.support.command import tidings
+from tests.support.conditions import eventually
 from tests.support.tidings_process import TidingsProcess
+from tidings.streams.log.protocol import NewRecord
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -57,7 +65,7 @@ async def test_a_prediction_goes_through_its_states(page: Page, service: Tidings
         imageUrl="https://pictures.example/1.png",
     )
     await expect(detail.locator(".lines")).to_have_text("first line\nsecond line\n")
-    await expect(detail.locator(".pictures img")).to_have_attribute(
+    await expect(detail.locator(".outputs img")).to_have_attribute(
         "src", "https://pictures.example/1.png"
     )
     await report(
@@ -71,7 +79,7 @@ async def test_a_prediction_goes_through_its_states(page: Page, service: Tidings
     await expect(detail.locator(".steps .status")).to_have_text(
         ["Starting", "Processing", "Succeeded"]
     )
-    await expect(detail.locator(".pictures img")).to_have_attribute(
+    await expect(detail.locator(".outputs img")).to_have_attribute(
         "src", "https://pictures.example/2.png"
     )
     await expect(detail.get_by_role("button", name="Cancel")).to_be_hidden()
@@ -136,10 +144,16 @@ async def test_filters(page: Page, service: TidingsProcess) -> None:
 
 
 async def test_cancel(page: Page, service: TidingsProcess) -> None:
-    """Canceling a prediction that no provider has ends it at once, and the page shows it."""
+    """A prediction that no provider can be asked about is marked canceled, after a question."""
     await report(service, "c-1", "processing", prompt="a long wait")
     await visit(page, service, "#c-1")
-    await page.get_by_role("button", name="Cancel").click()
+    await page.get_by_role("button", name="Mark canceled").click()
+    question = page.get_by_role("dialog", name="Mark this prediction as canceled?")
+    await expect(question).to_contain_text("goes to the dead letters")
+    await question.get_by_role("button", name="Keep it").click()
+    await expect(page.locator("#detail .line .status")).to_have_text("Processing")
+    await page.get_by_role("button", name="Mark canceled").click()
+    await question.get_by_role("button", name="Mark canceled").click()
     await expect(page.locator("#detail .line .status")).to_have_text("Canceled")
     await expect(page.locator("#detail .steps .status")).to_have_text(
         ["Starting", "Processing", "Canceled"]
@@ -159,6 +173,31 @@ async def test_a_deletion_shows(page: Page, service: TidingsProcess) -> None:
     )
     await expect(card(page, "gone tomorrow")).to_have_count(0)
     await expect(page.locator("#detail h2")).to_have_text("Deleted")
+
+
+@pytest.mark.outage
+async def test_a_lost_connection_is_said(page: Page, own_service: TidingsProcess) -> None:
+    """While the service is away a banner stays, over one prediction on a phone too, and clocks stand still."""
+    await report(own_service, "o-1", "processing", prompt="a long way")
+    await page.set_viewport_size({"width": 390, "height": 800})
+    await visit(page, own_service, "#o-1")
+    banner = page.locator("#offline")
+    await expect(banner).to_be_hidden()
+    await own_service.kill()
+    await expect(banner).to_contain_text(re.compile("Disconnected, (retrying in|connecting)"))
+    await expect(banner).to_contain_text("What you see is as of")
+    assert await page.evaluate("""() => {
+      const { x, y } = document.querySelector("#offline").getBoundingClientRect();
+      return Boolean(document.elementFromPoint(x + 20, y + 10).closest("#offline"));
+    }""")
+    spent = page.locator("#detail .steps .spent").last
+    stands = await spent.text_content()
+    before = await page.locator("#offline-text").text_content()
+    await expect(page.locator("#offline-text")).not_to_have_text(before or "")
+    assert await spent.text_content() == stands
+    await own_service.start()
+    await expect(banner).to_be_hidden()
+    await expect(page.locator("#connection-text")).to_have_text("Live")  # by WebSocket
 
 
 @pytest.mark.outage
@@ -223,6 +262,9 @@ async def test_keyboard(page: Page, service: TidingsProcess) -> None:
     await card(page, "above").locator("a").focus()
     await page.keyboard.press("Enter")
     await expect(page.locator("#detail h2")).to_have_text("keyed: above")
+    await expect(page.locator("#detail")).to_be_focused()
+    await page.keyboard.press("Tab")
+    await expect(page.locator("#detail button", has_text="✕")).to_be_focused()
     await page.keyboard.press("j")
     await expect(page.locator("#detail h2")).to_have_text("keyed: below")
     await expect(card(page, "below").locator("a")).to_have_attribute("aria-current", "true")
@@ -267,3 +309,70 @@ async def test_narrow(page: Page, service: TidingsProcess) -> None:
     box = await page.locator("#detail").bounding_box()
     assert box is not None
     assert box["width"] == 360
+
+
+async def many(folder: Path, count: int) -> None:
+    """Append so many predictions that have succeeded, a millisecond apart."""
+    start = int(time.time() * 1000) - 1_000_000
+    for first in range(0, count, 1000):
+        await samples.append(
+            folder,
+            [
+                NewRecord(
+                    b"m-%05d" % number,
+                    b'{"status":"%s","at":%d,"prompt":"bird number %d","output":"seen"}'
+                    % (b"failed" if number % 10 == 0 else b"succeeded", start + number, number),
+                )
+                for number in range(first, min(count, first + 1000))
+            ],
+        )
+
+
+@pytest.mark.outage  # the service ends before the page does
+async def test_a_long_list_has_an_end(page: Page, own_service: TidingsProcess) -> None:
+    """Counts are those of the store, older ones come until all are there, and words and ids find what is not here."""
+    await many(own_service.folder, 1500)
+    async with httpx.AsyncClient(base_url=own_service.url, trust_env=False) as http:
+
+        async def all_there() -> bool:
+            answer = await http.get("/api/predictions?limit=1&count=true")
+            return bool(answer.json()["counts"]["total"] == 1500)
+
+        await eventually(all_there, 30)
+    await visit(page, own_service)
+    extent, cards = page.locator("#extent"), page.locator(".card")
+    await expect(extent).to_have_text("200 of 1,500")
+    await expect(page.locator('[data-count=""]')).to_have_text("1,500")
+    await expect(page.locator('[data-count="failed"]')).to_have_text("150")
+    for shown in (400, 800, 1500):
+        await page.get_by_role("button", name="Show older").click()
+        await expect(cards).to_have_count(shown)
+    await expect(page.get_by_role("button", name="Show older")).to_be_hidden()
+    await expect(extent).to_have_text("1,500 predictions")
+    await page.goto(f"{own_service.url}/?text=m-00007")
+    await expect(page.locator(".card .prompt")).to_have_text(["bird number 7"])
+    await page.get_by_role("button", name="Clear filters").click()
+    await expect(extent).to_have_text("200 of 1,500")
+    assert page.url == f"{own_service.url}/"
+    await page.locator("#filters").get_by_label("Id or words").fill("bird number 123")
+    await expect(extent).to_have_text("11 found")
+    await page.locator("#filters").get_by_label("Failed").check(force=True)
+    await expect(page.locator(".card .prompt")).to_have_text(["bird number 1230"])
+
+
+@pytest.mark.outage  # the service ends before the page does
+async def test_a_service_without_predictions_says_how_to_make_one(
+    page: Page, own_service: TidingsProcess
+) -> None:
+    """Where nothing is yet, three lines are shown that make something appear, and they do."""
+    await visit(page, own_service)
+    await expect(page.locator("#welcome")).to_be_visible()
+    lines = (await page.locator("#welcome pre").inner_text()).splitlines()
+    assert len(lines) == 3
+    for line in lines:
+        program, *arguments = shlex.split(line)
+        assert program == "tidings"
+        done = await tidings(own_service.folder, *arguments)
+        assert done.code == 0, done.err
+    await expect(card(page, "my first prediction").locator(".status")).to_have_text("Succeeded")
+    await expect(page.locator("#welcome")).to_be_hidden()

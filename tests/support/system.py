@@ -35,7 +35,10 @@ class Part(Struct, frozen=True):
 JAVA = Part("Java", ("java",), "openjdk-17-jre-headless", "everything on a real Kafka broker is")
 MAVEN = Part("Maven", ("mvn",), "maven", "everything on a real Kafka broker is")
 NODE = Part(
-    "npm of Node.js", ("npm",), "npm", "Durable Objects and the Worker for Cloudflare KV are"
+    "npm of Node.js",
+    ("npm",),
+    "npm",
+    "Durable Objects, the Worker for Cloudflare KV and accessibility are",
 )
 CHROMIUM = Part(
     "Chromium",

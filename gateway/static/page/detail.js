@@ -1,14 +1,16 @@
-/** One prediction: its output, its way through the states, its logs as they grow, its record. */
+/** One prediction: what came out, its way through the states, its logs as they grow, its record. */
 
+import { Canceling } from "./canceling.js";
 import { byId, element, setText, show } from "./dom.js";
 import { dateAndTime, pretty, statusName } from "./format.js";
-import { image } from "./gallery.js";
 import { Logs } from "./logs.js";
-import { ended, files, outputText, pictures, progress, title, words } from "./record.js";
-import { RequestError, request, send } from "./service.js";
+import { copied, Outputs, WholeText } from "./outputs.js";
+import { archiveTrouble, blobOf, ended, progress, prompt, title, words } from "./record.js";
+import { send } from "./service.js";
 import { Timeline } from "./timeline.js";
 
 const RAW_EVERY = 700;
+const SHORT = 160; // characters of a prompt that the heading shows whole
 
 export class Detail {
   #panel = byId("detail");
@@ -16,36 +18,40 @@ export class Detail {
   #id = null;
   #timeline = new Timeline();
   #logs = new Logs();
+  #outputs = new Outputs();
   #raw;
   #rawTimer = null;
-  #pictured = "";
+  #asked = null;
+  #failed = null;
 
   /** `close()` is called when the visitor is done with it. */
   constructor(close) {
+    this.canceling = new Canceling();
     this.title = element("h2", { id: "detail-title" });
     this.status = element("span", { class: "status" });
     this.share = element("span", { class: "share" });
     this.id = element("code", { class: "id" });
-    this.pictures = element("div", { class: "pictures" });
-    this.files = element("ul", { class: "files" });
-    this.text = element("pre", { class: "output", tabindex: "0", "aria-label": "Output" });
-    this.error = element("p", { class: "error" });
+    this.copyId = element("button", { type: "button", class: "quiet small" }, "Copy id");
+    this.copyId.addEventListener("click", () => copied(this.copyId, this.#id));
+    this.error = element("div", { class: "wrong-whole" });
+    this.errorText = element("p", { class: "error" });
+    this.archive = element("p", { class: "archive" });
+    this.prompt = element("div", {});
     this.facts = element("dl", { class: "facts" });
-    this.raw = element("pre", { class: "raw", tabindex: "0", "aria-label": "Raw record" });
+    this.raw = element("pre", { class: "raw", tabindex: "0", role: "region", "aria-label": "Raw record" });
     this.#raw = element("details", {}, element("summary", {}, "Raw record"), this.raw);
-    this.cancel = element("button", { type: "button", class: "quiet danger" }, "Cancel");
-    this.problem = element("p", { class: "problem", role: "alert", hidden: true });
     const closing = element("button", { type: "button", class: "quiet close", "aria-label": "Close", title: "Close (Esc)" }, "✕");
     closing.addEventListener("click", close);
-    this.cancel.addEventListener("click", () => this.#cancel());
     this.#raw.addEventListener("toggle", () => this.#readRaw());
+    this.promptSection = section("Prompt", this.prompt);
     this.body = element(
       "div",
       { class: "body" },
-      this.pictures,
-      this.text,
-      this.files,
+      this.#outputs.node,
+      this.archive,
+      this.errorText,
       this.error,
+      this.promptSection,
       section("Timeline", this.#timeline.node),
       section("Logs", this.#logs.node),
       section("Facts", this.facts),
@@ -56,36 +62,34 @@ export class Detail {
       element(
         "header",
         {},
-        element("div", { class: "line" }, this.status, this.share, element("span", { class: "grow" }), this.cancel, closing),
+        element("div", { class: "line" }, this.status, this.share, element("span", { class: "grow" }), this.canceling.button, closing),
         this.title,
-        this.id,
-        this.problem,
+        element("p", { class: "naming" }, this.id, this.copyId),
+        this.canceling.problem,
       ),
       this.missing,
       this.body,
     );
   }
 
+  /** Admins may read the bodies that a record was made from. */
+  set admin(may) {
+    this.#logs.admin = may;
+  }
+
   /** Show this prediction; a record of null: it is not there (`gone`: no more). */
   update(id, record, now, gone = false) {
-    const other = id !== this.#id;
-    if (other) {
-      this.#id = id;
-      this.#pictured = "";
-      this.#panel.scrollTop = 0;
-      this.#logs.clear();
-      this.raw.textContent = "";
-      show(this.problem, false);
-    }
+    if (id !== this.#id) this.#begin(id);
     show(this.#panel, true);
     setText(this.id, id);
     this.#record = record;
     show(this.body, Boolean(record));
     show(this.missing, !record);
+    this.canceling.update(record);
     if (!record) {
       setText(this.title, gone ? "Deleted" : "Not there yet");
       setText(this.missing, gone ? "This prediction was deleted, or has expired." : "There is no prediction with this id. It will show here as soon as there is one.");
-      for (const node of [this.cancel, this.status, this.share]) show(node, false);
+      for (const node of [this.status, this.share]) show(node, false);
       return;
     }
     show(this.status, true);
@@ -95,10 +99,9 @@ export class Detail {
     const done = ended(record) ? null : progress(record);
     show(this.share, done !== null);
     setText(this.share, done === null ? "" : `${Math.round(done * 100)} %`);
-    this.#offerCancel(record);
-    this.#output(record);
-    show(this.error, Boolean(record.error));
-    setText(this.error, words(record.error));
+    this.#outputs.update(record, title(record));
+    this.#wrong(record);
+    this.#showPrompt(record);
     this.#logs.update(record);
     this.#facts(record);
     this.tick(now);
@@ -118,61 +121,58 @@ export class Detail {
     this.#panel.focus({ preventScroll: true });
   }
 
-  #offerCancel(record) {
-    show(this.cancel, !ended(record));
-    this.cancel.disabled = Boolean(record.cancelRequestedAt);
-    setText(this.cancel, record.cancelRequestedAt ? "Cancel requested" : "Cancel");
+  #begin(id) {
+    this.#id = id;
+    this.#panel.scrollTop = 0;
+    this.#logs.clear();
+    this.#outputs.clear();
+    this.#asked = this.#failed = null;
+    this.prompt.replaceChildren();
+    this.error.replaceChildren();
+    this.raw.textContent = "";
   }
 
-  async #cancel() {
-    const id = this.#id;
-    this.cancel.disabled = true;
-    show(this.problem, false);
-    try {
-      await request(`api/predictions/${encodeURIComponent(id)}/cancel`, { method: "POST" });
-    } catch (error) {
-      if (id !== this.#id) return;
-      this.cancel.disabled = false;
-      setText(this.problem, error instanceof RequestError ? error.message : "The service cannot be reached.");
-      show(this.problem, true);
+  /** Why it failed, and why its files are not kept, beside what came out. */
+  #wrong(record) {
+    const trouble = archiveTrouble(record);
+    show(this.archive, Boolean(trouble));
+    setText(this.archive, trouble && `${trouble}. ${record.assets?.length ? "What is shown besides comes" : "What is shown comes"} from the provider, whose addresses end soon.`);
+    const reason = blobOf(record.error) ? "" : words(record.error) || (record.status === "failed" ? "It failed without a reason." : "");
+    show(this.errorText, Boolean(reason));
+    setText(this.errorText, reason);
+    show(this.error, Boolean(blobOf(record.error)));
+    if (blobOf(record.error)) {
+      this.#failed ??= this.#put(this.error, "Error");
+      this.#failed.update({ blob: blobOf(record.error) });
     }
   }
 
-  #output(record) {
-    const addresses = pictures(record);
-    const key = addresses.join("\n");
-    if (key !== this.#pictured) {
-      const present = this.pictures.querySelectorAll("img");
-      if (present.length === addresses.length && this.#pictured) {
-        present.forEach((node, number) => {
-          node.src = node.parentNode.href = addresses[number];
-        });
-      } else this.pictures.replaceChildren(...addresses.map((address) => linked(address, record)));
-      this.#pictured = key;
-    }
-    show(this.pictures, addresses.length > 0);
-    const others = files(record).filter((file) => !file.picture);
-    const named = JSON.stringify(others);
-    if (this.files.dataset.shown !== named) {
-      this.files.dataset.shown = named;
-      this.files.replaceChildren(...others.map((file) => element("li", {}, opening(file.address, `Archived file (${file.kind})`))));
-    }
-    show(this.files, others.length > 0);
-    const text = addresses.length ? "" : outputText(record);
-    show(this.text, Boolean(text));
-    setText(this.text, text);
+  /** The whole prompt, where the heading cannot show all of it. */
+  #showPrompt(record) {
+    const blob = blobOf(record.prompt);
+    const long = Boolean(blob) || prompt(record).length > SHORT || prompt(record).includes("\n");
+    show(this.promptSection, long);
+    if (!long) return;
+    this.#asked ??= this.#put(this.prompt, "Prompt");
+    this.#asked.update(blob ? { blob } : { value: prompt(record) });
+  }
+
+  #put(place, name) {
+    const text = new WholeText(this.#id, name);
+    place.replaceChildren(text.node);
+    return text;
   }
 
   #facts(record) {
     const facts = {
       Model: record.model,
       Provider: record.provider,
+      "Id at the provider": record.providerId,
       Owner: record.owner,
       Tags: record.tags?.join(", "),
       Created: dateAndTime(record.createdAt),
       "Generation time": record.generationTime == null ? null : `${(record.generationTime / 1000).toFixed(2)} s`,
       Version: String(record.version),
-      "Not archived": record.assetsError,
     };
     const wanted = Object.entries(facts).filter(([, value]) => value);
     const text = JSON.stringify(wanted);
@@ -205,14 +205,4 @@ export class Detail {
 
 function section(name, ...children) {
   return element("section", { class: name.toLowerCase() }, element("h3", {}, name), ...children);
-}
-
-function opening(address, ...children) {
-  return element("a", { href: address, target: "_blank", rel: "noopener noreferrer", title: "Open the file" }, ...children);
-}
-
-function linked(address, record) {
-  const link = opening(address);
-  link.append(image(address, link, title(record)));
-  return link;
 }

@@ -46,3 +46,10 @@ const exactly = (key, value, context) =>
 export function pretty(text) {
   return JSON.stringify(JSON.parse(text, "rawJSON" in JSON ? exactly : undefined), null, 2);
 }
+
+/** Bytes for people: `640 B`, `14 KB`, `2.3 MB`. */
+export function size(bytes) {
+  if (bytes < 1000) return `${bytes} B`;
+  const [value, unit] = bytes < 1e6 ? [bytes / 1e3, "KB"] : bytes < 1e9 ? [bytes / 1e6, "MB"] : [bytes / 1e9, "GB"];
+  return `${value.toFixed(value < 9.95 ? 1 : 0)} ${unit}`;
+}

@@ -2,7 +2,7 @@
 
 import { byId, element, setText, show } from "./dom.js";
 import { duration, statusName } from "./format.js";
-import { ended, outputText, pictures, progress, title, until, words } from "./record.js";
+import { archiveTrouble, blobOf, ended, excerpt, KINDS, outputs, progress, title, until, words } from "./record.js";
 
 const EXCERPT = 420;
 
@@ -10,7 +10,8 @@ class Card {
   constructor(id) {
     this.frame = element("div", { class: "frame" });
     this.bar = element("i");
-    this.track = element("div", { class: "track", role: "progressbar", "aria-label": "Progress", hidden: true }, this.bar);
+    this.track = element("div", { class: "track", role: "progressbar", "aria-label": "Progress", "aria-valuemin": "0", "aria-valuemax": "100", hidden: true }, this.bar);
+    this.several = element("span", { class: "howmany", hidden: true });
     this.title = element("span", { class: "prompt" });
     this.status = element("span", { class: "status" });
     this.spent = element("span", { class: "spent" });
@@ -20,6 +21,7 @@ class Card {
       "a",
       { href: `#${encodeURIComponent(id)}` },
       this.frame,
+      this.several,
       this.track,
       this.title,
       element("span", { class: "meta" }, this.status, this.spent, this.by),
@@ -44,8 +46,11 @@ class Card {
     setText(this.status, record.cancelRequestedAt && !ended(record) ? "Canceling" : statusName(record.status));
     setText(this.by, [record.owner, record.model?.split("/").at(-1)].filter(Boolean).join(" · "));
     this.by.title = [record.owner, record.model].filter(Boolean).join(" · ");
-    show(this.reason, Boolean(record.error) && this.frame.querySelector(".wrong") === null);
-    setText(this.reason, words(record.error));
+    const inFrame = this.frame.querySelector(".wrong") !== null;
+    const reason = (!inFrame && words(record.error)) || archiveTrouble(record);
+    show(this.reason, Boolean(reason));
+    setText(this.reason, reason);
+    this.reason.title = reason;
     this.tick(now);
   }
 
@@ -53,27 +58,41 @@ class Card {
     setText(this.spent, duration(until(this.record, now) - this.record.createdAt));
   }
 
-  /** Its picture, else its text, else what went wrong. A picture stays until the next one has come. */
+  /** Its picture, else its text, else what went wrong, else what it is. A picture stays until the next one has come. */
   #show(record) {
-    const [picture] = pictures(record);
-    const text = picture ? "" : (words(record.error) || outputText(record)).slice(0, EXCERPT);
-    const key = picture ?? `${record.status}:${text}`;
+    const all = outputs(record);
+    const files = all.filter((item) => item.address);
+    const picture = files.find((item) => item.kind === "image")?.address;
+    show(this.several, files.length > 1);
+    setText(this.several, files.length > 1 ? `${files.length} files` : "");
+    const text = picture ? "" : words(record.error) ? words(record.error).slice(0, EXCERPT) : excerpt(record, EXCERPT);
+    const kind = all[0]?.kind;
+    const key = picture ?? `${record.status}:${kind}:${text}`;
     if (key === this.shown) return;
     this.shown = key;
     if (!picture) {
-      const kind = record.error ? "wrong" : "excerpt";
-      this.frame.replaceChildren(text ? element("p", { class: kind }, text) : element("p", { class: "nothing", "aria-hidden": true }));
+      this.frame.replaceChildren(record.error && text ? element("p", { class: "wrong" }, text) : this.#instead(record, all, text));
       return;
     }
     const present = this.frame.querySelector("img");
     if (present) present.src = picture;
     else this.frame.replaceChildren(image(picture, this.frame));
   }
+
+  #instead(record, all, text) {
+    const [first] = all;
+    if (first?.address && !(text && first.kind === "file")) return element("p", { class: `kind ${first.kind}` }, element("b", {}, KINDS[first.kind]), element("span", {}, first.name));
+    if (text && !blobOf(record.output)) return element("p", { class: all.at(-1).kind === "json" ? "excerpt code" : "excerpt" }, text);
+    if (text) return element("p", { class: "kind text" }, element("b", {}, "Text"), element("span", {}, `${blobOf(record.output).length.toLocaleString()} characters`));
+    const ends = { succeeded: "No output", failed: "Failed, without a reason", canceled: "Canceled" };
+    if (ended(record)) return element("p", { class: "kind ended" }, element("b", { class: "mark", "aria-hidden": true }), element("span", {}, ends[record.status]));
+    return element("p", { class: "nothing", "aria-hidden": true });
+  }
 }
 
 /** A picture from elsewhere: no referrer, and its address as text where it cannot be shown. */
-export function image(address, frame, alt = "") {
-  const node = element("img", { referrerpolicy: "no-referrer", decoding: "async", alt });
+function image(address, frame) {
+  const node = element("img", { referrerpolicy: "no-referrer", decoding: "async", loading: "lazy", alt: "" });
   node.addEventListener("error", () => frame.contains(node) && frame.replaceChildren(element("p", { class: "excerpt" }, node.src)));
   node.src = address;
   return node;

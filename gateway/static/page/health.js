@@ -1,4 +1,4 @@
-/** The health of the service: figures from /api/stats as small charts, and the parts that /readyz names. */
+/** The health of the service: figures from /api/stats as small charts, and the parts with what is in the way of each. */
 
 import { byId, drawing, element, setText, show } from "./dom.js";
 import { figure } from "./format.js";
@@ -76,7 +76,6 @@ export class Health {
   #tiles = TILES.map((tile) => new Tile(tile));
   #last = null;
   #at = 0;
-  #round = 0;
   #on = false;
 
   /** `offer(count)` is told how many dead letters there were since the start; null: that is not known here. */
@@ -91,7 +90,6 @@ export class Health {
     this.#read(figures);
     this.#on = true;
     setInterval(() => this.#poll(), EVERY);
-    this.#askParts();
   }
 
   /** Stop asking while the service is away, so that nothing is asked in vain. */
@@ -105,7 +103,6 @@ export class Health {
     try {
       const response = await send("api/stats");
       if (response.ok) this.#read((await response.json()).data);
-      if (++this.#round % 3 === 0) await this.#askParts();
     } catch {
       // The connection's own state says that the service is away.
     }
@@ -122,15 +119,15 @@ export class Health {
     this.offer(letters(figures) ?? null);
     this.#last = figures;
     this.#at = now;
+    this.#showParts(figures.parts);
   }
 
-  async #askParts() {
-    const response = await send("readyz");
-    const answer = await response.json();
-    const obstacles = answer.notReady ?? {};
-    const names = answer.parts ?? Object.keys(obstacles);
+  #showParts(parts) {
+    const said = JSON.stringify(parts);
+    if (said === byId("parts").dataset.shown) return;
+    byId("parts").dataset.shown = said;
     byId("parts").replaceChildren(
-      ...names.map((name) => element("li", { class: obstacles[name] ? "wrong" : "right", title: obstacles[name] ?? "ready" }, name, obstacles[name] && element("span", { class: "unseen" }, `: ${obstacles[name]}`))),
+      ...Object.entries(parts).map(([name, obstacle]) => element("li", { class: obstacle ? "wrong" : "right", title: obstacle ?? "ready" }, name, obstacle && element("span", { class: "unseen" }, `: ${obstacle}`))),
     );
   }
 }

@@ -21,8 +21,8 @@ const MEANINGS = {
   "id-mismatch": "The record's key and the id in its body are of different predictions.",
   "bad-time": "The time is none in milliseconds since 1970.",
   "bad-cloudevent": "It calls itself a CloudEvent, and is none.",
-  "unknown-status": "The status is none that is known. A provider may have a new one.",
-  "unknown-type": "The type of the event is none that is known.",
+  "unknown-status": "Unknown status. A provider may have a new one.",
+  "unknown-type": "Unknown type of event.",
   "unknown-provider": "No provider of this name is known to this release.",
   "translation-failed": "The provider's report could not be translated. A mended release can try it again.",
   "text-mismatch": "The piece differs from the text that stands at its offset.",
@@ -59,6 +59,16 @@ export class Letters {
     setText(byId("letters-count"), count ? String(count) : "");
   }
 
+  /** Whether the service answers. */
+  set reachable(reachable) {
+    this.#dialog.classList.toggle("stale", !reachable);
+  }
+
+  /** List them anew where they are shown: the service is back. */
+  again() {
+    if (this.#dialog.open) this.#list();
+  }
+
   #open() {
     this.#say("");
     this.#dialog.showModal();
@@ -72,7 +82,7 @@ export class Letters {
       show(this.#all, count > 0);
       const standing = new Map([...this.#groups.children].map((node) => [node.dataset.reason, node]));
       this.#groups.replaceChildren(...Object.entries(reasons).map(([reason, number]) => this.#group(reason, number, standing.get(reason))));
-      setText(byId("letters-total"), count ? `${count.toLocaleString()} in all. They are kept for two weeks, also those that were tried again.` : "Nothing lies here: every report could be applied.");
+      setText(byId("letters-total"), count ? `${count.toLocaleString()} in all. They are kept for two weeks, also those that were tried again.` : "No dead letters.");
     } catch (error) {
       this.#say(wordsOf(error));
     }
@@ -143,12 +153,12 @@ export class Letters {
         facts({
           Event: `${letter.position} of ${letter.topic}`,
           Appended: letter.timestamp ? dateAndTime(letter.timestamp) : null,
-          "Put aside": `${dateAndTime(letter.at)}${letter.attempt > 1 ? `, for the ${ordinal(letter.attempt)} time` : ""}`,
+          "Set aside": `${dateAndTime(letter.at)}${letter.attempt > 1 ? `, for the ${ordinal(letter.attempt)} time` : ""}`,
           Size: `${letter.bytes.toLocaleString()} bytes${cut ? ", of which the beginning is shown" : ""}`,
         }),
-        letter.headers.length ? element("h4", {}, "Headers") : null,
+        letter.headers.length ? element("h3", {}, "Headers") : null,
         letter.headers.length ? facts(letter.headers) : null,
-        element("h4", {}, "Body"),
+        element("h3", {}, "Body"),
         element("pre", { tabindex: "0", "aria-label": `Body of ${letter.position}` }, readable(letter.value)),
         element("p", { class: "buttons" }, watch, again),
       ),

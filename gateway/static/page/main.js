@@ -1,6 +1,7 @@
 /** The page: what is chosen, what is shown, and the connection that feeds it. */
 
 import { Tidings } from "../tidings.js";
+import { Connection } from "./connection.js";
 import { Detail } from "./detail.js";
 import { byId, setText, show } from "./dom.js";
 import { Filters } from "./filters.js";
@@ -31,11 +32,14 @@ class Page {
     const bring = () => token() ?? askForToken();
     this.tidings = new Tidings(new URL(".", location.href).href, { token: secured ? bring : undefined, pauseAfter: PAUSE_AFTER });
     this.records = new Records(this.tidings, (record) => this.#changed(record));
-    this.tidings.addEventListener("state", () => this.#connection());
+    this.connection = new Connection(this.tidings, (live) => this.#connected(live));
     this.tidings.addEventListener("error", ({ detail }) => this.#refused(detail));
     addEventListener("hashchange", () => this.#fromAddress());
     addEventListener("keydown", (event) => this.#key(event));
+    byId("gallery").addEventListener("click", (event) => this.#opened(event));
     byId("older").addEventListener("click", () => this.#older());
+    byId("newest").addEventListener("click", () => this.#newest());
+    byId("notice-close").addEventListener("click", () => this.#notice(""));
     byId("sign-out").addEventListener("click", () => {
       forgetToken();
       location.assign(location.pathname); // without the filters, which may be of what this visitor alone could see
@@ -45,8 +49,11 @@ class Page {
   }
 
   start(figures) {
+    this.figures = figures;
     if (figures) this.#health.start(figures);
-    if (figures?.submits?.length) offerForm(figures.submits, (record) => this.choose(record.predictionId));
+    this.#detail.admin = Boolean(figures);
+    this.#detail.canceling.submits = figures?.submits ?? [];
+    if (figures?.submits?.length) offerForm(figures.submits, () => this.records.all(), (record) => this.choose(record.predictionId));
     this.#refilter();
     this.#fromAddress();
   }
@@ -80,6 +87,15 @@ class Page {
     if (id !== null && others) this.#detail.focus();
   }
 
+  /** A card was opened, by Enter as well: who reads with the keyboard goes on in its panel. */
+  #opened(event) {
+    const link = event.target.closest("a");
+    if (!link || event.ctrlKey || event.metaKey || event.shiftKey) return;
+    event.preventDefault();
+    this.choose(decodeURIComponent(new URL(link.href).hash.slice(1)));
+    this.#drawn().then(() => this.#detail.focus());
+  }
+
   #changed(record) {
     const id = record.predictionId;
     if (id === this.#chosen) {
@@ -96,58 +112,105 @@ class Page {
     this.#drawing = true;
     (document.hidden ? setTimeout : requestAnimationFrame)(() => {
       this.#drawing = false;
-      const now = Date.now();
-      const all = this.records.all();
-      const shown = this.#filters.apply(all);
-      this.#gallery.render(shown, this.#dirty, this.#chosen, now);
-      if (this.#chosen !== null) this.#detail.update(this.#chosen, this.records.get(this.#chosen) ?? null, now, this.#gone);
-      this.#dirty.clear();
-      this.#nothing(shown.length, all.length);
-      const running = all.filter((record) => !ended(record)).length;
-      const words = running ? `${running} running · Tidings` : "Tidings";
-      if (document.title !== words) document.title = words;
+      this.#drawNow();
     });
   }
 
-  #nothing(shown, all) {
-    const text = all ? "Nothing matches these filters." : "No predictions yet. They show here the moment the first report arrives.";
-    const synced = this.synced && !shown;
-    show(byId("empty"), Boolean(synced));
-    setText(byId("empty"), text);
-    show(byId("older"), Boolean(this.synced && this.records.more && all >= 50));
+  #drawn() {
+    this.#draw();
+    return new Promise((resolve) => (document.hidden ? setTimeout : requestAnimationFrame)(resolve));
+  }
+
+  #drawNow() {
+    const { now } = this.connection;
+    const all = this.records.all();
+    const shown = this.#filters.apply(all);
+    this.#gallery.render(shown, this.#dirty, this.#chosen, now);
+    if (this.#chosen !== null) this.#detail.update(this.#chosen, this.records.get(this.#chosen) ?? null, now, this.#gone);
+    this.#dirty.clear();
+    this.#extent(shown.length, all);
+    const running = all.filter((record) => !ended(record)).length;
+    const words = running ? `${running} running · Tidings` : "Tidings";
+    if (document.title !== words) document.title = words;
+  }
+
+  /** How much of it is here, and the way to the rest. */
+  #extent(shown, all) {
+    const { counts, more, cut, searched } = this.records;
+    const { status, text } = this.#filters.values;
+    const whole = !more && !cut && !status && !text;
+    this.#filters.count(whole ? null : counts, all, more);
+    const total = status ? (counts?.byStatus[status] ?? 0) : counts?.total;
+    const words = [];
+    if (this.synced && text) words.push(`${shown.toLocaleString()} found`, searched && more ? `in ${searched.toLocaleString()} looked through${counts ? ` of ${counts.total.toLocaleString()}${counts.complete ? "" : "+"}` : ""}` : "");
+    else if (this.synced && (more || cut)) words.push(counts ? `${shown.toLocaleString()} of ${Math.max(total, shown).toLocaleString()}${counts.complete ? "" : "+"}` : `${shown.toLocaleString()} shown, there are more`);
+    else if (this.synced && shown) words.push(shown === 1 ? "1 prediction" : `${shown.toLocaleString()} predictions`);
+    setText(byId("extent"), words.filter(Boolean).join(" "));
+    const nothing = this.synced && !shown && !more;
+    const empty = nothing && !this.#filters.any && !all.length;
+    show(byId("empty"), Boolean(nothing && !empty));
+    show(byId("welcome"), Boolean(empty));
+    show(byId("older"), Boolean(this.synced && more));
+    show(byId("newest"), cut);
+    setText(byId("older"), text ? "Search further" : "Show older");
+  }
+
+  #connected(live) {
+    this.#health.reachable = live;
+    this.#letters.reachable = live;
+    if (live) this.#letters.again();
+    this.#draw();
   }
 
   #tick() {
     if (document.hidden) return;
-    const now = Date.now();
+    const { now } = this.connection;
     this.#gallery.tick(now);
     this.#detail.tick(now);
-    if (this.tidings.retryAt) this.#connection();
+    if (!this.connection.live) this.connection.update();
+    else this.#recount();
+  }
+
+  /** Counts are of the whole list: they are asked for where a part of it is here. */
+  async #recount() {
+    const { status, text } = this.#filters.values;
+    if (!this.synced || !(this.records.more || this.records.cut || status || text)) return;
+    if (await this.records.count()) this.#draw();
   }
 
   async #refilter() {
     this.#draw();
-    try {
-      const watch = await this.records.show(this.#filters.values);
-      await watch?.synced;
-      this.synced = true;
-    } catch (error) {
-      this.#notice(error instanceof RequestError && error.status !== 400 ? error.message : "");
-    }
-    this.#draw();
+    await this.#busily(() => this.records.show(this.#filters.values));
   }
 
   async #older() {
+    await this.#busily(() => this.records.older());
+  }
+
+  async #newest() {
+    await this.#busily(() => this.records.newest(this.#filters.values));
+    scrollTo({ top: 0 });
+  }
+
+  async #busily(fetch) {
+    const gallery = byId("gallery");
+    gallery.setAttribute("aria-busy", "true");
+    byId("older").disabled = true;
     try {
-      await this.records.older(this.#filters.values);
+      await fetch();
+      this.synced = true;
     } catch (error) {
-      this.#notice(error instanceof RequestError ? error.message : "The service cannot be reached.");
+      // A store that cannot list by this still tells what changes.
+      if (error instanceof RequestError && error.status === 400) this.synced = true;
+      else this.#notice(error instanceof RequestError ? error.message : "The service cannot be reached. What you asked for is not shown; try again when it is back.");
     }
+    gallery.removeAttribute("aria-busy");
+    byId("older").disabled = false;
     this.#draw();
   }
 
   #notice(text) {
-    setText(byId("notice"), text);
+    setText(byId("notice-text"), text);
     show(byId("notice"), Boolean(text));
   }
 
@@ -160,21 +223,6 @@ class Page {
       this.#notice(`This token covers the predictions of ${subject}.`);
       this.#filters.set("owner", subject);
     } else this.#notice(error.message);
-  }
-
-  #connection() {
-    const { state, transport, retryAt } = this.tidings;
-    const words = {
-      idle: "Not connected",
-      connecting: "Connecting",
-      open: transport === "sse" ? "Live, by event stream" : "Live",
-      waiting: `Back in ${Math.max(0, Math.ceil((retryAt - Date.now()) / 1000))} s`,
-      paused: "Paused",
-      closed: "Closed",
-    };
-    byId("connection").dataset.state = state;
-    setText(byId("connection-text"), words[state]);
-    this.#health.reachable = state === "open";
   }
 
   #key(event) {

@@ -31,7 +31,7 @@ export class Timeline {
 
 function lasted(ms) {
   if (ms === null) return "";
-  if (ms === 0) return "in passing";
+  if (ms === 0) return "skipped";
   return ms < 1000 ? `${Math.round(ms)} ms` : duration(ms);
 }
 

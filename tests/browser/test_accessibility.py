@@ -1,0 +1,125 @@
+"""The page for those who do not see it, or use no mouse: axe-core over every view, focus, and motion."""
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+import pytest_asyncio
+from playwright.async_api import Browser, Page, expect
+
+from tests.browser import samples
+from tests.browser.reports import SETTINGS
+from tests.browser.test_page import visit
+from tests.support.axe import findings
+from tests.support.tidings_process import TidingsProcess, serving
+from tidings.streams.log.protocol import NewRecord
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+BAD = [NewRecord(b"bad-1", b'{"status": "finished"}'), NewRecord(b"bad-2", b"not json")]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def gallery(
+    tmp_path_factory: pytest.TempPathFactory, chromium: Browser
+) -> AsyncIterator[TidingsProcess]:
+    """A service with a prediction of every kind, and two dead letters."""
+    settings = {**SETTINGS, "TIDINGS_TTL": "0", "TIDINGS_ARCHIVE": "off"}
+    async with serving(tmp_path_factory.mktemp("kinds"), settings) as service:
+        events = samples.events(int(time.time() * 1000) - 60_000)
+        await samples.append(service.folder, [*events, *BAD])
+        yield service
+
+
+async def show(page: Page, service: TidingsProcess, where: str = "") -> None:
+    await samples.serve_media(page.context)
+    await visit(page, service, where)
+
+
+async def all_predictions(page: Page, service: TidingsProcess) -> None:
+    await show(page, service)
+    await expect(page.locator(".card")).to_have_count(len(samples.SAMPLES | samples.OTHERS))
+
+
+async def nothing_found(page: Page, service: TidingsProcess) -> None:
+    await show(page, service, "?owner=zoe")
+    await expect(page.locator("#empty")).to_be_visible()
+
+
+def one(prediction_id: str) -> Callable[[Page, TidingsProcess], Awaitable[None]]:
+    async def view(page: Page, service: TidingsProcess) -> None:
+        await show(page, service, f"#{prediction_id}")
+        await expect(page.locator("#detail .line .status")).to_be_visible()
+
+    return view
+
+
+async def raw_record(page: Page, service: TidingsProcess) -> None:
+    await one("json")(page, service)
+    await page.get_by_text("Raw record").click()
+    await expect(page.locator(".detail .raw").last).to_contain_text("transitions")
+
+
+async def question(page: Page, service: TidingsProcess) -> None:
+    await one("running")(page, service)
+    await page.get_by_role("button", name="Mark canceled").click()
+    await expect(page.get_by_role("dialog")).to_be_visible()
+
+
+async def dead_letters(page: Page, service: TidingsProcess) -> None:
+    await show(page, service)
+    await page.keyboard.press("d")
+    group = page.locator('[data-reason="unknown-status"]')
+    await group.locator("summary").first.click()
+    await group.locator(".letters summary").first.click()
+    await expect(group.locator("pre")).to_be_visible()
+
+
+VIEWS = {
+    "all": all_predictions,
+    "nothing found": nothing_found,
+    **{name: one(name) for name in ("several", "video", "audio", "model", "long-text", "failed")},
+    "not archived": one("not-archived"),
+    "long prompt": one("long-prompt"),
+    "missing": lambda page, service: show(page, service, "#nobody"),
+    "raw record": raw_record,
+    "question": question,
+    "dead letters": dead_letters,
+}
+
+
+@pytest.mark.parametrize("name", VIEWS)
+async def test_axe_finds_nothing(page: Page, gallery: TidingsProcess, name: str) -> None:
+    """No view keeps anybody out, in light and in dark colours, and on a phone."""
+    await page.emulate_media(reduced_motion="reduce")
+    await VIEWS[name](page, gallery)
+    found = await findings(page)
+    await page.emulate_media(color_scheme="dark", reduced_motion="reduce")
+    found += [f"dark: {one}" for one in await findings(page)]
+    await page.set_viewport_size({"width": 390, "height": 800})
+    found += [f"phone: {one}" for one in await findings(page)]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.outage
+async def test_axe_finds_nothing_without_the_service(
+    page: Page, own_service: TidingsProcess
+) -> None:
+    """The empty page keeps nobody out, nor does the one that has lost its service."""
+    await page.emulate_media(reduced_motion="reduce")
+    await visit(page, own_service)
+    await expect(page.locator("#welcome")).to_be_visible()
+    assert not await findings(page)
+    await own_service.kill()
+    await expect(page.locator("#offline")).to_be_visible()
+    assert not await findings(page)
+    await page.emulate_media(color_scheme="dark", reduced_motion="reduce")
+    assert not await findings(page)
+
+
+async def test_nothing_moves_for_those_who_ask(page: Page, gallery: TidingsProcess) -> None:
+    """Where motion is to be reduced, nothing on the page is animated."""
+    await page.emulate_media(reduced_motion="reduce")
+    await show(page, gallery)
+    await expect(page.locator(".card").first).to_be_visible()
+    assert await page.evaluate("document.getAnimations().length") == 0
