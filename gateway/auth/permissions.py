@@ -15,11 +15,16 @@ WRITE = "write"
 ADMIN = "admin"
 API_KEY_SCOPES = frozenset({WATCH_ALL, READ_ALL, WRITE})
 """What an API key may do."""
+SCOPES = frozenset({WATCH_ALL, READ_ALL, WRITE, ADMIN})
+"""The scopes that give a right; others may stand beside them."""
 
 MAX_TOKEN = 17 * 1024
 """Characters of a token, however it comes; a longer one is refused unread."""
 LATEST_EXPIRY = 10**12
 """Seconds since the epoch: beyond it there is no date, and what is longer fits no number."""
+
+GIVES_NOTHING = "the token is genuine but gives no right here; `tidings doctor --token` says why"
+"""Fits the reason of a WebSocket's close (RFC 6455, 5.5: 123 bytes)."""
 
 _NONE: frozenset[str] = frozenset()
 """Shared: an empty set of its own is 216 bytes, and most claims are absent."""
@@ -33,6 +38,13 @@ class TokenRefused(Exception):
         self.reason = reason
         self.retryable = retryable
         """Whether the same token may pass later: its keys cannot be fetched at the moment."""
+
+
+class TokenGivesNothing(TokenRefused):
+    """The token is genuine, and gives no right at all: its claims have other names, for example."""
+
+    def __init__(self) -> None:
+        super().__init__(GIVES_NOTHING)
 
 
 class Permissions(Struct, frozen=True, kw_only=True):
@@ -52,6 +64,17 @@ class Permissions(Struct, frozen=True, kw_only=True):
     def is_admin(self) -> bool:
         """Whether every right is given, those over dead letters and statistics included."""
         return ADMIN in self.scopes
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is no right in it at all."""
+        return self.subject is None and not (
+            self.predictions
+            or self.owners
+            or self.tags
+            or self.models
+            or not self.scopes.isdisjoint(SCOPES)
+        )
 
     def grants_like(self, other: "Permissions") -> bool:
         """Whether both grant the same; they may end at different times."""
@@ -171,8 +194,42 @@ class Authenticator(Protocol):
         """
 
 
-def from_claims(claims: Mapping[str, object]) -> Permissions:
+class ClaimNames(Struct, frozen=True, kw_only=True):
+    """Where an issuer's tokens say what: names of claims, or ways to them.
+
+    `realm_access.roles` is the member `roles` of the claim `realm_access`. A claim whose own name
+    has dots (`https://app.example/roles`) is found by its whole name first. None: not read.
+    """
+
+    owner: str | None = "sub"
+    scopes: tuple[str, ...] = ("scope", "scp")
+    roles: tuple[str, ...] = ()
+    role_scopes: Mapping[str, frozenset[str]] = {}
+    """The scopes that a role gives, or a scope of another name."""
+    predictions: str | None = "predictions"
+    owners: str | None = "owners"
+    tags: str | None = "tags"
+    models: str | None = "models"
+    owner_prefix: str = ""
+    """Put before every owner that a token names: two issuers may give the same id to two people."""
+
+    @property
+    def listed(self) -> tuple[str, ...]:
+        """The claims that list more, those that are read."""
+        return tuple(filter(None, (self.predictions, self.owners, self.tags, self.models)))
+
+
+DEFAULT_NAMES = ClaimNames()
+LARGEST_ID = 2**63
+"""A number beyond it is no id of anybody."""
+
+
+def from_claims(claims: Mapping[str, object], names: ClaimNames = DEFAULT_NAMES) -> Permissions:
     """The rights in a verified JWT's claims.
+
+    Args:
+        claims: What the token says.
+        names: Where it says it.
 
     Raises:
         TokenRefused: A claim has the wrong type; its issuer did not mean half of the rights.
@@ -184,18 +241,57 @@ def from_claims(claims: Mapping[str, object]) -> Permissions:
         or not 0 <= expires <= LATEST_EXPIRY
     ):
         raise TokenRefused("the claim exp is required and is a number of seconds since the epoch")
-    subject = claims.get("sub")
-    if subject is not None and (not isinstance(subject, str) or not subject):
-        raise TokenRefused("the claim sub must be a non-empty string: the owner that the caller is")
+    owners = _names(claims, names.owners)
     return Permissions(
-        subject=subject,
+        subject=_owner(claims, names),
         expires_at=float(expires),
-        predictions=_names(claims, "predictions"),
-        owners=_names(claims, "owners"),
-        tags=_names(claims, "tags"),
-        models=_names(claims, "models"),
-        scopes=_union(_scopes(claims, "scope"), _scopes(claims, "scp")),
+        predictions=_names(claims, names.predictions),
+        owners=frozenset(names.owner_prefix + owner for owner in owners) if owners else _NONE,
+        tags=_names(claims, names.tags),
+        models=_names(claims, names.models),
+        scopes=_all_scopes(claims, names),
     )
+
+
+def claim_at(claims: Mapping[str, object], name: str) -> object:
+    """The claim of this name, or the one that its dots lead to; None: there is none."""
+    found = claims.get(name)
+    if found is not None or "." not in name:
+        return found
+    at = name.rfind(".")
+    while at > 0:  # the longest beginning first: `https://app.example/claims.roles`
+        inner = claims.get(name[:at])
+        if isinstance(inner, Mapping):
+            return claim_at(inner, name[at + 1 :])
+        at = name.rfind(".", 0, at)
+    return None
+
+
+def _owner(claims: Mapping[str, object], names: ClaimNames) -> str | None:
+    owner = None if names.owner is None else claim_at(claims, names.owner)
+    if owner is None:
+        return None
+    if names.owner != "sub" and type(owner) is int and abs(owner) < LARGEST_ID:
+        owner = str(owner)  # RFC 7519 wants a text of `sub` alone
+    if not isinstance(owner, str) or not owner:
+        raise TokenRefused(
+            f"the claim {names.owner} must be a non-empty string: the owner that the caller is"
+        )
+    return names.owner_prefix + owner
+
+
+def _all_scopes(claims: Mapping[str, object], names: ClaimNames) -> frozenset[str]:
+    found = _NONE
+    for claim in names.scopes:
+        found = _union(found, _scopes(claims, claim))
+    if not names.role_scopes:
+        return found
+    held = found
+    for claim in names.roles:
+        held = _union(held, _roles(claims, claim))
+    for word in held:
+        found = _union(found, names.role_scopes.get(word, _NONE))
+    return found
 
 
 def _union(some: frozenset[str], more: frozenset[str]) -> frozenset[str]:
@@ -204,8 +300,8 @@ def _union(some: frozenset[str], more: frozenset[str]) -> frozenset[str]:
 
 
 def _scopes(claims: Mapping[str, object], claim: str) -> frozenset[str]:
-    """Words separated by spaces (RFC 9068, 2.2.3), or a list as some issuers send it; `scp` alike."""
-    scopes = claims.get(claim)
+    """Words separated by spaces (RFC 9068, 2.2.3), or a list as some issuers send it."""
+    scopes = claim_at(claims, claim)
     if scopes is None:
         return _NONE
     if isinstance(scopes, str):
@@ -217,8 +313,20 @@ def _scopes(claims: Mapping[str, object], claim: str) -> frozenset[str]:
     return frozenset(scopes) if scopes else _NONE
 
 
-def _names(claims: Mapping[str, object], claim: str) -> frozenset[str]:
-    names = claims.get(claim)
+def _roles(claims: Mapping[str, object], claim: str) -> frozenset[str]:
+    """A role, or a list of roles. A text is one role: `not admin` is not `admin`."""
+    roles = claim_at(claims, claim)
+    if roles is None:
+        return _NONE
+    if isinstance(roles, str):
+        roles = [roles]
+    if not isinstance(roles, list) or not all(isinstance(role, str) for role in roles):
+        raise TokenRefused(f"the claim {claim} must be a string or a list of strings")
+    return frozenset(roles) if roles else _NONE
+
+
+def _names(claims: Mapping[str, object], claim: str | None) -> frozenset[str]:
+    names = None if claim is None else claim_at(claims, claim)
     if names is None:
         return _NONE
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):

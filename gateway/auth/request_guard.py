@@ -13,7 +13,14 @@ from tidings.gateway.auth.origins import (
     canonical_origin,
     names_host,
 )
-from tidings.gateway.auth.permissions import OPEN, Authenticator, Permissions, TokenRefused
+from tidings.gateway.auth.permissions import (
+    GIVES_NOTHING,
+    OPEN,
+    Authenticator,
+    Permissions,
+    TokenGivesNothing,
+    TokenRefused,
+)
 from tidings.gateway.auth.rate_limits import (
     AddressConnections,
     AddressLimits,
@@ -126,7 +133,8 @@ class RequestGuard:
             token: From elsewhere than the header, for clients that can send none.
 
         Raises:
-            Problem: 401 without a token, or with one that proves nothing; and as `check` does.
+            Problem: 401 without a token, or with one that proves nothing; 403 with one that is
+                genuine and gives nothing; and as `check` does.
         """
         self.check(request)
         authenticator = self._authenticator
@@ -136,13 +144,18 @@ class RequestGuard:
         if token is None:
             raise _unauthorized("missing-token", "Send a token as `Authorization: Bearer ...`.")
         try:
-            return await authenticator.authenticate(token)
+            permissions = await authenticator.authenticate(token)
+        except TokenGivesNothing:
+            raise _without_rights() from None
         except TokenRefused as refused:
             if refused.retryable:
                 raise unavailable("Token keys", refused.reason) from None
             raise _unauthorized(
                 "token-refused", f"The token was refused: {refused.reason}; get a new one."
             ) from None
+        if permissions.is_empty:
+            raise _without_rights()
+        return permissions
 
     async def require_admin(self, request: web.Request) -> Permissions:
         """As `authenticate`, for admins alone.
@@ -289,6 +302,13 @@ def _bearer(header: str | None) -> str | None:
 
 def _unauthorized(code: str, detail: str) -> Problem:
     return Problem(401, code, "Not authenticated", detail, headers={"WWW-Authenticate": "Bearer"})
+
+
+def _without_rights() -> Problem:
+    # RFC 6750, 3.1: another token of the same kind would not help.
+    headers = {"WWW-Authenticate": 'Bearer error="insufficient_scope"'}
+    detail = f"{GIVES_NOTHING[:1].upper()}{GIVES_NOTHING[1:]}."
+    return Problem(403, "token-without-rights", "No rights", detail, headers=headers)
 
 
 def _host_name(host: str) -> str:

@@ -16,9 +16,13 @@ from msgspec import Struct
 from tidings.gateway.auth.hs256_fast_path import Hs256FastPath
 from tidings.gateway.auth.permissions import (
     API_KEY_SCOPES,
+    DEFAULT_NAMES,
     MAX_TOKEN,
+    ClaimNames,
     Permissions,
+    TokenGivesNothing,
     TokenRefused,
+    claim_at,
     from_claims,
 )
 from tidings.storage.clock import SYSTEM_CLOCK, Clock
@@ -50,10 +54,18 @@ REMEMBER = 60.0
 
 
 class RequiredClaims(Struct, frozen=True, kw_only=True):
-    """What a JWT must say beside its expiry."""
+    """What a JWT must say beside its expiry, and where it says what it gives."""
 
     audience: str | None = None
     issuer: str | None = None
+    audience_claim: str = "aud"
+    """Amazon Cognito's access tokens say `client_id` instead, Clerk's `azp`."""
+    names: ClaimNames = DEFAULT_NAMES
+
+    @property
+    def usual_audience(self) -> str | None:
+        """What `aud` must name, as the JWT library checks it."""
+        return self.audience if self.audience_claim == "aud" else None
 
 
 class Hs256Tokens:
@@ -74,7 +86,7 @@ class Hs256Tokens:
             jwt.InvalidKeyError
         ):  # e.g. a public key: the library refuses what it signs
             jwt.get_algorithm_by_name("HS256").prepare_key(secret)
-            self._usual = Hs256FastPath(secret, claims.audience, claims.issuer, LEEWAY)
+            self._usual = Hs256FastPath(secret, claims.usual_audience, claims.issuer, LEEWAY)
 
     def at_once(self, token: str) -> Permissions:
         """See `Authenticator.at_once`; never None."""
@@ -82,7 +94,7 @@ class Hs256Tokens:
         claims = None if self._usual is None else self._usual.claims(token, now)
         if claims is None:
             claims = _decode(token, self._secret, SYMMETRIC, self._claims, now)
-        return from_claims(claims)
+        return _rights(claims, self._claims)
 
     async def authenticate(self, token: str) -> Permissions:
         """See `Authenticator.authenticate`."""
@@ -109,6 +121,7 @@ class JwksTokens:
     async def authenticate(self, token: str) -> Permissions:
         """See `Authenticator.authenticate`."""
         header = _header(token)
+        self._check_issuer(token)
         algorithm, key_id = header.get("alg"), header.get("kid")
         if algorithm not in ASYMMETRIC:
             raise TokenRefused(f"its algorithm is none of {', '.join(ASYMMETRIC)}")
@@ -121,12 +134,20 @@ class JwksTokens:
             if key.algorithm_name != algorithm and not _suits(key, algorithm):
                 continue
             try:
-                return from_claims(
-                    _decode(token, key.key, (algorithm,), self._claims, self._clock.ms() / 1000)
+                claims = _decode(
+                    token, key.key, (algorithm,), self._claims, self._clock.ms() / 1000
                 )
             except TokenRefused as error:
                 refused = error
+            else:
+                return _rights(claims, self._claims)
         raise refused
+
+    def _check_issuer(self, token: str) -> None:
+        """Refuse a token of another issuer before anything is fetched; its proof comes later."""
+        issuer = self._claims.issuer
+        if issuer is not None and unverified_claims(token).get("iss") != issuer:
+            raise OtherIssuer("Invalid issuer")
 
 
 class ApiKeys:
@@ -187,6 +208,7 @@ class TokenAuthenticator:
                 refused = _telling(refused, error, authenticator)
                 continue
             if permissions is not None:
+                _check_not_empty(permissions)
                 self._remember(digest, permissions, now, len(token))
             return permissions
         raise refused or TokenRefused("no kind of token is configured")
@@ -196,6 +218,7 @@ class TokenAuthenticator:
         permissions = self.at_once(token)
         if permissions is None:
             permissions = await self._check(token)
+            _check_not_empty(permissions)
             digest = sha256(token.encode("utf-8", "surrogateescape")).digest()
             self._remember(digest, permissions, self._clock.ms() / 1000, len(token))
         return permissions
@@ -227,14 +250,52 @@ def _telling(
     error: TokenRefused,
     authenticator: ApiKeys | JwksTokens | Hs256Tokens,
 ) -> TokenRefused | None:
-    """Of two refusals the one that says more: an outage first, then the reason about a JWT."""
+    """Of two refusals the one that says more.
+
+    An outage first, then the reason about a JWT, above all of the one that has issued it.
+    """
     if refused is None:
         return error
     if refused.retryable:
         return refused
-    return (
-        error if error.retryable or isinstance(authenticator, Hs256Tokens | JwksTokens) else refused
-    )
+    of_jwt = isinstance(authenticator, Hs256Tokens | JwksTokens)
+    return error if error.retryable or (of_jwt and not isinstance(error, OtherIssuer)) else refused
+
+
+class OtherIssuer(TokenRefused):
+    """Somebody else has issued the token."""
+
+
+def unverified_claims(token: str) -> Mapping[str, Any]:
+    """What a token says of itself, unproven: to choose who may prove it, never to grant anything.
+
+    Raises:
+        TokenRefused: It is no JWT.
+    """
+    try:
+        claims = jwt.decode(token, options={"verify_signature": False})
+    except (jwt.PyJWTError, ValueError, RecursionError, TypeError):
+        raise TokenRefused("it is no JWT") from None
+    return claims
+
+
+def _rights(claims: Mapping[str, object], required: RequiredClaims) -> Permissions:
+    """The rights in proven claims, if they are for us.
+
+    Raises:
+        TokenRefused: They are for somebody else, or a claim has the wrong type.
+    """
+    if required.audience is not None and required.usual_audience is None:
+        named = claim_at(claims, required.audience_claim)
+        if required.audience not in (named if isinstance(named, list) else [named]):
+            raise TokenRefused(f"the claim {required.audience_claim} names another audience")
+    return from_claims(claims, required.names)
+
+
+def _check_not_empty(permissions: Permissions) -> None:
+    """Tell whoever has a token without any right, who would wonder why nothing is there."""
+    if permissions.is_empty:
+        raise TokenGivesNothing
 
 
 def _header(token: str) -> Mapping[str, Any]:
@@ -257,10 +318,10 @@ def _decode(
             token,
             key,
             algorithms=list(algorithms),
-            audience=claims.audience,
+            audience=claims.usual_audience,
             issuer=claims.issuer,
             leeway=LEEWAY,
-            options={"require": ["exp"], "verify_aud": claims.audience is not None},
+            options={"require": ["exp"], "verify_aud": claims.usual_audience is not None},
         )
     except jwt.PyJWTError as error:
         raise TokenRefused(str(error) or type(error).__name__) from None

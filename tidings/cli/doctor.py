@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sys
 import time
 from argparse import Namespace
 from collections.abc import Awaitable, Callable
@@ -10,7 +11,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from tidings.cli.support import command, output, webhook_check
+from tidings.cli.support import command, output, token_check, webhook_check
 from tidings.cli.support.store_check import Warned, examined, new_file, writable
 from tidings.cli.support.webhook_check import WebhookFailed
 from tidings.config.checks import check_serving, short_secrets
@@ -36,7 +37,8 @@ def register(commands: command.Commands) -> None:
     about = (
         "Print the settings in force, secrets masked, and try each part.\n\n"
         "With --webhook a signed test goes through the whole path of a running service, and its "
-        "record is removed again."
+        "record is removed again.\n\n"
+        "With --token it says what a client's token gives, and why not more."
     )
     parser = command.parser(commands, "doctor", run, about, "tidings doctor --webhook replicate")
     parser.add_argument(
@@ -47,6 +49,11 @@ def register(commands: command.Commands) -> None:
     parser.add_argument(
         "--url", metavar="URL", help="the running service, for --webhook; else host and port as set"
     )
+    parser.add_argument(
+        "--token",
+        metavar="T",
+        help="a client's token: what it gives here, and why not more; - reads it from the input",
+    )
     command.add_places(parser)
     command.add_config(parser)
     command.add_json(parser)
@@ -56,7 +63,8 @@ def run(arguments: Namespace) -> int:
     """Print, try, and tell by the exit code whether all of it works."""
     settings = command.settings(arguments, "log", "store")
     rows = list(in_force(settings))
-    findings = command.run_loop(examine(settings, arguments.webhook, arguments.url))
+    token = sys.stdin.read() if arguments.token == "-" else arguments.token  # noqa: S105 - no password
+    findings = command.run_loop(examine(settings, arguments.webhook, arguments.url, token))
     if arguments.as_json:
         found = [
             {name: getattr(finding, name) for name in finding.__struct_fields__}
@@ -105,7 +113,10 @@ def _text(value: Any) -> str:
 
 
 async def examine(
-    settings: Settings, webhook: str | None = None, url: str | None = None
+    settings: Settings,
+    webhook: str | None = None,
+    url: str | None = None,
+    token: str | None = None,
 ) -> list[Finding]:
     """Try every part, at the same time; and then by itself, because it is timed, a webhook's way.
 
@@ -113,6 +124,7 @@ async def examine(
         settings: In force.
         webhook: The provider of a test webhook; None: none is sent.
         url: Of the running service that it is sent to; None: as set.
+        token: A client's, to say what it gives; None: none.
     """
     parts: list[tuple[str, Callable[[Settings], Awaitable[str]]]] = [
         ("access", _access),
@@ -133,6 +145,9 @@ async def examine(
     if webhook is not None:
         way = partial(webhook_check.through, name=webhook, url=url)
         found.append(await _try("webhook", way, settings, webhook_check.WITHIN * 2))
+    if token is not None:
+        said = await token_check.explained(settings, token.strip())
+        found += [Finding(one.part, one.state, one.says) for one in said]
     return found
 
 
@@ -181,6 +196,17 @@ async def _access(settings: Settings) -> str:
             f"{', '.join(short)}: fewer than {WEBHOOK_SECRET} bytes; make a longer one: openssl "
             "rand -hex 32"
         )
+    if settings.jwks_url and not (settings.jwt_issuer or settings.jwt_audience):
+        raise Warned(
+            "TIDINGS_JWKS_URL: whatever its keys sign is taken, other applications' tokens too; set "
+            "TIDINGS_JWT_ISSUER and TIDINGS_JWT_AUDIENCE"
+        )
+    of_issuers = any(issuer.role_scopes for issuer in settings.issuers)
+    if settings.role_claims and not settings.role_scopes and not of_issuers:
+        raise Warned(
+            "TIDINGS_ROLE_CLAIMS: gives nothing without TIDINGS_ROLE_SCOPES, such as "
+            "editor=read:all write"
+        )
     if not settings.authenticates:
         where = (
             "on loopback alone" if not settings.anonymous else "TIDINGS_ANONYMOUS lets everybody in"
@@ -189,6 +215,7 @@ async def _access(settings: Settings) -> str:
     kinds = {
         "JWT secret": settings.jwt_secret,
         "JWKS": settings.jwks_url,
+        "issuers": settings.issuers,
         "API keys": settings.api_keys,
     }
     return (

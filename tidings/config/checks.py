@@ -1,5 +1,8 @@
 """What settings say together: contradictions, what is missing, what others must not reach."""
 
+from urllib.parse import urlsplit
+
+from tidings.config.issuers import SHARED_KEYS
 from tidings.config.settings import ROLES, WEBHOOK_SECRET, Settings, SettingsError, sqlite_path
 from tidings.storage.proxies import is_loopback
 
@@ -48,6 +51,21 @@ def check(settings: Settings) -> None:
     ):
         raise SettingsError(
             "TIDINGS_CLOUDFLARE_TOKEN: is missing; the store cloudflare-kv:// needs an API token"
+        )
+    _check_tokens(settings)
+
+
+def _check_tokens(settings: Settings) -> None:
+    shared = settings.jwks_url and urlsplit(settings.jwks_url).hostname in SHARED_KEYS
+    if shared and not (settings.jwt_issuer or settings.jwt_audience):
+        raise SettingsError(
+            "TIDINGS_JWKS_URL: these keys sign the tokens of everybody's applications; set "
+            "TIDINGS_JWT_ISSUER or TIDINGS_JWT_AUDIENCE, so that only yours are taken"
+        )
+    named = [settings.jwt_issuer] if settings.jwks_url else []
+    if any(issuer.issuer in named for issuer in settings.issuers):
+        raise SettingsError(
+            f"TIDINGS_ISSUERS: {settings.jwt_issuer} is TIDINGS_JWT_ISSUER too; name it once"
         )
 
 

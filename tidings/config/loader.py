@@ -229,7 +229,9 @@ def _spelled(name: str, tables: Mapping[str, ProviderTable]) -> str:
 
 
 def _checked(field: Field, value: Any) -> Any:
-    check = field.setting.check
+    check, read = field.setting.check, field.setting.read
+    if read is not None:
+        return read(value)
     if field.is_list:
         entries = _entries(value)
         return entries if check is None else tuple(check(entry) for entry in entries)

@@ -20,6 +20,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from tidings.config import validators
+from tidings.config.issuers import Issuer, claim_name, read_issuers, role_scope
 from tidings.config.validators import masked_url
 from tidings.storage.redaction import MASK
 from tidings.streams.providers.configuration import Configuration
@@ -60,6 +61,8 @@ class Setting(Struct, frozen=True, kw_only=True):
     loader."""
     takes: str = ""
     """Its values in words, where the type does not say them."""
+    read: Callable[[Any], object] | None = None
+    """Makes the value out of what was given, in place of `check` and the type's own conversion."""
 
 
 class Section(Struct, frozen=True):
@@ -76,6 +79,8 @@ Milliseconds = Annotated[int, Meta(ge=0)]
 Credential = Annotated[str | None, Setting(secret=True, check=validators.header_value)]
 Url = Annotated[str | None, Setting(check=validators.http_url)]
 StoreUrl = Setting(check=validators.store_url)
+Claim = Annotated[str, Setting(check=claim_name)]
+Claims = Annotated[tuple[str, ...], Setting(check=claim_name)]
 
 
 class Settings(Struct, frozen=True, kw_only=True):
@@ -208,6 +213,32 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Messages that one session may send, a second."""
     anonymous: bool = False
     """Serve without authentication on an address other than loopback."""
+    owner_claim: Annotated[Claim, Section("What clients' tokens say")] = "sub"
+    """The claim that is the owner; `app.user_id` is a member of the claim `app`. `none` for this
+    and the next ones: no claim is read."""
+    scope_claims: Claims = ("scope", "scp")
+    """Claims with scopes: words with spaces between, or a list. Auth0's `permissions` is another."""
+    role_claims: Claims = ()
+    """Claims with roles: a text or a list, such as `realm_access.roles`."""
+    role_scopes: Annotated[
+        tuple[str, ...], Setting(check=role_scope, takes="a comma list of ROLE=SCOPES")
+    ] = ()
+    """The scopes that a role gives, or a scope of another name: `editor=read:all write,boss=admin`."""
+    predictions_claim: Claim = "predictions"
+    """The claim that lists more predictions."""
+    owners_claim: Claim = "owners"
+    """The claim that lists more owners."""
+    tags_claim: Claim = "tags"
+    """The claim that lists tags."""
+    models_claim: Claim = "models"
+    """The claim that lists models."""
+    audience_claim: Claim = "aud"
+    """The claim that `TIDINGS_JWT_AUDIENCE` is looked for in: `client_id` for Amazon Cognito's
+    access tokens, `azp` for Clerk."""
+    issuers: Annotated[
+        tuple[Issuer, ...], Setting(read=read_issuers, takes="tables `[[issuers]]`, or JSON")
+    ] = ()
+    """More issuers, each with keys, audience and claims of its own: [who signs in](../howto/sign-in/index.md)."""
     assets: Annotated[str, Setting(check=validators.assets_url), Section("Files and sizes")] = (
         "file:///data/assets"
     )
@@ -267,7 +298,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     @property
     def authenticates(self) -> bool:
         """Whether clients have to prove who they are."""
-        return bool(self.jwt_secret or self.jwks_url or self.api_keys)
+        return bool(self.jwt_secret or self.jwks_url or self.api_keys or self.issuers)
 
     @property
     def data_folder(self) -> Path:
@@ -304,7 +335,7 @@ class Settings(Struct, frozen=True, kw_only=True):
             return MASK if value else value
         if isinstance(value, str) and "://" in value:
             return masked_url(value)
-        return value
+        return tuple(map(str, value)) if name == "issuers" else value
 
     def __repr__(self) -> str:
         return f"Settings({', '.join(f'{name}={self.shown(name)!r}' for name in self.__struct_fields__)})"

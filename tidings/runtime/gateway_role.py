@@ -30,6 +30,7 @@ from tidings.gateway.websocket.listener import Listener
 from tidings.observability.gateway_metrics import GatewayParts
 from tidings.observability.health import HealthMonitor
 from tidings.runtime import limits
+from tidings.runtime.authentication import authenticator_of
 from tidings.runtime.resources import Resources
 from tidings.storage.wrappers.cache import CachedStore
 from tidings.streams.rules.event import Archive
@@ -39,31 +40,6 @@ RETURNS = 2_000
 """Sessions a second that another gateway takes without its own clients noticing."""
 LONGEST_SPREAD = 5.0
 """Seconds over which clients are asked to come back at most."""
-
-
-def authenticator_of(settings: Settings) -> Authenticator | None:
-    """What checks tokens; None: everything is allowed."""
-    if not settings.authenticates:
-        return None
-    # Imported late: what checks signatures adds a fifth to the memory of a service.
-    from tidings.gateway.auth.tokens import (
-        ApiKeys,
-        Hs256Tokens,
-        JwksTokens,
-        RequiredClaims,
-        TokenAuthenticator,
-    )
-    from tidings.streams.providers.signatures.jwks import KeySet
-
-    claims = RequiredClaims(audience=settings.jwt_audience, issuer=settings.jwt_issuer)
-    found: list[ApiKeys | JwksTokens | Hs256Tokens] = []
-    if settings.api_keys:
-        found.append(ApiKeys(settings.api_keys))
-    if settings.jwt_secret:
-        found.append(Hs256Tokens(settings.jwt_secret.encode(), claims))
-    if settings.jwks_url:
-        found.append(JwksTokens(KeySet(settings.jwks_url), claims))
-    return TokenAuthenticator(found)
 
 
 def request_guard(settings: Settings, authenticator: Authenticator | None) -> RequestGuard:

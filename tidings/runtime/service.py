@@ -22,8 +22,9 @@ from tidings.observability import gc_tuning
 from tidings.observability.health import HealthMonitor
 from tidings.observability.traces import tracing
 from tidings.runtime.archiver_role import ArchiverRole, archiver_role
+from tidings.runtime.authentication import authenticator_of
 from tidings.runtime.create_defaults import create_defaults_of
-from tidings.runtime.gateway_role import GatewayRole, authenticator_of, request_guard
+from tidings.runtime.gateway_role import GatewayRole, request_guard
 from tidings.runtime.ports import serving_health, store_check, write_port
 from tidings.runtime.reconciler_role import ProviderWork
 from tidings.runtime.resources import Resources, open_resources

@@ -211,6 +211,24 @@ async def test_token(tmp_path: Path) -> None:
         "write admin",
         ["p1", "p2"],
     )
+    named = {
+        "TIDINGS_JWT_SECRET": SECRET,
+        "TIDINGS_JWT_AUDIENCE": "app",
+        "TIDINGS_AUDIENCE_CLAIM": "azp",
+        "TIDINGS_OWNER_CLAIM": "user.id",
+        "TIDINGS_SCOPE_CLAIMS": "https://app.example/scopes",
+    }
+    asked = ("--sub", "alice", "--scope", "write")
+    ended = await tidings(tmp_path, "token", *asked, settings=named)
+    claims = jwt.decode(ended.out.strip(), SECRET, algorithms=["HS256"])
+    assert (claims["user"], claims["azp"]) == ({"id": "alice"}, "app")
+    assert claims["https://app.example/scopes"] == "write"
+    ended = await tidings(
+        tmp_path, "doctor", "--json", "--token", ended.out.strip(), settings=named
+    )
+    says = {one["part"]: one["says"] for one in ended.json["parts"]}
+    assert says["token owner"].startswith('"alice" (`user.id`)')
+    assert says["token scopes"].startswith("gives write")
     wrong = await tidings(tmp_path, "token", "--scope", "root", settings=settings)
     assert (wrong.code, "'root' is none of" in wrong.line) == (2, True)
 

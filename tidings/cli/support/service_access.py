@@ -5,6 +5,7 @@ from argparse import Namespace
 from collections.abc import Callable
 
 from tidings.cli.support import command
+from tidings.config.issuers import NOT_READ
 from tidings.config.settings import Settings
 
 REACHABLE_WITHIN = 5.0
@@ -63,12 +64,29 @@ def sign(settings: Settings, claims: dict[str, object], *, ttl: int) -> str:
     import jwt
 
     now = int(time.time())
+    _rename(claims, "sub", settings.owner_claim)
+    _rename(claims, "predictions", settings.predictions_claim)
+    _rename(claims, "scope", settings.scope_claims[0])
     claims |= {"iat": now, "exp": now + ttl}
     if settings.jwt_audience is not None:
-        claims["aud"] = settings.jwt_audience
+        _place(claims, settings.audience_claim, settings.jwt_audience)
     if settings.jwt_issuer is not None:
         claims["iss"] = settings.jwt_issuer
     return jwt.encode(claims, settings.jwt_secret or "", algorithm="HS256")
+
+
+def _rename(claims: dict[str, object], usual: str, name: str) -> None:
+    """Put a claim where the service looks for it; nowhere, where it looks for none."""
+    if usual in claims and name not in {usual, NOT_READ}:
+        _place(claims, name, claims.pop(usual))
+
+
+def _place(claims: dict[str, object], name: str, value: object) -> None:
+    way = [name] if "://" in name else name.split(".")
+    for part in way[:-1]:
+        inner = claims.setdefault(part, {})
+        claims = inner if isinstance(inner, dict) else claims
+    claims[way[-1]] = value
 
 
 async def check_reachable(url: str) -> None:

@@ -316,7 +316,6 @@ async def test_a_list_shows_what_the_caller_may_see() -> None:
             ({"predictions": ["p04", "p03"]}, {"p03", "p04"}),
             ({"scope": "read:all"}, {"p01", "p02", "p03", "p04", "p05"}),
             ({"scope": "watch:all write"}, set()),
-            ({}, set()),
         ]
         for claims, expected in expectations:
             seen: set[str] = set()

@@ -19,7 +19,7 @@ from tests.support.gateway.small_service import SmallService, prediction, small_
 from tests.support.root import ROOT
 from tidings.gateway.api import sse
 from tidings.gateway.auth.rate_limits import AddressLimits, TrustedProxies
-from tidings.gateway.auth.tokens import Hs256Tokens, RequiredClaims
+from tidings.gateway.auth.tokens import Hs256Tokens, RequiredClaims, TokenAuthenticator
 from tidings.gateway.http import request_body
 from tidings.gateway.http.held_bytes import HeldBytes, HeldLimits
 from tidings.storage.errors import StoreUnavailable
@@ -102,6 +102,16 @@ async def _(service: SmallService, client: Client) -> httpx.Response:
 async def _(service: SmallService, client: Client) -> httpx.Response:
     old = jwt.encode({"sub": "ann", "exp": time.time() - 60}, SECRET, algorithm="HS256")
     return await client.get("/api/predictions/p1", headers={"Authorization": f"Bearer {old}"})
+
+
+@provokes(
+    "token-without-rights",
+    403,
+    authenticator=TokenAuthenticator([Hs256Tokens(SECRET, RequiredClaims())]),
+)
+async def _(service: SmallService, client: Client) -> httpx.Response:
+    bare = jwt.encode({"scope": "openid", "exp": time.time() + 60}, SECRET, algorithm="HS256")
+    return await client.get("/api/predictions", headers={"Authorization": f"Bearer {bare}"})
 
 
 @provokes(

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 
+import jwt
 import msgspec
 import pytest
 from websockets.asyncio.client import ClientConnection
@@ -25,8 +26,11 @@ from tests.support.gateway.pushing import (
 )
 from tidings.gateway.auth.permissions import Permissions
 from tidings.gateway.auth.quotas import SessionLimits
+from tidings.gateway.auth.tokens import Hs256Tokens, RequiredClaims, TokenAuthenticator
 from tidings.gateway.http.problems import Problem, forbidden
 from tidings.storage.prediction import Status
+
+SECRET = b"a secret of more than thirty-two bytes"
 
 
 def versions(messages: list[dict[str, object]], kind: str = "change") -> list[int]:
@@ -283,6 +287,25 @@ async def test_a_header_brings_the_token() -> None:
             assert (await hear(client))["type"] == "welcome"
         async with push.client(additional_headers={"Authorization": "Bearer bad"}) as client:
             assert await closed(client) == (4102, "no such token")
+
+
+async def test_a_token_that_gives_nothing_is_told_so() -> None:
+    """A genuine token without any right ends the connection with the reason, at first and as a renewal."""
+    tokens = TokenAuthenticator([Hs256Tokens(SECRET, RequiredClaims())])
+    soon = {"exp": time.time() + 60}
+    bare = jwt.encode({"scope": "openid", **soon}, SECRET, algorithm="HS256")
+    good = jwt.encode({"sub": "o", **soon}, SECRET, algorithm="HS256")
+    async with pushing(authenticator=tokens) as push:
+        async with push.client() as client:
+            await say(client, type="auth", token=bare)
+            code, reason = await closed(client)
+            assert code == 4102
+            assert "gives no right" in reason
+        async with push.client() as client:
+            await say(client, type="auth", token=good)
+            assert (await hear(client))["type"] == "welcome"
+            await say(client, type="auth", token=bare)
+            assert (await closed(client))[0] == 4102
 
 
 async def test_without_a_token_nothing_is_served() -> None:

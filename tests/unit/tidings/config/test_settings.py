@@ -83,6 +83,8 @@ def test_every_setting_can_be_set_by_its_variable() -> None:
         "traces": "http://a:4318",
         "trace_sample": "0.5",
         "timeouts": "replicate=600,*=3600",
+        "role_scopes": "editor=write",
+        "issuers": '[{"issuer": "https://a.example/", "jwks_url": "https://a.example/keys"}]',
     }
     numbers = {name for name, field in FIELDS.items() if field.type in (int, float)}
     for name in NAMES:
