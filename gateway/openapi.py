@@ -42,6 +42,12 @@ PARAMETERS: dict[str, Schema] = {
         "looked through, and its cursor goes on",
         "schema": {"type": "string", "maxLength": MAX_TEXT},
     },
+    "text=append": {
+        "name": "text",
+        "in": "query",
+        "description": "Growing texts come in pieces, as events `append`",
+        "schema": {"enum": ["append"]},
+    },
     "count": {
         "in": "query",
         "description": "`true`: the answer has `counts`, of the filters without status and text",
@@ -110,6 +116,7 @@ def asyncapi(version: str) -> dict[str, Any]:
         "Unsubscribed",
         "Snapshot",
         "Change",
+        "Append",
         "Deleted",
         "Unknown",
         "Synced",

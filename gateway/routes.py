@@ -106,8 +106,8 @@ ROUTES: tuple[Route[Endpoints], ...] = (
     Route(
         method="GET", path=_ID + "/events", handler=lambda api: api.event_streams.one,
         summary="Follow a prediction until it ends",
-        parameters=("Last-Event-ID", "lastEventId", "access_token"),
-        answers={200: "", 204: ""}, problems=(404,), media="text/event-stream",
+        parameters=("Last-Event-ID", "lastEventId", "text=append", "access_token"),
+        answers={200: "", 204: ""}, problems=(400, 404), media="text/event-stream",
     ),
     Route(
         method="GET", path=_ID + "/report", handler=lambda api: api.raw_reports,
@@ -127,7 +127,7 @@ ROUTES: tuple[Route[Endpoints], ...] = (
     Route(
         method="GET", path="/api/events", handler=lambda api: api.event_streams.many,
         summary="Follow several predictions, or all of an owner, a tag or a model",
-        parameters=("predictions", "owner", "tag", "model", "all", "limit", "access_token"),
+        parameters=("predictions", "owner", "tag", "model", "all", "limit", "text=append", "access_token"),
         answers={200: ""}, problems=(400, 403), media="text/event-stream",
     ),
     Route(

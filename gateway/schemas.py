@@ -168,6 +168,10 @@ def _hand_made() -> dict[str, Schema]:
         ),
         "Health": _object({"status": text}),
         "Change": message("change", prediction=record),
+        "Append": _object(
+            {"type": {"const": "append"}, **gone, "offset": number, "text": text},
+            {"version": number, "updatedAt": number},
+        ),
         "Snapshot": message("snapshot", prediction=record),
         "Deleted": message("deleted", **gone, version=number),
         "Unknown": message("unknown", **gone),

@@ -13,7 +13,14 @@ from aiohttp.abc import AbstractStreamWriter
 from msgspec import structs
 
 from tidings.gateway.api.predictions import may_watch
-from tidings.gateway.api.sse_request import MAX_BODY, Watched, last_event_id, posted, watched
+from tidings.gateway.api.sse_request import (
+    MAX_BODY,
+    Watched,
+    last_event_id,
+    posted,
+    text_asked,
+    watched,
+)
 from tidings.gateway.auth.quotas import OwnerQuotas, OwnerUsage
 from tidings.gateway.auth.rate_limits import address_group, is_loopback
 from tidings.gateway.auth.request_guard import RequestGuard
@@ -25,6 +32,7 @@ from tidings.gateway.push.event_stream import PING, EventStream, event
 from tidings.gateway.push.hub import Hub
 from tidings.gateway.push.pages import FIRST, PageReader
 from tidings.gateway.push.protocol import synced_message
+from tidings.gateway.push.text_cursors import TextCursors, Texts
 from tidings.storage.clock import SYSTEM_CLOCK, Clock
 from tidings.storage.errors import StorageError
 from tidings.storage.prediction import TERMINAL, valid_id
@@ -65,6 +73,7 @@ class EventStreams:
         held: The budget for what waits to be sent.
         owners: What the sessions and event streams of one owner use together.
         per_address: Streams of one address at once; the loopback range has no such limit.
+        texts: That grow; None: everybody is sent whole records.
         clock: Tells the time.
     """
 
@@ -77,6 +86,7 @@ class EventStreams:
         *,
         owners: OwnerQuotas | None = None,
         per_address: int = 200,
+        texts: Texts | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._guard = guard
@@ -86,6 +96,7 @@ class EventStreams:
         self._pages = PageReader(store)
         self._owners = OwnerQuotas() if owners is None else owners
         self._per_address = per_address
+        self._texts = texts
         self._clock = clock
         self._open: set[EventStream] = set()
         self._addresses: Counter[str] = Counter()
@@ -111,7 +122,10 @@ class EventStreams:
         if not valid_id(prediction_id):
             raise not_found()
         known, told_deleted = last_event_id(request)
-        stream = EventStream(permissions, prediction_id, self._held.account(permissions.subject))
+        texts = self._cursors(text_asked(request))
+        stream = EventStream(
+            permissions, prediction_id, self._held.account(permissions.subject), texts
+        )
         if known:
             stream.knows(prediction_id, known)
         stored = await self._store.get(prediction_id)
@@ -132,7 +146,8 @@ class EventStreams:
         """`GET /api/events?predictions=a,b&owner=o` (also `tag`, `model`, `all=true`, `limit`)."""
         permissions = await self._guard.authenticate(request, request.query.get("access_token"))
         wanted = [watched(request, permissions)]
-        stream = EventStream(permissions, None, self._held.account(permissions.subject))
+        texts = self._cursors(text_asked(request))
+        stream = EventStream(permissions, None, self._held.account(permissions.subject), texts)
         return await self._serve(request, stream, wanted)
 
     async def posted(self, request: web.Request) -> web.StreamResponse:
@@ -145,11 +160,15 @@ class EventStreams:
         account = self._held.account(permissions.subject)
         with account:
             wanted = posted(await read_json(request, MAX_BODY, account), permissions)
-        stream = EventStream(permissions, None, account)
+        texts = self._cursors(any(one.appends for one in wanted))
+        stream = EventStream(permissions, None, account, texts)
         for one in wanted:
             for prediction_id, version in one.known.items():
                 stream.knows(prediction_id, version)
         return await self._serve(request, stream, wanted)
+
+    def _cursors(self, asked: bool) -> TextCursors | None:
+        return TextCursors(self._texts) if asked and self._texts is not None else None
 
     async def _serve(
         self, request: web.Request, stream: EventStream, wanted: Sequence[Watched]
@@ -242,7 +261,16 @@ class EventStreams:
                 await writing.write(data)
             if stream.queue:
                 await self._read_again(stream)
-            elif stream.finished or not await self._woken(stream, writing):
+                continue
+            grown, whole = stream.text_events()
+            await writing.write(grown)
+            for name in whole:
+                stored = await self._store.get(name)
+                if stored is not None and may_watch(stream.permissions, name, stored):
+                    await writing.write(stream.again(name, stored))
+            if grown or whole:
+                continue
+            if stream.finished or not await self._woken(stream, writing):
                 return
 
     def _expired(self, stream: EventStream) -> bool:

@@ -42,6 +42,8 @@ class Watched(Struct, frozen=True):
     """Whether it begins with the records as they stand."""
     error: bytes = b""
     """Why it is not watched: a message to the client."""
+    appends: bool = False
+    """Whether growing texts come in pieces."""
 
 
 def last_event_id(request: web.Request) -> tuple[int, bool]:
@@ -56,6 +58,14 @@ def last_event_id(request: web.Request) -> tuple[int, bool]:
     if not (version.isascii() and version.isdecimal() and len(version) <= 15):
         return 0, False
     return int(version), version != text
+
+
+def text_asked(request: web.Request) -> bool:
+    """Whether growing texts are to come in pieces: `text=append`. A problem for anything else."""
+    asked = request.query.get("text")
+    if asked not in {None, "append"}:
+        raise bad_request("Bad parameter", f"text is {asked[:20]!r}; write text=append.")
+    return asked is not None
 
 
 def watched(request: web.Request, permissions: Permissions) -> Watched:
@@ -151,9 +161,25 @@ def _posted(message: Subscribe, permissions: Permissions) -> Watched:
             text = f"{wrong[:80]!r} is no prediction id"
             return Watched((), (), error=protocol.error_message(ref, "invalid", text))
         names = tuple(dict.fromkeys(message.predictions))
-        return Watched(names, keys, known=message.known, ref=ref, snapshot=message.snapshot)
+        return Watched(
+            names,
+            keys,
+            known=message.known,
+            ref=ref,
+            snapshot=message.snapshot,
+            appends=message.text is not None,
+        )
     if not permissions.may_watch_key(keys[0]):
         text = f"the token does not let you watch {keys[0]}"
         return Watched((), (), error=protocol.error_message(ref, "forbidden", text))
     query = Query(owner=message.owner, tag=message.tag, model=message.model)
-    return Watched((), keys, query, message.limit, message.known, ref, message.snapshot)
+    return Watched(
+        (),
+        keys,
+        query,
+        message.limit,
+        message.known,
+        ref,
+        message.snapshot,
+        appends=message.text is not None,
+    )

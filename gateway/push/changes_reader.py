@@ -13,6 +13,7 @@ from typing import Protocol
 import structlog
 
 from tidings.gateway.push.hub import Hub
+from tidings.gateway.push.text_hub import TextHub
 from tidings.storage.prediction import Status, Tombstone, encode
 from tidings.storage.store import Stored
 from tidings.streams.changes.codec import Change, parse
@@ -51,6 +52,7 @@ class ChangesReader(ChangeWaiters):
         log: Where the changes are.
         hub: Delivers them to those who watch.
         cache: Keeps the newest states; its `steady` is this reader's to set.
+        texts: That grow; told of every record first. None: nobody asks for pieces.
         from_beginning: Read the whole topic first: for a store that cannot be asked for the newest
             state.
         tombstones: Keep deletions in the cache, instead of asking the store about what is gone: for
@@ -66,6 +68,7 @@ class ChangesReader(ChangeWaiters):
         hub: Hub,
         cache: Cache,
         *,
+        texts: TextHub | None = None,
         from_beginning: bool = False,
         tombstones: bool = False,
         on_changes: OnChanges | None = None,
@@ -76,6 +79,7 @@ class ChangesReader(ChangeWaiters):
         self._on_changes = on_changes
         self._tracing = tracing
         self._hub = hub
+        self._texts = texts
         self._cache = cache
         self._from_beginning = from_beginning
         self._tombstones = tombstones
@@ -200,9 +204,16 @@ class ChangesReader(ChangeWaiters):
         if self._on_changes is not None:
             self._on_changes(changes)
         spans = self._spans(changes) if self._tracing is not None else ()
+        texts = self._texts
         try:
-            for _ in self._hub.fan_out(changes):
-                await asyncio.sleep(0)
+            if texts is None:
+                for _ in self._hub.fan_out(changes):
+                    await asyncio.sleep(0)
+            else:
+                async with texts.turn:
+                    texts.changed(changes)
+                    for _ in self._hub.fan_out(changes):
+                        await asyncio.sleep(0)
         finally:
             for span in spans:
                 span.end()

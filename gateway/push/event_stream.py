@@ -6,17 +6,19 @@ each prediction.
 """
 
 import asyncio
+from collections.abc import Sequence
 
 from tidings.gateway.auth.permissions import Permissions
 from tidings.gateway.http.held_bytes import HeldAccount, HeldBytes
 from tidings.gateway.push.conflation import ConflationQueue
-from tidings.gateway.push.hub import Delivery, Hub, Render
+from tidings.gateway.push.hub import Delivery, Hub, Render, RoutedText
 from tidings.gateway.push.protocol import (
     change_message,
     deleted_message,
     snapshot_message,
     unknown_message,
 )
+from tidings.gateway.push.text_cursors import TextCursors
 from tidings.storage.prediction import TERMINAL
 from tidings.storage.store import Stored
 from tidings.streams.changes.codec import Change
@@ -54,6 +56,7 @@ class EventStream:
         permissions: What the client may watch.
         single: The prediction that the stream is of; None: of several.
         account: Counts what is held for it.
+        texts: What it has of each text, where it asked for pieces.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class EventStream:
         permissions: Permissions,
         single: str | None = None,
         account: HeldAccount | None = None,
+        texts: TextCursors | None = None,
     ) -> None:
         self.permissions = permissions
         self.single = single
@@ -70,12 +74,15 @@ class EventStream:
         self._render: Render = render if single is None else render_with_id
         self.account = HeldBytes().account() if account is None else account
         self.queue = ConflationQueue(self._render, account=self.account)
+        self._texts = texts
         self._floors: dict[str, int] = {}
         self._keys: list[str] = []
 
     def watch(self, hub: Hub, keys: list[str]) -> None:
         """Subscribe to these keys of the hub."""
         self._keys = keys
+        if self._texts is not None:
+            hub.append_to(self)
         for key in keys:
             hub.subscribe(key, self)
 
@@ -84,6 +91,7 @@ class EventStream:
         for key in self._keys:
             hub.unsubscribe(key, self)
         self.account.close()
+        hub.append_no_more(self)
 
     def end(self) -> None:
         """Let the stream end after what waits."""
@@ -92,13 +100,14 @@ class EventStream:
 
     def deliver(self, delivery: Delivery) -> None:
         """Take the changes of one batch, from the hub."""
-        for item in delivery.items:
+        items = delivery.items
+        if self._texts is not None:
+            items = self._texts.wanted([item for item in items if self._may_watch(item.change)])
+        for item in items:
             change = item.change
             if change.version <= self._floors.get(change.prediction_id, 0):
                 continue
-            if not self.permissions.may_watch(
-                change.prediction_id, change.owner, change.model, change.tags
-            ):
+            if not self._may_watch(change):
                 continue
             self._floors.pop(change.prediction_id, None)
             if not self.queue.put(item):
@@ -107,6 +116,27 @@ class EventStream:
             if self.single is not None and (change.deleted or change.status in _TERMINAL):
                 self.finished = True
         self.wake.set()
+
+    def _may_watch(self, change: Change) -> bool:
+        return self.permissions.may_watch(
+            change.prediction_id, change.owner, change.model, change.tags
+        )
+
+    def deliver_texts(self, grown: Sequence[RoutedText]) -> None:
+        """Take one step of these texts, from the hub: what they say is sent when it can be."""
+        if self._texts is not None:
+            for item in grown:
+                self._texts.lag(item.text)
+            if self._texts.behind:
+                self.wake.set()
+
+    def text_events(self) -> tuple[bytes, list[str]]:
+        """What texts have grown by since, and the predictions whose record is to be sent instead."""
+        if self._texts is None or not self._texts.behind:
+            return b"", []
+        messages, whole = self._texts.rest()
+        events = [self._named(b"append", message, text.version) for text, message in messages]
+        return b"".join(events), whole
 
     def knows(self, prediction_id: str, version: int) -> bool:
         """The client has this version; False where it has it, or a newer one, already."""
@@ -117,10 +147,18 @@ class EventStream:
 
     def snapshot(self, prediction_id: str, stored: Stored) -> bytes:
         """The event of a record as it stands; empty where the client has it."""
+        if self._texts is not None:
+            self._texts.sent(prediction_id, stored.encoded)
         if self.single is not None and stored.status is not None and stored.status.terminal:
             self.finished = True
         if not self.knows(prediction_id, stored.version):
             return b""
+        return self._named(b"snapshot", snapshot_message(stored.encoded), stored.version)
+
+    def again(self, prediction_id: str, stored: Stored) -> bytes:
+        """The event of a record whose text cannot be brought in pieces any more."""
+        assert self._texts is not None
+        self._texts.sent(prediction_id, stored.encoded)
         return self._named(b"snapshot", snapshot_message(stored.encoded), stored.version)
 
     def known(self, prediction_id: str) -> int:

@@ -7,9 +7,10 @@ say all that routing needs.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Protocol, TypeVar
 
+from tidings.gateway.push.growing_text import GrowingText
 from tidings.streams.changes.codec import Change
 
 REMEMBERED = 100_000
@@ -67,11 +68,32 @@ class Delivery:
         return data
 
 
+class RoutedText:
+    """A text that has grown, on its way."""
+
+    __slots__ = ("order", "text")
+
+    def __init__(self, text: GrowingText, order: int) -> None:
+        self.text = text
+        self.order = order
+        """Its place among those that have grown."""
+
+
 class Subscriber(Protocol):
     """Whoever changes are delivered to. Hashed by identity."""
 
     def deliver(self, delivery: Delivery) -> None:
         """Take the changes of one batch, without blocking. What it raises goes to `on_error`."""
+
+
+class TextSubscriber(Protocol):
+    """A subscriber that growing texts are delivered to in pieces."""
+
+    def deliver(self, delivery: Delivery) -> None:
+        """As every subscriber's."""
+
+    def deliver_texts(self, grown: Sequence[RoutedText]) -> None:
+        """Take one step of these texts, likewise."""
 
 
 def _ignore(subscriber: Subscriber, error: Exception) -> None:
@@ -92,6 +114,8 @@ class Hub:
         on_error: Callable[[Subscriber, Exception], None] = _ignore,
     ) -> None:
         self._subscribers: dict[str, Subscriber | set[Subscriber]] = {}
+        self._appended_to: dict[Subscriber, TextSubscriber] = {}
+        """Those of the subscribers that get pieces of texts."""
         self._kinds = {"prediction": 0, "owner": 0, "tag": 0, "model": 0, "all": 0}
         self._sent: OrderedDict[str, int] = OrderedDict()
         self._remembered = remembered
@@ -123,6 +147,19 @@ class Hub:
         elif there is subscriber:
             del self._subscribers[key]
             self._kinds[_kind(key)] -= 1
+
+    def append_to(self, subscriber: TextSubscriber) -> None:
+        """Deliver pieces of texts to this subscriber, too."""
+        self._appended_to[subscriber] = subscriber
+
+    def append_no_more(self, subscriber: Subscriber) -> None:
+        """Undo `append_to`. Idempotent."""
+        self._appended_to.pop(subscriber, None)
+
+    @property
+    def appends(self) -> bool:
+        """Whether anybody gets pieces of texts."""
+        return bool(self._appended_to)
 
     def watched(self, key: str) -> int:
         """How many subscribers a key has."""
@@ -178,6 +215,37 @@ class Hub:
         finally:
             self._under_way = frozenset()
 
+    def fan_out_texts(self, texts: Sequence[GrowingText], slice: int = SLICE) -> Iterator[None]:
+        """Deliver one step of these texts, under the same terms as `fan_out`."""
+        by_key: dict[str, list[RoutedText]] = {}
+        for order, text in enumerate(texts):
+            routed = RoutedText(text, order)
+            for key in self._keys(text):
+                if key in self._subscribers:
+                    by_key.setdefault(key, []).append(routed)
+        deliveries: dict[tuple[str, ...], list[RoutedText]] = {}
+        for count, (subscriber, keys) in enumerate(list(self._match(by_key)), 1):
+            if isinstance(keys, str):
+                grown = by_key[keys]
+            elif (joined := deliveries.get(keys)) is not None:
+                grown = joined
+            else:
+                grown = deliveries[keys] = _merged(by_key, keys)
+            taker = self._appended_to.get(subscriber)
+            if taker is None:
+                continue
+            try:
+                taker.deliver_texts(grown)
+            except Exception as error:
+                self._take_out(subscriber)
+                self._on_error(subscriber, error)
+            if count % slice == 0:
+                yield
+
+    def watches(self, text: GrowingText) -> bool:
+        """Whether anybody watches the prediction of this text."""
+        return any(key in self._subscribers for key in self._keys(text))
+
     def _route(self, changes: Sequence[Change]) -> dict[str, list[RoutedChange]]:
         """Per key with a subscriber the changes that are news, in order."""
         by_key: dict[str, list[RoutedChange]] = {}
@@ -202,7 +270,7 @@ class Hub:
                     there.append(announced)
         return by_key
 
-    def _keys(self, change: Change) -> list[str]:
+    def _keys(self, change: Change | GrowingText) -> list[str]:
         kinds = self._kinds
         keys = ["prediction:" + change.prediction_id]
         if kinds["all"]:
@@ -216,7 +284,7 @@ class Hub:
         return keys
 
     def _match(
-        self, by_key: dict[str, list[RoutedChange]]
+        self, by_key: Mapping[str, Sequence[RoutedChange | RoutedText]]
     ) -> Iterable[tuple[Subscriber, str | tuple[str, ...]]]:
         """Each subscriber once, with the key or keys through which it matches."""
         if len(by_key) == 1:
@@ -254,6 +322,7 @@ class Hub:
         return left[0] if len(left) == 1 else left or None
 
     def _take_out(self, subscriber: Subscriber) -> None:
+        self.append_no_more(subscriber)
         for key in [key for key in self._subscribers if subscriber in self._at(key)]:
             self.unsubscribe(key, subscriber)
 
@@ -267,7 +336,10 @@ def _named(by_key: dict[str, list[RoutedChange]]) -> frozenset[str]:
     return frozenset(item.change.prediction_id for items in by_key.values() for item in items)
 
 
-def _merged(by_key: dict[str, list[RoutedChange]], keys: tuple[str, ...]) -> list[RoutedChange]:
-    """The changes of all these keys, each once, in the order of the batch."""
+Routed = TypeVar("Routed", RoutedChange, RoutedText)
+
+
+def _merged(by_key: Mapping[str, Sequence[Routed]], keys: tuple[str, ...]) -> list[Routed]:
+    """The items of all these keys, each once, in the order of the batch."""
     once = {item.order: item for key in keys for item in by_key[key]}
     return [once[order] for order in sorted(once)]

@@ -4,7 +4,7 @@ Pure. A record's bytes are spliced into a message as they are and never decoded.
 the JSON of a message (Server-Sent Events carry the same), `frame` wraps one for a WebSocket.
 """
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta, Struct
@@ -53,6 +53,8 @@ class Subscribe(Struct, frozen=True, tag_field="type", tag="subscribe"):
     known: dict[str, int] = {}
     limit: Annotated[int, Meta(ge=0, le=10_000)] = 1_000
     snapshot: bool = True
+    text: Literal["append"] | None = None
+    """`append`: what grows comes in pieces from now on, for the whole session."""
 
 
 class Unsubscribe(Struct, frozen=True, tag_field="type", tag="unsubscribe"):
@@ -163,6 +165,19 @@ def change_frame(change: Change) -> bytes:
     if not value:
         return frame(deleted_message(change.prediction_id, change.version))
     return b"%b%b%b}" % (_header(len(value) + 31), _CHANGE, value)
+
+
+def append_message(
+    prediction_id: str, offset: int, text: str, version: int | None, updated_at: int | None
+) -> bytes:
+    """A text has grown, from this offset in bytes; with the version that has been written since."""
+    told = b"" if version is None else b',"version":%d,"updatedAt":%d' % (version, updated_at or 0)
+    return b'{"type":"append","predictionId":%b,"offset":%d,"text":%b%b}' % (
+        _encode(prediction_id),
+        offset,
+        _encode(text),
+        told,
+    )
 
 
 def snapshot_message(encoded: bytes) -> bytes:

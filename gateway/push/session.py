@@ -6,15 +6,16 @@ the short way in `deliver`: one write of bytes that it shares with all who match
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 
 from tidings.gateway.auth.permissions import NOBODY, OPEN, Authenticator, Permissions, TokenRefused
-from tidings.gateway.auth.quotas import OwnerQuotas, OwnerUsage, SessionLimits
+from tidings.gateway.auth.quotas import OwnerQuotas, SessionLimits
 from tidings.gateway.http.held_bytes import HeldBytes
 from tidings.gateway.push import protocol
 from tidings.gateway.push.conflation import ConflationQueue
-from tidings.gateway.push.hub import Delivery, Hub
+from tidings.gateway.push.counted_subscriptions import CountedSubscriptions
+from tidings.gateway.push.hub import Delivery, Hub, RoutedText
 from tidings.gateway.push.protocol import (
     Auth,
     Close,
@@ -24,7 +25,7 @@ from tidings.gateway.push.protocol import (
     change_frame,
     frame,
 )
-from tidings.gateway.push.subscriptions import SubscriptionState
+from tidings.gateway.push.text_cursors import TextCursors
 from tidings.gateway.push.transport import CLOSED, Output
 from tidings.storage.errors import StorageError
 from tidings.storage.prediction import valid_id
@@ -54,15 +55,16 @@ class SessionContext:
     spawn: Callable[[Coroutine[object, object, None]], None]
     """Runs work of a session in the background."""
     new_name: Callable[[], str]
+    new_cursors: Callable[[], TextCursors | None]
+    """For a session that asks for pieces of texts."""
     conflated: int = 0
     """Changes that a newer one replaced while a session's transport was full."""
 
 
-class Session(SubscriptionState):
+class Session(CountedSubscriptions):
     """One client. All methods run on the event loop's thread."""
 
     __slots__ = (
-        "_claims_counted",
         "_context",
         "_drained",
         "_inbox",
@@ -71,13 +73,13 @@ class Session(SubscriptionState):
         "_paused",
         "_queue",
         "_refilling",
-        "_usage",
         "_writes_through",
         "expires_at",
+        "texts",
     )
 
     def __init__(self, context: SessionContext, output: Output) -> None:
-        super().__init__(context.hub)
+        super().__init__(context.hub, context.quotas)
         self._context = context
         self._output: Output = output
         self._open = True
@@ -89,9 +91,8 @@ class Session(SubscriptionState):
         self._paused = False
         self._refilling = False
         self._drained: asyncio.Future[None] | None = None
-        self._usage: OwnerUsage | None = None
-        self._claims_counted = 0
-        """How many claims the owner's usage counts for this session."""
+        self.texts: TextCursors | None = None
+        """What it has of each text, where it asked for pieces."""
         self._inbox: list[bytes] | None = None
         """Messages that came while a token is checked."""
 
@@ -120,13 +121,13 @@ class Session(SubscriptionState):
         """The connection is gone or going: release everything."""
         if self._open:
             self._open = False
-            if self._usage is not None:
-                self._context.quotas.leave(self._usage, self.count, self._claims_counted)
-                self._usage = None
+            self.count_for_nobody()
             self.clear(self)
             if self._queue is not None:
                 self._queue.close()
-            self._queue = self._inbox = None
+            if self.texts is not None:
+                self._context.hub.append_no_more(self)
+            self._queue = self._inbox = self.texts = None
             # The output refers to this session: without the cycle both are freed at once, and do
             # not wait for a garbage collection.
             self._output = CLOSED
@@ -226,39 +227,16 @@ class Session(SubscriptionState):
         self._output.close(Close.RESTART if error.retryable else Close.TOKEN_REFUSED, error.reason)
 
     def _grant(self, permissions: Permissions) -> None:
-        if not self._count_for(permissions.subject):
+        if not self.count_for(permissions.subject):
             self._output.close(Close.TOO_MANY, "too many connections of this owner; close some")
         elif self.authenticated:
             self._renew(permissions)
         else:
             self._welcome(permissions)
 
-    def _count_for(self, subject: str | None) -> bool:
-        """Count as a session of this owner from now on; False where that is one too many."""
-        former, quotas = self._usage, self._context.quotas
-        if former is not None and former.subject == subject:
-            return True
-        self._usage = None
-        if former is not None:
-            quotas.leave(former, self.count, self._claims_counted)
-        if subject is not None:
-            self._usage = quotas.enter(subject, self.count, self._claims_counted)
-        return subject is None or self._usage is not None
-
     def spend(self, cost: int) -> bool:
-        """Count what the client sent; returns whether all of its owner's sessions send too much."""
-        usage = self._usage
-        if usage is None:
-            return False
-        rate = self._context.quotas.limits.messages_per_second
-        return usage.spend(cost, rate, asyncio.get_running_loop().time())
-
-    def _count_subscriptions(self, more: int) -> None:
-        usage, claims = self._usage, self.claims
-        if usage is not None:
-            usage.subscriptions += more
-            usage.claims += claims - self._claims_counted
-        self._claims_counted = claims
+        """See `CountedSubscriptions.overspends`."""
+        return self.overspends(cost, asyncio.get_running_loop().time())
 
     def _set_expiry(self, permissions: Permissions) -> None:
         self.expires_at = math.inf if permissions.expires_at is None else permissions.expires_at
@@ -271,8 +249,10 @@ class Session(SubscriptionState):
 
     def _renew(self, permissions: Permissions) -> None:
         self._set_expiry(permissions)
+        if self.texts is not None and not permissions.grants_like(self.permissions):
+            self.texts.clear()
         ended = self.apply(permissions, self)
-        self._count_subscriptions(-len(ended))
+        self.count_subscriptions(-len(ended))
         for key in ended:
             text = f"the new token does not cover {key}"
             self.reply(protocol.error_message(None, "forbidden", text))
@@ -293,36 +273,27 @@ class Session(SubscriptionState):
             text = f"the token does not let you watch {keys[0]}"
             self.reply(protocol.error_message(message.ref, "forbidden", text))
             return 0
-        if (excess := self._over_limit(message, len(keys))) is not None:
+        if (excess := self.excess(message, len(keys), self._context.limits)) is not None:
             self._output.close(Close.TOO_MANY, excess)
             return 0
+        if message.text is not None and self.texts is None:
+            self.texts = self._context.new_cursors()
+            self._context.hub.append_to(self)
         before = self.count
         self.subscribe(keys, message.known, self)
-        self._count_subscriptions(self.count - before)
+        self.count_subscriptions(self.count - before)
         self.reply(protocol.subscribed_message(message.ref))
         # The subscription stands in the hub before anything is read: a change that comes while the
         # snapshot is read reaches the session, and nothing falls between the two.
         self._context.send_snapshots(self, message)
         return (len(keys) + len(message.known)) // 50
 
-    def _over_limit(self, message: Subscribe, keys: int) -> str | None:
-        """Why there are too many subscriptions with this one; None: there are not."""
-        limit = self._context.limits.subscriptions
-        if self.count + keys > limit or self.claims + len(message.known) > 2 * limit:
-            return f"more than {limit} subscriptions; watch an owner or a tag instead"
-        most, usage = self._context.quotas.limits.subscriptions, self._usage
-        if usage is not None and (
-            usage.subscriptions + keys > most or usage.claims + len(message.known) > 2 * most
-        ):
-            return f"more than {most} subscriptions of this owner; watch the owner instead"
-        return None
-
     def _unsubscribe(self, message: Unsubscribe) -> int:
         """End a subscription; returns what it costs beyond the message itself."""
         before = self.count
         keys = protocol.keys(message)
         self.unsubscribe(keys, self)
-        self._count_subscriptions(self.count - before)
+        self.count_subscriptions(self.count - before)
         cost = (len(keys) + self.pending) // 50  # what waits is looked through, too
         self._prune()
         self.reply(protocol.unsubscribed_message(message.ref))
@@ -335,7 +306,11 @@ class Session(SubscriptionState):
         if self._writes_through and not (delivery.deletes and not self.permissions.may_watch_all()):
             self._output.write(delivery.joined(change_frame))
             return
-        items = [item for item in delivery.items if self.accept(item.change)]
+        texts, items = self.texts, delivery.items
+        if not self.passes_through or delivery.deletes:
+            items = [item for item in items if self.accept(item.change)]
+        if texts is not None:
+            items = texts.wanted(items)
         queue = self._queue
         if queue is not None:
             if not all(queue.put(item) for item in items):
@@ -345,10 +320,15 @@ class Session(SubscriptionState):
             self._output.write(b"".join([item.rendered(change_frame) for item in items]))
         self.update_pass_through()
 
+    def deliver_texts(self, grown: Sequence[RoutedText]) -> None:
+        """Take one step of these texts, from the hub."""
+        if self.texts is not None:
+            self.texts.deliver(self, grown)
+
     def update_pass_through(self) -> None:
         """See `SubscriptionState.update_pass_through`."""
         super().update_pass_through()
-        self._writes_through = self.passes_through and self._queue is None
+        self._writes_through = self.passes_through and self._queue is None and self.texts is None
 
     def begin_snapshot(self) -> int:
         """See `SubscriptionState.begin_snapshot`; with too many at once nothing more is read."""
@@ -363,7 +343,23 @@ class Session(SubscriptionState):
         running = super().end_snapshot()
         if running == self._context.limits.snapshots - 1:
             self._output.release()
+        self.catch_up()
         return running
+
+    def catch_up(self) -> None:
+        """Send what texts have grown by while nothing of them could be sent."""
+        if self.texts is not None:
+            self.texts.catch_up(self)
+
+    def resend(self, prediction_id: str) -> None:
+        """Send a record as it stands: its text cannot be brought in pieces any more."""
+        message = Subscribe(predictions=(prediction_id,))
+        self._context.send_snapshots(self, message)
+
+    @property
+    def takes_texts(self) -> bool:
+        """Whether a piece can be written right now: no snapshot is under way, nothing waits."""
+        return self._queue is None and not self._snapshots
 
     def reply(self, payload: bytes) -> None:
         """Send one message."""
@@ -410,6 +406,7 @@ class Session(SubscriptionState):
                 self.update_pass_through()
                 self._output.release()
                 self._wake()
+                self.catch_up()
 
     def _start_refill(self, queue: ConflationQueue) -> None:
         if not self._refilling:
@@ -447,3 +444,5 @@ class Session(SubscriptionState):
         """Drop what waits and is not subscribed to, or may not be seen, any more."""
         if self._queue is not None:
             self._queue.retain(self.wants, self.may_want)
+        if self.texts is not None:
+            self.texts.retain(self.may_want)

@@ -23,6 +23,7 @@ from tidings.gateway.push.hub import Hub, Subscriber
 from tidings.gateway.push.protocol import Close, Subscribe, frame
 from tidings.gateway.push.session import Session, SessionContext
 from tidings.gateway.push.snapshots import RecordReader, SnapshotReader
+from tidings.gateway.push.text_cursors import TextCursors, Texts
 from tidings.gateway.push.transport import Output
 from tidings.storage.clock import SYSTEM_CLOCK, Clock
 
@@ -81,6 +82,7 @@ class SessionRegistry:
         clock: For expiry.
         owners: What the sessions of one owner may use together.
         held: The budget for what is held in memory until clients read it.
+        texts: That grow; None: everybody is sent whole records.
     """
 
     def __init__(
@@ -92,6 +94,7 @@ class SessionRegistry:
         clock: Clock = SYSTEM_CLOCK,
         owners: OwnerQuotas | None = None,
         held: HeldBytes | None = None,
+        texts: Texts | None = None,
     ) -> None:
         held = HeldBytes() if held is None else held
         self.limits = limits or SessionLimits()
@@ -106,6 +109,7 @@ class SessionRegistry:
             refill=self.snapshots.refill,
             spawn=self.spawn,
             new_name=self._new_name,
+            new_cursors=lambda: None if texts is None else TextCursors(texts),
         )
         self.opened = 0
         self.closed: dict[int, int] = {}
@@ -172,6 +176,7 @@ class SessionRegistry:
                 self.spawn(self.snapshots.send_waiting(session))
         else:
             session.send(frames)
+            session.catch_up()
             named = message.predictions
             session.drop_announced_floors(named if named is None else (*named, *message.known))
 

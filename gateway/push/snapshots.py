@@ -271,6 +271,7 @@ class SnapshotReader:
             session.verified(prediction_id)
             if message.predictions is None and not _matches(message, stored):
                 return b""
+            _has(session, prediction_id, stored)
             return self._snapshot(session, prediction_id, stored)
         if not known:
             return (
@@ -313,6 +314,7 @@ class SnapshotReader:
                         continue
                     if not listing.take():
                         break
+                    _has(session, prediction_id, stored)
                     if data := parts.add(self._snapshot(session, prediction_id, stored)):
                         yield data
                 if data := parts.take():
@@ -396,6 +398,12 @@ def _sees(session: Session, prediction_id: str, stored: Stored) -> bool:
     if not permissions.needs_record or (record := _record(stored)) is None:
         return False
     return permissions.may_watch(prediction_id, record.owner, record.model, record.tags)
+
+
+def _has(session: Session, prediction_id: str, stored: Stored) -> None:
+    """The session is sent this record, or has it: from here on its text can come in pieces."""
+    if session.texts is not None and stored.status is not None:
+        session.texts.sent(prediction_id, stored.encoded)
 
 
 def _matches(message: Subscribe, stored: Stored) -> bool:

@@ -143,6 +143,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Seconds that a finished prediction stays visible after its end; 0: for ever."""
     ttl_running: Seconds = 604800
     """Seconds that an unfinished one stays visible after its last change; 0: for ever."""
+    text_window: Seconds = 0.04
+    """Seconds within which a gateway joins the pieces of a growing text; 0: each goes out at once."""
     cache_ttl: Annotated[Seconds, Section("The cache")] = 30
     """Seconds that a record is served from memory while changes are not followed closely."""
     cache_records: Count = 100000

@@ -25,6 +25,7 @@ from tidings.gateway.http.server import HttpServer
 from tidings.gateway.push.changes_reader import ChangesReader, OnChanges
 from tidings.gateway.push.hub import Hub, Subscriber
 from tidings.gateway.push.session_registry import SessionRegistry
+from tidings.gateway.push.text_hub import TextHub
 from tidings.gateway.websocket.aiohttp_upgrade import upgrade_route
 from tidings.gateway.websocket.listener import Listener
 from tidings.observability.gateway_metrics import GatewayParts
@@ -98,8 +99,15 @@ class GatewayRole:
         authenticator = authenticator_of(settings)
         self._guard = request_guard(settings, authenticator)
         self.webhook_counts = WebhookCounts()
+        self.texts = TextHub(resources.log, hub, cache, settings.text_window)
         self.event_streams = EventStreams(
-            self._guard, cache, hub, self.held, owners=owners, per_address=settings.address_streams
+            self._guard,
+            cache,
+            hub,
+            self.held,
+            owners=owners,
+            per_address=settings.address_streams,
+            texts=self.texts,
         )
         self.sessions = SessionRegistry(
             hub,
@@ -108,12 +116,14 @@ class GatewayRole:
             limits.session_limits(settings),
             owners=owners,
             held=self.held,
+            texts=self.texts,
         )
         projection = resources.projecting is not None
         self.reader = ChangesReader(
             resources.log,
             hub,
             cache,
+            texts=self.texts,
             from_beginning=projection,
             tombstones=projection,
             on_changes=on_changes,
@@ -160,12 +170,14 @@ class GatewayRole:
             await listener.close(retry_after_spread=spread, limit=1.5)
 
         async with AsyncExitStack() as stack:
+            stack.push_async_callback(self.texts.close)
             stack.push_async_callback(self.reader.close)
             stack.push_async_callback(server.close)
             # What is appended is answered as such now, while there is time to answer.
             stack.callback(self.reader.stop_waiting)
             stack.push_async_callback(farewell)
             await server.start()
+            await self.texts.start()
             await self.reader.start()
             await self.reader.ready()
             yield await listener.serve(listening)

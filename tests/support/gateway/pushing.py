@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -16,6 +17,7 @@ from tidings.gateway.http.server import HttpServer
 from tidings.gateway.push.changes_reader import ChangesReader
 from tidings.gateway.push.hub import Hub, Subscriber
 from tidings.gateway.push.session_registry import SessionRegistry
+from tidings.gateway.push.text_hub import TextHub
 from tidings.gateway.websocket.aiohttp_upgrade import upgrade_route
 from tidings.gateway.websocket.listener import Admit, Listener, admit_all
 from tidings.storage.clock import SYSTEM_CLOCK, Clock
@@ -24,8 +26,9 @@ from tidings.storage.prediction import Prediction, Status, Tombstone, encode
 from tidings.storage.store import Write
 from tidings.storage.wrappers.cache import CachedStore
 from tidings.streams.changes.codec import announcement
+from tidings.streams.changes.text_codec import piece
 from tidings.streams.log.memory import MemoryLog
-from tidings.streams.log.protocol import CHANGES, Position
+from tidings.streams.log.protocol import CHANGES, TEXT, Position
 
 
 class Tokens:
@@ -54,6 +57,7 @@ class Push:
         admit: Admit = admit_all,
         clock: Clock = SYSTEM_CLOCK,
         owners: OwnerLimits | None = None,
+        window: float = 0.0,
     ) -> None:
         self.log = MemoryLog()
         self.memory = MemoryStore()
@@ -61,10 +65,11 @@ class Push:
         self.hub = Hub(on_error=self._failed)
         self.owners = OwnerQuotas(owners)
         self.held = HeldBytes()
+        self.texts = TextHub(self.log, self.hub, self.store, window)
         self.sessions = SessionRegistry(
-            self.hub, self.store, authenticator, limits, clock, self.owners, self.held
+            self.hub, self.store, authenticator, limits, clock, self.owners, self.held, self.texts
         )
-        self.reader = ChangesReader(self.log, self.hub, self.store)
+        self.reader = ChangesReader(self.log, self.hub, self.store, texts=self.texts)
         app = web.Application()
         self.http = HttpServer(app)
         self.listener = Listener(self.sessions, self.http.connection, admit)
@@ -81,6 +86,7 @@ class Push:
 
     async def start(self) -> None:
         await self.http.start()
+        await self.texts.start()
         await self.reader.start()
         await self.reader.ready()
         self.port = await self.listener.start()
@@ -89,6 +95,7 @@ class Push:
         await self.listener.close(0.0, 1.0)
         await self.http.close()
         await self.reader.close()
+        await self.texts.close()
         await self.store.close()
 
     @property
@@ -116,11 +123,14 @@ class Push:
         assert (await self.store.write([Write(record, encode(record), expected)])) == [None]
         return record
 
-    async def announce(self, *records: Prediction | Tombstone) -> None:
+    async def announce(
+        self, *records: Prediction | Tombstone, grown_from: int | None = None
+    ) -> None:
         """Append the changes in one batch."""
         new = []
         for record in records:
-            new.append(announcement(record, encode(record), position=Position(0, self.offset)))
+            at = Position(0, self.offset)
+            new.append(announcement(record, encode(record), position=at, grown_from=grown_from))
             self.offset += 1
         await self.log.append(CHANGES, new)
 
@@ -131,6 +141,36 @@ class Push:
         record = await self.stand(prediction_id, version, **fields)
         await self.announce(record)
         return record
+
+    async def grow(self, record: Prediction, whole: str, before: int) -> None:
+        """Announce a piece: the text is this by now, and was so many bytes long before."""
+        data = whole.encode()
+        said = piece(
+            record,
+            record.version,
+            data[before:],
+            before=before,
+            crc=zlib.crc32(data[:before]),
+            position=Position(0, self.offset),
+        )
+        self.offset += 1
+        await self.log.append(TEXT, [said])
+
+    async def write_text(
+        self, record: Prediction, whole: str, *, alone: bool = True, **fields: Any
+    ) -> Prediction:
+        """Write and announce a record whose text is this by now."""
+        version = record.version + 1
+        written = await self.stand(
+            record.prediction_id,
+            version,
+            text=whole,
+            text_length=len(whole.encode()),
+            owner=record.owner,
+            **fields,
+        )
+        await self.announce(written, grown_from=record.version if alone else None)
+        return written
 
     async def delete(self, prediction_id: str, version: int, owner: str | None = None) -> None:
         """Delete a record and announce it."""

@@ -22,6 +22,7 @@ from tidings.gateway.http.server import HttpServer
 from tidings.gateway.push.changes_reader import ChangesReader
 from tidings.gateway.push.hub import Hub
 from tidings.gateway.push.session_registry import SessionRegistry
+from tidings.gateway.push.text_hub import TextHub
 from tidings.gateway.websocket.aiohttp_upgrade import upgrade_route
 from tidings.gateway.websocket.listener import Listener
 from tidings.storage.memory import MemoryStore
@@ -49,8 +50,9 @@ class SmallService:
         self.store = CachedStore(MemoryStore())
         self.hub = Hub()
         self.expiry = Expiry()
+        self.texts = TextHub(self.log, self.hub, self.store, settings.pop("window", 0.0))
         self.reader: ChangesReader = settings.pop("reader", None) or ChangesReader(
-            self.log, self.hub, self.store
+            self.log, self.hub, self.store, texts=self.texts
         )
         self.connections: AddressConnections = settings.pop("connections", AddressConnections())
         self.owners: OwnerQuotas = settings.pop("owners", OwnerQuotas())
@@ -78,9 +80,12 @@ class SmallService:
             self.hub,
             self.held,
             owners=self.owners,
+            texts=self.texts,
             **_taken(settings, "per_address"),
         )
-        self.sessions = SessionRegistry(self.hub, self.store, authenticator, owners=self.owners)
+        self.sessions = SessionRegistry(
+            self.hub, self.store, authenticator, owners=self.owners, texts=self.texts
+        )
         self.port = 0
         self._settings = settings
         self._processor: Processor | None = None
@@ -155,6 +160,7 @@ async def small_service(*, processing: bool = True, **settings: Any) -> AsyncIte
     listener = Listener(service.sessions, connection, service.guard.admit_websocket)
     http = HttpServer(service.app(upgrade_route(listener.acceptor)))
     await http.start()
+    await service.texts.start()
     await service.reader.start()
     if processing:
         await service.start_processor()
@@ -167,6 +173,7 @@ async def small_service(*, processing: bool = True, **settings: Any) -> AsyncIte
         await http.close()
         await service.stop_processor()
         await service.reader.close()
+        await service.texts.close()
 
 
 def prediction(prediction_id: str = "p1", **fields: Any) -> Prediction:

@@ -11,6 +11,7 @@ from jsonschema import Draft202012Validator  # type: ignore[import-untyped]  # i
 from tests.support.gateway.small_service import SmallService, prediction, small_service
 from tidings.gateway.openapi import asyncapi, openapi
 from tidings.gateway.push.protocol import (
+    append_message,
     bye_message,
     deleted_message,
     error_message,
@@ -138,6 +139,8 @@ async def test_answers_keep_to_the_specification() -> None:
         ("Subscribed", subscribed_message(1)),
         ("Unsubscribed", unsubscribed_message("a")),
         ("Snapshot", snapshot_message(encode(prediction("p1")))),
+        ("Append", append_message("p1", 34, " lazy dog", None, None)),
+        ("Append", append_message("p1", 34, " lazy dog", 7, 1764000004000)),
         ("Deleted", deleted_message("p1", 3)),
         ("Unknown", unknown_message("p1")),
         ("Synced", synced_message(1, True)),

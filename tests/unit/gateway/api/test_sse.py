@@ -6,6 +6,7 @@ import gc
 import json
 import socket
 import time
+import zlib
 from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any
@@ -23,10 +24,11 @@ from tidings.gateway.auth.tokens import Hs256Tokens, RequiredClaims
 from tidings.gateway.http.server import Connection
 from tidings.gateway.push.event_stream import event
 from tidings.storage.errors import StoreUnavailable
-from tidings.storage.prediction import Tombstone, encode
+from tidings.storage.prediction import Prediction, Tombstone, encode
 from tidings.storage.store import Write
 from tidings.streams.changes.codec import announcement
-from tidings.streams.log.protocol import CHANGES, Position
+from tidings.streams.changes.text_codec import piece
+from tidings.streams.log.protocol import CHANGES, TEXT, Position
 
 SECRET = b"a secret of more than thirty-two bytes"
 
@@ -505,3 +507,52 @@ async def test_a_polyfill_says_what_it_knows_in_the_address(name: str) -> None:
             assert await events.all() == ["snapshot", "synced"]
         async with stream(client, f"{path}=x") as events:
             assert await events.all() == ["snapshot", "synced"]
+
+
+async def test_a_stream_that_asked_gets_pieces() -> None:
+    """With `text=append` what a text grows by comes as `append`, and a return with the last id has no gap."""
+    record = prediction("p1", text="The quick", text_length=9)
+    async with serving() as (service, client):
+        await service.put(record)
+        path = "/api/predictions/p1/events?text=append"
+        async with stream(client, path) as events:
+            assert (await events.next())[0] == "snapshot"
+            assert (await events.next())[0] == "synced"
+            await grow(service, record, b" brown", 9)
+            name, identifier, data = await events.next()
+            assert (name, identifier) == ("append", "2")
+            assert (data["offset"], data["text"]) == (9, " brown")
+        async with stream(client, path, **{"Last-Event-ID": "2"}) as events:
+            assert (await events.next())[0] == "synced"
+            assert (await events.next())[2]["text"] == " brown"
+            await grow(service, record, b" fox", 15)
+            name, _, data = await events.next()
+            assert (name, data["offset"], data["text"]) == ("append", 15, " fox")
+
+
+async def test_a_posted_subscription_may_ask_for_pieces() -> None:
+    """`"text": "append"` in a posted subscription holds for the whole stream; a stream without it has none."""
+    record = prediction("p1", text="The quick", text_length=9)
+    asked = [{"type": "subscribe", "predictions": ["p1"], "text": "append"}]
+    async with serving() as (service, client):
+        await service.put(record)
+        async with (
+            stream(client, "/api/events", asked) as events,
+            stream(client, "/api/events?predictions=p1") as whole,
+        ):
+            for one in (events, whole):
+                assert (await one.next())[0] == "snapshot"
+                assert (await one.next())[0] == "synced"
+            await grow(service, record, b" brown", 9)
+            assert (await events.next())[0] == "append"
+            await service.put(prediction("p1", version=3, text="The quick brown", text_length=15))
+            assert (await whole.next())[2]["prediction"]["text"] == "The quick brown"
+        answer = await client.get("/api/events?predictions=p1&text=all")
+        assert answer.status_code == 400
+
+
+async def grow(service: SmallService, record: Prediction, more: bytes, before: int) -> None:
+    """Announce a piece of `The quick brown fox`."""
+    crc = zlib.crc32(b"The quick brown fox"[:before])
+    said = piece(record, record.version, more, before=before, crc=crc, position=Position(0, 0))
+    await service.log.append(TEXT, [said])

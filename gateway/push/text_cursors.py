@@ -1,0 +1,191 @@
+"""How much of each growing text one client has, where it asked for pieces.
+
+Pure. A client has an entry once it was sent a whole record that it may see, so a piece needs no
+further check of rights; without an entry it is sent the next record as a whole. Whoever is in step
+shares its entry with the text itself.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
+
+from tidings.gateway.push.growing_text import GrowingText
+from tidings.gateway.push.hub import RoutedChange, RoutedText
+from tidings.gateway.push.protocol import frame
+from tidings.storage.prediction import TERMINAL
+from tidings.streams.changes.codec import Change
+
+MOST = 10_000
+"""Texts of which one client's place is known; of others it is sent whole records."""
+
+_TERMINAL = frozenset(status.value for status in TERMINAL)
+
+
+class TextSession(Protocol):
+    """A session that pieces are written to."""
+
+    @property
+    def takes_texts(self) -> bool:
+        """Whether a piece can be written right now."""
+
+    def send(self, frames: bytes) -> None:
+        """Send whole frames."""
+
+    def resend(self, prediction_id: str) -> None:
+        """Send the record as it stands."""
+
+
+class Texts(Protocol):
+    """The growing texts of a gateway."""
+
+    def get(self, prediction_id: str) -> GrowingText | None:
+        """The text, where it is followed."""
+
+    def begin(self, prediction_id: str, encoded: bytes) -> tuple[int, int] | None:
+        """Follow the text of a record that a client was sent; the epoch and length that it has.
+
+        None: nothing is appended to it any more.
+        """
+
+    def length_of(self, change: Change) -> tuple[int, int]:
+        """The epoch and the length of the text in a record that has been announced."""
+
+
+class TextCursors:
+    """What one client has of each text.
+
+    Args:
+        texts: Of the gateway.
+    """
+
+    __slots__ = ("_reached", "_texts", "behind")
+
+    def __init__(self, texts: Texts) -> None:
+        self._texts = texts
+        self._reached: dict[str, tuple[int, int]] = {}
+        self.behind: dict[str, None] = {}
+        """Texts of which it has to be sent what has come meanwhile."""
+
+    def wanted(self, items: Iterable[RoutedChange]) -> list[RoutedChange]:
+        """The changes that it has to be sent: those of a text alone are left out where it has it."""
+        wanted = []
+        for item in items:
+            change = item.change
+            name = change.prediction_id
+            if not change.value or change.status in _TERMINAL:
+                self.forget(name)  # nothing follows
+            else:
+                if change.grown_from is not None and self._in_step(change, change.grown_from):
+                    continue
+                self._whole(name, *self._texts.length_of(change))
+            wanted.append(item)
+        return wanted
+
+    def _in_step(self, change: Change, grown_from: int) -> bool:
+        """Whether the client has, or gets, everything of this record but its version."""
+        text = self._texts.get(change.prediction_id)
+        reach = self._reached.get(change.prediction_id)
+        return (
+            text is not None
+            and reach is not None
+            and reach[0] == text.epoch
+            and text.since <= grown_from
+        )
+
+    def sent(self, prediction_id: str, encoded: bytes) -> None:
+        """It was sent this record, or has it."""
+        begun = self._texts.begin(prediction_id, encoded)
+        if begun is None:
+            self.forget(prediction_id)
+        else:
+            self._whole(prediction_id, *begun)
+            self.behind[prediction_id] = None
+
+    def _whole(self, prediction_id: str, epoch: int, length: int) -> None:
+        there = self._reached.get(prediction_id)
+        if there is not None and there[0] >= epoch:
+            if there[0] > epoch:
+                return
+            # While it grows, a record that is behind the pieces does not shorten what is there.
+            length = max(length, there[1])
+        text = self._texts.get(prediction_id)
+        reach = (epoch, length)
+        self._reached[prediction_id] = (
+            text.told if text is not None and text.told == reach else reach
+        )
+        if len(self._reached) > MOST:
+            self.forget(next(iter(self._reached)))
+
+    def deliver(self, session: "TextSession", grown: Sequence[RoutedText]) -> None:
+        """Send one step of these texts; what does not fit now is sent by `catch_up`."""
+        if not session.takes_texts:
+            for item in grown:
+                self.lag(item.text)
+            return
+        frames = [text.step[1] for item in grown if (text := self.step(item.text)) is not None]
+        if frames:
+            session.send(frames[0] if len(frames) == 1 else b"".join(frames))
+        if self.behind:
+            self.catch_up(session)
+
+    def catch_up(self, session: "TextSession") -> None:
+        """Send what texts have grown by while nothing of them could be sent."""
+        if not self.behind or not session.takes_texts:
+            return
+        messages, whole = self.rest()
+        if messages:
+            session.send(b"".join([frame(message) for _, message in messages]))
+        for name in whole:
+            session.resend(name)
+
+    def retain(self, wanted: Callable[[str], bool]) -> None:
+        """Forget the texts that are not subscribed to any more."""
+        for name in [name for name in self._reached if not wanted(name)]:
+            self.forget(name)
+
+    def step(self, text: GrowingText) -> GrowingText | None:
+        """The text, where one step of it brings the client up to date; it is taken as sent."""
+        name = text.prediction_id
+        reach = self._reached.get(name)
+        if reach is text.before:
+            self._reached[name] = text.told
+            return text
+        if reach is not None:
+            self.behind[name] = None
+        return None
+
+    def lag(self, text: GrowingText) -> None:
+        """It cannot be sent anything now: it gets what has come once it can."""
+        if text.prediction_id in self._reached:
+            self.behind[text.prediction_id] = None
+
+    def rest(self) -> tuple[list[tuple[GrowingText, bytes]], list[str]]:
+        """What it has to be sent of the texts that it is behind with.
+
+        Returns:
+            The messages, taken as sent; and the predictions whose whole record it has to be sent.
+        """
+        messages: list[tuple[GrowingText, bytes]] = []
+        whole: list[str] = []
+        for name in self.behind:
+            reach, text = self._reached.get(name), self._texts.get(name)
+            if reach is None or text is None:
+                continue  # its record says the rest
+            message = text.message_since(reach)
+            if message is None:
+                del self._reached[name]
+                whole.append(name)
+            elif message:
+                self._reached[name] = text.told
+                messages.append((text, message))
+        self.behind.clear()
+        return messages, whole
+
+    def forget(self, prediction_id: str) -> None:
+        """It has to be sent the next record as a whole."""
+        self._reached.pop(prediction_id, None)
+        self.behind.pop(prediction_id, None)
+
+    def clear(self) -> None:
+        """As `forget`, of all: its rights have changed."""
+        self._reached.clear()
+        self.behind.clear()
