@@ -22,7 +22,11 @@ from tidings.gateway.http.held_bytes import HeldBytes
 from tidings.gateway.http.problems import Handler, Problem, answering
 from tidings.gateway.openapi import asyncapi, openapi
 from tidings.gateway.push.changes_reader import ChangesReader
+from tidings.gateway.push.hub import Hub
+from tidings.gateway.push.text_hub import TextHub
 from tidings.gateway.routes import HEALTH_ROUTES, ROUTES, Endpoints, Route
+from tidings.gateway.text.reads import TextReads
+from tidings.gateway.text.writes import TextWrites
 from tidings.storage.object_storage import ObjectStorage
 from tidings.storage.wrappers.cache import CachedStore
 from tidings.streams.log.protocol import Log
@@ -30,10 +34,15 @@ from tidings.streams.providers.protocol import Provider
 from tidings.streams.rules.event import Archive
 from tidings.streams.support.tracing import Tracing
 
-EXPOSED = "ETag, Location, Retry-After, Tidings-Degraded"
-METHODS = "GET, HEAD, POST, PATCH, DELETE"
+EXPOSED = (
+    "ETag, Location, Retry-After, Tidings-Degraded, Stream-Next-Offset, Stream-Up-To-Date, "
+    "Stream-Closed, Stream-Cursor, Producer-Epoch, Producer-Seq, Producer-Expected-Seq, "
+    "Producer-Received-Seq"
+)
+METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE"
 REQUEST_HEADERS = (
-    "Authorization, Content-Type, If-None-Match, Idempotency-Key, Last-Event-ID, Prefer"
+    "Authorization, Content-Type, If-None-Match, Idempotency-Key, Last-Event-ID, Prefer, "
+    "Stream-Closed, Stream-Seq, Producer-Id, Producer-Epoch, Producer-Seq"
 )
 
 WEBHOOKS_WITH_SLASHES = (
@@ -53,6 +62,7 @@ def connect(
     health: Health,
     event_streams: EventStreams,
     websocket: Handler,
+    texts: TextHub | None = None,
     providers: Mapping[str, Provider],
     held: HeldBytes,
     webhook_counts: WebhookCounts | None = None,
@@ -70,7 +80,12 @@ def connect(
 ) -> Endpoints:
     """Give each handler the few parts that it uses; what a parameter means is said there."""
     records = Records(store, degraded)
+    if texts is None:
+        texts = TextHub(log, Hub(), store)
     writer = EventWriter(log, reader, archive, tracing)
+    mutations = Mutations(
+        guard, records, writer, held, max_body=max_body, record_max=record_max, strict=strict
+    )
     return Endpoints(
         read=read_handler(guard, records, reader, held),
         raw_reports=raw_reports_handler(guard, records, log, held),
@@ -87,9 +102,9 @@ def connect(
             submitter=submitter,
             defaults=create_defaults,
         ),
-        mutations=Mutations(
-            guard, records, writer, held, max_body=max_body, record_max=record_max, strict=strict
-        ),
+        mutations=mutations,
+        text_reads=TextReads(guard, records, texts, event_streams, objects),
+        text_writes=TextWrites(guard, records, writer, texts, mutations, held),
         event_streams=event_streams,
         blob=blob_handler(guard, records, objects),
         asset=asset_handler(guard, objects),

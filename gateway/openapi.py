@@ -48,6 +48,12 @@ PARAMETERS: dict[str, Schema] = {
         "description": "Growing texts come in pieces, as events `append`",
         "schema": {"enum": ["append"]},
     },
+    "offset": {
+        "in": "query",
+        "description": "A place from `Stream-Next-Offset`; `-1`: the beginning, `now`: the end. Of a "
+        "piece: the bytes before it",
+    },
+    "live": {"in": "query", "schema": {"enum": ["long-poll", "sse"]}},
     "count": {
         "in": "query",
         "description": "`true`: the answer has `counts`, of the filters without status and text",
@@ -166,7 +172,9 @@ def _described(route: Route[Any]) -> dict[str, Any]:
         "parameters": [_parameter(name) for name in (*names, *route.parameters)],
         "responses": dict(sorted(answers.items())),
     }
-    if route.body:
+    if route.body == "text":
+        described["requestBody"] = {"content": {"text/plain": {"schema": {"type": "string"}}}}
+    elif route.body:
         body = {} if route.body == "*" else reference(route.body)
         described["requestBody"] = {
             "required": True,

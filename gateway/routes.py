@@ -16,6 +16,8 @@ from tidings.gateway.api.mutations import Mutations
 from tidings.gateway.api.sse import EventStreams
 from tidings.gateway.api.webhooks import Webhooks
 from tidings.gateway.http.problems import Handler
+from tidings.gateway.text.reads import TextReads
+from tidings.gateway.text.writes import TextWrites
 
 Served = TypeVar("Served")
 
@@ -28,6 +30,8 @@ class Endpoints(Struct, frozen=True, kw_only=True):
     list: Handler
     create: Handler
     mutations: Mutations
+    text_reads: TextReads
+    text_writes: TextWrites
     event_streams: EventStreams
     blob: Handler
     asset: Handler
@@ -81,6 +85,35 @@ HEALTH_ROUTES: tuple[Route[Health], ...] = (
 )  # fmt: skip
 """The routes on every role's port."""
 
+
+def _text_routes(path: str) -> tuple[Route[Endpoints], ...]:
+    """The routes of a text: the Durable Streams protocol 1.0."""
+    return (
+        Route(
+            method="GET", path=path, handler=lambda api: api.text_reads.read,
+            summary="Read a prediction's text, what there is of it or as it grows",
+            parameters=("offset", "live", "cursor", "If-None-Match", "access_token"),
+            answers={200: "", 204: "", 304: ""}, problems=(400, 404, 410), media="text/plain",
+        ),
+        Route(
+            method="PUT", path=path, handler=lambda api: api.text_writes.begin,
+            summary="Begin a text", body="text", answers={200: "", 201: ""},
+            problems=(400, 403, 409, 413), media="text/plain",
+        ),
+        Route(
+            method="POST", path=path, handler=lambda api: api.text_writes.append,
+            summary="Append a piece to a text, close it, or both", body="text",
+            parameters=("offset",), answers={200: "", 204: ""},
+            problems=(400, 403, 404, 409, 413), media="text/plain",
+        ),
+        Route(
+            method="DELETE", path=path, handler=lambda api: api.text_writes.delete,
+            summary="Delete a prediction with its text", answers={204: "", 202: "Accepted"},
+            problems=(403, 404),
+        ),
+    )  # fmt: skip
+
+
 # The routes with the most traffic come first among those of equal depth.
 ROUTES: tuple[Route[Endpoints], ...] = (
     Route(
@@ -109,6 +142,8 @@ ROUTES: tuple[Route[Endpoints], ...] = (
         parameters=("Last-Event-ID", "lastEventId", "text=append", "access_token"),
         answers={200: "", 204: ""}, problems=(400, 404), media="text/event-stream",
     ),
+    *_text_routes(_ID + "/text"),
+    *_text_routes("/v1/stream/{id}"),
     Route(
         method="GET", path=_ID + "/report", handler=lambda api: api.raw_reports,
         summary="Read back the webhooks and events that a record was made from",

@@ -140,6 +140,10 @@ class Prediction(Struct, frozen=True, gc=False, omit_defaults=True, rename="came
     """What follows the parts."""
     text_producers: tuple[Producer, ...] = ()
     """The last 16 writers that number their pieces; who wrote last is last."""
+    text_type: str | None = None
+    """Its content type as it was given, where that is not `text/plain` alone."""
+    text_seq: str | None = None
+    """The last sequence of an application's own that was taken; they rise, byte by byte."""
     image_url: str | None = None
     image_path: str | None = None
     assets: Raw = ABSENT

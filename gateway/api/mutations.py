@@ -130,10 +130,10 @@ class EventWriter:
         Returns:
             The change; None where it has not come in time.
         """
-        position = await self._append(request, draft)
+        position = await self.append(request, draft)
         return await self._reader.wait_for(draft.prediction_id, position, WRITE_WAIT)
 
-    async def _append(self, request: web.Request, draft: Draft) -> Position:
+    async def append(self, request: web.Request, draft: Draft) -> Position:
         """Append it, in the trace of the request; returns where it lies. Raises `LogError`."""
         resource = request.match_info.route.resource
         name = f"{request.method} {resource.canonical if resource is not None else request.path}"

@@ -4,8 +4,8 @@ import asyncio
 import random
 import socket
 from collections import Counter
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from contextlib import aclosing, contextmanager
 
 import structlog
 from aiohttp import web
@@ -99,11 +99,13 @@ class EventStreams:
         self._texts = texts
         self._clock = clock
         self._open: set[EventStream] = set()
+        self._count = 0
+        """Streams that are counted, those of texts among them."""
         self._addresses: Counter[str] = Counter()
 
     def __len__(self) -> int:
         """How many streams are open."""
-        return len(self._open)
+        return self._count
 
     async def close(self, app: web.Application) -> None:  # noqa: ARG002 - a signal's signature
         """End every stream at the application's end."""
@@ -173,9 +175,34 @@ class EventStreams:
     async def _serve(
         self, request: web.Request, stream: EventStream, wanted: Sequence[Watched]
     ) -> web.StreamResponse:
-        address = address_group(self._guard.client_address(request))
         keys = list(dict.fromkeys(key for one in wanted for key in one.keys))
-        owner = self._admit(address, stream.permissions.subject, len(keys))
+        with self.admitted(request, stream.permissions.subject, len(keys)):
+            return await self._admitted(request, stream, wanted, keys)
+
+    @contextmanager
+    def admitted(self, request: web.Request, subject: str | None, keys: int = 1) -> Iterator[None]:
+        """Count a stream until the block ends; a problem where it is one too many."""
+        address = address_group(self._guard.client_address(request))
+        owner = self._admit(address, subject, keys)
+        self._addresses[address] += 1
+        self._count += 1
+        try:
+            yield
+        finally:
+            if owner is not None:
+                self._owners.leave(owner, keys)
+            self._count -= 1
+            self._addresses[address] -= 1
+            if not self._addresses[address]:
+                del self._addresses[address]
+
+    async def _admitted(
+        self,
+        request: web.Request,
+        stream: EventStream,
+        wanted: Sequence[Watched],
+        keys: list[str],
+    ) -> web.StreamResponse:
         connection = request.protocol
         if isinstance(connection, Connection):
             connection.when_lost(
@@ -184,7 +211,6 @@ class EventStreams:
         _notice_silence(request)
         response = web.StreamResponse(headers=_HEADERS)
         self._open.add(stream)
-        self._addresses[address] += 1
         stream.watch(self._hub, keys)
         try:
             writing = _Writing(await response.prepare(request))
@@ -201,17 +227,12 @@ class EventStreams:
             stream.leave(self._hub)
             if isinstance(connection, Connection):
                 connection.when_lost(None)
-            if owner is not None:
-                self._owners.leave(owner, len(keys))
             self._open.discard(stream)
-            self._addresses[address] -= 1
-            if not self._addresses[address]:
-                del self._addresses[address]
         return response
 
     def _admit(self, address: str, subject: str | None, keys: int) -> OwnerUsage | None:
         """Count a stream of the subject with so many keys; a problem where it is one too many."""
-        if len(self._open) >= MAX_STREAMS:
+        if self._count >= MAX_STREAMS:
             raise Problem(
                 503,
                 "too-many-streams",

@@ -165,6 +165,8 @@ class ChangesReader(ChangeWaiters):
             part = batch[start : start + SLICE]
             changes = self._cached(part)
             self.changes += len(changes)
+            if self._texts is not None:
+                self._texts.judge(part, changes)
             self.arrived(changes)
             try:
                 await self._push(changes)

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from tidings.gateway.push.protocol import append_message, frame
-from tidings.storage.prediction import TERMINAL, Status, TextPart
+from tidings.storage.prediction import TERMINAL, Producer, Status, TextPart
 from tidings.streams.changes.text_codec import Piece
 
 AHEAD_BYTES = 65_536
@@ -32,6 +32,8 @@ class TextHead(Struct, rename="camel"):
     text_parts: tuple[TextPart, ...] = ()
     text_tail: str | None = None
     text_closed: bool = False
+    text_type: str | None = None
+    text_producers: tuple[Producer, ...] = ()
     owner: str | None = None
     model: str | None = None
     tags: tuple[str, ...] = ()
@@ -40,6 +42,11 @@ class TextHead(Struct, rename="camel"):
     def ended(self) -> bool:
         """Whether nothing is appended any more."""
         return self.text_closed or (self.pending or self.status) in TERMINAL
+
+    @property
+    def content_type(self) -> str:
+        """As it was given when the text began."""
+        return self.text_type or "text/plain"
 
     @property
     def start(self) -> int:
@@ -95,11 +102,13 @@ class GrowingText:
         "_told_version",
         "base",
         "before",
+        "content_type",
         "data",
         "ended",
         "epoch",
         "model",
         "owner",
+        "parts",
         "prediction_id",
         "readers",
         "since",
@@ -107,6 +116,7 @@ class GrowingText:
         "step",
         "tags",
         "told",
+        "touched",
         "updated_at",
         "version",
     )
@@ -124,6 +134,11 @@ class GrowingText:
         self.epoch = 0
         self.start = 0
         """Where `data` begins within the text: what lies before is in object storage."""
+        self.parts: tuple[TextPart, ...] = ()
+        """What lies in object storage."""
+        self.content_type = ""
+        self.touched = 0.0
+        """When it last grew or was read, on the monotonic clock."""
         self.data = bytearray()
         self.ended = False
         """Whether nothing is appended any more."""
@@ -164,6 +179,7 @@ class GrowingText:
         self.version, self.updated_at, self.ended = head.version, head.updated_at, head.ended
         self.owner, self.model, self.tags = head.owner, head.model, head.tags
         self.epoch, self.start, self.base = epoch, start, start + len(tail)
+        self.parts, self.content_type = head.text_parts, head.content_type
         self.data = bytearray(tail)
         if replaced or self.told[1] < start:
             # Everybody is told the whole record: of a text that is another one, or of one of which

@@ -12,13 +12,14 @@ from contextlib import asynccontextmanager
 from typing import Protocol
 
 import structlog
+from msgspec import Struct
 
 from tidings.gateway.push.growing_text import GrowingText, TextHead, text_head
 from tidings.gateway.push.hub import Hub
 from tidings.storage.resilience.backoff import Backoff, Failures
 from tidings.storage.store import Stored
 from tidings.streams.changes.codec import Change
-from tidings.streams.changes.text_codec import Piece, parse_piece
+from tidings.streams.changes.text_codec import Piece, parse_piece, refusals_of
 from tidings.streams.log.protocol import TEXT, Log, LogError, Position, Record
 from tidings.streams.support.histogram import Histogram
 
@@ -54,12 +55,23 @@ class Records(Protocol):
         """An outside read, from the cache where it is fresh."""
 
 
+class Judgement(Struct, frozen=True):
+    """What became of a piece."""
+
+    refusal: str | None
+    """Why it is no part of the text; None: it is."""
+    epoch: int
+    """Of the text by then."""
+    length: int
+    """The bytes of the text by then."""
+
+
 class _Waiter:
     __slots__ = ("arrived", "position")
 
     def __init__(self, position: Position) -> None:
         self.position = position
-        self.arrived: asyncio.Future[Piece] = asyncio.get_running_loop().create_future()
+        self.arrived: asyncio.Future[Judgement] = asyncio.get_running_loop().create_future()
 
 
 class TextHub:
@@ -193,7 +205,10 @@ class TextHub:
             if self._hub.appends:
                 self._begin_watched(piece)
         elif text.piece(piece, now):
+            text.touched = time.monotonic()
             self._grown[text] = None
+            if self._readers:
+                self._notify(name)
 
     def _keep(self, piece: Piece) -> None:
         kept = self._recent.setdefault(piece.prediction_id, [])
@@ -337,9 +352,11 @@ class TextHub:
             self.to_push.observe(time.time() - oldest / 1000)
 
     def _sweep(self) -> None:
-        """Let go of what nobody watches any more."""
+        """Let go of what nobody watches any more, once its record says all of it."""
+        since = time.monotonic() - IDLE
         for name, text in list(self._texts.items()):
-            if not text.readers and not (self._hub.appends and self._hub.watches(text)):
+            watched = text.readers or (self._hub.appends and self._hub.watches(text))
+            if not watched and text.touched < since:
                 del self._texts[name]
                 self._grown.pop(text, None)
 
@@ -349,12 +366,12 @@ class TextHub:
     async def reading(self, prediction_id: str, encoded: bytes) -> AsyncIterator[GrowingText]:
         """Follow the text of this record until the block ends, watched by sessions or not."""
         text = self._written(prediction_id, text_head(encoded))
-        text.advance()
         text.readers += 1
         try:
             yield text
         finally:
             text.readers -= 1
+            text.touched = time.monotonic()
             if text.ended and not text.readers and self._texts.get(prediction_id) is text:
                 del self._texts[prediction_id]
 
@@ -382,8 +399,8 @@ class TextHub:
 
     async def judgement(
         self, prediction_id: str, position: Position, timeout: float
-    ) -> Piece | None:
-        """The first piece that tells what became of the event at this position; None: not in time."""
+    ) -> Judgement | None:
+        """What became of the event at this position; None: that is not known in time."""
         waiter = _Waiter(position)
         self._waiting.setdefault(prediction_id, []).append(waiter)
         try:
@@ -404,4 +421,24 @@ class TextHub:
             if at is None or at.partition != wanted.partition or waiter.arrived.done():
                 continue
             if at.offset == wanted.offset or (at.offset > wanted.offset and piece.refusal is None):
-                waiter.arrived.set_result(piece)
+                judgement = Judgement(piece.refusal, piece.epoch or 0, piece.after)
+                waiter.arrived.set_result(judgement)
+
+    def judge(self, records: Sequence[Record], changes: Sequence[Change]) -> None:
+        """Tell those who wait for what became of a piece: a written record has judged it, too."""
+        if not self._waiting:
+            return
+        by_name = {change.prediction_id: change for change in changes}
+        for record in records:
+            name = (record.key or b"").decode(errors="replace")
+            change = by_name.get(name)
+            if name not in self._waiting or change is None or change.position is None:
+                continue
+            refusals = refusals_of(record)
+            for waiter in self._waiting[name]:
+                wanted, at = waiter.position, change.position
+                if at.partition == wanted.partition and at.offset >= wanted.offset:
+                    refusal = refusals.get(wanted)
+                    epoch, length = self.length_of(change) if change.value else (0, 0)
+                    if not waiter.arrived.done():
+                        waiter.arrived.set_result(Judgement(refusal, epoch, length))

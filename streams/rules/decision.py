@@ -45,7 +45,7 @@ RejectionCode = Literal[
 ]
 
 RefusalCode = Literal[
-    RejectionCode, "stale", "text-closed", "deleted", "producer-gap", "producer-fenced"
+    RejectionCode, "stale", "text-closed", "deleted", "producer-gap", "producer-fenced", "text-seq"
 ]
 """What a writer is told whose piece did not become part of the text. `stale`: it is in the text already."""
 

@@ -129,6 +129,10 @@ class Event(
     """`append`: bytes of the text before this piece; None: it goes to the end, whatever stands."""
     text_closed: bool = False
     """`append`: nothing follows. The prediction ends with it: with `status`, or as `succeeded`."""
+    text_type: str | None = None
+    """`create`: the content type of the text as it was given, where that is not `text/plain` alone."""
+    text_seq: str | None = None
+    """`append`: a sequence of the application's own; each must be greater than the last, byte by byte."""
     producer: Producer | None = None
     """`append`: who wrote it, and which of its pieces it is."""
 

@@ -136,6 +136,9 @@ def append(
     taken = _take_number(stands.text_producers, event.producer)
     if isinstance(taken, Stale):
         return taken
+    sequence = event.text_seq
+    if sequence is not None and sequence.encode() <= (stands.text_seq or "").encode():
+        return Stale(refusal="text-seq")
     named: dict[str, Any] = {}
     set_once(stands, event, named, override=False)
     if event.tags and len(tags := {*stands.tags, *event.tags}) > len(stands.tags):
@@ -189,6 +192,8 @@ class _Piece:
             changes |= changes_to(grown)
         if self.producers is not None:
             changes["text_producers"] = self.producers
+        if self.event.text_seq is not None:
+            changes["text_seq"] = self.event.text_seq
         missing = self.stands.text_missing
         if missing is not None and self.length + len(more) >= missing:
             changes["text_missing"] = None

@@ -179,6 +179,8 @@ def _begin(
     )
     set_once(blank, event, changes, override=True)
     advance(blank, event, changes)
+    if event.text_type is not None:
+        changes["text_type"] = event.text_type
     whole = report_text(blank, event, changes, final=wanted.terminal)
     if event.type is _CREATE:
         set_created(event, changes)

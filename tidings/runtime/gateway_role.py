@@ -197,6 +197,7 @@ class GatewayRole:
             health=self.health,
             event_streams=self.event_streams,
             websocket=websocket,
+            texts=self.texts,
             providers=resources.providers,
             held=self.held,
             webhook_counts=self.webhook_counts,

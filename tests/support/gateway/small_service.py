@@ -101,6 +101,7 @@ class SmallService:
             health=self.health,
             event_streams=self.event_streams,
             websocket=websocket,
+            texts=self.texts,
             held=self.held,
             webhook_counts=self.webhook_counts,
             **self._settings,
