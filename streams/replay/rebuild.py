@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from msgspec import Struct
 
 from tidings.storage.errors import StorageError
-from tidings.storage.store import Conflict, PredictionStore, Query, WriteRefused
+from tidings.storage.memory import MemoryStore
+from tidings.storage.store import Conflict, PredictionStore, Query, Stored, WriteRefused
 from tidings.streams.log.protocol import CHANGES, EVENTS, Log, Record, Since
 from tidings.streams.log.read_until_end import read_by_time
 from tidings.streams.processing.batch import BatchEntry, BatchInFlight
@@ -27,6 +28,10 @@ LAG_SECONDS = 1.0
 OVERLAP = 10_000
 """Offsets read again when a replay is resumed: more than one batch spans, so that a batch of which only a part was
 written is read whole. What was applied already is a duplicate."""
+
+
+Limits = Mapping[str, Mapping[int, int]]
+"""Per prediction and partition the last offset that counts."""
 
 
 class StoreInUse(Exception):
@@ -100,6 +105,25 @@ async def span(log: Log, since: Since = "beginning", until: int | None = None) -
     return Span(start, end)
 
 
+def _within(record: Record, limits: Limits) -> bool:
+    """Whether a record may be about one of these predictions, as far as its key says."""
+    key = record.key
+    if not key or key[:1] == b"\0":  # its body says which, or it is framed
+        return True
+    return record.offset <= limits.get(key.decode("utf-8", "replace"), {}).get(record.partition, -1)
+
+
+def _cut(batch: BatchInFlight, limits: Limits) -> None:
+    """Leave out what lies beyond its prediction's limit."""
+    for prediction_id, entry in list(batch.entries.items()):
+        upto = limits.get(prediction_id, {})
+        entry.events = [
+            one for one in entry.events if one[1].offset <= upto.get(one[1].partition, -1)
+        ]
+        if not entry.events:
+            del batch.entries[prediction_id]
+
+
 class Rebuild:
     """Builds records from the log into a store that nobody else writes.
 
@@ -112,6 +136,7 @@ class Rebuild:
         only: This prediction alone.
         letters: What the dead letters say is to be left out.
         notice: Called after each batch.
+        limits: These predictions alone, each up to the last offset that is given per partition.
     """
 
     def __init__(
@@ -125,8 +150,10 @@ class Rebuild:
         only: str | None = None,
         letters: Letters | None = None,
         notice: Callable[[Progress], None] | None = None,
+        limits: Limits | None = None,
     ) -> None:
         self._letters = letters or Letters()
+        self._limits = limits
         self._log = log
         self._store = store
         self._providers = providers
@@ -140,6 +167,29 @@ class Rebuild:
         """Per prediction, or `ANYBODY`, what of it cannot be judged here, and why."""
         self.next: dict[int, int] = {}
         """Per partition the first offset not read yet."""
+
+    async def folded_up_to(self, limits: Limits) -> dict[str, Stored]:
+        """What these predictions were at these positions, whatever followed.
+
+        Args:
+            limits: Per prediction and partition the last offset that counts.
+        """
+        end: dict[int, int] = {}
+        for offsets in limits.values():
+            for partition, offset in offsets.items():
+                end[partition] = max(end.get(partition, 0), offset + 1)
+        scratch = MemoryStore()
+        again = Rebuild(
+            self._log,
+            scratch,
+            self._providers,
+            self._policy,
+            expiry=self._expiry,
+            letters=self._letters,
+            limits=limits,
+        )
+        await again.run(Span(dict.fromkeys(end, 0), end))
+        return await scratch.load(list(limits))
 
     async def require_empty(self) -> None:
         """Make sure that nothing is poured into a store in use; raises `StoreInUse`."""
@@ -219,7 +269,9 @@ class Rebuild:
             self.next[partition] = max(to, self.next.get(partition, 0))
 
     def _judged(self, records: Sequence[Record]) -> list[Record]:
-        """Without those that were set aside before anybody judged them."""
+        """Without those that were set aside before anybody judged them, or lie beyond a limit."""
+        if self._limits is not None:
+            records = [one for one in records if _within(one, self._limits)]
         crashed = self._letters.crashed
         kept = [one for one in records if named(one) not in crashed] if crashed else list(records)
         self.progress.crashed += len(records) - len(kept)
@@ -228,6 +280,8 @@ class Rebuild:
     async def _apply(self, records: list[Record]) -> None:
         """Fold a batch; its write goes on while the next one is read and translated (a store works beside us)."""
         batch = BatchInFlight(records, self._providers, self._only)
+        if self._limits is not None:
+            _cut(batch, self._limits)
         self._note_unjudged(batch)
         await self._written()
         loaded = await self._store.load(list(batch.entries))

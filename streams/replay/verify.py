@@ -6,7 +6,7 @@ from typing import Literal
 from msgspec import Struct
 
 from tidings.storage.clock import SYSTEM_CLOCK, Clock
-from tidings.storage.prediction import Prediction
+from tidings.storage.prediction import Prediction, Status
 from tidings.storage.store import PredictionStore, Query, Stored, hidden
 from tidings.streams.log.protocol import EVENTS, Log
 from tidings.streams.replay.judgement import ANYBODY
@@ -98,12 +98,17 @@ async def verify(
     committed = await log.committed(EVENTS, group)
     rebuilt, standing = await scratch.load(list(suspects)), await live.load(list(suspects))
     result.unjudged = rebuild.unjudged
+    growing = {i: _offsets(one) for i in suspects if (one := standing.get(i)) and _growing(one)}
+    folded = await rebuild.folded_up_to(growing) if growing else {}
     for prediction_id in suspects:
         mine, theirs = rebuilt.get(prediction_id), standing.get(prediction_id)
         if _same(mine, theirs):
             continue  # it moved between the last look and this one
         kind = _kind(mine, theirs, first, committed)
-        if kind in FAULTS and _moves(theirs, rebuild.next):
+        if prediction_id in growing and kind not in ("truncated", "scattered"):
+            # More of its events are judged than its record says: it is compared as of its own position.
+            kind = "behind" if _same(folded.get(prediction_id), theirs) else "different"
+        elif kind in FAULTS and _moves(theirs, rebuild.next):
             kind = "behind"
         if kind in FAULTS and not rebuild.unjudged.keys().isdisjoint({prediction_id, ANYBODY}):
             kind = "unjudged"
@@ -215,6 +220,19 @@ def _moves(theirs: Stored | None, following: Mapping[int, int]) -> bool:
     """Whether the live record has moved beyond what was rebuilt, once more than anybody would follow."""
     offsets = _offsets(theirs) if theirs is not None else {}
     return any(offset >= following.get(partition, 0) for partition, offset in offsets.items())
+
+
+def _growing(stored: Stored) -> bool:
+    """Whether its text is growing, so that its record lies behind what was judged."""
+    if stored.status is not Status.PROCESSING:
+        return False
+    standing = stored.standing()
+    return isinstance(standing, Prediction) and standing.text_length is not None
+
+
+def grows(difference: Difference) -> bool:
+    """Whether a repair waits for the end: the processor may hold what has grown since."""
+    return difference.live is not None and _growing(difference.live)
 
 
 def ends_otherwise(difference: Difference) -> bool:

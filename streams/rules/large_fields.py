@@ -90,10 +90,11 @@ def reference(field: Raw | str | Blob | None) -> Blob | None:
     return blob if valid_hash(blob.hash) else None
 
 
-def references(record: Prediction) -> list[Blob]:
-    """All that a record refers to instead of saying it."""
+def references(record: Prediction) -> list[str]:
+    """The hashes of all that a record refers to instead of saying it: large fields, and parts of its text."""
     fields = [getattr(record, name) for name in (*_JSON_FIELDS, *_TEXT_FIELDS)]
-    return [blob for field in fields if (blob := reference(field)) is not None]
+    blobs = [blob.hash for field in fields if (blob := reference(field)) is not None]
+    return [*blobs, *[part.hash for part in record.text_parts]]
 
 
 def valid_hash(name: str) -> bool:

@@ -17,7 +17,7 @@ from tidings.config.settings import Settings
 
 if TYPE_CHECKING:
     from tidings.storage.object_storage import ObjectStorage
-    from tidings.storage.store import PredictionStore
+    from tidings.storage.store import PredictionStore, Stored
     from tidings.streams.log.protocol import Log, NewRecord
     from tidings.streams.replay.rebuild import Progress, Span
     from tidings.streams.replay.verify import Difference, Verification
@@ -95,16 +95,12 @@ async def _scratch(what: "Span") -> "AsyncIterator[PredictionStore]":
 
 
 def plan(found: "Verification") -> "tuple[list[NewRecord], list[Difference]]":
-    """The events that mend what differs, and the differences that no repair may mend."""
-    from tidings.streams.replay.verify import ends_otherwise
+    """The events that mend what differs, and the differences that no repair mends now."""
+    from tidings.streams.replay.verify import ends_otherwise, grows
 
-    refused = [difference for difference in found.faults if ends_otherwise(difference)]
-    repairs = [
-        repair(difference, found.upto)
-        for difference in found.faults
-        if not ends_otherwise(difference)
-    ]
-    return repairs, refused
+    left = [one for one in found.faults if ends_otherwise(one) or grows(one)]
+    repairs = [repair(one, found.upto) for one in found.faults if one not in left]
+    return repairs, left
 
 
 async def _find_contents(found: "Verification", objects: "ObjectStorage") -> None:
@@ -121,11 +117,11 @@ async def _find_contents(found: "Verification", objects: "ObjectStorage") -> Non
         record = rebuilt.standing()
         assert isinstance(record, Prediction)
         known = difference.live.encoded if difference.live is not None else b""
-        for blob in references(record):
-            if blob.hash.encode() in known:
+        for name in references(record):
+            if name.encode() in known:
                 continue
-            if await objects.find(path(record.prediction_id, blob.hash)) is None:
-                found.unjudged[record.prediction_id] = f"the content {blob.hash} is not there"
+            if await objects.find(path(record.prediction_id, name)) is None:
+                found.unjudged[record.prediction_id] = f"the content {name} is not there"
                 found.differences[index] = replace(difference, kind="unjudged")
                 break
 
@@ -143,14 +139,15 @@ def repair(difference: "Difference", upto: Mapping[int, int]) -> "NewRecord":
 
     rebuilt, live = difference.rebuilt, difference.live
     gone = rebuilt is None or rebuilt.deleted
+    versions = [stored.version for stored in (live, rebuilt) if stored is not None]
+    version = max(versions, default=0) + 1
     event = {
         "type": "repair",
         "predictionId": difference.prediction_id,
-        "replace": None if rebuilt is None or gone else msgspec.Raw(rebuilt.encoded),
-        "version": max(
-            (stored.version for stored in (live, rebuilt) if stored is not None), default=0
-        )
-        + 1,
+        "replace": None
+        if rebuilt is None or gone
+        else msgspec.Raw(_with_epoch(rebuilt, live, version)),
+        "version": version,
         "upto": {str(partition): offset for partition, offset in upto.items()},
         "source": "replay",
     }
@@ -159,6 +156,22 @@ def repair(difference: "Difference", upto: Mapping[int, int]) -> "NewRecord":
         msgspec.json.encode(event),
         partition=partition_of(difference),
     )
+
+
+def _with_epoch(rebuilt: "Stored", live: "Stored | None", version: int) -> bytes:
+    """The record as rebuilt; where its text does not go on from what readers have, it says so."""
+    from msgspec.structs import replace
+
+    from tidings.storage.prediction import Prediction, encode
+    from tidings.streams.rules.text import begins_with, text_of
+
+    wanted = rebuilt.standing()
+    shown = live.standing() if live is not None else None
+    if not isinstance(wanted, Prediction) or not isinstance(shown, Prediction):
+        return rebuilt.encoded
+    if begins_with(text_of(wanted), text_of(shown)):
+        return rebuilt.encoded
+    return encode(replace(wanted, text_epoch=version))
 
 
 async def _append(log: "Log", repairs: "list[NewRecord]") -> None:
@@ -240,9 +253,13 @@ def _report(
     for prediction_id, reason in list(found.unjudged.items())[:EXAMPLES]:
         output.print_line(f"  cannot be judged here: {prediction_id or 'any prediction'}: {reason}")
     for difference in refused[:EXAMPLES] if arguments.repair else ():
-        output.print_line(
-            f"  left as it is: {difference.prediction_id} has ended, and the log says otherwise"
+        growing = difference.live is not None and difference.live.status == "processing"
+        reason = (
+            "its text is growing; repair it once it has ended"
+            if growing
+            else "has ended, and the log says otherwise"
         )
+        output.print_line(f"  left as it is: {difference.prediction_id}: {reason}")
     if found.faults and not arguments.repair:
         output.print_line("tidings replay --repair mends the faults while the service runs")
 
