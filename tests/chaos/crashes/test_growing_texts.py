@@ -1,0 +1,149 @@
+"""The processor is killed while texts grow, at every step of its commit and at any moment: every byte exactly once."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from tests.chaos.crashes.test_crashes import KEY, mortal
+from tests.support.conditions import eventually
+from tests.support.streams.history import rebuilt
+from tests.support.tidings_process import TidingsProcess, serving
+from tidings.storage.factory import open_store
+from tidings.storage.memory import MemoryStore
+from tidings.storage.prediction import Prediction, Status
+from tidings.streams.log.factory import open_log
+from tidings.streams.log.protocol import CHANGES, EVENTS, TEXT, Log, NewRecord
+
+PROCESSOR = ("serve", "--role", "processor")
+PIECES = 60
+"""Of an answer; at 50 a second it outlives two records of it."""
+
+
+def words(name: str) -> list[str]:
+    """The pieces of an answer: of one to four bytes a character, and no two alike."""
+    letters = "aé猫🐈"
+    return [f"{name}.{number}{letters[number % 4] * (number % 7)} " for number in range(PIECES)]
+
+
+class Answers:
+    """Appends the pieces of one answer after another, 50 a second each, until stopped."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._stopping = False
+        self.finished: list[str] = []
+
+    async def run(self, name: str) -> None:
+        number = 0
+        while not self._stopping:
+            prediction_id = f"{name}-{number}"
+            at = 0
+            pieces = words(prediction_id)
+            for index, text in enumerate(pieces):
+                event = {"type": "append", "text": text, "offset": at}
+                if index == len(pieces) - 1:
+                    event["textClosed"] = True
+                await self._log.append(
+                    EVENTS, [NewRecord(prediction_id.encode(), msgspec.json.encode(event))]
+                )
+                at += len(text.encode())
+                await asyncio.sleep(0.02)
+            self.finished.append(prediction_id)
+            number += 1
+
+    def stop(self) -> None:
+        self._stopping = True
+
+
+@asynccontextmanager
+async def answering(tmp_path: Path) -> AsyncIterator[tuple[Log, Answers]]:
+    """A log under load by four writers."""
+    log = await open_log(f"sqlite:///{tmp_path / 'data' / 'log.db'}")
+    answers = Answers(log)
+    try:
+        async with asyncio.TaskGroup() as group:
+            for name in "abcd":
+                group.create_task(answers.run(name))
+            try:
+                yield log, answers
+            finally:
+                answers.stop()
+    finally:
+        await log.close()
+
+
+async def announced(log: Log) -> int:
+    """How many changes and pieces there are."""
+    return (await log.bounds(CHANGES))[0][1] + (await log.bounds(TEXT))[0][1]
+
+
+async def check_complete(tmp_path: Path, log: Log, answers: Answers) -> None:
+    """Every text is whole, and every record has the bytes and the version that a run without a crash gives."""
+    answers.stop()
+    store = await open_store(f"sqlite:///{tmp_path / 'data' / 'store.db'}")
+    try:
+
+        async def ended() -> bool:
+            loaded = await store.load(answers.finished)
+            return len(loaded) == len(answers.finished) and all(
+                one.status is Status.SUCCEEDED for one in loaded.values()
+            )
+
+        await eventually(ended, 60)
+        told = MemoryStore()
+        await rebuilt(log, told)
+        expected = await told.load(answers.finished)
+        for prediction_id, stored in (await store.load(answers.finished)).items():
+            record = stored.standing()
+            assert isinstance(record, Prediction)
+            assert record.text == "".join(words(prediction_id))
+            assert record.version == PIECES
+            assert stored.encoded == expected[prediction_id].encoded
+    finally:
+        await store.close()
+
+
+async def test_killed_at_each_step_while_texts_grow(tmp_path: Path) -> None:
+    """SIGKILL as each numbered step ends, while pieces are announced and while records are written."""
+    async with answering(tmp_path) as (log, answers):
+        for step in range(1, 7):
+            doomed = mortal(tmp_path, {}, step, count=1 + 25 * (step % 2))
+            await doomed.launch()
+            assert await doomed.ended(40) == -9, doomed.output
+        async with serving(tmp_path, KEY, arguments=PROCESSOR):
+            await eventually(lambda: len(answers.finished) > 4, 30)
+            await check_complete(tmp_path, log, answers)
+
+
+async def check_killed_at_random(tmp_path: Path, times: int, seed: int) -> None:
+    moments = random.Random(seed)
+    async with answering(tmp_path) as (log, answers):
+        for _ in range(times):
+            processor = TidingsProcess(tmp_path, KEY, PROCESSOR)
+            await processor.start()
+            before = await announced(log)
+
+            async def at_work(before: int = before) -> bool:
+                return await announced(log) > before
+
+            await eventually(at_work, 30)
+            await asyncio.sleep(moments.uniform(0, 0.7))
+            await processor.kill()
+        async with serving(tmp_path, KEY, arguments=PROCESSOR):
+            await check_complete(tmp_path, log, answers)
+
+
+async def test_killed_at_random_moments_while_texts_grow(tmp_path: Path) -> None:
+    """SIGKILL at moments that nobody chose, a few times."""
+    await check_killed_at_random(tmp_path, times=3, seed=1)
+
+
+@pytest.mark.long
+async def test_killed_at_random_moments_fifty_times_while_texts_grow(tmp_path: Path) -> None:
+    """SIGKILL at moments that nobody chose, fifty times."""
+    await check_killed_at_random(tmp_path, times=50, seed=2)
