@@ -22,6 +22,7 @@ from tidings.storage.errors import (
     StorageError,
     StoreOwned,
 )
+from tidings.storage.object_storage import ObjectStorage
 from tidings.storage.prediction import Prediction, Standing, Status, encode, valid_id
 from tidings.storage.store import (
     Conflict,
@@ -36,8 +37,12 @@ from tidings.storage.store import (
 from tidings.streams.rules.decision import Applied, Decision, Rejected, Stale
 from tidings.streams.rules.event import Event, EventType
 from tidings.streams.rules.fields import JSON_NAMES, NAMES
+from tidings.streams.rules.large_fields import note, path
 from tidings.streams.rules.reducer import Expiry, Reduction
+from tidings.streams.rules.text import PART, TEXT_MAX
 from tidings.streams.rules.transitions import decide
+
+_PIECE = frozenset({"text", "offset", "text_closed"})
 
 
 class InitialFields(TypedDict, total=False):
@@ -96,6 +101,7 @@ class PredictionStatusManager:
         strict: Refuse a status that is reached only by skipping one, instead of implying the steps between.
         expiry: When records are hidden and purged.
         clock: Tells the time.
+        objects: Takes parts of texts over 32 KiB; None: such texts are refused.
     """
 
     def __init__(
@@ -105,8 +111,10 @@ class PredictionStatusManager:
         strict: bool = False,
         expiry: Expiry | None = None,
         clock: Clock = SYSTEM_CLOCK,
+        objects: ObjectStorage | None = None,
     ) -> None:
         self._store = store
+        self._objects = objects
         self._strict = strict
         self._expiry = expiry or Expiry()
         self._clock = clock
@@ -193,6 +201,46 @@ class PredictionStatusManager:
                 if decision.code in {"contradiction", "strict"}:
                     raise InvalidTransition(current.status, str(wanted))
                 raise ValueError(decision.reason)
+            if isinstance(decision, Applied) and decision.letter is not None:
+                raise ValueError(decision.letter.reason)
+
+        return await self._apply(event, admit)
+
+    async def append_text(
+        self, prediction_id: str, text: str, *, offset: int | None = None, close: bool = False
+    ) -> Prediction:
+        """Add a piece to the text of a prediction; one that is there already changes nothing.
+
+        Args:
+            prediction_id: An existing prediction; one that is `starting` is `processing` then.
+            text: Whole characters.
+            offset: Bytes of the text before this piece, in UTF-8; None: it goes to the end.
+            close: Nothing follows, and the prediction has succeeded.
+
+        Raises:
+            NotFound: There is no such prediction.
+            InvalidTransition: It has ended, and its text has something else or nothing there.
+            ValueError: The piece differs from what stands at its offset, leaves a gap, or the text would be too long.
+            StoreOwned: The store belongs to a log.
+            StoreUnavailable: The store cannot answer; a retry helps.
+        """
+        piece = {"text": text, "offset": offset, "text_closed": close}
+        event = self._event(prediction_id, EventType.APPEND, None, piece)
+
+        def admit(current: Standing | None, decision: Decision) -> None:
+            if not isinstance(current, Prediction):
+                raise NotFound(prediction_id)
+            if isinstance(decision, Rejected):
+                raise ValueError(decision.reason)
+            refusal = getattr(decision, "refusal", None)
+            if refusal in {"text-late", "text-closed"}:
+                raise InvalidTransition(current.status, str(Status.PROCESSING))
+            if refusal == "text-gap":
+                raise ValueError(
+                    f"the text has {current.text_length or 0} bytes and the piece is for byte {offset}; send what is missing"
+                )
+            if refusal == "text-too-long":
+                raise ValueError(f"the text would have over {TEXT_MAX} bytes")
 
         return await self._apply(event, admit)
 
@@ -260,6 +308,8 @@ class PredictionStatusManager:
                 assert current is not None
                 return current
             record = decision.record
+            if decision.contents:
+                await self._put(record.prediction_id, decision.contents)
             stepped = event.recorded_at if decision.step else None
             expires_at, purge_at = self._expiry.of(
                 Reduction(record, recorded_at=event.recorded_at, stepped_at=stepped),
@@ -277,6 +327,16 @@ class PredictionStatusManager:
             if not isinstance(outcome, Conflict):
                 return record
             # Another writer was faster: judge again by what stands now.
+
+    async def _put(self, prediction_id: str, contents: Mapping[str, bytes]) -> None:
+        """Put the parts of a text, before the record stands that names them."""
+        if self._objects is None:
+            raise ValueError(
+                f"a text over {PART} bytes lies in object storage: give the manager objects=ObjectStorage(...)"
+            )
+        await self._objects.put(note(prediction_id), prediction_id.encode())
+        for name, content in contents.items():
+            await self._objects.put(path(prediction_id, name), content)
 
     async def _load(self, prediction_id: str) -> dict[str, Stored]:
         return await self._store.load_fresh([prediction_id])
@@ -306,7 +366,8 @@ class PredictionStatusManager:
             raise ValueError(
                 f"{prediction_id[:80]!r} is no id: 1 to 256 bytes without spaces, commas or control characters"
             )
-        if unknown := fields.keys() - NAMES:
+        known = NAMES if kind is not EventType.APPEND else _PIECE
+        if unknown := fields.keys() - known:
             raise ValueError(
                 f"unknown field {sorted(unknown)[0]!r}; known are {', '.join(sorted(NAMES))}"
             )

@@ -86,9 +86,10 @@ def blob_handler(guard: RequestGuard, records: Records, objects: ObjectStorage |
             raise not_found()
         if objects is None or not blobs.valid_hash(name):
             raise _no_content()
+        part = stored is not None and b'{"hash":"%s"' % name.encode() in stored.encoded
         headers = {
             **_NOSNIFF,
-            "Content-Type": "application/json",
+            "Content-Type": "text/plain; charset=utf-8" if part else "application/json",
             "ETag": f'"{name}"',
             "Cache-Control": "private, max-age=31536000, immutable",
         }

@@ -52,7 +52,7 @@ class Text(Struct, frozen=True, gc=False):
     @property
     def start(self) -> int:
         """Bytes before the tail."""
-        return sum([part.bytes for part in self.parts])
+        return sum([part.bytes for part in self.parts]) if self.parts else 0
 
     @property
     def length(self) -> int:

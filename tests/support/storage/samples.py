@@ -4,7 +4,16 @@ from typing import Any
 from uuid import uuid4
 
 from tidings.storage.clock import SYSTEM_CLOCK
-from tidings.storage.prediction import Prediction, Source, Status, Tombstone, Transition, encode
+from tidings.storage.prediction import (
+    Prediction,
+    Producer,
+    Source,
+    Status,
+    TextPart,
+    Tombstone,
+    Transition,
+    encode,
+)
 from tidings.storage.store import Write
 
 HOUR = 3_600_000
@@ -68,6 +77,14 @@ def complete(prediction_id: str) -> Prediction:
         owner="",
         tags=("", "ünï", "a,b", "{x}"),
         output=Raw(b"null"),
+        text="piece by piece, \x00, ☃ and 😀",
+        text_length=2**20,
+        text_missing=2**53,
+        text_epoch=7,
+        text_closed=True,
+        text_parts=(TextPart(f"sha256-{'a' * 64}", 32_765, 2**32 - 1),),
+        text_tail="",
+        text_producers=(Producer("w/1", 0, 2**53),),
         image_url="https://example.com/1.png",
         image_path="/assets/1.png",
         assets=Raw(b"[]"),
