@@ -24,7 +24,10 @@ if TYPE_CHECKING:  # as `_HOMES` says it, for type checkers; a test holds the tw
     from tidings.config.loader import load_settings as load_settings
     from tidings.config.settings import Settings as Settings
     from tidings.config.settings import SettingsError as SettingsError
+    from tidings.gateway.auth.permissions import Permissions as Permissions
     from tidings.runtime.embedded import service as service
+    from tidings.runtime.mounted import AsgiApplication as AsgiApplication
+    from tidings.runtime.mounted import asgi as asgi
     from tidings.runtime.service import Service as Service
     from tidings.storage.cloudflare.durable_objects import (
         DurableObjectsStore as DurableObjectsStore,
@@ -78,7 +81,9 @@ else:
         "client.token": "Token",
         "config.loader": "load_settings",
         "config.settings": "Settings SettingsError",
+        "gateway.auth.permissions": "Permissions",
         "runtime.embedded": "service",
+        "runtime.mounted": "AsgiApplication asgi",
         "runtime.service": "Service",
         "storage.cloudflare.durable_objects": "DurableObjectsStore",
         "storage.cloudflare.kv_store": "CloudflareKvStore",

@@ -4,8 +4,11 @@ The files of predictions by their secret addresses, and the contents of large fi
 read the record.
 """
 
+from typing import IO, Any
+
 import structlog
 from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
 
 from tidings.gateway.api.predictions import Records, may_read
 from tidings.gateway.auth.request_guard import RequestGuard
@@ -25,6 +28,19 @@ _WHOLE = 4 * 1024 * 1024
 logger = structlog.get_logger(__name__)
 
 _NOSNIFF = {"X-Content-Type-Options": "nosniff"}
+
+
+class _File(web.FileResponse):
+    """A file, which the kernel sends where the connection is ours."""
+
+    async def _sendfile(
+        self, request: web.BaseRequest, fobj: IO[Any], offset: int, count: int
+    ) -> AbstractStreamWriter:
+        if request.transport is not None:
+            return await super()._sendfile(request, fobj, offset, count)
+        writer = await web.StreamResponse.prepare(self, request)
+        assert writer is not None
+        return await self._sendfile_fallback(writer, fobj, offset, count)
 
 
 def asset_headers(head: bytes) -> dict[str, str]:
@@ -67,7 +83,7 @@ def asset_handler(guard: RequestGuard, objects: ObjectStorage | None) -> Handler
         headers = asset_headers(head)
         file = objects.local_path(path)
         if file is not None:
-            response = web.FileResponse(file, headers=headers)
+            response = _File(file, headers=headers)
             response.content_type = headers["Content-Type"].partition(";")[0]
             return response
         return web.Response(body=await objects.get(path), headers=headers)

@@ -27,7 +27,7 @@ from tidings.gateway.auth.request_guard import RequestGuard
 from tidings.gateway.http.held_bytes import HeldBytes
 from tidings.gateway.http.problems import Problem, not_found
 from tidings.gateway.http.request_body import read_json
-from tidings.gateway.http.server import Connection
+from tidings.gateway.http.server import NoticesLoss
 from tidings.gateway.push.event_stream import PING, EventStream, event
 from tidings.gateway.push.hub import Hub
 from tidings.gateway.push.pages import FIRST, PageReader
@@ -204,7 +204,7 @@ class EventStreams:
         keys: list[str],
     ) -> web.StreamResponse:
         connection = request.protocol
-        if isinstance(connection, Connection):
+        if isinstance(connection, NoticesLoss):
             connection.when_lost(
                 stream.end
             )  # else a client that is gone would be noticed at the next write
@@ -225,7 +225,7 @@ class EventStreams:
             request.protocol.force_close()
         finally:
             stream.leave(self._hub)
-            if isinstance(connection, Connection):
+            if isinstance(connection, NoticesLoss):
                 connection.when_lost(None)
             self._open.discard(stream)
         return response

@@ -194,6 +194,23 @@ class Authenticator(Protocol):
         """
 
 
+class NoTokens:
+    """The authenticator of a service whose host application alone says who a caller is."""
+
+    def at_once(self, token: str) -> Permissions | None:  # noqa: ARG002 - the protocol's signature
+        """Nothing.
+
+        Raises:
+            TokenRefused: Always.
+        """
+        raise TokenRefused("no tokens are taken here; the application around says who you are")
+
+    async def authenticate(self, token: str) -> Permissions:
+        """As `at_once`."""
+        self.at_once(token)
+        raise AssertionError
+
+
 class ClaimNames(Struct, frozen=True, kw_only=True):
     """Where an issuer's tokens say what: names of claims, or ways to them.
 

@@ -1,8 +1,10 @@
 """Checks requests before a route serves them: `Host`, `Origin`, rates per address, tokens."""
 
+import ipaddress
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
+from typing import Any
 
 from aiohttp import web
 from multidict import CIMultiDictProxy
@@ -36,6 +38,13 @@ REMEMBERED = 256
 """`Host` headers, and pages of origins, remembered as checked."""
 
 
+SCOPE = web.RequestKey("SCOPE", object)
+"""Of a request: the ASGI scope that it came with, where it came through a host's server."""
+
+Rights = Callable[[Any], Permissions | Awaitable[Permissions | None] | None]
+"""What a host application gives the caller of an ASGI scope; None: its token tells, if any."""
+
+
 class RequestGuard:
     """Decides whether a request is served, and for whom.
 
@@ -49,6 +58,7 @@ class RequestGuard:
         trusted_proxies: Whose `X-Forwarded-*` headers are believed.
         limits: Requests of each address.
         connections: WebSockets of each address.
+        rights: Asked before tokens are, of requests with a `SCOPE`.
         clock: Tells the time.
     """
 
@@ -61,9 +71,11 @@ class RequestGuard:
         trusted_proxies: TrustedProxies | None = None,
         limits: AddressLimits | None = None,
         connections: AddressConnections | None = None,
+        rights: Rights | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._authenticator = authenticator
+        self._rights = rights
         self._allowed_origins = frozenset(map(canonical_origin, allowed_origins))
         self._allowed_hosts = allowed_hosts
         self._trusted_proxies = TrustedProxies() if trusted_proxies is None else trusted_proxies
@@ -77,7 +89,7 @@ class RequestGuard:
     @property
     def open_mode(self) -> bool:
         """Whether no authentication is configured: what passes `check` may do everything."""
-        return self._authenticator is None
+        return self._authenticator is None and self._rights is None
 
     def check(self, request: web.Request) -> None:
         """Refuse a foreign `Host` or `Origin`, and an address that asks too much.
@@ -137,8 +149,14 @@ class RequestGuard:
                 genuine and gives nothing; and as `check` does.
         """
         self.check(request)
+        if self._rights is not None:
+            given = await self.permissions_of(request.get(SCOPE))
+            if given is not None:
+                return given
         authenticator = self._authenticator
         if authenticator is None:
+            if self._rights is not None:
+                raise _unauthorized("missing-token", "The application does not know you; log in.")
             return OPEN
         token = _bearer(request.headers.get("Authorization")) or token
         if token is None:
@@ -156,6 +174,36 @@ class RequestGuard:
         if permissions.is_empty:
             raise _without_rights()
         return permissions
+
+    async def permissions_of(self, scope: object) -> Permissions | None:
+        """What the host application gives the caller of a scope; None: nothing, or there is no host.
+
+        Raises:
+            TypeError: It is neither permissions nor None.
+        """
+        if self._rights is None or scope is None:
+            return None
+        given = self._rights(scope)
+        if isinstance(given, Awaitable):
+            given = await given
+        if given is None or isinstance(given, Permissions):
+            return given
+        raise TypeError(f"rights gave {type(given).__name__}; return tidings.Permissions or None")
+
+    def check_peer(self, peer: str) -> None:
+        """Refuse a client elsewhere in open mode: a host's server may listen on any address.
+
+        Raises:
+            Problem: 403.
+        """
+        if self._hosts is not None and not is_loopback(peer) and _is_address(peer):
+            raise Problem(
+                403,
+                "foreign-host",
+                "Host not allowed",
+                "Without authentication the service answers to this machine alone; give it rights "
+                "or tokens (TIDINGS_JWT_SECRET), or set TIDINGS_ANONYMOUS=1.",
+            )
 
     async def require_admin(self, request: web.Request) -> Permissions:
         """As `authenticate`, for admins alone.
@@ -309,6 +357,14 @@ def _without_rights() -> Problem:
     headers = {"WWW-Authenticate": 'Bearer error="insufficient_scope"'}
     detail = f"{GIVES_NOTHING[:1].upper()}{GIVES_NOTHING[1:]}."
     return Problem(403, "token-without-rights", "No rights", detail, headers=headers)
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _host_name(host: str) -> str:

@@ -10,7 +10,7 @@ import socket
 import struct
 from collections.abc import Callable, Iterator
 from http import HTTPStatus
-from typing import Any, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import structlog
 from aiohttp import StreamReader, web
@@ -36,6 +36,14 @@ SWEEP_EVERY = 5.0
 """Seconds between two looks at all connections: a timer for each would cost more."""
 
 logger = structlog.get_logger(__name__)
+
+
+@runtime_checkable
+class NoticesLoss(Protocol):
+    """A connection that can tell at once that its client is gone."""
+
+    def when_lost(self, told: Callable[[], None] | None) -> None:
+        """Call `told` then; None: no longer."""
 
 
 class Connection(web.RequestHandler):  # type: ignore[type-arg,unused-ignore]
@@ -205,6 +213,17 @@ class HttpServer:
         """Start the application; `connection` may be called from now on."""
         await self._runner.setup()
         self._sweeper = asyncio.create_task(self._sweep(), name="http-sweep")
+
+    async def handle(self, request: web.Request) -> web.StreamResponse:
+        """The answer to a request that another server has read.
+
+        Raises:
+            ValueError: The server is not started, or closed already.
+        """
+        server = self._runner.server
+        if server is None:
+            raise ValueError("the HTTP server is not running; await start() first")
+        return await server.request_handler(request)
 
     def connection(self) -> Connection:
         """A protocol for one accepted connection.

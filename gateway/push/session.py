@@ -98,19 +98,22 @@ class Session(CountedSubscriptions):
 
     # The connection's life
 
-    def start(self, token: str | None) -> bool:
+    def start(self, proof: str | Permissions | None) -> bool:
         """Begin, after the handshake.
 
         Args:
-            token: From a header; None: the client has to send one first, where any is needed.
+            proof: A token from a header, or what it was found to give already; None: the client has
+                to send one first, where any is needed.
 
         Returns:
             Whether the token is still being checked: the output is uncorked after that.
         """
         if self._context.authenticator is None:
             self._welcome(OPEN)
-        elif token is not None:
-            self._authenticate(token)
+        elif isinstance(proof, Permissions):
+            self._grant(proof)
+        elif proof is not None:
+            self._authenticate(proof)
         return self._inbox is not None
 
     def fail(self) -> None:

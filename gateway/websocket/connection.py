@@ -15,6 +15,7 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import SERVER
 from websockets.protocol import Protocol as FrameParser
 
+from tidings.gateway.auth.permissions import Permissions
 from tidings.gateway.push.protocol import Close
 from tidings.gateway.push.session import Session
 from tidings.gateway.push.session_registry import SessionRegistry
@@ -132,7 +133,7 @@ class WebSocketConnection(asyncio.Protocol):
         self,
         transport: asyncio.Transport,
         response: bytes,
-        token: str | None,
+        proof: str | Permissions | None,
         rest: bytes,
         too_many: str = "",
     ) -> None:
@@ -141,7 +142,7 @@ class WebSocketConnection(asyncio.Protocol):
         Args:
             transport: Its protocol is this connection already.
             response: The answer to the handshake, not yet written.
-            token: From the handshake's headers.
+            proof: The token in the handshake's headers, or what it was found to give already.
             rest: Bytes that came behind the handshake.
             too_many: Why it is one too many: it is closed with 4104 at once.
         """
@@ -151,7 +152,7 @@ class WebSocketConnection(asyncio.Protocol):
         if too_many:
             self.close(Close.TOO_MANY, too_many)
             return
-        checking = self.session.start(token)
+        checking = self.session.start(proof)
         if not self.session.authenticated:
             self._opened = asyncio.get_running_loop().time()
             self._sessions.watch_deadlines(self)

@@ -13,6 +13,7 @@ from http import HTTPStatus
 
 from msgspec import Struct
 
+from tidings.gateway.auth.permissions import Permissions
 from tidings.gateway.http.problems import Problem
 from tidings.gateway.push.session_registry import SessionRegistry
 from tidings.gateway.websocket import handshake
@@ -56,6 +57,8 @@ class AcceptedHandshake(Struct, frozen=True):
     leave: Leave | None = None
     too_many: str = ""
     """Why it is closed with 4104 at once."""
+    permissions: Permissions | None = None
+    """What the application around us gives the client; None: its token tells."""
 
 
 def admit_all(headers: Mapping[str, str], peer: str) -> None:
@@ -99,32 +102,39 @@ class Acceptor:
         for _ in range(self._opened):
             self._waiting.popleft()()
 
+    def admit(self, headers: Mapping[str, str], peer: str) -> tuple[Leave | None, str]:
+        """What to call when the connection is gone, and why it is one too many (empty: it is not).
+
+        Raises:
+            HandshakeRefused: It is not let in.
+        """
+        if self.sessions.refusing:
+            detail = "The service is shutting down; connect again in a moment."
+            raise HandshakeRefused(
+                Problem(503, "unavailable", "Shutting down", detail, headers={"Retry-After": "1"})
+            )
+        admitted = self._admit(headers, peer)
+        if admitted is None:
+            return None, ""
+        if callable(admitted):
+            return admitted, ""
+        if admitted.status == HTTPStatus.TOO_MANY_REQUESTS:
+            return None, "too many connections; open fewer, or wait"
+        raise HandshakeRefused(admitted)
+
     def accept(self, head: RequestHead, peer: str) -> AcceptedHandshake:
         """The answer to a handshake that is accepted.
 
         Raises:
             HandshakeRefused: It is not.
         """
-        if self.sessions.refusing:
-            headers = {"Retry-After": "1"}
-            detail = "The service is shutting down; connect again in a moment."
-            raise HandshakeRefused(
-                Problem(503, "unavailable", "Shutting down", detail, headers=headers)
-            )
-        admitted = self._admit(head.headers, peer)
-        if admitted is None:
-            return AcceptedHandshake(handshake.accept(head))
-        if callable(admitted):
-            try:
-                return AcceptedHandshake(handshake.accept(head), leave=admitted)
-            except HandshakeRefused:
-                admitted()
-                raise
-        if admitted.status == HTTPStatus.TOO_MANY_REQUESTS:
-            return AcceptedHandshake(
-                handshake.accept(head), too_many="too many connections; open fewer, or wait"
-            )
-        raise HandshakeRefused(admitted)
+        leave, too_many = self.admit(head.headers, peer)
+        try:
+            return AcceptedHandshake(handshake.accept(head), leave, too_many)
+        except HandshakeRefused:
+            if leave is not None:
+                leave()
+            raise
 
     def open(
         self,
@@ -145,7 +155,9 @@ class Acceptor:
         """
         connection = WebSocketConnection(self.sessions, self._parsers, on_lost, accepted.leave)
         transport.set_protocol(connection)
-        connection.open(transport, accepted.response, token, rest, accepted.too_many)
+        connection.open(
+            transport, accepted.response, accepted.permissions or token, rest, accepted.too_many
+        )
 
 
 class SniffingProtocol(asyncio.Protocol):

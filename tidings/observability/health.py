@@ -10,7 +10,7 @@ from collections.abc import Callable
 from importlib.metadata import version
 
 import structlog
-from prometheus_client import REGISTRY, CollectorRegistry
+from prometheus_client import CollectorRegistry
 
 from tidings.observability.gateway_metrics import GATEWAY, GatewayParts
 from tidings.observability.lag import LagMonitor, Offsets, ReaderLag
@@ -61,7 +61,7 @@ class HealthMonitor:
         log: Log,
         cache: CachedStore,
         *,
-        registry: CollectorRegistry = REGISTRY,
+        registry: CollectorRegistry,
     ) -> None:
         self._changes_log = log
         self.source = SourceWatch(log, cache)
@@ -71,12 +71,12 @@ class HealthMonitor:
         self.stalls: LoopStalls = LoopStalls()
         self._rounds: dict[str, Callable[[], float]] = {}
         self._processor: Processor | None = None
-        self._registry = registry
+        self.registry: CollectorRegistry = registry
         self.exposition = Exposition()
         self.exposition.add(SERVICE, self)
         self.exposition.add(LOG, log)
         self.exposition.add(CACHE, cache)
-        registry.register(self.exposition)
+        self.registry.register(self.exposition)
         self.version: str = version("tidings")
 
     # ---- what is observed ----
@@ -160,7 +160,7 @@ class HealthMonitor:
 
     def close(self) -> None:
         """Show no metrics any more."""
-        self._registry.unregister(self.exposition)
+        self.registry.unregister(self.exposition)
 
     # ---- what it says ----
 

@@ -7,6 +7,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar
 
+from prometheus_client import (
+    CollectorRegistry,
+    GCCollector,
+    PlatformCollector,
+    ProcessCollector,
+)
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -58,6 +64,17 @@ class Family(Generic[S]):
         for labels, number in samples:
             plain.add_metric(labels, number)
         return plain
+
+
+def process_registry() -> CollectorRegistry:
+    """A registry of a service's own, with what is known of its process.
+
+    Two services in one process count apart, and neither shows in the registry of a host program.
+    """
+    registry = CollectorRegistry()
+    for collector in (ProcessCollector, PlatformCollector, GCCollector):
+        collector(registry=registry)
+    return registry
 
 
 def by_name(numbers: Mapping[Any, float]) -> list[Sample]:

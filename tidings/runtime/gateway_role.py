@@ -2,7 +2,7 @@
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
 from urllib.parse import urlsplit
@@ -15,10 +15,11 @@ from tidings.gateway.api.health import Health
 from tidings.gateway.api.sse import EventStreams
 from tidings.gateway.api.webhooks import WebhookCounts
 from tidings.gateway.app import build_app, build_health_app, connect
-from tidings.gateway.auth.permissions import Authenticator
+from tidings.gateway.asgi.application import AsgiGateway, not_upgraded
+from tidings.gateway.auth.permissions import Authenticator, NoTokens
 from tidings.gateway.auth.quotas import OwnerQuotas
 from tidings.gateway.auth.rate_limits import TrustedProxies
-from tidings.gateway.auth.request_guard import RequestGuard
+from tidings.gateway.auth.request_guard import RequestGuard, Rights
 from tidings.gateway.http.held_bytes import HeldBytes
 from tidings.gateway.http.problems import Handler
 from tidings.gateway.http.server import HttpServer
@@ -43,7 +44,9 @@ LONGEST_SPREAD = 5.0
 """Seconds over which clients are asked to come back at most."""
 
 
-def request_guard(settings: Settings, authenticator: Authenticator | None) -> RequestGuard:
+def request_guard(
+    settings: Settings, authenticator: Authenticator | None, rights: Rights | None = None
+) -> RequestGuard:
     """What checks requests before a route serves them."""
     return RequestGuard(
         authenticator=authenticator,
@@ -52,6 +55,7 @@ def request_guard(settings: Settings, authenticator: Authenticator | None) -> Re
         trusted_proxies=TrustedProxies(settings.trusted_proxies),
         limits=limits.address_limits(settings),
         connections=limits.address_connections(settings),
+        rights=rights,
     )
 
 
@@ -73,6 +77,7 @@ class GatewayRole:
         on_changes: Told of every change; a reconciler in the same process need not read them again.
         on_gap: Called when changes were missed for good.
         tracing: Where the spans of sampled webhooks and changes go.
+        rights: What a host application gives its callers, where it serves this gateway.
     """
 
     def __init__(
@@ -85,19 +90,21 @@ class GatewayRole:
         on_changes: OnChanges | None = None,
         on_gap: Callable[[], None] | None = None,
         tracing: Tracing | None = None,
+        rights: Rights | None = None,
     ) -> None:
         self._settings = settings
         self._resources = resources
         self._cache = cache
         self._tracing = tracing
         self._on_gap = on_gap
+        self._close: Callable[[], Awaitable[None]] | None = None
         self._submitter: Submitter | None = None
         self._create_defaults: CreateDefaults | None = None
         hub = Hub(on_error=self._failed)
         owners = OwnerQuotas(limits.owner_limits(settings))
         self.held = HeldBytes(limits.held_limits(settings))
         authenticator = authenticator_of(settings)
-        self._guard = request_guard(settings, authenticator)
+        self._guard = request_guard(settings, authenticator, rights)
         self.webhook_counts = WebhookCounts()
         self.texts = TextHub(resources.log, hub, cache, settings.text_window)
         self.event_streams = EventStreams(
@@ -112,7 +119,7 @@ class GatewayRole:
         self.sessions = SessionRegistry(
             hub,
             cache,
-            authenticator,
+            NoTokens() if authenticator is None and rights is not None else authenticator,
             limits.session_limits(settings),
             owners=owners,
             held=self.held,
@@ -142,7 +149,10 @@ class GatewayRole:
             )
         )
         health = self.health = Health(
-            self._guard, version=version("tidings"), alive=health_monitor.alive
+            self._guard,
+            version=version("tidings"),
+            alive=health_monitor.alive,
+            registry=health_monitor.registry,
         )
         health.add_check("changes", self._changes_ready)
         health.add_check("store", self._store_ready)
@@ -164,11 +174,25 @@ class GatewayRole:
 
         listener = Listener(self.sessions, http, self._guard.admit_websocket)
         server = HttpServer(self._app(upgrade_route(listener.acceptor)))
+        async with self._open(listener, server):
+            yield await listener.serve(listening)
 
+    @asynccontextmanager
+    async def mounted(self, prefix: str) -> AsyncIterator[AsgiGateway]:
+        """What serves the scopes of a host's server until the block ends; nothing is listened on."""
+        server = HttpServer(self._app(not_upgraded))
+        listener = Listener(self.sessions, server.connection, self._guard.admit_websocket)
+        async with self._open(listener, server):
+            self.sessions.start()
+            yield AsgiGateway(server, listener.acceptor, self._guard, prefix)
+
+    @asynccontextmanager
+    async def _open(self, listener: Listener, server: HttpServer) -> AsyncIterator[None]:
         async def farewell() -> None:
             spread = min(LONGEST_SPREAD, len(self.sessions) / RETURNS)
             await listener.close(retry_after_spread=spread, limit=1.5)
 
+        self._close = farewell
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self.texts.close)
             stack.push_async_callback(self.reader.close)
@@ -180,7 +204,14 @@ class GatewayRole:
             await self.texts.start()
             await self.reader.start()
             await self.reader.ready()
-            yield await listener.serve(listening)
+            yield
+
+    async def farewell(self) -> None:
+        """Send every client away that waits for news, ahead of the end."""
+        self.event_streams.end()
+        self.reader.stop_waiting()
+        if self._close is not None:
+            await self._close()
 
     def health_app(self) -> web.Application:
         """Health and metrics alone, for a port of this process's own."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import structlog
 from msgspec import Struct
+from prometheus_client import REGISTRY, CollectorRegistry
 
 from tidings.config.settings import SECRETS, Settings, SettingsError, sqlite_path
 from tidings.config.validators import masked_url
@@ -145,7 +146,9 @@ async def whole_store_of(settings: Settings) -> PredictionStore:
         raise
 
 
-async def composed_store_of(settings: Settings) -> PredictionStore:
+async def composed_store_of(
+    settings: Settings, registry: CollectorRegistry = REGISTRY
+) -> PredictionStore:
     """The store of the settings with its A/B arm, its fallback and metrics around each.
 
     Raises:
@@ -157,6 +160,7 @@ async def composed_store_of(settings: Settings) -> PredictionStore:
         settings.store,
         split=settings.split_arm,
         fallback=settings.store_fallback,
+        registry=registry,
         options=lambda one: _credentials(settings, one),
     )
 
@@ -301,8 +305,14 @@ async def _check_filled(log: Log, store: PredictionStore, settings: Settings) ->
 
 
 @asynccontextmanager
-async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
+async def open_resources(
+    settings: Settings, registry: CollectorRegistry = REGISTRY
+) -> AsyncIterator[Resources]:
     """Everything open, and closed again at the end of the block.
+
+    Args:
+        settings: Checked.
+        registry: Where the metrics of the stores are.
 
     Raises:
         SettingsError, StorageError, LogError: With one line that says what to mend.
@@ -311,7 +321,7 @@ async def open_resources(settings: Settings) -> AsyncIterator[Resources]:
     async with AsyncExitStack() as stack:
         log = await log_of(settings)
         stack.push_async_callback(log.close)
-        store = await composed_store_of(settings)
+        store = await composed_store_of(settings, registry)
         stack.push_async_callback(store.close)
         policy = await claim_to_serve(log, store, settings)
         if isinstance(store, FallbackStore):

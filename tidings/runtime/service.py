@@ -10,16 +10,19 @@ from importlib.metadata import version
 from typing import Any
 
 import structlog
-from msgspec import structs
+from msgspec import Struct, structs
 
 from tidings.config.settings import Settings
 from tidings.gateway.api.health import Health
 from tidings.gateway.app import build_health_app
+from tidings.gateway.asgi.application import AsgiGateway
+from tidings.gateway.auth.request_guard import Rights
 from tidings.gateway.push.changes_reader import ChangesReader
 from tidings.gateway.push.hub import Hub
 from tidings.gateway.websocket.listener import listen
 from tidings.observability import gc_tuning
 from tidings.observability.health import HealthMonitor
+from tidings.observability.metrics import process_registry
 from tidings.observability.traces import tracing
 from tidings.runtime.archiver_role import ArchiverRole, archiver_role
 from tidings.runtime.authentication import authenticator_of
@@ -92,6 +95,7 @@ async def serve(
             if stop.is_set():
                 logger.info("service.stopping", started=False)
                 return
+            gc_tuning.freeze_startup_objects()
             if ready is not None:
                 ready(service.port)
             await service.until(stop)
@@ -100,6 +104,15 @@ async def serve(
 async def _end_with_parent(parent: int, stop: asyncio.Event) -> None:
     await parent_exit(parent)
     stop.set()
+
+
+class Mount(Struct, frozen=True, kw_only=True):
+    """How an application serves the gateway in its own process."""
+
+    prefix: str = ""
+    """Below which it does, beside the `root_path` of a scope."""
+    rights: Rights | None = None
+    """What it gives its callers."""
 
 
 class Service:
@@ -121,6 +134,8 @@ class Service:
         """Of this process alone, where it has one beside the shared one."""
         self.processor: Processor | None = None
         self.gateway: GatewayRole | None = None
+        self.asgi: AsgiGateway | None = None
+        """What a host's server drives, where it is mounted."""
         self.provider_work: ProviderWork | None = None
         self.archiver: ArchiverRole | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -156,21 +171,32 @@ async def running(
     reached: Reached | None = None,
     timeouts: Timeouts | None = None,
     submission_reached: SubmissionReached | None = None,
+    mount: Mount | None = None,
 ) -> AsyncIterator[Service]:
     """A service that has started.
 
     It is stopped in order when the block ends: webhooks first, then the processor.
+
+    Args:
+        settings: Checked, with a webhook key.
+        reached: See `serve`.
+        timeouts: Likewise.
+        submission_reached: Likewise.
+        mount: How a host's server serves the gateway; None: it listens by itself.
     """
     async with AsyncExitStack() as stack:
         # Taken before anything else is touched: a port in use is the commonest mistake, and must
         # cost nothing.
-        listening = listen(settings.host, settings.port, reuse_port=settings.shared_port)
-        stack.callback(listening.close)
+        listening = None
+        if mount is None:
+            listening = listen(settings.host, settings.port, reuse_port=settings.shared_port)
+            stack.callback(listening.close)
         traces = await stack.enter_async_context(tracing(settings))
-        opened = await stack.enter_async_context(open_resources(settings))
+        registry = process_registry()
+        opened = await stack.enter_async_context(open_resources(settings, registry))
         opened = structs.replace(opened, log=ObservedLog(opened.log))
         cache = _cache_of(settings, opened)
-        health = HealthMonitor(opened.log, cache)
+        health = HealthMonitor(opened.log, cache, registry=registry)
         stack.callback(health.close)
         health.observe_projection(opened.projecting)
         health.observe_traces(traces)
@@ -178,7 +204,7 @@ async def running(
         # A projection is stale: its newest records are in memory alone.
         known = structs.replace(opened, store=cache) if isinstance(cache, Replica) else opened
         load = known.store.load
-        port = listening.getsockname()[1]
+        port = settings.port if listening is None else listening.getsockname()[1]
         provider_work = service.provider_work = ProviderWork(
             settings, known, port, load=load, timeouts=timeouts, reached=submission_reached
         )
@@ -205,8 +231,12 @@ async def running(
             health.observe_archiver(archiver.archiver)
             health.observe_rounds("archiver", lambda: archiver.archiver.last_alive)
         if "gateway" in settings.roles:
-            await _open_gateway(settings, service, provider_work, stack, listening)
-        else:
+            gateway = _gateway(settings, service, provider_work, stack, mount)
+            if listening is not None:
+                await _serve(settings, service, gateway, stack, listening)
+            elif mount is not None:
+                service.asgi = await stack.enter_async_context(gateway.mounted(mount.prefix))
+        elif listening is not None:
             service.port = await stack.enter_async_context(
                 _health_alone(settings, service, listening)
             )
@@ -228,10 +258,9 @@ async def running(
                 *([service.health_port] if service.health_port else []),
             )
             stack.callback(settings.port_file.unlink, missing_ok=True)
-        gc_tuning.freeze_startup_objects()
         logger.info(
             "service.started",
-            url=f"http://{settings.host}:{service.port}",
+            url=f"http://{settings.host}:{service.port}" if mount is None else mount.prefix,
             roles=sorted(settings.roles),
             log=settings.shown("log"),
             store=settings.shown("store"),
@@ -240,14 +269,14 @@ async def running(
         yield service
 
 
-async def _open_gateway(
+def _gateway(
     settings: Settings,
     service: Service,
     provider_work: ProviderWork,
     stack: AsyncExitStack,
-    listening: socket.socket,
-) -> None:
-    """Serve clients, with what the other roles of this process add, until the stack ends."""
+    mount: Mount | None,
+) -> GatewayRole:
+    """What serves clients, with what the other roles of this process add."""
     opened, cache, health = service.resources, service.cache, service.health
     _keep_keys_fresh(service, stack)
     gateway = service.gateway = GatewayRole(
@@ -258,6 +287,7 @@ async def _open_gateway(
         on_changes=provider_work.notice,
         on_gap=provider_work.missed,
         tracing=service.tracing,
+        rights=None if mount is None else mount.rights,
     )
     gateway.submit_by(
         provider_work.submitting(gateway.reader), create_defaults_of(settings, Estimates(cache))
@@ -269,6 +299,17 @@ async def _open_gateway(
     if service.archiver is not None:
         gateway.health.add_check("archiver", service.archiver.ready)
         gateway.health.add_statistics("archiver", service.archiver.archiver.figures)
+    return gateway
+
+
+async def _serve(
+    settings: Settings,
+    service: Service,
+    gateway: GatewayRole,
+    stack: AsyncExitStack,
+    listening: socket.socket,
+) -> None:
+    """Serve clients on the socket until the stack ends."""
     service.port = await stack.enter_async_context(gateway.serving(listening))
     if settings.health_port is not None:
         own = listen("127.0.0.1", settings.health_port, reuse_port=settings.shared_port)
@@ -409,7 +450,9 @@ async def _health_alone(
 ) -> AsyncIterator[int]:
     monitor = service.health
     guard = request_guard(settings, authenticator_of(settings))
-    health = Health(guard, version=version("tidings"), alive=monitor.alive)
+    health = Health(
+        guard, version=version("tidings"), alive=monitor.alive, registry=monitor.registry
+    )
     health.add_check("log", monitor.log_ready)
     if service.processor is not None:
         health.add_check("processor", monitor.processor_ready)

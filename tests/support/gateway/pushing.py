@@ -10,15 +10,16 @@ from typing import Any
 from aiohttp import web
 from websockets.asyncio.client import ClientConnection, connect
 
+from tests.support.gateway.doors import Front, websocket_handler
 from tidings.gateway.auth.permissions import Authenticator, Permissions, TokenRefused
 from tidings.gateway.auth.quotas import OwnerLimits, OwnerQuotas, SessionLimits
+from tidings.gateway.auth.request_guard import RequestGuard
 from tidings.gateway.http.held_bytes import HeldBytes
 from tidings.gateway.http.server import HttpServer
 from tidings.gateway.push.changes_reader import ChangesReader
 from tidings.gateway.push.hub import Hub, Subscriber
 from tidings.gateway.push.session_registry import SessionRegistry
 from tidings.gateway.push.text_hub import TextHub
-from tidings.gateway.websocket.aiohttp_upgrade import upgrade_route
 from tidings.gateway.websocket.listener import Admit, Listener, admit_all
 from tidings.storage.clock import SYSTEM_CLOCK, Clock
 from tidings.storage.memory import MemoryStore
@@ -73,7 +74,8 @@ class Push:
         app = web.Application()
         self.http = HttpServer(app)
         self.listener = Listener(self.sessions, self.http.connection, admit)
-        app.router.add_get("/api/ws", upgrade_route(self.listener.acceptor))
+        app.router.add_get("/api/ws", websocket_handler(self.listener))
+        self.front = Front(self.listener, self.http, RequestGuard(allowed_hosts=None))
         app.router.add_get("/hello", self._hello)
         self.port = 0
         self.offset = 0
@@ -89,10 +91,11 @@ class Push:
         await self.texts.start()
         await self.reader.start()
         await self.reader.ready()
-        self.port = await self.listener.start()
+        self.port = await self.front.start()
 
     async def close(self) -> None:
         await self.listener.close(0.0, 1.0)
+        await self.front.end()
         await self.http.close()
         await self.reader.close()
         await self.texts.close()

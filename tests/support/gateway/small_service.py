@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 from aiohttp import web
 
+from tests.support.gateway.doors import Front, websocket_handler
 from tidings.gateway.api.health import Health
 from tidings.gateway.api.sse import EventStreams
 from tidings.gateway.api.webhooks import WebhookCounts
@@ -23,7 +24,6 @@ from tidings.gateway.push.changes_reader import ChangesReader
 from tidings.gateway.push.hub import Hub
 from tidings.gateway.push.session_registry import SessionRegistry
 from tidings.gateway.push.text_hub import TextHub
-from tidings.gateway.websocket.aiohttp_upgrade import upgrade_route
 from tidings.gateway.websocket.listener import Listener
 from tidings.storage.memory import MemoryStore
 from tidings.storage.prediction import Prediction, Standing, decode, encode
@@ -128,6 +128,12 @@ class SmallService:
             await self._processing
             self._processor = self._processing = None
 
+    async def end_processor(self) -> None:
+        """End it at once, at the test's end: its last round would take half a second."""
+        if self._processing is not None:
+            self._processing.cancel()
+            await asyncio.wait([self._processing])
+
     async def put(self, record: Standing, expires_at: int | None = None) -> None:
         """Let the record stand in the store, and announce it."""
         there = (await self.store.store.load([record.prediction_id])).get(record.prediction_id)
@@ -159,20 +165,23 @@ async def small_service(*, processing: bool = True, **settings: Any) -> AsyncIte
         return http.connection()
 
     listener = Listener(service.sessions, connection, service.guard.admit_websocket)
-    http = HttpServer(service.app(upgrade_route(listener.acceptor)))
+    http = HttpServer(service.app(websocket_handler(listener)))
+    front = Front(listener, http, service.guard)
     await http.start()
     await service.texts.start()
     await service.reader.start()
     if processing:
         await service.start_processor()
-    service.port = await listener.start()
+    service.port = await front.start()
     try:
         yield service
     finally:
         await listener.close(0.0, 1.0)
+        service.event_streams.end()
         service.reader.stop_waiting()
+        await front.end()
         await http.close()
-        await service.stop_processor()
+        await service.end_processor()
         await service.reader.close()
         await service.texts.close()
 

@@ -27,6 +27,8 @@ from tidings.gateway.http.problems import Problem, from_failure
 from tidings.streams.log.memory import MemoryLog
 from tidings.streams.log.protocol import NewRecord, Position
 
+pytestmark = pytest.mark.doors
+
 SECRET = b"a secret of more than thirty-two bytes"
 
 
@@ -269,6 +271,7 @@ async def test_no_answer_names_the_server() -> None:
         assert b"\r\nserver" not in (await raw(service.port, b"NONSENSE\r\n\r\n")).lower()
 
 
+@pytest.mark.lean
 @pytest.mark.parametrize("protocol", [b"h2c", b"TLS/1.0", b"websocket"])
 async def test_what_comes_behind_a_refused_upgrade_is_answered(protocol: bytes) -> None:
     """Requests in the same bytes as an upgrade that is not made are answered, in their order."""
@@ -281,6 +284,7 @@ async def test_what_comes_behind_a_refused_upgrade_is_answered(protocol: bytes) 
     assert codes == [b"200", b"404", b"200"]
 
 
+@pytest.mark.lean
 async def test_who_takes_nothing_of_an_answer_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     """An answer that its client does not read is given up; until then its bytes count as held."""
     monkeypatch.setattr(server, "SWEEP_EVERY", 0.1)
@@ -352,6 +356,7 @@ async def test_pages_are_served_under_a_strict_policy() -> None:
     assert "unsafe" not in policy()
 
 
+@pytest.mark.lean
 @pytest.mark.parametrize(
     "request_bytes",
     [
@@ -372,6 +377,7 @@ async def test_a_malformed_request_is_a_problem_too(request_bytes: bytes) -> Non
     assert b'"detail"' in body
 
 
+@pytest.mark.lean
 @pytest.mark.parametrize(
     "request_bytes",
     [
@@ -390,6 +396,7 @@ async def test_a_head_that_is_too_long_is_not_repeated(request_bytes: bytes) -> 
     assert b"secret" not in answer
 
 
+@pytest.mark.lean
 async def test_a_client_that_closes_its_sending_half_is_answered() -> None:
     """Every request that came whole is answered, and then the connection ends; an incomplete one just ends."""
     get = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"

@@ -11,6 +11,8 @@ from tidings.gateway.api.webhooks import url_token
 from tidings.streams.providers.configuration import Configuration
 from tidings.streams.providers.registry import open_providers
 
+pytestmark = pytest.mark.doors
+
 KEY = b"key of webhook URLs"
 BODY = b'{"id":"job-1","status":"COMPLETED","output":{"image":"https://x.example/1.png"}}'
 WORD = "a-long-word-that-only-the-provider-was-told"

@@ -17,6 +17,8 @@ from tidings.storage.errors import StoreUnavailable
 from tidings.storage.object_storage import ObjectStorage
 from tidings.streams.rules import large_fields as blobs
 
+pytestmark = pytest.mark.doors
+
 SECRET = b"a secret of more than thirty-two bytes"
 FOLDER = "0123456789abcdef0123456789abcdef01234567"
 PICTURE = b"\x89PNG\r\n\x1a\n" + bytes(1000)

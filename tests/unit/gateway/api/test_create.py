@@ -16,6 +16,8 @@ from tidings.gateway.auth.tokens import Hs256Tokens, RequiredClaims
 from tidings.storage.prediction import Prediction, decode
 from tidings.streams.log.protocol import DEAD_LETTERS, EVENTS
 
+pytestmark = pytest.mark.doors
+
 SECRET = b"a secret of more than thirty-two bytes"
 ORDER = {
     "provider": "replicate",

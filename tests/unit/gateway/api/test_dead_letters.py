@@ -14,6 +14,8 @@ from tidings.gateway.auth.tokens import Hs256Tokens, RequiredClaims
 from tidings.streams.log.protocol import DEAD_LETTERS, EVENTS, NewRecord, Position
 from tidings.streams.processing import dead_letters
 
+pytestmark = pytest.mark.doors
+
 SECRET = b"a secret of more than thirty-two bytes"
 
 

@@ -24,6 +24,8 @@ from tidings.storage.wrappers.fallback import FallbackStore, ReplicaWrite, write
 from tidings.streams.providers.configuration import Configuration
 from tidings.streams.providers.registry import open_providers
 
+pytestmark = pytest.mark.doors
+
 SECRET = b"a secret of more than thirty-two bytes"
 
 

@@ -30,6 +30,8 @@ from tidings.streams.changes.codec import announcement
 from tidings.streams.changes.text_codec import piece
 from tidings.streams.log.protocol import CHANGES, TEXT, Position
 
+pytestmark = pytest.mark.doors
+
 SECRET = b"a secret of more than thirty-two bytes"
 
 
@@ -337,6 +339,7 @@ async def test_a_reader_that_is_gone_is_noticed_at_once(monkeypatch: pytest.Monk
             await eventually(partial(free, key))
 
 
+@pytest.mark.lean
 async def test_a_machine_that_vanished_is_noticed() -> None:
     """The kernel ends a stream's connection once nothing is acknowledged for 45 s, and leaves other requests alone."""
 

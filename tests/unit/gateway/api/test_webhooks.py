@@ -35,6 +35,8 @@ from tidings.streams.providers.protocol import Webhook
 from tidings.streams.providers.registry import open_providers
 from tidings.streams.rules.event import Archive, Event, Poison
 
+pytestmark = pytest.mark.doors
+
 PROVIDERS = open_providers(
     {"replicate": Configuration(secret=(SECRET,)), "standard": Configuration(secret=(SECRET,))}
 )

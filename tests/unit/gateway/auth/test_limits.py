@@ -32,6 +32,8 @@ from tidings.gateway.auth.rate_limits import (
 from tidings.gateway.auth.request_guard import RequestGuard
 from tidings.gateway.http.problems import Problem
 
+pytestmark = pytest.mark.doors
+
 TOKENS = Tokens(
     {
         "ann": Permissions(subject="ann"),

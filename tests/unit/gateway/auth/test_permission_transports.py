@@ -24,6 +24,8 @@ from tidings.storage.object_storage import ObjectStorage
 from tidings.storage.prediction import Prediction
 from tidings.streams.rules import large_fields as blobs
 
+pytestmark = pytest.mark.doors
+
 CONTENT = "nobody else's content"
 HASH = "sha256-" + "ab" * 32
 RECORD: dict[str, Any] = {"owner": "ann", "model": "m", "tags": ["t"], "prompt": CONTENT}

@@ -11,6 +11,8 @@ from tests.support.gateway.small_service import prediction, small_service
 from tidings.gateway.auth.permissions import OPEN, Permissions, TokenRefused, from_claims
 from tidings.gateway.auth.tokens import Hs256Tokens, RequiredClaims
 
+pytestmark = pytest.mark.doors
+
 SECRET = b"a secret of more than thirty-two bytes"
 
 CALLERS: dict[str, dict[str, Any]] = {

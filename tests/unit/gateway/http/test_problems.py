@@ -15,6 +15,7 @@ import jwt
 import pytest
 
 from tests.support import webhooks
+from tests.support.gateway.doors import door
 from tests.support.gateway.small_service import SmallService, prediction, small_service
 from tests.support.root import ROOT
 from tidings.gateway.api import sse
@@ -26,6 +27,8 @@ from tidings.storage.errors import StoreUnavailable
 from tidings.storage.prediction import Prediction
 from tidings.streams.providers.configuration import Configuration
 from tidings.streams.providers.registry import open_providers
+
+pytestmark = pytest.mark.doors
 
 SECRET = b"a secret of more than thirty-two bytes"
 FORWARDED = {"X-Forwarded-For": "203.0.113.7"}
@@ -312,11 +315,17 @@ async def serving(settings: dict[str, Any]) -> AsyncIterator[tuple[SmallService,
         yield service, client
 
 
+BYTES = {("bad-handshake", 400), ("head-too-large", 400), ("timeout", 408)}
+"""Problems of bytes and not of requests."""
+
+
 @pytest.mark.parametrize(("code", "status"), PROVOKED, ids=lambda value: str(value))
 async def test_every_problem_has_its_status_and_its_shape(
     code: str, status: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each error is a problem of its code and status, with a remedy, and without what is nobody's business."""
+    if door.get() == "asgi" and (code, status) in BYTES:
+        pytest.skip("the host's server answers to bytes that are no request")
     monkeypatch.setattr(request_body, "BODY_TIME", 0.3)
     if (code, status) == ("too-many-streams", 503):
         monkeypatch.setattr(sse, "MAX_STREAMS", 0)

@@ -4,6 +4,8 @@ import asyncio
 from contextlib import aclosing
 from typing import Any
 
+import pytest
+
 from tests.support.conditions import eventually
 from tests.support.gateway.pushing import hear_until, pushing, say
 from tests.unit.gateway.websocket.test_connection import versions
@@ -12,6 +14,8 @@ from tidings.gateway.push.pages import PAGE_BYTES, PageReader
 from tidings.storage.memory import MemoryStore
 from tidings.storage.prediction import Prediction, Status, encode
 from tidings.storage.store import Page, Query, Write
+
+pytestmark = pytest.mark.doors
 
 
 class Store(MemoryStore):

@@ -31,6 +31,8 @@ from tidings.storage.prediction import Status
 from tidings.storage.store import Capabilities
 from tidings.streams.changes.codec import Change
 
+pytestmark = pytest.mark.doors
+
 
 async def unsubscribe(client: Any, **message: Any) -> None:
     await say(client, type="unsubscribe", **message)
@@ -96,6 +98,7 @@ def test_versions_are_remembered_within_bounds(monkeypatch: pytest.MonkeyPatch) 
     assert state.claims == 0
 
 
+@pytest.mark.lean
 async def test_a_session_that_was_closed_subscribes_to_nothing() -> None:
     """What a client sent while its token was checked ends with the message that closes the connection."""
     async with pushing(

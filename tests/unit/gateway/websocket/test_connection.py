@@ -33,6 +33,9 @@ from tidings.storage.prediction import Status
 SECRET = b"a secret of more than thirty-two bytes"
 
 
+pytestmark = pytest.mark.doors
+
+
 def versions(messages: list[dict[str, object]], kind: str = "change") -> list[int]:
     return [message["prediction"]["version"] for message in messages if message["type"] == kind]  # type: ignore[index]
 
@@ -517,6 +520,7 @@ async def test_a_snapshot_waits_for_a_slow_reader() -> None:
 # The connection's life
 
 
+@pytest.mark.lean
 async def test_a_silent_client_is_closed_with_4001() -> None:
     """A connection that answers no ping is closed; one that answers stays."""
     limits = SessionLimits(heartbeat=0.5)
@@ -535,6 +539,7 @@ async def test_a_silent_client_is_closed_with_4001() -> None:
         assert await nothing_more(client) == []
 
 
+@pytest.mark.lean
 async def test_bye_spreads_the_return() -> None:
     """A shutdown says `bye` with a time to come back, closes with 1012, and takes nobody new."""
     async with pushing() as push, push.client() as client:

@@ -1,0 +1,242 @@
+"""An ASGI request as aiohttp's handlers know requests, and their answers as ASGI messages."""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from typing import Any, cast
+
+from aiohttp import HttpVersion11, web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http import RawRequestMessage
+from multidict import CIMultiDict, CIMultiDictProxy
+from yarl import URL
+
+from tidings.gateway.asgi.scope import Receive, Scope, Send, client_of, mount_of, mounted_path
+
+BODILESS = frozenset({"GET", "HEAD", "OPTIONS", "DELETE"})
+"""Methods whose body nobody reads here."""
+
+SMALL = 64 * 1024
+"""Bytes of a body that is waited for before its request is looked at; of a larger one the headers
+may show that it is not to be read at all."""
+
+FIRST_PIECE = 1.0
+"""Seconds for it."""
+
+_OF_THE_SERVER = frozenset({b"transfer-encoding", b"connection", b"keep-alive", b"date", b"server"})
+"""Headers that are the host server's to write: it may speak HTTP/2."""
+
+Handle = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class ReceivedBody:
+    """A request's body, in the place of aiohttp's `StreamReader`."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._data = b""
+        self._whole = False
+
+    async def receive(self) -> None:
+        """Wait for the next piece.
+
+        Raises:
+            ConnectionResetError: The client is gone.
+        """
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            raise ConnectionResetError("the client is gone")
+        self._data += message.get("body", b"")
+        self._whole = not message.get("more_body", False)
+
+    async def receive_first(self) -> None:
+        """Wait for the first piece, which came with the headers as a rule; as `receive` does."""
+        with contextlib.suppress(TimeoutError):  # whoever reads on waits as long as a body may take
+            async with asyncio.timeout(FIRST_PIECE):
+                await self.receive()
+
+    def is_eof(self) -> bool:
+        """Whether all of it has come."""
+        return self._whole
+
+    def exception(self) -> BaseException | None:
+        """Nothing: a body that breaks off raises where it is read."""
+        return None
+
+    def read_nowait(self) -> bytes:
+        """What has come."""
+        data, self._data = self._data, b""
+        return data
+
+    async def readany(self) -> bytes:
+        """What comes next; nothing at its end."""
+        while not self._data and not self._whole:
+            await self.receive()
+        return self.read_nowait()
+
+
+class AnswerWriter(AbstractStreamWriter):
+    """An answer, in the place of aiohttp's writer.
+
+    Args:
+        send: Takes its messages.
+        mount: What stands before our own addresses.
+    """
+
+    def __init__(self, send: Send, mount: bytes = b"") -> None:
+        self._send = send
+        self._mount = mount
+        self.started = False
+
+    async def write_headers(self, status_line: str, headers: CIMultiDict[str]) -> None:
+        """Begin the answer."""
+        await self._start(
+            int(status_line.split(" ", 2)[1]),
+            [
+                (name.lower().encode("latin-1"), value.encode("utf-8"))
+                for name, value in headers.items()
+            ],
+        )
+
+    async def write(self, chunk: bytes | bytearray | memoryview) -> None:
+        """Send a piece of the body; or all of an answer that was written as one piece of bytes."""
+        if self.started:
+            await self._tell(
+                {"type": "http.response.body", "body": bytes(chunk), "more_body": True}
+            )
+            return
+        head, _, body = bytes(chunk).partition(b"\r\n\r\n")
+        status, *lines = head.split(b"\r\n")
+        pairs = [line.split(b": ", 1) for line in lines]
+        await self._start(
+            int(status.split(b" ", 2)[1]), [(name.lower(), value) for name, value in pairs]
+        )
+        if body:
+            await self.write(body)
+
+    async def write_eof(self, chunk: bytes = b"") -> None:
+        """End the body."""
+        await self._tell({"type": "http.response.body", "body": bytes(chunk), "more_body": False})
+
+    async def drain(self) -> None:
+        """The server waits for a slow client where it is written to."""
+
+    def enable_compression(self, encoding: str = "deflate", strategy: int | None = None) -> None:
+        """Nothing is compressed here."""
+
+    def enable_chunking(self) -> None:
+        """The server frames the body as its protocol wants it."""
+
+    async def _start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        self.started = True
+        kept = [
+            (name, self._mount + value)
+            if name == b"location" and value.startswith(b"/")
+            else (name, value)
+            for name, value in headers
+            if name not in _OF_THE_SERVER
+        ]
+        await self._tell({"type": "http.response.start", "status": status, "headers": kept})
+
+    async def _tell(self, message: dict[str, Any]) -> None:
+        try:
+            await self._send(message)
+        except ConnectionError:
+            raise
+        except (
+            OSError
+        ) as error:  # what the specification has servers raise of a client that is gone
+            raise ConnectionResetError(str(error)) from error
+
+
+class Exchange:
+    """A request and its answer, in the place of aiohttp's connection."""
+
+    ssl_context = None
+    sockname = None
+    transport = None
+
+    def __init__(self, scope: Scope, receive: Receive) -> None:
+        self.peername = (client_of(scope), 0)
+        self.cut = False
+        """Whether the answer ends here, whole or not."""
+        self._receive = receive
+        self._listening: asyncio.Task[None] | None = None
+
+    def force_close(self) -> None:
+        """End the answer without its end."""
+        self.cut = True
+
+    def when_lost(self, told: Callable[[], None] | None) -> None:
+        """Tell an answer that waits for news at once that its client is gone; None: no longer."""
+        if self._listening is not None:
+            self._listening.cancel()
+            self._listening = None
+        if told is not None:
+            self._listening = asyncio.create_task(self._listen(told))
+
+    async def _listen(self, told: Callable[[], None]) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        told()
+
+
+async def begin(scope: Scope, receive: Receive, send: Send, prefix: str = "") -> web.Request:
+    """The request of a scope, its body as far as it has come in one piece.
+
+    Args:
+        scope: Of type `http`.
+        receive: Of the request.
+        send: Takes the answer.
+        prefix: See `mounted_path`.
+
+    Raises:
+        ConnectionResetError: The client is gone already.
+    """
+    method: str = scope["method"]
+    headers: CIMultiDict[str] = CIMultiDict()
+    for name, value in scope["headers"]:
+        if name != b"expect":  # the server has answered it
+            headers.add(name.decode("latin-1"), value.decode("utf-8", "surrogateescape"))
+    path = mounted_path(scope, prefix)
+    query = scope.get("query_string", b"").decode("latin-1")
+    body = ReceivedBody(receive)
+    if method not in BODILESS and _is_small(headers.get("Content-Length", "")):
+        await body.receive_first()
+    target = f"{path}?{query}" if query else path
+    message = RawRequestMessage(
+        method,
+        target,
+        HttpVersion11,
+        CIMultiDictProxy(headers),
+        (),
+        False,
+        None,
+        False,
+        False,
+        URL.build(path=path, query_string=query, encoded=True),
+    )
+    return web.Request(
+        message,
+        cast("Any", body),
+        cast("Any", Exchange(scope, receive)),
+        AnswerWriter(send, mount_of(scope, prefix).encode()),
+        cast("Any", None),  # no task of aiohttp's
+        asyncio.get_running_loop(),
+    )
+
+
+def _is_small(length: str) -> bool:
+    return length.isdecimal() and len(length) < 8 and int(length) <= SMALL
+
+
+async def carry_out(request: web.Request, handle: Handle) -> None:
+    """Serve a request, and send all of its answer.
+
+    Raises:
+        ConnectionError: The client is gone.
+    """
+    response = await handle(request)
+    await response.prepare(request)
+    if not cast("Exchange", request.protocol).cut:
+        await response.write_eof()

@@ -1,0 +1,1 @@
+"""The service mounted in applications of other frameworks."""
