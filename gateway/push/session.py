@@ -102,16 +102,13 @@ class Session(CountedSubscriptions):
         """Begin, after the handshake.
 
         Args:
-            proof: A token from a header, or what it was found to give already; None: the client has
-                to send one first, where any is needed.
+            proof: A token from a header, or what was found to be given; None: a token comes first.
 
         Returns:
             Whether the token is still being checked: the output is uncorked after that.
         """
-        if self._context.authenticator is None:
-            self._welcome(OPEN)
-        elif isinstance(proof, Permissions):
-            self._grant(proof)
+        if isinstance(proof, Permissions) or self._context.authenticator is None:
+            self._grant(proof if isinstance(proof, Permissions) else OPEN)
         elif proof is not None:
             self._authenticate(proof)
         return self._inbox is not None

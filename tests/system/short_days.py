@@ -9,7 +9,7 @@ import os
 
 from tidings.cli.main import main
 from tidings.gateway.push import hub
-from tidings.runtime import service
+from tidings.runtime import upkeep
 from tidings.streams.log.sqlite import log as sqlite_log
 from tidings.streams.log.sqlite import retention
 from tidings.streams.rules import reducer
@@ -17,7 +17,7 @@ from tidings.streams.rules import reducer
 if __name__ == "__main__":
     day, minute = float(os.environ.pop("SHORT_DAY")), float(os.environ.pop("SHORT_MINUTE"))
     reducer.DAY = retention._DELETIONS_MS = int(day * 1000)
-    sqlite_log._TRIM_SECONDS = service.SWEEP_EVERY = minute
+    sqlite_log._TRIM_SECONDS = upkeep.SWEEP_EVERY = minute
     _, *others = hub.Hub.__init__.__defaults__ or ()
     hub.Hub.__init__.__defaults__ = (int(os.environ.pop("SMALL_HUB")), *others)
     main()

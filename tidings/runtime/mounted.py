@@ -12,17 +12,17 @@ from tidings.config.checks import check
 from tidings.config.loader import load_settings
 from tidings.config.settings import Settings, SettingsError
 from tidings.config.webhook_key import with_webhook_key
-from tidings.gateway.asgi.scope import Message, Receive, Scope, Send
+from tidings.gateway.asgi.scope import Message, Receive, Send
 from tidings.gateway.auth.request_guard import Rights
-from tidings.runtime.host_shutdown import host_is_stopping
 from tidings.runtime.service import Mount, Service, running
+from tidings.runtime.signals import host_is_stopping
 
 HOST_LOOKED_AT = 0.1
 """Seconds between two looks whether the host's server has been told to stop."""
 
 logger = structlog.get_logger(__name__)
 
-AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
+AsgiApp = Callable[[Any, Any, Any], Awaitable[None]]
 
 
 class AsgiApplication:
@@ -85,8 +85,8 @@ class AsgiApplication:
     async def __aexit__(self, *failure: Any) -> None:
         await self._entered.__aexit__(*failure)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one scope, as the ASGI specification has it."""
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Serve one scope, as the ASGI specification has it; each framework has types of its own."""
         kind = scope["type"]
         if kind == "lifespan":
             await self._live(receive, send)

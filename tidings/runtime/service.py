@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import socket
-import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
@@ -33,25 +32,18 @@ from tidings.runtime.reconciler_role import ProviderWork
 from tidings.runtime.resources import Resources, open_resources
 from tidings.runtime.signals import cancelled_by, stop_signals
 from tidings.runtime.supervisor import parent_exit
+from tidings.runtime.upkeep import forget_hidden, mirroring, sweep
 from tidings.storage.errors import StorageError
-from tidings.storage.store import PredictionStore
 from tidings.storage.wrappers.cache import CachedStore
-from tidings.storage.wrappers.fallback import FallbackStore
 from tidings.storage.wrappers.replica import Replica
-from tidings.streams.changes.fallback_sync import FallbackSync
-from tidings.streams.changes.projection import Projection, projecting
+from tidings.streams.changes.projection import Projection
 from tidings.streams.log.instrumented import ObservedLog
 from tidings.streams.log.traced import traced
 from tidings.streams.processing.poison_guard import PoisonGuard
 from tidings.streams.processing.processor import Processor
-from tidings.streams.rules.reducer import DAY
 from tidings.streams.submission.estimates import Estimates
 from tidings.streams.submission.reconcile_policy import Timeouts
 from tidings.streams.support.tracing import Step, Tracing
-
-SWEEP_EVERY = 60.0
-"""Seconds between removals of what is past its time."""
-SWEEP_ROWS = 500
 
 logger = structlog.get_logger(__name__)
 
@@ -211,9 +203,11 @@ async def running(
         stack.push_async_callback(provider_work.close)
         health.observe_providers(provider_work.sources())
         if opened.fallback is not None:
-            await stack.enter_async_context(_mirroring(settings, service, opened.fallback))
+            await stack.enter_async_context(
+                mirroring(settings, opened, opened.fallback, service.start)
+            )
         if isinstance(cache, Replica):
-            stack.callback(service.start(_forget_hidden(cache), "replica").cancel)
+            stack.callback(service.start(forget_hidden(cache), "replica").cancel)
         if "processor" in settings.roles:
             await stack.enter_async_context(
                 _processing(
@@ -346,38 +340,6 @@ def _cache_of(settings: Settings, opened: Resources) -> CachedStore:
 
 
 @asynccontextmanager
-async def _mirroring(
-    settings: Settings, service: Service, store: FallbackStore
-) -> AsyncIterator[None]:
-    """The copy is filled beside the processor.
-
-    One that lies in memory, in every process that reads it.
-    """
-    opened, copy = service.resources, store.fallback
-    if ("processor" if copy.capabilities.durable else "gateway") not in settings.roles:
-        yield
-        return
-    if (kv := projecting(copy)) is not None:
-        # Cloudflare shows a write late and charges for each look, so what the copy holds is known
-        # from what this process has written.
-        await kv.restore(())
-    tasks = [
-        service.start(
-            FallbackSync(opened.log, copy, keep=opened.expiry.retention + DAY).run(),
-            "fallback-sync",
-        )
-    ]
-    if "processor" not in settings.roles:  # the processor sweeps both
-        tasks.append(service.start(_sweep(copy), "copy-sweeper"))
-    try:
-        yield
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
-
-
-@asynccontextmanager
 async def _processing(
     service: Service, reached: Reached | None, guard: PoisonGuard | None, text_flush: float
 ) -> AsyncIterator[None]:
@@ -410,7 +372,7 @@ async def _processing(
     )
     service.health.observe_processor(processor)
     task = service.start(service.health.process(processor), "processor")
-    sweeper = service.start(_sweep(opened.store), "sweeper")
+    sweeper = service.start(sweep(opened.store), "sweeper")
     try:
         yield
     finally:
@@ -425,23 +387,6 @@ async def _processing(
                 await service.health.source.keep()
             if projection is not None:
                 await projection.close()
-
-
-async def _sweep(store: PredictionStore) -> None:
-    while True:
-        await asyncio.sleep(SWEEP_EVERY)
-        now = time.time_ns() // 1_000_000
-        try:
-            while await store.sweep(now, SWEEP_ROWS) == SWEEP_ROWS:
-                pass
-        except StorageError as error:
-            logger.warning("service.sweep_failed", error=str(error))
-
-
-async def _forget_hidden(replica: Replica) -> None:
-    while True:
-        await asyncio.sleep(SWEEP_EVERY)
-        replica.forget_hidden(time.time_ns() // 1_000_000)
 
 
 @asynccontextmanager

@@ -54,3 +54,17 @@ async def cancelled_by(stop: asyncio.Event) -> AsyncIterator[None]:
         watching.cancel()
         for _ in range(cancels):
             task.uncancel()
+
+
+def host_is_stopping() -> bool:
+    """Whether the server that drives a mounted service was told to stop: uvicorn, or one like it.
+
+    ASGI tells an application so only after all connections are gone, and an event stream does not go
+    by itself. Servers keep the word in an object whose method handles the signal; nothing is changed
+    here, the handler in place is looked at.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        handler = signal.getsignal(number)
+        if getattr(getattr(handler, "__self__", None), "should_exit", False) is True:
+            return True
+    return False

@@ -10,7 +10,7 @@ from tests.support.conditions import eventually
 from tests.support.storage.samples import prediction
 from tests.support.tidings_process import serving
 from tidings.config.settings import Settings
-from tidings.runtime import service
+from tidings.runtime import service, upkeep
 from tidings.storage.clock import SYSTEM_CLOCK
 from tidings.storage.prediction import Status, encode
 from tidings.streams.changes.codec import announcement
@@ -24,7 +24,7 @@ async def test_a_gateway_removes_from_its_own_copy_what_is_due(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A gateway beside a processor elsewhere fills its copy in memory, and removes there what is past its time."""
-    monkeypatch.setattr(service, "SWEEP_EVERY", 0.01)
+    monkeypatch.setattr(upkeep, "SWEEP_EVERY", 0.01)
     log = await open_log(f"sqlite:///{tmp_path}/log.db")
     for name, expires_at in (("due", 1), ("later", SYSTEM_CLOCK.ms() + 3_600_000)):
         record = prediction(name, status=Status.SUCCEEDED)

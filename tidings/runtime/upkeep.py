@@ -1,0 +1,79 @@
+"""What a service does beside its work: removing what is past its time, and filling a copy for reads."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+import structlog
+
+from tidings.config.settings import Settings
+from tidings.runtime.resources import Resources
+from tidings.storage.errors import StorageError
+from tidings.storage.store import PredictionStore
+from tidings.storage.wrappers.fallback import FallbackStore
+from tidings.storage.wrappers.replica import Replica
+from tidings.streams.changes.fallback_sync import FallbackSync
+from tidings.streams.changes.projection import projecting
+from tidings.streams.rules.reducer import DAY
+
+SWEEP_EVERY = 60.0
+"""Seconds between removals of what is past its time."""
+SWEEP_ROWS = 500
+
+Start = Callable[[Coroutine[Any, Any, None], str], "asyncio.Task[None]"]
+"""Runs a part, by its name, for as long as the service runs."""
+
+logger = structlog.get_logger(__name__)
+
+
+@asynccontextmanager
+async def mirroring(
+    settings: Settings, opened: Resources, store: FallbackStore, start: Start
+) -> AsyncIterator[None]:
+    """The copy is filled beside the processor.
+
+    One that lies in memory, in every process that reads it.
+    """
+    copy = store.fallback
+    if ("processor" if copy.capabilities.durable else "gateway") not in settings.roles:
+        yield
+        return
+    if (kv := projecting(copy)) is not None:
+        # Cloudflare shows a write late and charges for each look, so what the copy holds is known
+        # from what this process has written.
+        await kv.restore(())
+    tasks = [
+        start(
+            FallbackSync(opened.log, copy, keep=opened.expiry.retention + DAY).run(),
+            "fallback-sync",
+        )
+    ]
+    if "processor" not in settings.roles:  # the processor sweeps both
+        tasks.append(start(sweep(copy), "copy-sweeper"))
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+
+
+async def sweep(store: PredictionStore) -> None:
+    """Remove what is past its time, until canceled."""
+    while True:
+        await asyncio.sleep(SWEEP_EVERY)
+        now = time.time_ns() // 1_000_000
+        try:
+            while await store.sweep(now, SWEEP_ROWS) == SWEEP_ROWS:
+                pass
+        except StorageError as error:
+            logger.warning("service.sweep_failed", error=str(error))
+
+
+async def forget_hidden(replica: Replica) -> None:
+    """Let go of what nobody may see any more, until canceled."""
+    while True:
+        await asyncio.sleep(SWEEP_EVERY)
+        replica.forget_hidden(time.time_ns() // 1_000_000)
