@@ -103,6 +103,9 @@ export interface Prediction {
   /** Of a text over 32 KiB the parts that lie in object storage; `textTail` follows them. */
   textParts?: { hash: string; bytes: number; crc: number }[];
   textTail?: string;
+  /** The text's content type where it is not `text/plain` alone. */
+  textType?: string;
+  textSeq?: string;
   textProducers?: { id: string; epoch: number; seq: number }[];
   cancelRequestedAt?: number;
   attempt?: string;
@@ -181,6 +184,16 @@ export class Tidings extends EventTarget {
   watch(what: string | Selection): Watch;
   /** The record of a prediction that has ended, however it ended; rejects where it is deleted. */
   finished(id: string, options?: { signal?: AbortSignal }): Promise<Prediction>;
+  /**
+   * The text of a prediction as it grows: what is there already, and then each piece once. It ends when the prediction
+   * has succeeded, and rejects where it failed, was canceled or is deleted. `replaced` says of the piece that was handed
+   * out last that the text begins anew with it.
+   */
+  text(id: string, options?: { signal?: AbortSignal }): AsyncIterable<string> & { readonly replaced: boolean };
+  /** Write a prediction's text: pieces are joined while a request is under way, repeated where that helps, and taken once. */
+  writer(id: string): TextWriter;
+  /** Write what a source yields, and close: a `Response`, a stream of bytes, strings, or chunks of an OpenAI-compatible API. */
+  pipe(id: string, source: Response | ReadableStream<Uint8Array> | AsyncIterable<unknown>): Promise<void>;
   /** Connect now instead of at the next attempt. */
   connect(): void;
   /** End every watch and the connection, for good. */
@@ -200,6 +213,15 @@ export class Tidings extends EventTarget {
     listener: EventListenerOrEventListenerObject | null,
     options?: boolean | AddEventListenerOptions,
   ): void;
+}
+
+/** Writes the text of one prediction. Each call resolves when the service has taken what was written so far. */
+export interface TextWriter {
+  write(piece: string): Promise<void>;
+  /** The prediction has succeeded. */
+  close(): Promise<void>;
+  /** The prediction has failed. */
+  fail(error: unknown): Promise<void>;
 }
 
 export interface StateEvent {

@@ -5,6 +5,7 @@
  *     tidings.watch("p1", (record) => show(record));
  *     for await (const record of tidings.watch({ owner: "ada" })) show(record);
  *     const record = await tidings.finished("p1");
+ *     for await (const piece of tidings.text("p1")) show(piece);
  */
 
 const TERMINAL = ["succeeded", "failed", "canceled"];
@@ -159,6 +160,86 @@ export class Tidings extends EventTarget {
     throw new TidingsError("the client was closed", "closed");
   }
 
+  text(id, { signal } = {}) {
+    const records = this.watch(id);
+    signal?.addEventListener("abort", () => records.close(signal.reason));
+    return {
+      replaced: false,
+      async *[Symbol.asyncIterator]() {
+        let given = "";
+        for await (const { deleted, status, text = "", error } of records) {
+          if (deleted) throw new TidingsError(`${id} was deleted`, "deleted");
+          this.replaced = !text.startsWith(given);
+          const piece = this.replaced ? text : text.slice(given.length);
+          given = text;
+          if (piece || this.replaced) yield piece;
+          if (status === "succeeded") return;
+          if (TERMINAL.includes(status)) throw new TidingsError(error ?? `${id} ended ${status}`, status);
+        }
+      },
+    };
+  }
+
+  /** Pieces are joined while a request is under way; each has a number, so a repeat is taken once. */
+  writer(id) {
+    const name = `${Date.now()}${Math.random()}`;
+    const url = `/api/predictions/${encodeURIComponent(id)}`;
+    let seq = 0, waiting = "", running = Promise.resolve(), failed;
+    const send = async (end) => {
+      if (failed) throw failed;
+      const half = end ? undefined : /[\uD800-\uDBFF]$/.exec(waiting)?.[0];
+      const body = half ? waiting.slice(0, -1) : waiting;
+      if (!body && !end) return;
+      waiting = half ?? "";
+      const headers = { "Content-Type": "text/plain", "Producer-Id": name, "Producer-Epoch": 0, "Producer-Seq": seq++ };
+      if (end) headers["Stream-Closed"] = "true";
+      await this.#request("POST", `${url}/text`, headers, body).catch((error) => {
+        throw (failed = error);
+      });
+    };
+    const next = (work) => {
+      const done = running.then(work);
+      running = done.catch(() => {});
+      return done;
+    };
+    return {
+      write: (piece) => ((waiting += piece), next(() => send())),
+      close: () => next(() => send(true)),
+      fail: (error) => next(() => send().then(() => this.#request("PATCH", url, { "Content-Type": "application/json" }, JSON.stringify({ status: "failed", error: `${error?.message ?? error}` })))),
+    };
+  }
+
+  /** From a Response, a stream of bytes, or anything that yields strings or an OpenAI-compatible API's chunks. */
+  async pipe(id, source) {
+    const text = this.writer(id);
+    try {
+      for await (const chunk of piecesOf(source.body ?? source)) await text.write(chunk);
+    } catch (error) {
+      await text.fail(error);
+      throw error;
+    }
+    return text.close();
+  }
+
+  async #request(method, path, headers, body) {
+    for (let attempt = 1; ; attempt++) {
+      const response = await fetch(this.#base + path, { method, headers: await this.#signed(headers), body, cache: "no-store" }).catch(() => {});
+      if (response?.ok) return response.text();
+      const { status = 503 } = response ?? {};
+      if (status === 401 && attempt < 3) this.#current = undefined;
+      else if ((status < 500 && status !== 429) || attempt > 9) {
+        const { detail, code } = (await response?.json().catch(() => {})) ?? {};
+        throw new TidingsError(detail ?? `HTTP ${status}`, code ?? status);
+      }
+      await new Promise((resolve) => setTimeout(resolve, Math.min(5000, 2 ** attempt * 100)));
+    }
+  }
+
+  async #signed(headers) {
+    const token = typeof this.#token === "function" ? (this.#current ??= await this.#token()) : this.#token;
+    return token ? { ...headers, Authorization: `Bearer ${token}` } : headers;
+  }
+
   connect() {
     if (!this.#attempt) this.#open();
   }
@@ -208,7 +289,28 @@ export class Tidings extends EventTarget {
 
   #take(record) {
     const last = this.#records.get(record.predictionId);
-    if (!(last?.version >= record.version)) this.#tell(record, keysOf(record));
+    if (last?.version >= record.version) return;
+    if (last?.text && !TERMINAL.includes(record.status) && last.textEpoch === record.textEpoch && last.textLength >= (record.textLength ?? 0)) {
+      // Pieces were ahead of the record: what is there is not shortened.
+      if (record.textParts || last.text.startsWith(record.text)) Object.assign(record, { text: last.text, textLength: last.textLength });
+    }
+    if (record.textParts && record.text === undefined) this.#fetch(record);
+    else this.#tell(record, keysOf(record));
+  }
+
+  /** A long text lies beside its record. */
+  async #fetch(record) {
+    const text = await this.#request("GET", `/api/predictions/${encodeURIComponent(record.predictionId)}/text`, {}).catch(() => record.textTail);
+    const last = this.#records.get(record.predictionId);
+    if (!(last?.version >= record.version)) this.#tell({ ...record, text, textLength: bytes(text).length }, keysOf(record));
+  }
+
+  #append({ predictionId, offset, text, ...told }) {
+    const last = this.#records.get(predictionId);
+    const there = last?.textLength ?? 0;
+    if (!last?.status || offset > there) return; // the next record closes the gap
+    const more = bytes(text).subarray(there - offset);
+    if (more.length) this.#tell({ ...last, ...told, type: undefined, text: (last.text ?? "") + new TextDecoder().decode(more), textLength: there + more.length }, keysOf(last));
   }
 
   #gone(predictionId, version) {
@@ -329,6 +431,8 @@ export class Tidings extends EventTarget {
         this.#blocked = 0;
         this.#welcome(attempt);
         return this.#subscribe();
+      case "append":
+        return this.#append(message);
       case "deleted":
         return this.#gone(message.predictionId, message.version);
       case "unknown": {
@@ -400,7 +504,7 @@ export class Tidings extends EventTarget {
     const known = {};
     for (const record of records) if (record && !record.deleted) known[record.predictionId] = record.version;
     this.#asked.set(++this.#ref, topics);
-    this.#attempt?.say({ type, ref: this.#ref, ...request, known });
+    this.#attempt?.say({ type, ref: this.#ref, ...request, known, ...(type === "subscribe" && { text: "append" }) });
   }
 
   // Silence, ends and returns
@@ -483,6 +587,18 @@ export class Tidings extends EventTarget {
     if (this.state === "closed") return;
     Object.assign(this, { state, transport, retryAt });
     this.dispatchEvent(new CustomEvent("state", { detail: { state, transport, retryAt } }));
+  }
+}
+
+const bytes = (text) => new TextEncoder().encode(text);
+
+async function* piecesOf(source) {
+  const decoder = new TextDecoder();
+  const reader = source.getReader?.();
+  const chunks = reader ? { [Symbol.asyncIterator]: () => ({ next: () => reader.read(), return: () => reader.cancel() }) } : source;
+  for await (const chunk of chunks) {
+    const piece = chunk instanceof Uint8Array ? decoder.decode(chunk, { stream: true }) : typeof chunk === "string" ? chunk : chunk.choices ? chunk.choices[0]?.delta?.content : chunk.delta;
+    if (typeof piece === "string" && piece) yield piece;
   }
 }
 
