@@ -43,6 +43,7 @@ from tidings.streams.providers.protocol import Provider, Webhook
 from tidings.streams.providers.translation import translate
 from tidings.streams.rules.event import (
     EARLIEST,
+    HALF_CHARACTER,
     LATEST,
     Archive,
     Event,
@@ -51,7 +52,7 @@ from tidings.streams.rules.event import (
     Poison,
 )
 from tidings.streams.rules.fields import FIELDS, JSON_NAMES
-from tidings.streams.support.json_text import nested_over, repaired
+from tidings.streams.support.json_text import has_half_characters, nested_over, repaired
 
 MAX_DEPTH = 200
 """Levels of nested JSON. The decoder's own limit depends on the stack it is called from, and would make a record
@@ -211,12 +212,10 @@ def _check_names(event: Event) -> None:
         raise Poison("wrong-type", "an owner, model or tag with the character U+0000; leave it out")
 
 
-def _check_surrogates(event: Event, value: bytes, mended: bytes) -> None:
+def _check_surrogates(event: Event, value: bytes) -> None:
     """Half a character in a piece is refused: another in its place would have another length than its writer counts."""
-    if event.type is EventType.APPEND and mended.count(b"\\ufffd") > value.count(b"\\ufffd"):
-        raise Poison(
-            "encoding", "half a surrogate pair; keep half a character back until its rest comes"
-        )
+    if event.type is EventType.APPEND and has_half_characters(value):
+        raise Poison("encoding", HALF_CHARACTER)
 
 
 def _traceparent(headers: Mapping[str, bytes]) -> bytes | None:
@@ -252,7 +251,7 @@ def _decode(value: bytes) -> Event:
         # Other languages write NaN, half a surrogate pair, or a line break in a string.
         if (mended := repaired(value)) != value:
             event = _decode(mended)
-            _check_surrogates(event, value, mended)
+            _check_surrogates(event, value)
             return event
         raise Poison("not-json", f"{error}; an event is a JSON object") from None
     if b"null" in value:
@@ -275,7 +274,7 @@ def _decode_leniently(value: bytes) -> Event:
     except (msgspec.DecodeError, RecursionError):
         if (mended := repaired(value)) != value:
             event = _decode_leniently(mended)
-            _check_surrogates(event, value, mended)
+            _check_surrogates(event, value)
             return event
         raise Poison("not-json", "not a JSON object; an event is a JSON object") from None
     known = {

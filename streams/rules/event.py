@@ -160,6 +160,10 @@ class Poison(ValueError):
         self.code = code
 
 
+HALF_CHARACTER = "half a surrogate pair; keep half a character back until its rest comes"
+"""What the sender of a piece with one is told."""
+
+
 class OtherResource(ValueError):
     """A provider's event about something else than a prediction, to be set aside by its name."""
 

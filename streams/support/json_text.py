@@ -122,6 +122,13 @@ def repaired(value: bytes) -> bytes:
     return _strings.sub(_as_string, value) if _unusual.search(value) else value
 
 
+def has_half_characters(value: bytes) -> bool:
+    """Whether the JSON has half of a surrogate pair somewhere, which `repaired` would replace."""
+    if b"\\u" not in value:
+        return False
+    return repaired(value).count(b"\\ufffd") > value.count(b"\\ufffd")
+
+
 def _as_null(match: re.Match[bytes]) -> bytes:
     return match[0] if match[0][:1] == b'"' else b"null"
 

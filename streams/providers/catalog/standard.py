@@ -2,7 +2,8 @@
 
 Pure. Two shapes: an event of ours (`predictionId` or `id`, `status`, any field of a report), or the
 specification's envelope `{"type": "prediction.succeeded", "timestamp": ..., "data": {...}}` with
-those fields in `data`. A webhook only ever reports: an event type such as `delete` is refused.
+those fields in `data`. A webhook only ever reports, or appends to a text (`"type": "append"` with
+`text` and `offset`): an event type such as `delete` is refused.
 Where a report tells a status, fields that do not fit are left out; where it does not, there is
 nothing else to count, and it is poison.
 """
@@ -12,6 +13,7 @@ from typing import Annotated
 
 import msgspec
 from msgspec import Meta, Raw, Struct
+from msgspec.structs import replace
 
 from tidings.storage.prediction import ABSENT, Status
 from tidings.streams.providers import payload as bodies
@@ -23,8 +25,10 @@ from tidings.streams.providers.signatures.standard_webhooks import (
     open_keys,
     signed_headers,
 )
-from tidings.streams.rules.event import Event, Poison
+from tidings.streams.rules.event import HALF_CHARACTER, LARGEST, Event, EventType, Poison
+from tidings.streams.support.json_text import has_half_characters
 
+APPEND = EventType.APPEND.value
 EARLIEST = 10**12
 """In ms: September 2001. A smaller time was given in seconds."""
 
@@ -65,6 +69,9 @@ class _Report(Struct, frozen=True, gc=False, rename="camel"):
     owner: str | None = None
     tags: tuple[str, ...] | None = None
     output: Raw = ABSENT
+    text: str | None = None
+    offset: Annotated[int, Meta(ge=0, le=LARGEST)] | None = None
+    text_closed: bool | None = None
     image_url: str | None = None
     image_path: str | None = None
     assets: Raw = ABSENT
@@ -128,6 +135,9 @@ class Standard(Struct, frozen=True):
                 "id-mismatch",
                 f"the address says {prediction_id!r} and the body {report.prediction_id!r}; send one of them",
             )
+        append = APPEND in (outer.type, report.type)
+        if append:
+            _check_piece(report, text)
         status = None if "status" in left_out else _status(report.status, outer.type)
         at = _at(report.at, webhook.at)
         left_out += _misshapen(report) + (("at",) if at is None and status is not None else ())
@@ -136,7 +146,10 @@ class Standard(Struct, frozen=True):
             raise Poison("wrong-type", f"fields of the wrong type or range: {names}")
         if at is None and status is None:
             raise Poison("bad-time", f"at {report.at} is no time in milliseconds since the epoch")
-        return self._event(webhook, report, prediction_id, text, status, at or webhook.at, left_out)
+        event = self._event(
+            webhook, report, prediction_id, text, status, at or webhook.at, left_out
+        )
+        return replace(event, type=EventType.APPEND) if append else event
 
     def _event(
         self,
@@ -167,6 +180,9 @@ class Standard(Struct, frozen=True):
             owner=report.owner,
             tags=report.tags or (),
             output=output,
+            text=report.text,
+            offset=report.offset,
+            text_closed=bool(report.text_closed),
             image_url=report.image_url or (bodies.first_url(output) if output else None),
             image_path=report.image_path,
             assets=ABSENT if "assets" in left_out else assets,
@@ -187,10 +203,17 @@ class Standard(Struct, frozen=True):
 
 
 def _check_type(kind: str | None) -> None:
-    if kind is not None and kind != "report" and "." not in kind:
+    if kind is not None and kind not in ("report", APPEND) and "." not in kind:
         raise Poison(
             "unknown-type", f"a webhook cannot ask for {kind[:40]!r}; it reports (leave `type` out)"
         )
+
+
+def _check_piece(report: _Report, body: bytes) -> None:
+    if report.offset is None:
+        raise Poison("missing-field", "append by webhook needs offset: senders repeat")
+    if has_half_characters(body):
+        raise Poison("encoding", HALF_CHARACTER)
 
 
 def _status(given: str | None, kind: str | None) -> Status | None:
@@ -201,7 +224,7 @@ def _status(given: str | None, kind: str | None) -> Status | None:
                 "unknown-status", f"{given[:40]!r} is no status; use one of {', '.join(Status)}"
             )
         return status
-    if kind is None or kind == "report":
+    if kind is None or kind in ("report", APPEND):
         return None
     last = kind.rpartition(".")[2]
     if last not in STATUS_OF_TYPE and last not in NO_STATUS_TYPES:

@@ -183,3 +183,33 @@ def test_any_body_is_an_event_or_poison(body: bytes) -> None:
     standard().prediction_id(body)
     with pytest.raises(Poison):
         translate(standard(), webhook(body))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"type": "append", "predictionId": "p1", "text": "né", "offset": 3},
+        {"type": "append", "data": {"predictionId": "p1", "text": "né", "offset": 3}},
+    ],
+)
+def test_a_piece_of_text(body: Any) -> None:
+    """A webhook may append to a text, bare or in the envelope."""
+    event = translated(body)
+    assert (event.type, event.text, event.offset) == (EventType.APPEND, "né", 3)
+    assert (event.prediction_id, event.status, event.text_closed) == ("p1", None, False)
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (b'{"type":"append","predictionId":"p1","text":"a"}', "missing-field"),
+        (b'{"type":"append","predictionId":"p1","text":"a","offset":-1}', "missing-field"),
+        (b'{"type":"append","predictionId":"p1","text":"\\ud83d","offset":0}', "encoding"),
+        (b'{"type":"append","predictionId":"p1","text":7,"offset":0}', "wrong-type"),
+    ],
+)
+def test_a_piece_needs_its_offset(body: bytes, code: str) -> None:
+    """Senders repeat, so a piece by webhook says where it goes, in whole characters."""
+    with pytest.raises(Poison) as caught:
+        translate(standard(), webhook(body))
+    assert caught.value.code == code
