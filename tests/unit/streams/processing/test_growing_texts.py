@@ -5,16 +5,20 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+import pytest
 
 from tests.support.conditions import eventually
 from tests.support.streams.pipeline import Pipeline, codes, pipeline, read
+from tidings.storage.errors import StoreUnavailable
 from tidings.storage.memory import MemoryStore
 from tidings.storage.object_storage import ObjectStorage
 from tidings.storage.prediction import Prediction, decode
+from tidings.storage.resilience.backoff import Backoff
 from tidings.storage.store import Outcome, Write
 from tidings.streams.changes.text_codec import Piece, parse_piece
 from tidings.streams.log.memory import MemoryLog
 from tidings.streams.log.protocol import EVENTS, TEXT, NewRecord
+from tidings.streams.processing import outages
 from tidings.streams.processing.processor import GROUP
 from tidings.streams.rules.large_fields import path
 
@@ -44,7 +48,8 @@ async def pieces(one: Pipeline) -> list[Piece]:
 
 async def shown(one: Pipeline) -> str:
     """What a reader has that follows changes and pieces: every piece must go on from what it has."""
-    versions = {c.version: decode(c.value) for c in await one.changes() if c.value}
+    changes = [c for c in await one.changes() if c.prediction_id == "p1"]
+    versions = {c.version: decode(c.value) for c in changes}
     text = b""
     for each in await pieces(one):
         if each.refusal is None:
@@ -67,8 +72,9 @@ async def grown(one: Pipeline, text: str) -> None:
 
 async def test_growth_is_announced_in_pieces_and_written_later() -> None:
     """Pieces are announced at once on the version that stands; the record is written later, with all of them."""
-    log, store = MemoryLog(), CountingStore()
+    log, store, now = MemoryLog(), CountingStore(), [0.0]
     async with pipeline(log, store) as one:
+        one.processor.texts._clock = lambda: now[0]
         await one.send(piece("The ", 0))
         await one.settled()
         words = ["quick ", "brown ", "fox "]
@@ -85,6 +91,7 @@ async def test_growth_is_announced_in_pieces_and_written_later() -> None:
             (1, 10, b"brown "),
             (1, 16, b"fox "),
         ]
+        now[0] = 0.6  # it has grown by more than an eighth
         await one.settled()
         record = await one.prediction()
         assert (record.text, record.version) == ("The quick brown fox ", 4)
@@ -93,10 +100,35 @@ async def test_growth_is_announced_in_pieces_and_written_later() -> None:
         assert (last.version, last.grown_from) == (4, 1)
 
 
+async def test_little_growth_is_written_after_two_seconds() -> None:
+    """A text that has grown by less than an eighth since it was written waits for two seconds, and no longer."""
+    log, store, now = MemoryLog(), CountingStore(), [0.0]
+    async with pipeline(log, store) as one:
+        one.processor.texts._clock = lambda: now[0]
+        await one.send(piece("x" * 100, 0))
+        await one.settled()
+        await one.send(piece("y" * 12, 100))
+        await grown(one, "x" * 100 + "y" * 12)
+        now[0] = 1.9
+        await one.send(piece("z", 112))
+        await eventually(lambda: one.processor.positions == {0: 3}, 10)
+        assert store.versions == [1, 3]  # by now it has grown by an eighth
+        await one.send(piece("z", 113))
+        await eventually(lambda: one.processor.positions == {0: 4}, 10)
+        now[0] = 3.8
+        await one.send(piece("z", 114))
+        await eventually(lambda: one.processor.positions == {0: 5}, 10)
+        assert store.versions == [1, 3]
+        now[0] = 3.9
+        await one.settled()
+        assert store.versions == [1, 3, 5]
+
+
 async def test_anything_else_is_written_at_once() -> None:
     """An end, a status or a tag brings what was held back with it, and the change says that it is no mere growth."""
     log, store = MemoryLog(), CountingStore()
     async with pipeline(log, store) as one:
+        one.processor.texts._flush = one.processor.texts._latest = 600.0
         await one.send(piece("The ", 0))
         await one.settled()
         await one.send(piece("quick", 4))
@@ -113,6 +145,7 @@ async def test_what_is_held_back_is_written_at_a_stop() -> None:
     """A processor that ends in order leaves nothing to be read again."""
     log, store = MemoryLog(), MemoryStore()
     async with pipeline(log, store) as one:
+        one.processor.texts._flush = one.processor.texts._latest = 600.0
         await one.send(piece("The ", 0))
         await one.settled()
         await one.send(piece("quick", 4))
@@ -126,6 +159,7 @@ async def test_another_writer_was_faster() -> None:
     """Where the store has another version than expected, everything since is judged again by what stands."""
     log, store = MemoryLog(), MemoryStore()
     async with pipeline(log, store) as one:
+        one.processor.texts._flush = one.processor.texts._latest = 600.0
         await one.send(piece("The ", 0))
         await one.settled()
         await one.send(piece("quick", 4))
@@ -137,23 +171,24 @@ async def test_another_writer_was_faster() -> None:
         assert await store.write([Write(other, msgspec.json.encode(other), stored.version)]) == [
             None
         ]
-        await one.send(piece(" fox", 9))
+        await one.send(piece(" fox", 9, tags=["x"]))
         await one.settled()
         found = decode((await store.load(["p1"]))["p1"].encoded)
-        assert (found.text, found.version, found.tags) == ("The quick fox", 7, ("other",))
+        assert (found.text, found.version, found.tags) == ("The quick fox", 7, ("other", "x"))
 
 
 async def test_a_new_assignment_drops_what_is_held_back() -> None:
     """What was held back comes again to whoever has the partitions now, and is neither lost nor doubled."""
     log, store = MemoryLog(), MemoryStore()
     async with pipeline(log, store) as one:
+        one.processor.texts._flush = one.processor.texts._latest = 600.0
         await one.send(piece("The ", 0))
         await one.settled()
         await one.send(piece("quick", 4), piece(" brown", 9))
         await grown(one, "The quick brown")
         member = log.consume(EVENTS, GROUP)
         await member.close()
-        await one.send(piece(" fox", 15))
+        await one.send(piece(" fox", 15, tags=["x"]))
         await one.settled()
         record = await one.prediction()
         assert (record.text, record.version) == ("The quick brown fox", 4)
@@ -251,3 +286,37 @@ async def test_positions_and_commits_are_two_numbers() -> None:
         await eventually(lambda: one.processor.positions == {0: 3}, 10)
         await asyncio.sleep(0)
         assert (await log.committed(EVENTS, GROUP))[0] == 1
+
+
+class StuckStore(CountingStore):
+    """Takes no write while it is stuck."""
+
+    stuck = False
+    tried = 0
+
+    async def write(self, writes: Sequence[Write]) -> list[Outcome]:
+        """As the store does, or not."""
+        self.tried += 1
+        if self.stuck:
+            raise StoreUnavailable("away for a moment")
+        return await super().write(writes)
+
+
+async def test_nothing_is_announced_while_writes_are_not_taken(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Pieces wait behind a write that the store does not take, and come once it does."""
+    monkeypatch.setattr(outages, "BACKOFF", Backoff.doubling(0.01, 0.02))
+    log, store = MemoryLog(), StuckStore()
+    async with pipeline(log, store) as one:
+        await one.send(piece("The ", 0))
+        await one.settled()
+        store.stuck = True
+        await one.send({"status": "processing"}, key="p2")
+        await eventually(lambda: one.processor.obstacle is not None, 10)
+        await one.send(piece("quick", 4))
+        tried = store.tried
+        await eventually(lambda: store.tried > tried + 5, 10)
+        assert await pieces(one) == []
+        store.stuck = False
+        await grown(one, "The quick")
