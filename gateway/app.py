@@ -20,6 +20,7 @@ from tidings.gateway.api.webhooks import WebhookCounts, Webhooks
 from tidings.gateway.auth.request_guard import RequestGuard
 from tidings.gateway.http.held_bytes import HeldBytes
 from tidings.gateway.http.problems import Handler, Problem, answering
+from tidings.gateway.lifecycle.retries import newest_attempt, retry_handler
 from tidings.gateway.openapi import asyncapi, openapi
 from tidings.gateway.push.changes_reader import ChangesReader
 from tidings.gateway.push.hub import Hub
@@ -87,7 +88,7 @@ def connect(
         guard, records, writer, held, max_body=max_body, record_max=record_max, strict=strict
     )
     return Endpoints(
-        read=read_handler(guard, records, reader, held),
+        read=read_handler(guard, records, reader, held, partial(newest_attempt, records)),
         raw_reports=raw_reports_handler(guard, records, log, held),
         list=list_handler(guard, store, CursorSeal(webhook_key), held),
         create=create_handler(
@@ -105,6 +106,16 @@ def connect(
         mutations=mutations,
         text_reads=TextReads(guard, records, texts, event_streams, objects),
         text_writes=TextWrites(guard, records, writer, texts, mutations, held),
+        retry=retry_handler(
+            guard,
+            records,
+            writer,
+            reader,
+            held,
+            max_body=max_body,
+            key=webhook_key or b"",
+            submitter=submitter,
+        ),
         event_streams=event_streams,
         blob=blob_handler(guard, records, objects),
         asset=asset_handler(guard, objects),

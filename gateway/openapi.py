@@ -30,6 +30,11 @@ PARAMETERS: dict[str, Schema] = {
         "description": "HMAC-SHA256 of the id in the URL with the service's webhook key",
     },
     "status": {"in": "query", "schema": {"enum": [status.value for status in Status]}},
+    "latest": {
+        "in": "query",
+        "description": "1: the newest of its attempts, where it was tried again",
+        "schema": {"enum": ["1"]},
+    },
     "owner": {"in": "query"},
     "model": {"in": "query"},
     "tag": {"in": "query"},

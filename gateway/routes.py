@@ -29,6 +29,7 @@ class Endpoints(Struct, frozen=True, kw_only=True):
     raw_reports: Handler
     list: Handler
     create: Handler
+    retry: Handler
     mutations: Mutations
     text_reads: TextReads
     text_writes: TextWrites
@@ -118,7 +119,7 @@ def _text_routes(path: str) -> tuple[Route[Endpoints], ...]:
 ROUTES: tuple[Route[Endpoints], ...] = (
     Route(
         method="GET", path=_ID, handler=lambda api: api.read,
-        summary="Read a prediction", parameters=("fields", "If-None-Match", "Prefer"),
+        summary="Read a prediction", parameters=("fields", "latest", "If-None-Match", "Prefer"),
         answers={200: "PredictionAnswer", 304: ""}, problems=(400, 404),
     ),
     Route(
@@ -135,6 +136,12 @@ ROUTES: tuple[Route[Endpoints], ...] = (
         method="POST", path=_ID + "/cancel", handler=lambda api: api.mutations.cancel,
         summary="Ask for a prediction to be canceled",
         answers={202: "PredictionAnswer"}, problems=(403, 404, 409),
+    ),
+    Route(
+        method="POST", path=_ID + "/retry", handler=lambda api: api.retry,
+        summary="Try again what failed or was canceled", body="Retry",
+        answers={201: "WholePrediction", 202: "PredictionAnswer"},
+        problems=(400, 403, 404, 409, 413, 415, 422),
     ),
     Route(
         method="GET", path=_ID + "/events", handler=lambda api: api.event_streams.one,

@@ -11,6 +11,7 @@ from tidings.gateway.api.mutations import EVENT_FIELDS
 from tidings.gateway.push.protocol import Auth, Ping, Subscribe, Unsubscribe
 from tidings.storage.prediction import Prediction
 from tidings.streams.rules.event import Event
+from tidings.streams.rules.retries import MOST, Elsewhere, RetryPolicy
 
 Schema = dict[str, Any]
 
@@ -38,6 +39,9 @@ def reference(name: str) -> Schema:
     return {"$ref": REFERENCE.format(name=name)}
 
 
+_retry = msgspec.structs.fields(Elsewhere)
+
+
 def components() -> dict[str, Schema]:
     """Every named schema."""
     create = _like(Event, "NewPrediction", CREATE_FIELDS, required=frozenset({"provider", "model"}))
@@ -46,6 +50,8 @@ def components() -> dict[str, Schema]:
         _like(Event, "Changes", EVENT_FIELDS),
         create,
         Redrive,
+        RetryPolicy,
+        msgspec.defstruct("Retry", [(one.name, one.type, None) for one in _retry]),
         Auth,
         Subscribe,
         Unsubscribe,
@@ -54,6 +60,9 @@ def components() -> dict[str, Schema]:
     _, schemas = msgspec.json.schema_components(structs, ref_template=REFERENCE)
     found: dict[str, Schema] = {name: _without_defaults(schema) for name, schema in schemas.items()}
     found["Prediction"]["examples"] = [EXAMPLE]
+    found["NewPrediction"]["properties"]["retries"] = {
+        "anyOf": [{"type": "integer", "minimum": 0, "maximum": MOST}, reference("RetryPolicy")]
+    }
     found["NewPrediction"]["properties"]["timeout"] = {
         "description": "Ms that it may take, in the place of a deadline.",
         "type": "number",

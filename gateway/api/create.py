@@ -31,6 +31,7 @@ from tidings.storage.wrappers.cache import CachedStore
 from tidings.streams.rules.decision import Applied
 from tidings.streams.rules.event import Event
 from tidings.streams.rules.fields import CREATE_WIRE_NAMES
+from tidings.streams.rules.retries import policy_of
 from tidings.streams.rules.transitions import decide
 
 CREATE_FIELDS = CREATE_WIRE_NAMES | {"predictionId", "timeout"}
@@ -144,14 +145,32 @@ def create_handler(
 
 def _able(submitter: Submitter | None, order: Order) -> Submitter:
     """The submitter, which can submit this order to its provider; a problem where it cannot."""
-    provider = order.provider
+    able = refuse_unable(submitter, order.provider, _text(order.fields, "model") or "")
+    check_retries(able, order.fields)
+    return able
+
+
+def check_retries(submitter: Submitter, fields: Mapping[str, Raw]) -> None:
+    """Refuse a policy of retries that is none, or that names who cannot be submitted to; 422."""
+    if "retries" not in fields:
+        return
+    try:
+        policy = policy_of(fields["retries"])
+    except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
+        raise unprocessable("Invalid field", f"retries is no policy: {error}.") from None
+    for one in policy.then:
+        provider, model = one.provider or _text(fields, "provider"), one.model
+        refuse_unable(submitter, provider or "", model or _text(fields, "model") or "")
+
+
+def refuse_unable(submitter: Submitter | None, provider: str, model: str) -> Submitter:
+    """The submitter, where it can submit such a prediction; a problem (422) where it cannot."""
     name = f"TIDINGS_{provider[:64].upper().replace('-', '_')}_TOKEN"
     refusal = (
         f"Set {name} and TIDINGS_PUBLIC_URL." if submitter is None else submitter.refusal(provider)
     )
     if submitter is None or refusal is not None:
         raise Problem(422, "provider-not-configured", "Provider not configured", refusal or "")
-    model = _text(order.fields, "model") or ""
     if (unfit := submitter.model_refusal(provider, model)) is not None:
         raise unprocessable("Invalid field", f"{provider} can never take this order: {unfit}.")
     return submitter
@@ -255,7 +274,7 @@ def _idempotency_key(request: web.Request) -> str | None:
     return given
 
 
-def _text(fields: dict[str, Raw], name: str) -> str | None:
+def _text(fields: Mapping[str, Raw], name: str) -> str | None:
     if name not in fields:
         return None
     try:

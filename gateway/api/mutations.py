@@ -358,7 +358,7 @@ def check_size(record: Prediction, record_max: int) -> None:
         )
 
 
-def invalid_transition(current: Status, wanted: Status) -> Problem:
+def invalid_transition(current: Status, wanted: str) -> Problem:
     """The rules do not let the prediction go from one status to the other."""
     return Problem(
         409,

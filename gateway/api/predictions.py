@@ -4,7 +4,7 @@ A record goes out as the bytes that the store keeps: nothing is decoded unless a
 picked, or a right hangs on a tag or a model.
 """
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import msgspec
 from aiohttp import web
@@ -72,6 +72,10 @@ def may_watch(permissions: Permissions, prediction_id: str, stored: Stored) -> b
     return permissions.may_watch(prediction_id, record.owner, record.model, record.tags)
 
 
+Newest = Callable[[Stored], Awaitable[Stored]]
+"""The newest attempt of what a record is one of."""
+
+
 class Records:
     """The records that requests name.
 
@@ -127,9 +131,13 @@ def pick(stored: Stored, names: str) -> bytes:
 
 
 def read_handler(
-    guard: RequestGuard, records: Records, reader: ChangesReader, held: HeldBytes
+    guard: RequestGuard,
+    records: Records,
+    reader: ChangesReader,
+    held: HeldBytes,
+    newest: Newest,
 ) -> Handler:
-    """The handler of `GET /api/predictions/{id}`."""
+    """The handler of `GET /api/predictions/{id}`; `newest` follows its attempts to the last."""
     peek = records.store.peek
     is_open = guard.open_mode
 
@@ -145,6 +153,12 @@ def read_handler(
             stored = await records.find(prediction_id)
         if not is_open and not may_read(permissions, prediction_id, stored):
             raise not_found()
+        query = request.rel_url.raw_query_string
+        if query and request.query.get("latest") == "1":
+            stored = await newest(stored)
+            prediction_id = stored.standing().prediction_id
+            if not may_read(permissions, prediction_id, stored):
+                raise not_found()
         known = request.headers.get("If-None-Match")
         if known is not None and known_version(known, stored.version):
             wait = wait_preferred(request.headers.get("Prefer"))
@@ -154,7 +168,6 @@ def read_handler(
             if newer is None:
                 return not_modified(stored.version)
             stored = newer
-        query = request.rel_url.raw_query_string
         data = stored.encoded if not query else _narrowed(request, stored)
         if len(data) > LARGE:
             account = held.account(permissions.subject)

@@ -137,6 +137,8 @@ export type Selection = (
   limit?: number;
   /** Versions that the caller has already, by id: only what is newer is handed out. */
   known?: Record<string, number>;
+  /** Go on with the next attempt of what is tried again. */
+  latest?: boolean;
 };
 
 /**
@@ -182,8 +184,11 @@ export class Tidings extends EventTarget {
   /** Watch a prediction by id, or a selection. */
   watch(what: string | Selection, callback: (record: Update) => void): Watch;
   watch(what: string | Selection): Watch;
-  /** The record of a prediction that has ended, however it ended; rejects where it is deleted. */
-  finished(id: string, options?: { signal?: AbortSignal }): Promise<Prediction>;
+  /**
+   * The record of a prediction that has ended, however it ended; rejects where it is deleted. With `latest` that of the
+   * last attempt at it.
+   */
+  finished(id: string, options?: { signal?: AbortSignal; latest?: boolean }): Promise<Prediction>;
   /**
    * The text of a prediction as it grows: what is there already, and then each piece once. It ends when the prediction
    * has succeeded, and rejects where it failed, was canceled or is deleted. `replaced` says of the piece that was handed

@@ -85,6 +85,10 @@ class Watch {
   }
 }
 
+const triesAgain = ({ status, retries = 0, retryCount = 0, error, errorCode }) =>
+  status === "failed" && retryCount < (retries.max ?? retries) &&
+  (!retries.on?.length || retries.on.some((one) => `${errorCode}\n${error}`.toLowerCase().includes(one.toLowerCase())));
+
 export class Tidings extends EventTarget {
   #base;
   #token;
@@ -124,38 +128,42 @@ export class Tidings extends EventTarget {
   }
 
   watch(what, callback) {
-    const { limit = 1000, known = {}, ...named } = typeof what === "string" ? { predictions: [what] } : what;
+    const { limit = 1000, known = {}, latest = false, ...named } = typeof what === "string" ? { predictions: [what] } : what;
     const [[kind, name] = [], ...more] = Object.entries(named).filter(([, name]) => name);
     if (!KINDS.includes(kind) || more.length) {
       throw new TypeError(`watch takes an id or exactly one of ${KINDS.join(", ")}`);
     }
     if (this.state === "closed") throw new TidingsError("this client is closed; make a new one", "closed");
     const names = kind === "predictions" ? [...new Set(name)] : [name];
-    const watch = new Watch(names.map((name) => `${kind}:${name}`), callback, (watch) => this.#leave(watch));
+    const watch = new Watch([], callback, (watch) => this.#leave(watch));
+    watch.latest = latest;
     this.#remembered = Math.max(this.#remembered, 2 * limit);
     for (const [predictionId, version] of Object.entries(known)) {
       if (!(this.#records.get(predictionId)?.version >= version)) this.#records.set(predictionId, { predictionId, version, bare: true });
     }
-    for (const name of names) {
-      const key = `${kind}:${name}`;
-      if (!this.#topics.has(key)) {
-        const topic = { key, kind, name, limit, watches: new Set() };
-        this.#topics.set(key, topic);
-        this.#fresh.add(topic);
-      }
-      this.#topics.get(key).watches.add(watch);
-    }
+    for (const name of names) this.#follow(watch, kind, name, limit);
     queueMicrotask(() => this.#begin(watch));
     return watch;
   }
 
-  async finished(id, { signal } = {}) {
+  #follow(watch, kind, name, limit) {
+    const key = `${kind}:${name}`;
+    if (!this.#topics.has(key)) {
+      const topic = { key, kind, name, limit, watches: new Set() };
+      this.#topics.set(key, topic);
+      this.#fresh.add(topic);
+    }
+    this.#topics.get(key).watches.add(watch);
+    watch.keys.push(key);
+  }
+
+  async finished(id, { signal, latest = false } = {}) {
     signal?.throwIfAborted();
-    const watch = this.watch(id);
+    const watch = this.watch({ predictions: [id], latest });
     signal?.addEventListener("abort", () => watch.close(signal.reason));
     for await (const record of watch) {
       if (record.deleted) throw new TidingsError(`${id} was deleted`, "deleted");
-      if (TERMINAL.includes(record.status)) return record;
+      if (TERMINAL.includes(record.status) && !(latest && (record.retriedAs || triesAgain(record)))) return record;
     }
     throw new TidingsError("the client was closed", "closed");
   }
@@ -328,7 +336,18 @@ export class Tidings extends EventTarget {
       if (this.#records.size <= this.#remembered) break;
       if (!this.#topics.has(`predictions:${oldest}`)) this.#records.delete(oldest);
     }
-    for (const watch of this.#watches(keys.flatMap((key) => this.#topics.get(key) ?? []))) watch.push(record);
+    for (const watch of this.#watches(keys.flatMap((key) => this.#topics.get(key) ?? []))) {
+      watch.push(record);
+      // What is tried again goes on under the id of its next attempt.
+      const next = watch.latest && record.retriedAs;
+      if (!next || watch.keys.includes(`predictions:${next}`)) continue;
+      this.#follow(watch, "predictions", next, 1);
+      queueMicrotask(() => {
+        const known = this.#records.get(next);
+        if (known?.status) watch.push(known);
+        if (this.#attempt) this.#subscribe();
+      });
+    }
   }
 
   // The connection

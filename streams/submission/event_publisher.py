@@ -51,7 +51,8 @@ class EventPublisher:
     ) -> None:
         self._events_log, self._source, self._clock = log, source, clock
         self.source = source
-        self._archive = (ARCHIVE_HEADER, archive.value.encode())
+        self.archive = (ARCHIVE_HEADER, archive.value.encode())
+        """The header that says when outputs are archived."""
 
     async def publish_event(self, prediction_id: str, **fields: object) -> Position:
         """Append an event of ours; the fields are named as on the wire, absent ones are None."""
@@ -62,7 +63,7 @@ class EventPublisher:
             "at": self._now(),
         }
         value = _encoder.encode({**identity, **said, "source": self._source})
-        return await self._append(NewRecord(prediction_id.encode(), value, [self._archive]))
+        return await self._append(NewRecord(prediction_id.encode(), value, [self.archive]))
 
     async def publish_provider_report(
         self, prediction_id: str, provider: str, body: bytes, why: str
@@ -71,7 +72,7 @@ class EventPublisher:
         headers = [
             (PROVIDER_HEADER, provider.encode()),
             (RECEIVED_HEADER, b"%d" % self._now()),
-            self._archive,
+            self.archive,
             (DELIVERY_HEADER, f"{self._source}-{uuid.uuid4().hex}".encode()),
             (FETCHED_HEADER, why.encode()),
         ]

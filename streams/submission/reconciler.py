@@ -37,6 +37,7 @@ MIN_PAUSE = 500
 
 _CANCELING = b'"cancelRequestedAt":'
 _LATE, _TOLD = b'"errorCode":"deadline"', b'"lateStatus":'
+_FAILED = frozenset({Status.FAILED.value, Status.CANCELED.value})
 _UNFINISHED = frozenset({Status.STARTING.value, Status.PROCESSING.value})
 
 logger = structlog.get_logger(__name__)
@@ -93,6 +94,7 @@ class Reconciler:
         self._heap: list[tuple[int, str]] = []
         self._wake = asyncio.Event()
         self._under_way: set[asyncio.Task[None]] = set()
+        self._expected: set[str] = set()
         self.done: dict[str, int] = {
             action.value: 0 for action in Action if action is not Action.NOTHING
         }
@@ -121,11 +123,11 @@ class Reconciler:
             if known is None:
                 known = watched[prediction_id] = _Watched(now)
                 starting = change.status == Status.STARTING.value
-                self._at(
-                    prediction_id,
-                    known,
-                    now + (timeouts.unsubmitted if starting else timeouts.silence),
-                )
+                wait = timeouts.unsubmitted if starting else timeouts.silence
+                if prediction_id in self._expected:
+                    self._expected.discard(prediction_id)
+                    known.at_once, wait = True, 0
+                self._at(prediction_id, known, now + wait)
             else:
                 known.seen = now
                 known.tries = 0
@@ -134,6 +136,10 @@ class Reconciler:
                     self._at(prediction_id, known, now)
                 elif not known.due:
                     known.urgent = True
+
+    def expect(self, prediction_id: str) -> None:
+        """Submit a prediction as soon as it shows: nobody else has it in hand."""
+        self._expected.add(prediction_id)
 
     def remember(self, record: Prediction, *, at_once: bool = False, settled: bool = False) -> None:
         """Watch a prediction that was unfinished when this began.
@@ -379,6 +385,7 @@ async def remember_unfinished(
     store: PredictionStore,
     log: Log,
     *,
+    owes: Callable[[bytes], bool] = may_be_late,
     also: Sequence[Callable[[Prediction], None]] = (),
     at_once: bool = False,
     settled: bool = False,
@@ -391,6 +398,7 @@ async def remember_unfinished(
         reconciler: Which.
         store: Of the records.
         log: Of the changes.
+        owes: Whether what has failed or was canceled, by its bytes, is to be remembered, too.
         also: Others that remember predictions, hidden ones and groups included.
         at_once: See `Reconciler.remember`.
         settled: Likewise.
@@ -414,18 +422,16 @@ async def remember_unfinished(
             logger.error("reconciler.defect", size=len(encoded), exc_info=error)
 
     if store.capabilities.lists and "status" in store.capabilities.filters:
-        for status in (Status.STARTING, Status.PROCESSING, Status.FAILED):
+        for status in (Status.STARTING, Status.PROCESSING, Status.FAILED, Status.CANCELED):
             async for stored in _listed(store, status):
-                if status is not Status.FAILED or may_be_late(stored.encoded):
+                if not status.terminal or owes(stored.encoded):
                     remember(stored.encoded, stored.expires_at)
         return len(reconciler)
     newest: dict[str, Change] = {}
     async for batch in read_until_end(log, CHANGES):
         newest |= topic.newest(batch)
     for change in newest.values():
-        if change.status in _UNFINISHED or (
-            change.status == "failed" and may_be_late(change.value)
-        ):
+        if change.status in _UNFINISHED or (change.status in _FAILED and owes(change.value)):
             remember(change.value, change.expires_at)
     return len(reconciler)
 

@@ -18,6 +18,8 @@ from tests.browser.reports import KEY, SETTINGS, report
 from tests.support.conditions import eventually
 from tests.support.tidings_process import TidingsProcess, serving
 from tidings import gateway
+from tidings.streams.log.factory import open_log
+from tidings.streams.log.protocol import EVENTS, NewRecord
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -154,6 +156,33 @@ async def test_finished(tab: Tab, service: TidingsProcess) -> None:
     assert await tab.run(
         "tidings.finished('e-3', { signal: AbortSignal.timeout(50) }).catch((error) => error.name)"
     ) == ("TimeoutError")
+
+
+async def test_attempts(tab: Tab, service: TidingsProcess) -> None:
+    """With `latest` a watch goes on with the next attempt, and `finished` waits for the last one's end."""
+    await tab.open(service)
+    await tab.run("tidings.watch({ predictions: ['try-1'], latest: true }, keep).synced")
+    await tab.run("window.end = tidings.finished('try-1', { latest: true }), 0")
+    log = await open_log(f"sqlite:///{next(service.folder.rglob('log.db'))}")
+    try:
+        order = b'{"type": "create", "provider": "acme", "model": "m", "retries": 1}'
+        await log.append(EVENTS, [NewRecord(b"try-1", order)])
+    finally:
+        await log.close()
+    await report(service, "try-1", "failed")
+    following = """fetch('/api/predictions/try-1?latest=1')
+      .then((answer) => answer.json()).then(({ data }) => data.predictionId)"""
+
+    async def begun() -> bool:
+        return bool(await tab.run(following) != "try-1")
+
+    await eventually(begun)
+    name = await tab.run(following)
+    await report(service, name, "succeeded")
+    assert (await tab.run("end"))["predictionId"] == name
+    got = await tab.run("got")
+    assert got[0].startswith("try-1 starting")
+    assert got[-1].startswith(f"{name} succeeded")
 
 
 async def test_wide_watches(tab: Tab, service: TidingsProcess) -> None:

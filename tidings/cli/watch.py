@@ -13,7 +13,9 @@ from tidings.observability.control_characters import escape_controls
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from tidings.client.attempts import AttemptsWatch
     from tidings.client.client import Client, Update
+    from tidings.client.subscription import Watch
     from tidings.storage.prediction import Prediction
 
 ROWS = 30
@@ -40,6 +42,11 @@ def register(commands: command.Commands) -> None:
     parser.add_argument("--model", help="watch all of a model")
     parser.add_argument("--all", action="store_true", help="watch everything")
     parser.add_argument(
+        "--latest",
+        action="store_true",
+        help="go on with the next attempt of one that is tried again",
+    )
+    parser.add_argument(
         "--finished",
         action="store_true",
         help="end once each of the predictions named has finished",
@@ -56,6 +63,8 @@ def run(arguments: Namespace) -> int:
         raise command.Failure(
             "name predictions, or one of --owner, --tag, --model, --all", command.WRONG_USE
         )
+    if arguments.latest and len(arguments.predictions) != 1:
+        raise command.Failure("--latest: needs one prediction by name", command.WRONG_USE)
     if arguments.finished and not arguments.predictions:
         raise command.Failure("--finished: needs predictions by name", command.WRONG_USE)
     from tidings.storage.prediction import valid_id
@@ -92,13 +101,19 @@ async def _watch(arguments: Namespace, settings: Settings) -> int:
 
 
 async def _show(arguments: Namespace, client: "Client") -> int:
-    watch = client.watch(
-        *arguments.predictions,
-        owner=arguments.owner,
-        tag=arguments.tag,
-        model=arguments.model,
-        all=arguments.all,
-    )
+    watch: Watch | AttemptsWatch
+    if arguments.latest:
+        watch = client.attempts(arguments.predictions[0])
+    else:
+        watch = client.watch(
+            *arguments.predictions,
+            owner=arguments.owner,
+            tag=arguments.tag,
+            model=arguments.model,
+            all=arguments.all,
+        )
+    from tidings.client.attempts import is_last
+
     open_ones = set(arguments.predictions)
     screen = Screen() if not arguments.as_json and sys.stdout.isatty() else None
     try:
@@ -107,7 +122,9 @@ async def _show(arguments: Namespace, client: "Client") -> int:
                 screen.show(update)
             else:
                 output.print_line(as_json(update) if arguments.as_json else as_line(update))
-            if ended(update):
+            if arguments.latest:
+                open_ones = open_ones if not is_last(update) else set()
+            elif ended(update):
                 open_ones.discard(update.prediction_id)
             if arguments.finished and not open_ones:
                 break

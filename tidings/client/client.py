@@ -19,6 +19,7 @@ import httpx
 import msgspec
 from msgspec import Struct
 
+from tidings.client.attempts import AttemptsWatch, is_last
 from tidings.client.errors import PredictionNotFound, RequestRefused, Unreachable, from_status
 from tidings.client.progress import Deleted, Selection, Update, WatchState
 from tidings.client.subscription import Watch
@@ -26,6 +27,7 @@ from tidings.client.token import Token, TokenSource
 from tidings.storage.prediction import Prediction, Status
 from tidings.storage.proxies import by_way_of, calls_this_machine
 from tidings.storage.resilience.backoff import Backoff
+from tidings.streams.rules.retries import RetryPolicy
 
 __all__ = ["Client", "Deleted", "PredictionPage", "Token", "Update", "Watch"]
 
@@ -166,26 +168,44 @@ class Client:
         if watch in self._watches:
             self._watches.remove(watch)
 
-    async def finished(self, prediction_id: str, *, timeout: float | None = None) -> Prediction:
+    def attempts(self, prediction_id: str) -> AttemptsWatch:
+        """Watch a prediction and, where it is tried again, every later attempt at it.
+
+        Returns:
+            An async iterator of `Prediction` and `Deleted` that goes on after an end, until it is
+            closed.
+        """
+        return AttemptsWatch(prediction_id, self.watch)
+
+    async def finished(
+        self, prediction_id: str, *, timeout: float | None = None, latest: bool = False
+    ) -> Prediction:
         """Wait until a prediction has succeeded, failed or been canceled; return it.
+
+        With `latest` a failure that is tried again is not the end: the last attempt's is.
 
         Raises:
             PredictionNotFound: It was deleted meanwhile.
             TimeoutError: It took longer than `timeout` seconds.
         """
-        async with asyncio.timeout(timeout), self.watch(prediction_id) as watch:
+        watching = self.attempts(prediction_id) if latest else self.watch(prediction_id)
+        async with asyncio.timeout(timeout), watching as watch:
             async for update in watch:
                 if isinstance(update, Deleted):
                     raise PredictionNotFound(
                         f"prediction {prediction_id!r} was deleted before it finished"
                     )
-                if update.status.terminal:
+                if update.status.terminal and (not latest or is_last(update)):
                     return update
         raise Unreachable(f"the client was closed before prediction {prediction_id!r} finished")
 
-    async def get(self, prediction_id: str) -> Prediction:
-        """The prediction as it stands. Raises `PredictionNotFound`."""
-        return self._one(await self._request("GET", _path(prediction_id)))
+    async def get(self, prediction_id: str, *, latest: bool = False) -> Prediction:
+        """The prediction as it stands, or with `latest` the newest attempt at it.
+
+        Raises `PredictionNotFound`.
+        """
+        query = {"latest": "1"} if latest else None
+        return self._one(await self._request("GET", _path(prediction_id), query=query))
 
     async def list(
         self,
@@ -223,6 +243,9 @@ class Client:
         owner: str | None = None,
         tags: tuple[str, ...] = (),
         estimated_time: float | None = None,
+        deadline: int | None = None,
+        timeout: float | None = None,
+        retries: int | RetryPolicy | Mapping[str, Any] | None = None,
         prediction_id: str | None = None,
         idempotency_key: str | None = None,
     ) -> Prediction:
@@ -236,6 +259,9 @@ class Client:
             owner: Whose it is; None: the token's.
             tags: Words to watch and list it by.
             estimated_time: Milliseconds that it is expected to take.
+            deadline: When it fails unless it has ended, in ms since the epoch.
+            timeout: Milliseconds that it may take, in the place of a deadline.
+            retries: How often it is tried again if it fails, or a whole policy.
             prediction_id: Its id; None: the service chooses one.
             idempotency_key: The same key gives the same prediction; None: a new one, so that a lost
                 answer can be asked for again without a second prediction.
@@ -254,6 +280,9 @@ class Client:
             "owner": owner,
             "tags": list(tags) or None,
             "estimatedTime": estimated_time,
+            "deadline": deadline,
+            "timeout": timeout,
+            "retries": retries,
             "predictionId": prediction_id,
         }
         body = {name: value for name, value in given.items() if value is not None}
@@ -290,6 +319,30 @@ class Client:
         """
         answer = await self._request("POST", f"{_path(prediction_id)}/cancel")
         return await self._one_or_current(prediction_id, answer)
+
+    async def retry(
+        self, prediction_id: str, *, provider: str | None = None, model: str | None = None
+    ) -> Prediction:
+        """Try again what failed or was canceled; return the new attempt.
+
+        One that was tried again before gives the attempt that there is.
+
+        Args:
+            prediction_id: Of what failed.
+            provider: Who is to try; None: the same one.
+            model: With which model; None: the same one.
+
+        Raises:
+            Conflicting: It has not failed, and was not canceled.
+            Unreachable: The retry is written down, and its attempt does not show yet.
+        """
+        given = {"provider": provider, "model": model}
+        body = {name: value for name, value in given.items() if value is not None}
+        answer = await self._request("POST", f"{_path(prediction_id)}/retry", body=body)
+        if answer.status_code == HTTPStatus.ACCEPTED:
+            where = answer.headers.get("Location", "unknown")
+            raise Unreachable(f"the retry is written down; read {where} later", status=202)
+        return self._one(answer)
 
     async def delete(self, prediction_id: str) -> None:
         """Delete a prediction. Raises `PredictionNotFound`."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from urllib.parse import quote, urlsplit
@@ -17,6 +17,8 @@ from tidings.storage.errors import StorageError
 from tidings.streams.changes.codec import Change
 from tidings.streams.changes.feed import ChangeListener
 from tidings.streams.lifecycle.deadlines import Deadlines
+from tidings.streams.lifecycle.follow_ups import FollowUps
+from tidings.streams.lifecycle.retries import Retries, may_be_retried
 from tidings.streams.log.protocol import LogError
 from tidings.streams.providers.configuration import Configuration
 from tidings.streams.providers.job_api import job_api_of
@@ -27,7 +29,7 @@ from tidings.streams.rules.timeouts import DefaultTimeouts
 from tidings.streams.submission.event_publisher import EventPublisher
 from tidings.streams.submission.http import HttpCalls
 from tidings.streams.submission.reconcile_policy import Timeouts
-from tidings.streams.submission.reconciler import Reconciler, remember_unfinished
+from tidings.streams.submission.reconciler import Reconciler, may_be_late, remember_unfinished
 from tidings.streams.submission.status_client import StatusClient
 from tidings.streams.submission.submitter import ChangeWaiter, Load, Submitter, WebhookUrl
 from tidings.streams.submission.thin_webhooks import ThinWebhookReader
@@ -73,6 +75,11 @@ def limits_of(settings: Settings, provider: str) -> Limits:
     return Limits(own.concurrency or CONCURRENCY, own.rate or known)
 
 
+def owes(encoded: bytes) -> bool:
+    """Whether something may still be owed of what has failed or was canceled."""
+    return may_be_late(encoded) or may_be_retried(encoded)
+
+
 class ProviderWork:
     """What a process has for working with providers.
 
@@ -116,6 +123,11 @@ class ProviderWork:
         self.submissions: Submitter | None = None
         self.reconciler: Reconciler | None = None
         self.deadlines: Deadlines | None = None
+        self.retries: Retries | None = None
+        objects = resources.objects
+        self.follow_ups = FollowUps(
+            self.publisher, objects.get, objects.shown, (settings.webhook_key or "").encode()
+        )
         self.default_timeouts = DefaultTimeouts.parse(settings.timeouts)
         self.thin: ThinWebhookReader | None = None
         self._reread = asyncio.Event()
@@ -150,6 +162,8 @@ class ProviderWork:
             self.reconciler.notice(changes)
         if self.deadlines is not None:
             self.deadlines.notice(changes)
+        if self.retries is not None:
+            self.retries.notice(changes)
 
     def missed(self) -> None:
         """Changes were missed: what is unfinished is to be read again."""
@@ -165,7 +179,10 @@ class ProviderWork:
                     self.reconciler,
                     self._resources.store,
                     self._resources.log,
-                    also=[] if self.deadlines is None else [self.deadlines.remember],
+                    owes=owes,
+                    also=[
+                        one.remember for one in (self.deadlines, self.retries) if one is not None
+                    ],
                 )
             except (StorageError, LogError) as error:
                 logger.warning("reconciler.unfinished_unread", error=str(error))
@@ -194,7 +211,14 @@ class ProviderWork:
         self.deadlines = Deadlines(
             self.publisher, defaults=self.default_timeouts, mine=self.thin.mine
         )
-        work = [self.thin.run(), self.reconciler.run(), self._remember(), self.deadlines.run()]
+        self.retries = self._retries(self.reconciler, self.thin.mine)
+        work = [
+            self.thin.run(),
+            self.reconciler.run(),
+            self._remember(),
+            self.deadlines.run(),
+            self.retries.run(),
+        ]
         if watch is not None:
             await watch.start()
             work.append(watch.run())
@@ -205,6 +229,15 @@ class ProviderWork:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks, timeout=4)
+
+    def _retries(self, reconciler: Reconciler, mine: Callable[[Collection[int]], bool]) -> Retries:
+        return Retries(
+            self._load,
+            self.follow_ups,
+            reconciler.expect,
+            retention=self._resources.expiry.retention,
+            mine=mine,
+        )
 
     async def once(self, *, everything: bool = False) -> dict[str, int]:
         """One pass of the reconciler, without the webhooks that a running one reads.
@@ -229,15 +262,17 @@ class ProviderWork:
             reconciler = self.reconciler = Reconciler(
                 self._load, self.status_client, submissions, timeouts=self.timeouts
             )
+            retries = self._retries(reconciler, lambda _partitions: True)
             unfinished = await remember_unfinished(
                 reconciler,
                 self._resources.store,
                 self._resources.log,
-                also=[passed.remember],
+                owes=owes,
+                also=[passed.remember, retries.remember],
                 at_once=everything,
                 settled=True,
             )
-            while await passed.once():
+            while await passed.once() or await retries.once():
                 pass
             left = await reconciler.once()
             await submissions.idle()
@@ -250,6 +285,7 @@ class ProviderWork:
             "canceled": reconciler.done["cancel"],
             "submitted": submissions.submitted,
             "deadlines": passed.told,
+            "retried": retries.asked + retries.created,
             "reported": self.status_client.reported,
             "gone": self.status_client.gone + self.status_client.unknown,
             "left": left + submissions.interrupted + submissions.unknown,
@@ -301,4 +337,6 @@ class ProviderWork:
             found["watched"], found["met"] = len(self.reconciler), dict(self.reconciler.done)
         if self.deadlines is not None:
             found["deadlines"] = {"waiting": len(self.deadlines), "told": self.deadlines.told}
+        if self.retries is not None:
+            found["retries"] = {"asked": self.retries.asked, "created": self.retries.created}
         return found

@@ -147,3 +147,30 @@ async def test_reads_and_writes(tmp_path: Path) -> None:
         assert canceled.status is Status.CANCELED
         await client.delete("a")
         assert [one.prediction_id for one in (await client.list()).data] == ["b"]
+
+
+async def test_a_watch_of_attempts_goes_on_with_the_next_one(tmp_path: Path) -> None:
+    """Where a prediction is tried again, its watch is that of the new one, and `finished` waits for the last end."""
+    async with serving(tmp_path) as service, Client(service.url) as client:
+        await report(
+            tmp_path,
+            ("p1", b'{"type": "create", "retries": 1, "provider": "acme", "model": "m"}'),
+            ("p1", b'{"status": "failed"}'),
+        )
+        ending = asyncio.create_task(client.finished("p1", latest=True, timeout=60))
+        record = await client.finished("p1")
+        assert record.status is Status.FAILED
+        async with client.attempts("p1") as watch:
+            names: list[str] = []
+            async for update in watch:
+                assert isinstance(update, Prediction)
+                if not names or names[-1] != update.prediction_id:
+                    names.append(update.prediction_id)
+                if len(names) == 2:
+                    break
+        assert names[0] == "p1"
+        await report(tmp_path, (names[1], b'{"status": "succeeded"}'))
+        end = await ending
+        assert (end.prediction_id, end.retry_of, end.status) == (names[1], "p1", Status.SUCCEEDED)
+        assert (await client.get("p1", latest=True)).prediction_id == names[1]
+        assert (await client.retry("p1")).prediction_id == names[1]
