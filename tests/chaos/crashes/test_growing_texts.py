@@ -5,6 +5,7 @@ import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -13,6 +14,7 @@ from tests.chaos.crashes.test_crashes import KEY, mortal
 from tests.support.conditions import eventually
 from tests.support.streams.history import rebuilt
 from tests.support.tidings_process import TidingsProcess, serving
+from tests.support.webhooks import Watcher, watching
 from tidings.storage.factory import open_store
 from tidings.storage.memory import MemoryStore
 from tidings.storage.prediction import Prediction, Status
@@ -45,7 +47,7 @@ class Answers:
             at = 0
             pieces = words(prediction_id)
             for index, text in enumerate(pieces):
-                event = {"type": "append", "text": text, "offset": at}
+                event: dict[str, Any] = {"type": "append", "text": text, "offset": at}
                 if index == len(pieces) - 1:
                     event["textClosed"] = True
                 await self._log.append(
@@ -60,21 +62,58 @@ class Answers:
         self._stopping = True
 
 
+class Reader:
+    """Stays connected and asks for appends; each byte must come once, in order, whatever dies meanwhile."""
+
+    def __init__(self, watcher: Watcher) -> None:
+        self._watcher = watcher
+        self.texts: dict[str, bytes] = {}
+        self.ended: set[str] = set()
+        self.appended = 0
+        """Bytes that came as appends."""
+
+    async def run(self) -> None:
+        while True:
+            self._take(await self._watcher.receive())
+
+    def _take(self, message: dict[str, Any]) -> None:
+        if message["type"] == "append":
+            name, more = message["predictionId"], message["text"].encode()
+            have = self.texts.get(name, b"")
+            assert message["offset"] == len(have), (message, len(have))
+            self.texts[name] = have + more
+            self.appended += len(more)
+        elif message["type"] in ("change", "snapshot"):
+            record = message["prediction"]
+            name, text = record["predictionId"], record.get("text", "").encode()
+            have = self.texts.get(name, b"")
+            assert text.startswith(have) or have.startswith(text)
+            self.texts[name] = max(text, have, key=len)
+            if record["status"] == "succeeded":
+                self.ended.add(name)
+
+
 @asynccontextmanager
-async def answering(tmp_path: Path) -> AsyncIterator[tuple[Log, Answers]]:
-    """A log under load by four writers."""
-    log = await open_log(f"sqlite:///{tmp_path / 'data' / 'log.db'}")
-    answers = Answers(log)
-    try:
-        async with asyncio.TaskGroup() as group:
-            for name in "abcd":
-                group.create_task(answers.run(name))
-            try:
-                yield log, answers
-            finally:
-                answers.stop()
-    finally:
-        await log.close()
+async def answering(tmp_path: Path) -> AsyncIterator[tuple[Log, Answers, Reader]]:
+    """A log under load by four writers, and a gateway of its own with a reader."""
+    async with (
+        serving(tmp_path, KEY, arguments=("serve", "--role", "gateway")) as gateway,
+        watching(gateway.ws_url, all=True, text="append") as watcher,
+    ):
+        log = await open_log(f"sqlite:///{tmp_path / 'data' / 'log.db'}")
+        answers, reader = Answers(log), Reader(watcher)
+        try:
+            async with asyncio.TaskGroup() as group:
+                reading = group.create_task(reader.run())
+                for name in "abcd":
+                    group.create_task(answers.run(name))
+                try:
+                    yield log, answers, reader
+                finally:
+                    answers.stop()
+                    reading.cancel()
+        finally:
+            await log.close()
 
 
 async def announced(log: Log) -> int:
@@ -82,8 +121,11 @@ async def announced(log: Log) -> int:
     return (await log.bounds(CHANGES))[0][1] + (await log.bounds(TEXT))[0][1]
 
 
-async def check_complete(tmp_path: Path, log: Log, answers: Answers) -> None:
-    """Every text is whole, and every record has the bytes and the version that a run without a crash gives."""
+async def check_complete(tmp_path: Path, log: Log, answers: Answers, reader: Reader) -> None:
+    """Every text is whole, and every record has the bytes and the version that a run without a crash gives.
+
+    The reader that stayed connected has every text, too.
+    """
     answers.stop()
     store = await open_store(f"sqlite:///{tmp_path / 'data' / 'store.db'}")
     try:
@@ -104,25 +146,29 @@ async def check_complete(tmp_path: Path, log: Log, answers: Answers) -> None:
             assert record.text == "".join(words(prediction_id))
             assert record.version == PIECES
             assert stored.encoded == expected[prediction_id].encoded
+        await eventually(lambda: reader.ended.issuperset(answers.finished), 20)
+        for prediction_id in answers.finished:
+            assert reader.texts[prediction_id].decode() == "".join(words(prediction_id))
+        assert reader.appended > 0
     finally:
         await store.close()
 
 
 async def test_killed_at_each_step_while_texts_grow(tmp_path: Path) -> None:
     """SIGKILL as each numbered step ends, while pieces are announced and while records are written."""
-    async with answering(tmp_path) as (log, answers):
+    async with answering(tmp_path) as (log, answers, reader):
         for step in range(1, 7):
             doomed = mortal(tmp_path, {}, step, count=1 + 25 * (step % 2))
             await doomed.launch()
             assert await doomed.ended(40) == -9, doomed.output
         async with serving(tmp_path, KEY, arguments=PROCESSOR):
             await eventually(lambda: len(answers.finished) > 4, 30)
-            await check_complete(tmp_path, log, answers)
+            await check_complete(tmp_path, log, answers, reader)
 
 
 async def check_killed_at_random(tmp_path: Path, times: int, seed: int) -> None:
     moments = random.Random(seed)
-    async with answering(tmp_path) as (log, answers):
+    async with answering(tmp_path) as (log, answers, reader):
         for _ in range(times):
             processor = TidingsProcess(tmp_path, KEY, PROCESSOR)
             await processor.start()
@@ -135,7 +181,7 @@ async def check_killed_at_random(tmp_path: Path, times: int, seed: int) -> None:
             await asyncio.sleep(moments.uniform(0, 0.7))
             await processor.kill()
         async with serving(tmp_path, KEY, arguments=PROCESSOR):
-            await check_complete(tmp_path, log, answers)
+            await check_complete(tmp_path, log, answers, reader)
 
 
 async def test_killed_at_random_moments_while_texts_grow(tmp_path: Path) -> None:
