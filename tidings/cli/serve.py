@@ -37,7 +37,9 @@ def register(commands: command.Commands) -> None:
         help="go on processing although nearly everything is poison",
     )
     parser.add_argument(
-        "--workers", metavar="N", help="gateway processes on one port (where the log is Kafka)"
+        "--workers",
+        metavar="N",
+        help="gateway processes on one port, or processors (where the log is Kafka)",
     )
     parser.add_argument(
         "--health-port",

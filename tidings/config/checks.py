@@ -29,11 +29,7 @@ def check(settings: Settings) -> None:
         )
     if settings.workers > 1 and not settings.log.startswith("kafka://"):
         raise SettingsError(
-            "--workers: more than one gateway process takes TIDINGS_LOG=kafka://..."
-        )
-    if settings.workers > 1 and "gateway" not in settings.roles:
-        raise SettingsError(
-            "--workers: is for gateways, and --role names none; start more processes instead"
+            "--workers: more than one process of a role takes TIDINGS_LOG=kafka://..."
         )
     if settings.workers > 1 and settings.health_port is not None:
         raise SettingsError(

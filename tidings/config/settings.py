@@ -271,7 +271,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     port_file: Annotated[Path | None, Setting(source="flag")] = None
     """Flag `--port-file`: the chosen port is written there once it is open."""
     workers: Annotated[Positive, Setting(source="flag")] = 1
-    """Flag `--workers`: gateway processes on one port; more than one takes a log that is Kafka."""
+    """Flag `--workers`: gateway processes on one port, or without that role so many of the other
+    roles; more than one takes a log that is Kafka."""
     health_port: Annotated[Port | None, Setting(source="flag")] = None
     """Flag `--health-port`: health and metrics on a port of this process alone, beside the one that
     it shares."""

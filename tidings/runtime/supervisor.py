@@ -1,5 +1,7 @@
 """`tidings serve --workers N`: gateway processes on one port, and one for the other roles.
 
+Without the role gateway, so many processes of the other roles: they share the log's partitions.
+
 The kernel spreads connections over the sockets that share the port (`SO_REUSEPORT`). The parent
 serves nothing itself: it starts the others, asks each for its health on a port of its own, replaces
 one that ends or no longer answers, and stops all of them in order. SIGHUP replaces the processes
@@ -63,29 +65,30 @@ def worker_plans(settings: Settings, port: int, arguments: Sequence[str]) -> lis
 
     Args:
         settings: With more than one worker.
-        port: The one that the gateways share.
+        port: The one that the gateways share; those after it are for health.
         arguments: Flags that every process gets.
     """
+    host = "127.0.0.1" if settings.host in {"0.0.0.0", "::"} else settings.host  # noqa: S104 - both are reached so
+
+    def plan(name: str, role: str, number: int) -> WorkerPlan:
+        """One whose port is its own; it is shared with its successor, which serves before it ends."""
+        own = str(port + number if settings.port else 0)
+        given = ("--role", role, "--port", own, "--shared-port", *arguments)
+        return WorkerPlan(name, given, None, host)
+
+    numbers = range(1, settings.workers + 1)
+    rest = ",".join(sorted(settings.roles - {"gateway"}))
+    if "gateway" not in settings.roles:
+        return [plan(f"worker-{number}", rest, number) for number in numbers]
     gateways = [
         WorkerPlan(
             f"gateway-{number}",
             ("--role", "gateway", "--port", str(port), "--shared-port", *arguments),
             port + number if settings.port else 0,
         )
-        for number in range(1, settings.workers + 1)
+        for number in numbers
     ]
-    rest = ",".join(sorted(settings.roles - {"gateway"}))
-    if not rest:
-        return gateways
-    own = port + settings.workers + 1 if settings.port else 0
-    host = "127.0.0.1" if settings.host in {"0.0.0.0", "::"} else settings.host  # noqa: S104 - both are reached so
-    # Its port is shared too, with its own successor, which serves before it ends.
-    return [
-        WorkerPlan(
-            "rest", ("--role", rest, "--port", str(own), "--shared-port", *arguments), None, host
-        ),
-        *gateways,
-    ]
+    return [plan("rest", rest, settings.workers + 1), *gateways] if rest else gateways
 
 
 class Worker:

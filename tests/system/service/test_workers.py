@@ -20,6 +20,9 @@ from tests.support.conditions import eventually
 from tests.support.tidings_process import TidingsProcess, serving
 from tests.support.webhooks import SECRET, reaches, signed, watching
 from tests.system.service.test_stopping import SOON, silent
+from tidings import open_store
+from tidings.streams.log.factory import open_log
+from tidings.streams.log.protocol import EVENTS, NewRecord
 
 pytestmark = pytest.mark.kafka
 
@@ -225,3 +228,37 @@ async def test_a_setting_that_no_worker_takes_is_said_once(
     lines = [line for line in service.output.splitlines() if re.match("tidings: ", line)]
     assert len(lines) <= 2
     assert "store.db" in service.output
+
+
+async def test_processors_share_the_partitions(
+    tmp_path: Path, kafka_settings: dict[str, str]
+) -> None:
+    """Two processors on one SQLite store apply every event once; one that is killed is replaced meanwhile."""
+    log = await open_log(
+        kafka_settings["TIDINGS_LOG"],
+        topic_prefix=kafka_settings["TIDINGS_TOPIC_PREFIX"],
+        partitions=4,
+    )
+    ids = [f"p{number}" for number in range(400)]
+    store = f"sqlite:///{tmp_path}/store.db"
+    settings = {**kafka_settings, "TIDINGS_STORE": store, "TIDINGS_WEBHOOK_KEY": "0b" * 32}
+    arguments = ("serve", "--role", "processor", "--workers", "2")
+    async with serving(tmp_path, settings, arguments=arguments) as service:
+        assert len(children(service)) == 2
+        for status in ("starting", "processing", "succeeded"):
+            value = b'{"status":"%s"}' % status.encode()
+            await log.append(EVENTS, [NewRecord(one.encode(), value) for one in ids])
+            if status == "processing":
+                os.kill(next(iter(children(service).values())), signal.SIGKILL)
+
+        async def applied_once() -> bool:
+            opened = await open_store(store)
+            try:
+                found = await opened.load(ids)
+                return len(found) == len(ids) and {one.version for one in found.values()} == {3}
+            finally:
+                await opened.close()
+
+        await eventually(applied_once, 60)
+        await eventually(lambda: len(children(service)) == 2, 30)
+    await log.close()
