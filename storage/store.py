@@ -3,7 +3,7 @@
 A wrapper (cache, fallback, split, metrics) is a store too.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from msgspec import Struct
@@ -256,14 +256,10 @@ def high_water(writes: Iterable[Write]) -> dict[int, int]:
     for write in writes:
         source = write.record.source
         if source is not None:
-            _raise_to(highest, source.offsets)
+            for partition, offset in source.offsets.items():
+                if offset > highest.get(partition, -1):
+                    highest[partition] = offset
     return {int(partition): offset for partition, offset in highest.items()}
-
-
-def _raise_to(highest: dict[str, int], offsets: Mapping[str, int]) -> None:
-    for partition, offset in offsets.items():
-        if offset > highest.get(partition, -1):
-            highest[partition] = offset
 
 
 def hidden(stored: Stored, now: int) -> bool:

@@ -69,51 +69,35 @@ class SetAside(Struct, frozen=True, gc=False):
         return dead_letter(self.record, self.code, self.reason, self.prediction_id)
 
 
-class BatchEntry:
+class BatchEntry(Struct, eq=False):
     """A prediction's part of a batch."""
 
-    __slots__ = (
-        "before",
-        "contents",
-        "due_at",
-        "encoded",
-        "events",
-        "expires_at",
-        "grown_from",
-        "held",
-        "holding",
-        "length_before",
-        "reduction",
-        "resumed",
-        "set_aside",
-        "size",
-    )
-
-    def __init__(self) -> None:
-        self.events: list[tuple[Event, Record]] = []
-        """Each with the record that it came in, which is its position too."""
-        self.size = 0
-        """Bytes of the records' values and headers."""
-        self.before: Stored | None = None
-        self.reduction: Reduction | None = None
-        self.set_aside: Sequence[SetAside] = ()
-        """Made anew where the events are judged again."""
-        self.encoded = b""
-        self.expires_at: int | None = None
-        self.contents: dict[str, bytes] = {}
-        """What the events' large fields say, and parts of the text, by hash."""
-        self.held: HeldText | None = None
-        """What batches before this one have held back."""
-        self.resumed = False
-        """Whether the events were judged by what is held back."""
-        self.holding = False
-        """Whether what has become of the events is not written yet."""
-        self.due_at = 0.0
-        """When it is to be written, on the monotonic clock."""
-        self.length_before = 0
-        """Bytes of the text before the events."""
-        self.grown_from: int | None = None
-        """The version that stands, where nothing but the text has changed since."""
+    events: list[tuple[Event, Record]] = []
+    """Each with the record that it came in, which is its position too."""
+    size: int = 0
+    """Bytes of the records' values and headers."""
+    before: Stored | None = None
+    reduction: Reduction | None = None
+    unusual: bool = False
+    """Whether some of the events were not simply applied: then it is looked at more closely."""
+    set_aside: Sequence[SetAside] = ()
+    """Made anew where the events are judged again."""
+    encoded: bytes = b""
+    expires_at: int | None = None
+    contents: dict[str, bytes] = {}
+    """What the events' large fields say, and parts of the text, by hash."""
+    held: HeldText | None = None
+    """What batches before this one have held back."""
+    resumed: bool = False
+    """Whether the events were judged by what is held back."""
+    holding: bool = False
+    """Whether what has become of the events is not written yet."""
+    due_at: float = 0.0
+    """When it is to be written, on the monotonic clock."""
+    length_before: int = 0
+    """Bytes of the text before the events."""
+    grown_from: int | None = None
+    """The version that stands, where nothing but the text has changed since."""
 
     def add(self, event: Event, record: Record) -> None:
         """Append an event of this prediction."""
@@ -168,9 +152,13 @@ class BatchEntry:
             current, events, policy, None if largest <= policy.record_max else _fitting(policy)
         )
         self.reduction = reduction
+        self.unusual = bool(reduction.rejected or reduction.dropped or reduction.duplicates)
         if held is not None and self.resumed:
             held.complete(reduction)
-        if isinstance(current, Prediction):
+        self.length_before, self.grown_from = 0, None
+        if isinstance(current, Prediction) and (
+            self.resumed or reduction.grown or current.text_length
+        ):
             self._note_growth(current)
         self.holding = holds is not None and self.changed and holds(self)
         if self.changed:
@@ -189,7 +177,6 @@ class BatchEntry:
         assert reduction is not None
         assert before is not None
         self.length_before = current.text_length or 0
-        self.grown_from = None
         missing = held.base_missing if held is not None and self.resumed else current.text_missing
         record = reduction.record
         if (
@@ -224,13 +211,15 @@ class BatchEntry:
         }
         return {note(prediction_id): prediction_id.encode(), **found} if found else found
 
-    def write(self, expiry: Expiry) -> Write:
-        """The compare-and-set that makes the reduced record stand."""
+    def write(self, expiry: Expiry, now: int | None = None) -> Write:
+        """The compare-and-set that makes the reduced record stand; `now` in ms where it is known."""
         reduction, before = self.reduction, self.before
         assert reduction is not None
         assert reduction.record is not None
         expires_at = before.expires_at if before is not None else None
-        self.expires_at, purge_at = expiry.of(reduction, expires_at, SYSTEM_CLOCK.ms())
+        self.expires_at, purge_at = expiry.of(
+            reduction, expires_at, SYSTEM_CLOCK.ms() if now is None else now
+        )
         return Write(
             reduction.record,
             self.encoded,

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from tidings.storage.clock import SYSTEM_CLOCK
 from tidings.storage.object_storage import ObjectStorage
 from tidings.storage.store import Conflict, PredictionStore, WriteRefused
 from tidings.streams.log.protocol import DEAD_LETTERS, Log
@@ -68,7 +69,8 @@ class BatchWriter:
         while todo:
             if large := [entry for _, entry in todo if entry.contents]:
                 await put_contents(large, self._put)
-            writes = [entry.write(self._expiry) for _, entry in todo]
+            now = SYSTEM_CLOCK.ms()
+            writes = [entry.write(self._expiry, now) for _, entry in todo]
             outcomes = await self._retry(self._store.write, writes)
             lost = []
             for (prediction_id, entry), outcome in zip(todo, outcomes, strict=True):

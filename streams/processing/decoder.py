@@ -17,6 +17,7 @@ Pure. What can never be applied raises `Poison` with a code:
 import re
 from codecs import BOM_UTF8
 from collections.abc import Mapping
+from operator import attrgetter
 
 import msgspec
 from msgspec import Raw, Struct, field
@@ -71,6 +72,8 @@ _STATUSES = frozenset(status.value for status in Status)
 _event = msgspec.json.Decoder(Event)
 _object = msgspec.json.Decoder(dict[str, Raw])
 _TYPED_JSON = tuple(one for one in FIELDS if one.begins)
+_typed_json = attrgetter(*(one.name for one in _TYPED_JSON))
+_NO_TYPED_JSON = _typed_json(Event())
 _KNOWN = frozenset(
     one.encode_name for one in msgspec.structs.fields(Event) if "/" not in one.encode_name
 )
@@ -180,7 +183,7 @@ def _settle_id(event: Event, key: bytes | None) -> None:
     prediction_id = event.prediction_id
     if key:
         try:
-            named = _unframed(key).decode()
+            named = (_unframed(key) if key[0] == 0 else key).decode()
         except UnicodeDecodeError:
             raise Poison(
                 "bad-id", "the record's key is not UTF-8; the key is the prediction's id"
@@ -256,6 +259,8 @@ def _decode(value: bytes) -> Event:
         raise Poison("not-json", f"{error}; an event is a JSON object") from None
     if b"null" in value:
         _drop_nulls(event)
+    if _typed_json(event) == _NO_TYPED_JSON:
+        return event
     for one in _TYPED_JSON:
         raw: Raw = getattr(event, one.name)
         if raw and bytes(raw)[:1] != one.begins:

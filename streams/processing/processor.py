@@ -298,7 +298,7 @@ class Processor:
 
     async def _judge_doubtful(self, entries: Mapping[str, BatchEntry]) -> None:
         """Events that are about to be dropped for good are judged by what the store has, not by a copy of it."""
-        doubtful = [(i, e) for i, e in entries.items() if e.doubtful]
+        doubtful = [(i, e) for i, e in entries.items() if e.unusual and e.doubtful]
         if not doubtful or self._load_fresh == self._store.load:
             return
         fresh = await self._retry(self._load_fresh, [i for i, _ in doubtful])
@@ -314,7 +314,7 @@ class Processor:
         started = perf_counter()
         entries = batch.entries
         changes = [change for e in entries.values() if (change := e.announcement()) is not None]
-        if repeated := [i for i, e in entries.items() if e.repeated]:
+        if repeated := [i for i, e in entries.items() if e.unusual and e.repeated]:
             # A crash may have swallowed the announcement of what these events had changed.
             fresh: dict[str, Stored] = await self._retry(self._load_fresh, repeated)
             changes += [entries[i].repeated_announcement(stored) for i, stored in fresh.items()]

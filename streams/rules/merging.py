@@ -4,6 +4,8 @@ Each function adds to `changes` (field name -> new value) what differs from the 
 means no news.
 """
 
+from collections.abc import Callable
+from operator import attrgetter
 from typing import Any
 
 import msgspec
@@ -34,8 +36,20 @@ def set_created(event: Event, changes: dict[str, Any]) -> None:
             changes[field.name] = value
 
 
+def _says(names: tuple[str, ...]) -> Callable[[Event], bool]:
+    """Whether an event says any of these fields: most say few, and looking at each by itself is dear."""
+    of, nothing = attrgetter(*names), attrgetter(*names)(Event())
+    return lambda event: of(event) != nothing
+
+
+_says_once = _says((*_ONCE, *_ONCE_JSON, *_IDENTITY))
+_says_later = _says((*_LATER, *_LATER_JSON))
+
+
 def set_once(current: Prediction, event: Event, changes: dict[str, Any], *, override: bool) -> None:
     """Fill what says who and what it is; the first create also replaces what reports had filled."""
+    if not _says_once(event):
+        return
     for name in _ONCE:
         value = getattr(event, name)
         if value is not None:
@@ -90,6 +104,8 @@ def advance(current: Prediction, event: Event, changes: dict[str, Any]) -> None:
 
 
 def _later(current: Prediction, event: Event, changes: dict[str, Any]) -> None:
+    if not _says_later(event):
+        return
     for name in _LATER:
         value = getattr(event, name)
         if value is not None and value != getattr(current, name):
