@@ -94,13 +94,19 @@ class Reader:
 
 
 @asynccontextmanager
-async def answering(tmp_path: Path) -> AsyncIterator[tuple[Log, Answers, Reader]]:
+async def answering(
+    tmp_path: Path, settings: dict[str, str]
+) -> AsyncIterator[tuple[Log, Answers, Reader]]:
     """A log under load by four writers, and a gateway of its own with a reader."""
     async with (
-        serving(tmp_path, KEY, arguments=("serve", "--role", "gateway")) as gateway,
+        serving(tmp_path, {**settings, **KEY}, arguments=("serve", "--role", "gateway")) as gateway,
         watching(gateway.ws_url, all=True, text="append") as watcher,
     ):
-        log = await open_log(f"sqlite:///{tmp_path / 'data' / 'log.db'}")
+        log = await open_log(
+            settings.get("TIDINGS_LOG", f"sqlite:///{tmp_path / 'data' / 'log.db'}"),
+            topic_prefix=settings.get("TIDINGS_TOPIC_PREFIX", ""),
+            create=False,
+        )
         answers, reader = Answers(log), Reader(watcher)
         try:
             async with asyncio.TaskGroup() as group:
@@ -118,7 +124,8 @@ async def answering(tmp_path: Path) -> AsyncIterator[tuple[Log, Answers, Reader]
 
 async def announced(log: Log) -> int:
     """How many changes and pieces there are."""
-    return (await log.bounds(CHANGES))[0][1] + (await log.bounds(TEXT))[0][1]
+    bounds = [*(await log.bounds(CHANGES)).values(), *(await log.bounds(TEXT)).values()]
+    return sum(end for _, end in bounds)
 
 
 async def check_complete(tmp_path: Path, log: Log, answers: Answers, reader: Reader) -> None:
@@ -154,23 +161,35 @@ async def check_complete(tmp_path: Path, log: Log, answers: Answers, reader: Rea
         await store.close()
 
 
-async def test_killed_at_each_step_while_texts_grow(tmp_path: Path) -> None:
-    """SIGKILL as each numbered step ends, while pieces are announced and while records are written."""
-    async with answering(tmp_path) as (log, answers, reader):
+async def check_killed_at_each_step(tmp_path: Path, settings: dict[str, str]) -> None:
+    async with answering(tmp_path, settings) as (log, answers, reader):
         for step in range(1, 7):
-            doomed = mortal(tmp_path, {}, step, count=1 + 25 * (step % 2))
+            doomed = mortal(tmp_path, settings, step, count=1 + 25 * (step % 2))
             await doomed.launch()
-            assert await doomed.ended(40) == -9, doomed.output
-        async with serving(tmp_path, KEY, arguments=PROCESSOR):
+            assert await doomed.ended(60) == -9, doomed.output
+        async with serving(tmp_path, {**settings, **KEY}, arguments=PROCESSOR):
             await eventually(lambda: len(answers.finished) > 4, 30)
             await check_complete(tmp_path, log, answers, reader)
 
 
-async def check_killed_at_random(tmp_path: Path, times: int, seed: int) -> None:
+async def test_killed_at_each_step_while_texts_grow(tmp_path: Path) -> None:
+    """SIGKILL as each numbered step ends, while pieces are announced and while records are written."""
+    await check_killed_at_each_step(tmp_path, {})
+
+
+@pytest.mark.long
+async def test_killed_at_each_step_on_any_log(tmp_path: Path, log_settings: dict[str, str]) -> None:
+    """The same on Kafka, whose group gives the partitions of a dead member to the next after some seconds."""
+    await check_killed_at_each_step(tmp_path, log_settings)
+
+
+async def check_killed_at_random(
+    tmp_path: Path, settings: dict[str, str], times: int, seed: int
+) -> None:
     moments = random.Random(seed)
-    async with answering(tmp_path) as (log, answers, reader):
+    async with answering(tmp_path, settings) as (log, answers, reader):
         for _ in range(times):
-            processor = TidingsProcess(tmp_path, KEY, PROCESSOR)
+            processor = TidingsProcess(tmp_path, {**settings, **KEY}, PROCESSOR)
             await processor.start()
             before = await announced(log)
 
@@ -180,16 +199,21 @@ async def check_killed_at_random(tmp_path: Path, times: int, seed: int) -> None:
             await eventually(at_work, 30)
             await asyncio.sleep(moments.uniform(0, 0.7))
             await processor.kill()
-        async with serving(tmp_path, KEY, arguments=PROCESSOR):
+        async with serving(tmp_path, {**settings, **KEY}, arguments=PROCESSOR):
             await check_complete(tmp_path, log, answers, reader)
 
 
 async def test_killed_at_random_moments_while_texts_grow(tmp_path: Path) -> None:
     """SIGKILL at moments that nobody chose, a few times."""
-    await check_killed_at_random(tmp_path, times=3, seed=1)
+    await check_killed_at_random(tmp_path, {}, times=3, seed=1)
 
 
 @pytest.mark.long
-async def test_killed_at_random_moments_fifty_times_while_texts_grow(tmp_path: Path) -> None:
+async def test_killed_at_random_moments_fifty_times_while_texts_grow(
+    tmp_path: Path, log_settings: dict[str, str]
+) -> None:
     """SIGKILL at moments that nobody chose, fifty times."""
-    await check_killed_at_random(tmp_path, times=50, seed=2)
+    times = (
+        10 if log_settings else 50
+    )  # on Kafka each takes as long as the group waits for the dead
+    await check_killed_at_random(tmp_path, log_settings, times=times, seed=2)
