@@ -68,6 +68,11 @@ def components() -> dict[str, Schema]:
         "type": "number",
         "exclusiveMinimum": 0,
     }
+    found["Prediction"]["properties"]["retriedWith"] = reference("RetriedWith")
+    for name in ("Prediction", "NewPrediction"):
+        found[name]["properties"]["retries"] = {
+            "anyOf": [{"type": "integer"}, reference("RetryPolicy")]
+        }
     return found | _hand_made()
 
 
@@ -119,6 +124,7 @@ def _hand_made() -> dict[str, Schema]:
     number: Schema = {"type": "integer"}
     record = reference("Prediction")
     gone: Schema = {"predictionId": text}
+    whom: Schema = {"type": "array", "items": reference("RetriedWith")}
     by_status: Schema = {"type": "object", "additionalProperties": number}
     counts: Schema = {
         "type": ["object", "null"],
@@ -133,6 +139,11 @@ def _hand_made() -> dict[str, Schema]:
         )
 
     return {
+        "RetriedWith": _object({}, {"provider": text, "model": text}),
+        "RetryPolicy": _object(
+            {"max": number},
+            {"backoff": {"type": "number"}, "on": {"type": "array", "items": text}, "then": whom},
+        ),
         "Problem": _object(
             dict.fromkeys(("type", "title", "detail", "code", "error"), text) | {"status": number}
         ),

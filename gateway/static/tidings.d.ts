@@ -22,7 +22,6 @@ export interface LargeField {
   kind?: "object" | "number";
 }
 
-/** Everything known about a prediction at one version. Times are ms since the epoch; absent fields are left out. */
 /** When, how often and by whom a prediction is tried again. */
 export interface RetryPolicy {
   max: number;
@@ -34,7 +33,8 @@ export interface RetryPolicy {
   then?: { provider?: string; model?: string }[];
 }
 
-export interface Prediction {
+/** Everything known about a prediction at one version. Times are ms since the epoch; absent fields are left out. */
+export interface Prediction<Output = unknown> {
   predictionId: string;
   status: Status;
   version: number;
@@ -49,7 +49,7 @@ export interface Prediction {
   providerUrls?: unknown;
   owner?: string;
   tags?: string[];
-  output?: unknown;
+  output?: Output;
   /** Up to 32 KiB; of a longer one see `textParts`. */
   text?: string;
   imageUrl?: string;
@@ -68,7 +68,7 @@ export interface Prediction {
   deadline?: number;
   assetsError?: string;
   /** Why it failed, for programs. */
-  errorCode?: "deadline";
+  errorCode?: string;
   /** How it ended at its provider after its deadline had failed it. */
   lateStatus?: Status;
   /** How often, when and by whom it is tried again if it fails. */
@@ -123,7 +123,46 @@ export interface Deleted {
   status?: undefined;
 }
 
-export type Update = Prediction | Deleted;
+export type Update<Output = unknown> = Prediction<Output> | Deleted;
+
+/** An order for `create`. */
+export interface NewPrediction {
+  /** One is made unless said. */
+  predictionId?: string;
+  payload?: unknown;
+  prompt?: string | LargeField;
+  model: string;
+  provider: string;
+  owner?: string;
+  tags?: string[];
+  /** In ms. */
+  estimatedTime?: number;
+  /** When it fails unless it has ended, in ms since the epoch. */
+  deadline?: number;
+  retries?: number | RetryPolicy;
+  /** Ms that it may take, in the place of a deadline. */
+  timeout?: number;
+}
+
+/** What `list` is asked for. */
+export interface Filters {
+  status?: Status;
+  owner?: string;
+  model?: string;
+  tag?: string;
+  /** Words of the id or the prompt. */
+  text?: string;
+  /** 50 unless said. */
+  limit?: number;
+  /** Of the page before. */
+  cursor?: string | null;
+}
+
+/** A page of predictions, newest first, and the cursor of the next one; null: this was the last. */
+export interface Page<Output = unknown> {
+  data: Prediction<Output>[];
+  cursor: string | null;
+}
 
 /** What is watched: exactly one of the first five. */
 export type Selection = (
@@ -150,7 +189,7 @@ export class TidingsError extends Error {
 }
 
 /** A watch. Of one prediction versions only rise; whoever iterates slowly skips to the newest. */
-export interface Watch extends AsyncIterable<Update> {
+export interface Watch<Output = unknown> extends AsyncIterable<Update<Output>> {
   /** Resolves when what stood at the beginning has been handed out. */
   readonly synced: Promise<void>;
   /** Resolves when it is closed, and rejects with a `TidingsError` where the service ends it. */
@@ -182,13 +221,40 @@ export class Tidings extends EventTarget {
   /** When it comes back, in ms since the epoch, while it waits. */
   readonly retryAt?: number;
   /** Watch a prediction by id, or a selection. */
-  watch(what: string | Selection, callback: (record: Update) => void): Watch;
-  watch(what: string | Selection): Watch;
+  watch<Output = unknown>(
+    what: string | Selection,
+    callback: (record: Update<Output>) => void,
+  ): Watch<Output>;
+  watch<Output = unknown>(what: string | Selection): Watch<Output>;
   /**
    * The record of a prediction that has ended, however it ended; rejects where it is deleted. With `latest` that of the
    * last attempt at it.
    */
-  finished(id: string, options?: { signal?: AbortSignal; latest?: boolean }): Promise<Prediction>;
+  finished<Output = unknown>(
+    id: string,
+    options?: { signal?: AbortSignal; latest?: boolean },
+  ): Promise<Prediction<Output>>;
+  /** The record as it stands; rejects with `not-found`. */
+  get<Output = unknown>(
+    id: string,
+    options?: { signal?: AbortSignal },
+  ): Promise<Prediction<Output>>;
+  /** A page of what the token may see, newest first. */
+  list<Output = unknown>(filters?: Filters & { signal?: AbortSignal }): Promise<Page<Output>>;
+  /** Order a prediction: it is written down, and submitted to its provider. */
+  create<Output = unknown>(
+    order: NewPrediction,
+    options?: {
+      /** The same key and owner give the same prediction, so that a repeat orders nothing twice. */
+      idempotencyKey?: string;
+      signal?: AbortSignal;
+    },
+  ): Promise<Prediction<Output>>;
+  /** Ask for the end of a prediction; its record says when it is there. */
+  cancel<Output = unknown>(
+    id: string,
+    options?: { signal?: AbortSignal },
+  ): Promise<Prediction<Output>>;
   /**
    * The text of a prediction as it grows: what is there already, and then each piece once. It ends when the prediction
    * has succeeded, and rejects where it failed, was canceled or is deleted. `replaced` says of the piece that was handed

@@ -6,6 +6,7 @@
  *     for await (const record of tidings.watch({ owner: "ada" })) show(record);
  *     const record = await tidings.finished("p1");
  *     for await (const piece of tidings.text("p1")) show(piece);
+ *     const record = await tidings.create({ provider: "replicate", model: "acme/draw", prompt: "a cat" });
  */
 
 const TERMINAL = ["succeeded", "failed", "canceled"];
@@ -60,7 +61,7 @@ class Watch {
       try {
         this.callback(record);
       } catch (error) {
-        reportError(error);
+        (globalThis.reportError ?? console.error)(error); // Node has no reportError
       }
     } else {
       this.#waiting.set(record.predictionId, record);
@@ -116,12 +117,20 @@ export class Tidings extends EventTarget {
   transport;
   retryAt;
 
-  constructor(url = location.origin, { token, pauseAfter = 30_000, transport } = {}) {
+  constructor(url = globalThis.location?.origin, { token, pauseAfter = 30_000, transport } = {}) {
     super();
-    this.#base = new URL(url, globalThis.location?.href).href.replace(/\/+$/, "");
+    const address = URL.canParse(url ?? "", globalThis.location?.href) && new URL(url, globalThis.location?.href);
+    if (!/^https?:/.test(address?.protocol)) {
+      throw new TypeError(`new Tidings takes the address of a service, such as https://tidings.example, not ${url}`);
+    }
+    const sockets = typeof WebSocket === "function";
+    if (transport === "websocket" && !sockets) {
+      throw new TypeError("there is no WebSocket here (Node has one from 22 on); leave transport out, and Server-Sent Events are used");
+    }
+    this.#base = address.href.replace(/\/+$/, "");
     this.#token = token;
     this.#pauseAfter = pauseAfter;
-    this.#transport = transport;
+    this.#transport = transport ?? (sockets ? undefined : "sse");
     const { signal } = this.#listening;
     globalThis.document?.addEventListener("visibilitychange", () => this.#look(), { signal });
     globalThis.addEventListener?.("online", () => this.#look(), { signal });
@@ -166,6 +175,25 @@ export class Tidings extends EventTarget {
       if (TERMINAL.includes(record.status) && !(latest && (record.retriedAs || triesAgain(record)))) return record;
     }
     throw new TidingsError("the client was closed", "closed");
+  }
+
+  async get(id, options) {
+    return (await this.#call("GET", `/${encodeURIComponent(id)}`, options)).data;
+  }
+
+  async list({ signal, ...filters } = {}) {
+    const named = Object.entries(filters).filter(([, value]) => value != null);
+    const { data, cursor } = await this.#call("GET", `?${new URLSearchParams(named)}`, { signal });
+    return { data, cursor };
+  }
+
+  async create(order, { idempotencyKey, signal } = {}) {
+    const headers = { "Content-Type": "application/json", ...(idempotencyKey && { "Idempotency-Key": idempotencyKey }) };
+    return (await this.#call("POST", "", { signal }, headers, JSON.stringify(order))).data;
+  }
+
+  async cancel(id, options) {
+    return (await this.#call("POST", `/${encodeURIComponent(id)}/cancel`, options)).data;
   }
 
   text(id, { signal } = {}) {
@@ -229,23 +257,22 @@ export class Tidings extends EventTarget {
     return text.close();
   }
 
-  async #request(method, path, headers, body) {
+  async #request(method, path, headers, body, signal, attempts = 10) {
     for (let attempt = 1; ; attempt++) {
-      const response = await fetch(this.#base + path, { method, headers: await this.#signed(headers), body, cache: "no-store" }).catch(() => {});
+      await this.#authorize();
+      const signed = this.#current ? { ...headers, Authorization: `Bearer ${this.#current}` } : headers;
+      const response = await fetch(this.#base + path, { method, headers: signed, body, signal, cache: "no-store" }).catch((error) => {
+        if (attempts === 1) throw error;
+      });
       if (response?.ok) return response.text();
       const { status = 503 } = response ?? {};
-      if (status === 401 && attempt < 3) this.#current = undefined;
-      else if ((status < 500 && status !== 429) || attempt > 9) {
+      if (status === 401 && attempt < 3 && typeof this.#token === "function") this.#current = undefined;
+      else if ((status < 500 && status !== 429) || attempt >= attempts) {
         const { detail, code } = (await response?.json().catch(() => {})) ?? {};
         throw new TidingsError(detail ?? `HTTP ${status}`, code ?? status);
       }
       await new Promise((resolve) => setTimeout(resolve, Math.min(5000, 2 ** attempt * 100)));
     }
-  }
-
-  async #signed(headers) {
-    const token = typeof this.#token === "function" ? (this.#current ??= await this.#token()) : this.#token;
-    return token ? { ...headers, Authorization: `Bearer ${token}` } : headers;
   }
 
   connect() {
@@ -257,6 +284,16 @@ export class Tidings extends EventTarget {
     clearTimeout(this.#hiding);
     for (const watch of this.#watches()) watch.close();
     this.#drop("closed");
+  }
+
+  /** Once: whether a repeat is harmless is for the caller to know. */
+  async #call(method, path, { signal } = {}, headers, body) {
+    return JSON.parse(await this.#request(method, `/api/predictions${path}`, headers, body, signal, 1));
+  }
+
+  async #authorize() {
+    if (typeof this.#token !== "function") this.#current = this.#token;
+    else if (!this.#current || Date.now() >= this.#renewAt) this.#current = await this.#token();
   }
 
   // Watches and what they are told
@@ -358,8 +395,7 @@ export class Tidings extends EventTarget {
     const attempt = (this.#attempt = { say() {}, close() {} });
     this.#become("connecting");
     try {
-      if (typeof this.#token !== "function") this.#current = this.#token;
-      else if (!this.#current || Date.now() >= this.#renewAt) this.#current = await this.#token();
+      await this.#authorize();
       if (attempt !== this.#attempt) return;
       this.#fresh = new Set(this.#topics.values());
       this.#asked.clear();

@@ -70,7 +70,7 @@ FIELDS = (
     Field("provider_urls", Merge.LATER, "unknown", json=True, begins=b"{"),
     Field("owner", Merge.IDENTITY, create=True),
     Field("tags", Merge.GROWS, "string[]", create=True),
-    Field("output", Merge.LONGER, "unknown", json=True, large=True),
+    Field("output", Merge.LONGER, "Output", json=True, large=True),
     Field("text", Merge.TEXT, "string", "Up to 32 KiB; of a longer one see `textParts`."),
     Field("image_url", Merge.LATER),
     Field("image_path", Merge.LATER),

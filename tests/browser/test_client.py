@@ -1,10 +1,7 @@
 """tidings.js, as a page of somebody's own uses it."""
 
-import gzip
 import json
-import re
 import time
-from pathlib import Path
 from signal import Signals
 from typing import Any
 
@@ -17,13 +14,10 @@ from playwright.async_api import BrowserContext, Page, WebSocket, WebSocketRoute
 from tests.browser.reports import KEY, SETTINGS, report
 from tests.support.conditions import eventually
 from tests.support.tidings_process import TidingsProcess, serving
-from tidings import gateway
 from tidings.streams.log.factory import open_log
 from tidings.streams.log.protocol import EVENTS, NewRecord
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
-
-LARGEST = 7 * 1024
 
 SETUP = """async (options) => {
   const { Tidings, TidingsError } = await import("/static/tidings.js");
@@ -91,15 +85,6 @@ class Tab:
 async def tab(page: Page) -> Tab:
     """A tab of the test's own."""
     return Tab(page)
-
-
-async def test_it_is_small() -> None:
-    """The client is at most 7 KB without comments and indents, as a server that compresses sends it."""
-    source = Path(gateway.__file__).parent / "static" / "tidings.js"
-    bare = re.sub(r"/\*\*.*?\*/| // [^\n]*", "", source.read_text(), flags=re.DOTALL)
-    lines = [line.strip() for line in bare.splitlines() if line.strip()]
-    assert len(gzip.compress("\n".join(lines).encode(), 9)) <= LARGEST
-    assert "import " not in source.read_text().replace("* ", "")
 
 
 async def test_watch(tab: Tab, service: TidingsProcess) -> None:

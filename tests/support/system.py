@@ -38,7 +38,7 @@ NODE = Part(
     "npm of Node.js",
     ("npm",),
     "npm",
-    "Durable Objects, the Worker for Cloudflare KV and accessibility are",
+    "the npm packages, Durable Objects, the Worker for Cloudflare KV and accessibility are",
 )
 CHROMIUM = Part(
     "Chromium",
