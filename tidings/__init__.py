@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # as `_HOMES` says it, for type checkers; a test holds the tw
     from tidings.client.progress import Deleted as Deleted
     from tidings.client.progress import Update as Update
     from tidings.client.subscription import Watch as Watch
+    from tidings.client.text import Text as Text
     from tidings.client.token import Token as Token
     from tidings.config.loader import load_settings as load_settings
     from tidings.config.settings import Settings as Settings
@@ -78,6 +79,7 @@ else:
         "Unauthorized Unreachable",
         "client.progress": "Deleted Update",
         "client.subscription": "Watch",
+        "client.text": "Text",
         "client.token": "Token",
         "config.loader": "load_settings",
         "config.settings": "Settings SettingsError",

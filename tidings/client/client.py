@@ -23,13 +23,14 @@ from tidings.client.attempts import AttemptsWatch, is_last
 from tidings.client.errors import PredictionNotFound, RequestRefused, Unreachable, from_status
 from tidings.client.progress import Deleted, Selection, Update, WatchState
 from tidings.client.subscription import Watch
+from tidings.client.text import Text
 from tidings.client.token import Token, TokenSource
 from tidings.storage.prediction import Prediction, Status
 from tidings.storage.proxies import by_way_of, calls_this_machine
 from tidings.storage.resilience.backoff import Backoff
 from tidings.streams.rules.retries import RetryPolicy
 
-__all__ = ["Client", "Deleted", "PredictionPage", "Token", "Update", "Watch"]
+__all__ = ["Client", "Deleted", "PredictionPage", "Text", "Token", "Update", "Watch"]
 
 ATTEMPTS = 3
 """How often a request that may be repeated is sent while nobody answers or the service asks to come
@@ -160,6 +161,7 @@ class Client:
             patience=self._patience,
             heartbeat=self._heartbeat,
             when_closed=self._forget,
+            read_text=self._read_text,
         )
         self._watches.append(watch)
         return watch
@@ -176,6 +178,30 @@ class Client:
             closed.
         """
         return AttemptsWatch(prediction_id, self.watch)
+
+    def text(self, prediction_id: str) -> Text:
+        """The text of a prediction: to be read as it grows, or to be written.
+
+        ```python
+        async for piece in client.text("p1"):
+            print(piece, end="")
+
+        async with client.text("p1") as text:
+            await text.write("Hello")
+        ```
+        """
+        path = f"{_path(prediction_id)}/text"
+
+        async def send(piece: bytes, headers: Mapping[str, str]) -> None:
+            await self._request("POST", path, content=piece, headers=headers, repeat=False)
+
+        async def fail(reason: str) -> None:
+            await self.patch(prediction_id, status="failed", error=reason)
+
+        return Text(prediction_id, send, lambda: self.watch(prediction_id), fail)
+
+    async def _read_text(self, prediction_id: str) -> str:
+        return (await self._request("GET", f"{_path(prediction_id)}/text")).text
 
     async def finished(
         self, prediction_id: str, *, timeout: float | None = None, latest: bool = False
@@ -369,6 +395,7 @@ class Client:
         *,
         query: Mapping[str, str] | None = None,
         body: Mapping[str, Any] | None = None,
+        content: bytes | None = None,
         headers: Mapping[str, str] | None = None,
         repeat: bool = True,
     ) -> httpx.Response:
@@ -376,14 +403,15 @@ class Client:
 
         It helps where nobody answered, or where the service wants a new token.
         """
-        content = None if body is None else msgspec.json.encode(body)
+        if body is not None:
+            content = msgspec.json.encode(body)
         renewed = False
         attempt = 0
         while True:
             attempt += 1
             token = await self._tokens.current()
             sent = dict(headers or {})
-            if content is not None:
+            if body is not None:
                 sent["Content-Type"] = "application/json"
             if token is not None:
                 sent["Authorization"] = f"Bearer {token}"

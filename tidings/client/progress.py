@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import msgspec
 from msgspec import Raw, Struct
+from msgspec.structs import replace
 
 from tidings.storage.prediction import ABSENT, Prediction, decode
 
@@ -66,6 +67,9 @@ class Message(Struct, frozen=True):
     more: bool = False
     code: str | None = None
     message: str | None = None
+    offset: int = 0
+    text: str | None = None
+    updated_at: int | None = msgspec.field(default=None, name="updatedAt")
     retry_after: float | None = msgspec.field(default=None, name="retryAfter")
 
 
@@ -108,6 +112,8 @@ class WatchState:
         self._selection = selection
         self._limit = limit
         self.snapshot = snapshot
+        self._running: OrderedDict[str, Prediction] = OrderedDict()
+        """The records that pieces of texts may be appended to."""
         self.begun = False
         """Whether a subscription has stood before: what may have changed since is asked for in any
         case."""
@@ -118,8 +124,12 @@ class WatchState:
     def requests(self) -> Iterator[dict[str, object]]:
         """The `subscribe` messages for a new connection, without their refs.
 
-        Each is small enough for the service.
+        Each is small enough for the service. What texts grow by is asked for in pieces.
         """
+        for request in self._requests():
+            yield {**request, "text": "append"}
+
+    def _requests(self) -> Iterator[dict[str, object]]:
         named = self._selection.predictions
         if named:
             yield from self._named(named)
@@ -186,10 +196,15 @@ class WatchState:
         if message.type in {"snapshot", "change"}:
             record = decode(bytes(message.prediction))
             seen = _Seen(record.version, ended=record.status.terminal)
-            return record if self._advance(record.prediction_id, seen) else None
+            if not self._advance(record.prediction_id, seen):
+                return None
+            return self._keep(self._not_shortened(record))
         prediction_id = message.prediction_id
         if prediction_id is None:
             return None
+        if message.type == "append":
+            return self._appended(prediction_id, message)
+        self._running.pop(prediction_id, None)
         if message.type == "unknown":
             self._seen.pop(prediction_id, None)
         elif message.type == "deleted" and self._advance(
@@ -197,6 +212,51 @@ class WatchState:
         ):
             return Deleted(prediction_id, message.version)
         return None
+
+    def _appended(self, prediction_id: str, message: Message) -> Prediction | None:
+        """The record with what its text has grown by; repeats are cut from the piece's beginning."""
+        record = self._running.get(prediction_id)
+        there = 0 if record is None else record.text_length or 0
+        if record is None or message.text is None or message.offset > there:
+            return None  # the next whole record closes the gap
+        more = message.text.encode()[there - message.offset :]
+        if not more:
+            return None
+        version = max(record.version, message.version)
+        self._advance(prediction_id, _Seen(version))
+        return self._keep(
+            replace(
+                record,
+                text=(record.text or "") + more.decode(),
+                text_length=there + len(more),
+                version=version,
+                updated_at=message.updated_at or record.updated_at,
+            )
+        )
+
+    def _not_shortened(self, record: Prediction) -> Prediction:
+        """While it runs, a record that is behind the pieces does not shorten the text."""
+        there = self._running.get(record.prediction_id)
+        if there is None or not there.text or record.status.terminal:
+            return record
+        if there.text_epoch != record.text_epoch or not there.text.startswith(record.text or ""):
+            return record
+        if (there.text_length or 0) < (record.text_length or 0):
+            return record
+        return replace(record, text=there.text, text_length=there.text_length)
+
+    def with_text(self, record: Prediction, text: str) -> Prediction:
+        """The record of a long text with the whole of it, which was read apart."""
+        return self._keep(replace(record, text=text, text_length=len(text.encode())))
+
+    def _keep(self, record: Prediction) -> Prediction:
+        name = record.prediction_id
+        self._running.pop(name, None)
+        if not record.status.terminal:
+            self._running[name] = record
+            if len(self._running) > NAMED_AGAIN:
+                self._running.popitem(last=False)
+        return record
 
     def _advance(self, prediction_id: str, now: _Seen) -> bool:
         seen = self._seen.get(prediction_id)

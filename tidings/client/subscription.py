@@ -5,7 +5,7 @@ import contextlib
 import math
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Self
 
@@ -16,7 +16,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidPro
 from websockets.typing import Subprotocol
 
 from tidings.client.errors import ClientError, Forbidden, RequestRefused, Unauthorized, Unreachable
-from tidings.client.progress import Message, Update, WatchState, parse
+from tidings.client.progress import Deleted, Message, Update, WatchState, parse
 from tidings.client.token import TokenSource, renewal_time
 from tidings.storage.proxies import by_way_of, proxy_for
 
@@ -57,8 +57,10 @@ class Watch:
         patience: float | None = None,
         heartbeat: float = 20.0,
         when_closed: Callable[["Watch"], None] | None = None,
+        read_text: Callable[[str], Awaitable[str]] | None = None,
     ) -> None:
         self._when_closed = when_closed
+        self._read_text = read_text
         self._service = url
         self._url = f"ws{url.removeprefix('http')}/api/ws"
         self._tokens = tokens
@@ -101,9 +103,18 @@ class Watch:
             if message is None:
                 continue
             if (update := self._state.update_from(message)) is not None:
-                return update
+                return await self._whole(update)
             await self._handle(message)
         raise StopAsyncIteration
+
+    async def _whole(self, update: Update) -> Update:
+        """The update with its whole text, of which a long one lies beside the record."""
+        if isinstance(update, Deleted) or not update.text_parts or update.text is not None:
+            return update
+        if self._read_text is None:
+            return update
+        text = await self._read_text(update.prediction_id)
+        return self._state.with_text(update, text)
 
     async def __aenter__(self) -> Self:
         return self
