@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 from aiohttp import web
-from msgspec import Struct
+from msgspec import Raw, Struct
 
 from tidings.gateway.api.predictions import DEGRADED, may_read
 from tidings.gateway.api.search import LOOKED_THROUGH, SEARCH_SECONDS, Search, counted
@@ -301,7 +301,7 @@ def _fitting(
 def _answer(page: Listed) -> web.Response:
     cursor = msgspec.json.encode(page.cursor)
     body = b'{"success":true,"data":[%s],"cursor":%s%s%s}' % (
-        b",".join([item.encoded for item in page.items]),
+        b",".join([_listed(item.encoded) for item in page.items]),
         cursor,
         b"" if page.searched is None else b',"searched":%d' % page.searched,
         b"" if page.counts is None else b',"counts":%s' % page.counts,
@@ -324,3 +324,17 @@ def _limit(text: str | None) -> int:
             "Bad limit", f"The limit is {text[:20]!r}; give a number from 1 to {MAX_LIMIT}."
         )
     return int(text)
+
+
+def _listed(encoded: bytes) -> bytes:
+    """A record as lists show it: of a text its length alone."""
+    if b'"textLength":' not in encoded:
+        return encoded
+    members = _members.decode(encoded)
+    for name in ("text", "textTail", "textParts"):
+        members.pop(name, None)
+    return _encode(members)
+
+
+_members = msgspec.json.Decoder(dict[str, Raw])
+_encode = msgspec.json.Encoder().encode

@@ -229,9 +229,15 @@ export class Tidings extends EventTarget {
       waiting = half ?? "";
       const headers = { "Content-Type": "text/plain", "Producer-Id": name, "Producer-Epoch": 0, "Producer-Seq": seq++ };
       if (end) headers["Stream-Closed"] = "true";
-      await this.#request("POST", `${url}/text`, headers, body).catch((error) => {
-        throw (failed = error);
-      });
+      const post = () => this.#request("POST", `${url}/text`, headers, body);
+      await post()
+        .catch((error) => {
+          if (error.code !== "not-found" || seq > 1) throw error;
+          return this.#request("PUT", `${url}/text`, { "Content-Type": "text/plain" }).then(post);
+        })
+        .catch((error) => {
+          throw (failed = error);
+        });
     };
     const next = (work) => {
       const done = running.then(work);
@@ -353,6 +359,11 @@ export class Tidings extends EventTarget {
   #append({ predictionId, offset, text, ...told }) {
     const last = this.#records.get(predictionId);
     const there = last?.textLength ?? 0;
+    if (last?.bare) {
+      // The caller said to know this version, and nobody gave us its text.
+      this.#records.delete(predictionId);
+      return this.#again(this.#topics.values());
+    }
     if (!last?.status || offset > there) return; // the next record closes the gap
     const more = bytes(text).subarray(there - offset);
     if (more.length) this.#tell({ ...last, ...told, type: undefined, text: (last.text ?? "") + new TextDecoder().decode(more), textLength: there + more.length }, keysOf(last));

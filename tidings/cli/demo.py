@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import os
+import re
+import uuid
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +28,25 @@ PROMPTS: tuple[tuple[str, float, dict[str, Any]], ...] = (
     ("a picture that is too large for its graphics card", 7.0, {"fail": "CUDA out of memory."}),
 )
 """What is started: prompt, seconds that it takes, and more of the input."""
+
+ANSWER = """**How does a lighthouse work?**
+
+A lighthouse shows ships where they are. Three things make it work:
+
+1. *A lamp.* It once burned oil; today it is an LED of a few hundred watts.
+2. *A lens.* Fresnel's lens of 1822 bends the light of a whole room into one beam, which is seen 40 kilometres away.
+3. *A rhythm.* Each tower has its own: two flashes every ten seconds say "you are off this cape, and no other".
+
+```python
+def flash(at: float) -> bool:
+    return at % 10 < 0.3 or 2 < at % 10 < 2.3
+```
+
+Sailors look the rhythm up in a list of lights. <b>Nothing here is HTML</b>: a page shows an answer as it was written.
+"""
+"""What the answer that grows beside the pictures says."""
+PER_WORD = 0.12
+"""Seconds per word of it."""
 
 APART = 0.7
 """Seconds between two predictions."""
@@ -100,6 +121,7 @@ async def _start_some(
     """Start the predictions, and after those one `every` so many seconds; 0: no more."""
     headers = {"Authorization": f"Bearer {keys[0]}"} if keys else {}
     number = 0
+    answers: list[asyncio.Task[None]] = []
     while number < len(PROMPTS) or every:
         prompt, duration, more = PROMPTS[number % len(PROMPTS)]
         order = {
@@ -113,4 +135,20 @@ async def _start_some(
         )
         answer.raise_for_status()
         number += 1
+        if number == 2:
+            answers.append(asyncio.create_task(_answer(port, keys)))
         await asyncio.sleep(APART if number < len(PROMPTS) else every)
+    await asyncio.gather(*answers)
+
+
+async def _answer(port: int, keys: "Sequence[str]") -> None:
+    """Write an answer word by word, as a service does that streams one from a model."""
+    from tidings.client.client import Client
+    from tidings.client.errors import ClientError
+
+    async with Client(f"http://127.0.0.1:{port}", keys[0] if keys else None) as client:
+        with contextlib.suppress(ClientError):  # somebody canceled it
+            async with client.text(f"answer-{uuid.uuid4().hex[:8]}") as text:
+                for word in re.findall(r"\S+\s*", ANSWER):
+                    await text.write(word)
+                    await asyncio.sleep(PER_WORD)

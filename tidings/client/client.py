@@ -19,8 +19,9 @@ import httpx
 import msgspec
 from msgspec import Struct
 
+from tidings.client.answers import error_of, retry_after
 from tidings.client.attempts import AttemptsWatch, is_last
-from tidings.client.errors import PredictionNotFound, RequestRefused, Unreachable, from_status
+from tidings.client.errors import PredictionNotFound, RequestRefused, Unreachable
 from tidings.client.progress import Deleted, Selection, Update, WatchState
 from tidings.client.subscription import Watch
 from tidings.client.text import Text
@@ -37,9 +38,6 @@ ATTEMPTS = 3
 back."""
 UNREACHED = Backoff((0.2, 0.4))
 """Before asking again where nobody answered."""
-REFUSED = Backoff((0.5, 1.0))
-"""Before asking again after 429 or 503, where the service does not say for how long."""
-LONGEST_RETRY_AFTER = 10.0
 
 
 class PredictionPage(Struct, frozen=True):
@@ -54,12 +52,6 @@ class PredictionPage(Struct, frozen=True):
 
 class _One(Struct):
     data: Prediction
-
-
-class _Problem(Struct):
-    code: str | None = None
-    error: str | None = None
-    detail: str | None = None
 
 
 class Client:
@@ -195,10 +187,14 @@ class Client:
         async def send(piece: bytes, headers: Mapping[str, str]) -> None:
             await self._request("POST", path, content=piece, headers=headers, repeat=False)
 
+        async def begin() -> None:
+            headers = {"Content-Type": "text/plain"}
+            await self._request("PUT", path, content=b"", headers=headers)
+
         async def fail(reason: str) -> None:
             await self.patch(prediction_id, status="failed", error=reason)
 
-        return Text(prediction_id, send, lambda: self.watch(prediction_id), fail)
+        return Text(prediction_id, send, lambda: self.watch(prediction_id), begin, fail)
 
     async def _read_text(self, prediction_id: str) -> str:
         return (await self._request("GET", f"{_path(prediction_id)}/text")).text
@@ -434,9 +430,9 @@ class Client:
             if answer.status_code == 401 and not renewed and await self._tokens.renew(token):
                 renewed = True
             elif answer.status_code in {429, 503} and not last:
-                await asyncio.sleep(_retry_after(answer, attempt))
+                await asyncio.sleep(retry_after(answer, attempt))
             else:
-                raise _error(answer)
+                raise error_of(answer)
 
 
 def _path(prediction_id: str) -> str:
@@ -446,20 +442,3 @@ def _path(prediction_id: str) -> str:
 def _camel(name: str) -> str:
     first, *rest = name.split("_")
     return first + "".join(word.capitalize() for word in rest)
-
-
-def _retry_after(answer: httpx.Response, attempt: int) -> float:
-    text = answer.headers.get("Retry-After", "")
-    asked = float(text) if text.isascii() and text.isdecimal() else REFUSED.wait(attempt)
-    return min(asked, LONGEST_RETRY_AFTER)
-
-
-def _error(answer: httpx.Response) -> Exception:
-    try:
-        problem = msgspec.json.decode(answer.content, type=_Problem)
-    except msgspec.DecodeError:
-        problem = _Problem()
-    message = problem.error or answer.reason_phrase
-    if problem.detail and problem.detail != message:
-        message = f"{message}: {problem.detail}"
-    return from_status(answer.status_code, problem.code, message)

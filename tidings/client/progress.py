@@ -114,6 +114,8 @@ class WatchState:
         self.snapshot = snapshot
         self._running: OrderedDict[str, Prediction] = OrderedDict()
         """The records that pieces of texts may be appended to."""
+        self.incomplete = False
+        """Whether something is to be asked for again that was said to be known."""
         self.begun = False
         """Whether a subscription has stood before: what may have changed since is asked for in any
         case."""
@@ -216,6 +218,9 @@ class WatchState:
     def _appended(self, prediction_id: str, message: Message) -> Prediction | None:
         """The record with what its text has grown by; repeats are cut from the piece's beginning."""
         record = self._running.get(prediction_id)
+        if record is None and self._seen.pop(prediction_id, None) is not None:
+            # The caller said to know this version, and nobody gave us its text.
+            self.incomplete = True
         there = 0 if record is None else record.text_length or 0
         if record is None or message.text is None or message.offset > there:
             return None  # the next whole record closes the gap

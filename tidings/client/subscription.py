@@ -104,6 +104,9 @@ class Watch:
                 continue
             if (update := self._state.update_from(message)) is not None:
                 return await self._whole(update)
+            if self._state.incomplete:
+                self._state.incomplete = False
+                await self._subscribe()
             await self._handle(message)
         raise StopAsyncIteration
 

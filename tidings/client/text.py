@@ -35,12 +35,14 @@ class Text:
 
     Iterated, it yields what is there already and then each piece once, until the prediction has
     succeeded. As a context manager it writes: `write` takes a piece, and the end of the block ends
-    the prediction, as failed where the block raises.
+    the prediction, as failed where the block raises. Where there is no such prediction the first
+    piece makes it.
 
     Args:
         prediction_id: Whose.
         send: Appends one piece, with headers, without repeating it.
         watch: Watches the prediction.
+        begin: Makes the prediction, where there is none.
         fail: Reports it as failed.
     """
 
@@ -49,11 +51,13 @@ class Text:
         prediction_id: str,
         send: Callable[[bytes, Mapping[str, str]], Awaitable[None]],
         watch: Callable[[], AsyncIterator[Update]],
+        begin: Callable[[], Awaitable[None]],
         fail: Callable[[str], Awaitable[object]],
     ) -> None:
         self.prediction_id = prediction_id
         self._send = send
         self._watch = watch
+        self._begin = begin
         self._fail = fail
         self._name = f"py-{uuid.uuid4().hex}"
         self._seq = 0
@@ -205,11 +209,16 @@ class Text:
         if closed:
             headers["Stream-Closed"] = "true"
         deadline = asyncio.get_running_loop().time() + PATIENCE
-        attempt = 0
+        attempt, begun = 0, False
         while True:
             attempt += 1
             try:
                 await self._send(piece.encode(), headers)
+            except PredictionNotFound:
+                if self._seq > 1 or begun:
+                    raise
+                begun = True
+                await self._begin()
             except Unreachable:
                 wait = AGAIN.wait(attempt) * (0.5 + random.random() / 2)  # noqa: S311 - spreads load
                 if asyncio.get_running_loop().time() + wait > deadline:

@@ -82,7 +82,7 @@ class Card {
   #instead(record, all, text) {
     const [first] = all;
     if (first?.address && !(text && first.kind === "file")) return element("p", { class: `kind ${first.kind}` }, element("b", {}, KINDS[first.kind]), element("span", {}, first.name));
-    if (text && !blobOf(record.output)) return element("p", { class: all.at(-1).kind === "json" ? "excerpt code" : "excerpt" }, text);
+    if (text && !blobOf(record.output)) return element("p", { class: `excerpt${all.at(-1).kind === "json" ? " code" : ""}${all.some((item) => item.growing) ? " growing" : ""}` }, text);
     if (text) return element("p", { class: "kind text" }, element("b", {}, "Text"), element("span", {}, `${blobOf(record.output).length.toLocaleString()} characters`));
     const ends = { succeeded: "No output", failed: "Failed, without a reason", canceled: "Canceled" };
     if (ended(record)) return element("p", { class: "kind ended" }, element("b", { class: "mark", "aria-hidden": true }), element("span", {}, ends[record.status]));

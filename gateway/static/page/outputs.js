@@ -23,7 +23,7 @@ export class Outputs {
     const files = wanted.filter((item) => item.address);
     const keep = new Map();
     const nodes = wanted.map((item, number) => {
-      const place = item.address ? `${item.kind} ${number}` : item.kind;
+      const place = item.address ? `${item.kind} ${number}` : (item.of ?? item.kind);
       const part = this.#shown.get(place) ?? partOf(item, record.predictionId, alt);
       keep.set(place, part);
       part.update(item, files.length > 1 ? `${number + 1} of ${files.length}` : "");
@@ -39,7 +39,7 @@ export class Outputs {
 }
 
 function partOf(item, id, alt) {
-  if (item.kind === "text") return new WholeText(id, "Output");
+  if (item.kind === "text") return new WholeText(id, item.of ? "Text" : "Output");
   if (item.kind === "json") return new Json();
   return new File(item.kind, alt);
 }
@@ -116,7 +116,11 @@ export class WholeText {
     this.all.addEventListener("click", () => this.#fetch());
   }
 
-  update({ value, blob }) {
+  update({ value, blob, growing = false }) {
+    const atEnd = this.pre.scrollTop + this.pre.clientHeight > this.pre.scrollHeight - 24;
+    this.pre.classList.toggle("growing", growing);
+    this.pre.setAttribute("aria-busy", String(growing));
+    if (growing && atEnd) requestAnimationFrame(() => (this.pre.scrollTop = this.pre.scrollHeight));
     if (!blob) {
       this.#blob = null;
       show(this.all, false);

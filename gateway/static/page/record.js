@@ -51,6 +51,7 @@ export function outputs(record) {
   const first = webAddress(record.imageUrl);
   if (!archived.length && first && !files.some((file) => file.address === first)) add(fileOf({ url: first }, "image"));
   if (!archived.length || sources.size) files.forEach(add);
+  if (record.text) found.push({ kind: "text", of: "answer", value: record.text, growing: !ended(record) });
   const text = textOf(output);
   if (blobOf(output)) found.push({ kind: "text", blob: blobOf(output) });
   else if (text) found.push({ kind: "text", value: text });
@@ -121,6 +122,7 @@ function isJson(output) {
 /** The beginning of what it put out, as text: for a card. */
 export function excerpt(record, most) {
   for (const item of outputs(record)) {
+    if (item.growing) return item.value.slice(-150); // what is being written
     if (item.kind === "text") return item.blob ? `Text of ${item.blob.length.toLocaleString()} characters` : item.value.slice(0, most);
     if (item.kind === "json") return JSON.stringify(item.value, null, 1)?.slice(0, most) ?? "";
   }

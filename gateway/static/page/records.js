@@ -143,14 +143,16 @@ export class Records {
     if (key === this.#watched) return;
     this.#watched = key;
     this.#watch?.close();
-    const known = Object.fromEntries(this.all().map(({ predictionId, version }) => [predictionId, version]));
+    // Lists leave texts out: of what has one the watch brings it.
+    const known = Object.fromEntries(this.all().filter(({ textLength }) => !textLength).map(({ predictionId, version }) => [predictionId, version]));
     this.#watch = this.#tidings.watch({ ...what, limit: WATCHED, known }, (record) => this.#take(record));
   }
 
   #take(record) {
     const id = record.predictionId;
     const last = this.#byId.get(id);
-    if (last && last.version >= record.version && !record.deleted) return;
+    if (last && last.version >= record.version && !record.deleted && !(last.version === record.version && record.text?.length > (last.text ?? "").length)) return;
+    if (record.text === undefined && last?.textLength === record.textLength && last?.text) record.text = last.text;
     if (record.deleted) this.#byId.delete(id);
     else this.#byId.set(id, record);
     if (!last || record.deleted || last.createdAt !== record.createdAt) this.#sorted = null;
