@@ -39,6 +39,8 @@ class ReportFields(TypedDict, total=False):
     model: str | None
     provider_urls: Raw
     output: Raw
+    text: str | None
+    output_text: str | None
     image_url: str | None
     error: str | None
     progress: float | None

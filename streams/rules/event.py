@@ -53,6 +53,7 @@ def _wire_name(field: str) -> str:
         "left_out",
         "notice",
         "whole_output",
+        "output_text",
     }:
         return f"tidings/{field}"
     return {"successor": "as", "elsewhere": "with"}.get(field) or wire_name(field)
@@ -148,6 +149,8 @@ class Event(
     """Names of the members of a provider's body that do not fit, such as `metrics.predict_time`."""
     whole_output: Raw = ABSENT
     """The output itself, where only a reference to it stands in `output`."""
+    output_text: str | None = None
+    """What the output says, where its provider's form of it is text and nothing else."""
     notice: bool = False
     """From a webhook that names a result and does not bring it: it begins no record. What is fetched says which prediction it is about."""
 

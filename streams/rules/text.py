@@ -391,7 +391,9 @@ def with_whole(decision: Decision, whole: Whole | None) -> Decision:
 
 
 def _text_in_output(event: Event) -> bytes | None:
-    """The text in an output: a string, or a list of strings, which are its pieces."""
+    """The text in an output: a string, a list of strings, which are its pieces, or what its provider's mapping says."""
+    if event.output_text is not None:
+        return event.output_text.encode()
     output = event.whole_output or event.output
     if bytes(output)[:1] not in (b'"', b"["):
         return None

@@ -100,6 +100,48 @@ _marked = bodies.Reader(_Marked)
 _object = msgspec.json.Decoder(dict[str, Raw])
 
 
+class _Content(Struct, frozen=True, gc=False):
+    type: str
+    text: str = ""
+    annotations: tuple[Raw, ...] = ()
+
+
+class _Item(Struct, frozen=True, gc=False):
+    """An item of a response's output; of reasoning a summary alone would be something to keep."""
+
+    type: str
+    content: tuple[_Content, ...] = ()
+    summary: tuple[Raw, ...] = ()
+
+
+_items = msgspec.json.Decoder(tuple[_Item, ...])
+
+
+def _text_of(output: Raw) -> str | None:
+    """What a response says, where its output is plain text and nothing else.
+
+    https://platform.openai.com/docs/api-reference/responses/object: `output_text` is the parts of
+    this type in the order of the items.
+    """
+    if not bodies.given(output):
+        return None
+    try:
+        items = _items.decode(output)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+    text = []
+    for item in items:
+        if item.type == "reasoning" and not item.summary:
+            continue
+        if item.type != "message":
+            return None
+        for part in item.content:
+            if part.type != "output_text" or part.annotations:
+                return None
+            text.append(part.text)
+    return "".join(text) if text else None
+
+
 class OpenAI(Struct, frozen=True):
     """OpenAI's webhooks."""
 
@@ -148,6 +190,7 @@ class OpenAI(Struct, frozen=True):
             payload=bodies.given(found.input),
             prompt=bodies.string(found.input),
             output=bodies.given(found.output) or bodies.given(found.output_file_id),
+            output_text=_text_of(found.output),
             error=_error(found),
         )
 

@@ -214,6 +214,9 @@ def test_what_the_output_says_is_not_stored_twice() -> None:
     assert repeated == Stale()
     picture = record(piece("A cat", 0), event("succeeded", output="https://x/cat.png"))
     assert (said(picture), bytes(picture.output)) == ("A cat", b'"https://x/cat.png"')
+    ending = event("succeeded", output=[{"type": "message"}], output_text="The quick")
+    messages = record(piece("The qu", 0), ending)
+    assert (messages.text, bytes(messages.output)) == ("The quick", b"")
     plain = record(event("succeeded", output="The quick"))
     assert (plain.text, bytes(plain.output)) == (None, b'"The quick"')
 
