@@ -69,6 +69,8 @@ class TextFlush:
         self.held: dict[str, HeldText] = {}
         """By prediction; what has been held back for longest is first."""
         self.size = 0
+        self.announced = 0
+        """Pieces since the start."""
         self.everything = False
         """Whether all of it is to be written with the next batch, and nothing is held back any more."""
         self._written: dict[str, float] = {}
@@ -200,6 +202,7 @@ class TextFlush:
                 position=reduction.position,
             )
             said.pieces.append(new)
+            self.announced += 1
             held.grow(text)
         if entry.events:
             held.add(entry.events, entry.size, reduction)

@@ -214,6 +214,24 @@ PROCESSOR: tuple[Family["HealthMonitor"], ...] = (
         lambda o: float(o.processor.obstacle is not None),
     ),
     Family(
+        "tidings_text_pieces_total",
+        "counter",
+        "Pieces of growing texts announced between two records.",
+        lambda o: o.processor.texts.announced,
+    ),
+    Family(
+        "tidings_text_held",
+        "gauge",
+        "Predictions whose texts have grown since their records were written.",
+        lambda o: len(o.processor.texts.held),
+    ),
+    Family(
+        "tidings_text_held_bytes",
+        "gauge",
+        "About how many bytes these hold in memory; 64 MiB at most.",
+        lambda o: o.processor.texts.size,
+    ),
+    Family(
         "tidings_processor_breaker_open",
         "gauge",
         "1 where a flood of poison has stopped the processor.",
