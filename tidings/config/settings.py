@@ -75,7 +75,6 @@ Count = Annotated[int, Meta(ge=0)]
 Positive = Annotated[int, Meta(ge=1)]
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Seconds = Annotated[float, Meta(ge=0)]
-Milliseconds = Annotated[int, Meta(ge=0)]
 Credential = Annotated[str | None, Setting(secret=True, check=validators.header_value)]
 Url = Annotated[str | None, Setting(check=validators.http_url)]
 StoreUrl = Setting(check=validators.store_url)
@@ -258,8 +257,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Bytes of a webhook's body, at most."""
     record_max: Annotated[int, Meta(ge=1024)] = 524288
     """Bytes of a record, at most; fixed in a store by its first opener."""
-    text_flush: Milliseconds = 500
-    """In ms; the record of a text that grows quickly is written so often at most, and its pieces
+    text_flush: Annotated[float, Meta(ge=0, le=60)] = 0.5
+    """Seconds; the record of a text that grows quickly is written so often at most, and its pieces
     are announced in between. 0: every piece is a version."""
     strict: bool = False
     """Refuse a status that skips one, instead of implying the steps between; fixed in a store by

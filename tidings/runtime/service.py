@@ -214,7 +214,7 @@ async def running(
                     service,
                     reached,
                     None if settings.no_breaker else PoisonGuard(),
-                    settings.text_flush / 1000,
+                    settings.text_flush,
                 )
             )
         if "archiver" in settings.roles:

@@ -82,6 +82,7 @@ def test_every_setting_can_be_set_by_its_variable() -> None:
         "webhook_key": "k" * 24,
         "traces": "http://a:4318",
         "trace_sample": "0.5",
+        "text_flush": "0.2",
         "timeouts": "replicate=600,*=3600",
         "role_scopes": "editor=write",
         "issuers": '[{"issuer": "https://a.example/", "jwks_url": "https://a.example/keys"}]',
