@@ -4,14 +4,14 @@ WORKDIR /src
 RUN python -m venv /opt/tidings
 COPY requirements.lock ./
 # The lock holds what development needs as well; the service's own part of it is chosen by the distribution's metadata.
-COPY pyproject.toml README.md LICENSE ./
+COPY pyproject.toml hatch_build.py README.md LICENSE ./
 # `tidings/storage`, `tidings/streams` and `tidings/gateway` are links to these three.
 COPY storage storage
 COPY streams streams
 COPY gateway gateway
 COPY tidings tidings
 RUN sed -e 's/ --hash=[^ ]*//' -e 's/ *\\$//' -e '/^ *#/d' -e '/^ *$/d' requirements.lock > constraints.txt \
-    && /opt/tidings/bin/pip install --no-cache-dir --disable-pip-version-check -c constraints.txt ".[otel,postgres,redis]"
+    && /opt/tidings/bin/pip install --no-cache-dir --disable-pip-version-check -c constraints.txt ".[all]"
 
 FROM python:3.11-slim
 RUN useradd --system --uid 10001 --home-dir /data tidings && mkdir /data && chown tidings /data

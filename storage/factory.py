@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import Any, NamedTuple, Protocol, cast
 
 from tidings.storage.errors import StoreMisconfigured
+from tidings.storage.extras import missing
 from tidings.storage.store import PredictionStore
 
 
@@ -30,8 +31,10 @@ STORES: dict[str, _Kind] = {
     "rediss": _Kind("tidings.storage.redis.store:RedisStore", "redis"),
     "valkey": _Kind("tidings.storage.redis.store:RedisStore", "redis"),
     "valkeys": _Kind("tidings.storage.redis.store:RedisStore", "redis"),
-    "cloudflare-kv": _Kind("tidings.storage.cloudflare.kv_store:CloudflareKvStore"),
-    "durable-objects": _Kind("tidings.storage.cloudflare.durable_objects:DurableObjectsStore"),
+    "cloudflare-kv": _Kind("tidings.storage.cloudflare.kv_store:CloudflareKvStore", "cloudflare"),
+    "durable-objects": _Kind(
+        "tidings.storage.cloudflare.durable_objects:DurableObjectsStore", "cloudflare"
+    ),
 }
 """Per scheme of a URL (without what follows a `+`) the class that opens it."""
 
@@ -69,8 +72,8 @@ async def open_store(url: str, **options: Any) -> PredictionStore:
     try:
         opener = cast("_Openable", getattr(import_module(module), name))
     except ImportError as error:
-        remedy = f"pip install 'tidings[{kind.extra}]'" if kind.extra else "reinstall tidings"
+        line = missing(f"{scheme_of(url)}://", error, kind.extra)
         raise StoreMisconfigured(
-            f"{scheme_of(url)}:// needs {error.name or module}: {remedy}"
+            line or f"{scheme_of(url)}:// cannot be loaded: {error}"
         ) from error
     return await opener.open(url, **options)

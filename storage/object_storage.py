@@ -15,6 +15,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from msgspec import Struct
 
 from tidings.storage.errors import StorageError, StoreMisconfigured, StoreUnavailable
+from tidings.storage.extras import missing
 from tidings.storage.private_files import FILE_MODE, make_folder
 
 PART = 5 * 1024 * 1024
@@ -114,7 +115,7 @@ class ObjectStorage:
     async def _put(
         self, path: str, data: bytes | AsyncIterator[bytes], headers: Mapping[str, str] | None
     ) -> None:
-        import obstore
+        obstore = _driver()
 
         store = self._store()
         attributes = dict(headers) if headers and self._folder is None else None
@@ -137,7 +138,7 @@ class ObjectStorage:
 
     async def get(self, path: str, beginning: int | None = None) -> bytes | None:
         """An object, or its first `beginning` bytes; None where there is none."""
-        import obstore
+        obstore = _driver()
 
         try:
             if beginning is None:
@@ -153,7 +154,7 @@ class ObjectStorage:
 
     async def stream(self, path: str) -> AsyncIterator[bytes]:
         """The content in chunks."""
-        import obstore
+        obstore = _driver()
 
         try:
             result = await obstore.get_async(self._store(), path)
@@ -164,7 +165,7 @@ class ObjectStorage:
 
     async def find(self, path: str) -> StoredObject | None:
         """What is known of an object; None where there is none."""
-        import obstore
+        obstore = _driver()
 
         try:
             meta = await obstore.head_async(self._store(), path)
@@ -176,7 +177,7 @@ class ObjectStorage:
 
     async def list(self, prefix: str | None = None) -> AsyncIterator[Sequence[StoredObject]]:
         """The objects below a folder, in portions; None: all."""
-        import obstore
+        obstore = _driver()
 
         try:
             async for portion in obstore.list(self._store(), prefix, chunk_size=500):
@@ -191,7 +192,7 @@ class ObjectStorage:
         """
         if self.kind not in {"s3", "gs", "az"}:
             return None
-        import obstore
+        obstore = _driver()
 
         try:
             signed: str = await obstore.sign_async(
@@ -203,7 +204,7 @@ class ObjectStorage:
 
     async def delete(self, paths: Sequence[str]) -> None:
         """Remove objects; those that are not there are left out."""
-        import obstore
+        obstore = _driver()
 
         if not paths:
             return
@@ -283,6 +284,20 @@ class ObjectStorage:
         if kind in _FOR_GOOD:
             raise StorageError(text) from None
         raise StoreUnavailable(text) from None
+
+
+def _driver() -> Any:
+    """The driver, imported when an object is first asked for.
+
+    Raises:
+        StoreMisconfigured: It is not installed.
+    """
+    try:
+        import obstore
+    except ImportError as error:
+        line = missing("object storage", error)
+        raise StoreMisconfigured(line or str(error)) from error
+    return obstore
 
 
 def _line(error: Exception) -> str:

@@ -86,6 +86,8 @@ def required() -> dict[str, str]:
     for line in [*project["dependencies"], *(line for extra in extras for line in extra)]:
         match = re.match(r"([A-Za-z0-9.\-]+)(?:\[[^\]]*\])?([^;]*)", line)
         assert match is not None
+        if match[1] == "tidings":  # an extra that names the others
+            continue
         found[match[1].lower()] = match[2].strip()
     return found
 

@@ -7,6 +7,9 @@ loads no driver. What is not listed in `__all__` may change without notice.
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+__version__: str
+"""The version that is installed, from the distribution's metadata."""
+
 if TYPE_CHECKING:  # as `_HOMES` says it, for type checkers; a test holds the two together
     from tidings.client.client import Client as Client
     from tidings.client.client import PredictionPage as PredictionPage
@@ -115,10 +118,21 @@ else:
     # Hidden from type checkers, which would take every misspelled name for `Any`.
     def __getattr__(name):
         """Load a public name from where it lives."""
+        if name == "__version__":
+            from importlib.metadata import version
+
+            return version(__name__)
         module = _MODULE_OF.get(name)
         if module is None:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        value = getattr(import_module(f"{__name__}.{module}"), name)
+        try:
+            value = getattr(import_module(f"{__name__}.{module}"), name)
+        except ImportError as error:
+            from tidings.storage.extras import MissingExtra, missing
+
+            if (line := missing(f"{__name__}.{name}", error)) is None:
+                raise
+            raise MissingExtra(line, name=error.name) from None
         globals()[name] = value
         return value
 

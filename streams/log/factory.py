@@ -7,6 +7,7 @@ from urllib.parse import SplitResult, urlsplit
 
 from msgspec import Struct
 
+from tidings.storage.extras import missing
 from tidings.streams.log.protocol import Log, LogMisconfigured
 
 
@@ -70,7 +71,11 @@ async def open_log(
             f"partitions ({partitions}), retention ({retention}) and the largest body ({max_body}) must be above 0"
         )
     module, _, function = opener.partition(":")
-    open_it = cast("_Opener", getattr(importlib.import_module(module), function))
+    try:
+        open_it = cast("_Opener", getattr(importlib.import_module(module), function))
+    except ImportError as error:
+        line = missing(f"{parts.scheme}://", error)
+        raise LogMisconfigured(line or f"{parts.scheme}:// cannot be loaded: {error}") from error
     return await open_it(
         parts,
         LogOptions(

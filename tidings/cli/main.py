@@ -24,9 +24,11 @@ from tidings.cli import (
     specifications,
     token,
     watch,
+    worker,
 )
 from tidings.cli.support import command, output
 from tidings.config.settings import SettingsError
+from tidings.storage.extras import missing
 from tidings.storage.private_files import OTHERS
 
 COMMANDS = (
@@ -42,6 +44,7 @@ COMMANDS = (
     erase,
     doctor,
     token,
+    worker,
     specifications,
 )
 """The modules of the commands, in the order in which the help lists them."""
@@ -107,6 +110,8 @@ def _expected(error: BaseException) -> tuple[str, int] | None:
         return str(error), error.code
     if isinstance(error, SettingsError):
         return str(error), command.WRONG_USE
+    if isinstance(error, ImportError) and (line := missing("this command", error)) is not None:
+        return line, command.FAILED
     from tidings.storage.errors import StorageError, StoreMisconfigured
     from tidings.streams.log.protocol import LogError, LogMisconfigured
     from tidings.streams.replay.rebuild import StoreInUse

@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Mapping
 from http import HTTPStatus
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote, urlsplit
 
 import httpx
@@ -23,7 +23,6 @@ from tidings.client.answers import error_of, retry_after
 from tidings.client.attempts import AttemptsWatch, is_last
 from tidings.client.errors import PredictionNotFound, RequestRefused, Unreachable
 from tidings.client.progress import Deleted, Selection, Update, WatchState
-from tidings.client.subscription import Watch
 from tidings.client.text import Text
 from tidings.client.token import Token, TokenSource
 from tidings.storage.prediction import Prediction, Status
@@ -31,7 +30,10 @@ from tidings.storage.proxies import by_way_of, calls_this_machine
 from tidings.storage.resilience.backoff import Backoff
 from tidings.streams.rules.retries import RetryPolicy
 
-__all__ = ["Client", "Deleted", "PredictionPage", "Text", "Token", "Update", "Watch"]
+if TYPE_CHECKING:
+    from tidings.client.subscription import Watch
+
+__all__ = ["Client", "Deleted", "PredictionPage", "Text", "Token", "Update"]
 
 ATTEMPTS = 3
 """How often a request that may be repeated is sent while nobody answers or the service asks to come
@@ -120,7 +122,7 @@ class Client:
         known: Mapping[str, int] | None = None,
         limit: int | None = None,
         snapshot: bool = True,
-    ) -> Watch:
+    ) -> "Watch":
         """Watch predictions by id, all of an owner, a tag or a model, or everything.
 
         Exactly one of these is named.
@@ -146,6 +148,9 @@ class Client:
         """
         selection = Selection(predictions=predictions, owner=owner, tag=tag, model=model, all=all)
         selection.check()
+        # Imported where it is wanted: a client that only reads does without the WebSocket's library.
+        from tidings.client.subscription import Watch
+
         watch = Watch(
             self._url,
             self._tokens,
@@ -158,7 +163,7 @@ class Client:
         self._watches.append(watch)
         return watch
 
-    def _forget(self, watch: Watch) -> None:
+    def _forget(self, watch: "Watch") -> None:
         if watch in self._watches:
             self._watches.remove(watch)
 

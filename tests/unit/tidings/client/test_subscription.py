@@ -12,9 +12,10 @@ import pytest
 from tests.support.client.scripted_service import ScriptedService, record, scripted_service
 from tests.support.conditions import eventually
 from tidings.client import subscription
-from tidings.client.client import Client, Update, Watch
+from tidings.client.client import Client, Update
 from tidings.client.errors import RequestRefused
 from tidings.client.progress import NAMED_AGAIN, Selection, WatchState, parse
+from tidings.client.subscription import Watch
 from tidings.storage.prediction import Prediction
 
 LIMIT = 20.0
