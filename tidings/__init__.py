@@ -128,11 +128,10 @@ else:
         try:
             value = getattr(import_module(f"{__name__}.{module}"), name)
         except ImportError as error:
-            from tidings.storage.extras import MissingExtra, missing
-
-            if (line := missing(f"{__name__}.{name}", error)) is None:
+            extras = import_module(f"{__name__}.storage.extras")
+            if (line := extras.missing(f"{__name__}.{name}", error)) is None:
                 raise
-            raise MissingExtra(line, name=error.name) from None
+            raise extras.MissingExtra(line, name=error.name) from None
         globals()[name] = value
         return value
 

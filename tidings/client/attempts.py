@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from tidings.client.progress import Deleted, Update
-from tidings.client.subscription import Watch
 from tidings.streams.rules.retries import due_retry
+
+if TYPE_CHECKING:
+    from tidings.client.subscription import Watch
 
 
 class AttemptsWatch:
@@ -19,7 +21,7 @@ class AttemptsWatch:
         begin: Opens a watch of one prediction.
     """
 
-    def __init__(self, prediction_id: str, begin: Callable[[str], Watch]) -> None:
+    def __init__(self, prediction_id: str, begin: "Callable[[str], Watch]") -> None:
         self._begin = begin
         self._watch = begin(prediction_id)
 
