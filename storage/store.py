@@ -228,6 +228,10 @@ class PredictionStore(Protocol):
         """Forget what a cache holds: somebody else may have written."""
         return
 
+    async def persist(self) -> None:
+        """Wait until what was written survives a power cut, where `write` does not wait for that."""
+        return
+
     async def mark_filled(self) -> None:
         """Say that everything is there, after a rebuild: writers that were held back go on."""
         return

@@ -1,9 +1,10 @@
 """Group commit: calls that wait while a transaction is on its way share the next one.
 
-A large transaction runs in a thread. A small one is made in the event loop, and the thread is left
-what may take long: the commit that waits for the disk. Each statement that the thread runs gives up
-the interpreter's lock and waits for it again; for a small transaction that takes longer than the
-transaction.
+A large transaction runs in a thread. A small one is made in the event loop: each statement that the
+thread runs gives up the interpreter's lock and waits for it again, which takes longer than a small
+transaction. So does the way to the thread and back where the disk is fast (`SHORT`): then the loop
+waits for the commit, too, as long as few calls share it. A disk that takes longer is waited for by
+the thread, until its commits are short again.
 
 The orders that keep what was acknowledged:
 
@@ -29,6 +30,7 @@ from contextlib import suppress
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Lock, Thread
+from time import perf_counter
 from typing import Any, Generic, TypeVar
 
 from msgspec import Struct, field
@@ -41,6 +43,12 @@ MOST_BYTES = 16_777_216
 """Calls beyond so many bytes wait for the next transaction; a single one may bring more."""
 SMALL_BYTES = 65_536
 """What is written in the event loop at most, in about 0.5 ms."""
+SHORT = 0.001
+"""Seconds that a durable commit takes on average, up to which the event loop waits for it: a hop to
+the thread and back takes 0.2 to 0.5 ms of the processor and ten context switches, an fsync on a fast
+disk 0.2 ms."""
+FEW = 8
+"""Calls that share a commit which the event loop waits for; more of them share the hop as well."""
 
 
 class CommitRequest(Struct, Generic[W], eq=False):
@@ -106,8 +114,11 @@ class GroupCommit(Generic[W]):
         self._busy_timeout = busy_timeout
         self._synchronous = synchronous
         self._close_within = close_within
-        self._mode: tuple[float, str] | None = None
+        self._modes: dict[str, str | int] = {}
         """The busy timeout and the mode of commits that were set last on the connection."""
+        self._commit_seconds = 0.0
+        """Of durable commits, a mean over the last ten or so: after a slow one the loop waits for no
+        other until they are short again."""
         self._state = Lock()
         """Guards the three below, which loops in other threads may use as well."""
         self._waiting: list[CommitRequest[W]] = []
@@ -138,12 +149,14 @@ class GroupCommit(Generic[W]):
             if begin:
                 self._under_way = True
                 self._resuming = job.loop
-        if begin and job.quick and job.size <= SMALL_BYTES and self._between is None:
+        if begin and job.durable and job.quick and job.size <= SMALL_BYTES:
             # At the end of this turn of the loop: callers that run in the same turn share the
             # transaction.
             job.loop.call_soon(self._hand_over)
         elif begin:
-            self._hand_over()  # the thread need not wait for a busy loop to come round
+            # What need not wait for the disk takes less time than a turn of the loop, and the thread
+            # need not wait for a busy one to come round.
+            self._hand_over()
         return job.done
 
     def between_transactions(self, work: Callable[[sqlite3.Connection], object]) -> None:
@@ -166,21 +179,23 @@ class GroupCommit(Generic[W]):
     # In a loop
 
     def _hand_over(self) -> None:
-        """Begin the next transaction with what has gathered."""
-        with self._state:
-            self._resuming = None
-            batch = self._take()
-        if not batch:
-            return
-        results = self._make_in_loop(batch) if self._small(batch) else None
-        if results is not None and not any(job.durable for job in batch):
-            loop = asyncio.get_running_loop()
+        """Make the transactions of what has gathered, up to one that is the thread's."""
+        while True:
             with self._state:
-                self._resuming = loop
-            loop.call_soon(self._finish, batch, results)
-            return
-        switch_interval.lower()
-        self._batches.put(batch if results is None else _Uncommitted(batch, results))
+                self._resuming = None
+                batch = self._take()
+            if not batch:
+                return
+            commit = not any(job.durable for job in batch) or self._waits_here(batch)
+            results = self._make_in_loop(batch, commit) if self._small(batch) else None
+            if results is None or not commit:
+                switch_interval.lower()
+                self._batches.put(batch if results is None else _Uncommitted(batch, results))
+                return
+            self._answer(batch, results)
+
+    def _waits_here(self, batch: list[CommitRequest[W]]) -> bool:
+        return len(batch) <= FEW and self._commit_seconds < SHORT
 
     def _take(self) -> list[CommitRequest[W]]:
         """The next calls that can share a transaction, off the queue.
@@ -215,8 +230,8 @@ class GroupCommit(Generic[W]):
             size += job.size
         return size <= SMALL_BYTES and self._between is None
 
-    def _make_in_loop(self, batch: list[CommitRequest[W]]) -> list[Any] | None:
-        """All of a small transaction but a commit that waits for the disk.
+    def _make_in_loop(self, batch: list[CommitRequest[W]], commit: bool) -> list[Any] | None:
+        """A small transaction, with its commit or without.
 
         None where it came to nothing, most of all because another process writes: the thread waits
         for that, and says what the rest means.
@@ -224,12 +239,16 @@ class GroupCommit(Generic[W]):
         if self._connection is None:
             return None
         try:
-            return self._transact(batch, wait=False, commit=not any(job.durable for job in batch))
+            return self._transact(batch, wait=False, commit=commit)
         except Exception:
             return None
 
     def _finish(self, batch: list[CommitRequest[W]], results: Sequence[Any] | Exception) -> None:
-        """Answer those who wait, and go on with what has gathered meanwhile."""
+        """Answer those who wait for the thread, and go on with what has gathered meanwhile."""
+        self._answer(batch, results)
+        self._hand_over()
+
+    def _answer(self, batch: list[CommitRequest[W]], results: Sequence[Any] | Exception) -> None:
         loop = asyncio.get_running_loop()
         for number, job in enumerate(batch):
             result: Any = (
@@ -242,7 +261,6 @@ class GroupCommit(Generic[W]):
             else:
                 with suppress(RuntimeError):  # that loop is closed: nobody waits any more
                     job.loop.call_soon_threadsafe(_resolve, job, result)
-        self._hand_over()
         if self.on_finished is not None:
             self.on_finished(batch)
 
@@ -273,8 +291,7 @@ class GroupCommit(Generic[W]):
         if self._connection is None:
             return
         with suppress(sqlite3.Error):  # what was committed stands, whatever becomes of this
-            self._mode = None
-            self._connection.execute("PRAGMA busy_timeout = 0")
+            self._set(self._connection, "busy_timeout", 0)
             work(self._connection)
 
     def _resume(self, batch: list[CommitRequest[W]], results: Sequence[Any] | Exception) -> None:
@@ -296,18 +313,12 @@ class GroupCommit(Generic[W]):
             return [None] * len(batch)
         if self._connection is None:
             self._connection = self._reconnect()
-            self._mode = None
+            self._modes = {}
         connection = self._connection
         # Set for each transaction, as SQLite takes it only outside of one.
         durable = any(job.durable for job in batch)
-        mode = (
-            self._busy_timeout if wait else 0.0,
-            self._synchronous if durable else "NORMAL",
-        )
-        if mode != self._mode:
-            connection.execute(f"PRAGMA busy_timeout = {round(mode[0] * 1000)}")
-            connection.execute(f"PRAGMA synchronous = {mode[1]}")
-            self._mode = mode
+        self._set(connection, "busy_timeout", round(self._busy_timeout * 1000) if wait else 0)
+        self._set(connection, "synchronous", self._synchronous if durable else "NORMAL")
         try:
             connection.execute("BEGIN IMMEDIATE")
             results = self._execute(connection, works)
@@ -318,14 +329,22 @@ class GroupCommit(Generic[W]):
             self._commit()
         return results
 
+    def _set(self, connection: sqlite3.Connection, name: str, value: str | int) -> None:
+        if self._modes.get(name) != value:
+            connection.execute(f"PRAGMA {name} = {value}")
+            self._modes[name] = value
+
     def _commit(self) -> None:
         connection = self._connection
         assert connection is not None
+        started = perf_counter()
         try:
             connection.execute("COMMIT")
         except BaseException:
             self._roll_back(connection)
             raise
+        if self._modes["synchronous"] != "NORMAL":
+            self._commit_seconds += (perf_counter() - started - self._commit_seconds) / 8
 
     def _roll_back(self, connection: sqlite3.Connection) -> None:
         """Leave no transaction open, so that the call can be made again.

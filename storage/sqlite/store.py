@@ -58,7 +58,9 @@ class SqliteStore(PredictionStore):
         self._listing = ThreadPoolExecutor(1, thread_name_prefix=f"sqlite-lister {path.name}")
 
     @classmethod
-    async def open(cls, url: str, *, clock: Clock = SYSTEM_CLOCK) -> "SqliteStore":
+    async def open(
+        cls, url: str, *, clock: Clock = SYSTEM_CLOCK, deferred: bool = False
+    ) -> "SqliteStore":
         """Open the file, creating it with its folder and tables where they are missing.
 
         Args:
@@ -66,6 +68,8 @@ class SqliteStore(PredictionStore):
                 `?synchronous=normal` a commit may be lost with the machine's power (not with the
                 process).
             clock: What expiry is compared with.
+            deferred: Let `persist` wait for the disk instead of each write. For who can write it
+                again from a log, and forgets nothing of that before `persist` has returned.
 
         Raises:
             StoreMisconfigured: The URL has no path or an unknown parameter; the file is of another
@@ -73,7 +77,9 @@ class SqliteStore(PredictionStore):
             StoreUnavailable: Another process holds the file, or the disk is full.
         """
         path, synchronous = _parse(url)
-        writer = await asyncio.to_thread(SqliteWriter, path, synchronous=synchronous)
+        writer = await asyncio.to_thread(
+            SqliteWriter, path, synchronous=synchronous, deferred=deferred
+        )
         try:
             return cls(path, writer, clock=clock)
         except StorageError:
@@ -132,6 +138,10 @@ class SqliteStore(PredictionStore):
         Raises ValueError where an id comes twice.
         """
         return await self._writer.write(writes) if writes else []
+
+    async def persist(self) -> None:
+        """Wait until what was written survives a power cut."""
+        await self._writer.persist()
 
     async def list(self, query: Query) -> Page:
         """A page, newest first."""

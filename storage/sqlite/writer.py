@@ -104,13 +104,16 @@ class SqliteWriter:
         path: The file; created with its tables where missing.
         synchronous: `FULL` (a commit is on the disk) or `NORMAL` (the last ones may be lost with
             the machine's power).
+        deferred: Whether `persist` waits for the disk, and no write does.
 
     Raises:
         StoreMisconfigured, StoreUnavailable: As `open_writer` does.
     """
 
-    def __init__(self, path: Path, *, synchronous: str) -> None:
+    def __init__(self, path: Path, *, synchronous: str, deferred: bool = False) -> None:
         self._path = path
+        self._deferred = deferred
+        self._unsynced = False
         self._commits = GroupCommit[_Writes | Callable[[sqlite3.Connection], Any]](
             open_writer(path, synchronous=synchronous),
             reconnect=lambda: open_writer(path, synchronous=synchronous),
@@ -126,9 +129,21 @@ class SqliteWriter:
         work = _Writes(writes)
         size = sum([len(write.encoded) + _ROW_COST for write in writes])
         outcomes: list[Outcome] = await self._submit(
-            CommitRequest(work, size=size, quick=True, keys=work.ids)
+            CommitRequest(work, size=size, quick=True, keys=work.ids, durable=not self._deferred)
         )
+        self._unsynced = self._deferred
         return outcomes
+
+    async def persist(self) -> None:
+        """Bring to the disk what was written; one commit that waits for it takes along all before it."""
+        if not self._unsynced:
+            return
+        self._unsynced = False
+        try:
+            await self._submit(CommitRequest(_touch, quick=True, alone=True))
+        except BaseException:
+            self._unsynced = True
+            raise
 
     async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
         """Run `work` in a transaction of its own."""
@@ -148,6 +163,14 @@ class SqliteWriter:
 
     def _explain(self, error: Exception, _shared: bool) -> Exception:
         return in_use(error, self._path) if isinstance(error, sqlite3.Error) else error
+
+
+def _touch(connection: sqlite3.Connection) -> None:
+    """Change something: SQLite does not wait for the disk where a transaction has changed nothing."""
+    connection.execute(
+        "INSERT INTO meta VALUES ('persisted', '1')"
+        " ON CONFLICT DO UPDATE SET value = CAST(value AS INTEGER) + 1"
+    )
 
 
 def _execute(

@@ -316,6 +316,10 @@ class CachedStore(PredictionStore):
         """As the store does. A purged tombstone may stay here until it ages."""
         return await self.store.sweep(now, limit)
 
+    async def persist(self) -> None:
+        """As the store does."""
+        await self.store.persist()
+
     async def mark_filled(self) -> None:
         """As the store does."""
         await self.store.mark_filled()

@@ -107,6 +107,10 @@ class FallbackStore(PredictionStore):
         gone = await self.store.sweep(now, limit)
         return gone + await self.fallback.sweep(now, limit - gone) if gone < limit else gone
 
+    async def persist(self) -> None:
+        """As the first store does; what the copy lost is filled in from the changes."""
+        await self.store.persist()
+
     async def mark_filled(self) -> None:
         """As the first store does; the copy is filled from the changes."""
         await self.store.mark_filled()

@@ -125,6 +125,10 @@ class ObservedStore(PredictionStore):
         """As the store does."""
         return await self._timed("sweep", self.store.sweep(now, limit))
 
+    async def persist(self) -> None:
+        """As the store does."""
+        await self.store.persist()
+
     async def mark_filled(self) -> None:
         """As the store does."""
         await self.store.mark_filled()

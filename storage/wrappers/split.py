@@ -152,6 +152,11 @@ class SplitStore(PredictionStore):
         gone = await self.arms[0].sweep(now, limit)
         return gone + await self.arms[1].sweep(now, limit - gone) if gone < limit else gone
 
+    async def persist(self) -> None:
+        """As both do."""
+        for arm in self.arms:
+            await arm.persist()
+
     async def mark_filled(self) -> None:
         """Say so to both."""
         for arm in self.arms:

@@ -15,12 +15,13 @@ dealt anew, begin several records at once, and commit what is done. Three races 
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from time import monotonic
 
 import structlog
 from msgspec import Struct
 
+from tidings.storage.errors import StorageError
 from tidings.streams.log.protocol import Consumer, Log, LogError, Place, Record
 
 PAUSE = 0.05
@@ -47,14 +48,22 @@ class ConsumerLoop:
         topic: What is read.
         group: The consumer group.
         committed: Called after each commit that stood.
+        persist: Awaited before each commit: what was done must last before nobody reads it again.
     """
 
     def __init__(
-        self, log: Log, topic: str, group: str, *, committed: Callable[[], None] | None = None
+        self,
+        log: Log,
+        topic: str,
+        group: str,
+        *,
+        committed: Callable[[], None] | None = None,
+        persist: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self.consumer: Consumer = log.consume(topic, group)
         self._group = group
         self._on_commit = committed
+        self._persist = persist
         self._generation = -1
         self._next: dict[int, int] = {}
         """Per partition the next offset to read."""
@@ -243,8 +252,10 @@ class ConsumerLoop:
             if not positions:
                 return
             try:
+                if self._persist is not None:
+                    await self._persist()
                 await self.consumer.commit(positions)
-            except LogError as error:
+            except (LogError, StorageError) as error:
                 # Whoever reads from the older offset meets what is done already, which is harmless.
                 logger.warning("consumer.commit_failed", group=self._group, error=str(error))
                 return

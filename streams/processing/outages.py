@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from time import monotonic
 from typing import ParamSpec, TypeVar
@@ -50,8 +50,18 @@ class Outages:
         """The membership that is paused while something is waited for."""
         self.waiting = 0
         """Operations that wait for the end of an outage."""
+        self._poll: Callable[[], Awaitable[None]] | None = None
         self.obstacle: str | None = None
         """What is being waited out at the moment, for readiness."""
+
+    @contextlib.contextmanager
+    def polling(self, poll: Callable[[], Awaitable[None]]) -> Iterator[None]:
+        """Whoever fetches waits for an operation itself meanwhile: between attempts keep polling for it."""
+        self._poll = poll
+        try:
+            yield
+        finally:
+            self._poll = None
 
     async def retry_until_available(
         self, operation: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs
@@ -91,6 +101,8 @@ class Outages:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(failures.next_wait()):
                         await self._stopping.wait()
+                if self._poll is not None:
+                    await self._poll()
                 try:
                     result = await operation()
                 except (StorageError, LogError) as again:

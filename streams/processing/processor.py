@@ -8,11 +8,13 @@ A batch goes through these steps; the methods below follow in their order, with 
 4. keep the dead letters; put what is too large for a record into object storage; write the store by compare-and-set on
    the version
 5. announce the changes, and wait for the log's word
-6. commit the offsets, in the background, one commit in flight
+6. commit the offsets, now and then and in the background, one commit in flight; what the store has not brought to the
+   disk yet it brings there first
 
 Three batches may be under way at a time, each in steps of its own and in order: one is written (2 to 4) while the one
-before it is announced (5) and, where the processor is behind, the one after it is taken (1). What a batch announces was
-written before, and nothing is committed whose announcement, or that of a batch before it, did not stand.
+before it is announced (5) and, where the processor is behind, the one after it is taken (1). A batch that is not full
+is written where it is taken: a task would only cost time. What a batch announces was written before, and nothing is
+committed whose announcement, or that of a batch before it, did not stand.
 
 A crash anywhere redelivers: what was applied is a duplicate by its position, is announced again, and subscribers drop
 the version that they have. A consumer that lost its partitions without noticing fails the compare-and-set, reloads,
@@ -24,6 +26,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
+from math import inf
 from time import monotonic, perf_counter
 from typing import TypeVar
 
@@ -33,14 +36,7 @@ from tidings.storage.errors import StorageError
 from tidings.storage.object_storage import ObjectStorage
 from tidings.storage.store import PredictionStore, Stored
 from tidings.streams.log.consumer_loop import Claim, ConsumerLoop
-from tidings.streams.log.protocol import (
-    CHANGES,
-    EVENTS,
-    TEXT,
-    Consumer,
-    Log,
-    Record,
-)
+from tidings.streams.log.protocol import CHANGES, EVENTS, TEXT, Consumer, Log, Record
 from tidings.streams.processing.batch import BatchEntry, BatchInFlight, SetAside, set_aside
 from tidings.streams.processing.batch_writer import BatchWriter
 from tidings.streams.processing.crash_journal import CRASH, ENDS, SPAN, CrashJournal
@@ -61,8 +57,17 @@ BATCH, BATCH_BEHIND = 500, 2000
 LARGE = 512 * 1024
 """Bytes of a batch that are decoded in the loop: some milliseconds."""
 
+COMMIT_EVERY = 0.2
+"""Seconds between commits of the offsets. A commit takes as long as an event, and a flush of the store twice as long;
+what a crash redelivers of so short a time is known as done."""
+
+SHORT = 0.001
+"""Seconds that an announcement took last up to which the next one is waited for; a longer one goes on beside the next
+batch."""
+
 POLL = 0.5
-"""Seconds between calls of `fetch` while a batch waits for an outage to end: they keep the group membership."""
+"""Seconds between calls of `fetch` while nothing comes, or a batch waits for an outage to end: they keep the group
+membership."""
 
 T = TypeVar("T")
 
@@ -123,6 +128,9 @@ class Processor:
         self._announcing: asyncio.Task[None] | None = None
         self._announced = asyncio.Event()
         """Set as a batch is announced that has left nothing held back."""
+        self._announced_in = inf
+        self._wait = POLL
+        """Seconds that a fetch waits for records: no longer than what is done may lie uncommitted."""
         self.statistics = Statistics()
         self.texts = TextFlush(text_flush)
         self._journal = CrashJournal(store, policy.log)
@@ -164,6 +172,7 @@ class Processor:
             EVENTS,
             self._group,
             committed=partial(self._reached, Step.COMMITTED) if self._reached else None,
+            persist=self._store.persist,
         )
         self._loop = self.outages.loop = loop
         loop.consumer.before_revocation(partial(self._let_go, loop))
@@ -196,11 +205,10 @@ class Processor:
                     full = len(records) >= limit
                     limit = min(limit * 2, BATCH_BEHIND) if full else BATCH
                     while first and self._journal.suspicious and len(records) > SPAN:
-                        await self._begin(loop, records[:SPAN])
+                        await self._begin(loop, records[:SPAN], overlap=True)
                         records = records[SPAN:]
-                    await self._begin(loop, records)
-                    if not full:  # what is taken now would only be smaller, and wait all the same
-                        await self._written()
+                    # What is taken behind one that is not full would only be smaller, and wait all the same.
+                    await self._begin(loop, records, overlap=full)
                 except Abandoned:
                     await self._drain()
                     logger.info("processor.batch_abandoned")
@@ -232,10 +240,12 @@ class Processor:
         (generation, held), self._held = self._held, (-1, ())
         if held and generation == loop.consumer.generation():
             return held  # otherwise whoever has the partitions now reads them again
-        return await loop.fetch(limit, self.texts.wait(0.5))
+        return await loop.fetch(limit, self.texts.wait(self._wait))
 
-    async def _begin(self, loop: ConsumerLoop, records: Sequence[Record]) -> None:
-        """Decode a batch, and write it once the one before it is written."""
+    async def _begin(
+        self, loop: ConsumerLoop, records: Sequence[Record], *, overlap: bool = False
+    ) -> None:
+        """Decode a batch, and write it once the one before it is written; with `overlap` beside what comes next."""
         if sum([len(record.value or b"") for record in records]) <= LARGE:
             batch = BatchInFlight(records, self._providers)
         else:  # in a thread: others must not wait until megabytes are decoded, measured and hashed
@@ -243,7 +253,12 @@ class Processor:
         if self._reached is not None:
             self._reached(Step.TAKEN)
         await self._written()
-        self._writing = asyncio.create_task(self._write(loop.begin(records), batch))
+        writing = self._write(loop.begin(records), batch)
+        if overlap:
+            self._writing = asyncio.create_task(writing)
+        else:
+            with self.outages.polling(self._poll):
+                await writing
 
     async def _singly(self, loop: ConsumerLoop, records: Sequence[Record]) -> None:
         """Each record through all the steps before the next one is begun: one of them may end the process."""
@@ -292,7 +307,11 @@ class Processor:
         before, self._announcing = self._announcing, None
         if before is not None:
             await before  # where it failed, this batch may not be announced either
-        self._announcing = asyncio.create_task(self._announce(claim, batch, said))
+        announcing = self._announce(claim, batch, said)
+        if self._announced_in < SHORT:
+            await announcing
+        else:
+            self._announcing = asyncio.create_task(announcing)
 
     # ---- 3: reduce ----
 
@@ -318,8 +337,15 @@ class Processor:
             # A crash may have swallowed the announcement of what these events had changed.
             fresh: dict[str, Stored] = await self._retry(self._load_fresh, repeated)
             changes += [entries[i].repeated_announcement(stored) for i, stored in fresh.items()]
-        appends = [(CHANGES, changes), (TEXT, said.pieces)]
-        await asyncio.gather(*[self._retry(self._log.append, *one) for one in appends if one[1]])
+        began = perf_counter()
+        if said.pieces:
+            appends = [(CHANGES, changes), (TEXT, said.pieces)]
+            await asyncio.gather(
+                *[self._retry(self._log.append, *one) for one in appends if one[1]]
+            )
+        elif changes:
+            await self._retry(self._log.append, CHANGES, changes)
+            self._announced_in = perf_counter() - began
         if self._reached is not None:
             self._reached(Step.ANNOUNCED)
         batch.seconds.append(perf_counter() - started)
@@ -333,7 +359,8 @@ class Processor:
         self._loop.finish(claim)
         for held in said.released:
             self._loop.release(held)
-        self._loop.commit_soon()
+        self._loop.commit_every(0 if batch.kept else COMMIT_EVERY)  # a dead letter comes once
+        self._wait = COMMIT_EVERY
         if not self.texts.held:
             self._announced.set()
         self.statistics.batch(batch)
@@ -377,6 +404,7 @@ class Processor:
         if self._journal.careful and self._writing is None and self._announcing is None:
             await self._settled(partial(self._journal.calm, await loop.at_end()))
         loop.commit_soon()
+        self._wait = POLL
 
     async def _written(self) -> None:
         """Wait until the batch under way is written; raises what made that fail."""

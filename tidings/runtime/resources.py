@@ -156,12 +156,19 @@ async def composed_store_of(
         StorageError: One of them cannot be opened.
     """
     check_stores(settings)
+
+    def options(one: str) -> dict[str, Any]:
+        # What the processor writes comes again from the log until its offsets are committed, and
+        # before it commits them it waits until the store has it on the disk.
+        deferred = {"deferred": True} if one.startswith("sqlite:") else {}
+        return {**_credentials(settings, one), **deferred}
+
     return await open_composed(
         settings.store,
         split=settings.split_arm,
         fallback=settings.store_fallback,
         registry=registry,
-        options=lambda one: _credentials(settings, one),
+        options=options,
     )
 
 

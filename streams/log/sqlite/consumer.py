@@ -18,7 +18,7 @@ FETCH_BYTES = 16_777_216
 class Topics(Protocol):
     """What a consumer asks of the log's file."""
 
-    def read(self, topic: str, position: int, limit: int) -> tuple[list[StoredRecord], bool]:
+    def read_on(self, topic: str, position: int, limit: int) -> tuple[Sequence[StoredRecord], bool]:
         """Records from `position` on, and whether there may be more."""
 
     async def changed(self, notifier: Notifier, seen: int, seconds: float | None) -> None:
@@ -72,19 +72,19 @@ class SqliteConsumer:
             if self._closed:
                 raise LogUnavailable("this consumer is closed; join the group again")
             seen = self._notifier.sequence
-            records = [] if self._paused else await self._take(limit)
+            records = () if self._paused else await self._take(limit)
             left = deadline - time.monotonic()
             if records or left <= 0:
                 return records
             await self._topics.changed(self._notifier, seen, left)
 
-    async def _take(self, limit: int) -> list[StoredRecord]:
+    async def _take(self, limit: int) -> Sequence[StoredRecord]:
         """Up to `limit` records, in portions that leave the event loop some air."""
-        records: list[StoredRecord] = []
+        records: Sequence[StoredRecord] = ()
         size = 0
         while True:
             try:
-                portion, more = self._topics.read(
+                portion, more = self._topics.read_on(
                     self._topic, self._position, min(limit - len(records), BATCH)
                 )
             except LogError:
@@ -93,7 +93,7 @@ class SqliteConsumer:
                 raise
             if portion:
                 self._position = portion[-1].offset + 1
-                records = records + portion if records else portion
+                records = [*records, *portion] if records else portion
             size += sum([len(record.value or b"") for record in portion])
             if not more or len(records) >= limit or size >= FETCH_BYTES:
                 return records

@@ -29,6 +29,7 @@ from tidings.streams.log.protocol import (
 )
 from tidings.streams.log.size_limits import measure
 from tidings.streams.log.sqlite.consumer import BATCH, SqliteConsumer
+from tidings.streams.log.sqlite.recent import RecentRecords
 from tidings.streams.log.sqlite.retention import Retention
 from tidings.streams.log.sqlite.schema import (
     GroupLock,
@@ -77,6 +78,8 @@ class SqliteLog:
         self._notifiers: dict[str, Notifier] = {}
         self._ends: dict[str, int] = {}
         """Per topic the end that its readers were woken for."""
+        self._recent: dict[str, RecentRecords] = {}
+        """Per topic what this process appended last."""
         self._appending: dict[str, int] = {}
         """Per topic how many appends of our own are under way."""
         self._consumers: list[SqliteConsumer] = []
@@ -112,7 +115,7 @@ class SqliteLog:
         number = self._numbers.get(topic) or self._known(topic)
         self._appending[topic] = self._appending.get(topic, 0) + 1
         try:
-            first: int = await self._writer.submit(
+            first, now = await self._writer.submit(
                 # Without a number the topic is made by the same transaction: two might take twice
                 # the limit.
                 methodcaller("append", topic if number is None else number, records),
@@ -128,6 +131,10 @@ class SqliteLog:
         end = first + len(records)
         if end > self._ends.get(topic, 0):
             self._ends[topic] = end
+        recent = self._recent.get(topic)
+        if recent is None:
+            recent = self._recent[topic] = RecentRecords(topic)
+        recent.extend(first, now, records)
         if (notifier := self._notifiers.get(topic)) is not None:
             notifier.notify()
         return [Position(0, offset) for offset in range(first, end)]
@@ -198,8 +205,10 @@ class SqliteLog:
         notifier = self.notifier(topic)
         while end is None or position < end:
             seen = notifier.sequence
-            limit = BATCH if end is None else min(BATCH, end - position)
-            records, more = self.read(topic, position, limit)
+            if end is None:
+                records, more = self.read_on(topic, position, BATCH)
+            else:
+                records, more = self.read(topic, position, min(BATCH, end - position))
             if records:
                 position = records[-1].offset + 1
                 if end is not None and position > end:  # behind a gap
@@ -256,6 +265,20 @@ class SqliteLog:
             statement = "SELECT next FROM positions WHERE topic = ? AND member = ?"
             row = self._reading.execute(statement, (topic, group)).fetchone()
         return int(row[0]) if row else None
+
+    def read_on(self, topic: str, position: int, limit: int) -> tuple[Sequence[StoredRecord], bool]:
+        """As `read`, for a reader that waits for what comes: from memory where it is at the end.
+
+        Where the end that was told last is that of our own records, there is nothing behind it: as soon as another
+        process has appended, a look at the file (`_poll`) moves the end, and tells the reader.
+        """
+        recent = self._recent.get(topic)
+        if recent is not None:
+            if records := recent.read(position, limit):
+                return records, len(records) == limit
+            if position == recent.end == self._ends[topic]:
+                return (), False
+        return self.read(topic, position, limit)
 
     def read(self, topic: str, position: int, limit: int) -> tuple[list[StoredRecord], bool]:
         """Records from `position` on, and whether there may be more."""

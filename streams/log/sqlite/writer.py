@@ -46,10 +46,10 @@ class Transaction:
         self._rows: dict[int, list[Row]] = {}
         self._next: dict[int, int] = {}
 
-    def append(self, topic: int | str, records: Sequence[NewRecord]) -> int:
+    def append(self, topic: int | str, records: Sequence[NewRecord]) -> tuple[int, int]:
         """Add records to a topic, which is made where only its name is given.
 
-        Returns the offset of the first.
+        Returns the offset of the first, and the time of all.
         """
         if isinstance(topic, str):
             topic = make_topic(self.connection, topic)
@@ -63,7 +63,7 @@ class Transaction:
             rows.append((offset, now, record.key, encode_headers(record.headers), record.value))
             offset += 1
         self._next[topic] = offset
-        return first
+        return first, now
 
     def flush(self) -> None:
         """Write what was appended."""
@@ -144,6 +144,8 @@ class LogWriter:
         if self._commits.closing:
             raise LogUnavailable(f"the log {self._path} is closed; open it again")
         done = self._commits.submit(CommitRequest(step, size, quick, durable))
+        if done.done():
+            return done
         # One timer for all: one for each would cost more than the rest of this call.
         self._until[done] = until = self._loop.time() + APPEND_SECONDS
         if self._timer is None:

@@ -4,6 +4,7 @@ import asyncio
 import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.conditions import eventually
-from tidings.storage.sqlite.group_commit import SMALL_BYTES, CommitRequest, GroupCommit
+from tidings.storage.sqlite import group_commit
+from tidings.storage.sqlite.group_commit import FEW, SHORT, SMALL_BYTES, CommitRequest, GroupCommit
 
 Step = Callable[[sqlite3.Connection], Any]
 LARGE = SMALL_BYTES + 1
@@ -89,6 +91,53 @@ async def test_calls_of_one_turn_share_a_transaction(bench: Bench) -> None:
     second = [bench.add(value) for value in range(100, 200)]
     await asyncio.gather(*first, *second)
     assert bench.batches == [100, 100]
+    await bench.commits.close()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "calls", "hops"), [(0.0002, 1, 0), (0.0002, FEW + 1, 1), (2 * SHORT, 1, 1)]
+)
+async def test_only_a_fast_disk_is_waited_for_in_the_loop(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, seconds: float, calls: int, hops: int
+) -> None:
+    """Few calls are committed where they are made while commits are short; else the thread waits."""
+    waited: list[object] = []
+    put = bench.commits._batches.put
+
+    def counted(item: Any) -> None:
+        waited.append(item)
+        put(item)
+
+    batches = SimpleNamespace(put=counted, get=bench.commits._batches.get)
+    bench.commits._commit_seconds = seconds
+    monkeypatch.setattr(bench.commits, "_batches", batches)
+    await asyncio.gather(*(bench.add(value) for value in range(calls)))
+    assert len(waited) == hops
+    monkeypatch.undo()
+    await bench.commits.close()
+
+
+async def test_one_slow_commit_sends_the_next_to_the_thread(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loop is held up once by a disk that has become slow, and no second time."""
+    bench.commits._commit_seconds = 0.0
+    now = iter([0.0, 0.03])
+    monkeypatch.setattr(group_commit, "perf_counter", lambda: next(now, 1.0))
+    await bench.add(1)
+    await bench.add(2)
+    assert bench.commits._commit_seconds > SHORT
+    await bench.commits.close()
+
+
+async def test_what_need_not_wait_for_the_disk_is_done_at_once(bench: Bench) -> None:
+    """A small call that is not durable is answered before it returns, and is there for everybody."""
+    done = bench.add(1, durable=False)
+    assert done.done()
+    assert bench.entries() == [1]
+    behind = [bench.add(2), bench.add(3, durable=False)]
+    await asyncio.gather(*behind)
+    assert bench.entries() == [1, 2, 3]
     await bench.commits.close()
 
 

@@ -5,6 +5,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -156,6 +157,33 @@ async def test_concurrent_calls_share_commits(tmp_path: Path) -> None:
     assert results == [[None, None]] * 50 + [[None, Conflict(1)]] + [[None, None]] * 49
     assert len(commits) < 20
     await store.close()
+
+
+async def test_deferred_writes_reach_the_disk_with_persist(tmp_path: Path) -> None:
+    """A deferred write does not wait for the disk; `persist` does, once for all before it, and not for nothing."""
+    modes: list[int] = []
+    store = await SqliteStore.open(f"sqlite:///{tmp_path}/s.db", deferred=True)
+    commits = store._writer._commits
+    connection = commits._connection
+    assert connection is not None
+
+    def noted(batch: Sequence[object]) -> None:
+        modes.extend(connection.execute("PRAGMA synchronous").fetchone()[0] for _ in batch)
+
+    commits.on_finished = noted
+    await store.write([creation(fresh())])
+    await store.write([creation(fresh())])
+    await store.persist()
+    await store.persist()
+    normal, full = 1, 2
+    assert modes == [normal, normal, full]
+    commits.on_finished = None
+    await store.close()
+    durable = await opened(tmp_path / "s.db")
+    durable._writer._commits.on_finished = lambda batch: modes.append(len(batch))
+    await durable.persist()
+    assert len(modes) == 3
+    await durable.close()
 
 
 async def test_close_finishes_what_was_submitted(tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
 import asyncio
 import sqlite3
 import zlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from tidings.storage.prediction import Prediction, Status, Tombstone, encode
 from tidings.storage.sqlite.store import SqliteStore
 from tidings.storage.store import Outcome, PredictionStore, Write
 from tidings.storage.wrappers.cache import CachedStore
+from tidings.storage.wrappers.split import SplitStore
 from tidings.streams.log.factory import open_log
 from tidings.streams.log.memory import MemoryLog
 from tidings.streams.log.protocol import EVENTS, Log, NewRecord
@@ -62,6 +64,47 @@ async def test_events_become_a_record_and_one_announcement_each_batch(log: Log) 
         assert [change.version for change in announced] == sorted(
             {change.version for change in announced}
         )
+
+
+async def test_the_store_lasts_before_the_offsets_are_committed() -> None:
+    """Events are read again until the store has brought to the disk what became of them, also where it fails to once."""
+
+    class Deferring(MemoryStore):
+        written = lasting = failures = 0
+
+        async def write(self, writes: Sequence[Write]) -> list[Outcome]:
+            self.written += len(writes)
+            return await super().write(writes)
+
+        def has(self, count: int) -> bool:
+            return self.written == count
+
+        async def persist(self) -> None:
+            if not self.failures:
+                self.failures = 1
+                raise StoreUnavailable("disk I/O error")
+            self.lasting = self.written
+
+    store, log = Deferring(), MemoryLog()
+    committed: list[tuple[int, int]] = []
+
+    async with pipeline(log, CachedStore(SplitStore(store, MemoryStore(), 0))) as running:
+        await eventually(lambda: running.processor.consumer is not None)
+        consumer = running.processor.consumer
+        assert consumer is not None
+        commit = consumer.commit
+
+        async def noted(positions: Mapping[int, int]) -> None:
+            committed.append((positions[0], store.lasting))
+            await commit(positions)
+
+        consumer.commit = noted  # type: ignore[method-assign]
+        for number in range(5):
+            await running.send({"status": "starting"}, key=f"p{number}")
+            await eventually(partial(store.has, number + 1))
+        await running.settled()
+    assert committed[-1] == (5, 5)
+    assert all(offset <= lasting for offset, lasting in committed)
 
 
 async def test_a_deletion_is_announced_without_a_value(log: Log) -> None:

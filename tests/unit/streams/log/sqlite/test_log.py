@@ -177,6 +177,52 @@ async def test_concurrent_appends_share_transactions(log: SqliteLog) -> None:
     assert sum(commits) == 100
 
 
+async def test_readers_miss_nothing_between_two_writers(log: SqliteLog, path: Path) -> None:
+    """Readers take from memory what their own process appended, and yet get what another one appended in between."""
+    other = await open_at(path)
+    seen: dict[str, list[bytes | None]] = {"own": [], "other": [], "group": []}
+
+    async def follow(name: str, of: SqliteLog) -> None:
+        async for batch in of.follow(EVENTS, "beginning"):
+            seen[name] += [record.value for record in batch]
+
+    async def consume() -> None:
+        consumer = log.consume(EVENTS, "group")
+        while len(seen["group"]) < 90:
+            seen["group"] += [record.value for record in await consumer.fetch(7, 0.5)]
+
+    tasks = [asyncio.create_task(follow("own", log)), asyncio.create_task(follow("other", other))]
+    consuming = asyncio.create_task(consume())
+    expected = []
+    for number in range(90):
+        writer = (log, log, other)[number % 3] if number < 60 else (log, other)[number % 2]
+        value = b"%d" % number
+        await writer.append(EVENTS, [NewRecord(b"k", value, [("h", value)])])
+        expected.append(value)
+        if number % 10 == 9:
+            await eventually(lambda: all(values == expected for values in seen.values()))
+    await consuming
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await other.close()
+
+
+async def test_records_in_memory_are_those_of_the_file(log: SqliteLog) -> None:
+    """What a reader is given from memory is equal to what the file has, in bounded portions, and large ones are not kept."""
+    headers = [("v", b"1"), ("t", b"a"), ("t", b"b")]
+    for size in (0, 10, 400_000, 400_000, 400_000, 2_000_000, 5):
+        await log.append(EVENTS, [NewRecord(b"k", b"x" * size, headers), NewRecord(None, None)])
+    for position in range(14):
+        kept, _ = log.read_on(EVENTS, position, 3)
+        there, _ = log.read(EVENTS, position, 3)
+        assert list(kept) == there[: len(kept)]
+        assert kept
+    await log.append(EVENTS, [NewRecord(b"k", b"%d" % number) for number in range(3000)])
+    assert len(log._recent[EVENTS].read(0, 10_000)) == 0
+    assert list(log.read_on(EVENTS, 20, 5)[0]) == log.read(EVENTS, 20, 5)[0]
+
+
 async def test_what_is_flushed_to_the_disk(log: SqliteLog) -> None:
     """Events and dead letters are committed with an fsync; the rest leaves it to the next such commit."""
     modes: list[tuple[str, int]] = []
@@ -236,19 +282,19 @@ async def test_a_read_that_fails_half_way_loses_nothing(
     monkeypatch.setattr(sqlite_consumer, "BATCH", 10)
     await log.append(EVENTS, [NewRecord(b"k", b"%d" % number) for number in range(25)])
     consumer = log.consume(EVENTS, "g")
-    whole = log.read
+    whole = log.read_on
 
     def failing(topic: str, position: int, limit: int) -> object:
         if position == 10:
             raise LogUnavailable("disk I/O error")
         return whole(topic, position, limit)
 
-    monkeypatch.setattr(log, "read", failing)
+    monkeypatch.setattr(log, "read_on", failing)
     found = [record.offset for record in await consumer.fetch(2000, 0)]
     assert found == list(range(10))
     with pytest.raises(LogUnavailable):
         await consumer.fetch(2000, 0)
-    monkeypatch.setattr(log, "read", whole)
+    monkeypatch.setattr(log, "read_on", whole)
     found += [record.offset for record in await consumer.fetch(2000, 0)]
     assert found == list(range(25))
 
