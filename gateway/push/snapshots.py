@@ -191,6 +191,9 @@ class SnapshotReader:
             change = _change(prediction_id, version, loaded.get(prediction_id))
             if session.wants(change):
                 progress |= queue.restore(change)
+                if change.version > version:
+                    # The store has it before it is announced: the announcement would bring it again.
+                    session.raise_floor(prediction_id, change.version)
             else:
                 queue.forget(prediction_id, change.version)
                 progress = True

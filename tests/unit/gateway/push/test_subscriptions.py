@@ -1,6 +1,7 @@
 """What subscriptions leave behind in a session, and what sessions that end leave behind in the hub."""
 
 import asyncio
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,8 +28,9 @@ from tidings.gateway.push import subscriptions
 from tidings.gateway.push.hub import Hub
 from tidings.gateway.push.protocol import Close
 from tidings.gateway.push.subscriptions import FEW, SubscriptionState
-from tidings.storage.prediction import Status
-from tidings.storage.store import Capabilities
+from tidings.gateway.push.transport import ClosedOutput
+from tidings.storage.prediction import Prediction, Status, Tombstone, encode
+from tidings.storage.store import Capabilities, Write
 from tidings.streams.changes.codec import Change
 
 pytestmark = pytest.mark.doors
@@ -135,6 +137,56 @@ async def test_a_backlog_that_cannot_be_read_ends_the_session() -> None:
         client.transport.resume_reading()
         assert (await closed(client))[0] == Close.RESTART
         await eventually(lambda: not len(push.sessions))
+
+
+class Collecting(ClosedOutput):
+    """An output that keeps what is written."""
+
+    def __init__(self) -> None:
+        self.heard: list[dict[str, Any]] = []
+
+    def write(self, data: bytes) -> None:
+        """Keep the messages of these frames."""
+        while data:
+            size, begin = data[1], 2
+            if size == 126:
+                size, begin = int.from_bytes(data[2:4]), 4
+            self.heard.append(json.loads(data[begin : begin + size]))
+            data = data[begin + size :]
+
+
+@pytest.mark.parametrize("watch", [b'"predictions":["p1"]', b'"all":true'])
+@pytest.mark.parametrize("gone", [False, True])
+async def test_what_was_read_ahead_of_its_announcement_is_not_sent_again(
+    watch: bytes, gone: bool
+) -> None:
+    """A backlog is read from the store, where a newer version stands before it is announced: it comes once."""
+    async with pushing(limits=SessionLimits(pending_records=0)) as push:
+        output = Collecting()
+        session = push.sessions.new_session(output)
+        session.start(None)
+        session.receive(b'{"type":"subscribe","snapshot":false,%b}' % watch)
+        session.pause()
+        await push.change("p1", 1)
+        await eventually(lambda: session.pending)
+        ahead: Prediction | Tombstone = await push.stand("p1", 2)
+        if gone:
+            ahead = Tombstone(prediction_id="p1", deleted=True, version=3, updated_at=3)
+            await push.store.write([Write(ahead, encode(ahead), 2)])
+        session.resume()
+        await eventually(lambda: not session.backed_up)
+        said = len(output.heard)
+        await push.announce(ahead)
+        await push.change("p1", 3 + gone, status=Status.PROCESSING)
+        await eventually(lambda: len(output.heard) > said)
+        versions = [
+            one.get("prediction", one)["version"]
+            for one in output.heard
+            if one["type"] in {"change", "deleted"}
+        ]
+        assert versions == [2 + gone, 3 + gone]
+        await eventually(lambda: session.passes_through)
+        session.closed()
 
 
 async def test_what_is_known_is_answered_where_the_store_cannot_list() -> None:
