@@ -26,6 +26,8 @@ MAX_WAITING = 10_000
 """Predictions that wait for their turn or their next try; the log keeps the rest."""
 FETCH = 500
 COMMIT_EVERY = 1.0
+GATHER = 0.05
+"""Seconds in which changes gather: most need no archiving, and to be woken for each costs 4% of what an event costs."""
 
 logger = structlog.get_logger(__name__)
 
@@ -101,6 +103,8 @@ class Archiver:
                 if full:
                     await asyncio.sleep(0.1)
                 loop.commit_every(COMMIT_EVERY)
+                if records and not full:
+                    await asyncio.sleep(GATHER)
         finally:
             self._forget()
             await loop.close()

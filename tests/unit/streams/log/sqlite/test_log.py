@@ -208,6 +208,26 @@ async def test_readers_miss_nothing_between_two_writers(log: SqliteLog, path: Pa
     await other.close()
 
 
+async def test_a_log_that_is_alone_looks_less_often(log: SqliteLog, path: Path) -> None:
+    """Where no other process appends, a reader looks ten times a second; at once more often when one does."""
+    seen: list[bytes | None] = []
+
+    async def follow() -> None:
+        async for batch in log.follow(EVENTS, "beginning"):
+            seen.extend(record.value for record in batch)
+
+    following = asyncio.create_task(follow())
+    await log.append(EVENTS, [NewRecord(b"k", b"own")])
+    await eventually(lambda: log._poll_interval == 0.1)
+    other = await open_at(path)
+    await other.append(EVENTS, [NewRecord(b"k", b"theirs")])
+    await eventually(lambda: seen == [b"own", b"theirs"])
+    await eventually(lambda: log._poll_interval == 0.025)
+    following.cancel()
+    await asyncio.gather(following, return_exceptions=True)
+    await other.close()
+
+
 async def test_records_in_memory_are_those_of_the_file(log: SqliteLog) -> None:
     """What a reader is given from memory is equal to what the file has, in bounded portions, and large ones are not kept."""
     headers = [("v", b"1"), ("t", b"a"), ("t", b"b")]
