@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import httpx
 import jwt
 import msgspec
 import pytest
@@ -126,6 +127,39 @@ async def test_many_predictions(shown: Shown, service: TidingsProcess, react: Pa
     await shown.show(many={"owner": owner}, ones=[f"{owner}-3"])
     await shown.ones(f"{owner}-3 starting 1")
     assert shown.watched().count(owner) == 1
+
+
+async def test_a_growing_text(shown: Shown, service: TidingsProcess, react: Path) -> None:
+    """A component shows a text as it grows, beside the record, and says when it is whole or has failed."""
+    name = f"t-{react.name}"
+    await shown.open(text=name)
+    text = shown.page.locator(".text")
+    await expect(text).to_have_text("loading ")
+    await report(service, name, "processing")
+    await append(service, name, "the quick")
+    await expect(text).to_have_text("growing the quick")
+    await append(service, name, " brown fox")
+    await expect(text).to_have_text("growing the quick brown fox")
+    await report(service, name, "succeeded")
+    await expect(text).to_have_text("done the quick brown fox")
+    await report(service, f"{name}-2", "processing")
+    await append(service, f"{name}-2", "half a")
+    await shown.show(text=f"{name}-2")
+    await expect(text).to_have_text("growing half a")
+    await report(service, f"{name}-2", "failed", error="out of words")
+    await expect(text).to_have_text("failed half a")
+    assert len(shown.sockets) == 1
+
+
+async def append(service: TidingsProcess, name: str, piece: str) -> None:
+    """Add a piece to a text."""
+    async with httpx.AsyncClient(trust_env=False, base_url=service.url) as http:
+        answer = await http.post(
+            f"/api/predictions/{name}/text",
+            content=piece.encode(),
+            headers={"Content-Type": "text/plain"},
+        )
+        assert answer.is_success, answer.text
 
 
 async def test_what_the_server_has_read_is_shown_first(

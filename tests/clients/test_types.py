@@ -41,17 +41,18 @@ const body: api.NewPrediction = order;
 console.log(records, every, body);
 """
 HOOKS = """
-import { TidingsProvider, usePrediction, usePredictions, useTidings } from "@tidings/react";
+import { TidingsProvider, usePrediction, usePredictions, useText, useTidings } from "@tidings/react";
 
 type Picture = { url: string };
 function Show({ id }: { id: string | undefined }) {
   const { prediction, deleted, error, loading } = usePrediction<Picture>(id);
   const { predictions } = usePredictions<Picture>({ owner: "ada" });
+  const { text, done } = useText(id);
   const tidings = useTidings();
   if (deleted || error) return <p>{error?.message ?? "gone"}</p>;
   return (
     <button disabled={loading} onClick={() => void tidings.cancel("p1")}>
-      {prediction?.output?.url} {predictions.map((one) => one.output?.url)}
+      {prediction?.output?.url} {done ? text.trim() : text} {predictions.map((one) => one.output?.url)}
     </button>
   );
 }
@@ -77,6 +78,7 @@ WRONG = {
 }
 WRONG_HOOKS = {
     "hook": ("usePrediction, ", "usePredicton, "),
+    "text": ("{ text, done }", "{ txt, done }"),
     "state": ("{ prediction, deleted", "{ predicton, deleted"),
     "hook output": ("prediction?.output?.url", "prediction?.output?.uri"),
     "provider": ("url=", "adress="),

@@ -37,6 +37,23 @@ export function usePrediction<Output = unknown>(
   options?: { initial?: Prediction<Output> },
 ): PredictionState<Output>;
 
+export interface TextState {
+  /** As far as it has grown. */
+  text: string;
+  /** The prediction has succeeded, and this is all of it. */
+  done: boolean;
+  /** Nothing is known yet. */
+  loading: boolean;
+  /** It failed, was canceled or deleted, or may not be read. */
+  error?: TidingsError;
+}
+
+/** The text of a prediction as it grows; null and undefined watch nothing. */
+export function useText(
+  id: string | null | undefined,
+  options?: { initial?: string },
+): TextState;
+
 export interface PredictionsState<Output = unknown> {
   /** Newest first. */
   predictions: Prediction<Output>[];

@@ -117,6 +117,30 @@ class OnePrediction extends Store {
   }
 }
 
+class OneText extends Store {
+  constructor(connection, key, id, state) {
+    super(connection, key, state);
+    this.id = id;
+  }
+
+  watch(client) {
+    const over = new AbortController();
+    const pieces = client.text(this.id, { signal: over.signal });
+    const read = async () => {
+      let text = "";
+      for await (const piece of pieces) {
+        text = pieces.replaced ? piece : text + piece;
+        this.become({ text, loading: false });
+      }
+      this.become({ done: true, loading: false });
+    };
+    const closed = read().catch((error) => {
+      if (!over.signal.aborted) throw error;
+    });
+    return { closed, close: () => over.abort() };
+  }
+}
+
 class ManyPredictions extends Store {
   #records;
   #due;
@@ -207,6 +231,12 @@ export function usePrediction(id, { initial } = {}) {
   return useStore(id && `prediction:${id}`, first, (connection, key) => new OnePrediction(connection, key, id, first));
 }
 
+export function useText(id, { initial = "" } = {}) {
+  const first = useMemo(() => ({ text: initial, done: false, loading: true, error: undefined }), [id]);
+  const state = useStore(id && `text:${id}`, first, (connection, key) => new OneText(connection, key, id, first));
+  return state === NOTHING ? NO_TEXT : state;
+}
+
 export function usePredictions(selection, { initial } = {}) {
   const { snapshot } = useContext(Context);
   const { limit, ...named } = selection ?? {};
@@ -221,6 +251,7 @@ export function usePredictions(selection, { initial } = {}) {
 }
 
 const NONE = { predictions: [], loading: false };
+const NO_TEXT = { text: "", done: false, loading: false };
 
 function covers({ predictions, owner, tag, model, all }, record) {
   return all || predictions?.includes(record.predictionId) || record.owner === (owner ?? NaN) || record.model === (model ?? NaN) || Boolean(tag && record.tags?.includes(tag));

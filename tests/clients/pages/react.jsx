@@ -1,7 +1,7 @@
 /** Components on the page of tests/clients/test_react.py, which names what to show in `window.show`. */
 import { StrictMode, useState } from "react";
 import { createRoot, hydrateRoot } from "react-dom/client";
-import { TidingsProvider, usePrediction, usePredictions, useTidings } from "@tidings/react";
+import { TidingsProvider, usePrediction, usePredictions, useText, useTidings } from "@tidings/react";
 
 const seen = (globalThis.seen = []); // what each render of One saw
 
@@ -15,6 +15,11 @@ function One({ id, initial }) {
 function Many({ selection }) {
   const { predictions, loading } = usePredictions(selection);
   return <p className="many">{`${loading ? "loading" : "all"} ${predictions.map((one) => `${one.predictionId}:${one.version}`).join(" ")}`}</p>;
+}
+
+function Text({ id }) {
+  const { text, done, loading, error } = useText(id);
+  return <p className="text">{`${error ? error.code : loading ? "loading" : done ? "done" : "growing"} ${text}`}</p>;
 }
 
 function Buttons({ id }) {
@@ -31,6 +36,7 @@ export function App({ show: first }) {
       {(show.ones ?? []).map((id, index) => (
         <One key={index} id={id} />
       ))}
+      {show.text && <Text id={show.text} />}
       {show.many && <Many selection={{ ...show.many }} />}
       <Buttons id={show.ones?.at(-1)} />
     </TidingsProvider>
