@@ -42,14 +42,17 @@ def run(*command: str | Path, folder: Path, within: float = 120, **environment: 
     return done.stdout
 
 
-async def printed(*command: str | Path, within: float = 60) -> str:
+async def printed(*command: str | Path, folder: Path | None = None, within: float = 60) -> str:
     """What a program prints, while the services of the test go on.
 
     Raises:
         NodeFailed: It did not end well.
     """
     process = await asyncio.create_subprocess_exec(
-        *map(str, command), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        *map(str, command),
+        cwd=folder,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
     )
     output, errors = await asyncio.wait_for(process.communicate(), within)
     if process.returncode:

@@ -1,12 +1,24 @@
 """Each example runs as its first lines say, and the index names them all."""
 
 import asyncio
+import hmac
+import os
 import re
+import shutil
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import httpx
+import pytest
+
+from tests.support import node
+from tests.support.broker import Broker, jars
 from tests.support.root import ROOT
+from tests.support.system import JAVA, MAVEN, require
 from tests.support.tidings_process import environment, serving
+from tests.support.uvicorn_process import uvicorn
+from tidings import Client
 
 FOLDER = ROOT / "examples"
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -46,8 +58,99 @@ async def test_the_library_needs_no_service(tmp_path: Path) -> None:
     assert (tmp_path / "predictions.db").exists()
 
 
+async def test_a_worker_reports(tmp_path: Path) -> None:
+    """The worker's steps and its end reach the record, and so does a failure."""
+    async with (
+        serving(tmp_path, {"TIDINGS_STANDARD_SECRET": SECRET}) as service,
+        Client(service.url) as client,
+    ):
+        for name, prompt, ended in (("w1", "a red kite", "succeeded"), ("w2", "", "failed")):
+            report = str(FOLDER / "report.py")
+            await run(report, service.url, name, "starting", folder=tmp_path)
+            working = run(str(FOLDER / "worker.py"), service.url, name, prompt, folder=tmp_path)
+            if prompt:
+                await working
+            else:
+                with pytest.raises(AssertionError):
+                    await working
+            record = await client.get(name)
+            assert record.status.value == ended
+        assert record.error == "there is nothing to draw"
+        record = await client.get("w1")
+        assert (record.progress, record.prompt) == (1.0, "a red kite")
+        assert record.generation_time is not None
+
+
+async def test_a_provider_in_a_package(tmp_path: Path) -> None:
+    """An installed distribution brings a provider: its signed webhook becomes a record."""
+    installed = tmp_path / "installed"
+    pip = (sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation")
+    copy = shutil.copytree(FOLDER / "provider", tmp_path / "provider")
+    made = await asyncio.create_subprocess_exec(*pip, "--target", str(installed), str(copy))
+    assert await made.wait() == 0
+    secret = "a secret of Acme's that is long enough"
+    settings = {"TIDINGS_ACME_SECRET": secret, "PYTHONPATH": f"{ROOT}{os.pathsep}{installed}"}
+    body = b'{"id": "a1", "state": "done", "result": ["https://acme.example/1.png"]}'
+    signature = hmac.new(secret.encode(), body, "sha256").hexdigest()
+    async with serving(tmp_path, settings) as service, httpx.AsyncClient(trust_env=False) as http:
+        url = f"{service.url}/api/webhooks/acme"
+        refused = await http.post(url, content=body, headers={"x-acme-signature": "0" * 64})
+        assert refused.status_code == 401
+        taken = await http.post(url, content=body, headers={"x-acme-signature": signature})
+        assert taken.status_code == 200
+        async with Client(service.url) as client:
+            assert (await client.finished("a1", timeout=20)).provider == "acme"
+
+
+async def test_django_with_the_service_inside(tmp_path: Path) -> None:
+    """Django's page and the service's answers come from one application."""
+    settings = {"TIDINGS_STANDARD_SECRET": SECRET}
+    async with uvicorn("django_app:application", FOLDER, tmp_path, settings) as url:
+        async with httpx.AsyncClient(trust_env=False, base_url=url) as http:
+            page = await http.get("/")
+            assert "/predictions/static/tidings.js" in page.text
+            assert (await http.get("/predictions/static/tidings.js")).status_code == 200
+        report = str(FOLDER / "report.py")
+        sent = await run(report, f"{url}/predictions", "d1", "succeeded", folder=tmp_path)
+        assert sent == "200\n"
+        async with Client(f"{url}/predictions") as client:
+            assert (await client.finished("d1", timeout=20)).status.value == "succeeded"
+
+
+PRODUCERS: Mapping[str, Callable[[], tuple[str | Path, ...]]] = {
+    "python": lambda: (sys.executable, FOLDER / "kafka" / "producer.py"),
+    "node": lambda: ("node", "producer.mjs"),
+    "java": lambda: ("java", "-cp", f"{jars()}/*", FOLDER / "kafka" / "Producer.java"),
+}
+
+
+def test_the_producers_compile(tmp_path: Path) -> None:
+    """The Java compiler and Node.js take the producers; the long test runs them."""
+    require(JAVA, MAVEN)
+    node.run("node", "--check", FOLDER / "kafka" / "producer.mjs", folder=tmp_path)
+    java = FOLDER / "kafka" / "Producer.java"
+    node.run("javac", "-cp", f"{jars()}/*", "-d", tmp_path, java, folder=tmp_path)
+
+
+@pytest.mark.long
+@pytest.mark.kafka
+async def test_producers_in_three_languages(own_broker: Broker, tmp_path: Path) -> None:
+    """What Python, Node.js and Java send through Kafka becomes a record, in its order."""
+    shutil.copy(FOLDER / "kafka" / "producer.mjs", tmp_path)
+    (tmp_path / "node_modules").symlink_to(node.tools() / "node_modules")
+    settings = {"TIDINGS_LOG": f"kafka://{own_broker.bootstrap}", "TIDINGS_STORE": "memory://"}
+    async with serving(tmp_path, settings) as service, Client(service.url) as client:
+        for name, command in PRODUCERS.items():
+            said = await node.printed(*command(), own_broker.bootstrap, name, folder=tmp_path)
+            assert said == "sent\n"
+            record = await client.finished(name, timeout=30)
+            steps = [step.to.value for step in record.transitions]
+            assert steps == ["starting", "processing", "succeeded"]
+            assert record.prompt == "a jersey"
+
+
 def test_the_index_names_every_example() -> None:
     """What lies in the folder stands in its index, and nothing else."""
-    named = set(re.findall(r"\]\(([\w.]+)\)", (FOLDER / "README.md").read_text(encoding="utf-8")))
-    there = {path.name for path in FOLDER.iterdir() if path.is_file()} - {"README.md"}
-    assert named == there
+    named = set(re.findall(r"\]\(([\w./]+)\)", (FOLDER / "README.md").read_text(encoding="utf-8")))
+    there = {path.name + "/" * path.is_dir() for path in FOLDER.iterdir()} - {"README.md"}
+    assert named == {name for name in there if name != "__pycache__/"}

@@ -48,8 +48,9 @@ TYPOS: Mapping[str, tuple[str, str]] = {
     "service": ("running.port", "running.prot"),
     "kind": ("limit=10", 'limit="10"'),
 }
+PUBLIC: list[str] = tidings.__dict__["__all__"]
 EVERY_NAME = "import tidings\n" + "".join(
-    f"reveal_type(tidings.{name})\n" for name in sorted(tidings.__all__)
+    f"reveal_type(tidings.{name})\n" for name in sorted(PUBLIC)
 )
 
 
@@ -85,7 +86,7 @@ def by_pyright(folder: Path) -> Findings:
     """What pyright says in its strict mode, from one run."""
     configuration = {"typeCheckingMode": "strict", "pythonVersion": "3.11", "include": ["."]}
     (folder / "pyrightconfig.json").write_text(json.dumps(configuration))
-    command = [node.tool("pyright"), "--outputjson", "--pythonpath", sys.executable]
+    command = [str(node.tool("pyright")), "--outputjson", "--pythonpath", sys.executable]
     checked = subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False)
     assert checked.returncode in {0, 1}, checked.stderr
     said = json.loads(checked.stdout)["generalDiagnostics"]
@@ -133,5 +134,5 @@ def test_every_public_name_has_a_type(findings: Findings) -> None:
     """Editors complete what is public, although it is loaded when it is first used: no name is unknown."""
     assert errors(findings, "every_name") == []
     said = [message for _, message in findings["every_name"]]
-    assert len(said) == len(tidings.__all__)
+    assert len(said) == len(PUBLIC)
     assert not [message for message in said if '"Unknown"' in message or '"Any"' in message]
