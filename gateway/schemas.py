@@ -196,7 +196,10 @@ def _hand_made() -> dict[str, Schema]:
         "Deleted": message("deleted", **gone, version=number),
         "Unknown": message("unknown", **gone),
         "Synced": message("synced", more={"type": "boolean"}),
-        "Welcome": message("welcome", session=text, heartbeat=number),
+        "Welcome": _object(
+            {"type": {"const": "welcome"}, "session": text, "heartbeat": number},
+            {"ref": {"type": ["integer", "string"]}, "anonymous": yes},
+        ),
         "Subscribed": message("subscribed"),
         "Unsubscribed": message("unsubscribed"),
         "Pong": message("pong"),

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any
 
+import structlog
 from aiohttp import web
 from multidict import CIMultiDictProxy
 
@@ -32,6 +33,8 @@ from tidings.gateway.auth.rate_limits import (
 )
 from tidings.gateway.http.problems import Problem, forbidden, unavailable
 from tidings.storage.clock import SYSTEM_CLOCK, Clock
+
+logger = structlog.get_logger(__name__)
 
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
 REMEMBERED = 256
@@ -84,6 +87,8 @@ class RequestGuard:
         self._clock = clock
         self._hosts = self._hosts_to_check()
         self._known_hosts: set[str] = set()
+        self._told = False
+        """Whether it was said that tokens are not looked at."""
         self._known_pages: set[tuple[str, str | None]] = set()
 
     @property
@@ -157,6 +162,9 @@ class RequestGuard:
         if authenticator is None:
             if self._rights is not None:
                 raise _unauthorized("missing-token", "The application does not know you; log in.")
+            if not self._told and "Authorization" in request.headers:
+                self._told = True
+                logger.warning("auth.token_ignored", why="no authentication is configured here")
             return OPEN
         token = _bearer(request.headers.get("Authorization")) or token
         if token is None:

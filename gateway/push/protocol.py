@@ -204,10 +204,15 @@ def synced_message(ref: Ref, more: bool) -> bytes:
     )
 
 
-def welcome_message(session: str, heartbeat: int) -> bytes:
-    """The client is authenticated; a ping comes every `heartbeat` ms."""
+def welcome_message(session: str, heartbeat: int, *, anonymous: bool = False) -> bytes:
+    """The client is authenticated, or nobody is; a ping comes every `heartbeat` ms."""
     # The session's name is made by us: nothing in it needs an escape.
-    return b'{"type":"welcome","session":"%b","heartbeat":%d}' % (session.encode(), heartbeat)
+    more = b',"anonymous":true' if anonymous else b""
+    return b'{"type":"welcome","session":"%b","heartbeat":%d%b}' % (
+        session.encode(),
+        heartbeat,
+        more,
+    )
 
 
 def subscribed_message(ref: Ref) -> bytes:

@@ -245,7 +245,8 @@ class Session(CountedSubscriptions):
         self.permissions = permissions
         self._set_expiry(permissions)
         context = self._context
-        self.reply(protocol.welcome_message(context.new_name(), context.limits.heartbeat_ms))
+        name, beat, anonymous = context.new_name(), context.limits.heartbeat_ms, permissions is OPEN
+        self.reply(protocol.welcome_message(name, beat, anonymous=anonymous))
 
     def _renew(self, permissions: Permissions) -> None:
         self._set_expiry(permissions)

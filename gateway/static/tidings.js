@@ -111,6 +111,7 @@ export class Tidings extends EventTarget {
   #refusals = 0;
   #blocked = 0; // attempts in a row that did not get through
   #worked; // a WebSocket did
+  #warned;
   #listening = new AbortController();
 
   state = "idle";
@@ -493,6 +494,10 @@ export class Tidings extends EventTarget {
     switch (message.type) {
       case "welcome":
         attempt.heartbeat = message.heartbeat;
+        if (message.anonymous && this.#current && !this.#warned) {
+          this.#warned = true;
+          console.warn(`${this.#base} has no authentication: everybody may do everything there, and the token is not looked at`);
+        }
         this.#worked = true;
         this.#blocked = 0;
         this.#welcome(attempt);

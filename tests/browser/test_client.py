@@ -467,6 +467,18 @@ async def test_a_refused_token(tab: Tab, secured: TidingsProcess) -> None:
     assert await tab.run(script) == "unauthorized"
 
 
+async def test_a_token_that_nobody_looks_at(tab: Tab, service: TidingsProcess) -> None:
+    """Whoever brings a token to a service without authentication is told so, once."""
+    warned: list[str] = []
+    tab.page.on(
+        "console", lambda said: warned.append(said.text) if said.type == "warning" else None
+    )
+    await tab.open(service, token="a token")
+    await tab.run("tidings.watch('w-none').synced")
+    (line,) = warned
+    assert line.startswith(f"{service.url} has no authentication")
+
+
 async def test_tokens_on_event_streams(tab: Tab, secured: TidingsProcess) -> None:
     """An event stream shows its token in a header, and comes back with a new one when the old one has expired."""
     minted: list[str] = []

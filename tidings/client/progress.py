@@ -71,6 +71,7 @@ class Message(Struct, frozen=True):
     text: str | None = None
     updated_at: int | None = msgspec.field(default=None, name="updatedAt")
     retry_after: float | None = msgspec.field(default=None, name="retryAfter")
+    anonymous: bool = False
 
 
 _messages = msgspec.json.Decoder(Message)

@@ -70,6 +70,8 @@ class Watch:
         self._connection: ClientConnection | None = None
         self._shown: str | None = None
         """The token that this connection has shown."""
+        self._told = False
+        """Whether it was said that the service looks at no token."""
         self._renew_at = math.inf
         """Seconds since the epoch."""
         self._unanswered: set[int | None] = set()
@@ -275,6 +277,9 @@ class Watch:
         """Do what a message that carries no news asks for."""
         if message.type == "welcome":
             self._refusals = 0
+            if message.anonymous and self._shown is not None and not self._told:
+                self._told = True
+                logger.warning("client.token_ignored", why="the service has no authentication")
             await self._subscribe()
         elif message.type == "synced":
             self._answered(message.ref)

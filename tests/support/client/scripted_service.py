@@ -32,6 +32,8 @@ class ScriptedService:
         self.answers: list[web.Response] = []
         self.requests: list[tuple[str, str, dict[str, str], bytes]] = []
         self.welcomes = True
+        self.anonymous = False
+        """Whether the welcome says that no token is looked at."""
         self.subscription_errors: list[str] = []
         """Codes of errors that the next subscriptions are answered with, one each."""
         self.port = 0
@@ -99,7 +101,8 @@ class ScriptedService:
             await socket.close(code=4102, message=b"expired")
             return socket
         if self.welcomes:
-            await socket.send_json({"type": "welcome", "session": "s", "heartbeat": 25000})
+            welcome = {"type": "welcome", "session": "s", "heartbeat": 25000}
+            await socket.send_json(welcome | ({"anonymous": True} if self.anonymous else {}))
         self.sockets.append(socket)
         try:
             async for message in socket:

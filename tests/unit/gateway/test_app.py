@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import jwt
 import pytest
+import structlog
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Counter
@@ -550,3 +551,13 @@ async def test_what_is_under_way_at_the_end_is_answered(monkeypatch: pytest.Monk
         assert (await waiting).status_code == 304
         answer = await lost
         assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
+
+
+async def test_a_token_that_nobody_looks_at_is_told_once() -> None:
+    """Without authentication a request with a token is served, and the log says once that nobody looks at it."""
+    with structlog.testing.capture_logs() as logged:
+        async with serving() as (_, client):
+            for _ in range(2):
+                answer = await client.get("/api/predictions", headers={"Authorization": "Bearer t"})
+                assert answer.status_code == 200
+    assert [line["event"] for line in logged].count("auth.token_ignored") == 1

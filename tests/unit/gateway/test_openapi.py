@@ -136,6 +136,7 @@ async def test_answers_keep_to_the_specification() -> None:
     ("name", "message"),
     [
         ("Welcome", welcome_message("s", 25000)),
+        ("Welcome", welcome_message("s", 25000, anonymous=True)),
         ("Subscribed", subscribed_message(1)),
         ("Unsubscribed", unsubscribed_message("a")),
         ("Snapshot", snapshot_message(encode(prediction("p1")))),

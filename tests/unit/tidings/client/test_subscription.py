@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+import structlog
 
 from tests.support.client.scripted_service import ScriptedService, record, scripted_service
 from tests.support.conditions import eventually
@@ -70,6 +71,22 @@ async def test_watches_share_a_renewed_token(service: ScriptedService) -> None:
         await asyncio.gather(*waiting)
     assert len(asked) == 3
     assert service.handshakes == 4
+
+
+async def test_a_token_that_nobody_looks_at_is_told_once(service: ScriptedService) -> None:
+    """Whoever brings a token to a service without authentication reads so in the log, once a watch."""
+    service.anonymous = True
+    with structlog.testing.capture_logs() as logged:
+        async with Client(service.url, "a token") as client:
+            watch = client.watch("p1")
+            waiting = asyncio.create_task(following(watch))
+            await eventually(lambda: len(service.subscriptions()) == 1)
+            await service.close(1012, "restart")
+            await eventually(lambda: len(service.subscriptions()) == 2)
+            await service.change(prediction_id="p1", version=1)
+            await waiting
+    (said,) = [line for line in logged if line["event"] == "client.token_ignored"]
+    assert said["why"] == "the service has no authentication"
 
 
 async def test_a_store_that_does_not_answer_is_asked_again(
