@@ -120,15 +120,11 @@ export class Tidings extends EventTarget {
 
   constructor(url = globalThis.location?.origin, { token, pauseAfter = 30_000, transport } = {}) {
     super();
-    const address = URL.canParse(url ?? "", globalThis.location?.href) && new URL(url, globalThis.location?.href);
-    if (!/^https?:/.test(address?.protocol)) {
-      throw new TypeError(`new Tidings takes the address of a service, such as https://tidings.example, not ${url}`);
-    }
+    this.#base = addressOf(url);
     const sockets = typeof WebSocket === "function";
     if (transport === "websocket" && !sockets) {
       throw new TypeError("there is no WebSocket here (Node has one from 22 on); leave transport out, and Server-Sent Events are used");
     }
-    this.#base = address.href.replace(/\/+$/, "");
     this.#token = token;
     this.#pauseAfter = pauseAfter;
     this.#transport = transport ?? (sockets ? undefined : "sse");
@@ -671,6 +667,16 @@ async function* piecesOf(source) {
     const piece = chunk instanceof Uint8Array ? decoder.decode(chunk, { stream: true }) : typeof chunk === "string" ? chunk : chunk.choices ? chunk.choices[0]?.delta?.content : chunk.delta;
     if (typeof piece === "string" && piece) yield piece;
   }
+}
+
+function addressOf(url) {
+  try {
+    const { href, protocol } = new URL(url ?? "", globalThis.location?.href);
+    if (/^https?:$/.test(protocol)) return href.replace(/\/+$/, "");
+  } catch {
+    // Outside of a page there is nothing that a path could be relative to.
+  }
+  throw new TypeError(`new Tidings takes the address of a service, such as https://tidings.example, not ${url}`);
 }
 
 function keysOf({ predictionId, owner, model, tags = [] }) {

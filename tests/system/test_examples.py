@@ -58,6 +58,14 @@ async def test_the_library_needs_no_service(tmp_path: Path) -> None:
     assert (tmp_path / "predictions.db").exists()
 
 
+async def test_the_original_calls_beside_ours(tmp_path: Path) -> None:
+    """The program that ports from TypeScript runs: what is over stays over."""
+    printed = await run(str(FOLDER / "from_typescript.py"), "predictions.db", folder=tmp_path)
+    status, refused = printed.splitlines()
+    assert status == "processing"
+    assert "succeeded to failed" in refused
+
+
 async def test_a_worker_reports(tmp_path: Path) -> None:
     """The worker's steps and its end reach the record, and so does a failure."""
     async with (
