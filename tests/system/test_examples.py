@@ -1,11 +1,13 @@
 """Each example runs as its first lines say, and the index names them all."""
 
 import asyncio
+import contextlib
 import hmac
 import os
 import re
 import shutil
 import sys
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -13,11 +15,13 @@ import httpx
 import pytest
 
 from tests.support import node
-from tests.support.broker import Broker, jars
+from tests.support.broker import Broker, free_port, jars
+from tests.support.conditions import eventually
 from tests.support.root import ROOT
 from tests.support.system import JAVA, MAVEN, require
 from tests.support.tidings_process import environment, serving
 from tests.support.uvicorn_process import uvicorn
+from tests.support.webhooks import signed
 from tidings import Client
 
 FOLDER = ROOT / "examples"
@@ -123,6 +127,61 @@ async def test_django_with_the_service_inside(tmp_path: Path) -> None:
         assert sent == "200\n"
         async with Client(f"{url}/predictions") as client:
             assert (await client.finished("d1", timeout=20)).status.value == "succeeded"
+
+
+def test_every_python_example_compiles() -> None:
+    """Those that need more than the tests have are at least Python."""
+    for path in FOLDER.rglob("*.py"):
+        compile(path.read_text(encoding="utf-8"), str(path), "exec")
+
+
+@pytest.mark.long
+async def test_flask_passes_webhooks_on(tmp_path: Path) -> None:
+    """A signed webhook that Flask takes is proven by Tidings; a forged one is refused through it."""
+    installed = packages("flask==3.1.2")
+    port = free_port()
+    async with serving(tmp_path, {"TIDINGS_STANDARD_SECRET": SECRET}) as service:
+        path = f"{ROOT}{os.pathsep}{installed}"
+        flask = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "flask", "--app", str(FOLDER / "flask_app.py"), "run"),
+            *("--port", str(port)),
+            cwd=tmp_path,
+            env=environment({"PYTHONPATH": path, "TIDINGS_URL": service.url}),
+        )
+        try:
+            url = f"http://127.0.0.1:{port}"
+            body = b'{"predictionId": "f1", "status": "succeeded"}'
+            async with httpx.AsyncClient(trust_env=False, base_url=url) as http:
+
+                async def answers() -> bool:
+                    with contextlib.suppress(httpx.TransportError):
+                        return (await http.get("/pictures/f1")).status_code == 404
+                    return False
+
+                await eventually(answers, 30)
+                forged = {**signed(body), "webhook-id": "another"}
+                for headers, status in ((forged, 401), (signed(body), 200)):
+                    answer = await http.post("/webhooks/standard", content=body, headers=headers)
+                    assert answer.status_code == status, answer.text
+                async with Client(service.url) as client:
+                    assert (await client.finished("f1", timeout=20)).status.value == "succeeded"
+                assert (await http.get("/pictures/f1")).json()["data"]["status"] == "succeeded"
+        finally:
+            flask.terminate()
+            await flask.wait()
+
+
+def packages(*wanted: str) -> Path:
+    """A folder with packages of Python that an example needs, fetched into `.cache/` where they are missing."""
+    folder = ROOT / ".cache" / "python" / "-".join(wanted).replace("==", "-")
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as work:
+            pip = (sys.executable, "-m", "pip", "install", "--quiet", "--target", f"{work}/new")
+            node.run(*pip, *wanted, folder=ROOT, within=300)
+            if not folder.exists():
+                Path(work, "new").rename(folder)
+    return folder
 
 
 PRODUCERS: Mapping[str, Callable[[], tuple[str | Path, ...]]] = {

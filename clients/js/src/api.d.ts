@@ -305,6 +305,7 @@ export interface Welcome {
   session: string;
   heartbeat: number;
   ref?: number | string;
+  anonymous?: true;
 }
 
 export interface Subscribed {
