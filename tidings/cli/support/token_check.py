@@ -200,7 +200,8 @@ def _faults(settings: Settings, token: str, claims: Mapping[str, object]) -> Ite
     if settings.jwt_issuer is not None:
         names.add(settings.jwt_issuer)
     said = claims.get("iss")
-    only_named = settings.jwt_issuer is not None or not (settings.jwt_secret or settings.jwks_url)
+    unnamed = settings.jwt_secret if by_secret else settings.jwks_url
+    only_named = settings.jwt_issuer is not None or not unnamed
     if said not in names and names and only_named:
         slash = " (a slash at the end counts)" if _slashless(said) in map(_slashless, names) else ""
         yield f"its `iss` is {_shown(said)}, not {' or '.join(map(_shown, sorted(names)))}{slash}"

@@ -113,6 +113,14 @@ async def test_of_several_issuers_the_one_that_the_token_names_counts() -> None:
     assert 'its `azp` is "other", not "app"' in (await says(settings, token))["token"][1]
 
 
+async def test_an_issuer_that_differs_by_a_slash_is_named() -> None:
+    """Beside a shared secret too, what a key pair has signed must come from an issuer that is named."""
+    table = {"issuer": "https://a.example/", "jwks_url": "https://a.example/keys"}
+    settings = {"TIDINGS_JWT_SECRET": SECRET, "TIDINGS_ISSUERS": json.dumps([table])}
+    found = await says(settings, issued({"iss": "https://a.example", "sub": "ann"}))
+    assert "(a slash at the end counts)" in found["token"][1]
+
+
 async def test_without_authentication_no_token_is_looked_at() -> None:
     """A token for a service that asks for none gets one line that says so."""
     found = await says({}, issued({"sub": "ann", "iat": int(time.time())}))
