@@ -241,7 +241,10 @@ export class Tidings extends EventTarget {
   ): Promise<Prediction<Output>>;
   /** A page of what the token may see, newest first. */
   list<Output = unknown>(filters?: Filters & { signal?: AbortSignal }): Promise<Page<Output>>;
-  /** Order a prediction: it is written down, and submitted to its provider. */
+  /**
+   * Order a prediction: it is written down, and submitted to its provider. While the service is behind, its id alone
+   * comes back after 5 s.
+   */
   create<Output = unknown>(
     order: NewPrediction,
     options?: {

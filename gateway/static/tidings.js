@@ -190,7 +190,8 @@ export class Tidings extends EventTarget {
   }
 
   async cancel(id, options) {
-    return (await this.#call("POST", `/${encodeURIComponent(id)}/cancel`, options)).data;
+    const { data } = await this.#call("POST", `/${encodeURIComponent(id)}/cancel`, options);
+    return data ?? this.get(id, options); // taken, and not applied in time
   }
 
   text(id, { signal } = {}) {
