@@ -52,7 +52,7 @@ def read(name: str) -> Page:
 async def said(page: Page) -> str:
     """What the doctor says of the page's token, signed as its issuer would, with keys of ours."""
     token = issuers.issued(page.claims, "ec" if "supabase" in page.claims["iss"] else "rsa")
-    lines = await token_check.explained(page.settings, token, issuers.fetch)
+    lines = await token_check.explained(page.settings, token, issuers.fetch, now=page.claims["iat"])
     width = max(len(line.part) for line in lines)
     return "".join(f"{line.state:<7}  {line.part:<{width}}  {line.says}\n" for line in lines)
 

@@ -46,13 +46,16 @@ class Said(Struct, frozen=True):
     says: str
 
 
-async def explained(settings: Settings, token: str, fetch: "Fetch | None" = None) -> list[Said]:
+async def explained(
+    settings: Settings, token: str, fetch: "Fetch | None" = None, now: float | None = None
+) -> list[Said]:
     """What is to be said of a token.
 
     Args:
         settings: Of the service that it is shown to.
         token: As it would be sent; it is never repeated.
         fetch: How public keys are had; None: over HTTP.
+        now: From when its time is counted, in seconds since the epoch; None: from now.
     """
     from tidings.runtime.authentication import authenticator_of
 
@@ -72,18 +75,19 @@ async def explained(settings: Settings, token: str, fetch: "Fetch | None" = None
         return [Said("token", "ok", "it is an API key: watch:all, read:all, write")]
     claims = _unverified(token)
     names = claim_names(settings, _issuer_of(settings, claims))
-    return list(_rights(permissions or from_claims(claims, names), claims, names))
+    permissions = permissions or from_claims(claims, names)
+    left = (permissions.expires_at or 0) - (time.time() if now is None else now)
+    return list(_rights(permissions, claims, names, round(left)))
 
 
 def _rights(
-    permissions: Permissions, claims: Mapping[str, object], names: ClaimNames
+    permissions: Permissions, claims: Mapping[str, object], names: ClaimNames, left: int
 ) -> Iterator[Said]:
     if permissions.is_empty:
         yield Said(
             "token", "failed", "genuine, but it gives no right at all: it is answered with 403"
         )
     else:
-        left = round((permissions.expires_at or 0) - time.time())
         yield Said("token", "ok", f"genuine, good for {timedelta(seconds=left)}")
     yield _owner(permissions, claims, names)
     yield _scopes(permissions, claims, names)
