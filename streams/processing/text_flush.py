@@ -63,7 +63,7 @@ class TextFlush:
         budget: int = BUDGET,
         clock: Callable[[], float] = monotonic,
     ) -> None:
-        self._flush, self._latest = flush, max(LATEST, flush)
+        self._flush, self._latest = flush, max(LATEST, flush) if flush else 0.0
         self._budget = budget
         self._clock = clock
         self.held: dict[str, HeldText] = {}

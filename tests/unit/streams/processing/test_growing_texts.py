@@ -20,6 +20,7 @@ from tidings.streams.log.memory import MemoryLog
 from tidings.streams.log.protocol import EVENTS, TEXT, NewRecord
 from tidings.streams.processing import outages
 from tidings.streams.processing.processor import GROUP
+from tidings.streams.processing.text_flush import TextFlush
 from tidings.streams.rules.large_fields import path
 
 
@@ -254,11 +255,13 @@ async def test_nothing_is_held_back_with_a_flush_of_zero() -> None:
     """Each piece is a version of its own if the setting says so."""
     log, store = MemoryLog(), CountingStore()
     async with pipeline(log, store) as one:
-        one.processor.texts._flush = one.processor.texts._latest = 0.0
+        one.processor.texts = TextFlush(0)
+        await one.send(piece("x" * 100, 0))
+        await one.settled()
         for at, word in enumerate("abc"):
-            await one.send(piece(word, at))
+            await one.send(piece(word, 100 + at))
             await one.settled()
-        assert store.versions == [1, 2, 3]
+        assert store.versions == [1, 2, 3, 4]
         assert await pieces(one) == []
 
 
