@@ -56,6 +56,7 @@ async def test_everything_of_an_owner_goes(
             "assets",
             "predictions.events",
             "predictions.changes",
+            "predictions.text",
             "dead-letters",
         ):
             assert place in places
@@ -67,6 +68,26 @@ async def test_everything_of_an_owner_goes(
         again = await tidings(tmp_path, "erase", "--owner", "ann", settings=settings)
         assert again.code == 0
         assert "0 of 0 predictions" in again.out
+
+
+async def test_parts_of_a_text_go_with_it(tmp_path: Path) -> None:
+    """The parts of a large text in object storage are removed once their prediction is erased."""
+    parts = tmp_path / "data" / "assets" / "blobs"
+
+    def kept() -> list[Path]:
+        return [file for file in parts.rglob("*") if file.is_file()]
+
+    async with aiohttp.ClientSession() as session, serving(tmp_path, OWN) as service:
+        text = "".join(f"{number:06d} " for number in range(10_000))
+        piece = {"type": "append", "text": text, "offset": 0, "owner": "ann"}
+        await report(session, service, predictionId="p1", **piece)
+        await report(session, service, predictionId="p1", status="succeeded")
+        record = await reaches(session, service.url, "p1", "succeeded")
+        assert (record["textLength"], len(record["textParts"])) == (70_000, 2)
+        assert len(kept()) == 3  # two parts, and the note whose they are
+        done = await tidings(tmp_path, "erase", "--owner", "ann", settings=OWN)
+        assert done.code == 0, done.err
+        await eventually(lambda: not kept(), 20)
 
 
 async def test_hidden_predictions_are_erased_too(tmp_path: Path) -> None:
