@@ -21,6 +21,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from statistics import quantiles
 
+import structlog
 import uvloop
 
 from tidings.storage.factory import open_store
@@ -218,6 +219,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=2000)
     parser.add_argument("--log", default="sqlite")
     arguments = parser.parse_args()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
     if arguments.tokens:
         uvloop.run(bytes_of_one(arguments.tokens))
     if arguments.seconds:
