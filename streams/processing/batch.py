@@ -247,7 +247,7 @@ class BatchEntry(Struct, eq=False):
     def repeated_announcement(self, stored: Stored) -> NewRecord:
         """The change of what stands, where its events came again: a crash may have swallowed the first one."""
         record = stored.standing()
-        last = self.events[-1][1]
+        last = self.all_events[-1][1]
         offsets = record.source.offsets if record.source is not None else {}
         position = Position(last.partition, offsets.get(str(last.partition), last.offset))
         return announcement(record, stored.encoded, position=position, expires_at=stored.expires_at)
