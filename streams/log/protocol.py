@@ -115,6 +115,10 @@ class LogMisconfigured(LogError):
         super().__init__(redact(message))  # it repeats what a driver says
 
 
+class TopicMissing(LogMisconfigured):
+    """A topic is not there, and was not to be made."""
+
+
 class RecordTooLarge(LogError):
     """The log will never take this record."""
 

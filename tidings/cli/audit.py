@@ -5,7 +5,7 @@ import json
 from argparse import Namespace
 from typing import IO, TYPE_CHECKING, Any
 
-from tidings.cli.support import command, output
+from tidings.cli.support import command, data, output
 from tidings.config.settings import Settings
 from tidings.observability.control_characters import escape_controls
 
@@ -58,6 +58,8 @@ def run_export(arguments: Namespace) -> None:
             raise command.Failure(f"{flag}: is empty; name one, or leave it out", command.WRONG_USE)
     settings = command.settings(arguments, "log", "store")
     command.refuse_memory(settings)
+    data.require_log(settings)
+    data.require_store(settings)
     from tidings.admin.audit import AuditFilter, AuditTrail
 
     wanted = AuditFilter(since=since, until=until, owner=arguments.owner, only=arguments.only)
@@ -79,7 +81,7 @@ async def _collect(settings: Settings, trail: "AuditTrail") -> None:
     from tidings.runtime.resources import log_of, providers_of, whole_store_of
     from tidings.streams.providers.registry import Translators
 
-    log = await log_of(settings)
+    log = await log_of(settings, create=False)
     try:
         store = await whole_store_of(settings)
         try:

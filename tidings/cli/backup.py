@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from tidings.cli.support import command, output
+from tidings.cli.support import command, consent, data, output
 
 BACKUP = """Write log, store, assets and webhook key of the embedded service into one file.
 
@@ -14,7 +14,8 @@ The service may run meanwhile; the file holds everything acknowledged before the
 
 RESTORE = """Put a backup's data where the settings say.
 
-Nothing may be there yet, and the service must not run. What is in the backup's log and not yet in
+Nothing may be there yet, and the service must not run. It says what it would do, and asks; --yes
+answers. What is in the backup's log and not yet in
 its store is processed at the first start."""
 
 
@@ -26,6 +27,8 @@ def register(commands: command.Commands) -> None:
         command.add_places(parser)
         command.add_config(parser)
         command.add_json(parser)
+        if name == "restore":
+            consent.add_yes(parser)
 
 
 def run_backup(arguments: Namespace) -> None:
@@ -34,9 +37,11 @@ def run_backup(arguments: Namespace) -> None:
 
     from tidings.admin.backup import make, places_of
 
-    made = make(
-        places_of(command.settings(arguments, "log", "store")), arguments.file, version("tidings")
-    )
+    settings = command.settings(arguments, "log", "store")
+    places = places_of(settings)
+    data.require_log(settings)
+    data.require_store(settings)
+    made = make(places, arguments.file, version("tidings"))
     if arguments.as_json:
         output.print_line(msgspec.json.encode(made).decode())
     else:
@@ -50,8 +55,18 @@ def run_restore(arguments: Namespace) -> None:
     """Restore from one."""
     from tidings.admin.backup import BadBackup, places_of, restore
 
+    settings = command.settings(arguments, "log", "store")
+    places = places_of(settings)
+    if not arguments.file.is_file():
+        raise command.Failure(
+            f"no backup at {arguments.file}; name the file that tidings backup made"
+        )
+    consent.require_consent(
+        arguments,
+        f"unpack {arguments.file} ({arguments.file.stat().st_size:,} bytes) into {settings.data_folder}",
+    )
     try:
-        done = restore(places_of(command.settings(arguments, "log", "store")), arguments.file)
+        done = restore(places, arguments.file)
     except BadBackup as error:
         raise command.Failure(str(error)) from None
     if arguments.as_json:

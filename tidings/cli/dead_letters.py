@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any
 
-from tidings.cli.support import command, output
+from tidings.cli.support import command, consent, data, output
 from tidings.cli.support.progress import ProgressBar
 from tidings.config.settings import Settings
 from tidings.storage.redaction import redact, without_proofs
@@ -60,6 +60,7 @@ def register(commands: command.Commands) -> None:
     redrive.add_argument("--all", action="store_true", help="everything that lies there")
     redrive.add_argument("--rate", metavar="N", type=float, help="at most so many a second")
     redrive.add_argument("--dry-run", action="store_true", help="count, and append nothing")
+    consent.add_yes(redrive)
     about = "Write the records out, one JSON object a line."
     export = command.parser(
         actions, "export", run_export, about, "tidings dead-letters export letters.jsonl"
@@ -178,6 +179,13 @@ def run_redrive(arguments: Namespace) -> int:
         for why in selection.cut.values():
             output.print_note(f"tidings: left out: {why}")
         if not arguments.dry_run:
+            if count > len(chosen):
+                # What names positions or a reason is clear enough for a script; everything is not.
+                consent.require_consent(
+                    arguments,
+                    f"append {count:,} records to the events again",
+                    scripted=not arguments.all,
+                )
             count = await _append(log, selection, arguments.rate, quiet=arguments.as_json)
 
     command.run_loop(_with_log(command.settings(arguments), redrive))
@@ -244,6 +252,7 @@ async def _with_log(settings: Settings, work: Callable[["Log"], Any]) -> None:
         raise command.Failure(
             "TIDINGS_LOG: memory:// is seen by the service alone", command.WRONG_USE
         )
+    data.require_log(settings)
     async with _opened(settings) as log:
         await work(log)
 
@@ -252,7 +261,7 @@ async def _with_log(settings: Settings, work: Callable[["Log"], Any]) -> None:
 async def _opened(settings: Settings) -> "AsyncIterator[Log]":
     from tidings.runtime.resources import log_of
 
-    log = await log_of(settings)
+    log = await log_of(settings, create=False)
     try:
         yield log
     finally:

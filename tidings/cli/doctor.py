@@ -18,6 +18,8 @@ from tidings.config.checks import check_serving, short_secrets
 from tidings.config.settings import NAMES, WEBHOOK_SECRET, Settings, SettingsError
 from tidings.storage.redaction import Redactor
 
+_WORST_FIRST = ("failed", "warning", "ok")
+
 WITHIN = 8.0
 """Seconds that one part may take to answer."""
 
@@ -54,6 +56,9 @@ def register(commands: command.Commands) -> None:
         metavar="T",
         help="a client's token: what it gives here, and why not more; - reads it from the input",
     )
+    parser.add_argument(
+        "--all", action="store_true", help="print every setting, those at their defaults too"
+    )
     command.add_places(parser)
     command.add_config(parser)
     command.add_json(parser)
@@ -73,22 +78,33 @@ def run(arguments: Namespace) -> int:
         shown = {name: {"value": value, "from": origin} for name, value, origin in rows}
         output.print_line(json.dumps({"settings": shown, "parts": found}, default=str))
     else:
-        width = max(len(name) for name, _, _ in rows)
-        for name, value, origin in rows:
-            output.print_line(
-                f"{name:<{width}}  {_text(value)}"
-                + (f"  ({origin})" if origin != "default" else "")
-            )
+        _print_findings(findings)
         output.print_line("")
-        width = max(len(finding.part) for finding in findings)
-        for finding in findings:
-            output.print_line(
-                f"{finding.state:<7}  {finding.part:<{width}}  {finding.says}  [{finding.ms:.0f} "
-                "ms]"
-            )
+        _print_settings(rows, every=arguments.all)
     return (
         command.FAILED if any(finding.state == "failed" for finding in findings) else command.DONE
     )
+
+
+def _print_findings(findings: list[Finding]) -> None:
+    """What is wrong first."""
+    width = max(len(finding.part) for finding in findings)
+    for finding in sorted(findings, key=lambda one: _WORST_FIRST.index(one.state)):
+        output.print_line(
+            f"{finding.state:<7}  {finding.part:<{width}}  {finding.says}  [{finding.ms:.0f} ms]"
+        )
+
+
+def _print_settings(rows: list[tuple[str, Any, str]], *, every: bool) -> None:
+    """Those that were set; `every`: all of them."""
+    shown = [row for row in rows if every or row[2] != "default"]
+    width = max((len(name) for name, _, _ in shown), default=0)
+    for name, value, origin in shown:
+        output.print_line(
+            f"{name:<{width}}  {_text(value)}" + (f"  ({origin})" if origin != "default" else "")
+        )
+    if left := len(rows) - len(shown):
+        output.print_line(f"{left} settings are at their defaults; --all shows them")
 
 
 def in_force(settings: Settings) -> list[tuple[str, Any, str]]:
@@ -272,14 +288,17 @@ async def _providers(settings: Settings) -> str:
 
 async def _log(settings: Settings) -> str:
     from tidings.runtime.resources import log_of
-    from tidings.streams.log.protocol import EVENTS
+    from tidings.streams.log.protocol import EVENTS, TopicMissing
     from tidings.streams.processing.processor import GROUP
 
     if settings.log.startswith("memory://"):
         return "in memory: gone when the service ends"
     if settings.log.startswith("sqlite://") and (says := new_file(settings.log)) is not None:
         return says
-    log = await log_of(settings, create=False)
+    try:
+        log = await log_of(settings, create=False)
+    except TopicMissing as missing:
+        raise Warned(f"the broker answers; {missing}") from None
     try:
         bounds = await log.bounds(EVENTS)
         await log.committed(EVENTS, GROUP)  # needs a right on the group, as the processor does

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from tidings.cli.support import command, output
+from tidings.cli.support import command, consent, data, output
 
 if TYPE_CHECKING:
     from tidings.admin.erasure import Erasure
@@ -16,14 +16,17 @@ if TYPE_CHECKING:
 ABOUT = """Delete every prediction of an owner, and say when each trace of it is gone.
 
 The service carries it out, so it must run; clients see the deletions. Hidden predictions are found
-as well. It ends with 1 where not all are gone from the store in time: run it again."""
+as well. It says how many there are, and asks; --yes answers. It ends with 1 where not all are gone from the store in time: run it again."""
 
 
 def register(commands: command.Commands) -> None:
     """Add the command."""
-    parser = command.parser(commands, "erase", run, ABOUT, "tidings erase --owner user-4711")
+    parser = command.parser(
+        commands, "erase", run, ABOUT, "tidings erase --owner user-4711 --dry-run"
+    )
     parser.add_argument("--owner", metavar="OWNER", required=True)
     parser.add_argument("--dry-run", action="store_true", help="count, and delete nothing")
+    consent.add_yes(parser)
     parser.add_argument(
         "--within", metavar="SECONDS", type=float, default=30.0, help="to wait for the service (30)"
     )
@@ -40,6 +43,8 @@ def run(arguments: Namespace) -> int:
         raise command.Failure("--within: takes seconds, more than 0", command.WRONG_USE)
     settings = command.settings(arguments, "log", "store")
     command.refuse_memory(settings)
+    data.require_log(settings)
+    data.require_store(settings)
     done = command.run_loop(_erase(settings, arguments))
     if arguments.as_json:
         output.print_line(
@@ -54,12 +59,17 @@ async def _erase(settings: "Settings", arguments: Namespace) -> "Erasure":
     from tidings.admin.erasure import Erasure, count_dead_letters, erase, find, traces
     from tidings.runtime.resources import log_of, whole_store_of
 
-    log = await log_of(settings)
+    log = await log_of(settings, create=False)
     try:
         store = await whole_store_of(settings)
         try:
             ids = await find(log, store, arguments.owner)
             letters = await count_dead_letters(log, ids)
+            if not arguments.dry_run and ids:
+                consent.require_consent(
+                    arguments,
+                    f"delete {len(ids):,} predictions of {arguments.owner} for good, for every client",
+                )
             deleted = 0 if arguments.dry_run else await erase(log, store, ids, arguments.within)
         finally:
             await store.close()

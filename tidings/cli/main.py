@@ -7,8 +7,9 @@ standard error.
 
 import os
 import sys
-from argparse import RawDescriptionHelpFormatter
+from argparse import Action, RawDescriptionHelpFormatter
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from tidings.cli import (
     audit,
@@ -87,12 +88,27 @@ def _parser() -> command.Parser:
         formatter_class=RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    parser.add_argument("--version", action=_Version)
     commands = parser.add_subparsers(
         title="commands", metavar="COMMAND", required=True, parser_class=command.Parser
     )
     for module in COMMANDS:
         module.register(commands)
     return parser
+
+
+class _Version(Action):
+    """The flag `--version`; what it prints is looked up when it is asked for."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **_: Any) -> None:
+        super().__init__(option_strings, dest, nargs=0, help="print the version, and end")
+
+    def __call__(self, *_: Any) -> None:
+        """Print it."""
+        from importlib.metadata import version
+
+        output.print_line(f"tidings {version('tidings')}")
+        raise SystemExit(command.DONE)
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:

@@ -3,7 +3,7 @@
 from argparse import Namespace
 from typing import TYPE_CHECKING
 
-from tidings.cli.support import command, output
+from tidings.cli.support import command, data, output
 
 if TYPE_CHECKING:
     from tidings.config.settings import Settings
@@ -45,6 +45,8 @@ def run(arguments: Namespace) -> int:
     if not arguments.limit > 0:
         raise command.Failure("--limit: takes seconds, more than 0", command.WRONG_USE)
     settings = command.settings(arguments, "log", "store")
+    data.require_log(settings)
+    data.require_store(settings)
     return command.run_loop(_reconcile(settings, arguments))
 
 

@@ -4,7 +4,7 @@ import re
 from argparse import Namespace
 from typing import TYPE_CHECKING
 
-from tidings.cli.support import command
+from tidings.cli.support import command, consent, data
 from tidings.cli.support.comparison import compare
 from tidings.cli.support.rebuild import rebuild
 
@@ -15,7 +15,8 @@ ABOUT = """Rebuild a store from the log, compare it with the log, or mend it.
 
 Into TIDINGS_STORE where nothing else is said; it must be empty. Nothing is announced by a rebuild.
 --verify rebuilds aside and compares bytes; it exits with 1 where they differ. --repair appends one
-event per difference, so that corrections pass the same rules and reach every client. --from-changes
+event per difference, so that corrections pass the same rules and reach every client; on a terminal
+it says how many there are, and asks. --from-changes
 takes whole records from the changes topic first, then the events that follow: much less to read."""
 
 
@@ -41,6 +42,7 @@ def register(commands: command.Commands) -> None:
     parser.add_argument("--dry-run", action="store_true", help="count, and write nothing")
     parser.add_argument("--follow", action="store_true", help="go on with what comes, until Ctrl-C")
     parser.add_argument("--resume", action="store_true", help="go on with an interrupted rebuild")
+    consent.add_yes(parser)
     command.add_config(parser)
     command.add_json(parser)
 
@@ -87,7 +89,9 @@ def run(arguments: Namespace) -> int:
             store_url(arguments.into)
         except ValueError as error:
             raise command.Failure(f"--into: {error}", command.WRONG_USE) from None
+    data.require_log(settings)
     if comparing:
+        data.require_store(settings)
         return command.run_loop(compare(arguments, settings))
     return command.run_loop(rebuild(arguments, settings, since, until))
 

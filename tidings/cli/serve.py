@@ -1,6 +1,9 @@
 """`tidings serve`: the service."""
 
+import os
+import sys
 from argparse import SUPPRESS, Namespace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -48,6 +51,7 @@ def register(commands: command.Commands) -> None:
     )
     parser.add_argument("--shared-port", action="store_const", const=True, help=SUPPRESS)
     parser.add_argument("--parent", help=SUPPRESS)
+    parser.add_argument("--worker", help=SUPPRESS)
 
 
 def run(arguments: Namespace) -> None:
@@ -69,7 +73,8 @@ def run(arguments: Namespace) -> None:
 
     settings = with_webhook_key(settings)
     output.hide([settings.webhook_key or ""])
-    service_logging.configure(redactor=output.redactor())
+    own = {} if arguments.worker is None else {"worker": arguments.worker, "pid": os.getpid()}
+    service_logging.configure(redactor=output.redactor(), always=own)
     limits.raise_open_files()
     if (doubt := unshared_store(settings)) is not None and settings.parent is None:
         logger.warning("store.unshared", warning=doubt)
@@ -80,7 +85,15 @@ def run(arguments: Namespace) -> None:
     if settings.workers > 1:
         _supervise(settings, arguments)
     else:
-        command.run_loop(service.serve(settings))
+        command.run_loop(service.serve(settings, ready=partial(_say_where, settings)))
+
+
+def _say_where(settings: "Settings", port: int) -> None:
+    """Tell a person at a terminal where to look, below everything else that the start has said."""
+    if settings.parent is not None or "gateway" not in settings.roles or not sys.stderr.isatty():
+        return
+    host = "127.0.0.1" if settings.host in {"0.0.0.0", "::"} else settings.host  # noqa: S104 - reached so
+    output.print_note(f"\nThe page is at http://{host}:{port} (Ctrl-C ends it)")
 
 
 def _supervise(settings: "Settings", arguments: Namespace) -> None:
@@ -103,6 +116,7 @@ def _supervise(settings: "Settings", arguments: Namespace) -> None:
         def ready(port: int) -> None:
             if settings.port_file is not None:
                 write_port(settings.port_file, port)
+            _say_where(settings, port)
 
         try:
             command.run_loop(supervise(settings, held.getsockname()[1], flags, ready))

@@ -297,6 +297,8 @@ def _named(
 def _reason(name: str, error: msgspec.ValidationError) -> str:
     if name in FIELDS and (choices := FIELDS[name].choices):
         return f"it is one of {choices}"
+    if name in FIELDS and (takes := FIELDS[name].setting.takes):
+        return f"it takes {takes}"
     text = str(error).partition(" - at ")[0].partition(", got ")[0]
     for word, meaning in (("int", "a whole number"), ("float", "a number"), ("str", "a text")):
         text = text.replace(f"`{word} | null`", meaning).replace(f"`{word}`", meaning)

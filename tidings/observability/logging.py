@@ -6,19 +6,25 @@ out the same way.
 
 import logging
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import structlog
 from structlog.typing import EventDict, Processor
 
 from tidings.observability.control_characters import escape_controls
+from tidings.observability.kafka_client_lines import KafkaClientFilter, kafka_client_line
 from tidings.storage.redaction import MASK, Redactor
 
 _SECRET_WORDS = ("secret", "token", "password", "authorization", "api_key", "webhook_key")
 
 
 def configure(
-    *, json: bool | None = None, level: int = logging.INFO, redactor: Redactor | None = None
+    *,
+    json: bool | None = None,
+    level: int = logging.INFO,
+    redactor: Redactor | None = None,
+    always: Mapping[str, Any] | None = None,
 ) -> None:
     """Set up the log of this process.
 
@@ -27,10 +33,12 @@ def configure(
         level: The least level written, of `logging`.
         redactor: What every text passes before it is written; None: one that knows no secret by its
             value.
+        always: Fields of every line: which worker writes it.
     """
     as_json = not sys.stderr.isatty() if json is None else json
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
+        _with_fields(always or {}),
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         mask_secrets,
@@ -55,10 +63,10 @@ def configure(
         cache_logger_on_first_use=False,
     )
     handler = logging.StreamHandler(sys.stderr)
-    handler.addFilter(_worth_a_line)
+    handler.addFilter(KafkaClientFilter())
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[structlog.stdlib.add_logger_name, *shared],
+            foreign_pre_chain=[structlog.stdlib.add_logger_name, kafka_client_line, *shared],
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
         )
     )
@@ -67,9 +75,13 @@ def configure(
     root.setLevel(max(level, logging.WARNING))
 
 
-def _worth_a_line(record: logging.LogRecord) -> bool:
-    """Leave out aiokafka's line at each refused connection: the caller reports the failure once."""
-    return not (record.name.startswith("aiokafka") and str(record.msg).startswith("Unable connect"))
+def _with_fields(fields: Mapping[str, Any]) -> Processor:
+    def add(logger: Any, method: str, event: EventDict) -> EventDict:  # noqa: ARG001 - structlog's signature
+        for name, value in fields.items():
+            event.setdefault(name, value)
+        return event
+
+    return add
 
 
 def _tracebacks() -> Processor:

@@ -141,6 +141,7 @@ class Worker:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "tidings", "serve", *self.plan.arguments, *health),
             *("--port-file", str(port_file), "--parent", str(os.getpid())),
+            *("--worker", self.plan.name),
             env=self._environ,
             stdin=asyncio.subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C is for the parent, which stops the others in order
@@ -280,7 +281,9 @@ async def supervise(
             if ready is not None:
                 ready(port)
             logger.info(
-                "workers.started", port=port, workers={one.plan.name: one.pid for one in workers}
+                "workers.started",
+                workers={one.plan.name: one.pid for one in workers},
+                url=f"http://{settings.host}:{port}",
             )
             while not stop.is_set():
                 await _wait_for_any(stop, replace_requested)

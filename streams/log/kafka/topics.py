@@ -21,6 +21,7 @@ from tidings.streams.log.protocol import (
     TEXT_SECONDS,
     LogMisconfigured,
     LogUnavailable,
+    TopicMissing,
 )
 from tidings.streams.log.size_limits import HEADROOM
 
@@ -78,7 +79,7 @@ async def prepare(arguments: dict[str, Any], options: LogOptions) -> Cluster:
             wanted = {name: one for name, one in wanted.items() if name in found or name != text}
         missing = [name for name in wanted if name not in found]
         if missing and not options.create:
-            raise LogMisconfigured(
+            raise TopicMissing(
                 f"topic {missing[0]} does not exist; start the service first, which creates it"
             )
         standing = set(found)

@@ -55,7 +55,7 @@ async def test_everything_that_happened_is_listed_by_time(
         await reaches(session, service.url, "e1", "processing")
         async with session.delete(f"{service.url}/api/predictions/p4") as response:
             assert response.status == 204
-        erased = await tidings(tmp_path, "erase", "--owner", "bob", settings=settings)
+        erased = await tidings(tmp_path, "erase", "--owner", "bob", "--yes", settings=settings)
         assert erased.code == 0, erased.out
 
         async def lying() -> bool:
@@ -63,7 +63,9 @@ async def test_everything_that_happened_is_listed_by_time(
             return bool(listed.json["count"] == 1)
 
         await eventually(lying, 30)
-        redriven = await tidings(tmp_path, "dead-letters", "redrive", "--all", settings=settings)
+        redriven = await tidings(
+            tmp_path, "dead-letters", "redrive", "--all", "--yes", settings=settings
+        )
         assert redriven.code == 0
         lines = await export(tmp_path, settings)
         assert [line["at"] for line in lines] == sorted(line["at"] for line in lines)

@@ -53,7 +53,7 @@ async def test_a_backup_under_load_holds_everything_acknowledged(tmp_path: Path)
             done.set()
             await work
         assert file.stat().st_mode & 0o077 == 0  # it holds secrets
-        restored = await tidings(new, "restore", str(file), "--json", settings=SETTINGS)
+        restored = await tidings(new, "restore", "--yes", str(file), "--json", settings=SETTINGS)
         assert restored.code == 0, restored.err
         assert (new / "data" / "assets" / "ab" / "0").read_bytes() == b"a picture"
         assert (new / "data" / "webhook.key").read_text() == (
@@ -116,7 +116,7 @@ async def test_what_cannot_be_restored_is_refused_in_one_line(tmp_path: Path, wh
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     elif what == "missing":
         file.unlink()
-    refused = await tidings(place, "restore", str(file))
+    refused = await tidings(place, "restore", "--yes", str(file))
     assert refused.code == 1
     assert ("log.db" if what == "there" else "b.tar") in refused.line
     assert not (tmp_path / "new" / "data" / "log.db").exists()
@@ -136,13 +136,13 @@ async def test_nothing_of_a_lost_database_is_mixed_in(tmp_path: Path, left: str)
             file.unlink()
     beside = tmp_path / "data" / left
     beside.write_bytes(b"of another file")
-    refused = await tidings(tmp_path, "restore", "b.tar")
+    refused = await tidings(tmp_path, "restore", "--yes", "b.tar")
     assert refused.code == 1
     assert f"{left}: was left by an earlier" in refused.line
     assert "move it away" in refused.line
     assert [file for file in (tmp_path / "data").iterdir() if file.is_file()] == [beside]
     beside.unlink()
-    assert (await tidings(tmp_path, "restore", "b.tar")).code == 0
+    assert (await tidings(tmp_path, "restore", "--yes", "b.tar")).code == 0
 
 
 async def test_places_with_a_space_are_backed_up(tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ async def test_places_with_a_space_are_backed_up(tmp_path: Path) -> None:
     assert not (tmp_path / "my%20data").exists()
     new = tmp_path / "new"
     new.mkdir()
-    restored = await tidings(new, "restore", str(tmp_path / "b.tar"), settings=settings)
+    restored = await tidings(new, "restore", "--yes", str(tmp_path / "b.tar"), settings=settings)
     assert restored.code == 0, restored.err
     assert all((new / file).is_file() for file in kept)
     async with serving(new, settings) as service, aiohttp.ClientSession() as session:

@@ -43,10 +43,12 @@ async def test_everything_of_an_owner_goes(
             session, service, predictionId="p1", status="failed"
         )  # a dead letter with its key
         dry = await tidings(
-            tmp_path, "erase", "--owner", "ann", "--dry-run", "--json", settings=settings
+            tmp_path, "erase", "--owner", "ann", "--yes", "--dry-run", "--json", settings=settings
         )
         assert (dry.code, dry.json["predictions"], dry.json["deleted"]) == (0, 20, 0)
-        done = await tidings(tmp_path, "erase", "--owner", "ann", "--json", settings=settings)
+        done = await tidings(
+            tmp_path, "erase", "--owner", "ann", "--yes", "--json", settings=settings
+        )
         assert done.code == 0, done.err
         assert (done.json["predictions"], done.json["deleted"]) == (20, 20)
         places = " ".join(trace["place"] for trace in done.json["traces"])
@@ -65,7 +67,7 @@ async def test_everything_of_an_owner_goes(
         for number in range(30):
             record = await get(session, service.url, f"p{number}")
             assert (record is None) == bool(number % 3)
-        again = await tidings(tmp_path, "erase", "--owner", "ann", settings=settings)
+        again = await tidings(tmp_path, "erase", "--owner", "ann", "--yes", settings=settings)
         assert again.code == 0
         assert "0 of 0 predictions" in again.out
 
@@ -101,7 +103,7 @@ async def test_hidden_predictions_are_erased_too(tmp_path: Path) -> None:
             return await get(session, service.url, "p1") is None
 
         await eventually(hidden, 20)
-        done = await tidings(tmp_path, "erase", "--owner", "ann", "--json", settings=short)
+        done = await tidings(tmp_path, "erase", "--owner", "ann", "--yes", "--json", settings=short)
         assert (done.code, done.json["predictions"], done.json["deleted"]) == (0, 1, 1)
 
 
@@ -118,7 +120,9 @@ async def test_what_the_log_tells_no_more_is_erased_too(tmp_path: Path) -> None:
             ]
             others = [writing(prediction("other", owner="bob"), 0, expires_at=1)]
             assert await store.write([*old, *others]) == [None] * 4
-            done = await tidings(tmp_path, "erase", "--owner", "ann", "--json", settings=OWN)
+            done = await tidings(
+                tmp_path, "erase", "--owner", "ann", "--yes", "--json", settings=OWN
+            )
             assert (done.code, done.json["predictions"], done.json["deleted"]) == (0, 4, 4), (
                 done.err
             )
@@ -133,7 +137,9 @@ async def test_without_a_service_it_says_so(tmp_path: Path) -> None:
     async with aiohttp.ClientSession() as session, serving(tmp_path, OWN) as service:
         await report(session, service, predictionId="p1", status="succeeded", owner="ann")
         await reaches(session, service.url, "p1", "succeeded")
-    waiting = await tidings(tmp_path, "erase", "--owner", "ann", "--within", "0.5", settings=OWN)
+    waiting = await tidings(
+        tmp_path, "erase", "--owner", "ann", "--yes", "--within", "0.5", settings=OWN
+    )
     assert waiting.code == 1
     assert "0 of 1" in waiting.out
     assert "is the service running" in waiting.out

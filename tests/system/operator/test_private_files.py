@@ -68,7 +68,7 @@ async def test_a_service_leaves_nothing_readable(tmp_path: Path) -> None:
         assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600, name
     again = tmp_path / "again"
     again.mkdir()
-    assert (await tidings(again, "restore", "../b.tar")).code == 0
+    assert (await tidings(again, "restore", "--yes", "../b.tar")).code == 0
     assert open_to_others(again / "data") == []
 
 

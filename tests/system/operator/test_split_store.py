@@ -52,7 +52,7 @@ async def service(tmp_path: Path) -> AsyncIterator[TidingsProcess]:
 
 async def test_an_owner_is_erased_from_both(service: TidingsProcess, tmp_path: Path) -> None:
     """What lies in the second store is erased with the rest, and counted."""
-    done = await tidings(tmp_path, "erase", "--owner", "ann", "--json", settings=SETTINGS)
+    done = await tidings(tmp_path, "erase", "--owner", "ann", "--yes", "--json", settings=SETTINGS)
     assert done.code == 0, done.err
     assert (done.json["predictions"], done.json["deleted"]) == (len(IDS), len(IDS))
     assert ids_in(tmp_path, "store.db") | ids_in(tmp_path, "b.db") == set()
@@ -116,7 +116,7 @@ async def test_a_backup_of_one_of_two_is_refused(tmp_path: Path, command: str) -
 
 
 @pytest.mark.parametrize(
-    "command", [("erase", "--owner", "ann"), ("audit", "export"), ("replay", "--repair")]
+    "command", [("erase", "--owner", "ann", "--yes"), ("audit", "export"), ("replay", "--repair")]
 )
 async def test_a_store_in_memory_is_refused(tmp_path: Path, command: tuple[str, ...]) -> None:
     """What lies in the service's memory cannot be seen by a command, which says so instead of finding nothing there."""

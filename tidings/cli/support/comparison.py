@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tidings.cli.support import command, output
+from tidings.cli.support import command, consent, output
 from tidings.cli.support.progress import ProgressBar
 from tidings.cli.support.rebuild import rebuilder, span_of
 from tidings.config.settings import Settings
@@ -45,7 +45,7 @@ async def compare(arguments: Namespace, settings: Settings) -> int:
     from tidings.streams.replay.verify import verify
 
     command.refuse_memory(settings)
-    log = await log_of(settings)
+    log = await log_of(settings, create=False)
     try:
         live = await whole_store_of(settings)
         try:
@@ -67,6 +67,12 @@ async def compare(arguments: Namespace, settings: Settings) -> int:
             # It may have been recreated while all of it was read.
             await check_source(log, live)
             if arguments.repair and not arguments.dry_run:
+                if repairs:
+                    consent.require_consent(
+                        arguments,
+                        f"change {len(repairs):,} records to what the log says, for every client",
+                        scripted=True,
+                    )
                 await _append(log, repairs)
             _report(arguments, found, rebuild.progress, seconds, refused)
         finally:

@@ -46,7 +46,7 @@ async def rebuild(
     from tidings.runtime.resources import claim, log_of, store_of, whole_store_of
     from tidings.storage.factory import open_store
 
-    log = await log_of(settings)
+    log = await log_of(settings, create=False)
     try:
         if arguments.dry_run:
             store = await open_store("memory://")

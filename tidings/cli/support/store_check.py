@@ -1,5 +1,6 @@
 """What `tidings doctor` finds out about a store, whatever kind it is, and what to do about it."""
 
+import asyncio
 import os
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,9 @@ from tidings.config.settings import Settings, sqlite_path
 
 SKEW = 1000
 """Ms by which two clocks may differ before records are hidden noticeably early or late."""
+
+LOG_SECONDS = 4.0
+"""To open the log in, whose id the store is compared with."""
 
 UNCLAIMED = "none yet"
 """What a store says of its ownership before its first use."""
@@ -92,12 +96,14 @@ async def _owner(settings: Settings, store: Any, url: str) -> str:
 
     log = None
     try:
-        log = await _opened_log(settings)
+        # Well within the time that the store itself has: the log's own line says what is wrong there.
+        async with asyncio.timeout(LOG_SECONDS):
+            log = await _opened_log(settings)
         if log is not None:
             of_the_service = url == settings.store
             policy = await (claim_to_serve if of_the_service else claim)(log, store, settings)
             return f"{policy.log}, the one of these settings"
-    except LogError as error:
+    except (LogError, TimeoutError) as error:
         # The log says so in its own line; the store is judged by what it says itself.
         note = f"not compared, the log does not answer ({type(error).__name__})"
     else:
