@@ -75,6 +75,11 @@ PARAMETERS: dict[str, Schema] = {
         "description": "For browsers, whose event streams send no headers",
     },
     "reason": {"in": "query"},
+    "state": {
+        "in": "query",
+        "description": "open: without those that were tried again or dismissed",
+        "schema": {"enum": ["open"]},
+    },
     "prediction": {"in": "query"},
     "If-None-Match": {"in": "header", "description": "The version that is known"},
     "Prefer": {

@@ -201,13 +201,19 @@ ROUTES: tuple[Route[Endpoints], ...] = (
     ),
     Route(
         method="GET", path="/api/dead-letters", handler=lambda api: api.dead_letters.list,
-        summary="See what could not be applied", parameters=("reason", "prediction", "limit"),
+        summary="See what could not be applied", parameters=("reason", "prediction", "state", "limit", "count"),
         answers={200: "DeadLetterList"}, problems=(400, 403),
     ),
     Route(
         method="POST", path="/api/dead-letters/redrive",
         handler=lambda api: api.dead_letters.redrive,
         summary="Try dead letters again", body="Redrive",
+        answers={200: "Figures"}, problems=(403, 415, 422),
+    ),
+    Route(
+        method="POST", path="/api/dead-letters/dismiss",
+        handler=lambda api: api.dead_letters.dismiss,
+        summary="Say that nothing is to be done about dead letters any more", body="Redrive",
         answers={200: "Figures"}, problems=(403, 415, 422),
     ),
     Route(

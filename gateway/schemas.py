@@ -165,8 +165,10 @@ def _hand_made() -> dict[str, Schema]:
             {
                 "success": yes,
                 "data": {"type": "array", "items": {"type": "object"}},
-                "count": number,
-            }
+                "open": number,
+                "openReasons": by_status,
+            },
+            {"count": number, "reasons": by_status},
         ),
         "RawReports": _object(
             {

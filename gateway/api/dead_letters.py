@@ -1,7 +1,7 @@
 """Dead letters for admins over HTTP: what lies there and why, and trying it again."""
 
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -15,14 +15,17 @@ from tidings.gateway.http.problems import bad_request, unprocessable
 from tidings.gateway.http.request_body import read_json
 from tidings.storage.redaction import redact
 from tidings.streams.log.protocol import EVENTS, Log
+from tidings.streams.processing.dead_letter_marks import DeadLetterIndex, dismiss, redrive
 from tidings.streams.processing.dead_letters import (
     DeadLetter,
     read_dead_letters,
-    redrive_batches,
     select_for_redrive,
 )
+from tidings.streams.processing.processor import GROUP
 
 DEFAULT_LIMIT = 50
+COUNTED = 1.0
+"""Seconds for which a count is given again."""
 MAX_LIMIT = 1000
 EVIDENCE = 16_384
 """Bytes of a letter's value that a list shows."""
@@ -48,19 +51,37 @@ class DeadLetters:
         log: The log that the letters are in.
         held: The budget for bodies under way.
         max_body: Bytes of a request's body.
+        group: Of the processors, whose commits say what was judged.
     """
 
-    def __init__(self, guard: RequestGuard, log: Log, held: HeldBytes, max_body: int) -> None:
+    def __init__(
+        self,
+        guard: RequestGuard,
+        log: Log,
+        held: HeldBytes,
+        max_body: int,
+        group: str = GROUP,
+    ) -> None:
         self._guard = guard
         self._log = log
+        self._group = group
+        self._index = DeadLetterIndex(log)
         self._held = held
         self._max_body = max_body
 
     async def list(self, request: web.Request) -> web.StreamResponse:
         """`GET /api/dead-letters`: the newest, and how many there are by reason."""
         await self._guard.require_admin(request)
-        limit = _limit(request.query.get("limit"))
-        wanted = _wanted(request.query.get("reason"), request.query.get("prediction"), None)
+        query = request.query
+        await self._index.refresh(within=COUNTED)
+        still_open = self._index.open_reasons()
+        if "count" in query:  # asked for often: the bodies stay unread
+            counted = {"open": sum(still_open.values()), "openReasons": still_open}
+            return _answer({"success": True, "data": [], **counted})
+        limit = _limit(query.get("limit"))
+        wanted = _wanted(query.get("reason"), query.get("prediction"), None)
+        if query.get("state") == "open":
+            wanted = _both(wanted, self._index.is_open)
         newest: deque[DeadLetter] = deque(maxlen=limit)
         reasons: Counter[str] = Counter()
         async for letter in read_dead_letters(self._log):
@@ -68,11 +89,48 @@ class DeadLetters:
             if wanted(letter):
                 newest.append(_shortened(letter))
         found = sorted(newest, key=lambda letter: letter.at, reverse=True)
-        counts = {"count": reasons.total(), "reasons": dict(reasons.most_common())}
-        return _answer({"success": True, "data": [_shown(letter) for letter in found], **counts})
+        counts = {
+            "count": reasons.total(),
+            "reasons": dict(reasons.most_common()),
+            "open": sum(still_open.values()),
+            "openReasons": still_open,
+        }
+        committed = await self._log.committed(EVENTS, self._group) if found else {}
+        data = [{**_shown(letter), "done": self._done(letter, committed)} for letter in found]
+        return _answer({"success": True, "data": data, **counts})
 
-    async def redrive(self, request: web.Request) -> web.StreamResponse:
-        """`POST /api/dead-letters/redrive`: append them to the events again, under the same rules."""
+    def _done(self, letter: DeadLetter, committed: Mapping[int, int]) -> dict[str, Any] | None:
+        """What became of a letter; None: it is open."""
+        mark = self._index.mark_of(letter)
+        if mark is None:
+            return None
+        done: dict[str, Any] = {"what": mark.what.value, "at": mark.at}
+        if mark.appended is None:
+            return done
+        if self._index.came_back(letter):
+            outcome = "returned"
+        elif committed.get(mark.appended.partition, 0) > mark.appended.offset:
+            outcome = "taken"
+        else:
+            outcome = "waiting"
+        return {**done, "position": str(mark.appended), "outcome": outcome}
+
+    async def dismiss(self, request: web.Request) -> web.StreamResponse:
+        """`POST /api/dead-letters/dismiss`: say that nothing is to be done about them any more."""
+        chosen = await self._choice(request)
+        count = await dismiss(self._log, await self._chosen(chosen))
+        await self._index.refresh()
+        return _answer({"success": True, "data": {"dismissed": count}})
+
+    async def _chosen(self, choice: Redrive) -> Callable[[DeadLetter], bool]:
+        """Whether a letter is covered: a named one in any case, else one that is open."""
+        wanted = _wanted(choice.reason, choice.prediction, choice.positions)
+        if choice.positions:
+            return wanted
+        await self._index.refresh()
+        return _both(wanted, self._index.is_open)
+
+    async def _choice(self, request: web.Request) -> Redrive:
         await self._guard.require_admin(request)
         with self._held.account() as account:
             body = await read_json(request, self._max_body, account)
@@ -87,15 +145,26 @@ class DeadLetters:
             raise unprocessable(
                 "Nothing chosen", "Give positions, reason or prediction, or say all: true."
             )
-        wanted = _wanted(chosen.reason, chosen.prediction, chosen.positions)
+        return chosen
+
+    async def redrive(self, request: web.Request) -> web.StreamResponse:
+        """`POST /api/dead-letters/redrive`: append them to the events again, under the same rules."""
+        chosen = await self._choice(request)
+        wanted = await self._chosen(chosen)
         log, count = self._log, 0
         selection = await select_for_redrive(log, wanted, repeats=bool(chosen.positions))
-        async for records in redrive_batches(log, selection):
-            await log.append(EVENTS, records)
-            count += len(records)
+        async for appended in redrive(log, selection):
+            count += appended
+        await self._index.refresh()
         return _answer(
             {"success": True, "data": {"redriven": count, "skipped": selection.left_out}}
         )
+
+
+def _both(
+    one: Callable[[DeadLetter], bool], other: Callable[[DeadLetter], bool]
+) -> Callable[[DeadLetter], bool]:
+    return lambda letter: one(letter) and other(letter)
 
 
 def _wanted(

@@ -238,8 +238,16 @@ async def select_for_redrive(
 async def redrive_batches(
     log: Log, selection: Selection, most: int = AT_ONCE
 ) -> AsyncIterator[list[NewRecord]]:
-    """The records to append, in the order of each partition: at most `most` and `AT_ONCE_BYTES` (or one) at a time."""
-    records: list[NewRecord] = []
+    """The records to append, as `redrive_letters` gives their letters."""
+    async for letters in redrive_letters(log, selection, most):
+        yield [redriven(letter) for letter in letters]
+
+
+async def redrive_letters(
+    log: Log, selection: Selection, most: int = AT_ONCE
+) -> AsyncIterator[list[DeadLetter]]:
+    """The chosen letters, in the order of each partition: at most `most` and `AT_ONCE_BYTES` (or one) at a time."""
+    records: list[DeadLetter] = []
     size = 0
     async for letter in read_dead_letters(
         log, lambda one: (one.topic, one.position) in selection.chosen
@@ -248,7 +256,7 @@ async def redrive_batches(
         if records and (len(records) >= most or size + weight > AT_ONCE_BYTES):
             yield records
             records, size = [], 0
-        records.append(redriven(letter))
+        records.append(letter)
         size += weight
     if records:
         yield records

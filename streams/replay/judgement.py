@@ -7,6 +7,7 @@ from msgspec import Struct
 from tidings.streams.log.protocol import DEAD_LETTERS, EVENTS, Log, Record
 from tidings.streams.log.read_until_end import read_until_end
 from tidings.streams.processing.crash_journal import CRASH
+from tidings.streams.processing.dead_letter_marks import parse_mark
 from tidings.streams.processing.dead_letters import parse_dead_letter
 
 ANYBODY = ""
@@ -37,6 +38,8 @@ async def read_letters(log: Log) -> Letters:
     async for batch in read_until_end(log, DEAD_LETTERS):
         for record in batch:
             letter = parse_dead_letter(record)
+            if letter is None and parse_mark(record) is not None:
+                continue
             if letter is None:
                 reason = f"dead letter {record.partition}:{record.offset} cannot be read"
                 unreadable.setdefault(prediction_of(record), reason)

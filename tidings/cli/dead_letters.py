@@ -35,10 +35,10 @@ class _Reason:
         """When one was dead-lettered last, in ms."""
         self.shown: deque[dict[str, Any]] = deque(maxlen=most)
 
-    def add(self, letter: "DeadLetter") -> None:
+    def add(self, letter: "DeadLetter", done: str | None) -> None:
         self.count += 1
         self.last = max(self.last, letter.at)
-        self.shown.append(_brief(letter))
+        self.shown.append({**_brief(letter), "done": done})
 
 
 def register(commands: command.Commands) -> None:
@@ -61,6 +61,15 @@ def register(commands: command.Commands) -> None:
     redrive.add_argument("--rate", metavar="N", type=float, help="at most so many a second")
     redrive.add_argument("--dry-run", action="store_true", help="count, and append nothing")
     consent.add_yes(redrive)
+    about = "Say that nothing is to be done about records any more; they count no longer."
+    dismiss = command.parser(
+        actions, "dismiss", run_dismiss, about, "tidings dead-letters dismiss 0:1742"
+    )
+    dismiss.add_argument("positions", metavar="POSITION", nargs="*", help="these alone")
+    dismiss.add_argument("--all", action="store_true", help="everything that is open")
+    listing.add_argument(
+        "--all", action="store_true", help="those that were redriven or dismissed, too"
+    )
     about = "Write the records out, one JSON object a line."
     export = command.parser(
         actions, "export", run_export, about, "tidings dead-letters export letters.jsonl"
@@ -68,10 +77,10 @@ def register(commands: command.Commands) -> None:
     export.add_argument(
         "file", metavar="FILE", nargs="?", default="-", help="a new file; -: standard output"
     )
-    for one in (listing, redrive, export):
+    for one in (listing, redrive, dismiss, export):
         one.add_argument("--reason", metavar="CODE", help="with this reason alone")
         one.add_argument("--prediction", metavar="ID", help="of this prediction alone")
-    for one in (listing, show, redrive, export):
+    for one in (listing, show, redrive, dismiss, export):
         command.add_config(one)
         command.add_json(one)
 
@@ -81,13 +90,23 @@ def run_list(arguments: Namespace) -> None:
     most = None if arguments.as_json else EXAMPLES
     reasons: dict[str, _Reason] = {}
 
+    done = 0
+
     async def collect(log: "Log") -> None:
+        from tidings.streams.processing.dead_letter_marks import DeadLetterIndex
         from tidings.streams.processing.dead_letters import read_dead_letters
 
+        nonlocal done
+        index = DeadLetterIndex(log)
+        await index.refresh()
         async for letter in read_dead_letters(log, _wanted(arguments)):
+            mark = index.mark_of(letter)
+            done += mark is not None
+            if mark is not None and not (arguments.as_json or arguments.all):
+                continue
             if (reason := reasons.get(letter.code)) is None:
                 reason = reasons[letter.code] = _Reason(most)
-            reason.add(letter)
+            reason.add(letter, None if mark is None else mark.what.value)
 
     command.run_loop(_with_log(command.settings(arguments), collect))
     ordered = sorted(reasons.items(), key=lambda one: -one[1].count)
@@ -96,19 +115,20 @@ def run_list(arguments: Namespace) -> None:
             {"reason": code, "count": one.count, "letters": list(one.shown)}
             for code, one in ordered
         ]
-        output.print_line(
-            json.dumps({"count": sum(one.count for one in reasons.values()), "reasons": found})
-        )
+        count = sum(one.count for one in reasons.values())
+        output.print_line(json.dumps({"count": count, "open": count - done, "reasons": found}))
         return
     if not ordered:
-        output.print_line("no dead letters")
+        output.print_line("no dead letters" if not done else "no open dead letters")
     for code, one in ordered:
         output.print_line(f"{one.count:>7,}  {code}  (last {_time(one.last)})")
         for letter in one.shown:
             output.print_line(
                 f"         {letter['position']}  {letter['predictionId'] or '-'}  "
-                f"{letter['message']}"
+                f"{letter['message']}" + (f"  ({letter['done']})" if letter["done"] else "")
             )
+    if done and not arguments.all:
+        output.print_line(f"{done:>7,}  were redriven or dismissed; --all lists them too")
 
 
 def run_show(arguments: Namespace) -> int:
@@ -166,12 +186,17 @@ def run_redrive(arguments: Namespace) -> int:
     count = skipped = 0
 
     async def redrive(log: "Log") -> None:
+        from tidings.streams.processing.dead_letter_marks import DeadLetterIndex
         from tidings.streams.processing.dead_letters import select_for_redrive
 
         nonlocal count, skipped
+        index = DeadLetterIndex(log)
+        await index.refresh()
         selection = await select_for_redrive(
             log,
-            lambda one: wanted(one) and (not chosen or str(one.position) in chosen),
+            lambda one: (
+                wanted(one) and (str(one.position) in chosen if chosen else index.is_open(one))
+            ),
             repeats=bool(chosen),
         )
         found.update(str(position) for _, position in (*selection.chosen, *selection.cut))
@@ -204,20 +229,48 @@ def run_redrive(arguments: Namespace) -> int:
     return command.DONE
 
 
+def run_dismiss(arguments: Namespace) -> None:
+    """`dismiss`."""
+    chosen = {_position(text) for text in arguments.positions}
+    if not (chosen or arguments.all or arguments.reason or arguments.prediction):
+        raise command.Failure(
+            "name positions, or --reason, --prediction or --all", command.WRONG_USE
+        )
+    wanted = _wanted(arguments)
+    count = 0
+
+    async def work(log: "Log") -> None:
+        from tidings.streams.processing.dead_letter_marks import DeadLetterIndex, dismiss
+
+        nonlocal count
+        index = DeadLetterIndex(log)
+        await index.refresh()
+        count = await dismiss(
+            log,
+            lambda one: (
+                wanted(one) and index.is_open(one) and (not chosen or str(one.position) in chosen)
+            ),
+        )
+
+    command.run_loop(_with_log(command.settings(arguments), work))
+    output.print_line(
+        json.dumps({"dismissed": count}) if arguments.as_json else f"{count:,} dismissed"
+    )
+
+
 async def _append(log: "Log", selection: "Selection", rate: float | None, *, quiet: bool) -> int:
     """Append what was selected, at most so many records a second; returns how many there were."""
-    from tidings.streams.log.protocol import EVENTS
-    from tidings.streams.processing.dead_letters import AT_ONCE, redrive_batches
+    from tidings.streams.processing.dead_letter_marks import redrive
+    from tidings.streams.processing.dead_letters import AT_ONCE
 
     most = AT_ONCE if rate is None else min(AT_ONCE, max(1, int(rate / 10)))
     done, start = 0, time.monotonic()
     with ProgressBar("redrive", "records", quiet=quiet) as bar:
-        async for records in redrive_batches(log, selection, most):
-            if rate is not None:
-                await asyncio.sleep(max(0.0, start + done / rate - time.monotonic()))
-            await log.append(EVENTS, records)
-            done += len(records)
+        async for appended in redrive(log, selection, most):
+            done += appended
             bar.update(done, len(selection.chosen))
+            if rate is not None and done < len(selection.chosen):
+                await asyncio.sleep(max(0.0, start + done / rate - time.monotonic()))
     return done
 
 

@@ -7,6 +7,7 @@ import { RequestError, request } from "./service.js";
 const EXAMPLES = 20;
 const MOST = 1000;
 const SURE = 6000;
+const COUNT_EVERY = 20_000; // until the open ones are counted anew
 const JUDGED = 2500; // how long the processor may take until what comes back is counted
 
 /** What the reasons mean, and what to do about them. */
@@ -43,20 +44,41 @@ export class Letters {
   #groups = byId("letters-groups");
   #all = byId("letters-all");
   #total = 0;
-  #redriven = new Set();
+  #openReasons = {};
+  #seen;
+  #asked = -Infinity;
 
   /** `choose(id)` shows a prediction. */
   constructor(choose) {
     this.choose = choose;
     byId("letters").addEventListener("click", () => this.#open());
     byId("letters-close").addEventListener("click", () => this.#dialog.close());
-    sure(this.#all, () => `Append all ${this.#total.toLocaleString()} again?`, () => this.#redrive({ all: true }, () => true));
+    sure(this.#all, () => `Append all ${this.#total.toLocaleString()} again?`, () => this.#redrive({ all: true }));
+    byId("letters-done").addEventListener("change", () => this.#list());
+    byId("letters-retry").addEventListener("click", () => this.#list());
   }
 
-  /** Offer them, with how many came since the service was started; null: it is not known here. */
+  /** Offer them, with how many are open; `count` of letters since the start says when to ask again. */
   offer(count) {
     show(byId("letters"), true);
-    setText(byId("letters-count"), count ? String(count) : "");
+    if (count === this.#seen && performance.now() - this.#asked < COUNT_EVERY) return;
+    this.#seen = count;
+    this.#asked = performance.now();
+    this.#count();
+  }
+
+  async #count() {
+    try {
+      const { open } = await request("api/dead-letters?count=true");
+      this.#badge(open);
+    } catch {
+      // the connection's own state says that the service is away
+    }
+  }
+
+  #badge(open) {
+    setText(byId("letters-count"), open ? open.toLocaleString() : "");
+    byId("letters").setAttribute("aria-label", open ? `Dead letters, ${open.toLocaleString()} open` : "Dead letters");
   }
 
   /** Whether the service answers. */
@@ -77,14 +99,22 @@ export class Letters {
 
   async #list() {
     try {
-      const { count, reasons } = await request("api/dead-letters?limit=1");
-      this.#total = count;
-      show(this.#all, count > 0);
+      const { count, reasons: everything, open, openReasons } = await request("api/dead-letters?limit=1");
+      const done = byId("letters-done").checked;
+      const reasons = done ? everything : openReasons;
+      this.#openReasons = openReasons;
+      this.#total = open;
+      this.#badge(open);
+      show(this.#all, open > 0);
+      show(byId("letters-lost"), false);
       const standing = new Map([...this.#groups.children].map((node) => [node.dataset.reason, node]));
       this.#groups.replaceChildren(...Object.entries(reasons).map(([reason, number]) => this.#group(reason, number, standing.get(reason))));
-      setText(byId("letters-total"), count ? `${count.toLocaleString()} in all. They are kept for two weeks, also those that were tried again.` : "No dead letters.");
+      const others = count - open;
+      setText(byId("letters-total"), count ? `${open.toLocaleString()} open${others > 0 ? `, ${others.toLocaleString()} redriven or dismissed` : ""}. They are kept for two weeks.` : "No dead letters.");
+      show(byId("letters-done-label"), others > 0);
     } catch (error) {
-      this.#say(wordsOf(error));
+      setText(byId("letters-trouble"), wordsOf(error));
+      show(byId("letters-lost"), true);
     }
   }
 
@@ -92,12 +122,16 @@ export class Letters {
     const node = standing ?? this.#newGroup(reason);
     setText(node.querySelector(".number"), number.toLocaleString());
     node.dataset.number = number;
+    const open = this.#openReasons[reason] ?? 0;
+    node.dataset.open = open;
+    for (const button of node.querySelectorAll(":scope > details > .buttons [data-each]")) show(button, open > 0);
     if (node.querySelector("details").open) this.#examples(node);
     return node;
   }
 
   #newGroup(reason) {
-    const again = element("button", { type: "button", class: "quiet" }, "Redrive these");
+    const again = element("button", { type: "button", class: "quiet", "data-each": true }, "Redrive these");
+    const dismiss = element("button", { type: "button", class: "quiet", "data-each": true }, "Dismiss these");
     const more = element("button", { type: "button", class: "quiet more-letters", hidden: true }, "Show more");
     const details = element(
       "details",
@@ -105,7 +139,7 @@ export class Letters {
       element("summary", {}, element("b", { class: "number" }), element("span", { class: "name" }, reason)),
       element("p", { class: "meaning" }, MEANINGS[reason] ?? "See what each of them says."),
       element("ul", { class: "letters", "aria-label": `Dead letters: ${reason}` }),
-      element("p", { class: "buttons" }, more, again),
+      element("p", { class: "buttons" }, more, dismiss, again),
     );
     const node = element("li", { "data-reason": reason, "data-limit": EXAMPLES }, details);
     details.addEventListener("toggle", () => details.open && this.#examples(node));
@@ -113,17 +147,20 @@ export class Letters {
       node.dataset.limit = Math.min(MOST, 4 * node.dataset.limit);
       this.#examples(node);
     });
-    sure(again, () => `Append these ${Number(node.dataset.number).toLocaleString()} again?`, () => this.#redrive({ reason }, (letter) => letter.reason === reason));
+    const number = () => Number(node.dataset.open).toLocaleString();
+    sure(again, () => `Append these ${number()} again?`, () => this.#redrive({ reason }));
+    sure(dismiss, () => `Dismiss these ${number()}?`, () => this.#dismiss({ reason }));
     return node;
   }
 
   async #examples(node) {
     try {
       const { reason, limit } = node.dataset;
-      const { data } = await request(`api/dead-letters?${new URLSearchParams({ reason, limit })}`);
+      const state = byId("letters-done").checked ? {} : { state: "open" };
+      const { data } = await request(`api/dead-letters?${new URLSearchParams({ reason, limit, ...state })}`);
       const list = node.querySelector(".letters");
       const standing = new Map([...list.children].map((item) => [item.dataset.key, item]));
-      list.replaceChildren(...data.map((letter) => standing.get(keyOf(letter)) ?? this.#letter(letter)));
+      list.replaceChildren(...data.map((letter) => this.#mark(standing.get(keyOf(letter)) ?? this.#letter(letter), letter)));
       show(node.querySelector(".more-letters"), data.length >= limit && limit < MOST && data.length < node.dataset.number);
     } catch (error) {
       this.#say(wordsOf(error));
@@ -132,6 +169,7 @@ export class Letters {
 
   #letter(letter) {
     const again = element("button", { type: "button", class: "quiet" }, "Redrive this one");
+    const dismiss = element("button", { type: "button", class: "quiet dismiss" }, "Dismiss");
     const watch = letter.predictionId && element("button", { type: "button", class: "quiet" }, "Show the prediction");
     const cut = letter.bytes > new TextEncoder().encode(letter.value).length;
     const item = element(
@@ -147,7 +185,7 @@ export class Letters {
           element("span", { class: "whose" }, letter.predictionId ?? "no prediction"),
           letter.attempt > 1 ? element("span", { class: "attempt" }, `${ordinal(letter.attempt)} time`) : null,
           element("time", { datetime: new Date(letter.at).toISOString() }, dateAndTime(letter.at)),
-          element("span", { class: "again", hidden: true }, "appended again"),
+          element("span", { class: "again", hidden: true }),
         ),
         element("p", { class: "why" }, letter.message),
         facts({
@@ -160,41 +198,49 @@ export class Letters {
         letter.headers.length ? facts(letter.headers) : null,
         element("h3", {}, "Body"),
         element("pre", { tabindex: "0", "aria-label": `Body of ${letter.position}` }, readable(letter.value)),
-        element("p", { class: "buttons" }, watch, again),
+        element("p", { class: "buttons" }, watch, dismiss, again),
       ),
     );
-    item.letter = letter;
-    again.addEventListener("click", () => this.#redrive({ positions: [letter.position] }, (one) => keyOf(one) === keyOf(letter)));
+    again.addEventListener("click", () => this.#redrive({ positions: [letter.position] }));
+    dismiss.addEventListener("click", () => this.#dismiss({ positions: [letter.position] }));
     watch?.addEventListener("click", () => {
       this.#dialog.close();
       this.choose(letter.predictionId);
     });
-    this.#mark(item);
     return item;
   }
 
-  #mark(item) {
-    const done = this.#redriven.has(keyOf(item.letter));
-    show(item.querySelector(".again"), done);
-    item.querySelector("details > .buttons button:last-child").disabled = done;
+  /** What became of it. */
+  #mark(item, { done }) {
+    const words = item.querySelector(".again");
+    show(words, Boolean(done));
+    if (done) setText(words, BECAME[done.outcome ?? done.what]);
+    if (done?.position) words.title = `appended again at ${done.position}, ${dateAndTime(done.at)}`;
+    show(item.querySelector(".dismiss"), !done);
+    return item;
   }
 
-  async #redrive(choice, covers) {
+  async #dismiss(choice) {
+    try {
+      const { data } = await request("api/dead-letters/dismiss", { method: "POST", body: JSON.stringify(choice) });
+      this.#say(`${data.dismissed.toLocaleString()} dismissed.`);
+      await this.#list();
+    } catch (error) {
+      this.#say(wordsOf(error));
+    }
+  }
+
+  async #redrive(choice) {
     const before = this.#total;
     this.#say("Appending …");
     try {
       const { data } = await request("api/dead-letters/redrive", { method: "POST", body: JSON.stringify(choice) });
       const left = data.skipped ? ` ${data.skipped} of which only the beginning was kept, or that a later attempt stands for, were left out.` : "";
       const done = `${data.redriven.toLocaleString()} appended again.${left}`;
-      for (const item of this.#groups.querySelectorAll("[data-key]")) {
-        if (!covers(item.letter)) continue;
-        this.#redriven.add(keyOf(item.letter));
-        this.#mark(item);
-      }
       this.#say(`${done} The same rules judge them now.`);
       await new Promise((resolve) => setTimeout(resolve, JUDGED));
       await this.#list();
-      const back = this.#total - before;
+      const back = this.#total - before + data.redriven;
       this.#say(`${done} ${back > 0 ? `${back.toLocaleString()} came back.` : "None of them has come back."}`);
     } catch (error) {
       this.#say(wordsOf(error));
@@ -205,6 +251,14 @@ export class Letters {
     setText(byId("letters-said"), text);
   }
 }
+
+/** What became of a letter that is not open any more. */
+const BECAME = {
+  dismissed: "dismissed",
+  waiting: "appended again",
+  taken: "redriven, and taken",
+  returned: "redriven, and came back",
+};
 
 const keyOf = ({ topic, position, attempt }) => `${topic} ${position} ${attempt}`;
 const wordsOf = (error) => (error instanceof RequestError ? error.message : "The service cannot be reached.");

@@ -95,7 +95,7 @@ async def test_restoring_and_redriving_everything_want_a_yes(tmp_path: Path) -> 
     refused = await tidings(new, "restore", "../b.tar")
     assert refused.code == 2
     assert "--yes" in refused.line
-    assert list(new.iterdir()) == []
+    assert os.listdir(new) == []  # noqa: PTH208 - see ASYNC240
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ async def test_no_data_is_said_and_none_is_made(tmp_path: Path, arguments: tuple
     ended = await tidings(tmp_path, *arguments)
     assert ended.code == 1
     assert "are you in the folder" in ended.line or "no backup at b.tar" in ended.line
-    assert list(tmp_path.iterdir()) == []
+    assert os.listdir(tmp_path) == []  # noqa: PTH208 - see ASYNC240
 
 
 async def test_the_version_is_told(tmp_path: Path) -> None:
