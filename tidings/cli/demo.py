@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 ABOUT = """Run everything on loopback, with a stand-in provider that makes real pictures.
 
-It signs its webhooks as Replicate does. A few predictions start at once; the page shows them."""
+It signs its webhooks as Replicate does. A few predictions start at once; as long as somebody looks
+at the page, more follow: pictures, and texts as they are written. Its data lies in data/demo."""
 
 PROMPTS: tuple[tuple[str, float, dict[str, Any]], ...] = (
     ("a lighthouse in a storm, oil on canvas", 5.0, {}),
@@ -51,6 +52,20 @@ PER_WORD = 0.12
 APART = 0.7
 """Seconds between two predictions."""
 MODEL = "tidings-demo/pictures"
+PLACES = {
+    "log": "sqlite:///data/demo/log.db",
+    "store": "sqlite:///data/demo/store.db",
+    "assets": "file:///data/demo/assets",
+}
+"""Where the demonstration keeps its data, unless it is told otherwise: apart from a real one's."""
+WATCHED_EVERY = 15.0
+"""Seconds between two predictions for as long as somebody watches."""
+MORE: tuple[tuple[str, float], ...] = (
+    ("two herons and a bicycle, woodcut", 8.0),
+    ("the last tram of the night, in the rain", 11.0),
+    ("an orchard on the far side of the moon", 9.0),
+)
+"""What follows: prompt, seconds."""
 
 
 def register(commands: command.Commands) -> None:
@@ -65,7 +80,7 @@ def register(commands: command.Commands) -> None:
         metavar="SECONDS",
         type=float,
         default=0.0,
-        help="go on starting one every so often",
+        help="go on starting one every so often, whether or not anybody watches",
     )
     command.add_places(parser)
     command.add_config(parser)
@@ -91,6 +106,8 @@ async def _demo(arguments: Namespace) -> None:
     from tidings.runtime import service
 
     flags = {name: getattr(arguments, name) for name in ("port", "port_file", "log", "store")}
+    said = load_settings(flags, environ=os.environ, config=arguments.config).origins
+    flags |= {name: url for name, url in PLACES.items() if name not in said}
     async with StandIn() as stand_in, httpx.AsyncClient(trust_env=False, timeout=30) as http:
         # Port 0 of the public address is the one that is served.
         given = {"TIDINGS_PUBLIC_URL": "http://127.0.0.1:0", **os.environ, **stand_in.environment()}
@@ -118,27 +135,48 @@ async def _demo(arguments: Namespace) -> None:
 async def _start_some(
     http: "httpx.AsyncClient", port: int, keys: "Sequence[str]", every: float
 ) -> None:
-    """Start the predictions, and after those one `every` so many seconds; 0: no more."""
+    """Start the predictions, then one `every` so many seconds; 0: now and then while anybody watches."""
     headers = {"Authorization": f"Bearer {keys[0]}"} if keys else {}
-    number = 0
-    answers: list[asyncio.Task[None]] = []
-    while number < len(PROMPTS) or every:
-        prompt, duration, more = PROMPTS[number % len(PROMPTS)]
-        order = {
-            "provider": "replicate",
-            "model": MODEL,
-            "prompt": prompt,
-            "payload": {"seed": number, "duration": duration, **more},
-        }
-        answer = await http.post(
-            f"http://127.0.0.1:{port}/api/predictions", json=order, headers=headers
-        )
+    url = f"http://127.0.0.1:{port}/api"
+    answers: set[asyncio.Task[None]] = set()
+
+    async def start(prompt: str, payload: dict[str, Any]) -> None:
+        order = {"provider": "replicate", "model": MODEL, "prompt": prompt, "payload": payload}
+        answer = await http.post(f"{url}/predictions", json=order, headers=headers)
         answer.raise_for_status()
-        number += 1
-        if number == 2:
-            answers.append(asyncio.create_task(_answer(port, keys)))
-        await asyncio.sleep(APART if number < len(PROMPTS) else every)
-    await asyncio.gather(*answers)
+
+    def write() -> None:
+        task = asyncio.create_task(_answer(port, keys))
+        answers.add(task)
+        task.add_done_callback(answers.discard)
+
+    try:
+        for seed, (prompt, duration, more) in enumerate(PROMPTS):
+            await start(prompt, {"seed": seed, "duration": duration, **more})
+            if seed == 1:
+                write()
+            await asyncio.sleep(APART)
+        number = 0
+        while True:
+            await asyncio.sleep(every or WATCHED_EVERY)
+            if every or await _watched(http, url, headers):
+                number += 1
+                if number % 3 == 0:
+                    write()
+                prompt, duration = MORE[number % len(MORE)]
+                await start(prompt, {"seed": 100 + number, "duration": duration})
+    finally:
+        for task in answers:
+            task.cancel()
+
+
+async def _watched(http: "httpx.AsyncClient", url: str, headers: dict[str, str]) -> bool:
+    """Whether any client is connected; where that is not told, nobody is."""
+    answer = await http.get(f"{url}/stats", headers=headers)
+    if answer.status_code != 200:
+        return False
+    gateway = answer.json()["data"]["gateway"]
+    return bool(gateway["sessions"] or gateway.get("streams"))
 
 
 async def _answer(port: int, keys: "Sequence[str]") -> None:

@@ -212,11 +212,19 @@ async def _run() -> None:
         )
         async with cluster(Path(folder)) as one:
             lines = [
-                f"{one.url}   the page; a token for it:",
-                one.token(),
+                "",
+                f"The page     {one.url}",
+                f"A token      {one.token()}",
+                f'To try it    curl -H "Authorization: Bearer TOKEN" {one.url}/api/predictions',
+                f"Kafka        {one.broker.bootstrap}",
+                f"Postgres     {one.postgres.url}",
+                f"Valkey       {one.valkey.url}",
+                "",
+                "Each process by itself, with /healthz, /readyz and /metrics:",
+                *(f"{name:12} {process.url}" for name, process in one.processes.items()),
+                "",
                 f"pid {os.getpid()}; Ctrl-C ends it all",
             ]
-            lines += [f"{name:12} {process.url}" for name, process in one.processes.items()]
             print("\n".join(lines), flush=True)  # noqa: T201
             await stop.wait()
 

@@ -56,7 +56,7 @@ async def test_erasing_asks(tmp_path: Path) -> None:
         async with Client(service.url) as client:
 
             async def applied() -> bool:
-                return (await client.list(owner="ann")).predictions != []
+                return bool((await client.list(owner="ann")).items)
 
             await eventually(applied)
             refused = await tidings(tmp_path, "erase", "--owner", "ann")

@@ -136,6 +136,11 @@ async def test_what_the_log_tells_no_more_is_listed(tmp_path: Path) -> None:
 async def test_an_export_that_fails_leaves_no_file(tmp_path: Path) -> None:
     """Where the store is away nothing is left under the name of `--out`, so that the next try may have it."""
     away = {"TIDINGS_STORE": "postgresql://u@127.0.0.1:1/x"}
+    assert (
+        await tidings(tmp_path, "replay", "--dry-run")
+    ).code == 1  # without a log nothing begins
+    (tmp_path / "data").mkdir()
+    await (await open_log(f"sqlite:///{tmp_path}/data/log.db")).close()
     for _ in range(2):
         failed = await tidings(tmp_path, "audit", "export", "--out", "trail.jsonl", settings=away)
         assert failed.code == 1
