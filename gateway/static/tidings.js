@@ -109,7 +109,8 @@ export class Tidings extends EventTarget {
   #hiding;
   #lost = Infinity; // when the trouble began
   #refusals = 0;
-  #blocked = 0; // attempts in a row that did not get through
+  #blocked = 0; // attempts in a row that did not get through although the service was there
+  #doubt; // the last one did not get through
   #worked; // a WebSocket did
   #warned;
   #listening = new AbortController();
@@ -409,7 +410,12 @@ export class Tidings extends EventTarget {
       this.#fresh = new Set(this.#topics.values());
       this.#asked.clear();
       this.#heard(attempt, ANSWER_WITHIN, true);
-      // Few networks block WebSockets, and many services restart: the two ways are tried in turn.
+      // Few networks block WebSockets, and many services restart: a WebSocket counts as blocked only where plain HTTP
+      // has just come through. Then the two ways are tried in turn.
+      if (this.#doubt && !this.#transport) {
+        attempt.through = await fetch(`${this.#base}/healthz`, { cache: "no-store" }).then(({ status }) => status < 500, () => false);
+        if (attempt !== this.#attempt) return;
+      }
       const streams = this.#blocked % 2 && this.#blocked > (this.#worked ? 2 : 0);
       attempt.kind = this.#transport ?? (streams ? "sse" : "websocket");
       if (attempt.kind === "sse") this.#stream(attempt);
@@ -497,6 +503,7 @@ export class Tidings extends EventTarget {
         }
         this.#worked = true;
         this.#blocked = 0;
+        this.#doubt = false;
         this.#welcome(attempt);
         return this.#subscribe();
       case "append":
@@ -609,7 +616,10 @@ export class Tidings extends EventTarget {
     } else if (code === 1009 || (code > 4099 && code < 4200)) {
       return this.#fail(new TidingsError(reason || `closed with ${code}`, code));
     } else this.#lost = Math.min(this.#lost, Date.now());
-    if (!attempt.welcomed && code === 1006) this.#blocked++;
+    if (!attempt.welcomed && code === 1006) {
+      this.#doubt = true;
+      if (attempt.through) this.#blocked++;
+    }
     if (!this.#topics.size) return this.#become("idle");
     this.#become("waiting", undefined, Date.now() + +wait);
     this.#timer = setTimeout(() => this.#open(), wait);
