@@ -1,6 +1,7 @@
 """What is deployed: the compose file is valid, and says nothing that the program does not know."""
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,15 +21,19 @@ ROLES = {
 }
 
 
-def test_the_compose_file_is_valid() -> None:
-    """The file is one of the Compose specification."""
+SMALL = ROOT / "deploy" / "compose.small.yml"
+
+
+@pytest.mark.parametrize("file", [COMPOSE, SMALL], ids=lambda file: file.name)
+def test_the_compose_files_are_valid(file: Path) -> None:
+    """Each file is one of the Compose specification."""
     command = [
         sys.executable,
         "-m",
         "check_jsonschema",
         "--builtin-schema",
         "vendor.compose-spec",
-        str(COMPOSE),
+        str(file),
     ]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout
@@ -44,6 +49,33 @@ def test_its_settings_are_known_and_serve(name: str) -> None:
     check_serving(settings)
     assert settings.authenticates
     assert settings.log.startswith("kafka://")
+
+
+def test_the_small_one_is_kafka_and_one_tidings() -> None:
+    """The small file starts Kafka and one Tidings that does everything, authenticated, with few rights."""
+    small = YAML(typ="safe").load(SMALL)["services"]
+    assert set(small) == {"kafka", "tidings"}
+    one = small["tidings"]
+    given = {name: value for name, value in environment(one).items() if "${" not in value}
+    settings = load_settings(
+        {}, environ={**given, "TIDINGS_JWT_SECRET": "j" * 32}, folder=Path("/nowhere")
+    )
+    check_serving(settings)
+    assert settings.authenticates
+    assert (settings.everything, settings.log) == (True, "kafka://kafka:9092")
+    assert (one["read_only"], one["cap_drop"]) == (True, ["ALL"])
+    assert all(port.startswith("127.0.0.1:") for port in one["ports"])
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
+def test_the_unit_is_valid(tmp_path: Path) -> None:
+    """Systemd has nothing to say against the unit, once its program is one that is installed here."""
+    unit = tmp_path / "tidings.service"
+    text = (ROOT / "deploy" / "tidings.service").read_text(encoding="utf-8")
+    unit.write_text(text.replace("/opt/tidings/.venv/bin/tidings", "/bin/true"))
+    command = ["systemd-analyze", "verify", "--man=no", str(unit)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert "tidings.service" not in done.stderr, done.stderr
 
 
 def test_it_is_the_whole_topology() -> None:

@@ -150,15 +150,26 @@ class DeadLetters:
     async def redrive(self, request: web.Request) -> web.StreamResponse:
         """`POST /api/dead-letters/redrive`: append them to the events again, under the same rules."""
         chosen = await self._choice(request)
-        wanted = await self._chosen(chosen)
+        done = 0
+
+        def covers(letter: DeadLetter) -> bool:
+            nonlocal done
+            if not named(letter):
+                return False
+            if chosen.positions or self._index.is_open(letter):
+                return True
+            done += 1
+            return False
+
+        await self._index.refresh()
+        named = _wanted(chosen.reason, chosen.prediction, chosen.positions)
         log, count = self._log, 0
-        selection = await select_for_redrive(log, wanted, repeats=bool(chosen.positions))
+        selection = await select_for_redrive(log, covers, repeats=bool(chosen.positions))
+        skipped = selection.left_out + done
         async for appended in redrive(log, selection):
             count += appended
         await self._index.refresh()
-        return _answer(
-            {"success": True, "data": {"redriven": count, "skipped": selection.left_out}}
-        )
+        return _answer({"success": True, "data": {"redriven": count, "skipped": skipped}})
 
 
 def _both(

@@ -12,7 +12,7 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from playwright.async_api import BrowserContext, Page, async_playwright
+from playwright.async_api import BrowserContext, Page, ViewportSize, async_playwright
 
 from tests.browser import samples
 from tests.browser.reports import SETTINGS
@@ -23,7 +23,8 @@ from tidings.streams.log.protocol import NewRecord
 
 FOLDER = ROOT / "docs" / "images" / "page"
 QUALITY = 72
-DESKTOP, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 800}
+DESKTOP = ViewportSize(width=1280, height=800)
+PHONE = ViewportSize(width=390, height=800)
 BAD = [
     *(
         (b"render-%d" % number, b'{"status": "finished", "seconds": %d.5}' % number)

@@ -192,15 +192,24 @@ def run_redrive(arguments: Namespace) -> int:
         nonlocal count, skipped
         index = DeadLetterIndex(log)
         await index.refresh()
+        done = 0
+
+        def covers(letter: "DeadLetter") -> bool:
+            nonlocal done
+            if not wanted(letter) or (chosen and str(letter.position) not in chosen):
+                return False
+            if chosen or index.is_open(letter):
+                return True
+            done += 1
+            return False
+
         selection = await select_for_redrive(
             log,
-            lambda one: (
-                wanted(one) and (str(one.position) in chosen if chosen else index.is_open(one))
-            ),
+            covers,
             repeats=bool(chosen),
         )
         found.update(str(position) for _, position in (*selection.chosen, *selection.cut))
-        count, skipped = len(selection.chosen), selection.left_out
+        count, skipped = len(selection.chosen), selection.left_out + done
         for why in selection.cut.values():
             output.print_note(f"tidings: left out: {why}")
         if not arguments.dry_run:

@@ -235,7 +235,8 @@ export class Letters {
     this.#say("Appending …");
     try {
       const { data } = await request("api/dead-letters/redrive", { method: "POST", body: JSON.stringify(choice) });
-      const left = data.skipped ? ` ${data.skipped} of which only the beginning was kept, or that a later attempt stands for, were left out.` : "";
+      const cut = choice.positions ? data.skipped : 0;
+      const left = cut ? ` ${cut} of which only the beginning was kept were left out.` : "";
       const done = `${data.redriven.toLocaleString()} appended again.${left}`;
       this.#say(`${done} The same rules judge them now.`);
       await new Promise((resolve) => setTimeout(resolve, JUDGED));

@@ -56,7 +56,7 @@ async def test_erasing_asks(tmp_path: Path) -> None:
         async with Client(service.url) as client:
 
             async def applied() -> bool:
-                return bool((await client.list(owner="ann")).items)
+                return bool((await client.list(owner="ann")).data)
 
             await eventually(applied)
             refused = await tidings(tmp_path, "erase", "--owner", "ann")

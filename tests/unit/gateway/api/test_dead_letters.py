@@ -77,7 +77,7 @@ async def test_letters_are_redriven() -> None:
 
 async def test_a_redrive_of_all_tries_each_record_once() -> None:
     """What comes back is a letter with one more attempt, which stands for the earlier ones: nothing ever doubles."""
-    async with with_letters() as (service, client):
+    async with with_letters() as (_, client):
         for attempt in (2, 3):
             answer = (await client.post("/api/dead-letters/redrive", json={"all": True})).json()[
                 "data"
@@ -85,11 +85,22 @@ async def test_a_redrive_of_all_tries_each_record_once() -> None:
             assert answer == {"redriven": 3, "skipped": 3 * (attempt - 2)}
 
             async def back(attempt: int = attempt) -> bool:
-                return len(await service.records(DEAD_LETTERS)) == 3 * attempt
+                listed = (await client.get("/api/dead-letters")).json()
+                return (listed["count"], listed["open"]) == (3 * attempt, 3)
 
             await eventually(back)
         letters = (await client.get("/api/dead-letters?prediction=c")).json()["data"]
         assert sorted(letter["attempt"] for letter in letters) == [1, 2, 3]
+        became = {letter["attempt"]: letter["done"] for letter in letters}
+        assert became[3] is None
+        assert {became[1]["outcome"], became[2]["outcome"]} == {"returned"}
+        named = {"positions": [letters[0]["position"]]}
+        answer = (await client.post("/api/dead-letters/dismiss", json=named)).json()["data"]
+        assert answer == {"dismissed": 1}
+        counted = (await client.get("/api/dead-letters?count=true")).json()
+        assert (counted["open"], counted["data"]) == (2, [])
+        still = (await client.get("/api/dead-letters?prediction=c&state=open")).json()["data"]
+        assert still == []
 
 
 async def test_a_redrive_appends_slice_by_slice(monkeypatch: pytest.MonkeyPatch) -> None:
