@@ -93,10 +93,10 @@ async def counted(store: CachedStore, query: Query | None, caller: str | None) -
         counts: dict[str, int] | None = {}
     else:
         async with store.reads.turn(caller):
-            counts = await store.count(wanted, MOST_COUNTED)
+            counts = await store.count(wanted, MOST_COUNTED + 1)
     if counts is None:
         return b"null"
     total = sum(counts.values())
     return msgspec.json.encode(
-        {"total": total, "complete": total < MOST_COUNTED, "byStatus": counts}
+        {"total": total, "complete": total <= MOST_COUNTED, "byStatus": counts}
     )

@@ -208,7 +208,7 @@ async def test_a_lost_connection_is_said(page: Page, own_service: TidingsProcess
     await page.evaluate(COUNT_TRIES)
     for _ in range(5):  # more than a network that blocks WebSockets would be tried
         await page.get_by_role("button", name="Retry now").click()
-        await page.wait_for_function("tries > 0 && (tries = 0, true)")
+        await eventually(lambda: page.evaluate("tries > 0 && (tries = 0, true)"))
     await own_service.start()
     await expect(banner).to_be_hidden()
     await expect(page.locator("#connection-text")).to_have_text("Live")

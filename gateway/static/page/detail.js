@@ -43,7 +43,7 @@ export class Detail {
     const closing = element("button", { type: "button", class: "quiet close", "aria-label": "Close", title: "Close (Esc)" }, "✕");
     closing.addEventListener("click", close);
     this.#raw.addEventListener("toggle", () => this.#readRaw());
-    this.promptSection = section("Prompt", this.prompt);
+    this.promptSection = element("section", { class: "asked" }, element("h3", {}, "Prompt"), this.prompt);
     this.body = element(
       "div",
       { class: "body" },

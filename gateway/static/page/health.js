@@ -25,7 +25,7 @@ const TILES = [
   ["Batch", "ms", "from fetched to announced", (now, last) => batchTime(now.processor, last.processor)],
   ["Sessions", "", "open connections of clients", (now) => now.gateway.sessions],
   ["Conflated", "/s", "replaced by newer ones for slow clients", (now, last, s) => rate(now.gateway.conflated, last.gateway.conflated, s)],
-  ["Dead letters", "", "since the start", letters, (now) => letters(now) > 0],
+  ["Dead letters", "", "since the start, those too that were seen to", letters],
 ];
 
 function batchTime(now, last) {

@@ -40,7 +40,7 @@ async def front_end(hour: Hour) -> None:
             with hour.step("send the tutorial's signed report, and see it on both pages"):
                 said = await run_python(hour.folder, block(TUTORIAL, "python"), address)
                 assert said.strip() == "200"
-                await mine.wait_for_function("document.title === 'succeeded'")
+                await expect(mine).to_have_title("succeeded")
                 await expect(page.locator(".card .status")).to_have_text("Succeeded")
             with hour.step("read it back as the tutorial does"):
                 assert "/api/predictions/p1" in block(TUTORIAL, "sh", "curl")
