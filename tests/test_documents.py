@@ -116,6 +116,30 @@ async def test_the_producers_code_runs(
         assert printed == "succeeded https://example.com/cat.png\n"
 
 
+@pytest.mark.kafka
+async def test_the_code_that_runs_once_runs(
+    tmp_path: Path, kafka_address: str, topic_prefix: str
+) -> None:
+    """The guide's consumer group is told of a prediction's end."""
+    settings = {"TIDINGS_LOG": f"kafka://{kafka_address}", "TIDINGS_TOPIC_PREFIX": topic_prefix}
+    async with serving(tmp_path, settings) as service:
+        producer = python("README.md", "AIOKafkaProducer")
+        await run(
+            producer.replace('"predictions.', f'"{topic_prefix}predictions.'),
+            tmp_path,
+            kafka=kafka_address,
+        )
+        await run(python("README.md", "client.finished"), tmp_path, http=service.url)
+        code = python("docs/howto/run-once.md", "AIOKafkaConsumer")
+        said = "    print(prediction_id, status, version)\n"
+        assert said in code
+        code = code.replace(said, f"{said}    raise SystemExit\n")  # the program itself goes on
+        code = code.replace('"predictions.', f'"{topic_prefix}predictions.')
+        code = code.replace('"mailer"', f'"{topic_prefix}mailer"').replace("latest", "earliest")
+        printed = await run(code, tmp_path, kafka=kafka_address)
+        assert printed.startswith("p1 succeeded ")
+
+
 def test_the_settings_file_is_right(tmp_path: Path) -> None:
     """The example of a settings file is taken."""
     (example,) = blocks(ROOT / "docs" / "howto" / "operations.md", "toml")

@@ -2,13 +2,14 @@
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, Page, expect
+from playwright.async_api import Browser, BrowserContext, Page, expect
 
 from tests.browser import samples
-from tests.browser.reports import SETTINGS
+from tests.browser.reports import KEY, SETTINGS
 from tests.browser.test_page import visit
 from tests.support.axe import findings
 from tests.support.tidings_process import TidingsProcess, serving
@@ -123,3 +124,15 @@ async def test_nothing_moves_for_those_who_ask(page: Page, gallery: TidingsProce
     await show(page, gallery)
     await expect(page.locator(".card").first).to_be_visible()
     assert await page.evaluate("document.getAnimations().length") == 0
+
+
+async def test_axe_finds_nothing_in_the_question_for_a_token(
+    context: BrowserContext, chromium: Browser, tmp_path: Path
+) -> None:
+    """Whoever has to sign in first is not kept out by the dialog that asks."""
+    async with serving(tmp_path, {**SETTINGS, "TIDINGS_JWT_SECRET": KEY}) as service:
+        page = await context.new_page()  # the browser notes the refused request in its console
+        await page.goto(service.url)
+        await expect(page.get_by_role("dialog")).to_be_visible()
+        assert not await findings(page)
+        await page.close()

@@ -6,6 +6,7 @@ import pytest
 from playwright.async_api import Browser, Page, expect
 
 from tests.browser.test_page import card, visit
+from tests.support.axe import findings
 from tests.support.tidings_process import serving
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -21,6 +22,8 @@ async def test_the_demo(page: Page, chromium: Browser, tmp_path: Path) -> None:
         )
         form, detail = page.locator("#start-form"), page.locator("#detail")
         await page.keyboard.press("n")
+        await expect(form).to_be_visible()
+        assert not await findings(page)
         await form.get_by_label("Prompt").fill("two herons")
         await form.get_by_label("Owner").fill("ada")
         await form.get_by_label("Seconds").fill("1")

@@ -211,3 +211,17 @@ async def test_it_tries_the_fallback_and_the_arm_as_well(tmp_path: Path, valkey:
     assert (state, "durability on" in says) == ("warning", True), says
     state, says = await store_line(tmp_path, settings, "split")
     assert state == "failed"
+
+
+@pytest.mark.kafka
+async def test_a_broker_without_topics_is_a_warning(
+    tmp_path: Path, kafka_address: str, topic_prefix: str
+) -> None:
+    """Before the first start the topics are not there yet: that is no failure, and no other part is blamed."""
+    settings = {"TIDINGS_LOG": f"kafka://{kafka_address}", "TIDINGS_TOPIC_PREFIX": topic_prefix}
+    ended = await tidings(tmp_path, "doctor", "--json", settings=settings)
+    found = {one["part"]: one for one in ended.json["parts"]}
+    assert ended.code == 0, ended.out
+    assert found["log"]["state"] == "warning"
+    assert "start the service first, which creates it" in found["log"]["says"]
+    assert found["store"]["state"] == "ok"
