@@ -85,7 +85,7 @@ def run(arguments: Namespace) -> None:
     if settings.workers > 1:
         _supervise(settings, arguments)
     else:
-        command.run_loop(service.serve(settings, ready=partial(_say_where, settings)))
+        command.run_loop(service.serve(settings, settled=partial(_say_where, settings)))
 
 
 def _say_where(settings: "Settings", port: int) -> None:
@@ -93,7 +93,7 @@ def _say_where(settings: "Settings", port: int) -> None:
     if settings.parent is not None or "gateway" not in settings.roles or not sys.stderr.isatty():
         return
     host = "127.0.0.1" if settings.host in {"0.0.0.0", "::"} else settings.host  # noqa: S104 - reached so
-    output.print_note(f"\nThe page is at http://{host}:{port} (Ctrl-C ends it)")
+    output.print_note(f"The page is at http://{host}:{port} (Ctrl-C ends it)")
 
 
 def _supervise(settings: "Settings", arguments: Namespace) -> None:

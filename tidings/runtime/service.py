@@ -32,7 +32,7 @@ from tidings.runtime.reconciler_role import ProviderWork
 from tidings.runtime.resources import Resources, open_resources
 from tidings.runtime.signals import cancelled_by, stop_signals
 from tidings.runtime.supervisor import parent_exit
-from tidings.runtime.upkeep import forget_hidden, mirroring, sweep
+from tidings.runtime.upkeep import forget_hidden, mirroring, say_ready, sweep
 from tidings.storage.errors import StorageError
 from tidings.storage.wrappers.cache import CachedStore
 from tidings.storage.wrappers.replica import Replica
@@ -58,6 +58,7 @@ async def serve(
     settings: Settings,
     *,
     ready: Ready | None = None,
+    settled: Ready | None = None,
     reached: Reached | None = None,
     timeouts: Timeouts | None = None,
     submission_reached: SubmissionReached | None = None,
@@ -67,6 +68,7 @@ async def serve(
     Args:
         settings: Checked, with a webhook key.
         ready: Called with the port once requests are served.
+        settled: Called with the port once every part is ready, where clients are served.
         reached: Called with each step of the processor's commit as it ends.
         timeouts: How long the reconciler waits; None: as the settings say.
         submission_reached: Called with the number of each step of a submission as it ends, and the
@@ -90,6 +92,10 @@ async def serve(
             gc_tuning.freeze_startup_objects()
             if ready is not None:
                 ready(service.port)
+            if service.gateway is not None and settings.parent is None:
+                health, port = service.gateway.health, service.port
+                url = f"http://{settings.host}:{port}"
+                stack.callback(asyncio.create_task(say_ready(health, url, port, settled)).cancel)
             await service.until(stop)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import structlog
 
 from tidings.config.settings import Settings
+from tidings.gateway.api.health import Health
 from tidings.runtime.resources import Resources
 from tidings.storage.errors import StorageError
 from tidings.storage.store import PredictionStore
@@ -21,11 +22,31 @@ from tidings.streams.rules.reducer import DAY
 SWEEP_EVERY = 60.0
 """Seconds between removals of what is past its time."""
 SWEEP_ROWS = 500
+READY_SECONDS, READY_EVERY = 30.0, 0.1
+"""How long the parts may take until the address is not logged again, and seconds between two looks."""
 
 Start = Callable[[Coroutine[Any, Any, None], str], "asyncio.Task[None]"]
 """Runs a part, by its name, for as long as the service runs."""
 
 logger = structlog.get_logger(__name__)
+
+
+async def say_ready(
+    health: Health, url: str, port: int, settled: Callable[[int], None] | None
+) -> None:
+    """Log the address once every part is ready, below whatever their starts have logged.
+
+    Where one is not ready in time nothing is said: `/readyz` and the part's own lines say what it
+    waits for.
+    """
+    deadline = time.monotonic() + READY_SECONDS
+    while await health.not_ready():
+        if time.monotonic() > deadline:
+            return
+        await asyncio.sleep(READY_EVERY)
+    logger.info("service.ready", url=url)
+    if settled is not None:
+        settled(port)
 
 
 @asynccontextmanager

@@ -123,6 +123,15 @@ async def test_no_data_is_said_and_none_is_made(tmp_path: Path, arguments: tuple
     assert os.listdir(tmp_path) == []  # noqa: PTH208 - see ASYNC240
 
 
+async def test_the_address_comes_last(tmp_path: Path) -> None:
+    """What a start says ends with the address, however many parts have said something before."""
+    async with serving(tmp_path, SETTINGS) as service:
+        await eventually(lambda: "service.ready" in service.output)
+        lines = [line for line in service.output.splitlines() if line.strip()]
+        assert "service.ready" in lines[-1]
+        assert service.url in lines[-1]
+
+
 async def test_the_version_is_told(tmp_path: Path) -> None:
     """`--version` prints the name and the version."""
     ended = await tidings(tmp_path, "--version")
