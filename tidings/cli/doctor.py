@@ -18,6 +18,7 @@ from tidings.config.checks import check_serving, short_secrets
 from tidings.config.settings import NAMES, WEBHOOK_SECRET, Settings, SettingsError
 from tidings.storage.redaction import Redactor
 
+_PLACES = frozenset({"TIDINGS_LOG", "TIDINGS_STORE", "TIDINGS_ASSETS"})
 _WORST_FIRST = ("failed", "warning", "ok")
 
 WITHIN = 8.0
@@ -96,8 +97,8 @@ def _print_findings(findings: list[Finding]) -> None:
 
 
 def _print_settings(rows: list[tuple[str, Any, str]], *, every: bool) -> None:
-    """Those that were set; `every`: all of them."""
-    shown = [row for row in rows if every or row[2] != "default"]
+    """Those that were set, and where the data is; `every`: all of them."""
+    shown = [row for row in rows if every or row[2] != "default" or row[0] in _PLACES]
     width = max((len(name) for name, _, _ in shown), default=0)
     for name, value, origin in shown:
         output.print_line(

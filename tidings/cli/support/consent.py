@@ -23,7 +23,7 @@ def require_consent(arguments: Namespace, what: str, *, scripted: bool = False) 
     Raises:
         Failure: It is not wanted, or there is nobody to ask.
     """
-    if arguments.yes:
+    if getattr(arguments, "yes", True):  # a program that calls a command's function is not asked
         return
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         if scripted:
