@@ -131,6 +131,8 @@ class ProviderWork:
         self.default_timeouts = DefaultTimeouts.parse(settings.timeouts)
         self.thin: ThinWebhookReader | None = None
         self._reread = asyncio.Event()
+        self.surveyed = asyncio.Event()
+        """What is unfinished was read once."""
 
     def submitting(self, waiter: ChangeWaiter) -> Submitter:
         """What submits predictions; `waiter` sees their changes."""
@@ -189,6 +191,7 @@ class ProviderWork:
                 await asyncio.sleep(1)
             else:
                 logger.info("reconciler.watching", predictions=count)
+                self.surveyed.set()
                 await self._reread.wait()
 
     @asynccontextmanager

@@ -95,7 +95,10 @@ async def serve(
             if service.gateway is not None and settings.parent is None:
                 health, port = service.gateway.health, service.port
                 url = f"http://{settings.host}:{port}"
-                stack.callback(asyncio.create_task(say_ready(health, url, port, settled)).cancel)
+                work = service.provider_work if "reconciler" in settings.roles else None
+                surveyed = work.surveyed if work is not None else None
+                saying = say_ready(health, url, port, settled, surveyed)
+                stack.callback(asyncio.create_task(saying).cancel)
             await service.until(stop)
 
 

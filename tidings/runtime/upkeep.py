@@ -32,15 +32,19 @@ logger = structlog.get_logger(__name__)
 
 
 async def say_ready(
-    health: Health, url: str, port: int, settled: Callable[[int], None] | None
+    health: Health,
+    url: str,
+    port: int,
+    settled: Callable[[int], None] | None,
+    surveyed: asyncio.Event | None = None,
 ) -> None:
     """Log the address once every part is ready, below whatever their starts have logged.
 
-    Where one is not ready in time nothing is said: `/readyz` and the part's own lines say what it
-    waits for.
+    The first survey of a reconciler, if there is one, is waited for too. If a part is not ready in
+    time, nothing is said: `/readyz` and the part's own lines say what it waits for.
     """
     deadline = time.monotonic() + READY_SECONDS
-    while await health.not_ready():
+    while await health.not_ready() or not (surveyed is None or surveyed.is_set()):
         if time.monotonic() > deadline:
             return
         await asyncio.sleep(READY_EVERY)
