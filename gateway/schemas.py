@@ -145,7 +145,8 @@ def _hand_made() -> dict[str, Schema]:
             {"backoff": {"type": "number"}, "on": {"type": "array", "items": text}, "then": whom},
         ),
         "Problem": _object(
-            dict.fromkeys(("type", "title", "detail", "code", "error"), text) | {"status": number}
+            dict.fromkeys(("type", "title", "detail", "code", "error", "errorCode"), text)
+            | {"status": number, "success": {"const": False}}
         ),
         "Accepted": _object({"success": yes}),
         "Subscriptions": {"type": "array", "items": reference("Subscribe")},

@@ -5,6 +5,7 @@ camelCase and absent fields are left out. JSON that only passes through is `msgs
 and key order come out exactly as they came in.
 """
 
+from collections.abc import Iterator
 from enum import StrEnum
 from typing import Any, Final, Literal
 
@@ -187,6 +188,37 @@ class Prediction(Struct, frozen=True, gc=False, omit_defaults=True, rename="came
     """Of a group: a reference to its members' orders."""
     transitions: tuple[Transition, ...] = ()
     source: Source | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it as plain dictionaries, lists, texts and numbers, named as on the wire."""
+        return to_builtins(self)
+
+    def value(self, name: str) -> Any:
+        """One field as plain Python, by its name here: what is kept as JSON (`output`, `payload`) is decoded."""
+        value = getattr(self, name)
+        if isinstance(value, Raw):
+            return msgspec.json.decode(value) if value else None
+        return value
+
+    def __iter__(self) -> Iterator[tuple[str, Any]]:
+        """Names and values as in `to_dict`: `dict(prediction)` is that, which frameworks encode by."""
+        return iter(self.to_dict().items())
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
+        """What Pydantic asks for: FastAPI takes a prediction as a return type, and a model as a field."""
+        from pydantic_core import core_schema
+
+        def taken(value: Any) -> "Prediction":
+            return value if isinstance(value, cls) else decode(msgspec.json.encode(value))
+
+        return core_schema.no_info_plain_validator_function(
+            taken,
+            json_schema_input_schema=core_schema.dict_schema(),
+            serialization=core_schema.plain_serializer_function_ser_schema(
+                to_builtins, return_schema=core_schema.dict_schema()
+            ),
+        )
 
 
 class Tombstone(Struct, frozen=True, gc=False, omit_defaults=True, rename="camel", kw_only=True):

@@ -128,6 +128,13 @@ class Page(Struct, frozen=True):
 
     items: list[Stored]
     cursor: str | None
+
+    @property
+    def predictions(self) -> list[Prediction]:
+        """The records themselves."""
+        standing = (stored.standing() for stored in self.items)
+        return [one for one in standing if isinstance(one, Prediction)]
+
     degraded: bool = False
     """Read from a fallback while the store was away."""
 

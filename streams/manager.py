@@ -8,8 +8,9 @@ await manager.mark_as_succeeded("p1", "https://example.com/cat.png")
 ```
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypedDict, Unpack
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from typing import Any, Unpack
 
 import msgspec
 from msgspec import Raw
@@ -23,7 +24,14 @@ from tidings.storage.errors import (
     StoreOwned,
 )
 from tidings.storage.object_storage import ObjectStorage
-from tidings.storage.prediction import Prediction, Standing, Status, encode, valid_id
+from tidings.storage.prediction import (
+    Prediction,
+    Standing,
+    Status,
+    Tombstone,
+    encode,
+    valid_id,
+)
 from tidings.storage.store import (
     Conflict,
     Ownership,
@@ -33,7 +41,9 @@ from tidings.storage.store import (
     Stored,
     Write,
     WriteRefused,
+    hidden,
 )
+from tidings.streams.keywords import Filters, InitialFields, ReportedFields
 from tidings.streams.rules.decision import Applied, Decision, Rejected, Stale
 from tidings.streams.rules.event import Event, EventType
 from tidings.streams.rules.fields import JSON_NAMES, NAMES
@@ -43,54 +53,6 @@ from tidings.streams.rules.text import PART, TEXT_MAX
 from tidings.streams.rules.transitions import decide
 
 _PIECE = frozenset({"text", "offset", "text_closed"})
-
-
-class InitialFields(TypedDict, total=False):
-    """What `initialize` takes by keyword, beside what it names."""
-
-    owner: str | None
-    """Whose prediction it is; it never changes."""
-    tags: Sequence[str] | None
-    """What it is listed by; tags are only ever added."""
-    provider: str | None
-    """Who makes it."""
-    provider_id: str | None
-    """Its id there; it never changes."""
-    deadline: int | None
-    """When it fails unless it has ended, in ms since the epoch: for services that keep deadlines."""
-
-
-class ReportedFields(InitialFields, total=False):
-    """What `update` takes by keyword; None changes nothing."""
-
-    payload: Any
-    """What was asked for: anything that JSON can hold. The first value stays."""
-    prompt: str | None
-    """The first value stays."""
-    model: str | None
-    """The first value stays."""
-    provider_urls: Mapping[str, Any] | None
-    """Where the provider tells of the job, by purpose."""
-    output: Any
-    """The result, or what there is of it so far: anything that JSON can hold."""
-    text: str | None
-    """The whole text so far; one that the known text begins with changes nothing."""
-    image_url: str | None
-    """Of the first picture."""
-    image_path: str | None
-    """Where the first picture is stored."""
-    assets: Sequence[Mapping[str, Any]] | None
-    """The stored files."""
-    error: str | None
-    """Why it failed."""
-    progress: float | None
-    """From 0 to 1; it never goes down."""
-    logs: str | None
-    """The whole log so far; a shorter one changes nothing."""
-    estimated_time: float | None
-    """In ms."""
-    generation_time: float | None
-    """In ms."""
 
 
 class PredictionStatusManager:
@@ -119,6 +81,7 @@ class PredictionStatusManager:
         self._expiry = expiry or Expiry()
         self._clock = clock
         self._claimed = False
+        self._told: dict[str, set[Callable[[Standing], None]]] = {}
 
     async def initialize(
         self,
@@ -162,7 +125,7 @@ class PredictionStatusManager:
             if isinstance(current, Prediction):
                 raise AlreadyExists(prediction_id)
 
-        return await self._apply(event, admit)
+        return await self._apply(event, admit, anew=True)
 
     async def get(self, prediction_id: str) -> Prediction | None:
         """The prediction; None where there is none, or where it has expired."""
@@ -251,17 +214,20 @@ class PredictionStatusManager:
     async def mark_as_succeeded(
         self,
         prediction_id: str,
-        image_url: str,
+        image_url: str | None = None,
         image_path: str | None = None,
         generation_time: float | None = None,
+        *,
+        output: Any = None,
     ) -> Prediction:
-        """It is done: the result's URL, where it is stored, and how long it took in ms. Raises as `update` does."""
+        """It is done: its picture or any output, where it is stored, how long it took in ms. Raises as `update` does."""
         return await self.update(
             prediction_id,
             Status.SUCCEEDED,
             image_url=image_url,
             image_path=image_path,
             generation_time=generation_time,
+            output=output,
         )
 
     async def mark_as_failed(self, prediction_id: str, error: str) -> Prediction:
@@ -282,26 +248,94 @@ class PredictionStatusManager:
 
         await self._change(event, admit)
 
-    async def list(self, query: Query | None = None) -> Page:
-        """A page of predictions, newest first. Raises ValueError for a bad cursor or a filter it cannot serve."""
-        return await self._store.list(query or Query())
+    async def list(self, query: Query | None = None, **filters: Unpack[Filters]) -> Page:
+        """A page of predictions, newest first (`page.predictions`), by a query or by keyword.
+
+        Raises ValueError for a bad cursor, or a filter that the store cannot serve.
+        """
+        if query is not None and filters:
+            raise ValueError("name a query or its fields by keyword, not both")
+        return await self._store.list(query or Query(**filters))
+
+    async def report(self, event: Event) -> Prediction | None:
+        """Take a provider's report: what it brings is merged by the rules, and what is no news changes nothing.
+
+        Args:
+            event: As a provider's translation gives it, with its prediction's id and `recorded_at`.
+
+        Returns:
+            The prediction as it stands then; None: it was deleted, and stays so.
+
+        Raises:
+            StoreOwned: The store belongs to a log.
+            StoreUnavailable: The store cannot answer; a retry helps.
+        """
+        standing = await self._change(event, lambda current, decision: None)  # noqa: ARG005
+        return standing if isinstance(standing, Prediction) else None
+
+    async def subscribe(self, prediction_id: str) -> AsyncGenerator[Prediction]:
+        """The prediction as it stands, then every change that this manager makes, until it has ended.
+
+        For one process: what others write into the store is not seen. A reader that lags gets the newest state.
+        """
+        told: asyncio.Event = asyncio.Event()
+        newest: dict[str, Standing] = {}
+
+        def tell(standing: Standing) -> None:
+            newest["now"] = standing
+            told.set()
+
+        self._told.setdefault(prediction_id, set()).add(tell)
+        try:
+            current = await self.get(prediction_id)
+            version = 0 if current is None else current.version
+            if current is not None:
+                yield current
+            while current is None or not current.status.terminal:
+                await told.wait()
+                told.clear()
+                standing = newest["now"]
+                if not isinstance(standing, Prediction):
+                    return
+                if standing.version > version:
+                    current, version = standing, standing.version
+                    yield current
+        finally:
+            told_of = self._told[prediction_id]
+            told_of.discard(tell)
+            if not told_of:
+                del self._told[prediction_id]
+
+    async def sweep(self, limit: int = 500) -> int:
+        """Remove up to `limit` records and tombstones whose time is past; returns how many. Call it now and then."""
+        return await self._store.sweep(self._clock.ms(), limit)
 
     # ---- one compare-and-set ----
 
     async def _apply(
-        self, event: Event, admit: Callable[[Standing | None, Decision], None]
+        self,
+        event: Event,
+        admit: Callable[[Standing | None, Decision], None],
+        *,
+        anew: bool = False,
     ) -> Prediction:
-        standing = await self._change(event, admit)
+        standing = await self._change(event, admit, anew=anew)
         assert isinstance(standing, Prediction)
         return standing
 
     async def _change(
-        self, event: Event, admit: Callable[[Standing | None, Decision], None]
+        self,
+        event: Event,
+        admit: Callable[[Standing | None, Decision], None],
+        *,
+        anew: bool = False,
     ) -> Standing:
         await self._claim()
         while True:
             before = (await self._load(event.prediction_id)).get(event.prediction_id)
             current = before.standing() if before is not None else None
+            if anew and before is not None and hidden(before, self._clock.ms()):
+                current = _expired(event.prediction_id, before)
             decision = decide(current, event, None, strict=self._strict)
             admit(current, decision)
             if not isinstance(decision, Applied):
@@ -325,6 +359,8 @@ class PredictionStatusManager:
                     f"the store refuses prediction {event.prediction_id!r}: {outcome.reason}"
                 )
             if not isinstance(outcome, Conflict):
+                for tell in tuple(self._told.get(event.prediction_id, ())):
+                    tell(record)
                 return record
             # Another writer was faster: judge again by what stands now.
 
@@ -377,7 +413,7 @@ class PredictionStatusManager:
             for name, value in fields.items()
             if value is not None
         }
-        if isinstance(given.get("tags"), list):
+        if isinstance(given.get("tags"), Iterable) and not isinstance(given["tags"], str):
             given["tags"] = tuple(given["tags"])
         event = Event(
             prediction_id=prediction_id,
@@ -390,6 +426,13 @@ class PredictionStatusManager:
         )
         _check_types(event)
         return event
+
+
+def _expired(prediction_id: str, stored: Stored) -> Tombstone:
+    """An id whose record has expired is free again, for anybody; versions go on."""
+    return Tombstone(
+        prediction_id=prediction_id, deleted=True, version=stored.version, updated_at=0
+    )
 
 
 def _check_types(event: Event) -> None:

@@ -74,6 +74,11 @@ if TYPE_CHECKING:  # as `_HOMES` says it, for type checkers; a test holds the tw
     from tidings.streams.log.protocol import LogMisconfigured as LogMisconfigured
     from tidings.streams.log.protocol import LogUnavailable as LogUnavailable
     from tidings.streams.manager import PredictionStatusManager as PredictionStatusManager
+    from tidings.streams.providers.configuration import BadConfiguration as BadConfiguration
+    from tidings.streams.providers.protocol import BadSignature as BadSignature
+    from tidings.streams.receiver import WebhookReceiver as WebhookReceiver
+    from tidings.streams.results import as_result as as_result
+    from tidings.streams.rules.event import Poison as Poison
     from tidings.streams.rules.reducer import Expiry as Expiry
 else:
     _HOMES = {
@@ -110,6 +115,11 @@ else:
         "streams.log.factory": "open_log",
         "streams.log.protocol": "Log LogError LogMisconfigured LogUnavailable",
         "streams.manager": "PredictionStatusManager",
+        "streams.rules.event": "Poison",
+        "streams.providers.configuration": "BadConfiguration",
+        "streams.providers.protocol": "BadSignature",
+        "streams.receiver": "WebhookReceiver",
+        "streams.results": "as_result",
         "streams.rules.reducer": "Expiry",
     }
     _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names.split()}

@@ -72,6 +72,8 @@ class Problem(Exception):
                 "detail": self.detail,
                 "code": self.code,
                 "error": self.error,
+                "success": False,
+                "errorCode": self.code,
                 **self.extra,
             }
         )

@@ -100,7 +100,7 @@ class GatewayRole:
         self._close: Callable[[], Awaitable[None]] | None = None
         self._submitter: Submitter | None = None
         self._create_defaults: CreateDefaults | None = None
-        hub = Hub(on_error=self._failed)
+        hub = self.hub = Hub(on_error=self._failed)
         owners = OwnerQuotas(limits.owner_limits(settings))
         self.held = HeldBytes(limits.held_limits(settings))
         authenticator = authenticator_of(settings)

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import structlog
 from msgspec import Struct, structs
 
+from tidings.client.progress import Deleted, Selection
 from tidings.config.settings import Settings
 from tidings.gateway.api.health import Health
 from tidings.gateway.app import build_health_app
@@ -25,6 +26,7 @@ from tidings.observability.metrics import process_registry
 from tidings.observability.traces import tracing
 from tidings.runtime.archiver_role import ArchiverRole, archiver_role
 from tidings.runtime.authentication import authenticator_of
+from tidings.runtime.changes import changes
 from tidings.runtime.create_defaults import create_defaults_of
 from tidings.runtime.gateway_role import GatewayRole, request_guard
 from tidings.runtime.ports import serving_health, store_check, write_port
@@ -34,6 +36,7 @@ from tidings.runtime.signals import cancelled_by, stop_signals
 from tidings.runtime.supervisor import parent_exit
 from tidings.runtime.upkeep import forget_hidden, mirroring, say_ready, sweep
 from tidings.storage.errors import StorageError
+from tidings.storage.prediction import Prediction
 from tidings.storage.wrappers.cache import CachedStore
 from tidings.storage.wrappers.replica import Replica
 from tidings.streams.changes.projection import Projection
@@ -139,6 +142,8 @@ class Service:
         """What a host's server drives, where it is mounted."""
         self.provider_work: ProviderWork | None = None
         self.archiver: ArchiverRole | None = None
+        self.ended = False
+        """Whether it was stopped."""
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
@@ -150,6 +155,28 @@ class Service:
     def watch(self, task: asyncio.Task[None]) -> None:
         """Let `until` raise what this task raises, too."""
         self._tasks.append(task)
+
+    def changes(
+        self,
+        *predictions: str,
+        owner: str | None = None,
+        tag: str | None = None,
+        model: str | None = None,
+        all: bool = False,
+        limit: int = 1000,
+    ) -> AsyncGenerator[Prediction | Deleted]:
+        """What stands, newest first, then every change; without a connection, in this process.
+
+        Exactly one thing is named, as for `Client.watch`; ValueError where not, RuntimeError where
+        there is no gateway. A reader that lags gets the newest state of each prediction.
+        """
+        selection = Selection(predictions=predictions, owner=owner, tag=tag, model=model, all=all)
+        selection.check()
+        if self.gateway is None or self.ended:
+            raise RuntimeError(
+                "the service has ended" if self.ended else "this service has no gateway role"
+            )
+        return changes(self.gateway.hub, self.cache, selection, limit)
 
     async def until(self, stop: asyncio.Event) -> None:
         """Wait for the word to stop, or for a part that fails, whose error is raised."""
@@ -202,6 +229,7 @@ async def running(
         health.observe_projection(opened.projecting)
         health.observe_traces(traces)
         service = Service(opened, cache, health, traces)
+        stack.callback(setattr, service, "ended", True)
         # A projection is stale: its newest records are in memory alone.
         known = structs.replace(opened, store=cache) if isinstance(cache, Replica) else opened
         load = known.store.load

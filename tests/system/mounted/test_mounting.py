@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from websockets.exceptions import InvalidStatus
 import tidings
 from tests.support.conditions import eventually
 from tests.support.gateway.doors import uvicorn_serving
-from tests.support.webhooks import SECRET, signed, start
+from tests.support.webhooks import SECRET, report, signed, start
 
 PREFIX = "/predictions"
 
@@ -199,6 +199,29 @@ async def test_without_a_lifespan_it_starts_at_the_first_request(tmp_path: Path)
     await asyncio.wait([task])
     with pytest.raises(RuntimeError, match="closed; make another one"):
         _ = predictions.service
+
+
+async def test_changes_in_the_same_process(tmp_path: Path) -> None:
+    """The program that runs the service hears of what stands and of every change, without a connection."""
+    host = in_fastapi(settings_in(tmp_path))
+    async with serving(*host) as url, httpx.AsyncClient(base_url=url) as http:
+        service = host[0].service
+        for body in (start("p1"), report("p1")):
+            await http.post("/api/webhooks/replicate", content=body, headers=signed(body))
+        heard = []
+        async with asyncio.timeout(20), aclosing(service.changes("p1")) as changes:
+            async for change in changes:
+                assert isinstance(change, tidings.Prediction)
+                heard.append(change.status.value)
+                if change.status.terminal:
+                    break
+        assert heard[-1] == "succeeded"
+        async with asyncio.timeout(20), aclosing(service.changes(all=True)) as changes:
+            assert (await anext(changes)).prediction_id == "p1"
+        with pytest.raises(ValueError, match="exactly one"):
+            service.changes()
+    with pytest.raises(RuntimeError, match="ended"):
+        service.changes("p1")
 
 
 @pytest.mark.parametrize("prefix", ["/predictions/", "predictions", "/"])

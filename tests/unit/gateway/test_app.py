@@ -61,6 +61,7 @@ def assert_problem(answer: httpx.Response, status: int, code: str | None = None)
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
     assert {"type", "title", "status", "detail", "code", "error"} <= set(body)
+    assert (body["success"], body["errorCode"]) == (False, body["code"])
     assert body["status"] == status
     assert body["detail"]
     assert code is None or body["code"] == code

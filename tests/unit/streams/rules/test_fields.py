@@ -9,7 +9,7 @@ from msgspec import Raw
 from tests.support.reference import browser_types
 from tests.support.streams.events import event, judge, record
 from tidings.storage.prediction import Blob, Prediction
-from tidings.streams.manager import InitialFields, ReportedFields
+from tidings.streams.keywords import InitialFields, ReportedFields
 from tidings.streams.rules.decision import Applied
 from tidings.streams.rules.event import Event
 from tidings.streams.rules.fields import CREATED, FIELDS, NAMES, Field, Merge
