@@ -55,6 +55,7 @@ class SessionContext:
     spawn: Callable[[Coroutine[object, object, None]], None]
     """Runs work of a session in the background."""
     new_name: Callable[[], str]
+    granted: Callable[[float], None]  # told when a token that a session was given expires
     new_cursors: Callable[[], TextCursors | None]
     """For a session that asks for pieces of texts."""
     conflated: int = 0
@@ -240,6 +241,7 @@ class Session(CountedSubscriptions):
 
     def _set_expiry(self, permissions: Permissions) -> None:
         self.expires_at = math.inf if permissions.expires_at is None else permissions.expires_at
+        self._context.granted(self.expires_at)
 
     def _welcome(self, permissions: Permissions) -> None:
         self.permissions = permissions
