@@ -20,6 +20,7 @@ from tidings.gateway.api.webhooks import WebhookCounts, Webhooks
 from tidings.gateway.auth.request_guard import RequestGuard
 from tidings.gateway.http.held_bytes import HeldBytes
 from tidings.gateway.http.problems import Handler, Problem, answering
+from tidings.gateway.lifecycle.groups import Groups, delete_handler, members_handler
 from tidings.gateway.lifecycle.retries import newest_attempt, retry_handler
 from tidings.gateway.openapi import asyncapi, openapi
 from tidings.gateway.push.changes_reader import ChangesReader
@@ -30,6 +31,7 @@ from tidings.gateway.text.reads import TextReads
 from tidings.gateway.text.writes import TextWrites
 from tidings.storage.object_storage import ObjectStorage
 from tidings.storage.wrappers.cache import CachedStore
+from tidings.streams.lifecycle.follow_ups import FollowUps
 from tidings.streams.log.protocol import Log
 from tidings.streams.providers.protocol import Provider
 from tidings.streams.rules.event import Archive
@@ -70,6 +72,7 @@ def connect(
     webhook_key: bytes | None = None,
     submitter: Submitter | None = None,
     create_defaults: CreateDefaults | None = None,
+    follow_ups: FollowUps | None = None,
     archive: Archive = Archive.AFTER,
     objects: ObjectStorage | None = None,
     strict: bool = False,
@@ -90,7 +93,9 @@ def connect(
     return Endpoints(
         read=read_handler(guard, records, reader, held, partial(newest_attempt, records)),
         raw_reports=raw_reports_handler(guard, records, log, held),
-        list=list_handler(guard, store, CursorSeal(webhook_key), held),
+        list=members_handler(
+            guard, records, follow_ups, list_handler(guard, store, CursorSeal(webhook_key), held)
+        ),
         create=create_handler(
             guard,
             store,
@@ -102,10 +107,12 @@ def connect(
             key=webhook_key or b"",
             submitter=submitter,
             defaults=create_defaults,
+            groups=Groups(store, submitter, create_defaults),
         ),
         mutations=mutations,
         text_reads=TextReads(guard, records, texts, event_streams, objects),
         text_writes=TextWrites(guard, records, writer, texts, mutations, held),
+        delete=delete_handler(mutations, records, follow_ups),
         retry=retry_handler(
             guard,
             records,

@@ -35,6 +35,15 @@ PARAMETERS: dict[str, Schema] = {
         "description": "1: the newest of its attempts, where it was tried again",
         "schema": {"enum": ["1"]},
     },
+    "kind": {
+        "in": "query",
+        "description": "group: groups alone, which are left out otherwise",
+        "schema": {"enum": ["group"]},
+    },
+    "group": {
+        "in": "query",
+        "description": "The members of this group, each by its newest attempt",
+    },
     "owner": {"in": "query"},
     "model": {"in": "query"},
     "tag": {"in": "query"},

@@ -30,6 +30,7 @@ class Endpoints(Struct, frozen=True, kw_only=True):
     list: Handler
     create: Handler
     retry: Handler
+    delete: Handler
     mutations: Mutations
     text_reads: TextReads
     text_writes: TextWrites
@@ -129,7 +130,7 @@ ROUTES: tuple[Route[Endpoints], ...] = (
         problems=(400, 403, 404, 409, 413, 415, 422),
     ),
     Route(
-        method="DELETE", path=_ID, handler=lambda api: api.mutations.delete,
+        method="DELETE", path=_ID, handler=lambda api: api.delete,
         summary="Delete a prediction", answers={204: "", 202: "Accepted"}, problems=(403, 404),
     ),
     Route(
@@ -180,12 +181,12 @@ ROUTES: tuple[Route[Endpoints], ...] = (
     Route(
         method="GET", path="/api/predictions", handler=lambda api: api.list,
         summary="List predictions, newest first",
-        parameters=("status", "owner", "model", "tag", "text", "limit", "cursor", "count"),
+        parameters=("kind", "group", "status", "owner", "model", "tag", "text", "limit", "cursor", "count"),
         answers={200: "PredictionList"}, problems=(400,),
     ),
     Route(
         method="POST", path="/api/predictions", handler=lambda api: api.create,
-        summary="Create and submit a prediction", body="NewPrediction",
+        summary="Create and submit a prediction, or a group of them", body="NewOrder",
         parameters=("Idempotency-Key",), answers={201: "WholePrediction", 202: "PredictionAnswer"},
         problems=(400, 403, 409, 413, 415, 422),
     ),

@@ -11,6 +11,7 @@ from tidings.gateway.api.mutations import EVENT_FIELDS
 from tidings.gateway.push.protocol import Auth, Ping, Subscribe, Unsubscribe
 from tidings.storage.prediction import Prediction
 from tidings.streams.rules.event import Event
+from tidings.streams.rules.groups import MAX_MEMBERS
 from tidings.streams.rules.retries import MOST, Elsewhere, RetryPolicy
 
 Schema = dict[str, Any]
@@ -69,10 +70,24 @@ def components() -> dict[str, Schema]:
         "exclusiveMinimum": 0,
     }
     found["Prediction"]["properties"]["retriedWith"] = reference("RetriedWith")
-    for name in ("Prediction", "NewPrediction"):
-        found[name]["properties"]["retries"] = {
-            "anyOf": [{"type": "integer"}, reference("RetryPolicy")]
-        }
+    found["Prediction"]["properties"]["retries"] = found["NewPrediction"]["properties"]["retries"]
+    whole = found["NewPrediction"]["properties"]
+    shared = {
+        name: schema for name, schema in whole.items() if name not in {"predictionId", "owner"}
+    }
+    member = {"type": "object", "properties": shared}
+    found["NewGroup"] = _object(
+        {"orders": {"type": "array", "items": member, "minItems": 1, "maxItems": MAX_MEMBERS}},
+        {
+            **shared,
+            "owner": whole["owner"],
+            "group": {
+                "description": "The group's id; true, or absent: any.",
+                "anyOf": [{"type": "string"}, {"const": True}],
+            },
+        },
+    )
+    found["NewOrder"] = {"anyOf": [reference("NewPrediction"), reference("NewGroup")]}
     return found | _hand_made()
 
 

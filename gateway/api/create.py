@@ -66,8 +66,24 @@ CreateDefaults = Callable[[Mapping[str, Raw]], Awaitable[dict[str, Raw]]]
 """What a new prediction gets that its order, given by members as JSON, does not say."""
 
 
+class GroupOrders(Protocol):
+    """What makes groups out of orders."""
+
+    def parse(self, fields: Mapping[str, Raw]) -> list[dict[str, Raw]]:
+        """The orders in a body; raises a 422."""
+
+    def wanted(self, fields: Mapping[str, Raw]) -> str | None:
+        """The id that the group is to have; None: any. Raises a 422."""
+
+    async def event(self, order: "Order", now: int) -> dict[str, Raw]:
+        """The members of the event that creates the group; raises a 422."""
+
+    async def refuse_taken(self, order: "Order") -> None:
+        """Refuse a group whose members' ids are in use; raises a 409."""
+
+
 class Order(Struct, frozen=True, kw_only=True):
-    """A prediction to be created."""
+    """A prediction to be created, or a group of them."""
 
     prediction_id: str
     create_id: str
@@ -76,6 +92,8 @@ class Order(Struct, frozen=True, kw_only=True):
     """What every create of the same owner and idempotency key begins with."""
     provider: str
     fields: dict[str, Raw]
+    orders: list[dict[str, Raw]] | None = None
+    """Of a group."""
     former: "Order | None" = None
     """The same order as an earlier release named it."""
 
@@ -89,6 +107,7 @@ def create_handler(
     max_body: int,
     strict: bool = False,
     record_max: int,
+    groups: GroupOrders,
     key: bytes = b"",
     submitter: Submitter | None = None,
     defaults: CreateDefaults | None = None,
@@ -104,6 +123,7 @@ def create_handler(
         max_body: Bytes of a request's body.
         strict: Whether the rules allow no implied steps.
         record_max: Bytes of a record.
+        groups: Makes groups.
         key: What the ids of orders with an `Idempotency-Key` are made with: without it nobody can
             tell, or take, the id of another's order.
         submitter: Takes charge of new predictions; None: none can be created.
@@ -115,11 +135,11 @@ def create_handler(
         permissions = await guard.authenticate(request)
         with held.account(permissions.subject) as account:
             fields = await read_object(request, max_body, account)
-            order = _order(request, permissions, fields, key)
+            order = _order(request, permissions, fields, key, groups)
             return await carry_out(request, order, clock.ms())
 
     async def carry_out(request: web.Request, order: Order, now: int) -> web.StreamResponse:
-        taking_charge = _able(submitter, order)
+        taking_charge = None if order.orders is not None else _able(submitter, order)
         former = order.former or order
         standing = await store.load_fresh(list({order.prediction_id, former.prediction_id}))
         there, before = standing.get(order.prediction_id), standing.get(former.prediction_id)
@@ -128,8 +148,12 @@ def create_handler(
         if there is not None and not hidden(there, now):
             return _created(there, _ours(there, order))
         # After the fingerprint: an estimate changes with time, and the same order stays the same.
-        more = {} if defaults is None else await defaults(order.fields)
-        fields = with_deadline({**order.fields, **more}, now)
+        if order.orders is None:
+            more = {} if defaults is None else await defaults(order.fields)
+            fields = with_deadline({**order.fields, **more}, now)
+        else:
+            fields = await groups.event(order, now)
+            await groups.refuse_taken(order)
         draft = writer.draft(order.prediction_id, fields, now)
         _admit(there, order, draft.event, strict=strict, record_max=record_max)
         change = await writer.write(request, draft)
@@ -137,7 +161,8 @@ def create_handler(
         if stored is None:
             return _accepted(order.prediction_id)
         record = _ours(stored, order)
-        await taking_charge.submit(record)
+        if taking_charge is not None:  # of a group the reconciler has the members
+            await taking_charge.submit(record)
         return _created(stored, record)
 
     return create
@@ -145,7 +170,7 @@ def create_handler(
 
 def _able(submitter: Submitter | None, order: Order) -> Submitter:
     """The submitter, which can submit this order to its provider; a problem where it cannot."""
-    able = refuse_unable(submitter, order.provider, _text(order.fields, "model") or "")
+    able = refuse_unable(submitter, order.provider, text_of(order.fields, "model") or "")
     check_retries(able, order.fields)
     return able
 
@@ -159,8 +184,8 @@ def check_retries(submitter: Submitter, fields: Mapping[str, Raw]) -> None:
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as error:
         raise unprocessable("Invalid field", f"retries is no policy: {error}.") from None
     for one in policy.then:
-        provider, model = one.provider or _text(fields, "provider"), one.model
-        refuse_unable(submitter, provider or "", model or _text(fields, "model") or "")
+        provider, model = one.provider or text_of(fields, "provider"), one.model
+        refuse_unable(submitter, provider or "", model or text_of(fields, "model") or "")
 
 
 def refuse_unable(submitter: Submitter | None, provider: str, model: str) -> Submitter:
@@ -177,21 +202,21 @@ def refuse_unable(submitter: Submitter | None, provider: str, model: str) -> Sub
 
 
 def _order(
-    request: web.Request, permissions: Permissions, fields: dict[str, Raw], key: bytes
+    request: web.Request,
+    permissions: Permissions,
+    fields: dict[str, Raw],
+    key: bytes,
+    groups: GroupOrders,
 ) -> Order:
-    fields = {name: value for name, value in fields.items() if bytes(value) != _NULL}
-    for name in fields:
-        if name not in CREATE_FIELDS:
-            known = ", ".join(sorted(CREATE_FIELDS))
-            raise unprocessable(
-                "Unknown field", f"{name[:64]!r} is no field of a new prediction; use {known}."
-            )
-    provider = _text(fields, "provider")
-    if provider is None or _text(fields, "model") is None:
-        raise unprocessable(
-            "Missing field", "A new prediction needs provider and model; name both."
-        )
-    owner = _text(fields, "owner")
+    fields = without_nulls(fields)
+    orders: list[dict[str, Raw]] | None = None
+    if "orders" in fields:
+        provider, orders, wanted = "", groups.parse(fields), groups.wanted(fields)
+    else:
+        refuse_unknown(fields, CREATE_FIELDS)
+        provider, _ = who_makes(fields)
+        wanted = text_of(fields, "predictionId")
+    owner = text_of(fields, "owner")
     if owner is not None and len(owner) > MAX_NAME:
         raise unprocessable("Invalid field", f"owner may have {MAX_NAME} characters.")
     if owner is None and permissions.subject is not None:
@@ -202,21 +227,46 @@ def _order(
             "You may create predictions for yourself alone; leave owner out, or ask for the scope "
             "write."
         )
-    wanted = _text(fields, "predictionId")
     if wanted is not None and not valid_id(wanted):
         raise unprocessable(
             "Bad id",
             "predictionId has 1 to 256 bytes without spaces, commas and control characters.",
         )
-    _check_tags(fields)
+    check_tags(fields)
     fields["type"] = Raw(b'"create"')
     given = _idempotency_key(request)
     if given is None:
-        return _made(fields, provider, wanted, None)
+        return structs.replace(_made(fields, provider, wanted, None), orders=orders)
     named = f"{owner or ''}\0{given}".encode("utf-8", "surrogateescape")
     own = hmac.new(key, b"tidings order\0" + named, sha256).hexdigest()[:32]
     former = _made(dict(fields), provider, wanted, sha256(named).hexdigest()[:32])
-    return structs.replace(_made(fields, provider, wanted, own), former=former)
+    made = _made(fields, provider, wanted, own)
+    return structs.replace(made, orders=orders, former=former if orders is None else None)
+
+
+def without_nulls(fields: Mapping[str, Raw]) -> dict[str, Raw]:
+    """The members that say something."""
+    return {name: value for name, value in fields.items() if bytes(value) != _NULL}
+
+
+def refuse_unknown(fields: Mapping[str, Raw], known: frozenset[str]) -> None:
+    """Refuse members that an order does not have; raises a 422."""
+    for name in fields:
+        if name not in known:
+            raise unprocessable(
+                "Unknown field",
+                f"{name[:64]!r} is no field of a new prediction; use {', '.join(sorted(known))}.",
+            )
+
+
+def who_makes(fields: Mapping[str, Raw]) -> tuple[str, str]:
+    """The provider and the model of an order; raises a 422."""
+    provider, model = text_of(fields, "provider"), text_of(fields, "model")
+    if provider is None or model is None:
+        raise unprocessable(
+            "Missing field", "A new prediction needs provider and model; name both."
+        )
+    return provider, model
 
 
 def _made(fields: dict[str, Raw], provider: str, wanted: str | None, key: str | None) -> Order:
@@ -245,7 +295,8 @@ def _made_lately(there: Stored, former: Order, now: int) -> bool:
     )
 
 
-def _check_tags(fields: dict[str, Raw]) -> None:
+def check_tags(fields: Mapping[str, Raw]) -> None:
+    """Refuse too many tags, and what are none; raises a 422."""
     try:
         tags = msgspec.json.decode(fields.get("tags", b"[]"), type=list[str])
     except (msgspec.DecodeError, UnicodeError, RecursionError):
@@ -274,7 +325,8 @@ def _idempotency_key(request: web.Request) -> str | None:
     return given
 
 
-def _text(fields: Mapping[str, Raw], name: str) -> str | None:
+def text_of(fields: Mapping[str, Raw], name: str) -> str | None:
+    """A member that must be a string of some length; None: it is not there. Raises a 422."""
     if name not in fields:
         return None
     try:
@@ -296,7 +348,7 @@ def _ours(stored: Stored, order: Order) -> Prediction:
             "Idempotency-Key used",
             "This key was used with another body; send that body again, or take a new key.",
         )
-    raise _taken(_IN_USE)
+    raise taken(_IN_USE)
 
 
 def _admit(
@@ -319,14 +371,15 @@ def _admit(
         return
     if there is not None and isinstance(current, Prediction):
         _ours(there, order)
-        raise _taken(
+        raise taken(
             "This order was carried out before, and its prediction has expired; for another one send "
             "a new Idempotency-Key, and a new predictionId where the order has one."
         )
-    raise _taken(_IN_USE)
+    raise taken(_IN_USE)
 
 
-def _taken(detail: str) -> Problem:
+def taken(detail: str) -> Problem:
+    """The id is in use."""
     return Problem(409, "exists", "Prediction exists", detail)
 
 

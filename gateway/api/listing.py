@@ -22,7 +22,7 @@ from tidings.gateway.http.held_bytes import HeldAccount, HeldBytes, Kind
 from tidings.gateway.http.problems import Handler, bad_request, busy
 from tidings.gateway.push.pages import cursor_behind
 from tidings.storage.clock import SYSTEM_CLOCK
-from tidings.storage.prediction import Prediction, Status, valid_id
+from tidings.storage.prediction import GROUP, Prediction, Status, is_group, valid_id
 from tidings.storage.store import Query, Stored, matches
 from tidings.storage.wrappers.cache import CachedStore
 
@@ -39,7 +39,7 @@ PAGE_BYTES = 4 * 1024 * 1024
 """Bytes of records in one answer."""
 
 _FILTERS = frozenset({"status", "owner", "model", "tag"})
-_PARAMETERS = _FILTERS | {"limit", "cursor", "text", "count"}
+_PARAMETERS = _FILTERS | {"limit", "cursor", "text", "count", "kind"}
 _STATUSES = frozenset(status.value for status in Status)
 
 
@@ -126,7 +126,7 @@ def parse_query(parameters: Mapping[str, str], filters: frozenset[str]) -> Query
         owner=parameters.get("owner"),
         model=parameters.get("model"),
         tag=parameters.get("tag"),
-        limit=_limit(parameters.get("limit")),
+        limit=limit_of(parameters.get("limit")),
         cursor=parameters.get("cursor") or None,
     )
 
@@ -145,9 +145,13 @@ def list_handler(
                 "Cannot list", "This store cannot list; ask for predictions by their ids."
             )
         search = Search.of(request.query.get("text"))
+        kind = request.query.get("kind")
+        if kind not in (None, GROUP):
+            raise bad_request("Unknown kind", f"No kind {kind[:64]!r}; say group, or nothing.")
+        groups = kind == GROUP
         with held.account(permissions.subject) as account:
             try:
-                page = await _page(store, permissions, query, seal, account, search)
+                page = await _page(store, permissions, query, seal, account, search, groups)
             except ValueError:
                 raise bad_request(
                     "Bad cursor", "The cursor is none of this list's; start again without it."
@@ -156,7 +160,7 @@ def list_handler(
                 scoped = _scoped(store, permissions, query)
                 counts = await counted(store, scoped, account.owner)
                 page = msgspec.structs.replace(page, counts=counts)
-            response = _answer(page)
+            response = list_answer(page)
             size = response.content_length or 0
             del page
             if not account.take(Kind.PAGES, size):
@@ -188,12 +192,15 @@ async def _page(
     seal: CursorSeal,
     account: HeldAccount,
     search: Search | None,
+    groups: bool,
 ) -> Listed:
     room = min(PAGE_BYTES, account.room(Kind.PAGES))
     scoped = _scoped(store, permissions, query)
     if scoped is not None:
         return (
-            _EMPTY if scoped.owners == () else await _collect(store, scoped, room, account, search)
+            _EMPTY
+            if scoped.owners == ()
+            else await _collect(store, scoped, room, account, search, groups=groups)
         )
     if query.cursor is not None:
         query = msgspec.structs.replace(query, cursor=seal.unseal(query.cursor))
@@ -201,7 +208,7 @@ async def _page(
     def visible(stored: Stored) -> bool:
         return may_read(permissions, stored.standing().prediction_id, stored)
 
-    page = await _collect(store, query, room, account, search, visible)
+    page = await _collect(store, query, room, account, search, visible, groups=groups)
     cursor = None if page.cursor is None else seal.seal(page.cursor)
     return msgspec.structs.replace(page, cursor=cursor)
 
@@ -213,6 +220,7 @@ async def _collect(
     account: HeldAccount,
     search: Search | None,
     visible: Callable[[Stored], bool] | None = None,
+    groups: bool = False,
 ) -> Listed:
     """A page out of small ones of the store, so that few large records are in memory at a time.
 
@@ -227,8 +235,9 @@ async def _collect(
         account: Of the caller, who takes turns with others at the store.
         search: The words that a record must have; None: any.
         visible: Whether the caller may see a record; None: all of them.
+        groups: List groups, which are left out otherwise.
     """
-    keep = _both(visible, search)
+    keep = _all(visible, search, _is_group if groups else _is_no_group)
     seen: list[Stored] = []
     cursor, degraded, looked = query.cursor, False, 0
     most = PAGES * query.limit if search is None else LOOKED_THROUGH
@@ -273,14 +282,23 @@ async def _with_id(
     return [stored] if isinstance(record, Prediction) and matches(query, record) else []
 
 
-def _both(
-    visible: Callable[[Stored], bool] | None, search: Search | None
-) -> Callable[[Stored], bool] | None:
-    if search is None:
-        return visible
-    if visible is None:
-        return search.matches
-    return lambda stored: search.matches(stored) and visible(stored)
+def _is_group(stored: Stored) -> bool:
+    return is_group(stored.encoded)
+
+
+def _is_no_group(stored: Stored) -> bool:
+    return not is_group(stored.encoded)
+
+
+def _all(
+    visible: Callable[[Stored], bool] | None, search: Search | None, kind: Callable[[Stored], bool]
+) -> Callable[[Stored], bool]:
+    checks = [kind]
+    if search is not None:
+        checks.append(search.matches)
+    if visible is not None:
+        checks.append(visible)
+    return kind if len(checks) == 1 else lambda stored: all(check(stored) for check in checks)
 
 
 def _fitting(
@@ -298,7 +316,8 @@ def _fitting(
     return fitting, len(items)
 
 
-def _answer(page: Listed) -> web.Response:
+def list_answer(page: Listed) -> web.Response:
+    """The answer with these records."""
     cursor = msgspec.json.encode(page.cursor)
     body = b'{"success":true,"data":[%s],"cursor":%s%s%s}' % (
         b",".join([_listed(item.encoded) for item in page.items]),
@@ -316,7 +335,8 @@ def _answer(page: Listed) -> web.Response:
     return web.Response(body=body, headers=headers)
 
 
-def _limit(text: str | None) -> int:
+def limit_of(text: str | None) -> int:
+    """How many records a page is to have; raises a 400."""
     if text is None:
         return DEFAULT_LIMIT
     if not (text.isascii() and text.isdecimal() and len(text) <= 6 and 1 <= int(text) <= MAX_LIMIT):

@@ -244,18 +244,21 @@ class Mutations:
             stored = stored if change is None else announced(change)
         return self._answer(permissions, prediction_id, stored, HTTPStatus.ACCEPTED)
 
-    async def delete(self, request: web.Request) -> web.StreamResponse:
-        """`DELETE /api/predictions/{id}`: 204 when it is gone, 202 where that is not seen in time."""
-        now = self._clock.ms()
+    async def admit_delete(self, request: web.Request, stored: Stored) -> None:
+        """Refuse whoever may not delete this record; 403 or 404."""
         permissions = await self._guard.authenticate(request)
-        prediction_id = request.match_info["id"]
-        stored = await self._records.find(prediction_id, fresh=True)
         if not permissions.may_delete(stored.owner):
             await self._refuse(
                 permissions,
-                prediction_id,
+                request.match_info["id"],
                 "Deleting it needs its owner's token or the scope write.",
             )
+
+    async def delete(self, request: web.Request) -> web.StreamResponse:
+        """`DELETE /api/predictions/{id}`: 204 when it is gone, 202 where that is not seen in time."""
+        now = self._clock.ms()
+        prediction_id = request.match_info["id"]
+        await self.admit_delete(request, await self._records.find(prediction_id, fresh=True))
         draft = self._writer.draft(prediction_id, {"type": Raw(b'"delete"')}, now)
         change = await self._writer.write(request, draft)
         headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}

@@ -37,7 +37,7 @@ class Retries:
     Args:
         load: Reads records past any cache.
         follow_ups: Appends the events.
-        expect: Told of the id of each successor before it is created.
+        expect: Told of the id of each successor before it is created, and of its group.
         retention: Ms for which a deleted successor's tombstone is sure to be there: what was
             retried longer ago is left alone.
         mine: Whether this instance acts on a partition.
@@ -48,7 +48,7 @@ class Retries:
         self,
         load: Load,
         follow_ups: FollowUps,
-        expect: Callable[[str], None] = lambda _prediction_id: None,
+        expect: Callable[[str, str | None], None] = lambda _prediction_id, _group: None,
         *,
         retention: int,
         mine: Callable[[Collection[int]], bool] = lambda _partitions: True,
@@ -139,7 +139,7 @@ class Retries:
         creates = [await self._follow_ups.successor(record) for record in missing]
         for record in missing:
             assert record.retried_as is not None
-            self._expect(record.retried_as)
+            self._expect(record.retried_as, record.group)
         await self._follow_ups.publish(creates)
         self.created += len(creates)
         self._again([record.prediction_id for record in missing], AGAIN)

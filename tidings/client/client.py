@@ -13,15 +13,22 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 import httpx
 import msgspec
-from msgspec import Struct
 
-from tidings.client.answers import error_of, retry_after
+from tidings.client.answers import (
+    One,
+    PredictionPage,
+    camel,
+    error_of,
+    path_of,
+    retry_after,
+)
 from tidings.client.attempts import AttemptsWatch, is_last
 from tidings.client.errors import PredictionNotFound, RequestRefused, Unreachable
+from tidings.client.groups import GroupCalls
 from tidings.client.progress import Deleted, Selection, Update, WatchState
 from tidings.client.text import Text
 from tidings.client.token import Token, TokenSource
@@ -42,21 +49,7 @@ UNREACHED = Backoff((0.2, 0.4))
 """Before asking again where nobody answered."""
 
 
-class PredictionPage(Struct, frozen=True):
-    """A page of predictions, newest first, and the cursor of the next one.
-
-    None: this was the last.
-    """
-
-    data: list[Prediction]
-    cursor: str | None = None
-
-
-class _One(Struct):
-    data: Prediction
-
-
-class Client:
+class Client(GroupCalls):
     """A client of one service.
 
     Args:
@@ -187,7 +180,7 @@ class Client:
             await text.write("Hello")
         ```
         """
-        path = f"{_path(prediction_id)}/text"
+        path = f"{path_of(prediction_id)}/text"
 
         async def send(piece: bytes, headers: Mapping[str, str]) -> None:
             await self._request("POST", path, content=piece, headers=headers, repeat=False)
@@ -202,7 +195,7 @@ class Client:
         return Text(prediction_id, send, lambda: self.watch(prediction_id), begin, fail)
 
     async def _read_text(self, prediction_id: str) -> str:
-        return (await self._request("GET", f"{_path(prediction_id)}/text")).text
+        return (await self._request("GET", f"{path_of(prediction_id)}/text")).text
 
     async def finished(
         self, prediction_id: str, *, timeout: float | None = None, latest: bool = False
@@ -232,7 +225,7 @@ class Client:
         Raises `PredictionNotFound`.
         """
         query = {"latest": "1"} if latest else None
-        return self._one(await self._request("GET", _path(prediction_id), query=query))
+        return self._one(await self._request("GET", path_of(prediction_id), query=query))
 
     async def list(
         self,
@@ -313,6 +306,9 @@ class Client:
             "predictionId": prediction_id,
         }
         body = {name: value for name, value in given.items() if value is not None}
+        return await self._created(body, idempotency_key)
+
+    async def _created(self, body: Mapping[str, Any], idempotency_key: str | None) -> Prediction:
         headers = {"Idempotency-Key": idempotency_key or uuid.uuid4().hex}
         answer = await self._request("POST", "/api/predictions", body=body, headers=headers)
         if answer.status_code == HTTPStatus.ACCEPTED:
@@ -335,8 +331,8 @@ class Client:
             Conflicting: The rules forbid the change of status.
             PredictionNotFound: There is no such prediction.
         """
-        body = {_camel(name): value for name, value in fields.items()}
-        answer = await self._request("PATCH", _path(prediction_id), body=body, repeat=False)
+        body = {camel(name): value for name, value in fields.items()}
+        answer = await self._request("PATCH", path_of(prediction_id), body=body, repeat=False)
         return await self._one_or_current(prediction_id, answer)
 
     async def cancel(self, prediction_id: str) -> Prediction:
@@ -344,7 +340,7 @@ class Client:
 
         Returns the record, which its provider's answer will change.
         """
-        answer = await self._request("POST", f"{_path(prediction_id)}/cancel")
+        answer = await self._request("POST", f"{path_of(prediction_id)}/cancel")
         return await self._one_or_current(prediction_id, answer)
 
     async def retry(
@@ -365,7 +361,7 @@ class Client:
         """
         given = {"provider": provider, "model": model}
         body = {name: value for name, value in given.items() if value is not None}
-        answer = await self._request("POST", f"{_path(prediction_id)}/retry", body=body)
+        answer = await self._request("POST", f"{path_of(prediction_id)}/retry", body=body)
         if answer.status_code == HTTPStatus.ACCEPTED:
             where = answer.headers.get("Location", "unknown")
             raise Unreachable(f"the retry is written down; read {where} later", status=202)
@@ -373,11 +369,11 @@ class Client:
 
     async def delete(self, prediction_id: str) -> None:
         """Delete a prediction. Raises `PredictionNotFound`."""
-        await self._request("DELETE", _path(prediction_id), repeat=False)
+        await self._request("DELETE", path_of(prediction_id), repeat=False)
 
     def _one(self, answer: httpx.Response) -> Prediction:
         try:
-            return msgspec.json.decode(answer.content, type=_One).data
+            return msgspec.json.decode(answer.content, type=One).data
         except msgspec.DecodeError as error:
             raise RequestRefused(
                 f"{answer.url} did not answer with a record ({error})", status=answer.status_code
@@ -385,7 +381,7 @@ class Client:
 
     async def _one_or_current(self, prediction_id: str, answer: httpx.Response) -> Prediction:
         try:
-            return msgspec.json.decode(answer.content, type=_One).data
+            return msgspec.json.decode(answer.content, type=One).data
         except msgspec.DecodeError:
             return await self.get(prediction_id)
 
@@ -438,12 +434,3 @@ class Client:
                 await asyncio.sleep(retry_after(answer, attempt))
             else:
                 raise error_of(answer)
-
-
-def _path(prediction_id: str) -> str:
-    return f"/api/predictions/{quote(prediction_id, safe='')}"
-
-
-def _camel(name: str) -> str:
-    first, *rest = name.split("_")
-    return first + "".join(word.capitalize() for word in rest)

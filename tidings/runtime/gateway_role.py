@@ -35,6 +35,7 @@ from tidings.runtime import limits
 from tidings.runtime.authentication import authenticator_of
 from tidings.runtime.resources import Resources
 from tidings.storage.wrappers.cache import CachedStore
+from tidings.streams.lifecycle.follow_ups import FollowUps
 from tidings.streams.rules.event import Archive
 from tidings.streams.support.tracing import Tracing
 
@@ -100,6 +101,7 @@ class GatewayRole:
         self._close: Callable[[], Awaitable[None]] | None = None
         self._submitter: Submitter | None = None
         self._create_defaults: CreateDefaults | None = None
+        self._follow_ups: FollowUps | None = None
         hub = self.hub = Hub(on_error=self._failed)
         owners = OwnerQuotas(limits.owner_limits(settings))
         self.held = HeldBytes(limits.held_limits(settings))
@@ -161,9 +163,12 @@ class GatewayRole:
         health.add_statistics("gateway", self._figures)
         health.add_statistics("lag", health_monitor.lags)
 
-    def submit_by(self, submitter: Submitter, defaults: CreateDefaults) -> None:
-        """What takes charge of new predictions, and what completes their orders."""
+    def submit_by(
+        self, submitter: Submitter, defaults: CreateDefaults, follow_ups: FollowUps
+    ) -> None:
+        """What takes charge of new predictions, completes their orders, and knows groups' members."""
         self._submitter, self._create_defaults = submitter, defaults
+        self._follow_ups = follow_ups
 
     @asynccontextmanager
     async def serving(self, listening: socket.socket) -> AsyncIterator[int]:
@@ -235,6 +240,7 @@ class GatewayRole:
             webhook_key=settings.webhook_key.encode() if settings.webhook_key else None,
             submitter=self._submitter,
             create_defaults=self._create_defaults,
+            follow_ups=self._follow_ups,
             archive=Archive(settings.archive),
             objects=resources.objects,
             strict=resources.policy.strict,

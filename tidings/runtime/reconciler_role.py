@@ -18,6 +18,7 @@ from tidings.streams.changes.codec import Change
 from tidings.streams.changes.feed import ChangeListener
 from tidings.streams.lifecycle.deadlines import Deadlines
 from tidings.streams.lifecycle.follow_ups import FollowUps
+from tidings.streams.lifecycle.groups import Groups
 from tidings.streams.lifecycle.retries import Retries, may_be_retried
 from tidings.streams.log.protocol import LogError
 from tidings.streams.providers.configuration import Configuration
@@ -124,6 +125,7 @@ class ProviderWork:
         self.reconciler: Reconciler | None = None
         self.deadlines: Deadlines | None = None
         self.retries: Retries | None = None
+        self.groups: Groups | None = None
         objects = resources.objects
         self.follow_ups = FollowUps(
             self.publisher, objects.get, objects.shown, (settings.webhook_key or "").encode()
@@ -166,6 +168,8 @@ class ProviderWork:
             self.deadlines.notice(changes)
         if self.retries is not None:
             self.retries.notice(changes)
+        if self.groups is not None:
+            self.groups.notice(changes)
 
     def missed(self) -> None:
         """Changes were missed: what is unfinished is to be read again."""
@@ -183,7 +187,9 @@ class ProviderWork:
                     self._resources.log,
                     owes=owes,
                     also=[
-                        one.remember for one in (self.deadlines, self.retries) if one is not None
+                        one.remember
+                        for one in (self.deadlines, self.retries, self.groups)
+                        if one is not None
                     ],
                 )
             except (StorageError, LogError) as error:
@@ -214,13 +220,15 @@ class ProviderWork:
         self.deadlines = Deadlines(
             self.publisher, defaults=self.default_timeouts, mine=self.thin.mine
         )
-        self.retries = self._retries(self.reconciler, self.thin.mine)
+        self.groups = self._groups(self.reconciler, self.thin.mine)
+        self.retries = self._retries(self.reconciler, self.groups, self.thin.mine)
         work = [
             self.thin.run(),
             self.reconciler.run(),
             self._remember(),
             self.deadlines.run(),
             self.retries.run(),
+            self.groups.run(),
         ]
         if watch is not None:
             await watch.start()
@@ -233,11 +241,21 @@ class ProviderWork:
                 task.cancel()
             await asyncio.wait(tasks, timeout=4)
 
-    def _retries(self, reconciler: Reconciler, mine: Callable[[Collection[int]], bool]) -> Retries:
+    def _groups(self, reconciler: Reconciler, mine: Callable[[Collection[int]], bool]) -> Groups:
+        return Groups(self._load, self.follow_ups, reconciler.expect, mine=mine)
+
+    def _retries(
+        self, reconciler: Reconciler, groups: Groups, mine: Callable[[Collection[int]], bool]
+    ) -> Retries:
+        def expect(prediction_id: str, group: str | None) -> None:
+            reconciler.expect(prediction_id)
+            if group is not None:
+                groups.adopt(group)
+
         return Retries(
             self._load,
             self.follow_ups,
-            reconciler.expect,
+            expect,
             retention=self._resources.expiry.retention,
             mine=mine,
         )
@@ -265,17 +283,18 @@ class ProviderWork:
             reconciler = self.reconciler = Reconciler(
                 self._load, self.status_client, submissions, timeouts=self.timeouts
             )
-            retries = self._retries(reconciler, lambda _partitions: True)
+            groups = self._groups(reconciler, lambda _partitions: True)
+            retries = self._retries(reconciler, groups, lambda _partitions: True)
             unfinished = await remember_unfinished(
                 reconciler,
                 self._resources.store,
                 self._resources.log,
                 owes=owes,
-                also=[passed.remember, retries.remember],
+                also=[passed.remember, retries.remember, groups.remember],
                 at_once=everything,
                 settled=True,
             )
-            while await passed.once() or await retries.once():
+            while await passed.once() or await retries.once() or await groups.once():
                 pass
             left = await reconciler.once()
             await submissions.idle()
@@ -342,4 +361,6 @@ class ProviderWork:
             found["deadlines"] = {"waiting": len(self.deadlines), "told": self.deadlines.told}
         if self.retries is not None:
             found["retries"] = {"asked": self.retries.asked, "created": self.retries.created}
+        if self.groups is not None:
+            found["groups"] = {"unfinished": len(self.groups), "created": self.groups.created}
         return found

@@ -321,7 +321,9 @@ def _gateway(
         rights=None if mount is None else mount.rights,
     )
     gateway.submit_by(
-        provider_work.submitting(gateway.reader), create_defaults_of(settings, Estimates(cache))
+        provider_work.submitting(gateway.reader),
+        create_defaults_of(settings, Estimates(cache)),
+        provider_work.follow_ups,
     )
     gateway.health.add_statistics("tasks", provider_work.figures)
     if service.processor is not None:
