@@ -12,6 +12,7 @@ from typing import Protocol
 
 import structlog
 
+from tidings.gateway.push.expiry import Expiries
 from tidings.gateway.push.hub import Hub
 from tidings.gateway.push.text_hub import TextHub
 from tidings.storage.prediction import Status, Tombstone, encode
@@ -59,6 +60,7 @@ class ChangesReader(ChangeWaiters):
             such a store, too.
         on_changes: Told of every change before those who watch: other parts of this process.
         on_gap: Called when changes were missed for good, after the cache was cleared.
+        expiries: Told of changes once they are pushed.
         tracing: Where the spans of sampled changes go; None: nothing is traced.
     """
 
@@ -73,9 +75,11 @@ class ChangesReader(ChangeWaiters):
         tombstones: bool = False,
         on_changes: OnChanges | None = None,
         on_gap: Callable[[], None] | None = None,
+        expiries: Expiries | None = None,
         tracing: Tracing | None = None,
     ) -> None:
         super().__init__()
+        self._expiries = expiries
         self._on_changes = on_changes
         self._tracing = tracing
         self._hub = hub
@@ -216,6 +220,8 @@ class ChangesReader(ChangeWaiters):
                     texts.changed(changes)
                     for _ in self._hub.fan_out(changes):
                         await asyncio.sleep(0)
+            if self._expiries is not None:
+                self._expiries.notice(changes)
         finally:
             for span in spans:
                 span.end()

@@ -84,12 +84,12 @@ class ConflationQueue:
         there = self._pending.get(prediction_id)
         if there is not None:
             self.conflated += 1
-            if there.change.version >= change.version:
+            if there.change.version >= change.version + change.expired:
                 return True
             self._drop(prediction_id)
         elif prediction_id in self._spilled:
             self.conflated += 1
-            if self._spilled[prediction_id] >= change.version:
+            if self._spilled[prediction_id] >= change.version + change.expired:
                 return True
             self._drop_spilled(prediction_id)
         size = len(change.value)

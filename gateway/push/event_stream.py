@@ -6,12 +6,12 @@ each prediction.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from tidings.gateway.auth.permissions import Permissions
 from tidings.gateway.http.held_bytes import HeldAccount, HeldBytes
 from tidings.gateway.push.conflation import ConflationQueue
-from tidings.gateway.push.hub import Delivery, Hub, Render, RoutedText
+from tidings.gateway.push.hub import Delivery, Hub, Render, RoutedChange, RoutedText
 from tidings.gateway.push.protocol import (
     change_message,
     deleted_message,
@@ -77,10 +77,12 @@ class EventStream:
         self._texts = texts
         self._floors: dict[str, int] = {}
         self._keys: list[str] = []
+        self._expect_expiry: Callable[[str, int], None] | None = None
 
     def watch(self, hub: Hub, keys: list[str]) -> None:
         """Subscribe to these keys of the hub."""
         self._keys = keys
+        self._expect_expiry = hub.expect_expiry
         if self._texts is not None:
             hub.append_to(self)
         for key in keys:
@@ -117,6 +119,20 @@ class EventStream:
                 self.finished = True
         self.wake.set()
 
+    def expire(self, item: RoutedChange) -> None:
+        """Take word, from the hub, that a prediction is hidden by now."""
+        change = item.change
+        if (
+            not self._may_watch(change)
+            or self._floors.get(change.prediction_id, 0) > change.version
+        ):
+            return
+        if not self.queue.put(item):
+            self.end()
+            return
+        self.finished = self.finished or self.single is not None
+        self.wake.set()
+
     def _may_watch(self, change: Change) -> bool:
         return self.permissions.may_watch(
             change.prediction_id, change.owner, change.model, change.tags
@@ -151,6 +167,8 @@ class EventStream:
             self._texts.sent(prediction_id, stored.encoded)
         if self.single is not None and stored.status is not None and stored.status.terminal:
             self.finished = True
+        if stored.expires_at is not None and self._expect_expiry is not None:
+            self._expect_expiry(prediction_id, stored.expires_at)
         if not self.knows(prediction_id, stored.version):
             return b""
         return self._named(b"snapshot", snapshot_message(stored.encoded), stored.version)

@@ -8,7 +8,7 @@ say all that routing needs.
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeVar, runtime_checkable
 
 from tidings.gateway.push.growing_text import GrowingText
 from tidings.streams.changes.codec import Change
@@ -86,6 +86,14 @@ class Subscriber(Protocol):
         """Take the changes of one batch, without blocking. What it raises goes to `on_error`."""
 
 
+@runtime_checkable
+class ExpirySubscriber(Protocol):
+    """A subscriber that wants to know when a record is hidden by its time to live."""
+
+    def expire(self, item: RoutedChange) -> None:
+        """A prediction is hidden by now, at a version that may be known. Errors as of `deliver`."""
+
+
 class TextSubscriber(Protocol):
     """A subscriber that growing texts are delivered to in pieces."""
 
@@ -122,6 +130,8 @@ class Hub:
         self._under_way: frozenset[str] = frozenset()
         """The predictions of a fan-out that pauses: some subscribers have not got them yet."""
         self._on_error = on_error
+        self.expect_expiry: Callable[[str, int], None] = lambda _prediction_id, _expires_at: None
+        """Called when somebody is shown a record that will be hidden, with the time (ms)."""
         self.deliveries = 0
         """Changes delivered so far, counted once for each subscriber that got it."""
 
@@ -177,6 +187,25 @@ class Hub:
         that was dropped then would let the same version through to those who are still to be told.
         """
         return 0 if prediction_id in self._under_way else self._sent.get(prediction_id, 0)
+
+    def may_be_watched(self, prediction_id: str) -> bool:
+        """Whether somebody watches this prediction, or more than single ones."""
+        kinds = self._kinds
+        wide = kinds["all"] or kinds["owner"] or kinds["model"] or kinds["tag"]
+        return bool(wide) or "prediction:" + prediction_id in self._subscribers
+
+    def expire(self, change: Change) -> None:
+        """Tell all who watch a prediction that it is hidden by now."""
+        item = RoutedChange(change)
+        found = {one for key in self._keys(change) for one in self._at(key)}
+        for subscriber in found:
+            if not isinstance(subscriber, ExpirySubscriber):
+                continue
+            try:
+                subscriber.expire(item)
+            except Exception as error:
+                self._take_out(subscriber)
+                self._on_error(subscriber, error)
 
     def publish(self, changes: Sequence[Change]) -> None:
         """Deliver the changes to all subscribers at once; with many, use `fan_out`."""

@@ -156,14 +156,14 @@ def change_message(change: Change) -> bytes:
     """What a subscriber is told when a prediction changes: the record, or that it is gone."""
     if change.value:
         return b"%b%b}" % (_CHANGE, change.value)
-    return deleted_message(change.prediction_id, change.version)
+    return deleted_message(change.prediction_id, change.version, change.expired)
 
 
 def change_frame(change: Change) -> bytes:
     """The frame of `change_message`, put together in one copy of the record."""
     value = change.value
     if not value:
-        return frame(deleted_message(change.prediction_id, change.version))
+        return frame(deleted_message(change.prediction_id, change.version, change.expired))
     return b"%b%b%b}" % (_header(len(value) + 31), _CHANGE, value)
 
 
@@ -185,9 +185,10 @@ def snapshot_message(encoded: bytes) -> bytes:
     return b"%b%b}" % (_SNAPSHOT, encoded)
 
 
-def deleted_message(prediction_id: str, version: int) -> bytes:
-    """A prediction is gone, since this version."""
-    return _encode({"type": "deleted", "predictionId": prediction_id, "version": version})
+def deleted_message(prediction_id: str, version: int, expired: bool = False) -> bytes:
+    """A prediction is gone, since this version; or hidden, as what has expired is."""
+    said = {"type": "deleted", "predictionId": prediction_id, "version": version}
+    return _encode({**said, "reason": "expired"} if expired else said)
 
 
 def unknown_message(prediction_id: str) -> bytes:

@@ -289,9 +289,12 @@ class SnapshotReader:
             and not session.raise_floor(prediction_id, version)
         ):
             return b""  # the client knows of the deletion, or was told meanwhile
-        return frame(protocol.deleted_message(prediction_id, version))
+        expired = stored is not None and not stored.deleted
+        return frame(protocol.deleted_message(prediction_id, version, expired))
 
     def _snapshot(self, session: Session, prediction_id: str, stored: Stored) -> bytes:
+        if stored.expires_at is not None:
+            self._hub.expect_expiry(prediction_id, stored.expires_at)
         if not session.raise_floor(prediction_id, stored.version):
             return b""
         return frame(protocol.snapshot_message(stored.encoded))

@@ -26,6 +26,10 @@ _NUMBERS = frozenset({"x", "u", "g", "d"})
 _STATUS_HEADERS = {status: ("s", status.encode()) for status in Status}
 
 
+EXPIRED = "expired"
+"""In the place of the status, of a prediction that is hidden by its time to live."""
+
+
 class Change(Struct, frozen=True, gc=False):
     """A prediction's newest state as announced."""
 
@@ -54,6 +58,11 @@ class Change(Struct, frozen=True, gc=False):
     def deleted(self) -> bool:
         """Whether the prediction is gone."""
         return not self.value
+
+    @property
+    def expired(self) -> bool:
+        """Whether it is only hidden, by its time to live: a gateway's own word, in no topic."""
+        return not self.value and self.status == EXPIRED
 
 
 def awaited_deadline(record: Standing) -> int | None:

@@ -29,6 +29,8 @@ class Deleted(Struct, frozen=True):
 
     prediction_id: str
     version: int
+    reason: str | None = None
+    """`expired`: it is hidden by its time to live; None: it was deleted."""
 
 
 Update = Prediction | Deleted
@@ -70,6 +72,7 @@ class Message(Struct, frozen=True):
     offset: int = 0
     text: str | None = None
     updated_at: int | None = msgspec.field(default=None, name="updatedAt")
+    reason: str | None = None
     retry_after: float | None = msgspec.field(default=None, name="retryAfter")
     anonymous: bool = False
 
@@ -213,7 +216,7 @@ class WatchState:
         elif message.type == "deleted" and self._advance(
             prediction_id, _Seen(message.version, deleted=True)
         ):
-            return Deleted(prediction_id, message.version)
+            return Deleted(prediction_id, message.version, message.reason)
         return None
 
     def _appended(self, prediction_id: str, message: Message) -> Prediction | None:

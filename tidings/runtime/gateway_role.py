@@ -24,6 +24,7 @@ from tidings.gateway.http.held_bytes import HeldBytes
 from tidings.gateway.http.problems import Handler
 from tidings.gateway.http.server import HttpServer
 from tidings.gateway.push.changes_reader import ChangesReader, OnChanges
+from tidings.gateway.push.expiry import Expiries
 from tidings.gateway.push.hub import Hub, Subscriber
 from tidings.gateway.push.session_registry import SessionRegistry
 from tidings.gateway.push.text_hub import TextHub
@@ -128,6 +129,7 @@ class GatewayRole:
             texts=self.texts,
         )
         projection = resources.projecting is not None
+        self.expiries = Expiries(hub, cache.load)
         self.reader = ChangesReader(
             resources.log,
             hub,
@@ -137,6 +139,7 @@ class GatewayRole:
             tombstones=projection,
             on_changes=on_changes,
             on_gap=self._on_missed_changes,
+            expiries=self.expiries,
             tracing=tracing,
         )
         self._health_monitor = health_monitor
@@ -200,6 +203,8 @@ class GatewayRole:
         self._close = farewell
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self.texts.close)
+            expiring = asyncio.create_task(self.expiries.run(), name="expiries")
+            stack.callback(expiring.cancel)
             stack.push_async_callback(self.reader.close)
             stack.push_async_callback(server.close)
             # What is appended is answered as such now, while there is time to answer.
