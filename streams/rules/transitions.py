@@ -14,7 +14,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from tidings.storage.prediction import Prediction, Standing, Status, Tombstone
+from tidings.storage.prediction import DEADLINE, Prediction, Standing, Status, Tombstone
 from tidings.streams.log.protocol import Place
 from tidings.streams.rules.decision import (
     BEHIND,
@@ -30,7 +30,7 @@ from tidings.streams.rules.decision import (
 )
 from tidings.streams.rules.event import Event, EventType
 from tidings.streams.rules.merging import advance, fill, merge, set_created, set_once
-from tidings.streams.rules.requests import REQUESTS
+from tidings.streams.rules.requests import DEADLINE_ERROR, REQUESTS
 from tidings.streams.rules.text import append, report_text, with_whole
 
 # Looking a member up on its class costs as much as a comparison; these are used for every event.
@@ -120,9 +120,38 @@ def _report(
         return applied(current, changes, event, position, log) if changes else BEHIND
     if strict and len(STEPS[judged, wanted]) > 1:
         return Rejected("strict", f"Invalid transition from {judged} to {wanted}")
+    return _step_forward(current, wanted, changes, event, position, log)
+
+
+def _step_forward(
+    current: Prediction,
+    wanted: Status,
+    changes: dict[str, Any],
+    event: Event,
+    position: Place | None,
+    log: str | None,
+) -> Decision:
     advance(current, event, changes)
+    if wanted is Status.CANCELED and _overdue(current, event):
+        # Its provider has canceled it by the deadline that it was given: the word that it has passed came too late.
+        changes |= {
+            "error": DEADLINE_ERROR,
+            "error_code": DEADLINE,
+            "late_status": Status.CANCELED,
+        }
+        wanted, event = Status.FAILED, replace(event, at=current.deadline)
     whole = report_text(current, event, changes, final=wanted.terminal)
     return with_whole(stepped(current, wanted, changes, event, position, log), whole)
+
+
+def _overdue(current: Prediction, event: Event) -> bool:
+    """Whether this comes after the record's deadline, and nobody has asked to cancel it."""
+    return (
+        current.deadline is not None
+        and current.deadline <= event.recorded_at
+        and current.cancel_requested_at is None
+        and current.pending is None
+    )
 
 
 def _same_status(

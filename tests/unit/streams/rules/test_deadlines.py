@@ -96,6 +96,25 @@ def test_a_late_cancel_is_what_was_asked_for() -> None:
     assert (decision.record.status, decision.record.late_status) == ("failed", "canceled")
 
 
+def test_a_cancel_by_the_provider_after_the_deadline_is_the_deadlines() -> None:
+    """Where its word comes before ours, the record fails by its deadline all the same, unless a cancel was asked for."""
+    running = event("processing", deadline=LATER)
+    canceled = event("canceled", at=LATER + 5, recorded_at=LATER + 5)
+    found = record(running, canceled)
+    assert (found.status, found.error_code, found.late_status) == (
+        "failed",
+        "deadline",
+        "canceled",
+    )
+    assert found.transitions[-1].at == LATER
+    early = event("canceled", at=LATER - 5, recorded_at=LATER - 5)
+    assert record(running, early).status == "canceled"
+    asked = event(type="cancel")
+    assert record(
+        event("processing", deadline=LATER, attempt="a", provider_id="r"), asked, canceled
+    ).status == ("canceled")
+
+
 def test_a_late_failure_is_noted_too() -> None:
     """It ended at its provider: nobody need ask for a cancel any more."""
     decision = judge(failed(), event("failed", error="out of memory"), 2)
