@@ -1,5 +1,6 @@
 """The page, as a visitor sees it."""
 
+import json
 import re
 import shlex
 import time
@@ -14,7 +15,8 @@ from tests.browser.reports import report
 from tests.support.command import tidings
 from tests.support.conditions import eventually
 from tests.support.tidings_process import TidingsProcess
-from tidings.streams.log.protocol import NewRecord
+from tidings.streams.log.factory import open_log
+from tidings.streams.log.protocol import EVENTS, NewRecord
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -97,6 +99,33 @@ async def test_a_prediction_goes_through_its_states(page: Page, service: Tidings
     picture = card(page, "a heron on stilts").locator("img")
     await expect(picture).to_have_js_property("naturalWidth", 1)
     await expect(picture).to_have_attribute("referrerpolicy", "no-referrer")
+
+
+async def test_a_group_and_attempts(page: Page, service: TidingsProcess) -> None:
+    """A group shows how many of its members have ended, and a member which one tries it again."""
+    log = await open_log(f"sqlite:///{next(service.folder.rglob('log.db'))}")
+    try:
+        order = {"provider": "acme", "model": "m", "prompt": "a heron of many"}
+        said = {
+            "type": "create",
+            "kind": "group",
+            "status": "processing",
+            "members": ["flock.0", "flock.1"],
+            "orders": [{**order, "retries": 1}, order],
+            "memberStatus": "qq",
+        }
+        await log.append(EVENTS, [NewRecord(b"flock", json.dumps(said).encode())])
+        await visit(page, service, "#flock")
+        status = page.locator("#detail .line .status")
+        await expect(status).to_have_text("Processing · 0 of 2")
+        await report(service, "flock.1", "succeeded")
+        await expect(status).to_have_text("Processing · 1 of 2")
+        await report(service, "flock.0", "failed")
+        await page.goto(f"{service.url}/#flock.0")
+        await expect(page.locator("#detail dl.facts")).to_contain_text("Tried again as")
+        await expect(page.locator("#detail dl.facts")).to_contain_text("flock")
+    finally:
+        await log.close()
 
 
 async def test_the_raw_record_keeps_numbers(page: Page, service: TidingsProcess) -> None:

@@ -11,6 +11,9 @@ from tidings.observability.traces import OpenTracing
 from tidings.storage.wrappers.cache import CachedStore
 from tidings.streams.archive.worker import Archiver
 from tidings.streams.changes.projection import Projecting
+from tidings.streams.lifecycle.deadlines import Deadlines
+from tidings.streams.lifecycle.groups import Groups
+from tidings.streams.lifecycle.retries import Retries
 from tidings.streams.log.instrumented import Appends, ObservedLog
 from tidings.streams.log.protocol import Log
 from tidings.streams.submission.reconciler import Reconciler
@@ -29,7 +32,10 @@ class ProviderSources:
     """By provider."""
     submissions: Callable[[], Submitter | None]
     reconciler: Callable[[], Reconciler | None]
-    """Both are there only while this process does that work."""
+    deadlines: Callable[[], Deadlines | None]
+    retries: Callable[[], Retries | None]
+    groups: Callable[[], Groups | None]
+    """All of these are there only while this process does that work."""
 
 
 # ---- every role ----
@@ -362,5 +368,29 @@ PROVIDERS: tuple[Family[ProviderSources], ...] = (
         "gauge",
         "Unfinished predictions that the reconciler keeps an eye on.",
         lambda sources: 0 if (one := sources.reconciler()) is None else len(one),
+    ),
+    Family(
+        "tidings_deadlines_waiting",
+        "gauge",
+        "Unfinished predictions with a deadline.",
+        lambda sources: 0 if (one := sources.deadlines()) is None else len(one),
+    ),
+    Family(
+        "tidings_deadlines_told_total",
+        "counter",
+        "Events appended for deadlines that passed, repeats included.",
+        lambda sources: 0 if (one := sources.deadlines()) is None else one.told,
+    ),
+    Family(
+        "tidings_retries_total",
+        "counter",
+        "Attempts created for predictions that are tried again.",
+        lambda sources: 0 if (one := sources.retries()) is None else one.created,
+    ),
+    Family(
+        "tidings_groups_unfinished",
+        "gauge",
+        "Groups of which a member has not ended.",
+        lambda sources: 0 if (one := sources.groups()) is None else len(one),
     ),
 )

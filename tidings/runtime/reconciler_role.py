@@ -330,7 +330,14 @@ class ProviderWork:
 
     def sources(self) -> ProviderSources:
         """What the metrics of this work are read from."""
-        return ProviderSources(self.throttles, lambda: self.submissions, lambda: self.reconciler)
+        return ProviderSources(
+            self.throttles,
+            lambda: self.submissions,
+            lambda: self.reconciler,
+            lambda: self.deadlines,
+            lambda: self.retries,
+            lambda: self.groups,
+        )
 
     def figures(self) -> dict[str, object]:
         """For `/api/stats`."""

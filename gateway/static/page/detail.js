@@ -5,7 +5,7 @@ import { byId, element, setText, show } from "./dom.js";
 import { dateAndTime, pretty, statusName } from "./format.js";
 import { Logs } from "./logs.js";
 import { copied, Outputs, WholeText } from "./outputs.js";
-import { archiveTrouble, blobOf, ended, progress, prompt, title, words } from "./record.js";
+import { archiveTrouble, blobOf, counted, ended, progress, prompt, title, words } from "./record.js";
 import { send } from "./service.js";
 import { Timeline } from "./timeline.js";
 
@@ -95,7 +95,7 @@ export class Detail {
     show(this.status, true);
     this.status.dataset.status = record.status;
     setText(this.title, title(record));
-    setText(this.status, statusName(record.status));
+    setText(this.status, [statusName(record.status), counted(record)].filter(Boolean).join(" · "));
     const done = ended(record) ? null : progress(record);
     show(this.share, done !== null);
     setText(this.share, done === null ? "" : `${Math.round(done * 100)} %`);
@@ -172,6 +172,11 @@ export class Detail {
       Tags: record.tags?.join(", "),
       Created: dateAndTime(record.createdAt),
       "Generation time": record.generationTime == null ? null : `${(record.generationTime / 1000).toFixed(2)} s`,
+      Deadline: record.deadline == null ? null : dateAndTime(record.deadline),
+      Group: record.group,
+      Attempt: record.retryCount == null ? null : `${record.retryCount + 1}, after ${record.retryOf}`,
+      "Tried again as": record.retriedAs,
+      "Ended at the provider": record.lateStatus && statusName(record.lateStatus),
       Version: String(record.version),
     };
     const wanted = Object.entries(facts).filter(([, value]) => value);

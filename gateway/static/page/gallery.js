@@ -2,7 +2,7 @@
 
 import { byId, element, setText, show } from "./dom.js";
 import { duration, statusName } from "./format.js";
-import { archiveTrouble, blobOf, ended, excerpt, KINDS, outputs, progress, title, until, words } from "./record.js";
+import { archiveTrouble, blobOf, counted, ended, excerpt, KINDS, outputs, progress, title, until, words } from "./record.js";
 
 const EXCERPT = 420;
 
@@ -43,7 +43,8 @@ class Card {
     this.bar.style.width = share === null ? "" : `${share * 100}%`;
     setText(this.title, title(record));
     this.status.dataset.status = record.status;
-    setText(this.status, record.cancelRequestedAt && !ended(record) ? "Canceling" : statusName(record.status));
+    const status = record.cancelRequestedAt && !ended(record) ? "Canceling" : statusName(record.status);
+    setText(this.status, [status, counted(record)].filter(Boolean).join(" · "));
     setText(this.by, [record.owner, record.model?.split("/").at(-1)].filter(Boolean).join(" · "));
     this.by.title = [record.owner, record.model].filter(Boolean).join(" · ");
     const inFrame = this.frame.querySelector(".wrong") !== null;

@@ -132,9 +132,15 @@ export function excerpt(record, most) {
 /** From 0 to 1: what was reported, else what the bar at the end of the logs says; null where nothing does. */
 export function progress(record) {
   if (typeof record.progress === "number") return record.progress;
+  if (record.kind === "group") return endedMembers(record) / record.memberStatus.length;
   const bars = [...words(record.logs).slice(-400).matchAll(PERCENT)];
   return bars.length ? Math.min(1, Number(bars.at(-1)[1]) / 100) : null;
 }
+
+const endedMembers = ({ memberStatus }) => memberStatus.replace(/[qp]/g, "").length;
+
+/** Of a group how many of its members have ended: "7 of 10"; else empty. */
+export const counted = (record) => (record.kind === "group" && record.memberStatus ? `${endedMembers(record)} of ${record.memberStatus.length}` : "");
 
 /** When it ended, or now. */
 export function until(record, now) {
