@@ -211,7 +211,10 @@ def _hand_made() -> dict[str, Schema]:
             {"version": number, "updatedAt": number},
         ),
         "Snapshot": message("snapshot", prediction=record),
-        "Deleted": message("deleted", **gone, version=number),
+        "Deleted": _object(
+            {"type": {"const": "deleted"}, **gone, "version": number},
+            {"reason": {"const": "expired"}},
+        ),
         "Unknown": message("unknown", **gone),
         "Synced": message("synced", more={"type": "boolean"}),
         "Welcome": _object(

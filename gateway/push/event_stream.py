@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from tidings.gateway.auth.permissions import Permissions
 from tidings.gateway.http.held_bytes import HeldAccount, HeldBytes
 from tidings.gateway.push.conflation import ConflationQueue
-from tidings.gateway.push.hub import Delivery, Hub, Render, RoutedChange, RoutedText
+from tidings.gateway.push.hub import Delivery, Hub, Render, RoutedText
 from tidings.gateway.push.protocol import (
     change_message,
     deleted_message,
@@ -107,7 +107,7 @@ class EventStream:
             items = self._texts.wanted([item for item in items if self._may_watch(item.change)])
         for item in items:
             change = item.change
-            if change.version <= self._floors.get(change.prediction_id, 0):
+            if change.version + change.expired <= self._floors.get(change.prediction_id, 0):
                 continue
             if not self._may_watch(change):
                 continue
@@ -117,20 +117,6 @@ class EventStream:
                 return
             if self.single is not None and (change.deleted or change.status in _TERMINAL):
                 self.finished = True
-        self.wake.set()
-
-    def expire(self, item: RoutedChange) -> None:
-        """Take word, from the hub, that a prediction is hidden by now."""
-        change = item.change
-        if (
-            not self._may_watch(change)
-            or self._floors.get(change.prediction_id, 0) > change.version
-        ):
-            return
-        if not self.queue.put(item):
-            self.end()
-            return
-        self.finished = self.finished or self.single is not None
         self.wake.set()
 
     def _may_watch(self, change: Change) -> bool:

@@ -8,7 +8,7 @@ say all that routing needs.
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Protocol, TypeVar
 
 from tidings.gateway.push.growing_text import GrowingText
 from tidings.streams.changes.codec import Change
@@ -84,14 +84,6 @@ class Subscriber(Protocol):
 
     def deliver(self, delivery: Delivery) -> None:
         """Take the changes of one batch, without blocking. What it raises goes to `on_error`."""
-
-
-@runtime_checkable
-class ExpirySubscriber(Protocol):
-    """A subscriber that wants to know when a record is hidden by its time to live."""
-
-    def expire(self, item: RoutedChange) -> None:
-        """A prediction is hidden by now, at a version that may be known. Errors as of `deliver`."""
 
 
 class TextSubscriber(Protocol):
@@ -196,13 +188,11 @@ class Hub:
 
     def expire(self, change: Change) -> None:
         """Tell all who watch a prediction that it is hidden by now."""
-        item = RoutedChange(change)
+        delivery = Delivery((RoutedChange(change),))
         found = {one for key in self._keys(change) for one in self._at(key)}
         for subscriber in found:
-            if not isinstance(subscriber, ExpirySubscriber):
-                continue
             try:
-                subscriber.expire(item)
+                subscriber.deliver(delivery)
             except Exception as error:
                 self._take_out(subscriber)
                 self._on_error(subscriber, error)

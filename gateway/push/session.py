@@ -15,7 +15,7 @@ from tidings.gateway.http.held_bytes import HeldBytes
 from tidings.gateway.push import protocol
 from tidings.gateway.push.conflation import ConflationQueue
 from tidings.gateway.push.counted_subscriptions import CountedSubscriptions
-from tidings.gateway.push.hub import Delivery, Hub, RoutedChange, RoutedText
+from tidings.gateway.push.hub import Delivery, Hub, RoutedText
 from tidings.gateway.push.protocol import (
     Auth,
     Close,
@@ -327,16 +327,6 @@ class Session(CountedSubscriptions):
         """Take one step of these texts, from the hub."""
         if self.texts is not None:
             self.texts.deliver(self, grown)
-
-    def expire(self, item: RoutedChange) -> None:
-        """Take word, from the hub, that a prediction is hidden by now."""
-        change = item.change
-        if not self.may_see(change) or self.floor(change.prediction_id) > change.version:
-            return
-        if self._queue is None:
-            self._output.write(item.rendered(change_frame))
-        elif not self._queue.put(item):
-            self._output.close(Close.RESTART, "too far behind; subscribe again")
 
     def update_pass_through(self) -> None:
         """See `SubscriptionState.update_pass_through`."""

@@ -152,7 +152,8 @@ class SubscriptionState:
     def accept(self, change: Change) -> bool:
         """Whether the client gets this change: it is news, and may be seen. Asked once for each."""
         prediction_id = change.prediction_id
-        if change.version <= self.floor(prediction_id) or not self.may_see(change):
+        floor = self.floor(prediction_id)
+        if change.version + change.expired <= floor or not self._may_see(change):
             return False
         if self._snapshots:
             # The snapshot under way may have read an older version: sent after this one it would
@@ -182,8 +183,7 @@ class SubscriptionState:
         """As `wants`, by the id alone; in doubt True: the record decides once it is read."""
         return self._wide > 0 or PREDICTION + prediction_id in (self.keys or {})
 
-    def may_see(self, change: Change) -> bool:
-        """Whether the client may see this change."""
+    def _may_see(self, change: Change) -> bool:
         unverified = self._unverified
         asked = unverified is not None and change.prediction_id in unverified
         if not asked and not self._checks_each:

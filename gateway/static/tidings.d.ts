@@ -120,6 +120,8 @@ export interface Deleted {
   predictionId: string;
   version: number;
   deleted: true;
+  /** It is hidden by its time to live; without a reason it was deleted. */
+  reason?: "expired";
   status?: undefined;
 }
 

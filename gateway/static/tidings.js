@@ -368,11 +368,11 @@ export class Tidings extends EventTarget {
     if (more.length) this.#tell({ ...last, ...told, type: undefined, text: (last.text ?? "") + new TextDecoder().decode(more), textLength: there + more.length }, keysOf(last));
   }
 
-  #gone(predictionId, version) {
+  #gone(predictionId, version, reason) {
     const last = this.#records.get(predictionId);
     if (last?.deleted || last?.version > version) return;
     const keys = last?.status ? keysOf(last) : [`predictions:${predictionId}`, ...this.#topics.keys()].filter((key) => !key.startsWith("predictions:") || key.slice(12) === predictionId);
-    this.#tell({ predictionId, version, deleted: true }, keys);
+    this.#tell({ predictionId, version, deleted: true, reason }, keys);
   }
 
   #tell(record, keys) {
@@ -509,7 +509,7 @@ export class Tidings extends EventTarget {
       case "append":
         return this.#append(message);
       case "deleted":
-        return this.#gone(message.predictionId, message.version);
+        return this.#gone(message.predictionId, message.version, message.reason);
       case "unknown": {
         const { predictionId } = message; // on a WebSocket it may come behind the first change
         const last = attempt.kind === "sse" && this.#records.get(predictionId);

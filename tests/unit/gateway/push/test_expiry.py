@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from tests.support.clock import ManualClock
 from tidings.gateway.push.expiry import Expiries
-from tidings.gateway.push.hub import Delivery, Hub, RoutedChange
+from tidings.gateway.push.hub import Delivery, Hub
 from tidings.gateway.push.protocol import change_message
 from tidings.storage.prediction import Prediction, Status, encode
 from tidings.storage.store import Stored
@@ -19,9 +19,6 @@ class Listener:
 
     def deliver(self, delivery: Delivery) -> None:
         self.got += [change_message(item.change) for item in delivery.items]
-
-    def expire(self, item: RoutedChange) -> None:
-        self.got.append(change_message(item.change))
 
 
 class Bench:
