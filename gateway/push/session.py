@@ -16,15 +16,7 @@ from tidings.gateway.push import protocol
 from tidings.gateway.push.conflation import ConflationQueue
 from tidings.gateway.push.counted_subscriptions import CountedSubscriptions
 from tidings.gateway.push.hub import Delivery, Hub, RoutedText
-from tidings.gateway.push.protocol import (
-    Auth,
-    Close,
-    Ping,
-    Subscribe,
-    Unsubscribe,
-    change_frame,
-    frame,
-)
+from tidings.gateway.push.protocol import Auth, Close, Subscribe, Unsubscribe, change_frame, frame
 from tidings.gateway.push.text_cursors import TextCursors
 from tidings.gateway.push.transport import CLOSED, Output
 from tidings.storage.errors import StorageError
@@ -171,7 +163,7 @@ class Session(CountedSubscriptions):
             cost += self._authenticate(message.token)
         elif not self.authenticated:
             self._output.close(Close.NOT_AUTHENTICATED, "send a message of type auth first")
-        elif isinstance(message, Ping):
+        elif isinstance(message, protocol.Ping):
             self.reply(protocol.pong_message(message.ref))
         elif isinstance(message, Subscribe):
             cost += self._subscribe(message)

@@ -34,7 +34,7 @@ from tidings.runtime.reconciler_role import ProviderWork
 from tidings.runtime.resources import Resources, open_resources
 from tidings.runtime.signals import cancelled_by, stop_signals
 from tidings.runtime.supervisor import parent_exit
-from tidings.runtime.upkeep import forget_hidden, mirroring, say_ready, sweep
+from tidings.runtime.upkeep import forget_hidden, keep_keys_fresh, mirroring, say_ready, sweep
 from tidings.storage.errors import StorageError
 from tidings.storage.prediction import Prediction
 from tidings.storage.wrappers.cache import CachedStore
@@ -309,7 +309,7 @@ def _gateway(
 ) -> GatewayRole:
     """What serves clients, with what the other roles of this process add."""
     opened, cache, health = service.resources, service.cache, service.health
-    _keep_keys_fresh(service, stack)
+    keep_keys_fresh(service.resources.providers, service.start, stack)
     gateway = service.gateway = GatewayRole(
         settings,
         opened,
@@ -350,20 +350,6 @@ async def _serve(
         service.health_port = await stack.enter_async_context(
             serving_health(gateway.health_app(), own)
         )
-
-
-def _keep_keys_fresh(service: Service, stack: AsyncExitStack) -> None:
-    """Fetch the public keys of providers that have some, until the stack ends."""
-    providers = service.resources.providers
-    if all(getattr(provider, "key_set", None) is None for provider in providers.values()):
-        return
-    from tidings.streams.providers.signatures.jwks import (
-        keep_all_fresh,  # with the libraries for signatures and for fetching
-        key_sets,
-    )
-
-    fetching = service.start(keep_all_fresh(key_sets(providers)), "provider-keys")
-    stack.callback(fetching.cancel)
 
 
 def _cache_of(settings: Settings, opened: Resources) -> CachedStore:

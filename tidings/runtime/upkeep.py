@@ -2,8 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import structlog
@@ -17,6 +17,7 @@ from tidings.storage.wrappers.fallback import FallbackStore
 from tidings.storage.wrappers.replica import Replica
 from tidings.streams.changes.fallback_sync import FallbackSync
 from tidings.streams.changes.projection import projecting
+from tidings.streams.providers.protocol import Provider
 from tidings.streams.rules.reducer import DAY
 
 SWEEP_EVERY = 60.0
@@ -102,3 +103,16 @@ async def forget_hidden(replica: Replica) -> None:
     while True:
         await asyncio.sleep(SWEEP_EVERY)
         replica.forget_hidden(time.time_ns() // 1_000_000)
+
+
+def keep_keys_fresh(providers: Mapping[str, Provider], start: Start, stack: AsyncExitStack) -> None:
+    """Fetch the public keys of providers that have some, until the stack ends."""
+    if all(getattr(provider, "key_set", None) is None for provider in providers.values()):
+        return
+    from tidings.streams.providers.signatures.jwks import (
+        keep_all_fresh,  # with the libraries for signatures and for fetching
+        key_sets,
+    )
+
+    fetching = start(keep_all_fresh(key_sets(providers)), "provider-keys")
+    stack.callback(fetching.cancel)
