@@ -33,6 +33,7 @@ from tidings.storage.object_storage import ObjectStorage
 from tidings.storage.wrappers.cache import CachedStore
 from tidings.streams.lifecycle.follow_ups import FollowUps
 from tidings.streams.log.protocol import Log
+from tidings.streams.notifications.address import AddressBook
 from tidings.streams.providers.protocol import Provider
 from tidings.streams.rules.event import Archive
 from tidings.streams.support.tracing import Tracing
@@ -73,6 +74,7 @@ def connect(
     submitter: Submitter | None = None,
     create_defaults: CreateDefaults | None = None,
     follow_ups: FollowUps | None = None,
+    addresses: AddressBook | None = None,
     archive: Archive = Archive.AFTER,
     objects: ObjectStorage | None = None,
     strict: bool = False,
@@ -108,6 +110,7 @@ def connect(
             submitter=submitter,
             defaults=create_defaults,
             groups=Groups(store, submitter, create_defaults),
+            addresses=addresses,
         ),
         mutations=mutations,
         text_reads=TextReads(guard, records, texts, event_streams, objects),

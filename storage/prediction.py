@@ -155,6 +155,10 @@ class Prediction(Struct, frozen=True, gc=False, omit_defaults=True, rename="came
     estimated_time: int | float | None = None
     generation_time: int | float | None = None
     deadline: int | None = None
+    webhook: Raw = ABSENT
+    """The server that is told of its steps: its host, and the address encrypted."""
+    webhook_events: Raw = ABSENT
+    """The statuses that it is told of, a list; absent: the last ones."""
     cancel_requested_at: int | None = None
     attempt: str | None = None
     create_id: str | None = None

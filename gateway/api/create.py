@@ -20,6 +20,7 @@ from tidings.gateway.api.deadlines import with_deadline
 from tidings.gateway.api.long_poll import announced
 from tidings.gateway.api.mutations import EventWriter, check_size, read_object
 from tidings.gateway.api.predictions import answer_with
+from tidings.gateway.api.webhook_address import seal_webhook
 from tidings.gateway.auth.permissions import Permissions
 from tidings.gateway.auth.request_guard import RequestGuard
 from tidings.gateway.http.held_bytes import HeldBytes
@@ -28,6 +29,7 @@ from tidings.storage.clock import SYSTEM_CLOCK, Clock
 from tidings.storage.prediction import Prediction, decode, valid_id
 from tidings.storage.store import Stored, hidden
 from tidings.storage.wrappers.cache import CachedStore
+from tidings.streams.notifications.address import AddressBook
 from tidings.streams.rules.decision import Applied
 from tidings.streams.rules.event import Event
 from tidings.streams.rules.fields import CREATE_WIRE_NAMES
@@ -111,6 +113,7 @@ def create_handler(
     key: bytes = b"",
     submitter: Submitter | None = None,
     defaults: CreateDefaults | None = None,
+    addresses: AddressBook | None = None,
     clock: Clock = SYSTEM_CLOCK,
 ) -> Handler:
     """The handler of `POST /api/predictions`.
@@ -128,6 +131,7 @@ def create_handler(
             tell, or take, the id of another's order.
         submitter: Takes charge of new predictions; None: none can be created.
         defaults: Completes an order.
+        addresses: Seals the addresses of webhooks; None: none are sent.
         clock: Tells the time.
     """
 
@@ -135,7 +139,7 @@ def create_handler(
         permissions = await guard.authenticate(request)
         with held.account(permissions.subject) as account:
             fields = await read_object(request, max_body, account)
-            order = _order(request, permissions, fields, key, groups)
+            order = _order(request, permissions, fields, key, groups, addresses)
             return await carry_out(request, order, clock.ms())
 
     async def carry_out(request: web.Request, order: Order, now: int) -> web.StreamResponse:
@@ -207,6 +211,7 @@ def _order(
     fields: dict[str, Raw],
     key: bytes,
     groups: GroupOrders,
+    addresses: AddressBook | None,
 ) -> Order:
     fields = without_nulls(fields)
     orders: list[dict[str, Raw]] | None = None
@@ -233,6 +238,8 @@ def _order(
             "predictionId has 1 to 256 bytes without spaces, commas and control characters.",
         )
     check_tags(fields)
+    for one in (fields, *(orders or ())):
+        seal_webhook(one, addresses)
     fields["type"] = Raw(b'"create"')
     given = _idempotency_key(request)
     if given is None:

@@ -66,6 +66,10 @@ export interface Prediction<Output = unknown> {
   generationTime?: number;
   /** When it fails unless it has ended, in ms since the epoch. */
   deadline?: number;
+  /** Which server is told of its steps; the address itself is encrypted. */
+  webhook?: { host: string; sealed: string };
+  /** The statuses that this server is told of; the last ones where it is left out. */
+  webhookEvents?: Status[];
   assetsError?: string;
   /** Why it failed, for programs. */
   errorCode?: string;

@@ -13,21 +13,23 @@ DownloadError
 """
 
 import asyncio
-import re
-import socket
 import time
 import zlib
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urljoin
+from typing import TYPE_CHECKING
 
 import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.abc import AbstractResolver
 from msgspec import Struct
 from yarl import URL
 
-from tidings.streams.archive.ssrf import is_address, refusal
+from tidings.streams.archive.guarded_http import (
+    Forbidden,
+    GuardedSessions,
+    forbidden_within,
+    parse_url,
+)
 
 if TYPE_CHECKING:
     import ssl
@@ -51,11 +53,7 @@ _GZIP_OR_ZLIB = 32 + zlib.MAX_WBITS
 _GZIP_MEMBER = b"\x1f"
 """How another member of a gzip file begins (RFC 1952, 2.3.1)."""
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_HOST = re.compile(r"[A-Za-z0-9._\-]+|[0-9A-Fa-f:.]+(?:%25?[A-Za-z0-9]+)?")
 _LATER = frozenset({408, 425, 429})
-_ABSOLUTE = re.compile(r"[A-Za-z][A-Za-z0-9+.\-]*://[^/?#]*")
-_NOT_ON_THE_WIRE = re.compile(rb"[^\x21-\x7e]")
-"""Bytes that a request line cannot hold (RFC 9112, 3.2)."""
 
 
 class DownloadError(Exception):
@@ -175,38 +173,26 @@ class Downloads:
         resolver: AbstractResolver | None = None,
         tls: "ssl.SSLContext | None" = None,
     ) -> None:
-        self._allow = frozenset(place.lower() for place in allow)
         self.limits = limits or Limits()
-        guarded = _GuardedResolver(resolver or aiohttp.ThreadedResolver())
-        how: dict[str, Any] = {"limit": concurrency, "ssl": tls if tls is not None else True}
-        self._public = self._session(
-            aiohttp.TCPConnector(
-                resolver=guarded, socket_factory=_guarded_socket, use_dns_cache=False, **how
-            )
-        )
-        self._allowed = self._session(aiohttp.TCPConnector(resolver=resolver, **how))
-
-    def _session(self, connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
-        limits = self.limits
-        return aiohttp.ClientSession(
-            connector=connector,
-            cookie_jar=aiohttp.DummyCookieJar(),
+        self._sessions = GuardedSessions(
+            allow,
             timeout=aiohttp.ClientTimeout(
-                total=limits.total,
-                sock_connect=limits.connect,
-                connect=limits.total,
-                sock_read=limits.silence,
+                total=self.limits.total,
+                sock_connect=self.limits.connect,
+                connect=self.limits.total,
+                sock_read=self.limits.silence,
             ),
+            concurrency=concurrency,
             headers={"User-Agent": "tidings", "Accept": "*/*", "Accept-Encoding": "identity"},
+            resolver=resolver,
+            tls=tls,
             auto_decompress=False,
-            trust_env=False,
             read_bufsize=CHUNK,
         )
 
     async def close(self) -> None:
         """Close all connections."""
-        await self._public.close()
-        await self._allowed.close()
+        await self._sessions.close()
 
     @asynccontextmanager
     async def fetch(self, url: str) -> AsyncIterator[Download]:
@@ -229,47 +215,30 @@ class Downloads:
 
     async def _ask(self, url: str) -> aiohttp.ClientResponse:
         """The answer after all redirects."""
-        target = _parse(url)
-        for _ in range(self.limits.redirects + 1):
-            session = self._session_for(target)
-            try:
-                response = await session.get(target, allow_redirects=False)
-            except aiohttp.InvalidURL:
-                raise Refused(f"{target.host} is no host") from None
-            except (aiohttp.ClientError, OSError, ValueError) as error:
-                if isinstance(error, TimeoutError):
-                    raise Interrupted(f"{target.host} does not answer in time") from None
-                refused = _refused_within(error)
-                raise refused or Interrupted(
-                    f"{target.host} cannot be reached: {_why(error)}"
-                ) from None
-            if response.status not in _REDIRECTS:
-                return response
-            location = response.headers.get("Location", "")
-            response.close()
-            target = _parse(location, target)
+        try:
+            target = parse_url(url)
+            for _ in range(self.limits.redirects + 1):
+                response = await self._get(target)
+                if response.status not in _REDIRECTS:
+                    return response
+                location = response.headers.get("Location", "")
+                response.close()
+                target = parse_url(location, target)
+        except Forbidden as error:
+            raise Refused(str(error)) from None
         raise Refused(f"over {self.limits.redirects} redirects")
 
-    def _session_for(self, url: URL) -> aiohttp.ClientSession:
-        host = url.host
-        if not host:
-            raise Refused("the URL names no host")
-        if _HOST.fullmatch(url.raw_host or "") is None:
-            raise Refused(f"{host[:64]!r} is no host")
-        if url.user is not None or url.password is not None:
-            raise Refused(f"the URL of {host} carries credentials")
-        if url.scheme not in {"http", "https"}:
-            raise Refused(f"{url.scheme[:32]}: is not fetched, https alone is")
-        if (
-            f"{host}:{url.port}".lower() in self._allow
-            or f"[{host}]:{url.port}".lower() in self._allow
-        ):
-            return self._allowed
-        if is_address(host) and (reason := refusal(host)) is not None:
-            raise Refused(f"the URL leads to {reason}")
-        if url.scheme != "https":
-            raise Refused(f"http: is not fetched, https alone is ({host})")
-        return self._public
+    async def _get(self, target: URL) -> aiohttp.ClientResponse:
+        try:
+            return await self._sessions.session_for(target).get(target, allow_redirects=False)
+        except aiohttp.InvalidURL:
+            raise Refused(f"{target.host} is no host") from None
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            if isinstance(error, TimeoutError):
+                raise Interrupted(f"{target.host} does not answer in time") from None
+            raise forbidden_within(error) or Interrupted(
+                f"{target.host} cannot be reached: {_why(error)}"
+            ) from None
 
     def _check_answer(self, response: aiohttp.ClientResponse) -> None:
         status = response.status
@@ -287,96 +256,8 @@ class Downloads:
             raise _too_large(self.limits.bytes)
 
 
-class _GuardedResolver(AbstractResolver):
-    """Refuses bad addresses before a socket is opened, so that the error names the reason."""
-
-    def __init__(self, inner: AbstractResolver) -> None:
-        self._inner = inner
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
-        found = await self._inner.resolve(host, port, family)
-        for result in found:
-            if (reason := refusal(result["host"])) is not None:
-                raise Refused(f"{host} is {reason}")
-        return found
-
-    async def close(self) -> None:
-        await self._inner.close()
-
-
-class _RefusedAddress(OSError):
-    """No socket is made to this address."""
-
-
-def _guarded_socket(info: Any) -> socket.socket:
-    """Make a socket; the one place where the address of a connection is checked for good."""
-    family, kind, protocol, _, where = info
-    if (reason := refusal(where[0])) is not None:
-        raise _RefusedAddress(reason)
-    return socket.socket(family=family, type=kind, proto=protocol)
-
-
 def _encoding(response: aiohttp.ClientResponse) -> str:
     return response.headers.get("Content-Encoding", "").strip().lower() or IDENTITY
-
-
-def _refused_within(error: BaseException | None) -> Refused | None:
-    """The refusal that caused a failure to connect, if one did."""
-    while error is not None:
-        if isinstance(error, Refused):
-            return error
-        if isinstance(error, _RefusedAddress):
-            return Refused(f"the URL leads to {error}")
-        error = getattr(error, "os_error", None) or error.__cause__ or error.__context__
-    return None
-
-
-def _parse(text: str, base: URL | None = None) -> URL:
-    """Read a URL or a redirect; its path and query stay as they were given, byte for byte.
-
-    A signature may cover them: what is equal by RFC 3986 is another file to a CDN.
-    """
-    if base is not None:
-        text = _resolved(text, base)
-    try:
-        url = URL(text)
-        path, query = _path_and_query(text)
-        if not url.host:
-            return url
-        return URL.build(
-            scheme=url.scheme,
-            authority=url.raw_authority,
-            path=path or "/",
-            query_string=query,
-            encoded=True,
-        )
-    except (ValueError, TypeError):
-        raise Refused(
-            "the URL cannot be read" if base is None else "a redirect leads to no URL"
-        ) from None
-
-
-def _resolved(location: str, base: URL) -> str:
-    """The address in a redirect, made absolute (RFC 3986, 5.2)."""
-    if _ABSOLUTE.match(location):
-        return location
-    if location.startswith("//"):
-        return f"{base.scheme}:{location}"
-    if location.startswith("/"):
-        return f"{base.scheme}://{base.raw_authority}{location}"
-    return urljoin(str(base), location)
-
-
-def _path_and_query(text: str) -> tuple[str, str]:
-    """Path and query as they stand in a URL; only what no request line can hold is escaped."""
-    found = _ABSOLUTE.match(text)
-    rest = text[found.end() :].partition("#")[0] if found else ""
-    data = rest.encode("utf-8", "surrogateescape")  # as aiohttp reads the bytes of a header
-    safe = _NOT_ON_THE_WIRE.sub(lambda one: b"%%%02X" % one[0][0], data).decode("ascii")
-    path, _, query = safe.partition("?")
-    return path, query
 
 
 def _too_large(limit: int) -> Refused:

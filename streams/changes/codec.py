@@ -22,7 +22,7 @@ from tidings.streams.rules.reducer import DAY, Refusal
 
 _RARE = frozenset({"traceparent", "k"})
 _NOTHING: dict[str, str] = {}
-_NUMBERS = frozenset({"x", "u", "g", "d"})
+_NUMBERS = frozenset({"x", "u", "g", "d", "q"})
 _STATUS_HEADERS = {status: ("s", status.encode()) for status in Status}
 
 
@@ -53,6 +53,8 @@ class Change(Struct, frozen=True, gc=False):
     """When it fails unless it has ended, in ms."""
     kind: str | None = None
     """`group`, of a group."""
+    quiet: int | None = None
+    """So many transitions, from the first on, came by a repair: no other server is told of them."""
 
     @property
     def deleted(self) -> bool:
@@ -81,6 +83,7 @@ def announcement(
     traceparent: bytes | None = None,
     grown_from: int | None = None,
     refusals: Sequence[Refusal] = (),
+    quiet: int = 0,
 ) -> NewRecord:
     """The record to append to the changes topic, at the partition number of its event.
 
@@ -92,6 +95,7 @@ def announcement(
         traceparent: The trace to go on with.
         grown_from: The former written version, where nothing but the text has changed since.
         refusals: Pieces that did not become part of the text.
+        quiet: Transitions that a repair brought.
     """
     headers: list[tuple[str, bytes]] = [("v", b"%d" % record.version)]
     add = headers.append
@@ -118,6 +122,8 @@ def announcement(
         add(("d", b"%d" % deadline))
     if not isinstance(record, Tombstone) and record.kind is not None:
         add(("k", record.kind.encode()))
+    if quiet:
+        add(("q", b"%d" % quiet))
     if traceparent is not None:
         add(("traceparent", traceparent))
     return NewRecord(
@@ -173,6 +179,7 @@ def parse(record: Record) -> Change | None:
             numbers.get("g"),
             numbers.get("d"),
             rare.get("k"),
+            numbers.get("q"),
         )
     except (ValueError, TypeError, AttributeError):  # a header of Kafka's may be null
         return None

@@ -10,6 +10,9 @@ from msgspec import Struct
 from tidings.storage.extras import missing
 from tidings.streams.log.protocol import Log, LogMisconfigured
 
+DELIVERIES_LEAST = 172_800
+"""Seconds that deliveries are kept at least: they are tried for a day."""
+
 
 class LogOptions(Struct, frozen=True, kw_only=True):
     """What may be said about a log besides its URL."""
@@ -28,6 +31,13 @@ class LogOptions(Struct, frozen=True, kw_only=True):
     """Bytes of the greatest value."""
     create: bool = True
     """Whether missing files and topics are made."""
+    deliveries: bool = False
+    """Whether webhooks to other servers are set up, which have a topic of their own."""
+
+    @property
+    def deliveries_retention(self) -> int:
+        """Seconds that deliveries are kept, besides compaction: beyond every try; 0: for ever."""
+        return self.changes_retention and max(self.changes_retention, DELIVERIES_LEAST)
 
 
 _OPENERS = {
@@ -48,6 +58,7 @@ async def open_log(
     epoch: int = 0,
     max_body: int = 10_485_760,
     create: bool = True,
+    deliveries: bool = False,
 ) -> Log:
     """Open the log at `url`: `sqlite:///data/log.db`, `kafka://host:9092,host2:9092?security_protocol=...`, `memory://`.
 
@@ -86,6 +97,7 @@ async def open_log(
             epoch=epoch,
             max_body=max_body,
             create=create,
+            deliveries=deliveries,
         ),
     )
 

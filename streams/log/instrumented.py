@@ -6,6 +6,7 @@ from time import perf_counter
 from tidings.streams.log.protocol import (
     CHANGES,
     DEAD_LETTERS,
+    DELIVERIES,
     EVENTS,
     TEXT,
     Log,
@@ -41,7 +42,8 @@ class ObservedLog:
     def __init__(self, log: Log) -> None:
         self.log = log
         self.name = log.name
-        self.appends = {topic: Appends() for topic in (EVENTS, CHANGES, DEAD_LETTERS, TEXT)}
+        topics = (EVENTS, CHANGES, DEAD_LETTERS, TEXT, DELIVERIES)
+        self.appends = {topic: Appends() for topic in topics}
         """By topic."""
         self.identity = log.identity
         self.follow = log.follow

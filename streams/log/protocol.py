@@ -223,6 +223,8 @@ class Log(Protocol):
 EVENTS = "predictions.events"
 CHANGES = "predictions.changes"
 DEAD_LETTERS = "predictions.dead-letters"
+DELIVERIES = "predictions.deliveries"
+"""Webhooks to other servers that are to be sent; compacted. Only where some are set up."""
 TEXT = "predictions.text"
 """Pieces of growing texts: what they say stands in the records soon after."""
 TEXT_SECONDS = 600

@@ -29,6 +29,8 @@ PUTS_AT_ONCE = 16
 _NAMES, _NAME = 20, 64
 """Unknown fields of one event that are counted by name, and characters of a name."""
 
+_REPAIR = EventType.REPAIR
+
 _PLENTY, _MARGIN = 4, 4096
 """An event makes a record larger by at most this many times its own bytes (the body itself, the fields taken from it,
 and what is taken out of those once more: prompt, image URL), and by the margin (ids, times, the audit trail)."""
@@ -242,6 +244,7 @@ class BatchEntry(Struct, eq=False):
             traceparent=reduction.traceparent,
             grown_from=self.grown_from,
             refusals=reduction.refusals,
+            quiet=self._quiet(reduction.record),
         )
 
     def repeated_announcement(self, stored: Stored) -> NewRecord:
@@ -250,7 +253,28 @@ class BatchEntry(Struct, eq=False):
         last = self.all_events[-1][1]
         offsets = record.source.offsets if record.source is not None else {}
         position = Position(last.partition, offsets.get(str(last.partition), last.offset))
-        return announcement(record, stored.encoded, position=position, expires_at=stored.expires_at)
+        return announcement(
+            record,
+            stored.encoded,
+            position=position,
+            expires_at=stored.expires_at,
+            quiet=self._quiet(record),
+        )
+
+    def _quiet(self, record: Standing) -> int:
+        """How many transitions a repair brought: other servers are not told of what is old news."""
+        last = None
+        for event, at in self.events:
+            if event.type is _REPAIR:
+                last = None if event.notify else at
+        if last is None or not isinstance(record, Prediction):
+            return 0
+        return sum(
+            step.position is None
+            or (where := Position.parse(step.position)).partition != last.partition
+            or where.offset <= last.offset
+            for step in record.transitions
+        )
 
     @property
     def repeated(self) -> bool:

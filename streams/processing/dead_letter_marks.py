@@ -20,13 +20,14 @@ from tidings.streams.log.headers import (
     PARTITION,
     TOPIC,
 )
-from tidings.streams.log.protocol import DEAD_LETTERS, EVENTS, Log, NewRecord, Position, Record
+from tidings.streams.log.protocol import DEAD_LETTERS, Log, NewRecord, Position, Record
 from tidings.streams.log.read_until_end import read_until_end
 from tidings.streams.processing.dead_letters import (
     AT_ONCE,
     DeadLetter,
     Name,
     Selection,
+    home,
     parse_dead_letter,
     read_dead_letters,
     redrive_letters,
@@ -176,13 +177,14 @@ class DeadLetterIndex:
 
 
 async def redrive(log: Log, selection: Selection, most: int = AT_ONCE) -> AsyncIterator[int]:
-    """Append the chosen letters to the events again and mark them; gives how many, batch by batch.
+    """Append the chosen letters again to where they came from and mark them; gives how many, batch by batch.
 
     The mark follows the event: what ends in between leaves a letter open that was tried again, which
     is harmless, and never the other way round. Raises `LogError`.
     """
     async for letters in redrive_letters(log, selection, most):
-        positions = await log.append(EVENTS, [redriven(letter) for letter in letters])
+        topic = home(letters[0])
+        positions = await log.append(topic, [redriven(letter) for letter in letters])
         marks = [
             mark((letter.topic, letter.position), Done.REDRIVEN, position)
             for letter, position in zip(letters, positions, strict=True)

@@ -24,6 +24,8 @@ from tidings.streams.log.headers import (
 )
 from tidings.streams.log.protocol import (
     DEAD_LETTERS,
+    DELIVERIES,
+    EVENTS,
     Headers,
     Log,
     NewRecord,
@@ -143,7 +145,9 @@ class DeadLetter(Struct, frozen=True, gc=False):
     @property
     def prediction_id(self) -> str | None:
         """The prediction that it is about, as far as anything in it says."""
-        return self.key.decode("utf-8", "replace") if self.key else self.named
+        if self.named is not None:
+            return self.named
+        return self.key.decode("utf-8", "replace") if self.key else None
 
 
 def parse_dead_letter(record: Record) -> DeadLetter | None:
@@ -172,8 +176,13 @@ def parse_dead_letter(record: Record) -> DeadLetter | None:
         return None
 
 
+def home(letter: DeadLetter) -> str:
+    """The topic that a letter is appended to again."""
+    return DELIVERIES if letter.topic == DELIVERIES else EVENTS
+
+
 def redriven(letter: DeadLetter) -> NewRecord:
-    """The record as it came, for the events topic; it carries on the count of its attempts.
+    """The record as it came, for the topic that it came from; it carries on the count of its attempts.
 
     Raises:
         ValueError: Only its beginning was kept.
@@ -246,14 +255,18 @@ async def redrive_batches(
 async def redrive_letters(
     log: Log, selection: Selection, most: int = AT_ONCE
 ) -> AsyncIterator[list[DeadLetter]]:
-    """The chosen letters, in the order of each partition: at most `most` and `AT_ONCE_BYTES` (or one) at a time."""
+    """The chosen letters, in the order of each partition, those of one topic together.
+
+    At most `most` and `AT_ONCE_BYTES` (or one) at a time.
+    """
     records: list[DeadLetter] = []
     size = 0
     async for letter in read_dead_letters(
         log, lambda one: (one.topic, one.position) in selection.chosen
     ):
         weight = len(letter.value or b"")
-        if records and (len(records) >= most or size + weight > AT_ONCE_BYTES):
+        full = len(records) >= most or size + weight > AT_ONCE_BYTES
+        if records and (full or home(letter) != home(records[0])):
             yield records
             records, size = [], 0
         records.append(letter)

@@ -113,6 +113,8 @@ class Event(
     """`retry`: the id of the next attempt; `as` on the wire."""
     elsewhere: Raw = ABSENT
     """`retry`: its provider and model, where they are others; `with` on the wire."""
+    webhook: Raw = ABSENT
+    webhook_events: Raw = ABSENT
     attempt: str | None = None
     """`submit`: the submission's own id."""
     assets_error: str | None = None
@@ -126,6 +128,8 @@ class Event(
     """`repair`: the version that the record gets."""
     upto: dict[str, int] | None = None
     """`repair`: per partition the last offset that the rebuild had read."""
+    notify: bool = False
+    """`repair`: other servers are told of the transitions that it brings."""
     offset: Annotated[int, Meta(ge=0, le=LARGEST)] | None = None
     """`append`: bytes of the text before this piece; None: it goes to the end, whatever stands."""
     text_closed: bool = False

@@ -89,6 +89,24 @@ FIELDS = (
         "When it fails unless it has ended, in ms since the epoch.",
         create=True,
     ),
+    Field(
+        "webhook",
+        Merge.ONCE,
+        "{ host: string; sealed: string }",
+        "Which server is told of its steps; the address itself is encrypted.",
+        json=True,
+        begins=b"{",
+        create=True,
+    ),
+    Field(
+        "webhook_events",
+        Merge.ONCE,
+        "Status[]",
+        "The statuses that this server is told of; the last ones where it is left out.",
+        json=True,
+        begins=b"[",
+        create=True,
+    ),
 )
 """In the order of the record's encoding."""
 

@@ -38,6 +38,11 @@ def register(commands: command.Commands) -> None:
     target.add_argument("--into", metavar="STORE_URL", help="the store to fill; it must be empty")
     target.add_argument("--verify", action="store_true", help="compare TIDINGS_STORE with the log")
     target.add_argument("--repair", action="store_true", help="mend what differs, by events")
+    parser.add_argument(
+        "--notify",
+        action="store_true",
+        help="with --repair: tell other servers of the steps that it brings",
+    )
     parser.add_argument("--only", metavar="ID", help="this prediction alone")
     parser.add_argument("--dry-run", action="store_true", help="count, and write nothing")
     parser.add_argument("--follow", action="store_true", help="go on with what comes, until Ctrl-C")
@@ -61,6 +66,8 @@ def run(arguments: Namespace) -> int:
             raise command.Failure(
                 f"{flag}: a comparison reads the whole log; leave it out", command.WRONG_USE
             )
+    if arguments.notify and not arguments.repair:
+        raise command.Failure("--notify: goes with --repair alone", command.WRONG_USE)
     if arguments.dry_run and (arguments.follow or arguments.resume):
         raise command.Failure(
             "--dry-run: goes with neither --follow nor --resume", command.WRONG_USE

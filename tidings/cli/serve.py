@@ -29,7 +29,9 @@ def register(commands: command.Commands) -> None:
         "--port-file", metavar="FILE", type=Path, help="write the port there once it is open"
     )
     parser.add_argument(
-        "--role", metavar="ROLES", help="all, or some of gateway,processor,archiver,reconciler"
+        "--role",
+        metavar="ROLES",
+        help="all, or some of gateway,processor,archiver,reconciler,notifier",
     )
     command.add_places(parser)
     command.add_config(parser)

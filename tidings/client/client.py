@@ -9,7 +9,7 @@ async with Client("http://127.0.0.1:8080") as client:
 
 import asyncio
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -266,6 +266,8 @@ class Client(GroupCalls):
         deadline: int | None = None,
         timeout: float | None = None,
         retries: int | RetryPolicy | Mapping[str, Any] | None = None,
+        webhook: str | None = None,
+        webhook_events: Sequence[str] | None = None,
         prediction_id: str | None = None,
         idempotency_key: str | None = None,
     ) -> Prediction:
@@ -282,6 +284,8 @@ class Client(GroupCalls):
             deadline: When it fails unless it has ended, in ms since the epoch.
             timeout: Milliseconds that it may take, in the place of a deadline.
             retries: How often it is tried again if it fails, or a whole policy.
+            webhook: The https address of a server that is told of its end, signed.
+            webhook_events: The statuses that it is told of instead.
             prediction_id: Its id; None: the service chooses one.
             idempotency_key: The same key gives the same prediction; None: a new one, so that a lost
                 answer can be asked for again without a second prediction.
@@ -303,6 +307,8 @@ class Client(GroupCalls):
             "deadline": deadline,
             "timeout": timeout,
             "retries": retries,
+            "webhook": webhook,
+            "webhookEvents": None if webhook_events is None else list(webhook_events),
             "predictionId": prediction_id,
         }
         body = {name: value for name, value in given.items() if value is not None}

@@ -27,8 +27,8 @@ from tidings.streams.providers.configuration import Configuration
 
 PREFIX = "TIDINGS_"
 
-Role = Literal["gateway", "processor", "archiver", "reconciler"]
-ROLES: frozenset[Role] = frozenset({"gateway", "processor", "archiver", "reconciler"})
+Role = Literal["gateway", "processor", "archiver", "reconciler", "notifier"]
+ROLES: frozenset[Role] = frozenset({"gateway", "processor", "archiver", "reconciler", "notifier"})
 
 
 HS256_SECRET = 32
@@ -94,7 +94,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Port to listen on; 0: any, told by the line at the start and by `--port-file`."""
     role: Annotated[
         tuple[Literal["all"] | Role, ...],
-        Setting(takes="all, or a comma list of gateway, processor, archiver, reconciler"),
+        Setting(takes="all, or a comma list of gateway, processor, archiver, reconciler, notifier"),
     ] = ("all",)
     """What this process does; several with commas between."""
     log: Annotated[str, Setting(check=validators.log_url), Section("Log and store")] = (
@@ -263,6 +263,23 @@ class Settings(Struct, frozen=True, kw_only=True):
     strict: bool = False
     """Refuse a status that skips one, instead of implying the steps between; fixed in a store by
     its first opener."""
+    notify_secret: Annotated[
+        tuple[str, ...],
+        Setting(secret=True, check=validators.signing_secret),
+        Section("Word to other servers"),
+    ] = ()
+    """What webhooks to other servers are signed with, as Standard Webhooks has it: `whsec_` and
+    24 bytes or more in base64. Several: each signs, so that one can follow another."""
+    notify: Annotated[tuple[str, ...], Setting(secret=True, check=validators.http_url)] = ()
+    """Addresses that are told of every prediction, beside the one that a prediction names."""
+    notify_events: tuple[
+        Literal["starting", "processing", "succeeded", "failed", "canceled"], ...
+    ] = ("succeeded", "failed", "canceled")
+    """The statuses that they are told of."""
+    notify_allow: Annotated[tuple[str, ...], Setting(check=validators.host_port)] = ()
+    """`host:port` of servers that may be told although private or http."""
+    notify_concurrency: Positive = 8
+    """Requests to one address at once."""
     traces: Annotated[Url, Section("Traces")] = None
     """The address of an OTLP/HTTP collector; None: no traces are made."""
     trace_sample: Annotated[float, Meta(ge=0, le=1)] = 0.01

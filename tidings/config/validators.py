@@ -3,6 +3,7 @@
 Every function raises ValueError with the end of a sentence that begins with the setting's name.
 """
 
+import base64
 import ipaddress
 import re
 from collections.abc import Callable
@@ -74,6 +75,17 @@ def webhook_secrets(text: str) -> tuple[str, ...]:
     them; neither is a secret of its own.
     """
     return words(_SIGNATURE_VERSION.sub(",", text).replace("|whsec_", ",whsec_"))
+
+
+def signing_secret(text: str) -> str:
+    """A secret of Standard Webhooks that signs: `whsec_` and 24 bytes or more in base64."""
+    try:
+        secret = base64.b64decode(text.removeprefix("whsec_"), validate=True)
+    except ValueError:
+        secret = b""
+    if not text.startswith("whsec_") or len(secret) < 24:
+        raise ValueError('is no signing secret; make one: echo "whsec_$(openssl rand -base64 32)"')
+    return text
 
 
 def words(text: str) -> tuple[str, ...]:

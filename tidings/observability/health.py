@@ -19,6 +19,7 @@ from tidings.observability.metric_tables import (
     ARCHIVER,
     CACHE,
     LOG,
+    NOTIFIER,
     PROCESSOR,
     PROJECTION,
     PROVIDERS,
@@ -33,6 +34,7 @@ from tidings.streams.archive.worker import Archiver
 from tidings.streams.changes.projection import Projecting
 from tidings.streams.log.continuity import LogReplaced, SourceWatch
 from tidings.streams.log.protocol import CHANGES, EVENTS, Log
+from tidings.streams.notifications.notifier import Notifier
 from tidings.streams.processing.processor import Processor
 
 SILENT = 3.0
@@ -114,6 +116,10 @@ class HealthMonitor:
     def observe_archiver(self, archiver: Archiver) -> None:
         """Show the figures of an archiver."""
         self.exposition.add(ARCHIVER, archiver)
+
+    def observe_notifier(self, notifier: Notifier) -> None:
+        """Show the figures of a notifier."""
+        self.exposition.add(NOTIFIER, notifier)
 
     def observe_rounds(self, who: str, last: Callable[[], float]) -> None:
         """Watch a loop that says when it went round last, on the monotonic clock."""

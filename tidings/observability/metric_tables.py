@@ -16,6 +16,7 @@ from tidings.streams.lifecycle.groups import Groups
 from tidings.streams.lifecycle.retries import Retries
 from tidings.streams.log.instrumented import Appends, ObservedLog
 from tidings.streams.log.protocol import Log
+from tidings.streams.notifications.notifier import Notifier
 from tidings.streams.submission.reconciler import Reconciler
 from tidings.streams.submission.submitter import Submitter
 from tidings.streams.submission.throttle import ProviderThrottle
@@ -313,6 +314,35 @@ ARCHIVER: tuple[Family[Archiver], ...] = (
         "gauge",
         "Predictions whose files are on their way.",
         lambda one: one.waiting,
+    ),
+)
+
+# ---- the notifier ----
+
+NOTIFIER: tuple[Family[Notifier], ...] = (
+    Family(
+        "tidings_notifications_total",
+        "counter",
+        "Webhooks to other servers by what became of them: taken; failed, to be tried again or not; "
+        "given up as dead letters.",
+        lambda one: [
+            (("delivered",), one.dispatcher.delivered),
+            (("failed",), one.dispatcher.failed),
+            (("given_up",), one.dispatcher.given_up),
+        ],
+        ("result",),
+    ),
+    Family(
+        "tidings_notifications_waiting",
+        "gauge",
+        "Webhooks to other servers that are not taken yet.",
+        lambda one: one.dispatcher.waiting,
+    ),
+    Family(
+        "tidings_notification_addresses_off",
+        "gauge",
+        "Addresses that are switched off, because they failed for good.",
+        lambda one: len(one.dispatcher.switched_off),
     ),
 )
 

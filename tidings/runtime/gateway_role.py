@@ -34,6 +34,7 @@ from tidings.observability.gateway_metrics import GatewayParts
 from tidings.observability.health import HealthMonitor
 from tidings.runtime import limits
 from tidings.runtime.authentication import authenticator_of
+from tidings.runtime.notifier_role import address_book_of
 from tidings.runtime.resources import Resources
 from tidings.storage.wrappers.cache import CachedStore
 from tidings.streams.lifecycle.follow_ups import FollowUps
@@ -103,6 +104,7 @@ class GatewayRole:
         self._submitter: Submitter | None = None
         self._create_defaults: CreateDefaults | None = None
         self._follow_ups: FollowUps | None = None
+        self._addresses = address_book_of(settings)
         hub = self.hub = Hub(on_error=self._failed)
         owners = OwnerQuotas(limits.owner_limits(settings))
         self.held = HeldBytes(limits.held_limits(settings))
@@ -246,6 +248,7 @@ class GatewayRole:
             submitter=self._submitter,
             create_defaults=self._create_defaults,
             follow_ups=self._follow_ups,
+            addresses=self._addresses,
             archive=Archive(settings.archive),
             objects=resources.objects,
             strict=resources.policy.strict,

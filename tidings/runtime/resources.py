@@ -116,6 +116,7 @@ async def log_of(settings: Settings, *, create: bool = True) -> Log:
         # still.
         max_body=max(settings.max_body, settings.record_max),
         create=create,
+        deliveries=bool(settings.notify_secret),
     )
 
 

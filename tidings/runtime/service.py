@@ -29,6 +29,7 @@ from tidings.runtime.authentication import authenticator_of
 from tidings.runtime.changes import changes
 from tidings.runtime.create_defaults import create_defaults_of
 from tidings.runtime.gateway_role import GatewayRole, request_guard
+from tidings.runtime.notifier_role import NotifierRole, open_notifier
 from tidings.runtime.ports import serving_health, store_check, write_port
 from tidings.runtime.reconciler_role import ProviderWork
 from tidings.runtime.resources import Resources, open_resources
@@ -144,6 +145,7 @@ class Service:
         self.archiver: ArchiverRole | None = None
         self.ended = False
         """Whether it was stopped."""
+        self.notifier: NotifierRole | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self, work: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None]:
@@ -261,6 +263,7 @@ async def running(
             service.watch(archiver.task)
             health.observe_archiver(archiver.archiver)
             health.observe_rounds("archiver", lambda: archiver.archiver.last_alive)
+        service.notifier = await open_notifier(settings, opened, health, service.watch, stack)
         if "gateway" in settings.roles:
             gateway = _gateway(settings, service, provider_work, stack, mount)
             if listening is not None:
@@ -332,6 +335,9 @@ def _gateway(
     if service.archiver is not None:
         gateway.health.add_check("archiver", service.archiver.ready)
         gateway.health.add_statistics("archiver", service.archiver.archiver.figures)
+    if service.notifier is not None:
+        gateway.health.add_check("notifier", service.notifier.ready)
+        gateway.health.add_statistics("notifier", service.notifier.figures)
     return gateway
 
 
@@ -430,6 +436,8 @@ async def _health_alone(
         health.add_check("reconciler", service.provider_work.ready)
     if service.archiver is not None:
         health.add_check("archiver", service.archiver.ready)
+    if service.notifier is not None:
+        health.add_check("notifier", service.notifier.ready)
     if service.resources.projecting is None:
         health.add_check("store", store_check(service.resources.store))
     async with AsyncExitStack() as stack:

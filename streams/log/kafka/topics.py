@@ -16,6 +16,7 @@ from tidings.streams.log.kafka.errors import STOP_SECONDS, bounded, refused_logi
 from tidings.streams.log.protocol import (
     CHANGES,
     DEAD_LETTERS,
+    DELIVERIES,
     EVENTS,
     TEXT,
     TEXT_SECONDS,
@@ -49,7 +50,7 @@ def _wanted(options: LogOptions) -> dict[str, dict[str, str]]:
     forever = -1
     changes = options.changes_retention * 1000 or forever
     room = {"max.message.bytes": str(options.max_body + HEADROOM)}
-    return {
+    wanted = {
         EVENTS: {"retention.ms": str(options.retention * 1000), **room},
         CHANGES: {"cleanup.policy": "compact,delete", "retention.ms": str(changes), **room},
         DEAD_LETTERS: {"retention.ms": str(_DEAD_LETTERS_SECONDS * 1000), **room},
@@ -60,6 +61,14 @@ def _wanted(options: LogOptions) -> dict[str, dict[str, str]]:
             **room,
         },
     }
+    if options.deliveries:
+        kept = options.deliveries_retention * 1000 or forever
+        wanted[DELIVERIES] = {
+            "cleanup.policy": "compact,delete",
+            "retention.ms": str(kept),
+            **room,
+        }
+    return wanted
 
 
 async def prepare(arguments: dict[str, Any], options: LogOptions) -> Cluster:

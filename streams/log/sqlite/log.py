@@ -16,6 +16,7 @@ from tidings.streams.log.notifier import Notifier
 from tidings.streams.log.protocol import (
     CHANGES,
     DEAD_LETTERS,
+    DELIVERIES,
     EVENTS,
     TEXT,
     LogError,
@@ -190,12 +191,13 @@ class SqliteLog:
         """
         retention = Retention(self._path, self._writer, self._options)
         removed = 0
-        for topic in (EVENTS, CHANGES, DEAD_LETTERS, TEXT):
+        for topic in (EVENTS, CHANGES, DEAD_LETTERS, TEXT, DELIVERIES):
             if (number := self._known(topic)) is not None:
                 removed += await retention.trim(topic, number, now)
-        if (number := self._known(CHANGES)) is not None:
-            with self._translating:
-                removed += await retention.compact(number, now)
+        for topic in (CHANGES, DELIVERIES):
+            if (number := self._known(topic)) is not None:
+                with self._translating:
+                    removed += await retention.compact(number, now)
         return removed
 
     async def follow(

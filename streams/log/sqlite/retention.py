@@ -7,7 +7,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tidings.streams.log.factory import LogOptions
-from tidings.streams.log.protocol import CHANGES, DEAD_LETTERS, EVENTS, TEXT, TEXT_SECONDS
+from tidings.streams.log.protocol import (
+    CHANGES,
+    DEAD_LETTERS,
+    DELIVERIES,
+    EVENTS,
+    TEXT,
+    TEXT_SECONDS,
+)
 from tidings.streams.log.sqlite.schema import connect, table
 from tidings.streams.log.sqlite.writer import LogWriter, Transaction, end_offset
 
@@ -35,6 +42,7 @@ class Retention:
             CHANGES: options.changes_retention,
             DEAD_LETTERS: _DEAD_LETTERS_SECONDS,
             TEXT: TEXT_SECONDS,
+            DELIVERIES: options.deliveries_retention,
         }
 
     async def trim(self, topic: str, number: int, now: int) -> int:
@@ -48,7 +56,7 @@ class Retention:
         return removed
 
     async def compact(self, number: int, now: int) -> int:
-        """Remove changes whose key comes again later, and old deletions; how many."""
+        """Remove records of a topic whose key comes again later, and old deletions; how many."""
         removed = 0
         while (plan := await asyncio.to_thread(_plan, self._path, number, now)) is not None:
             obsolete, upto, kept = plan

@@ -62,7 +62,7 @@ async def compare(arguments: Namespace, settings: Settings) -> int:
                         rebuild, scratch, live, log, group=GROUP, only=arguments.only
                     )
                     await _find_contents(found, ObjectStorage(settings.assets))
-                    repairs, refused = plan(found)
+                    repairs, refused = plan(found, notify=arguments.notify)
                 seconds = bar.seconds
             # It may have been recreated while all of it was read.
             await check_source(log, live)
@@ -100,12 +100,19 @@ async def _scratch(what: "Span") -> "AsyncIterator[PredictionStore]":
             await store.close()
 
 
-def plan(found: "Verification") -> "tuple[list[NewRecord], list[Difference]]":
-    """The events that mend what differs, and the differences that no repair mends now."""
+def plan(
+    found: "Verification", *, notify: bool = False
+) -> "tuple[list[NewRecord], list[Difference]]":
+    """The events that mend what differs, and the differences that no repair mends now.
+
+    Args:
+        found: By the comparison.
+        notify: Tell other servers of the steps that the repairs bring.
+    """
     from tidings.streams.replay.verify import ends_otherwise, grows
 
     left = [one for one in found.faults if ends_otherwise(one) or grows(one)]
-    repairs = [repair(one, found.upto) for one in found.faults if one not in left]
+    repairs = [repair(one, found.upto, notify=notify) for one in found.faults if one not in left]
     return repairs, left
 
 
@@ -132,7 +139,9 @@ async def _find_contents(found: "Verification", objects: "ObjectStorage") -> Non
                 break
 
 
-def repair(difference: "Difference", upto: Mapping[int, int]) -> "NewRecord":
+def repair(
+    difference: "Difference", upto: Mapping[int, int], *, notify: bool = False
+) -> "NewRecord":
     """The event that makes the live record what the log says.
 
     Its version is above both: where the store has lost writes, the log's was announced, and clients
@@ -156,7 +165,7 @@ def repair(difference: "Difference", upto: Mapping[int, int]) -> "NewRecord":
         "version": version,
         "upto": {str(partition): offset for partition, offset in upto.items()},
         "source": "replay",
-    }
+    } | ({"notify": True} if notify else {})
     return NewRecord(
         difference.prediction_id.encode(),
         msgspec.json.encode(event),

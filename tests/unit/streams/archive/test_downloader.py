@@ -24,8 +24,8 @@ from tidings.streams.archive.downloader import (
     Limits,
     Missing,
     Refused,
-    _GuardedResolver,
 )
+from tidings.streams.archive.guarded_http import GuardedResolver
 
 PICTURE = b"\x89PNG\r\n\x1a\n" + bytes(1000)
 
@@ -191,7 +191,7 @@ async def test_a_network_without_ipv4() -> None:
         raise OSError("no network here")
 
     downloads = Downloads(resolver=Dns64())
-    connector = downloads._public.connector
+    connector = downloads._sessions._public.connector
     assert isinstance(connector, TCPConnector)
     connector._socket_factory = no_connection
     with pytest.raises(Interrupted):
@@ -369,12 +369,12 @@ async def test_dns_that_changes_between_check_and_use(monkeypatch: pytest.Monkey
     rebinding = FickleResolver("93.184.216.34", "127.0.0.1")
 
     async def checked_then_changed(
-        self: _GuardedResolver, host: str, port: int = 0, family: Any = 0
+        self: GuardedResolver, host: str, port: int = 0, family: Any = 0
     ) -> list[ResolveResult]:
         await rebinding.resolve(host, port)  # what a check would have seen
         return await rebinding.resolve(host, port)
 
-    monkeypatch.setattr(_GuardedResolver, "resolve", checked_then_changed)
+    monkeypatch.setattr(GuardedResolver, "resolve", checked_then_changed)
     downloads = Downloads()
     try:
         with pytest.raises(Refused, match="loopback"):

@@ -200,7 +200,7 @@ def test_test_names_and_empty_values_are_ignored() -> None:
         ("TIDINGS_TRACES", "collector:4318", "is not a URL"),
         ("TIDINGS_TRACES", "grpc://collector:4317", "use one of https://, http://"),
         ("TIDINGS_TRACE_SAMPLE", "1.5", "<= 1"),
-        ("TIDINGS_ROLE", "gatway", "gateway, processor, archiver, reconciler"),
+        ("TIDINGS_ROLE", "gatway", "gateway, processor, archiver, reconciler, notifier"),
         ("TIDINGS_ROLE", "all,gateway", "name it alone"),
         ("TIDINGS_ARCHIVE", "later", "after, before, off"),
         ("TIDINGS_STRICT", "maybe", "neither on nor off"),

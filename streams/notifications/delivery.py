@@ -1,0 +1,187 @@
+"""What the topic of deliveries holds, and how a change becomes deliveries. Pure.
+
+`predictions.deliveries` is compacted; a record's key says what it is:
+
+- `d TARGET CREATED NUMBER ID`: a webhook that is to be sent, with its body and its next try. An
+  empty value: it was sent, or given up.
+- `t TARGET ID`: how many transitions of a prediction this target has been told of.
+- `a TARGET`: an address that is switched off. An empty value: it is in use again.
+- `s`: where in its partition of the changes the very first notifier began.
+
+A target is an address by a short name. Every record lies in the partition of its prediction's
+changes, so whoever has a partition of the changes has its deliveries.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+from msgspec import Raw, Struct
+
+from tidings.storage.prediction import Prediction, Status, Transition
+from tidings.streams.log.protocol import NewRecord
+from tidings.streams.notifications.address import Sealed
+
+ENDS = frozenset({Status.SUCCEEDED, Status.FAILED, Status.CANCELED})
+"""What is told where nobody says which statuses are wanted."""
+
+
+class Told(Struct, frozen=True, gc=False):
+    """How far a target has been told of a prediction."""
+
+    created_at: int
+    """Of the record, in ms: an id that is used again is another prediction."""
+    count: int
+    """Transitions, from the first on."""
+
+
+class SwitchedOff(Struct, frozen=True):
+    """Why nothing is sent to an address."""
+
+    host: str
+    at: int
+    reason: str
+
+
+class Start(Struct, frozen=True):
+    """Where the very first notifier began in a partition of the changes."""
+
+    offset: int
+
+
+class Delivery(Struct, frozen=True):
+    """A webhook that is to be sent."""
+
+    prediction_id: str
+    created_at: int
+    number: int
+    """Of the transition, from 0: `webhook-id` is made of it, as versions differ after a repair."""
+    address: Sealed
+    body: Raw
+    since: int
+    """When it was first due, in ms."""
+    attempts: int = 0
+    due: int = 0
+    """When it is tried next, in ms."""
+    error: str | None = None
+    """Why the last try failed."""
+
+    @property
+    def message_id(self) -> str:
+        """`webhook-id`: the same at every try. It has no dot, as what is signed is joined by dots."""
+        own = quote(self.prediction_id, safe="~").replace(".", "%2E")
+        return f"{own}:{self.created_at}:{self.number}"
+
+
+class Key(Struct, frozen=True):
+    """A key of the topic."""
+
+    kind: str
+    """`d`, `t`, `a` or `s`."""
+    target: str = ""
+    prediction_id: str = ""
+    created_at: int = 0
+    number: int = 0
+
+
+def delivery_key(target: str, delivery: Delivery) -> bytes:
+    """The key of a delivery."""
+    return f"d {target} {delivery.created_at} {delivery.number} {delivery.prediction_id}".encode()
+
+
+def told_key(target: str, prediction_id: str) -> bytes:
+    """The key of how far a target has been told."""
+    return f"t {target} {prediction_id}".encode()
+
+
+def switched_off_key(target: str) -> bytes:
+    """The key of a switched-off address."""
+    return f"a {target}".encode()
+
+
+START_KEY = b"s"
+
+
+def parse_key(key: bytes | None) -> Key | None:
+    """What a record is about; None where its key is none of ours."""
+    try:
+        match (key or b"").decode().split(" "):
+            case ["d", target, created_at, number, prediction_id]:
+                return Key("d", target, prediction_id, int(created_at), int(number))
+            case ["t", target, prediction_id]:
+                return Key("t", target, prediction_id)
+            case ["a", target]:
+                return Key("a", target)
+            case ["s"]:
+                return Key("s")
+    except ValueError:
+        pass
+    return None
+
+
+def wanted_statuses(record: Prediction) -> frozenset[Status]:
+    """The statuses that a prediction's own address is told of; unknown ones are left out."""
+    if not record.webhook_events:
+        return ENDS
+    try:
+        return frozenset(msgspec.json.decode(record.webhook_events, type=list[Status]))
+    except msgspec.DecodeError:
+        return ENDS
+
+
+def body(value: bytes, transition: Transition) -> Raw:
+    """What is posted: Standard Webhooks' `type`, `timestamp` and `data`, which is the record.
+
+    Args:
+        value: The record as announced; it holds no reason to decode its numbers.
+        transition: The step that is told.
+    """
+    fields: dict[str, Raw] = msgspec.json.decode(value, type=dict[str, Raw])
+    fields.pop("webhook", None)
+    content: dict[str, Any] = {
+        "type": f"prediction.{transition.to}",
+        "timestamp": datetime.fromtimestamp(transition.at / 1000, UTC).isoformat(
+            timespec="milliseconds"
+        ),
+        "data": fields,
+    }
+    return Raw(msgspec.json.encode(content))
+
+
+def due_transitions(
+    record: Prediction, told: Told | None, statuses: frozenset[Status], skip: int
+) -> list[tuple[int, Transition]]:
+    """The transitions that a target is to be told of now, with their numbers.
+
+    Args:
+        record: As announced.
+        told: How far the target was told; None: of nothing.
+        statuses: Those that it wants to hear of.
+        skip: So many transitions came by a repair and are told to nobody.
+    """
+    known = told.count if told is not None and told.created_at == record.created_at else 0
+    first = max(known, skip)
+    return [
+        (number, transition)
+        for number, transition in enumerate(record.transitions[first:], first)
+        if transition.to in statuses
+    ]
+
+
+def encoded(
+    key: bytes, value: Delivery | Told | SwitchedOff | Start | None, partition: int
+) -> NewRecord:
+    """The record to append; None as a value removes what stands."""
+    return NewRecord(key, b"" if value is None else msgspec.json.encode(value), (), partition)
+
+
+def may_be_told(value: bytes) -> bool:
+    """Whether a record names an address of its own, without decoding it: most name none."""
+    return b'"webhook":' in value
+
+
+def statuses_of(names: Sequence[str]) -> frozenset[Status]:
+    """The statuses of a setting; none: the ends."""
+    return frozenset(Status(name) for name in names) or ENDS

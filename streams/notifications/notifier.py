@@ -1,0 +1,357 @@
+"""The notifier: follows the changes and tells other servers of the steps that they asked for.
+
+1. Take changes of its partitions, in a group of its own.
+2. Work out who is to be told of which transitions.
+3. Append the deliveries, and how far each address has been told, to `predictions.deliveries`.
+4. Commit the changes. From here on a delivery stands by itself: a slow address holds back nothing.
+5. Send, in the background, until it is taken or given up.
+
+A crash before 4 reads the change again and finds in `told` what stands already; one before a
+delivery is removed sends it again with the same `webhook-id`.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import TypeVar
+
+import msgspec
+import structlog
+from msgspec import Struct
+
+from tidings.storage.prediction import Prediction, Status, decode
+from tidings.streams.changes.codec import Change, parse
+from tidings.streams.log.consumer_loop import ConsumerLoop
+from tidings.streams.log.protocol import (
+    CHANGES,
+    DELIVERIES,
+    Log,
+    LogError,
+    NewRecord,
+    Position,
+    Record,
+    Since,
+)
+from tidings.streams.log.read_until_end import read_until_end
+from tidings.streams.notifications.address import AddressBook, Sealed
+from tidings.streams.notifications.delivery import (
+    START_KEY,
+    Delivery,
+    Key,
+    Start,
+    SwitchedOff,
+    Told,
+    body,
+    delivery_key,
+    due_transitions,
+    encoded,
+    may_be_told,
+    parse_key,
+    switched_off_key,
+    told_key,
+    wanted_statuses,
+)
+from tidings.streams.notifications.dispatcher import Dispatcher, Waiting, decoded, waiting_of
+from tidings.streams.processing.dead_letters import attempts
+
+GROUP = "tidings-notifier"
+"""The consumer group."""
+FETCH = 500
+COMMIT_EVERY = 1.0
+MOST_TOLD = 100_000
+"""Predictions of which it is known in memory how far they were told. One that was forgotten and is
+announced again is told again, with the same ids."""
+_RETRY_LOG = 0.5
+
+T = TypeVar("T")
+
+logger = structlog.get_logger(__name__)
+
+
+class Target(Struct, frozen=True):
+    """An address that is told of every prediction."""
+
+    address: Sealed
+    statuses: frozenset[Status]
+
+
+class Notifier:
+    """Reads changes, makes deliveries of them and has them sent.
+
+    Args:
+        log: Where changes and deliveries are.
+        dispatcher: Sends them.
+        book: Names addresses.
+        targets: Addresses that are told of every prediction, beside a prediction's own.
+    """
+
+    def __init__(
+        self,
+        log: Log,
+        dispatcher: Dispatcher,
+        book: AddressBook,
+        targets: Sequence[Target] = (),
+    ) -> None:
+        self._log, self._book = log, book
+        self._targets = [(book.target(one.address), one) for one in targets]
+        self.dispatcher = dispatcher
+        self._told: OrderedDict[tuple[str, str], Told] = OrderedDict()
+        self._starts: dict[int, int] = {}
+        self._assigned: frozenset[int] = frozenset()
+        self._stopping = asyncio.Event()
+        self.last_alive = time.monotonic()
+        """When the loop last ran, on the monotonic clock."""
+
+    def stop(self) -> None:
+        """Make `run` return."""
+        self._stopping.set()
+
+    async def run(self) -> None:
+        """Notify until `stop`. Outages of the log are waited out; anything else is raised."""
+        await self._retried(self._mark_start)
+        loop = ConsumerLoop(self._log, CHANGES, GROUP)
+        following: asyncio.Task[None] | None = None
+        try:
+            while not self._stopping.is_set():
+                records = await loop.fetch(FETCH, 0.5)
+                self.last_alive = time.monotonic()
+                if loop.reassigned():
+                    if following is not None:
+                        following.cancel()
+                    records, since = await self._take_over(loop, records)
+                    following = asyncio.create_task(self._follow(since))
+                elif following is not None and following.done():
+                    following.result()
+                if records:
+                    await self._plan(loop, records)
+                loop.commit_every(COMMIT_EVERY)
+        finally:
+            if following is not None:
+                following.cancel()
+                await asyncio.gather(following, return_exceptions=True)
+            self.dispatcher.clear()
+            await loop.close()
+
+    # ---- where it begins ----
+
+    async def _mark_start(self) -> None:
+        """Note the changes' ends at the very first start: what came before is told to nobody."""
+        starts = await self._read_starts()
+        if not starts and not await self._log.committed(CHANGES, GROUP):
+            ends = {one: end for one, (_, end) in (await self._log.bounds(CHANGES)).items()}
+            marks = [encoded(START_KEY, Start(end), number) for number, end in ends.items()]
+            await self._log.append(DELIVERIES, marks)
+            # Of two notifiers that start together the first one's marks count, for both.
+            starts = await self._read_starts()
+        self._starts = starts
+
+    async def _read_starts(self) -> dict[int, int]:
+        starts: dict[int, int] = {}
+        async for batch in read_until_end(self._log, DELIVERIES):
+            for record in batch:
+                if record.key == START_KEY and record.value:
+                    mark = msgspec.json.decode(record.value, type=Start)
+                    starts.setdefault(record.partition, mark.offset)
+        return starts
+
+    async def _take_over(
+        self, loop: ConsumerLoop, records: Sequence[Record]
+    ) -> tuple[Sequence[Record], Mapping[int, int]]:
+        """Begin with what was assigned; returns the records that count, and where to follow from."""
+        self.dispatcher.clear()
+        self._told.clear()
+        self._assigned = assigned = loop.consumer.assigned()
+        committed = await self._retried(lambda: self._log.committed(CHANGES, GROUP))
+        begin = {
+            one: self._starts[one] for one in assigned - committed.keys() if one in self._starts
+        }
+        if begin:
+            loop.consumer.seek(begin)
+            records = [record for record in records if record.partition not in begin]
+        since = await self._retried(self._restore)
+        return records, since
+
+    async def _restore(self) -> Mapping[int, int]:
+        """Read what is to be sent, and how far addresses have been told; where the topic ended."""
+        ends = {one: end for one, (_, end) in (await self._log.bounds(DELIVERIES)).items()}
+        waiting: dict[bytes, tuple[Key, Record]] = {}
+        off: dict[str, SwitchedOff] = {}
+        async for batch in read_until_end(self._log, DELIVERIES, end=ends):
+            for record in batch:
+                key = parse_key(record.key)
+                if key is None or record.key is None:
+                    continue
+                if key.kind == "a":
+                    self._note_off(off, key.target, record.value)
+                elif record.partition not in self._assigned:
+                    continue
+                elif key.kind == "t" and record.value:
+                    told = msgspec.json.decode(record.value, type=Told)
+                    self._remember(key.target, key.prediction_id, told)
+                elif key.kind == "d" and record.value:
+                    waiting[record.key] = key, record
+                elif key.kind == "d":
+                    waiting.pop(record.key, None)
+        for target, reason in off.items():
+            self.dispatcher.switch(target, reason)
+        for key, record in sorted(waiting.values(), key=lambda one: one[0].number):
+            self._add(key, record)
+        if waiting:
+            logger.info("notifier.restored", waiting=len(waiting))
+        return ends
+
+    def _note_off(self, off: dict[str, SwitchedOff], target: str, value: bytes | None) -> None:
+        if value:
+            off[target] = msgspec.json.decode(value, type=SwitchedOff)
+        else:
+            off.pop(target, None)
+
+    def _add(self, key: Key, record: Record) -> None:
+        delivery = decoded(record.value or b"")
+        if delivery is not None:
+            position = Position(record.partition, record.offset)
+            self.dispatcher.add(
+                waiting_of(key.target, delivery, position, attempts(record), record.timestamp)
+            )
+
+    # ---- what others append ----
+
+    async def _follow(self, since: Since) -> None:
+        """Take what was redriven, and hear of addresses that other notifiers switch off or on."""
+        while True:
+            try:
+                async for batch in self._log.follow(DELIVERIES, since):
+                    for record in batch:
+                        since = {**_positions(since), record.partition: record.offset + 1}
+                        await self._heed(record)
+            except LogError as error:
+                if not error.retryable:
+                    raise
+            await asyncio.sleep(_RETRY_LOG)
+
+    async def _heed(self, record: Record) -> None:
+        key = parse_key(record.key)
+        if key is None:
+            return
+        if key.kind == "a":
+            known = key.target in self.dispatcher.switched_off
+            if bool(record.value) != known:
+                off = msgspec.json.decode(record.value, type=SwitchedOff) if record.value else None
+                self.dispatcher.switch(key.target, off)
+        elif key.kind == "d" and attempts(record) and record.partition in self._assigned:
+            if key.target in self.dispatcher.switched_off:
+                # Whoever redrives it wants it sent.
+                on = encoded(switched_off_key(key.target), None, record.partition)
+                await self._retried(lambda: self._log.append(DELIVERIES, [on]))
+                self.dispatcher.switch(key.target, None)
+            self._add(key, record)
+
+    # ---- 2 and 3: who is told of what ----
+
+    async def _plan(self, loop: ConsumerLoop, records: Sequence[Record]) -> None:
+        claim = loop.begin(records)
+        appended: list[NewRecord] = []
+        made: list[tuple[int, str, Delivery]] = []
+        """Of each delivery the index of its record."""
+        told: list[tuple[str, str, Told]] = []
+        for record in records:
+            change = parse(record)
+            if change is None:
+                continue
+            if change.deleted:
+                appended += self.dispatcher.forget(change.prediction_id)
+            elif self._targets or may_be_told(change.value):
+                self._deliveries(change, record.partition, appended, made, told)
+        if appended:
+            positions = await self._retried(lambda: self._log.append(DELIVERIES, appended))
+            for target, prediction_id, count in told:
+                self._remember(target, prediction_id, count)
+            for index, target, delivery in made:
+                waiting = waiting_of(target, delivery, positions[index])
+                await self._take(waiting, delivery)
+        loop.finish(claim)  # 4
+
+    def _deliveries(
+        self,
+        change: Change,
+        partition: int,
+        appended: list[NewRecord],
+        made: list[tuple[int, str, Delivery]],
+        told: list[tuple[str, str, Told]],
+    ) -> None:
+        try:
+            record = decode(change.value)
+        except (msgspec.DecodeError, UnicodeError) as error:
+            logger.warning("notifier.unreadable_change", error=str(error), partition=partition)
+            return
+        now = int(time.time() * 1000)
+        pending = {(target, key): one for target, key, one in told}
+        for target, address, statuses in self._who(record):
+            known = pending.get((target, record.prediction_id)) or self._told.get(
+                (target, record.prediction_id)
+            )
+            skip = change.quiet or 0
+            due = due_transitions(record, known, statuses, skip)
+            if not due and (not skip or (known is not None and known.count >= skip)):
+                continue
+            for number, transition in due:
+                delivery = Delivery(
+                    record.prediction_id,
+                    record.created_at,
+                    number,
+                    address,
+                    body(change.value, transition),
+                    now,
+                )
+                made.append((len(appended), target, delivery))
+                appended.append(encoded(delivery_key(target, delivery), delivery, partition))
+            count = Told(record.created_at, len(record.transitions))
+            told.append((target, record.prediction_id, count))
+            appended.append(encoded(told_key(target, record.prediction_id), count, partition))
+
+    def _who(self, record: Prediction) -> list[tuple[str, Sealed, frozenset[Status]]]:
+        """Targets of a record, each once: its own address, and those that are told of everything."""
+        found = {}
+        if record.webhook:
+            with contextlib.suppress(msgspec.DecodeError):
+                own = msgspec.json.decode(record.webhook, type=Sealed)
+                name = self._book.target(own)
+                found[name] = name, own, wanted_statuses(record)
+        for name, one in self._targets:
+            before = found.get(name)
+            statuses = one.statuses if before is None else one.statuses | before[2]
+            found[name] = name, one.address, statuses
+        return list(found.values())
+
+    async def _take(self, waiting: Waiting, delivery: Delivery) -> None:
+        if self.dispatcher.full(waiting.target):
+            reason = f"{delivery.address.host}: too many deliveries wait for it"
+            await self.dispatcher.bury(waiting, delivery, "webhook-backlog", reason)
+        else:
+            self.dispatcher.add(waiting)
+
+    def _remember(self, target: str, prediction_id: str, told: Told) -> None:
+        key = target, prediction_id
+        self._told[key] = told
+        self._told.move_to_end(key)
+        if len(self._told) > MOST_TOLD:
+            self._told.popitem(last=False)
+
+    # ---- outages ----
+
+    async def _retried(self, operation: Callable[[], Awaitable[T]]) -> T:
+        """The operation's result; an outage of the log is waited out, until `stop`."""
+        while True:
+            try:
+                return await operation()
+            except LogError as error:
+                if not error.retryable or self._stopping.is_set():
+                    raise
+                logger.warning("notifier.log_unavailable", error=str(error))
+                await asyncio.sleep(_RETRY_LOG)
+
+
+def _positions(since: Since) -> Mapping[int, int]:
+    return {} if isinstance(since, str) else since

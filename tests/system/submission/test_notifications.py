@@ -1,0 +1,156 @@
+"""Word to other servers by the running service: over real ports, through kills."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from tests.support import webhooks
+from tests.support.conditions import eventually
+from tests.support.providers.faulty_stand_in import FaultyStandIn
+from tests.support.providers.work import at_work
+from tests.support.receiver import SECRET, Receiver
+from tests.support.tidings_process import serving
+from tests.support.webhooks import reaches, signed
+
+ALL = ["starting", "processing", "succeeded"]
+
+
+def settings(receiver: Receiver, **more: str) -> dict[str, str]:
+    """Of a service that may tell this receiver."""
+    return {
+        "TIDINGS_NOTIFY_SECRET": SECRET,
+        "TIDINGS_NOTIFY_ALLOW": receiver.allowed,
+        "TIDINGS_REPLICATE_SECRET": webhooks.SECRET,
+        **more,
+    }
+
+
+def everything_in(folder: Path) -> bytes:
+    """The bytes of all files."""
+    return b"".join(file.read_bytes() for file in folder.rglob("*") if file.is_file())
+
+
+async def test_an_order_names_who_is_told(tmp_path: Path) -> None:
+    """The server that an order names hears of each step it asked for; nobody reads its address."""
+    async with (
+        Receiver().serving() as receiver,
+        FaultyStandIn(duration=0.2, steps=2, seed=1) as at,
+        at_work(tmp_path, at, settings(receiver)) as work,
+    ):
+        order = {"webhook": receiver.url, "webhookEvents": list(reversed(ALL))}
+        made = await work.create(**order)
+        await work.becomes(made["predictionId"], "succeeded")
+        names = [f"prediction.{one}" for one in ALL]
+        await receiver.reaches(made["predictionId"], *names)
+        record = await work.becomes(made["predictionId"], "succeeded")
+        assert record["webhook"]["host"] == receiver.allowed
+        assert record["webhookEvents"] == ALL
+        assert "top-secret" not in json.dumps(record)
+    assert b"top-secret" not in everything_in(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("order", "said"),
+    [
+        ({"webhook": "https://127.0.0.1/x"}, "loopback"),
+        ({"webhook": "http://example.com/x"}, "https alone"),
+        ({"webhook": 7}, "a URL"),
+        ({"webhookEvents": ["succeeded"]}, "name that too"),
+        ({"webhook": "https://example.com/x", "webhookEvents": []}, "starting, processing"),
+        ({"webhook": "https://example.com/x", "webhookEvents": ["done"]}, "starting, processing"),
+    ],
+)
+async def test_addresses_that_cannot_be_are_refused(
+    tmp_path: Path, order: dict[str, Any], said: str
+) -> None:
+    """An address or a status that cannot be is 422 with the reason, and nothing is begun."""
+    async with (
+        Receiver().serving() as receiver,
+        FaultyStandIn(duration=0.2, steps=2, seed=1) as at,
+        at_work(tmp_path, at, settings(receiver)) as work,
+    ):
+        body = {"provider": "replicate", "model": "m/n", "prompt": "x", **order}
+        answer = await work.client.post("/api/predictions", json=body)
+        assert answer.status_code == 422
+        assert said in answer.json()["detail"]
+        assert not at.jobs
+
+
+async def test_without_a_secret_nobody_is_told(tmp_path: Path) -> None:
+    """A service that signs nothing refuses an order that names an address, with the remedy."""
+    async with FaultyStandIn(duration=0.2, steps=2, seed=1) as at, at_work(tmp_path, at) as work:
+        body = {"provider": "replicate", "model": "m/n", "webhook": "https://example.com/x"}
+        answer = await work.client.post("/api/predictions", json=body)
+        problem = answer.json()
+        assert (answer.status_code, problem["code"]) == (422, "webhooks-not-configured")
+        assert "TIDINGS_NOTIFY_SECRET" in problem["detail"]
+
+
+async def test_kills_lose_no_word(tmp_path: Path) -> None:
+    """A service that is killed again and again tells of every end, in order, repeats with the same id."""
+    async with Receiver().serving() as receiver:
+        more = {"TIDINGS_NOTIFY": receiver.url, "TIDINGS_NOTIFY_EVENTS": "processing,succeeded"}
+        async with (
+            aiohttp.ClientSession() as session,
+            serving(tmp_path, settings(receiver, **more)) as service,
+        ):
+            sent = 0
+            for round_ in range(4):
+                for _ in range(25):
+                    for status in ("processing", "succeeded"):
+                        body = webhooks.report(f"p{sent}", status=status)
+                        async with session.post(
+                            f"{service.url}/api/webhooks/replicate",
+                            data=body,
+                            headers=signed(body),
+                        ) as answer:
+                            assert answer.status == 200
+                    sent += 1
+                if round_ < 3:
+                    await service.kill()
+                    await service.start()
+            await reaches(session, service.url, f"p{sent - 1}", "succeeded")
+
+            def all_told() -> bool:
+                return all(
+                    receiver.of(f"p{n}")[-1:] == ["prediction.succeeded"] for n in range(sent)
+                )
+
+            await eventually(all_told, 30)
+    ids: dict[str, set[str]] = {}
+    for message_id, body in receiver.taken:
+        key = f"{body['data']['predictionId']} {body['type']}"
+        ids.setdefault(key, set()).add(message_id)
+    assert all(len(one) == 1 for one in ids.values())
+    assert len(ids) == 2 * sent
+    for n in range(sent):
+        types = list(dict.fromkeys(receiver.of(f"p{n}")))
+        assert types == ["prediction.processing", "prediction.succeeded"]
+
+
+async def test_an_outage_of_the_receiver_is_caught_up(tmp_path: Path) -> None:
+    """What ended while the receiver was away is told when it is back, and the page's figures say what waits."""
+    receiver = Receiver()
+    async with receiver.serving():
+        pass
+    async with (
+        aiohttp.ClientSession() as session,
+        serving(tmp_path, settings(receiver, TIDINGS_NOTIFY=receiver.url)) as service,
+    ):
+        body = webhooks.report("p1", status="succeeded")
+        async with session.post(
+            f"{service.url}/api/webhooks/replicate", data=body, headers=signed(body)
+        ) as answer:
+            assert answer.status == 200
+
+        async def waiting() -> bool:
+            async with session.get(f"{service.url}/api/stats") as answer:
+                figures = (await answer.json())["data"]["notifier"]
+            return bool(figures["waiting"] == 1 and figures["failed"] >= 1)
+
+        await eventually(waiting, 15)
+        async with receiver.serving():
+            await receiver.reaches("p1", "prediction.succeeded", within=20)

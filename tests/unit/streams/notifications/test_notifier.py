@@ -1,0 +1,358 @@
+"""Word to other servers, on a log in memory and to a receiver over real HTTP."""
+
+import asyncio
+import time
+from base64 import b64decode
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import msgspec
+import pytest
+from msgspec import Raw
+
+from tests.support.conditions import eventually
+from tests.support.receiver import OLD_SECRET, SECRET, Receiver
+from tidings.storage.prediction import ABSENT, Prediction, Status, Transition, encode
+from tidings.storage.resilience.backoff import Backoff
+from tidings.streams.changes.codec import announcement
+from tidings.streams.log.memory import MemoryLog
+from tidings.streams.log.protocol import (
+    CHANGES,
+    DEAD_LETTERS,
+    DELIVERIES,
+    NewRecord,
+    Position,
+    StoredRecord,
+)
+from tidings.streams.notifications.address import AddressBook, BadAddress, Sealed
+from tidings.streams.notifications.delivery import ENDS, Delivery
+from tidings.streams.notifications.dispatcher import Dispatcher
+from tidings.streams.notifications.notifier import Notifier, Target
+from tidings.streams.notifications.sender import WebhookSender, retry_after
+from tidings.streams.processing.dead_letters import parse_dead_letter, redriven
+
+KEY = b"a webhook key of thirty-two bytes"
+QUICK = Backoff((0.05,), jitter=0)
+PATH = (Status.STARTING, Status.PROCESSING, Status.SUCCEEDED)
+
+
+def record(
+    prediction_id: str,
+    count: int,
+    address: Sealed | None = None,
+    events: Sequence[str] = (),
+    created_at: int = 1_764_000_000_000,
+) -> Prediction:
+    """A prediction that has gone so many steps, each by an event at the next offset."""
+    steps = [None, *PATH]
+    transitions = tuple(
+        Transition(steps[n], steps[n + 1] or Status.STARTING, created_at + n, position=f"0:{n}")
+        for n in range(count)
+    )
+    return Prediction(
+        prediction_id=prediction_id,
+        status=PATH[count - 1],
+        version=count,
+        created_at=created_at,
+        updated_at=created_at + count,
+        transitions=transitions,
+        webhook=Raw(msgspec.json.encode(address)) if address else ABSENT,
+        webhook_events=Raw(msgspec.json.encode(events)) if events else ABSENT,
+    )
+
+
+def change(one: Prediction, quiet: int = 0) -> NewRecord:
+    """Its announcement."""
+    return announcement(one, encode(one), position=Position(0, one.version), quiet=quiet)
+
+
+class World:
+    """A log, a notifier and how it is set up."""
+
+    def __init__(self, log: MemoryLog, book: AddressBook, notifier: Notifier) -> None:
+        self.log, self.book, self.notifier = log, book, notifier
+
+    async def announce(self, *records: Prediction, quiet: int = 0) -> None:
+        """Put changes into the topic."""
+        await self.log.append(CHANGES, [change(one, quiet) for one in records])
+
+    async def dead_letters(self) -> list[Any]:
+        """Those in the topic."""
+        ends = await self.log.bounds(DEAD_LETTERS)
+        found = []
+        for partition, (_, end) in ends.items():
+            for offset in range(end):
+                one = (await self.log.read_at(DEAD_LETTERS, {partition: offset}))[partition]
+                found.append(parse_dead_letter(one))
+        return found
+
+
+@asynccontextmanager
+async def notifying(
+    receiver: Receiver | None,
+    log: MemoryLog | None = None,
+    *,
+    allow: Sequence[str] = (),
+    targets: Sequence[tuple[str, frozenset[Status]]] = (),
+    secrets: Sequence[str] = (SECRET,),
+    **options: Any,
+) -> AsyncIterator[World]:
+    """A notifier at work."""
+    log = log or MemoryLog(partitions=1)
+    allowed = [*allow, *([receiver.allowed] if receiver else [])]
+    book = AddressBook(KEY, allowed)
+    keys = [b64decode(one.removeprefix("whsec_")) for one in secrets]
+    sender = WebhookSender(keys, allowed, timeout=1)
+    dispatcher = Dispatcher(log, sender.send, book, **{"schedule": QUICK, **options})
+    notifier = Notifier(
+        log, dispatcher, book, [Target(book.seal(url), statuses) for url, statuses in targets]
+    )
+    task = asyncio.create_task(notifier.run())
+    try:
+        await eventually(lambda: notifier._assigned or task.done(), 5)
+        yield World(log, book, notifier)
+        notifier.stop()
+        await asyncio.wait_for(task, 5)
+    finally:
+        task.cancel()
+        await sender.close()
+
+
+async def test_a_step_is_told_once_signed_and_without_the_address() -> None:
+    """The address that a prediction names hears of its end, by the official library's rules, and reads no secret."""
+    async with Receiver().serving() as receiver, notifying(receiver) as world:
+        address = world.book.seal(receiver.url)
+        assert address.host == receiver.allowed
+        assert "top-secret" not in str(msgspec.json.encode(address))
+        for count in (1, 2, 3):
+            await world.announce(record("p.1", count, address))
+        await world.announce(record("p.1", 3, address))  # again, as after a crash
+        await world.announce(record("p2", 3, address))
+        await receiver.reaches("p2", "prediction.succeeded")
+        await receiver.reaches("p.1", "prediction.succeeded")
+        message_id, body = receiver.taken[0]
+        assert message_id == "p%2E1:1764000000000:2"
+        assert body["timestamp"] == "2025-11-24T16:00:00.002+00:00"
+        assert body["data"]["status"] == "succeeded"
+        assert "webhook" not in body["data"]
+
+
+async def test_the_statuses_that_were_asked_for_come_in_order() -> None:
+    """Steps that were folded into one change are told one by one, in order."""
+    async with Receiver().serving() as receiver, notifying(receiver) as world:
+        address = world.book.seal(receiver.url)
+        wanted = ["starting", "processing", "succeeded"]
+        receiver.answers = [500, 503, 500]
+        await world.announce(record("p1", 3, address, wanted))
+        await receiver.reaches("p1", *(f"prediction.{one}" for one in wanted))
+        assert len({message_id for message_id, _ in receiver.taken}) == 3
+
+
+async def test_the_first_start_is_at_the_end_of_the_changes() -> None:
+    """What was announced before the first start is told to nobody; what comes while it is away is."""
+    log = MemoryLog(partitions=1)
+    async with Receiver().serving() as receiver:
+        everything = [(receiver.url, ENDS)]
+        await log.append(CHANGES, [change(record("old", 3))])
+        async with notifying(receiver, log, targets=everything) as world:
+            await world.announce(record("new", 3))
+            await receiver.reaches("new", "prediction.succeeded")
+        await log.append(CHANGES, [change(record("meanwhile", 3))])
+        async with notifying(receiver, log, targets=everything) as world:
+            await receiver.reaches("meanwhile", "prediction.succeeded")
+        assert receiver.of("old") == []
+
+
+async def test_what_was_told_is_not_told_again_after_a_restart() -> None:
+    """A step that comes after a restart is told alone."""
+    log = MemoryLog(partitions=1)
+    async with Receiver().serving() as receiver:
+        everything = [(receiver.url, frozenset(Status))]
+        async with notifying(receiver, log, targets=everything) as world:
+            await world.announce(record("p1", 2))
+            await receiver.reaches("p1", "prediction.starting", "prediction.processing")
+        async with notifying(receiver, log, targets=everything) as world:
+            await world.announce(record("p1", 2), record("p1", 3))
+            await eventually(lambda: len(receiver.of("p1")) == 3, 5)
+        assert receiver.of("p1")[-1] == "prediction.succeeded"
+        assert receiver.seen == 3
+
+
+async def test_what_waits_survives_a_restart() -> None:
+    """A delivery that failed is sent by the next notifier, with the same id and the count of its tries."""
+    log = MemoryLog(partitions=1)
+    receiver = Receiver()
+    async with receiver.serving():
+        pass  # its port is known now, and nobody listens there
+    async with notifying(receiver, log, schedule=Backoff((0.3,), jitter=0)) as world:
+        await world.announce(record("p1", 3, world.book.seal(receiver.url)))
+        await eventually(lambda: world.notifier.dispatcher.failed, 5)
+    async with receiver.serving(), notifying(receiver, log) as world:
+        await receiver.reaches("p1", "prediction.succeeded")
+        await eventually(lambda: world.notifier.dispatcher.waiting == 0, 5)
+
+
+async def test_a_repair_tells_nobody_unless_asked() -> None:
+    """Steps that a repair brought are not told, and what comes after it is."""
+    async with Receiver().serving() as receiver, notifying(receiver) as world:
+        address = world.book.seal(receiver.url)
+        await world.announce(record("p1", 3, address), quiet=3)
+        await world.announce(record("p2", 2, address, ["processing", "succeeded"]), quiet=2)
+        await world.announce(record("p2", 3, address, ["processing", "succeeded"]))
+        await world.announce(record("p3", 3, address))  # asked for: nothing is marked
+        await receiver.reaches("p3", "prediction.succeeded")
+        await receiver.reaches("p2", "prediction.succeeded")
+        assert receiver.of("p1") == []
+
+
+async def test_a_deleted_prediction_is_told_no_more() -> None:
+    """What waits of a prediction is forgotten with it, here and in the topic."""
+    log = MemoryLog(partitions=1)
+    receiver = Receiver()
+    async with receiver.serving():
+        pass
+    async with notifying(receiver, log, schedule=Backoff((30,), jitter=0)) as world:
+        await world.announce(record("p1", 3, world.book.seal(receiver.url)))
+        await eventually(lambda: world.notifier.dispatcher.failed, 5)
+        await log.append(CHANGES, [NewRecord(b"p1", b"", [("v", b"4"), ("u", b"5")], 0)])
+        await eventually(lambda: world.notifier.dispatcher.waiting == 0, 5)
+    async with receiver.serving(), notifying(receiver, log) as world:
+        await world.announce(record("p2", 3, world.book.seal(receiver.url)))
+        await receiver.reaches("p2", "prediction.succeeded")
+        assert receiver.of("p1") == []
+
+
+async def test_an_address_that_hangs_holds_nobody_up() -> None:
+    """While one address answers nothing, hundreds of deliveries reach another at once."""
+    async with Receiver().serving() as slow, Receiver().serving() as quick:
+        slow.hold = asyncio.Event()
+        async with notifying(quick, allow=[slow.allowed]) as world:
+            hanging, well = world.book.seal(slow.url), world.book.seal(quick.url)
+            await world.announce(*(record(f"s{n}", 3, hanging) for n in range(300)))
+            await eventually(lambda: slow.seen, 5)
+            started = time.monotonic()
+            await world.announce(*(record(f"q{n}", 3, well) for n in range(300)))
+            await eventually(lambda: len(quick.taken) == 300, 10)
+            assert time.monotonic() - started < 5  # each hanging request takes 1 s
+            assert slow.seen < 30
+            slow.hold.set()
+
+
+async def test_gone_is_switched_off_and_redriven_when_asked() -> None:
+    """An address that answers 410 is sent nothing more; a redrive of its dead letters switches it on again."""
+    log = MemoryLog(partitions=1)
+    async with Receiver().serving() as receiver, notifying(receiver, log) as world:
+        address = world.book.seal(receiver.url)
+        receiver.answers = [410]
+        await world.announce(record("p1", 3, address))
+        await eventually(lambda: world.notifier.dispatcher.switched_off, 5)
+        await world.announce(record("p2", 3, address))
+        await eventually(lambda: world.notifier.dispatcher.given_up == 2, 5)
+        letters = await world.dead_letters()
+        assert [(one.code, one.prediction_id, one.topic) for one in letters] == [
+            ("webhook-undelivered", "p1", DELIVERIES),
+            ("webhook-off", "p2", DELIVERIES),
+        ]
+        assert "top-secret" not in str(letters)
+        assert receiver.seen == 1
+        await log.append(DELIVERIES, [redriven(one) for one in letters])
+        await receiver.reaches("p1", "prediction.succeeded")
+        await receiver.reaches("p2", "prediction.succeeded")
+        assert not world.notifier.dispatcher.switched_off
+        await world.announce(record("p3", 3, address))
+        await receiver.reaches("p3", "prediction.succeeded")
+
+
+async def test_after_a_day_of_failures_it_is_given_up() -> None:
+    """A delivery that fails for the whole period becomes a dead letter, and its address is switched off."""
+    async with Receiver().serving() as receiver, notifying(receiver, period=0.2) as world:
+        receiver.answers = [500] * 1000
+        await world.announce(record("p1", 3, world.book.seal(receiver.url)))
+        await eventually(lambda: world.notifier.dispatcher.given_up, 5)
+        (letter,) = await world.dead_letters()
+        assert letter.code == "webhook-undelivered"
+        assert "it answers 500" in letter.message
+        assert world.notifier.dispatcher.switched_off
+
+
+async def test_retry_after_is_heeded() -> None:
+    """An address that asks for quiet gets it."""
+    async with Receiver().serving() as receiver, notifying(receiver) as world:
+        receiver.answers, receiver.headers = [429], {"Retry-After": "1"}
+        started = time.monotonic()
+        await world.announce(record("p1", 3, world.book.seal(receiver.url)))
+        await receiver.reaches("p1", "prediction.succeeded")
+        assert time.monotonic() - started >= 0.9
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [("120", 120), ("999999999", 86400), ("-1", None), ("soon", None), (None, None)],
+)
+def test_retry_after_is_read(header: str | None, seconds: float | None) -> None:
+    """Seconds are bounded to a day; what is neither seconds nor a date says nothing."""
+    assert retry_after(header) == seconds
+
+
+async def test_a_redirect_is_a_failure() -> None:
+    """A redirect to an address inside is not followed."""
+    async with Receiver().serving() as inner, Receiver().serving() as receiver:
+        receiver.answers = [302] * 3
+        receiver.headers = {"Location": inner.url}
+        async with notifying(receiver) as world:
+            await world.announce(record("p1", 3, world.book.seal(receiver.url)))
+            await receiver.reaches("p1", "prediction.succeeded")
+        assert inner.seen == 0
+
+
+async def test_two_secrets_sign_each_body() -> None:
+    """While a secret is replaced, receivers with the old one and with the new one verify."""
+    async with (
+        Receiver(OLD_SECRET).serving() as old,
+        Receiver(SECRET).serving() as new,
+        notifying(old, allow=[new.allowed], secrets=[SECRET, OLD_SECRET]) as world,
+    ):
+        await world.announce(record("p1", 3, world.book.seal(old.url)))
+        await world.announce(record("p2", 3, world.book.seal(new.url)))
+        await old.reaches("p1", "prediction.succeeded")
+        await new.reaches("p2", "prediction.succeeded")
+
+
+def test_addresses_that_are_refused() -> None:
+    """A private or unencrypted address, and one with credentials, is refused when the order comes."""
+    book = AddressBook(KEY)
+    for url in (
+        "http://example.com/x",
+        "https://127.0.0.1/x",
+        "https://[::1]/x",
+        "https://169.254.169.254/latest",
+        "https://user:secret@example.com/",
+        "ftp://example.com",
+        "https://",
+        "",
+        "x" * 3000,
+    ):
+        with pytest.raises(BadAddress) as caught:
+            book.seal(url)
+        assert "secret" not in str(caught.value)
+
+
+def test_sealing_is_the_same_each_time_and_needs_the_key() -> None:
+    """The same address gives the same bytes, another key cannot read it, and a forged one is refused."""
+    book, other = AddressBook(KEY), AddressBook(b"another key of thirty-two bytes..")
+    sealed = book.seal("https://hooks.example.com/a?token=1")
+    assert sealed == book.seal("https://hooks.example.com/a?token=1")
+    assert book.open(sealed) == "https://hooks.example.com/a?token=1"
+    for reader, address in ((other, sealed), (book, Sealed("hooks.example.com", "AAAA"))):
+        with pytest.raises(BadAddress):
+            reader.open(address)
+
+
+def test_a_delivery_that_cannot_be_read_is_left() -> None:
+    """A record of another shape in the topic is no delivery."""
+    from tidings.streams.notifications.dispatcher import decoded
+
+    assert decoded(b"{}") is None
+    assert StoredRecord(DELIVERIES, 0, 0, 0, None, None).key is None
+    assert Delivery("a.b", 1, 2, Sealed("h", "s"), Raw(b"{}"), 3).message_id == "a%2Eb:1:2"
