@@ -9,7 +9,8 @@ from tidings.gateway.api.create import CREATE_FIELDS
 from tidings.gateway.api.dead_letters import Redrive
 from tidings.gateway.api.mutations import EVENT_FIELDS
 from tidings.gateway.push.protocol import Auth, Ping, Subscribe, Unsubscribe
-from tidings.storage.prediction import Prediction
+from tidings.storage.prediction import Prediction, Status
+from tidings.streams.notifications.address import MAX_URL
 from tidings.streams.rules.event import Event
 from tidings.streams.rules.groups import MAX_MEMBERS
 from tidings.streams.rules.retries import MOST, Elsewhere, RetryPolicy
@@ -88,6 +89,22 @@ def components() -> dict[str, Schema]:
         },
     )
     found["NewOrder"] = {"anyOf": [reference("NewPrediction"), reference("NewGroup")]}
+    for name in ("Prediction", "NewPrediction"):
+        found[name]["properties"]["retries"] = {
+            "anyOf": [{"type": "integer"}, reference("RetryPolicy")]
+        }
+    found["NewPrediction"]["properties"]["webhook"] = {
+        "description": "The https address of a server that is told of its steps, signed.",
+        "type": "string",
+        "format": "uri",
+        "maxLength": MAX_URL,
+    }
+    found["NewPrediction"]["properties"]["webhookEvents"] = {
+        "description": "The statuses that it is told of; the last ones where it is left out.",
+        "type": "array",
+        "items": {"enum": [str(status) for status in Status]},
+        "minItems": 1,
+    }
     return found | _hand_made()
 
 

@@ -131,17 +131,18 @@ def wanted_statuses(record: Prediction) -> frozenset[Status]:
         return ENDS
 
 
-def body(value: bytes, transition: Transition) -> Raw:
+def body(value: bytes, kind: str | None, transition: Transition) -> Raw:
     """What is posted: Standard Webhooks' `type`, `timestamp` and `data`, which is the record.
 
     Args:
         value: The record as announced; it holds no reason to decode its numbers.
+        kind: `group` of a group's record.
         transition: The step that is told.
     """
     fields: dict[str, Raw] = msgspec.json.decode(value, type=dict[str, Raw])
     fields.pop("webhook", None)
     content: dict[str, Any] = {
-        "type": f"prediction.{transition.to}",
+        "type": f"{kind or 'prediction'}.{transition.to}",
         "timestamp": datetime.fromtimestamp(transition.at / 1000, UTC).isoformat(
             timespec="milliseconds"
         ),

@@ -302,7 +302,7 @@ class Notifier:
                     record.created_at,
                     number,
                     address,
-                    body(change.value, transition),
+                    body(change.value, record.kind, transition),
                     now,
                 )
                 made.append((len(appended), target, delivery))

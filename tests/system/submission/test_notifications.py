@@ -121,8 +121,8 @@ async def test_kills_lose_no_word(tmp_path: Path) -> None:
 
             await eventually(all_told, 30)
     ids: dict[str, set[str]] = {}
-    for message_id, body in receiver.taken:
-        key = f"{body['data']['predictionId']} {body['type']}"
+    for message_id, told in receiver.taken:
+        key = f"{told['data']['predictionId']} {told['type']}"
         ids.setdefault(key, set()).add(message_id)
     assert all(len(one) == 1 for one in ids.values())
     assert len(ids) == 2 * sent
