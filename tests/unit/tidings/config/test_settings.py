@@ -84,6 +84,10 @@ def test_every_setting_can_be_set_by_its_variable() -> None:
         "trace_sample": "0.5",
         "text_flush": "0.2",
         "timeouts": "replicate=600,*=3600",
+        "notify": "https://a.example/hook",
+        "notify_secret": "whsec_" + "QUJD" * 8,
+        "notify_events": "failed",
+        "notify_allow": "localhost:9",
         "role_scopes": "editor=write",
         "issuers": '[{"issuer": "https://a.example/", "jwks_url": "https://a.example/keys"}]',
     }
