@@ -36,11 +36,6 @@ def check(settings: Settings) -> None:
             "--health-port: with --workers every process has a port for its health already (PORT+1 and so on); "
             "leave it out"
         )
-    if settings.notify and not settings.notify_secret:
-        raise SettingsError(
-            "TIDINGS_NOTIFY_SECRET: is missing; webhooks to TIDINGS_NOTIFY are signed with it: "
-            'echo "whsec_$(openssl rand -base64 32)"'
-        )
     both_files = settings.log.startswith("sqlite://") and settings.store.startswith("sqlite://")
     if both_files and sqlite_path(settings.log) == sqlite_path(settings.store):
         raise SettingsError(
@@ -95,6 +90,11 @@ def check_serving(settings: Settings) -> None:
         raise SettingsError(
             "TIDINGS_ALLOWED_ORIGINS: any page can make itself the origin null, in a sandboxed "
             "frame; turn authentication on, or leave it out"
+        )
+    if settings.notify and not settings.notify_secret:
+        raise SettingsError(
+            "TIDINGS_NOTIFY_SECRET: is missing; webhooks to TIDINGS_NOTIFY are signed with it: "
+            'echo "whsec_$(openssl rand -base64 32)"'
         )
     if "notifier" in settings.role and not settings.notify_secret:
         raise SettingsError(
