@@ -241,14 +241,8 @@ class Client(GroupCalls):
 
         By default 50, at most 1,000.
         """
-        given = {
-            "status": status,
-            "owner": owner,
-            "model": model,
-            "tag": tag,
-            "limit": limit,
-            "cursor": cursor,
-        }
+        given = {"status": status, "owner": owner, "model": model, "tag": tag}
+        given |= {"limit": None if limit is None else str(limit), "cursor": cursor}
         query = {name: str(value) for name, value in given.items() if value is not None}
         answer = await self._request("GET", "/api/predictions", query=query)
         return msgspec.json.decode(answer.content, type=PredictionPage)
