@@ -18,6 +18,7 @@ from tidings.streams.log.protocol import EVENTS, Log
 from tidings.streams.processing.dead_letter_marks import DeadLetterIndex, dismiss, redrive
 from tidings.streams.processing.dead_letters import (
     DeadLetter,
+    home,
     read_dead_letters,
     select_for_redrive,
 )
@@ -109,7 +110,9 @@ class DeadLetters:
             return done
         if self._index.came_back(letter):
             outcome = "returned"
-        elif committed.get(mark.appended.partition, 0) > mark.appended.offset:
+        elif home(letter) != EVENTS or (
+            committed.get(mark.appended.partition, 0) > mark.appended.offset
+        ):
             outcome = "taken"
         else:
             outcome = "waiting"
