@@ -16,8 +16,10 @@ from tidings.storage.factory import open_store
 from tidings.storage.object_storage import ObjectStorage, folder_of
 from tidings.storage.private_files import make_folder, open_to_others
 from tidings.storage.store import Ownership, PredictionStore
+from tidings.storage.wrappers.cache import CachedStore
 from tidings.storage.wrappers.compose import open_composed
 from tidings.storage.wrappers.fallback import FallbackStore
+from tidings.storage.wrappers.replica import Replica
 from tidings.storage.wrappers.split import SplitStore
 from tidings.streams.changes.projection import Projecting, projecting
 from tidings.streams.log.continuity import check_source
@@ -170,6 +172,18 @@ async def composed_store_of(
         fallback=settings.store_fallback,
         registry=registry,
         options=options,
+    )
+
+
+def cache_of(settings: Settings, opened: Resources) -> CachedStore:
+    """The cache that answers reads: all records of a projection, the newest of any other store."""
+    if opened.projecting is not None:
+        return Replica(opened.store)
+    return CachedStore(
+        opened.store,
+        ttl=settings.cache_ttl,
+        records=settings.cache_records,
+        bytes_=settings.cache_bytes,
     )
 
 

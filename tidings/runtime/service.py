@@ -32,7 +32,7 @@ from tidings.runtime.gateway_role import GatewayRole, request_guard
 from tidings.runtime.notifier_role import NotifierRole, open_notifier
 from tidings.runtime.ports import serving_health, store_check, write_port
 from tidings.runtime.reconciler_role import ProviderWork
-from tidings.runtime.resources import Resources, open_resources
+from tidings.runtime.resources import Resources, cache_of, open_resources
 from tidings.runtime.signals import cancelled_by, stop_signals
 from tidings.runtime.supervisor import parent_exit
 from tidings.runtime.upkeep import forget_hidden, keep_keys_fresh, mirroring, say_ready, sweep
@@ -225,7 +225,7 @@ async def running(
         registry = process_registry()
         opened = await stack.enter_async_context(open_resources(settings, registry))
         opened = structs.replace(opened, log=ObservedLog(opened.log))
-        cache = _cache_of(settings, opened)
+        cache = cache_of(settings, opened)
         health = HealthMonitor(opened.log, cache, registry=registry)
         stack.callback(health.close)
         health.observe_projection(opened.projecting)
@@ -356,18 +356,6 @@ async def _serve(
         service.health_port = await stack.enter_async_context(
             serving_health(gateway.health_app(), own)
         )
-
-
-def _cache_of(settings: Settings, opened: Resources) -> CachedStore:
-    """The cache that answers reads: all records of a projection, the newest of any other store."""
-    if opened.projecting is not None:
-        return Replica(opened.store)
-    return CachedStore(
-        opened.store,
-        ttl=settings.cache_ttl,
-        records=settings.cache_records,
-        bytes_=settings.cache_bytes,
-    )
 
 
 @asynccontextmanager
