@@ -2,7 +2,8 @@
 
 300,000 events of 100,000 predictions on 4 partitions, the three of one prediction 20,000 records apart, so that nothing
 folds. Tidings writes to SQLite with synchronous FULL; Kafka Streams has RocksDB and a changelog, without an fsync; Quix
-Streams (`--quix-python`: an interpreter that has it) RocksDB and a changelog too. In each round they run one after the
+Streams (`--quix-python`: an interpreter that has it) RocksDB and a changelog too; the least in Python keeps SQLite rows
+without indexes, and nothing else that Tidings does. In each round they run one after the
 other. The rate is that of the changes' topic between its first and its last record, as the broker stamped them.
 
     python -m benchmarks.bench_peers [--events 300000] [--rounds 3] [--former COMMIT] [--quix-python PATH]
@@ -258,6 +259,8 @@ def main() -> None:
     with checked_out(arguments.former) as former:
         contestants = [kafka_streams(1), tidings("Tidings", ROOT)]
         contestants.append(tidings("Tidings, --workers 2", ROOT, "--workers", "2"))
+        bare = (sys.executable, str(PEERS / "bare_processor.py"))
+        contestants.append(Contestant("the least in Python", bare))
         if former is not None:
             contestants.append(tidings(f"Tidings of {arguments.former}", former))
         if arguments.quix_python:
