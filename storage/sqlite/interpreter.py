@@ -21,9 +21,13 @@ class SwitchInterval:
         self._lock = Lock()
         self._users = 0
         self._before = 0.0
+        self.allowed = False
+        """Whether the process is ours to set: in another program's nothing is changed."""
 
     def lower(self) -> None:
         """Something is about to be handed over between threads."""
+        if not self.allowed:
+            return
         with self._lock:
             self._users += 1
             if self._users == 1:
@@ -34,6 +38,8 @@ class SwitchInterval:
     def restore(self) -> None:
         """It was handed over."""
         with self._lock:
+            if not self._users:
+                return
             self._users -= 1
             if self._users == 0:
                 sys.setswitchinterval(self._before)

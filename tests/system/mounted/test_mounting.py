@@ -1,7 +1,11 @@
 """The service as one ASGI application in those of other frameworks, behind a real server."""
 
 import asyncio
+import gc
 import json
+import logging
+import signal
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from pathlib import Path
@@ -11,6 +15,7 @@ import django.conf
 import httpx
 import litestar
 import pytest
+import structlog
 from django.core.asgi import get_asgi_application
 from fastapi import FastAPI
 from litestar.types import Receive, Scope, Send
@@ -32,7 +37,7 @@ def settings_in(folder: Path) -> tidings.Settings:
         environ={
             "TIDINGS_LOG": f"sqlite:///{folder}/log.db",
             "TIDINGS_STORE": f"sqlite:///{folder}/store.db",
-            "TIDINGS_ASSETS": f"file://{folder}/assets",
+            "TIDINGS_ASSETS": f"file:///{folder}/assets",
             "TIDINGS_REPLICATE_SECRET": SECRET,
         }
     )
@@ -199,6 +204,36 @@ async def test_without_a_lifespan_it_starts_at_the_first_request(tmp_path: Path)
     await asyncio.wait([task])
     with pytest.raises(RuntimeError, match="closed; make another one"):
         _ = predictions.service
+
+
+async def test_nothing_of_the_process_is_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Signals, log, garbage collector and the interpreter's switch interval are as they were while it runs."""
+    intervals: list[float] = []
+    monkeypatch.setattr(sys, "setswitchinterval", intervals.append)
+    before = process_settings()
+    host = in_fastapi(settings_in(tmp_path))
+    async with serving(*host) as url, httpx.AsyncClient() as http:
+        body = report("p1")
+        sent = await http.post(f"{url}/api/webhooks/replicate", content=body, headers=signed(body))
+        assert sent.status_code == 200
+        assert process_settings() == before
+    assert process_settings() == before
+    assert intervals == []
+
+
+def process_settings() -> list[object]:
+    root = logging.getLogger()
+    return [
+        signal.getsignal(signal.SIGINT),
+        signal.getsignal(signal.SIGTERM),
+        gc.get_threshold(),
+        gc.get_freeze_count(),
+        list(root.handlers),
+        root.level,
+        structlog.get_config(),
+    ]
 
 
 async def test_changes_in_the_same_process(tmp_path: Path) -> None:

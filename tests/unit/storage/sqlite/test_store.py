@@ -15,6 +15,7 @@ from tests.support.storage.samples import creation, fresh, prediction, writing
 from tidings.storage.errors import StorageError, StoreMisconfigured, StoreUnavailable
 from tidings.storage.factory import open_store
 from tidings.storage.prediction import Source, Status
+from tidings.storage.sqlite.interpreter import switch_interval
 from tidings.storage.sqlite.schema import FORMAT
 from tidings.storage.sqlite.store import SqliteStore, _listing
 from tidings.storage.store import Conflict, Ownership, Query
@@ -366,8 +367,9 @@ async def test_facts(tmp_path: Path) -> None:
     await store.close()
 
 
-async def test_switch_interval_comes_back(tmp_path: Path) -> None:
-    """The interpreter switches threads more often only while a write is under way, of however many stores."""
+async def test_switch_interval_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a process of ours threads switch more often only while a write is under way, of however many stores."""
+    monkeypatch.setattr(switch_interval, "allowed", True)
     before = sys.getswitchinterval()
     stores = [await opened(tmp_path / f"{n}.db") for n in range(3)]
     during = [
