@@ -11,6 +11,7 @@ import random
 import resource
 import sys
 import time
+import zlib
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,9 @@ from tidings.gateway.auth.quotas import OwnerLimits, OwnerQuotas, SessionLimits
 from tidings.gateway.auth.tokens import Hs256Tokens, RequiredClaims
 from tidings.gateway.push.changes_reader import ChangesReader
 from tidings.gateway.push.hub import Hub
-from tidings.gateway.push.protocol import change_frame
+from tidings.gateway.push.protocol import append_message, change_frame, frame
 from tidings.gateway.push.session_registry import SessionRegistry
+from tidings.gateway.push.text_hub import TextHub
 from tidings.gateway.websocket.connection import WebSocketConnection
 from tidings.gateway.websocket.listener import Listener
 from tidings.storage.memory import MemoryStore
@@ -31,8 +33,9 @@ from tidings.storage.prediction import Prediction, Status, encode
 from tidings.storage.store import Write
 from tidings.storage.wrappers.cache import CachedStore
 from tidings.streams.changes.codec import announcement, parse
+from tidings.streams.changes.text_codec import piece
 from tidings.streams.log.memory import MemoryLog
-from tidings.streams.log.protocol import CHANGES, NewRecord, Position, StoredRecord
+from tidings.streams.log.protocol import CHANGES, TEXT, NewRecord, Position, StoredRecord
 
 RECORD_BYTES = 400
 
@@ -74,12 +77,16 @@ class Bench:
         owners = OwnerQuotas(
             OwnerLimits(connections=10**6, subscriptions=10**6, messages_per_second=10**6)
         )  # the tokens differ, but are all one subject's
+        self.texts = TextHub(self.log, self.hub, self.store, window=0)
         self.sessions = SessionRegistry(
-            self.hub, self.store, authenticator, SessionLimits(), owners=owners
+            self.hub, self.store, authenticator, SessionLimits(), owners=owners, texts=self.texts
         )
-        self.reader = ChangesReader(self.log, self.hub, self.store)
+        self.reader = ChangesReader(self.log, self.hub, self.store, texts=self.texts)
         self.listener = Listener(self.sessions, self._no_http)
         self.versions = 0
+        self.grown = 0
+        """Bytes of the text."""
+        self.crc = 0
         self.stall = 0.0
         self.probe: asyncio.Task[None] | None = None
         self.living: asyncio.Task[None] | None = None
@@ -113,6 +120,45 @@ class Bench:
         gc.collect()
         gc.freeze()
         return {"port": port}
+
+    async def start_text(self) -> dict[str, Any]:
+        """Start, with one text that can grow."""
+        one = structs.replace(record("the-text", 1), text="", text_length=0, logs=None)
+        await self.memory.write([Write(one, encode(one), 0)])
+        await self.store.load(["the-text"])
+        await self.texts.start()
+        return await self.start()
+
+    async def paced_text(self, bare: bool, rounds: int, every: float) -> dict[str, Any]:
+        """Let the text grow by a piece, `rounds` times; or write the same bytes in a bare loop."""
+        spent = 0.0
+        one = structs.replace(record("the-text", 1), logs=None)
+        for _ in range(rounds):
+            told = append_message("the-text", self.grown, "token token ", None, None)
+            data = frame(told)
+            await asyncio.sleep(every)
+            begun = cpu()
+            if bare:
+                for transport in [one._transport for one in self.connections()]:
+                    if transport is not None:
+                        transport.write(data)
+            else:
+                target = self.hub.deliveries + len(self.sessions)
+                said = piece(
+                    one,
+                    1,
+                    b"token token ",
+                    before=self.grown,
+                    crc=self.crc,
+                    position=Position(0, 1),
+                )
+                self.grown += 12
+                self.crc = zlib.crc32(b"token token ", self.crc)
+                await self.log.append(TEXT, [said])
+                while self.hub.deliveries < target:  # noqa: ASYNC110 -- an event would be measured too
+                    await asyncio.sleep(0)
+            spent += cpu() - begun
+        return {"cpu": spent}
 
     async def measure(self) -> dict[str, Any]:
         """Where things stand."""

@@ -258,6 +258,8 @@ class Hub:
             except Exception as error:
                 self._take_out(subscriber)
                 self._on_error(subscriber, error)
+            else:
+                self.deliveries += len(grown)
             if count % slice == 0:
                 yield
 

@@ -316,9 +316,12 @@ class Session(CountedSubscriptions):
         self.update_pass_through()
 
     def deliver_texts(self, grown: Sequence[RoutedText]) -> None:
-        """Take one step of these texts, from the hub."""
-        if self.texts is not None:
-            self.texts.deliver(self, grown)
+        """Take one step of these texts, from the hub; of one alone by the short way."""
+        texts, text = self.texts, grown[0].text
+        if texts is not None and len(grown) == 1 and self.takes_texts and texts.step(text):
+            self._output.write(text.step[1])
+        elif texts is not None:
+            texts.deliver(self, grown)
 
     def update_pass_through(self) -> None:
         """See `SubscriptionState.update_pass_through`."""
@@ -348,12 +351,11 @@ class Session(CountedSubscriptions):
 
     def resend(self, prediction_id: str) -> None:
         """Send a record as it stands: its text cannot be brought in pieces any more."""
-        message = Subscribe(predictions=(prediction_id,))
-        self._context.send_snapshots(self, message)
+        self._context.send_snapshots(self, Subscribe(predictions=(prediction_id,)))
 
     @property
     def takes_texts(self) -> bool:
-        """Whether a piece can be written right now: no snapshot is under way, nothing waits."""
+        """Whether a piece can be written: no snapshot is under way."""
         return self._queue is None and not self._snapshots
 
     def reply(self, payload: bytes) -> None:

@@ -121,7 +121,7 @@ class TextCursors:
             for item in grown:
                 self.lag(item.text)
             return
-        frames = [text.step[1] for item in grown if (text := self.step(item.text)) is not None]
+        frames = [item.text.step[1] for item in grown if self.step(item.text)]
         if frames:
             session.send(frames[0] if len(frames) == 1 else b"".join(frames))
         if self.behind:
@@ -142,16 +142,16 @@ class TextCursors:
         for name in [name for name in self._reached if not wanted(name)]:
             self.forget(name)
 
-    def step(self, text: GrowingText) -> GrowingText | None:
-        """The text, where one step of it brings the client up to date; it is taken as sent."""
+    def step(self, text: GrowingText) -> bool:
+        """Whether one step of the text brings the client up to date; then it is taken as sent."""
         name = text.prediction_id
         reach = self._reached.get(name)
         if reach is text.before:
             self._reached[name] = text.told
-            return text
+            return True
         if reach is not None:
             self.behind[name] = None
-        return None
+        return False
 
     def lag(self, text: GrowingText) -> None:
         """It cannot be sent anything now: it gets what has come once it can."""
