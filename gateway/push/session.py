@@ -301,12 +301,11 @@ class Session(CountedSubscriptions):
         if self._writes_through and not (delivery.deletes and not self.permissions.may_watch_all()):
             self._output.write(delivery.joined(change_frame))
             return
-        texts, items = self.texts, delivery.items
+        items, queue = delivery.items, self._queue
         if not self.passes_through or delivery.deletes:
             items = [item for item in items if self.accept(item.change)]
-        if texts is not None:
-            items = texts.wanted(items)
-        queue = self._queue
+        if self.texts is not None:
+            items = self.texts.wanted(items)
         if queue is not None:
             if not all(queue.put(item) for item in items):
                 self._output.close(Close.RESTART, "too far behind; subscribe again")
@@ -317,10 +316,7 @@ class Session(CountedSubscriptions):
 
     def deliver_texts(self, grown: Sequence[RoutedText]) -> None:
         """Take one step of these texts, from the hub; of one alone by the short way."""
-        texts, text = self.texts, grown[0].text
-        if texts is not None and len(grown) == 1 and self.takes_texts and texts.step(text):
-            self._output.write(text.step[1])
-        elif texts is not None:
+        if (texts := self.texts) is not None:
             texts.deliver(self, grown)
 
     def update_pass_through(self) -> None:

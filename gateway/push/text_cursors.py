@@ -121,6 +121,9 @@ class TextCursors:
             for item in grown:
                 self.lag(item.text)
             return
+        if len(grown) == 1 and self.step(text := grown[0].text):
+            session.send(text.step[1])
+            return
         frames = [item.text.step[1] for item in grown if self.step(item.text)]
         if frames:
             session.send(frames[0] if len(frames) == 1 else b"".join(frames))

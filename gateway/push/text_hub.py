@@ -354,11 +354,16 @@ class TextHub:
     def _sweep(self) -> None:
         """Let go of what nobody watches any more, once its record says all of it."""
         since = time.monotonic() - IDLE
-        for name, text in list(self._texts.items()):
-            watched = text.readers or (self._hub.appends and self._hub.watches(text))
-            if not watched and text.touched < since:
-                del self._texts[name]
-                self._grown.pop(text, None)
+        for text in list(self._texts.values()):
+            if not text.readers and text.touched < since:
+                self._let_go(text)
+
+    def _let_go(self, text: GrowingText) -> None:
+        """Forget a text, unless a session watches it; then it is known again once it is read."""
+        watched = not text.ended and self._hub.appends and self._hub.watches(text)
+        if not watched and self._texts.get(text.prediction_id) is text:
+            del self._texts[text.prediction_id]
+            self._grown.pop(text, None)
 
     # Requests that read a text, or wait for what becomes of a piece
 
@@ -372,8 +377,9 @@ class TextHub:
         finally:
             text.readers -= 1
             text.touched = time.monotonic()
-            if text.ended and not text.readers and self._texts.get(prediction_id) is text:
-                del self._texts[prediction_id]
+            # What the record does not say yet is kept: whoever wrote it reads it.
+            if not text.readers and (text.ended or text.length <= text.base):
+                self._let_go(text)
 
     async def news(self, text: GrowingText, wanted: Callable[[], bool], timeout: float) -> bool:
         """Wait until something is so of a text that is being read; False where it is not in time."""

@@ -205,6 +205,17 @@ async def test_a_text_has_the_rights_of_its_prediction() -> None:
         assert (await client.get("/v1/stream/p2", headers=ada)).status_code == 404
 
 
+async def test_texts_that_were_read_are_let_go() -> None:
+    """A gateway keeps no text that nobody reads or watches, but what its record does not say yet."""
+    async with serving() as (service, client):
+        for number in range(20):
+            await service.put(prediction(f"p{number}", text="x", text_length=1))
+            assert (await client.get(f"/v1/stream/p{number}")).text == "x"
+        assert len(service.texts) == 0
+        await client.post("/v1/stream/p1", headers=PLAIN, content="y")
+        assert (await client.get("/v1/stream/p1")).text == "xy"
+
+
 def test_cursors_never_stand_still() -> None:
     """A cursor is the present interval; one that the client has already is followed by a greater one."""
     now = protocol.CURSOR_EPOCH + 100 * protocol.CURSOR_SECONDS
