@@ -1,7 +1,7 @@
 """Dead letters for admins over HTTP: what lies there and why, and trying it again."""
 
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -14,7 +14,7 @@ from tidings.gateway.http.held_bytes import HeldBytes
 from tidings.gateway.http.problems import bad_request, unprocessable
 from tidings.gateway.http.request_body import read_json
 from tidings.storage.redaction import redact
-from tidings.streams.log.protocol import EVENTS, Log
+from tidings.streams.log.protocol import EVENTS, Log, LogError
 from tidings.streams.processing.dead_letter_marks import DeadLetterIndex, dismiss, redrive
 from tidings.streams.processing.dead_letters import (
     DeadLetter,
@@ -76,7 +76,7 @@ class DeadLetters:
         query = request.query
         await self._index.refresh(within=COUNTED)
         still_open = self._index.open_reasons()
-        if "count" in query:  # asked for often: the bodies stay unread
+        if query.get("count") == "true":  # asked for often: the bodies stay unread
             counted = {"open": sum(still_open.values()), "openReasons": still_open}
             return _answer({"success": True, "data": [], **counted})
         limit = _limit(query.get("limit"))
@@ -96,9 +96,22 @@ class DeadLetters:
             "open": sum(still_open.values()),
             "openReasons": still_open,
         }
-        committed = await self._log.committed(EVENTS, self._group) if found else {}
+        committed = await self._judged(found)
         data = [{**_shown(letter), "done": self._done(letter, committed)} for letter in found]
         return _answer({"success": True, "data": data, **counts})
+
+    async def _judged(self, letters: Sequence[DeadLetter]) -> Mapping[int, int]:
+        """Up to where the events were judged, where a letter that was tried again asks for it.
+
+        A gateway may have no right to see the processors' group: then nothing is said to be taken.
+        """
+        marks = map(self._index.mark_of, letters)
+        if all(mark is None or mark.appended is None for mark in marks):
+            return {}
+        try:
+            return await self._log.committed(EVENTS, self._group)
+        except LogError:
+            return {}
 
     def _done(self, letter: DeadLetter, committed: Mapping[int, int]) -> dict[str, Any] | None:
         """What became of a letter; None: it is open."""

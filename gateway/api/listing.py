@@ -156,7 +156,7 @@ def list_handler(
                 raise bad_request(
                     "Bad cursor", "The cursor is none of this list's; start again without it."
                 ) from None
-            if "count" in request.query:
+            if request.query.get("count") == "true":
                 scoped = _scoped(store, permissions, query)
                 counts = await counted(store, scoped, account.owner)
                 page = msgspec.structs.replace(page, counts=counts)

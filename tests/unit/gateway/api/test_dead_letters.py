@@ -11,7 +11,13 @@ import pytest
 from tests.support.conditions import eventually
 from tests.support.gateway.small_service import SmallService, small_service
 from tidings.gateway.auth.tokens import Hs256Tokens, RequiredClaims
-from tidings.streams.log.protocol import DEAD_LETTERS, EVENTS, NewRecord, Position
+from tidings.streams.log.protocol import (
+    DEAD_LETTERS,
+    EVENTS,
+    LogMisconfigured,
+    NewRecord,
+    Position,
+)
 from tidings.streams.processing import dead_letters
 
 pytestmark = pytest.mark.doors
@@ -161,3 +167,19 @@ async def test_letters_are_for_admins() -> None:
         assert (
             await client.post("/api/dead-letters/redrive", json={"all": True}, headers=headers)
         ).status_code == 403
+
+
+async def test_letters_are_listed_without_a_right_on_the_group(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A gateway that may not see the processors' group lists letters all the same."""
+    async with with_letters() as (service, client):
+
+        async def refused(topic: str, group: str) -> dict[int, int]:
+            raise LogMisconfigured(f"{group} of {topic} may not be described")
+
+        monkeypatch.setattr(service.log, "committed", refused)
+        await client.post("/api/dead-letters/redrive", json={"prediction": "c"})
+        answer = await client.get("/api/dead-letters?prediction=c")
+        assert answer.status_code == 200
+        assert {letter["attempt"] for letter in answer.json()["data"]} >= {1}
