@@ -44,9 +44,8 @@ MOST_BYTES = 16_777_216
 SMALL_BYTES = 65_536
 """What is written in the event loop at most, in about 0.5 ms."""
 SHORT = 0.001
-"""Seconds that a durable commit takes on average, up to which the event loop waits for it: a hop to
-the thread and back takes 0.2 to 0.5 ms of the processor and ten context switches, an fsync on a fast
-disk 0.2 ms."""
+"""Seconds that a durable commit takes on average, up to which the event loop waits for it. An fsync on
+a fast disk takes 0.2 ms; the two hops of an event to a thread and back took ten context switches."""
 FEW = 8
 """Calls that share a commit which the event loop waits for; more of them share the hop as well."""
 
