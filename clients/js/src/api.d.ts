@@ -213,7 +213,9 @@ export interface Problem {
   detail: string;
   code: string;
   error: string;
+  errorCode: string;
   status: number;
+  success: false;
 }
 
 export interface Accepted {
@@ -248,7 +250,10 @@ export interface Figures {
 export interface DeadLetterList {
   success: true;
   data: (Record<string, unknown>)[];
-  count: number;
+  open: number;
+  openReasons: Record<string, number>;
+  count?: number;
+  reasons?: Record<string, number>;
 }
 
 export interface RawReports {
