@@ -32,10 +32,8 @@ async def main(file: str) -> None:
     # await manager.markAsSucceeded(id, imageUrl, imagePath, generationTime);
     await manager.mark_as_succeeded("p1", "https://example.com/kite.png", None, 3800)
     # const again = await manager.markAsFailed(id, "late");  again.success === false
-    try:
-        await manager.mark_as_failed("p1", "late")
-    except tidings.InvalidTransition as refused:  # what is over stays over
-        print(refused)
+    again = await tidings.as_result(manager.mark_as_failed("p1", "late"))  # or catch what it raises
+    print(again["success"], again["errorCode"])  # what is over stays over
 
     # await manager.update(id, { status: "processing", progress: 0.5 });
     await manager.initialize("p2")
