@@ -146,6 +146,10 @@ export interface NewPrediction {
   /** When it fails unless it has ended, in ms since the epoch. */
   deadline?: number;
   retries?: number | RetryPolicy;
+  /** Which server is told of its steps; the address itself is encrypted. */
+  webhook?: string;
+  /** The statuses that this server is told of; the last ones where it is left out. */
+  webhookEvents?: ("starting" | "processing" | "succeeded" | "failed" | "canceled")[];
   /** Ms that it may take, in the place of a deadline. */
   timeout?: number;
 }

@@ -36,6 +36,8 @@ export interface Prediction {
   estimatedTime?: number;
   generationTime?: number;
   deadline?: number;
+  webhook?: unknown;
+  webhookEvents?: unknown;
   cancelRequestedAt?: number;
   attempt?: string;
   createId?: string;
@@ -122,6 +124,8 @@ export interface Changes {
   estimatedTime?: number;
   generationTime?: number;
   deadline?: number;
+  webhook?: unknown;
+  webhookEvents?: unknown;
 }
 
 export interface NewPrediction {
@@ -135,6 +139,8 @@ export interface NewPrediction {
   estimatedTime?: number;
   deadline?: number;
   retries?: number | RetryPolicy;
+  webhook?: string;
+  webhookEvents?: ("starting" | "processing" | "succeeded" | "failed" | "canceled")[];
   timeout?: number;
 }
 
@@ -201,6 +207,25 @@ export interface Ping {
   type: "ping";
   ref?: number | string;
 }
+
+export interface NewGroup {
+  orders: ({ payload?: unknown; prompt?: string | LargeField; model?: string; provider?: string; tags?: string[]; estimatedTime?: number; deadline?: number; retries?: number | RetryPolicy; webhook?: unknown; webhookEvents?: unknown; timeout?: number; })[];
+  payload?: unknown;
+  prompt?: string | LargeField;
+  model?: string;
+  provider?: string;
+  tags?: string[];
+  estimatedTime?: number;
+  deadline?: number;
+  retries?: number | RetryPolicy;
+  webhook?: unknown;
+  webhookEvents?: unknown;
+  timeout?: number;
+  owner?: string;
+  group?: string | true;
+}
+
+export type NewOrder = NewPrediction | NewGroup;
 
 export interface RetriedWith {
   provider?: string;
@@ -290,7 +315,7 @@ export interface Deleted {
   type: "deleted";
   predictionId: string;
   version: number;
-  ref?: number | string;
+  reason?: "expired";
 }
 
 export interface Unknown {
