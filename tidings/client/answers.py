@@ -1,10 +1,11 @@
 """How the client's requests are spelled, and what answers that are no success mean."""
 
+from typing import Any
 from urllib.parse import quote
 
 import httpx
 import msgspec
-from msgspec import Struct
+from msgspec import Raw, Struct, structs
 
 from tidings.client.errors import from_status
 from tidings.storage.prediction import Prediction
@@ -65,3 +66,30 @@ def error_of(answer: httpx.Response) -> Exception:
     if problem.detail and problem.detail != message:
         message = f"{message}: {problem.detail}"
     return from_status(answer.status_code, problem.code, message)
+
+
+def absolute(record: Prediction, service: str) -> Prediction:
+    """The record with the whole addresses of its archived files: in it they are the service's own.
+
+    Args:
+        record: As the service tells it.
+        service: The address asked, without a slash at its end.
+    """
+    changes: dict[str, Any] = {}
+    if record.image_url is not None and record.image_url.startswith(_OWN):
+        changes["image_url"] = service + record.image_url
+    if record.assets and b'"/assets/' in bytes(record.assets):
+        assets = msgspec.json.decode(record.assets)
+        if isinstance(assets, list):
+            changes["assets"] = Raw(msgspec.json.encode([_whole(one, service) for one in assets]))
+    return structs.replace(record, **changes) if changes else record
+
+
+def _whole(asset: Any, service: str) -> Any:
+    url = asset.get("url") if isinstance(asset, dict) else None
+    if isinstance(url, str) and url.startswith(_OWN):
+        return {**asset, "url": service + url}
+    return asset
+
+
+_OWN = "/assets/"

@@ -21,6 +21,7 @@ import msgspec
 from tidings.client.answers import (
     One,
     PredictionPage,
+    absolute,
     camel,
     error_of,
     path_of,
@@ -245,7 +246,8 @@ class Client(GroupCalls):
         given |= {"limit": None if limit is None else str(limit), "cursor": cursor}
         query = {name: str(value) for name, value in given.items() if value is not None}
         answer = await self._request("GET", "/api/predictions", query=query)
-        return msgspec.json.decode(answer.content, type=PredictionPage)
+        page = msgspec.json.decode(answer.content, type=PredictionPage)
+        return PredictionPage([absolute(one, self._url) for one in page.data], page.cursor)
 
     async def create(
         self,
@@ -373,7 +375,7 @@ class Client(GroupCalls):
 
     def _one(self, answer: httpx.Response) -> Prediction:
         try:
-            return msgspec.json.decode(answer.content, type=One).data
+            return absolute(msgspec.json.decode(answer.content, type=One).data, self._url)
         except msgspec.DecodeError as error:
             raise RequestRefused(
                 f"{answer.url} did not answer with a record ({error})", status=answer.status_code
@@ -381,7 +383,7 @@ class Client(GroupCalls):
 
     async def _one_or_current(self, prediction_id: str, answer: httpx.Response) -> Prediction:
         try:
-            return msgspec.json.decode(answer.content, type=One).data
+            return absolute(msgspec.json.decode(answer.content, type=One).data, self._url)
         except msgspec.DecodeError:
             return await self.get(prediction_id)
 

@@ -15,6 +15,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidProxy, InvalidStatus
 from websockets.typing import Subprotocol
 
+from tidings.client.answers import absolute
 from tidings.client.errors import ClientError, Forbidden, RequestRefused, Unauthorized, Unreachable
 from tidings.client.progress import Deleted, Message, Update, WatchState, parse
 from tidings.client.token import TokenSource, renewal_time
@@ -105,7 +106,10 @@ class Watch:
             if message is None:
                 continue
             if (update := self._state.update_from(message)) is not None:
-                return await self._whole(update)
+                update = await self._whole(update)
+                if isinstance(update, Deleted):
+                    return update
+                return absolute(update, self._service)
             if self._state.incomplete:
                 self._state.incomplete = False
                 await self._subscribe()

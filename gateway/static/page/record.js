@@ -24,7 +24,7 @@ export const ended = (record) => TERMINAL.has(record.status);
 export function webAddress(text) {
   if (typeof text !== "string" || !/^(https?:\/\/|\/(?!\/))\S*$/i.test(text.trim())) return null;
   try {
-    const address = new URL(text.trim(), location.href);
+    const address = new URL(text.trim().replace(/^\/assets\//, "assets/"), location.href);
     return /^https?:$/.test(address.protocol) ? address.href : null;
   } catch {
     return null;
