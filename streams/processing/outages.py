@@ -51,17 +51,19 @@ class Outages:
         self.waiting = 0
         """Operations that wait for the end of an outage."""
         self._poll: Callable[[], Awaitable[None]] | None = None
+        self._polled = False
+        """Whether whoever fetches waits at the moment, so that others poll for it."""
         self.obstacle: str | None = None
         """What is being waited out at the moment, for readiness."""
 
     @contextlib.contextmanager
     def polling(self, poll: Callable[[], Awaitable[None]]) -> Iterator[None]:
         """Whoever fetches waits for an operation itself meanwhile: between attempts keep polling for it."""
-        self._poll = poll
+        self._poll, self._polled = poll, True
         try:
             yield
         finally:
-            self._poll = None
+            self._poll, self._polled = None, False
 
     async def retry_until_available(
         self, operation: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs
@@ -101,8 +103,7 @@ class Outages:
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(failures.next_wait()):
                         await self._stopping.wait()
-                if self._poll is not None:
-                    await self._poll()
+                await self._poll_once()
                 try:
                     result = await operation()
                 except (StorageError, LogError) as again:
@@ -113,6 +114,15 @@ class Outages:
         finally:
             if waiting:
                 self._resume()
+
+    async def _poll_once(self) -> None:
+        """Poll, unless another operation that waits, too, does so already: a consumer has one reader."""
+        poll, self._poll = self._poll, None
+        if poll is not None:
+            try:
+                await poll()
+            finally:
+                self._poll = poll if self._polled else None
 
     def _pause(self, loop: ConsumerLoop, reason: str) -> None:
         self.waiting += 1
