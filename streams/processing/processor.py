@@ -118,16 +118,13 @@ class Processor:
         self._reached = reached
         self.guard, self._flood = guard, guard and guard.reason
         self._load, self._load_fresh = store.load_certain, store.load_fresh
-        self._scattered = False
-        """Whether it was said that events of one prediction lie in several partitions."""
+        self._scattered = False  # whether that was said of a prediction
         self._loop: ConsumerLoop | None = None
         self._stopping = asyncio.Event()
-        self._held: tuple[int, Sequence[Record]] = (-1, ())
-        """Taken as an outage ended that a batch before them waited for, and in which generation."""
+        self._held: tuple[int, Sequence[Record]] = (-1, ())  # polled as an outage ended, and when
         self._writing: asyncio.Task[None] | None = None
         self._announcing: asyncio.Task[None] | None = None
-        self._announced = asyncio.Event()
-        """Set as a batch is announced that has left nothing held back."""
+        self._announced = asyncio.Event()  # set as a batch is announced that leaves nothing held
         self._announced_in = inf
         self._wait = POLL
         """Seconds that a fetch waits for records: no longer than what is done may lie uncommitted."""
@@ -183,11 +180,14 @@ class Processor:
                     if self.guard is not None:
                         limit = min(limit, self._heed(self.guard, loop) or limit)
                     records = await self._take(loop, limit)  # 1
+                    fetched_in = loop.consumer.generation()
                     if self._stopping.is_set():
                         break  # whoever comes next reads these again
                     if not loop.current or loop.went_back:
                         await self._drain()
                         await self._take_over(loop)
+                        if loop.generation != fetched_in:
+                            continue  # dealt anew meanwhile: these come again, from before what was dropped
                     self.statistics.alive()
                     if not records:
                         limit = BATCH
@@ -369,10 +369,10 @@ class Processor:
 
     async def _take_over(self, loop: ConsumerLoop) -> None:
         """Begin with what was assigned; raises `Abandoned` where it was taken again meanwhile."""
-        loop.reassigned()
-        # Another member may have written meanwhile: what the cache knows may be old. What was held back comes again.
+        # Another member may have written meanwhile: what the cache knows may be old.
         self._store.clear()
-        self.texts.drop()
+        if loop.reassigned():
+            self.texts.drop()  # what was held back comes again; without a new assignment it does not
         await self._settled(lambda: self._journal.open(loop.consumer.assigned()))
         if (assigned := self._assigned) is not None:
             await self._settled(lambda: assigned(loop.consumer.assigned()))
