@@ -72,11 +72,25 @@ def components() -> dict[str, Schema]:
     }
     found["Prediction"]["properties"]["retriedWith"] = reference("RetriedWith")
     found["Prediction"]["properties"]["retries"] = found["NewPrediction"]["properties"]["retries"]
+    found["NewPrediction"]["properties"]["webhook"] = {
+        "description": "The https address of a server that is told of its steps, signed.",
+        "type": "string",
+        "format": "uri",
+        "maxLength": MAX_URL,
+    }
+    found["NewPrediction"]["properties"]["webhookEvents"] = {
+        "description": "The statuses that it is told of; the last ones where it is left out.",
+        "type": "array",
+        "items": {"enum": [str(status) for status in Status]},
+        "minItems": 1,
+    }
     whole = found["NewPrediction"]["properties"]
     shared = {
         name: schema for name, schema in whole.items() if name not in {"predictionId", "owner"}
     }
-    member = {"type": "object", "properties": shared}
+    silent = {"description": "As in an order; null: the group's is not told of this member."}
+    webhook = silent | {"anyOf": [{**shared["webhook"]}, {"type": "null"}]}
+    member = {"type": "object", "properties": {**shared, "webhook": webhook}}
     found["NewGroup"] = _object(
         {"orders": {"type": "array", "items": member, "minItems": 1, "maxItems": MAX_MEMBERS}},
         {
@@ -93,18 +107,6 @@ def components() -> dict[str, Schema]:
         found[name]["properties"]["retries"] = {
             "anyOf": [{"type": "integer"}, reference("RetryPolicy")]
         }
-    found["NewPrediction"]["properties"]["webhook"] = {
-        "description": "The https address of a server that is told of its steps, signed.",
-        "type": "string",
-        "format": "uri",
-        "maxLength": MAX_URL,
-    }
-    found["NewPrediction"]["properties"]["webhookEvents"] = {
-        "description": "The statuses that it is told of; the last ones where it is left out.",
-        "type": "array",
-        "items": {"enum": [str(status) for status in Status]},
-        "minItems": 1,
-    }
     return found | _hand_made()
 
 

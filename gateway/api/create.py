@@ -238,6 +238,8 @@ def _order(
             "predictionId has 1 to 256 bytes without spaces, commas and control characters.",
         )
     check_tags(fields)
+    if orders is not None and "webhook" not in fields:
+        fields.pop("webhookEvents", None)  # its orders have it, and name their own webhooks
     for one in (fields, *(orders or ())):
         seal_webhook(one, addresses)
     fields["type"] = Raw(b'"create"')

@@ -51,9 +51,13 @@ _SHARED = frozenset(
         "deadline",
         "timeout",
         "retries",
+        "webhook",
+        "webhookEvents",
     }
 )
 """What an order may leave to the group."""
+_OF_THE_GROUP = ("type", "id", "owner", "tags", "webhook", "webhookEvents")
+"""Members of the request that the group's own record gets."""
 _TIMES = frozenset({"deadline", "timeout"})
 _orders = msgspec.json.Decoder(list[dict[str, Raw]])
 _encoder = msgspec.json.Encoder()
@@ -96,19 +100,28 @@ class Groups:
         orders = []
         for index, own in enumerate(given):
             try:
-                orders.append(self._order(shared, without_nulls(own), able))
+                silent = bytes(own.get("webhook", b"")) == b"null"  # the group alone is told
+                orders.append(self._order(shared, without_nulls(own), able, silent=silent))
             except Problem as problem:
                 raise _of_order(index, problem) from None
         return orders
 
     def _order(
-        self, shared: Mapping[str, Raw], own: Mapping[str, Raw], able: set[tuple[str, str]]
+        self,
+        shared: Mapping[str, Raw],
+        own: Mapping[str, Raw],
+        able: set[tuple[str, str]],
+        *,
+        silent: bool,
     ) -> dict[str, Raw]:
         refuse_unknown(own, _SHARED)
         # Its own time goes before the group's, whichever of the two ways each is said in.
         timed = own.keys() & _TIMES
         order = {name: value for name, value in shared.items() if not (timed and name in _TIMES)}
         order |= own
+        if silent:
+            order.pop("webhook", None)
+            order.pop("webhookEvents", None)
         maker = who_makes(order)
         check_tags(order)
         if maker not in able:
@@ -146,7 +159,7 @@ class Groups:
                 raise _of_order(index, problem) from None
         fields = order.fields
         said = group_members(order.prediction_id, whole)
-        given = {name: fields[name] for name in ("type", "id", "owner", "tags") if name in fields}
+        given = {name: fields[name] for name in _OF_THE_GROUP if name in fields}
         owner = {"owner": fields["owner"]} if "owner" in fields else {}
         said["orders"] = [{**one, **owner} for one in whole]
         return given | {name: Raw(_encoder.encode(value)) for name, value in said.items()}

@@ -106,6 +106,8 @@ class FollowUps:
             retryCount=(record.retry_count or 0) + 1,
             group=record.group,
             index=record.index,
+            webhook=record.webhook,
+            webhookEvents=record.webhook_events,
             **more,
         )
 
@@ -125,7 +127,15 @@ class FollowUps:
                 order["deadline"] = Raw(b"%d" % (self._moved(given, record) or given))
         said = group_members(successor, orders)
         return self._event(
-            successor, "create", id_, owner=record.owner, tags=record.tags or None, **said, **more
+            successor,
+            "create",
+            id_,
+            owner=record.owner,
+            tags=record.tags or None,
+            webhook=record.webhook,
+            webhookEvents=record.webhook_events,
+            **said,
+            **more,
         )
 
     def _moved(self, deadline: int | None, record: Prediction) -> int | None:

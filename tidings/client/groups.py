@@ -48,7 +48,8 @@ class GroupCalls:
             tags: Words to watch and list it by, the members too.
             idempotency_key: As for `create`.
             **shared: What the orders share: `provider`, `model`, `prompt`, `payload`,
-                `estimated_time`, `deadline`, `timeout`, `retries`.
+                `estimated_time`, `deadline`, `timeout`, `retries`, `webhook`, `webhook_events`. The
+                webhook is told of the group, too; of the group alone where each order has None.
 
         Raises:
             Conflicting: The id is taken.

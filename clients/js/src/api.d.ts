@@ -209,7 +209,7 @@ export interface Ping {
 }
 
 export interface NewGroup {
-  orders: ({ payload?: unknown; prompt?: string | LargeField; model?: string; provider?: string; tags?: string[]; estimatedTime?: number; deadline?: number; retries?: number | RetryPolicy; webhook?: unknown; webhookEvents?: unknown; timeout?: number; })[];
+  orders: ({ payload?: unknown; prompt?: string | LargeField; model?: string; provider?: string; tags?: string[]; estimatedTime?: number; deadline?: number; retries?: number | RetryPolicy; webhook?: string; webhookEvents?: ("starting" | "processing" | "succeeded" | "failed" | "canceled")[]; timeout?: number; })[];
   payload?: unknown;
   prompt?: string | LargeField;
   model?: string;
@@ -218,8 +218,8 @@ export interface NewGroup {
   estimatedTime?: number;
   deadline?: number;
   retries?: number | RetryPolicy;
-  webhook?: unknown;
-  webhookEvents?: unknown;
+  webhook?: string;
+  webhookEvents?: ("starting" | "processing" | "succeeded" | "failed" | "canceled")[];
   timeout?: number;
   owner?: string;
   group?: string | true;

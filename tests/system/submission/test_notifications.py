@@ -52,6 +52,76 @@ async def test_an_order_names_who_is_told(tmp_path: Path) -> None:
     assert b"top-secret" not in everything_in(tmp_path)
 
 
+async def test_a_group_tells_of_itself_and_its_members(tmp_path: Path) -> None:
+    """A group's webhook is its members', too, but of those that name another, or none; all are sealed."""
+    async with (
+        Receiver().serving() as receiver,
+        FaultyStandIn(duration=0.1, steps=1, seed=1) as at,
+        at_work(tmp_path, at, settings(receiver)) as work,
+    ):
+        other = receiver.url.replace("/hook/", "/other/")
+        orders = [{}, {"webhook": other, "webhookEvents": ["processing"]}, {"webhook": None}]
+        body = {"provider": "replicate", "model": "m/n", "webhook": receiver.url, "orders": orders}
+        answer = await work.client.post("/api/predictions", json={**body, "group": "cats"})
+        assert answer.status_code == 201, answer.text
+        await work.becomes("cats", "succeeded")
+        await receiver.reaches("cats", "group.succeeded")
+        await receiver.reaches("cats.0", "prediction.succeeded")
+        await receiver.reaches("cats.1", "prediction.processing")
+        assert "webhook" not in await work.get("cats.2")
+        assert receiver.of("cats.2") == []
+        bad = {**body, "orders": [{"webhook": "http://example.com/x"}]}
+        answer = await work.client.post("/api/predictions", json=bad)
+        assert (answer.status_code, "https alone" in answer.text) == (422, True)
+    assert b"top-secret" not in everything_in(tmp_path)
+
+
+async def test_only_orders_of_a_group_may_name_webhooks(tmp_path: Path) -> None:
+    """Statuses that a group shares go to orders with webhooks of their own; the group tells nobody."""
+    async with (
+        Receiver().serving() as receiver,
+        FaultyStandIn(duration=0.1, steps=1, seed=1) as at,
+        at_work(tmp_path, at, settings(receiver)) as work,
+    ):
+        body = {
+            "provider": "replicate",
+            "model": "m/n",
+            "webhookEvents": ["succeeded"],
+            "orders": [{"webhook": receiver.url}],
+            "group": "cats",
+        }
+        answer = await work.client.post("/api/predictions", json=body)
+        assert answer.status_code == 201, answer.text
+        await receiver.reaches("cats.0", "prediction.succeeded")
+        group = await work.becomes("cats", "succeeded")
+        assert not {"webhook", "webhookEvents"} & group.keys()
+
+
+async def test_a_retry_tells_the_same_server(tmp_path: Path) -> None:
+    """The attempt after a failed one, and the group after a failed group, keep webhook and statuses."""
+    async with (
+        Receiver().serving() as receiver,
+        FaultyStandIn(duration=0.1, steps=1, seed=1) as at,
+        at_work(tmp_path, at, settings(receiver)) as work,
+    ):
+        order = {"webhook": receiver.url, "webhookEvents": ["failed"]}
+        made = await work.create(payload={"duration": 600}, timeout=300, **order)
+        body: dict[str, Any] = {"provider": "replicate", "model": "m/n", **order}
+        body |= {"payload": {"duration": 600}, "timeout": 300, "orders": [{}], "group": "cats"}
+        answer = await work.client.post("/api/predictions", json=body)
+        assert answer.status_code == 201, answer.text
+        for name in (made["predictionId"], "cats"):
+            await work.becomes(name, "failed")
+            answer = await work.client.post(f"/api/predictions/{name}/retry")
+            assert answer.status_code == 201, answer.text
+            successor = answer.json()["data"]["predictionId"]
+            record = await work.becomes(successor, "failed")
+            assert record["webhookEvents"] == ["failed"]
+            kind = record.get("kind", "prediction")
+            await receiver.reaches(successor, f"{kind}.failed")
+    assert b"top-secret" not in everything_in(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("order", "said"),
     [
