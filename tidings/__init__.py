@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # as `_HOMES` says it, for type checkers; a test holds the tw
     from tidings.config.settings import Settings as Settings
     from tidings.config.settings import SettingsError as SettingsError
     from tidings.gateway.auth.permissions import Permissions as Permissions
+    from tidings.library.storage import create_storage as create_storage
     from tidings.runtime.embedded import service as service
     from tidings.runtime.mounted import AsgiApplication as AsgiApplication
     from tidings.runtime.mounted import asgi as asgi
@@ -92,6 +93,7 @@ else:
         "config.loader": "load_settings",
         "config.settings": "Settings SettingsError",
         "gateway.auth.permissions": "Permissions",
+        "library.storage": "create_storage",
         "runtime.embedded": "service",
         "runtime.mounted": "AsgiApplication asgi",
         "runtime.service": "Service",

@@ -2,15 +2,16 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
-from typing import Any
-
-from prometheus_client import REGISTRY, CollectorRegistry
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
 from tidings.storage.factory import open_store
 from tidings.storage.store import PredictionStore
 from tidings.storage.wrappers.fallback import FallbackStore
-from tidings.storage.wrappers.instrumented import ObservedStore
 from tidings.storage.wrappers.split import SplitStore
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
 
 
 def no_options(url: str) -> Mapping[str, Any]:
@@ -24,8 +25,11 @@ async def open_composed(
     *,
     split: tuple[str, float] | None = None,
     fallback: str | None = None,
-    registry: CollectorRegistry = REGISTRY,
+    registry: "CollectorRegistry | None" = None,
     options: Callable[[str], Mapping[str, Any]] = no_options,
+    log_success: bool = False,
+    around: Callable[[PredictionStore], PredictionStore] = lambda store: store,
+    written_here: bool = False,
 ) -> PredictionStore:
     """Open the stores of the settings as one.
 
@@ -35,8 +39,11 @@ async def open_composed(
         url: The store.
         split: A second store's URL, and the per cent of predictions that lie there.
         fallback: The URL of a copy for reads; the caller fills it from the changes.
-        registry: Where the metrics are.
+        registry: Where the metrics are; None: the process's own.
         options: What opening a URL takes beside it (credentials).
+        log_success: Log what went well too.
+        around: Wraps each store, outside its metrics.
+        written_here: No log fills the copy for reads; each write goes there as well.
 
     Raises:
         StoreMisconfigured, StoreUnavailable: As `open_store` does; what was opened by then is
@@ -46,19 +53,33 @@ async def open_composed(
 
     async def one(address: str, arm: str = "") -> PredictionStore:
         opened.append(await open_store(address, **options(address)))
-        return ObservedStore(opened[-1], registry=registry, arm=arm)
+        return around(_observed(opened[-1], registry, arm, log_success))
 
     try:
         store = await one(url, "a" if split else "")
         if split is not None:
             store = SplitStore(store, await one(split[0], "b"), split[1])
         if fallback is not None:
-            store = FallbackStore(store, await one(fallback, "fallback"))
+            copy = await one(fallback, "fallback")
+            store = FallbackStore(store, copy, written_here=written_here)
     except BaseException:
         for part in opened:
             await part.close()
         raise
     return store
+
+
+def _observed(
+    store: PredictionStore, registry: "CollectorRegistry | None", arm: str, log_success: bool
+) -> PredictionStore:
+    """The store with its metrics; without the metrics' library, which not every program installs, as it is."""
+    if find_spec("prometheus_client") is None:
+        return store
+    from prometheus_client import REGISTRY
+
+    from tidings.storage.wrappers.instrumented import ObservedStore
+
+    return ObservedStore(store, registry=registry or REGISTRY, arm=arm, log_success=log_success)
 
 
 _shared: dict[str, "asyncio.Task[PredictionStore]"] = {}

@@ -13,7 +13,7 @@ import structlog
 from msgspec import Struct, structs
 
 from tidings.storage.clock import SYSTEM_CLOCK, Clock
-from tidings.storage.errors import StoreUnavailable
+from tidings.storage.errors import StorageError, StoreUnavailable
 from tidings.storage.prediction import Standing
 from tidings.storage.resilience.backoff import Backoff
 from tidings.storage.resilience.circuit_breaker import CircuitBreaker
@@ -51,6 +51,8 @@ class FallbackStore(PredictionStore):
         fallback: The copy.
         patience: Seconds that a record is waited for.
         clock: For the rest after failures.
+        written_here: No log fills the copy: what the first store has taken is written there too,
+            as far as it answers.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class FallbackStore(PredictionStore):
         *,
         patience: float = PATIENCE,
         clock: Clock = SYSTEM_CLOCK,
+        written_here: bool = False,
     ) -> None:
         self.store = store
         self.fallback = fallback
@@ -68,6 +71,7 @@ class FallbackStore(PredictionStore):
         self._breaker = CircuitBreaker(FAILURES, REST, window=WINDOW)
         self._clock = clock
         self._patience = patience
+        self._written_here = written_here
         self.degraded = False
         """Whether the last outside read came from the fallback: such an answer may be behind."""
 
@@ -89,8 +93,13 @@ class FallbackStore(PredictionStore):
         return await self.store.load(prediction_ids)
 
     async def write(self, writes: Sequence[Write]) -> list[Outcome]:
-        """As the first store does, never to the copy."""
-        return await self.store.write(writes)
+        """As the first store does; into the copy only what it took, where no log fills that."""
+        outcomes = await self.store.write(writes)
+        if self._written_here:
+            await self._copy(
+                [write for write, outcome in zip(writes, outcomes, strict=True) if outcome is None]
+            )
+        return outcomes
 
     async def list(self, query: Query) -> Page:
         """A page, from the copy where the first store is unavailable, and marked then."""
@@ -125,6 +134,18 @@ class FallbackStore(PredictionStore):
             await self.store.close()
         finally:
             await self.fallback.close()
+
+    async def _copy(self, writes: Sequence[Write]) -> None:
+        """Put these into the copy; the first store has them, so a failure here is none of the call's."""
+        copies = [
+            ReplicaWrite(write.record, write.encoded, write.expires_at, write.purge_at)
+            for write in writes
+        ]
+        try:
+            async with asyncio.timeout(self._patience):
+                await write_replicas(self.fallback, copies)
+        except (StorageError, TimeoutError) as error:
+            logger.warning("storage.fallback.behind", fallback=self.fallback.name, error=str(error))
 
     async def _read(
         self, read: Callable[[PredictionStore], Awaitable[T]], patience: float | None = None

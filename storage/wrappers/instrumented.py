@@ -3,7 +3,7 @@
 `storage.{store}.{operation}.duration`, `.success` and `.error` are the Prometheus series
 `tidings_storage_duration_seconds`, `tidings_storage_success_total` and
 `tidings_storage_error_total` with the labels `store`, `operation` and `arm`, and log events of
-those names (errors as warnings, the others for debugging).
+those names (errors as warnings; the others if `TIDINGS_LOG_OPERATIONS` asks for them).
 """
 
 import time
@@ -74,7 +74,7 @@ class ObservedStore(PredictionStore):
         store: Whose calls.
         registry: Where the series are; one registry may serve many stores.
         arm: `a` or `b` of a split store.
-        log_success: Log what went well too, for debugging.
+        log_success: Log what went well too.
     """
 
     def __init__(
@@ -163,5 +163,5 @@ class ObservedStore(PredictionStore):
         series.duration.observe(seconds)
         series.success.inc()
         if self._log_success:
-            logger.debug(f"{series.name}.success", duration=round(seconds, 6), arm=self._arm)  # noqa: G004
+            logger.info(f"{series.name}.success", duration=round(seconds, 6), arm=self._arm)  # noqa: G004
         return answer

@@ -108,6 +108,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     store_split: Annotated[str | None, Setting(check=validators.split_arm)] = None
     """URL and per cent of a second store that holds a part of the predictions:
     `postgresql://...=10`."""
+    log_operations: bool = False
+    """A line in the log for each operation of a store that went well, with its time."""
     cloudflare_token: Annotated[Credential, Section("Stores at Cloudflare")] = None
     """API token of Cloudflare's REST API, for `cloudflare-kv://`."""
     cloudflare_url: Url = None

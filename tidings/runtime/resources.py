@@ -11,6 +11,7 @@ from prometheus_client import REGISTRY, CollectorRegistry
 
 from tidings.config.settings import SECRETS, Settings, SettingsError, sqlite_path
 from tidings.config.validators import masked_url
+from tidings.library.storage import credentials
 from tidings.storage.errors import StorageError, StoreOwned
 from tidings.storage.factory import open_store
 from tidings.storage.object_storage import ObjectStorage, folder_of
@@ -128,7 +129,7 @@ async def store_of(settings: Settings, url: str | None = None) -> PredictionStor
     Raises `StorageError`.
     """
     chosen = url or settings.store
-    return await open_store(chosen, **_credentials(settings, chosen))
+    return await open_store(chosen, **credentials(settings, chosen))
 
 
 async def whole_store_of(settings: Settings) -> PredictionStore:
@@ -164,7 +165,7 @@ async def composed_store_of(
         # What the processor writes comes again from the log until its offsets are committed, and
         # before it commits them it waits until the store has it on the disk.
         deferred = {"deferred": True} if one.startswith("sqlite:") else {}
-        return {**_credentials(settings, one), **deferred}
+        return {**credentials(settings, one), **deferred}
 
     return await open_composed(
         settings.store,
@@ -172,6 +173,7 @@ async def composed_store_of(
         fallback=settings.store_fallback,
         registry=registry,
         options=options,
+        log_success=settings.log_operations,
     )
 
 
@@ -233,17 +235,6 @@ def unshared_store(settings: Settings) -> str | None:
                 "sqlite:// on one machine, postgresql:// or valkey:// on several"
             )
     return None
-
-
-def _credentials(settings: Settings, url: str) -> dict[str, Any]:
-    """What a store needs beside its URL, which carries no secret of Cloudflare's."""
-    scheme = url.partition("://")[0]
-    if scheme.startswith(("durable-objects", "cloudflare-kv+worker")):
-        return {"worker_token": settings.worker_token}
-    if scheme.startswith("cloudflare-kv"):
-        options = {"token": settings.cloudflare_token, "base_url": settings.cloudflare_url}
-        return {name: value for name, value in options.items() if value}
-    return {}
 
 
 async def claim(
