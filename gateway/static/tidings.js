@@ -293,7 +293,17 @@ export class Tidings extends EventTarget {
 
   /** Once: whether a repeat is harmless is for the caller to know. */
   async #call(method, path, { signal } = {}, headers, body) {
-    return JSON.parse(await this.#request(method, `/api/predictions${path}`, headers, body, signal, 1));
+    const answer = JSON.parse(await this.#request(method, `/api/predictions${path}`, headers, body, signal, 1));
+    for (const record of [answer.data].flat()) this.#whole(record);
+    return answer;
+  }
+
+  /** A record names its archived files as the service's own; a page lies elsewhere, or above a prefix. */
+  #whole(record) {
+    for (const one of [record, record?.assets].flat()) {
+      for (const name of ["imageUrl", "url"]) if (/^\/assets\//.test(one?.[name])) one[name] = this.#base + one[name];
+    }
+    return record;
   }
 
   async #authorize() {
@@ -378,7 +388,7 @@ export class Tidings extends EventTarget {
   #tell(record, keys) {
     const id = record.predictionId;
     this.#records.delete(id);
-    this.#records.set(id, record);
+    this.#records.set(id, this.#whole(record));
     for (const oldest of this.#records.keys()) {
       if (this.#records.size <= this.#remembered) break;
       if (!this.#topics.has(`predictions:${oldest}`)) this.#records.delete(oldest);

@@ -2,14 +2,10 @@
 
 import asyncio
 import contextlib
-import functools
-import http.server
 import os
 import re
 import shutil
-import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import httpx
@@ -24,22 +20,12 @@ from tests.support.conditions import eventually
 from tests.support.root import ROOT
 from tests.support.tidings_process import TidingsProcess, serving
 from tests.support.uvicorn_process import uvicorn
+from tests.support.website import website
 from tidings.demo.stand_in import StandIn
 
 EXAMPLES = ROOT / "examples"
 
 SESSION = pytest.mark.asyncio(loop_scope="session")
-
-
-@contextmanager
-def website(folder: Path, port: int) -> Iterator[None]:
-    """Serve a folder on loopback."""
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", port), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        yield
-        server.shutdown()
 
 
 def project(name: str, target: Path) -> Path:
