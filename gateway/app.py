@@ -15,7 +15,7 @@ from tidings.gateway.api.mutations import EventWriter, Mutations
 from tidings.gateway.api.predictions import Records, read_handler
 from tidings.gateway.api.raw_reports import raw_reports_handler
 from tidings.gateway.api.sse import EventStreams
-from tidings.gateway.api.static_files import document_handler, page_handler
+from tidings.gateway.api.static_files import DOCS, document_handler, page_handler
 from tidings.gateway.api.webhooks import WebhookCounts, Webhooks
 from tidings.gateway.auth.request_guard import RequestGuard
 from tidings.gateway.http.held_bytes import HeldBytes
@@ -143,6 +143,7 @@ def connect(
         dead_letters=DeadLetters(guard, log, held, max_body),
         health=health,
         page=page_handler(guard, image_sources),
+        docs=page_handler(guard, index=DOCS),
         openapi=document_handler(guard, partial(openapi, health.version)),
         asyncapi=document_handler(guard, partial(asyncapi, health.version)),
         websocket=websocket,

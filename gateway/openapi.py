@@ -29,10 +29,14 @@ PARAMETERS: dict[str, Schema] = {
         "in": "query",
         "description": "HMAC-SHA256 of the id in the URL with the service's webhook key",
     },
-    "status": {"in": "query", "schema": {"enum": [status.value for status in Status]}},
+    "status": {
+        "in": "query",
+        "description": "Those with this status",
+        "schema": {"enum": [status.value for status in Status]},
+    },
     "latest": {
         "in": "query",
-        "description": "1: the newest of its attempts, where it was tried again",
+        "description": "1: the newest of its attempts, if it was tried again",
         "schema": {"enum": ["1"]},
     },
     "kind": {
@@ -44,10 +48,14 @@ PARAMETERS: dict[str, Schema] = {
         "in": "query",
         "description": "The members of this group, each by its newest attempt",
     },
-    "owner": {"in": "query"},
-    "model": {"in": "query"},
-    "tag": {"in": "query"},
-    "limit": {"in": "query", "schema": {"type": "integer", "minimum": 1}},
+    "owner": {"in": "query", "description": "Those of this owner"},
+    "model": {"in": "query", "description": "Those of this model"},
+    "tag": {"in": "query", "description": "Those with this tag"},
+    "limit": {
+        "in": "query",
+        "description": "At most so many",
+        "schema": {"type": "integer", "minimum": 1},
+    },
     "cursor": {"in": "query", "description": "From the page before"},
     "text": {
         "in": "query",
@@ -67,7 +75,11 @@ PARAMETERS: dict[str, Schema] = {
         "description": "A place from `Stream-Next-Offset`; `-1`: the beginning, `now`: the end. Of a "
         "piece: the bytes before it",
     },
-    "live": {"in": "query", "schema": {"enum": ["long-poll", "sse"]}},
+    "live": {
+        "in": "query",
+        "description": "long-poll: wait for the next piece; sse: an event stream of the pieces",
+        "schema": {"enum": ["long-poll", "sse"]},
+    },
     "count": {
         "in": "query",
         "description": "`true`: the answer has `counts`, of the filters without status and text",
@@ -78,18 +90,18 @@ PARAMETERS: dict[str, Schema] = {
         "description": "Names of members, with commas: the answer holds these alone",
     },
     "predictions": {"in": "query", "description": "Ids, with commas"},
-    "all": {"in": "query", "schema": {"enum": ["true"]}},
+    "all": {"in": "query", "description": "Everything", "schema": {"enum": ["true"]}},
     "access_token": {
         "in": "query",
         "description": "For browsers, whose event streams send no headers",
     },
-    "reason": {"in": "query"},
+    "reason": {"in": "query", "description": "Those with this reason"},
     "state": {
         "in": "query",
         "description": "open: without those that were tried again or dismissed",
         "schema": {"enum": ["open"]},
     },
-    "prediction": {"in": "query"},
+    "prediction": {"in": "query", "description": "Those of this prediction"},
     "If-None-Match": {"in": "header", "description": "The version that is known"},
     "Prefer": {
         "in": "header",
@@ -98,7 +110,7 @@ PARAMETERS: dict[str, Schema] = {
     "Idempotency-Key": {
         "in": "header",
         "description": "The same key and owner give the same prediction. "
-        "Where the body has a predictionId, the id makes "
+        "If the body has a predictionId, the id makes "
         "the request unique, and the key guards the body",
     },
     "Last-Event-ID": {"in": "header", "description": "The version that is known"},

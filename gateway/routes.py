@@ -41,6 +41,8 @@ class Endpoints(Struct, frozen=True, kw_only=True):
     dead_letters: DeadLetters
     health: Health
     page: Handler
+    docs: Handler
+    """The page that shows `/openapi.json`."""
     openapi: Handler
     asyncapi: Handler
     websocket: Handler
@@ -224,6 +226,7 @@ ROUTES: tuple[Route[Endpoints], ...] = (
     Route(method="GET", path="/openapi.json", handler=lambda api: api.openapi, answers={}),
     Route(method="GET", path="/asyncapi.json", handler=lambda api: api.asyncapi, answers={}),
     Route(method="GET", path="/", handler=lambda api: api.page, answers={}),
+    Route(method="GET", path="/docs", handler=lambda api: api.docs, answers={}),
     Route(method="GET", path="/static/{path}", handler=lambda api: api.page, answers={}),
     Route(method="GET", path="/api/ws", handler=lambda api: api.websocket, answers={}),
 )  # fmt: skip

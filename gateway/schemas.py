@@ -8,6 +8,7 @@ from msgspec import Raw, Struct
 from tidings.gateway.api.create import CREATE_FIELDS
 from tidings.gateway.api.dead_letters import Redrive
 from tidings.gateway.api.mutations import EVENT_FIELDS
+from tidings.gateway.descriptions import described
 from tidings.gateway.push.protocol import Auth, Ping, Subscribe, Unsubscribe
 from tidings.storage.prediction import Prediction, Status
 from tidings.streams.notifications.address import MAX_URL
@@ -107,7 +108,7 @@ def components() -> dict[str, Schema]:
         found[name]["properties"]["retries"] = {
             "anyOf": [{"type": "integer"}, reference("RetryPolicy")]
         }
-    return found | _hand_made()
+    return described(found | _hand_made())
 
 
 def _like(

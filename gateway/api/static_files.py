@@ -13,7 +13,7 @@ from aiohttp import web
 from tidings.gateway.auth.request_guard import RequestGuard
 from tidings.gateway.http.problems import Handler, Problem
 
-INDEX = "index.html"
+INDEX, DOCS = "index.html", "docs.html"
 
 _TYPES = {".js": "text/javascript; charset=utf-8", ".ts": "text/plain; charset=utf-8"}
 _HIDDEN = (".py", ".pyc")
@@ -59,18 +59,21 @@ def load_pages(image_sources: tuple[str, ...] = ()) -> dict[str, Page]:
     }
 
 
-def page_handler(guard: RequestGuard, image_sources: tuple[str, ...] = ()) -> Handler:
-    """The handler of `GET /` and `GET /static/{path}`.
+def page_handler(
+    guard: RequestGuard, image_sources: tuple[str, ...] = (), index: str = INDEX
+) -> Handler:
+    """The handler of `GET /`, `GET /docs` and `GET /static/{path}`.
 
     Args:
         guard: Who may come in.
         image_sources: More sources of pictures for the page's Content-Security-Policy.
+        index: The file that is served if no path is asked for.
     """
     pages = load_pages(image_sources)
 
     async def page(request: web.Request) -> web.StreamResponse:
         guard.check(request)
-        found = pages.get(request.match_info.get("path", INDEX))
+        found = pages.get(request.match_info.get("path", index))
         if found is None:
             raise Problem(
                 404, "not-found", "Page not found", "There is no such file; the page is at /."

@@ -24,7 +24,7 @@ def register(commands: command.Commands) -> None:
     parser = command.parser(
         commands, "erase", run, ABOUT, "tidings erase --owner user-4711 --dry-run"
     )
-    parser.add_argument("--owner", metavar="OWNER", required=True)
+    parser.add_argument("--owner", metavar="OWNER", required=True, help="whose predictions")
     parser.add_argument("--dry-run", action="store_true", help="count, and delete nothing")
     consent.add_yes(parser)
     parser.add_argument(

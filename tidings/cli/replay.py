@@ -13,11 +13,16 @@ if TYPE_CHECKING:
 
 ABOUT = """Rebuild a store from the log, compare it with the log, or mend it.
 
-Into TIDINGS_STORE where nothing else is said; it must be empty. Nothing is announced by a rebuild.
---verify rebuilds aside and compares bytes; it exits with 1 where they differ. --repair appends one
-event per difference, so that corrections pass the same rules and reach every client; on a terminal
-it says how many there are, and asks. --from-changes
-takes whole records from the changes topic first, then the events that follow: much less to read."""
+It fills TIDINGS_STORE, or the store that --into names, which must be empty. A rebuild announces
+nothing.
+
+--verify rebuilds aside and compares bytes; it exits with 1 if they differ.
+
+--repair appends one event per difference, so that corrections pass the same rules and reach every
+client. On a terminal it says how many there are, and asks.
+
+--from-changes takes whole records from the changes topic first, then the events that follow. There
+is much less to read."""
 
 
 def register(commands: command.Commands) -> None:

@@ -31,7 +31,9 @@ def register(commands: command.Commands) -> None:
     parser = command.parser(commands, "report", run, ABOUT, example)
     parser.add_argument("prediction", metavar="ID", help="the prediction")
     parser.add_argument(
-        "--status", choices=("starting", "processing", "succeeded", "failed", "canceled")
+        "--status",
+        choices=("starting", "processing", "succeeded", "failed", "canceled"),
+        help="where it stands now",
     )
     for name, about in _TEXTS:
         parser.add_argument(f"--{name}", metavar="TEXT", help=about)

@@ -1,1 +1,18 @@
-"""Tests: support / reference."""
+"""Pages of the reference that are made from the code: `python -m tests.support.reference` writes them."""
+
+from types import ModuleType
+
+from tests.support.reference import (
+    commands_page,
+    http_page,
+    record_page,
+    topics_page,
+    websocket_page,
+)
+
+PAGES = (record_page, topics_page, http_page, websocket_page, commands_page)
+
+
+def text_of(page: ModuleType) -> str:
+    """A page's text."""
+    return "\n".join(page.lines()) + "\n"

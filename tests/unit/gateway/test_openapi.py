@@ -1,6 +1,7 @@
 """The specifications say what is served, and what is served keeps to them."""
 
 import json
+import re
 from typing import Any
 
 import httpx
@@ -9,6 +10,7 @@ from aiohttp import web
 from jsonschema import Draft202012Validator  # type: ignore[import-untyped]  # it has no types
 
 from tests.support.gateway.small_service import SmallService, prediction, small_service
+from tidings.gateway.descriptions import MEMBERS, PROPERTIES
 from tidings.gateway.openapi import asyncapi, openapi
 from tidings.gateway.push.protocol import (
     append_message,
@@ -26,7 +28,10 @@ from tidings.gateway.push.protocol import (
 from tidings.storage.prediction import encode
 from tidings.streams.log.protocol import EVENTS, NewRecord
 
-UNDESCRIBED = {"/", "/static/{path}", "/{path}", "/openapi.json", "/asyncapi.json", "/api/ws"}
+UNDESCRIBED = {
+    *("/", "/docs", "/static/{path}", "/{path}"),
+    *("/openapi.json", "/asyncapi.json", "/api/ws"),
+}
 
 
 def validator(name: str) -> Draft202012Validator:
@@ -52,6 +57,59 @@ def test_every_route_is_described() -> None:
         (method, path) for path, methods in openapi("1")["paths"].items() for method in methods
     }
     assert described == served
+
+
+def undescribed(schema: Any, path: str) -> list[str]:
+    """The members beneath a schema that say nothing about themselves."""
+    if isinstance(schema, list):
+        return [found for part in schema for found in undescribed(part, path)]
+    if not isinstance(schema, dict):
+        return []
+    members = schema.get("properties", {})
+    here = [f"{path}.{name}" for name, one in members.items() if not one.get("description")]
+    deeper = [
+        found for name, one in members.items() for found in undescribed(one, f"{path}.{name}")
+    ]
+    rest = [
+        found
+        for name, value in schema.items()
+        if name not in {"properties", "examples"}
+        for found in undescribed(value, path)
+    ]
+    return here + deeper + rest
+
+
+def test_every_property_and_parameter_is_described() -> None:
+    """Each member of each object says what it means, and so does each parameter."""
+    document = openapi("1")
+    assert undescribed(document["components"]["schemas"], "") == []
+    silent = [
+        f"{method} {path}: {one['name']}"
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
+        for one in operation["parameters"]
+        if not one.get("description")
+    ]
+    assert silent == []
+
+
+def test_every_description_is_used() -> None:
+    """No description is of a member that is not there."""
+    used = str(openapi("1")["components"]["schemas"])
+    texts = [*PROPERTIES.values(), *MEMBERS.values()]
+    assert [text for text in texts if repr(text)[1:-1] not in used] == []
+
+
+async def test_the_document_is_shown_at_docs() -> None:
+    """`/docs` is a page of ours under the strict policy, which takes everything from this service."""
+    async with small_service() as service, httpx.AsyncClient(base_url=service.url) as client:
+        page = await client.get("/docs")
+        assert page.status_code == 200
+        assert page.headers["content-type"] == "text/html; charset=utf-8"
+        assert "default-src 'none'; script-src 'self'" in page.headers["content-security-policy"]
+        for path in re.findall(r'(?:src|href)="([^"]+)"', page.text):
+            assert "//" not in path
+            assert (await client.get("/" + path.removeprefix("./"))).status_code == 200, path
 
 
 @pytest.mark.parametrize("document", [openapi("1"), asyncapi("1")], ids=["openapi", "asyncapi"])

@@ -1,0 +1,130 @@
+"""The reference says what the code says: every field, header, message, endpoint and command, and no other."""
+
+import ast
+import re
+from types import ModuleType
+
+import msgspec
+import pytest
+
+from tests.support.reference import (
+    PAGES,
+    commands_page,
+    http_page,
+    record_page,
+    text_of,
+    topics_page,
+    websocket_page,
+)
+from tests.support.root import ROOT
+from tidings.cli import main as commands
+from tidings.gateway.routes import HEALTH_ROUTES, ROUTES
+from tidings.storage.prediction import Prediction
+from tidings.streams.log import headers, protocol
+from tidings.streams.log.protocol import CHANGES, DEAD_LETTERS, EVENTS, TEXT
+from tidings.streams.rules.event import Event, EventType
+from tidings.streams.submission.event_publisher import FETCHED_HEADER
+
+TOPICS = {
+    value
+    for value in vars(protocol).values()
+    if isinstance(value, str) and value.startswith("predictions.")
+}
+
+
+def written(page: ModuleType) -> str:
+    """A page as it lies in the repository."""
+    return str(page.PAGE.read_text(encoding="utf-8"))
+
+
+def part(text: str, title: str) -> str:
+    """What stands beneath a heading, up to the next of its level."""
+    level = title.split()[0]
+    return re.split(rf"^#{{1,{len(level)}}} ", text.partition(f"\n{title}\n")[2], flags=re.M)[0]
+
+
+def first_cells(text: str) -> list[str]:
+    """The names in the first column of the tables of a text."""
+    return re.findall(r"^\| `([^`]+)` \|", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.PAGE.stem)
+def test_the_page_is_written(page: ModuleType) -> None:
+    """The page is what `python -m tests.support.reference` makes of the code now; no row says nothing."""
+    text = written(page)
+    assert text == text_of(page)
+    assert [
+        row for row in text.splitlines() if re.search(r"^\| `(?!type` \| \|).*\|\s*\|$", row)
+    ] == []
+
+
+def test_every_member_of_a_record_and_an_event_is_described() -> None:
+    """The record's table and the event's have the names on the wire, in their order, and no other."""
+    text = written(record_page)
+    record = [field.encode_name for field in msgspec.structs.fields(Prediction)]
+    event = [field.encode_name for field in msgspec.structs.fields(Event)]
+    assert first_cells(part(text, "## The record")) == record
+    assert first_cells(part(text, "## The event")) == [
+        name for name in event if not name.startswith("tidings/")
+    ]
+    assert first_cells(part(text, "## Types of events"))[1:] == [str(one) for one in EventType]
+
+
+def test_every_endpoint_is_described() -> None:
+    """The page has each route of the gateway that is described, and no other."""
+    routes = [*ROUTES, *HEALTH_ROUTES]
+    served = {f"{route.method} {route.path}" for route in routes if route.summary}
+    found = re.findall(r"^### ([A-Z]+ /.*)$", written(http_page), re.MULTILINE)
+    assert set(found) == served
+    assert len(found) == len(served)
+
+
+def test_every_message_is_described() -> None:
+    """The page has each message that the code reads or builds, and no other."""
+    source = (ROOT / "gateway" / "push" / "protocol.py").read_text(encoding="utf-8")
+    built = set(re.findall(r"^def (\w+)_message\(", source, re.MULTILINE))
+    read = set(re.findall(r'tag_field="type", tag="(\w+)"', source))
+    found = re.findall(r"^### (\w+)$", written(websocket_page), re.MULTILINE)
+    assert {name.lower() for name in found} == built | read
+    assert len(found) == len(built | read)
+
+
+def test_every_topic_is_described() -> None:
+    """The page has each topic of the log, and no other."""
+    found = re.findall(r"^## (\S+)$", written(topics_page), re.MULTILINE)
+    assert set(found) == set(TOPICS)
+
+
+def literals(path: str) -> set[str]:
+    """The names of the headers that a module writes: the first of each pair of a name and bytes."""
+    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+    pairs = [node for node in ast.walk(tree) if isinstance(node, ast.Tuple) and len(node.elts) == 2]
+    return {
+        first.value
+        for first in (pair.elts[0] for pair in pairs)
+        if isinstance(first, ast.Constant) and isinstance(first.value, str)
+    }
+
+
+def test_every_header_is_described() -> None:
+    """Each header that the code writes or names is on the page beneath its topic, and no other."""
+    text = written(topics_page)
+    found = {topic: set(first_cells(part(text, f"## {topic}"))) for topic in TOPICS}
+    named = {value for name, value in vars(headers).items() if name.isupper()} | {FETCHED_HEADER}
+    cloud = {"ce_*", "content-type"}
+    assert (found[EVENTS] - cloud) | found[DEAD_LETTERS] == named
+    assert found[CHANGES] == literals("streams/changes/codec.py")
+    assert found[TEXT] == literals("streams/changes/text_codec.py") | {"r"}
+
+
+def test_every_command_is_described() -> None:
+    """The page has each command, with each flag that its help prints."""
+    text = written(commands_page)
+    found = re.findall(r"^## (tidings .*)$", text, re.MULTILINE)
+    assert found == [name for name, _ in commands_page.commands()]
+    modules = {module.__name__.rpartition(".")[2] for module in commands.COMMANDS}
+    assert len({name.split()[1] for name in found}) >= len(modules)
+    for name, parser in commands_page.commands():
+        printed = set(re.findall(r"(--[a-z][a-z-]+)", parser.format_usage())) - {"--help"}
+        flags = set(re.findall(r"^\| `(--[a-z-]+)", part(text, f"## {name}"), re.MULTILINE))
+        assert flags == printed, name
