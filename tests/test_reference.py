@@ -3,6 +3,7 @@
 import ast
 import re
 from types import ModuleType
+from typing import Any
 
 import msgspec
 import pytest
@@ -18,7 +19,7 @@ from tests.support.reference import (
 )
 from tests.support.root import ROOT
 from tidings.cli import main as commands
-from tidings.gateway.routes import HEALTH_ROUTES, ROUTES
+from tidings.gateway.routes import HEALTH_ROUTES, ROUTES, Route
 from tidings.storage.prediction import Prediction
 from tidings.streams.log import headers, protocol
 from tidings.streams.log.protocol import CHANGES, DEAD_LETTERS, EVENTS, TEXT
@@ -72,7 +73,7 @@ def test_every_member_of_a_record_and_an_event_is_described() -> None:
 
 def test_every_endpoint_is_described() -> None:
     """The page has each route of the gateway that is described, and no other."""
-    routes = [*ROUTES, *HEALTH_ROUTES]
+    routes: tuple[Route[Any], ...] = (*ROUTES, *HEALTH_ROUTES)
     served = {f"{route.method} {route.path}" for route in routes if route.summary}
     found = re.findall(r"^### ([A-Z]+ /.*)$", written(http_page), re.MULTILINE)
     assert set(found) == served

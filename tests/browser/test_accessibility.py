@@ -13,6 +13,7 @@ from tests.browser.reports import KEY, SETTINGS
 from tests.browser.test_page import visit
 from tests.support.axe import findings
 from tests.support.tidings_process import TidingsProcess, serving
+from tidings.gateway.openapi import openapi
 from tidings.streams.log.protocol import NewRecord
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -136,3 +137,21 @@ async def test_axe_finds_nothing_in_the_question_for_a_token(
         await expect(page.get_by_role("dialog")).to_be_visible()
         assert not await findings(page)
         await page.close()
+
+
+async def test_the_http_reference_is_shown(page: Page, gallery: TidingsProcess) -> None:
+    """`/docs` lists every endpoint and object of the OpenAPI document, and axe-core finds nothing in it."""
+    errors: list[str] = []
+    page.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
+    await page.goto(f"{gallery.url}/docs")
+    endpoints = [
+        f"{method.upper()} {path}"
+        for path, methods in openapi("")["paths"].items()
+        for method in methods
+    ]
+    schemas = list(openapi("")["components"]["schemas"])
+    await expect(page.locator("h3")).to_have_text([*endpoints, *schemas])
+    await page.get_by_role("link", name="PredictionList").first.click()
+    await expect(page.locator("#schema-PredictionList")).to_be_in_viewport()
+    assert await findings(page) == []
+    assert errors == []

@@ -23,7 +23,7 @@ def register(commands: command.Commands) -> None:
     """Add both commands."""
     for name, run, about in (("backup", run_backup, BACKUP), ("restore", run_restore, RESTORE)):
         parser = command.parser(commands, name, run, about, f"tidings {name} tidings-monday.tar")
-        parser.add_argument("file", metavar="FILE", type=Path)
+        parser.add_argument("file", metavar="FILE", type=Path, help="the backup")
         command.add_places(parser)
         command.add_config(parser)
         command.add_json(parser)

@@ -38,7 +38,7 @@ function members(schema) {
     schema.required?.includes(name) ? "required" : "",
     member.description ?? "",
   ]);
-  return table(["Member", "Type", "", "Meaning"], rows);
+  return table(["Member", "Type", "Needed", "Meaning"], rows);
 }
 
 /** `application/json: Prediction`, for each type of content. */
