@@ -10,13 +10,14 @@ from tidings.gateway.api.assets import asset_handler, blob_handler
 from tidings.gateway.api.create import CreateDefaults, Submitter, create_handler
 from tidings.gateway.api.dead_letters import DeadLetters
 from tidings.gateway.api.health import Health
-from tidings.gateway.api.listing import CursorSeal, list_handler
+from tidings.gateway.api.listing import list_handler
 from tidings.gateway.api.mutations import EventWriter, Mutations
 from tidings.gateway.api.predictions import Records, read_handler
 from tidings.gateway.api.raw_reports import raw_reports_handler
 from tidings.gateway.api.sse import EventStreams
 from tidings.gateway.api.static_files import DOCS, document_handler, page_handler
 from tidings.gateway.api.webhooks import WebhookCounts, Webhooks
+from tidings.gateway.auth.cursor_seal import CursorSeal
 from tidings.gateway.auth.request_guard import RequestGuard
 from tidings.gateway.http.held_bytes import HeldBytes
 from tidings.gateway.http.problems import Handler, Problem, answering
@@ -41,7 +42,7 @@ from tidings.streams.support.tracing import Tracing
 EXPOSED = (
     "ETag, Location, Retry-After, Tidings-Degraded, Stream-Next-Offset, Stream-Up-To-Date, "
     "Stream-Closed, Stream-Cursor, Producer-Epoch, Producer-Seq, Producer-Expected-Seq, "
-    "Producer-Received-Seq"
+    "Producer-Received-Seq, Tidings-Next-Cursor"
 )
 METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE"
 REQUEST_HEADERS = (

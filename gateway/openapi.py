@@ -85,6 +85,12 @@ PARAMETERS: dict[str, Schema] = {
         "description": "`true`: the answer has `counts`, of the filters without status and text",
         "schema": {"enum": ["true"]},
     },
+    "format": {
+        "in": "query",
+        "description": "`ndjson`: whole records, one a line. With `limit` a page, whose header "
+        "`Tidings-Next-Cursor` goes on; without it all, as a stream",
+        "schema": {"enum": ["json", "ndjson"]},
+    },
     "fields": {
         "in": "query",
         "description": "Names of members, with commas: the answer holds these alone",

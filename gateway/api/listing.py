@@ -1,33 +1,31 @@
-"""`GET /api/predictions`: newest first, filtered, searched, in pages, and only what the caller may see."""
+"""`GET /api/predictions`: newest first, filtered, searched, in pages, and only what the caller may see.
 
-import base64
-import binascii
-import hmac
-import os
-from collections.abc import Callable, Mapping
-from functools import cached_property
-from hashlib import sha256
-from typing import TYPE_CHECKING
+With `format=ndjson` it gives whole records, one a line: with a limit a page of them, whose header
+names the next one, else a stream of all, of which a page at a time is in memory.
+"""
+
+import time
+from collections.abc import Awaitable, Callable, Mapping
 
 import msgspec
+import structlog
 from aiohttp import web
 from msgspec import Raw, Struct
 
 from tidings.gateway.api.predictions import DEGRADED, may_read
 from tidings.gateway.api.search import LOOKED_THROUGH, SEARCH_SECONDS, Search, counted
+from tidings.gateway.auth.cursor_seal import CursorSeal
 from tidings.gateway.auth.permissions import Permissions
 from tidings.gateway.auth.request_guard import RequestGuard
 from tidings.gateway.http.fast_response import send_counted
 from tidings.gateway.http.held_bytes import HeldAccount, HeldBytes, Kind
-from tidings.gateway.http.problems import Handler, bad_request, busy
-from tidings.gateway.push.pages import cursor_behind
+from tidings.gateway.http.problems import Handler, Problem, bad_request, busy
+from tidings.gateway.push.pages import cursor_behind, persist
 from tidings.storage.clock import SYSTEM_CLOCK
+from tidings.storage.errors import StorageError
 from tidings.storage.prediction import GROUP, Prediction, Status, is_group, valid_id
 from tidings.storage.store import Query, Stored, matches
 from tidings.storage.wrappers.cache import CachedStore
-
-if TYPE_CHECKING:
-    from cryptography.fernet import Fernet
 
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 1000
@@ -39,8 +37,16 @@ PAGE_BYTES = 4 * 1024 * 1024
 """Bytes of records in one answer."""
 
 _FILTERS = frozenset({"status", "owner", "model", "tag"})
-_PARAMETERS = _FILTERS | {"limit", "cursor", "text", "count", "kind"}
+_PARAMETERS = _FILTERS | {"limit", "cursor", "text", "count", "kind", "format"}
+NDJSON = "application/x-ndjson"
+NEXT_CURSOR = "Tidings-Next-Cursor"
+"""The header with the cursor of the next page of lines."""
+STREAM_PAGE = 100
+"""Records that a stream of lines reads at a time, up to `PAGE_BYTES`."""
 _STATUSES = frozenset(status.value for status in Status)
+
+
+logger = structlog.get_logger(__name__)
 
 
 class Listed(Struct, frozen=True, kw_only=True):
@@ -56,42 +62,6 @@ class Listed(Struct, frozen=True, kw_only=True):
 
 
 _EMPTY = Listed(items=[], cursor=None)
-
-
-class CursorSeal:
-    """Hides cursors of stores from callers who see a part of a page alone.
-
-    A store's cursor names the last record of its page, which may be a stranger's.
-
-    Args:
-        key: The same in every gateway, so that a cursor may go to any of them; None: one of this
-            process.
-    """
-
-    def __init__(self, key: bytes | None) -> None:
-        derived = hmac.new(key or os.urandom(32), b"tidings cursor", sha256).digest()
-        self._key = base64.urlsafe_b64encode(derived)
-
-    @cached_property
-    def _fernet(self) -> "Fernet":
-        from cryptography.fernet import (
-            Fernet,  # 5 MB that a service has no use for before its first long list
-        )
-
-        return Fernet(self._key)
-
-    def seal(self, cursor: str) -> str:
-        """The cursor as the caller gets it."""
-        return self._fernet.encrypt(cursor.encode()).decode()
-
-    def unseal(self, sealed: str) -> str:
-        """The store's cursor; raises ValueError where it is none that was given out."""
-        from cryptography.fernet import InvalidToken
-
-        try:
-            return self._fernet.decrypt(sealed.encode()).decode()
-        except (InvalidToken, binascii.Error, UnicodeError):
-            raise ValueError("not a cursor") from None
 
 
 def parse_query(parameters: Mapping[str, str], filters: frozenset[str]) -> Query:
@@ -149,18 +119,26 @@ def list_handler(
         if kind not in (None, GROUP):
             raise bad_request("Unknown kind", f"No kind {kind[:64]!r}; say group, or nothing.")
         groups = kind == GROUP
+        lines = _as_lines(request.query)
+        if lines and "limit" not in request.query:
+            query = msgspec.structs.replace(query, limit=STREAM_PAGE)
+
+            async def following(cursor: str | None, account: HeldAccount) -> Listed:
+                asked = msgspec.structs.replace(query, cursor=cursor)
+                return await _page(store, permissions, asked, seal, account, search, groups)
+
+            with held.account(permissions.subject) as account:
+                return await _stream(request, permissions, following, query.cursor, account)
         with held.account(permissions.subject) as account:
             try:
                 page = await _page(store, permissions, query, seal, account, search, groups)
             except ValueError:
-                raise bad_request(
-                    "Bad cursor", "The cursor is none of this list's; start again without it."
-                ) from None
+                raise _bad_cursor() from None
             if request.query.get("count") == "true":
                 scoped = _scoped(store, permissions, query)
                 counts = await counted(store, scoped, account.owner)
                 page = msgspec.structs.replace(page, counts=counts)
-            response = list_answer(page)
+            response = _lines_answer(page) if lines else list_answer(page)
             size = response.content_length or 0
             del page
             if not account.take(Kind.PAGES, size):
@@ -168,6 +146,68 @@ def list_handler(
             return await send_counted(request, response, account)
 
     return list_predictions
+
+
+def _as_lines(query: Mapping[str, str]) -> bool:
+    """Whether lines are asked for; raises a 400."""
+    wanted = query.get("format")
+    if wanted not in (None, "json", "ndjson"):
+        raise bad_request("Unknown format", f"No format {wanted[:64]!r}; say json or ndjson.")
+    if wanted == "ndjson" and "count" in query:
+        raise bad_request("Unknown parameter", "count goes with format=json alone.")
+    return wanted == "ndjson"
+
+
+async def _stream(
+    request: web.Request,
+    permissions: Permissions,
+    read: Callable[[str | None, HeldAccount], Awaitable[Listed]],
+    cursor: str | None,
+    account: HeldAccount,
+) -> web.StreamResponse:
+    """All records from a cursor on, a page after the other as the client takes them.
+
+    Whoever has read the end of the body has read all: where a page cannot be read, or the token
+    ends, the connection is cut instead.
+    """
+    page = await _first(read, cursor, account)
+    response = web.StreamResponse(headers=_line_headers(page))
+    await response.prepare(request)
+    try:
+        while request.method != "HEAD":
+            data, cursor = _lines(page), page.cursor
+            del page
+            account.count(Kind.PAGES, len(data))
+            if data:
+                await response.write(data)
+            account.give_back(Kind.PAGES, len(data))
+            if cursor is None:
+                break
+            if permissions.expires_at is not None and permissions.expires_at <= time.time():
+                raise ConnectionError("the token has ended")
+            page = await persist(read, cursor, account)
+        await response.write_eof()
+    except ConnectionError:
+        request.protocol.force_close()
+    except (StorageError, ValueError) as error:
+        logger.warning("list.stream_failed", error=str(error))
+        request.protocol.force_close()
+    return response
+
+
+async def _first(
+    read: Callable[[str | None, HeldAccount], Awaitable[Listed]],
+    cursor: str | None,
+    account: HeldAccount,
+) -> Listed:
+    try:
+        return await read(cursor, account)
+    except ValueError:
+        raise _bad_cursor() from None
+
+
+def _bad_cursor() -> Problem:
+    return bad_request("Bad cursor", "The cursor is none of this list's; start again without it.")
 
 
 def _scoped(store: CachedStore, permissions: Permissions, query: Query) -> Query | None:
@@ -333,6 +373,30 @@ def list_answer(page: Listed) -> web.Response:
     if page.degraded:
         headers[DEGRADED] = "1"
     return web.Response(body=body, headers=headers)
+
+
+def _lines_answer(page: Listed) -> web.Response:
+    """The answer with these records as lines, and the next cursor in a header."""
+    headers = _line_headers(page)
+    if page.cursor is not None:
+        headers[NEXT_CURSOR] = page.cursor
+    return web.Response(body=_lines(page), headers=headers)
+
+
+def _line_headers(page: Listed) -> dict[str, str]:
+    headers = {
+        "Content-Type": NDJSON,
+        "Cache-Control": "no-cache",
+        "X-Content-Type-Options": "nosniff",
+    }
+    return headers | ({DEGRADED: "1"} if page.degraded else {})
+
+
+def _lines(page: Listed) -> bytes:
+    """Records one a line: between their members JSON as it came may have breaks."""
+    return b"".join(
+        [item.encoded.replace(b"\n", b" ").replace(b"\r", b" ") + b"\n" for item in page.items]
+    )
 
 
 def limit_of(text: str | None) -> int:

@@ -3,17 +3,13 @@
 import csv
 import json
 from argparse import Namespace
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
 from tidings.cli.support import command, data, output
 from tidings.config.settings import Settings
-from tidings.observability.control_characters import escape_controls
 
 if TYPE_CHECKING:
     from tidings.admin.audit import AuditTrail
-
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20")
-"""What a spreadsheet takes for the beginning of a formula, in full width too."""
 
 ABOUT = """Write out the audit trail, a line for each step of each prediction, by time.
 
@@ -101,15 +97,7 @@ def _write(trail: "AuditTrail", out: IO[str], *, as_csv: bool) -> int:
         table.writeheader()
     for count, line in enumerate(trail.lines(), 1):  # noqa: B007 - how many there were
         if table is not None:
-            table.writerow({name: _cell(value) for name, value in json.loads(line).items()})
+            table.writerow({name: output.cell(value) for name, value in json.loads(line).items()})
         else:
             output.write_line(out, line.decode())
     return count
-
-
-def _cell(value: Any) -> Any:
-    """A cell that a spreadsheet takes for text, whatever it begins with (OWASP, CSV Injection)."""
-    if not isinstance(value, str):
-        return value
-    shown = escape_controls(value)
-    return f"'{shown}" if shown.startswith(FORMULA_STARTS) else shown

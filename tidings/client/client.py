@@ -29,6 +29,7 @@ from tidings.client.answers import (
 )
 from tidings.client.attempts import AttemptsWatch, is_last
 from tidings.client.errors import PredictionNotFound, RequestRefused, Unreachable
+from tidings.client.export import ExportCalls
 from tidings.client.groups import GroupCalls
 from tidings.client.progress import Deleted, Selection, Update, WatchState
 from tidings.client.text import Text
@@ -50,7 +51,7 @@ UNREACHED = Backoff((0.2, 0.4))
 """Before asking again where nobody answered."""
 
 
-class Client(GroupCalls):
+class Client(GroupCalls, ExportCalls):
     """A client of one service.
 
     Args:

@@ -10,11 +10,12 @@ from tidings.storage.prediction import Prediction, Standing, Status
 from tidings.streams.log.protocol import Position
 from tidings.streams.rules.decision import Applied, Decision
 from tidings.streams.rules.event import Archive, Event, EventType
+from tidings.streams.rules.fields import JSON_NAMES
 from tidings.streams.rules.transitions import decide
 
 LOG = "log-1"
 T0 = 1_764_000_000_000
-JSON_FIELDS = {"payload", "provider_urls", "output", "assets", "replace"}
+JSON_FIELDS = JSON_NAMES | {"replace"}
 
 
 def event(status: str | None = None, type: str = "report", **fields: Any) -> Event:

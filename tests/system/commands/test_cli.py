@@ -33,6 +33,7 @@ COMMANDS = (
     "backup",
     "restore",
     "erase",
+    "export",
     "doctor",
     "token",
     "openapi",

@@ -17,6 +17,9 @@ from tidings.observability.control_characters import escape_controls
 if TYPE_CHECKING:
     from tidings.storage.redaction import Redactor
 
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""What a spreadsheet takes for the beginning of a formula, in full width too."""
+
 FAILED = 1
 WRONG_USE = 2
 
@@ -52,6 +55,14 @@ def print_note(line: str) -> None:
 def write_line(out: IO[str], line: str) -> None:
     """Write one line; control characters in it are shown as escapes."""
     out.write(escape_controls(line) + "\n")
+
+
+def cell(value: Any) -> Any:
+    """A cell that a spreadsheet takes for text, whatever it begins with (OWASP, CSV Injection)."""
+    if not isinstance(value, str):
+        return value
+    shown = escape_controls(value)
+    return f"'{shown}" if shown.startswith(FORMULA_STARTS) else shown
 
 
 _secrets: set[str] = set()

@@ -10,16 +10,18 @@ from typing import Any
 import httpx
 import jwt
 import pytest
+from msgspec import Raw
 
 from tests.support.conditions import eventually
 from tests.support.gateway.small_service import SmallService, prediction, small_service
-from tidings.gateway.api.listing import CursorSeal
+from tidings.gateway.auth.cursor_seal import CursorSeal
 from tidings.gateway.auth.tokens import Hs256Tokens, RequiredClaims
 from tidings.gateway.http.held_bytes import HeldBytes, HeldLimits, Kind
 from tidings.storage.errors import StoreUnavailable
 from tidings.storage.memory import MemoryStore
 from tidings.storage.prediction import Prediction, encode
 from tidings.storage.store import Page, Query, Stored
+from tidings.storage.wrappers.fair_listing import FairListing, Lister
 from tidings.storage.wrappers.fallback import FallbackStore, ReplicaWrite, write_replicas
 from tidings.streams.providers.configuration import Configuration
 from tidings.streams.providers.registry import open_providers
@@ -252,6 +254,72 @@ async def test_an_id_is_found_however_old() -> None:
         assert listed_ids(await client.get("/api/predictions?text=p01&status=failed")) == []
 
 
+async def test_lines_hold_everything_from_the_cursor_on() -> None:
+    """`format=ndjson` gives every record that passes the filters, whole and one a line; with a limit a page."""
+    async with serving() as (service, client):
+        for number in range(230):
+            await service.put(at(number, owner="ann" if number % 2 else "bob", text="long"))
+        await service.put(at(230, owner="ann", output=Raw(b"[1,\r\n 2.50]")))
+        path = "/api/predictions?format=ndjson&owner=ann"
+        answer = await client.get(path)
+        assert answer.headers["content-type"] == "application/x-ndjson"
+        found = [json.loads(line) for line in answer.content.splitlines()]
+        assert [one["predictionId"] for one in found] == [
+            "p230",
+            *(f"p{number:02}" for number in range(229, 0, -2)),
+        ]
+        assert found[1]["text"] == "long"
+        assert b"2.50" in answer.content.splitlines()[0]
+        assert service.held.total == 0
+
+        lines, cursor, pages = [], "", 0
+        while pages == 0 or cursor:
+            page = await client.get(f"{path}&limit=50{cursor and '&cursor=' + cursor}")
+            lines += page.content.splitlines()
+            cursor, pages = page.headers.get("tidings-next-cursor", ""), pages + 1
+        assert (pages, lines) == (3, answer.content.splitlines())
+
+
+async def test_lines_show_what_the_caller_may_see() -> None:
+    """A stream has no line of another's record, however many of those lie between."""
+    authenticator = Hs256Tokens(SECRET, RequiredClaims())
+    async with serving(authenticator=authenticator) as (service, client):
+        for number in range(150):
+            await service.put(at(number, owner="bob", tags=["t"] if number == 3 else []))
+        for claims, expected in (
+            ({"sub": "ann", "predictions": ["p07", "p140"]}, ["p140", "p07"]),
+            ({"sub": "ann"}, []),
+        ):
+            answer = await client.get("/api/predictions?format=ndjson", headers=bearer(**claims))
+            ids = [json.loads(line)["predictionId"] for line in answer.content.splitlines()]
+            assert ids == expected
+        assert (await client.get("/api/predictions?format=ndjson")).status_code == 401
+
+
+class OnePage:
+    """Lists the first hundred records of a store, and cannot go on."""
+
+    def __init__(self, store: Lister) -> None:
+        self._store, self._listed = store, 0
+
+    async def list(self, query: Query) -> Page:
+        self._listed += query.limit
+        if self._listed > 100:
+            raise ValueError("the store was made anew")
+        return await self._store.list(query)
+
+
+async def test_lines_that_break_off_are_no_whole_answer() -> None:
+    """Where the rest cannot be read the connection is cut: nobody takes a part for everything."""
+    async with serving() as (service, client):
+        for number in range(150):
+            await service.put(at(number))
+        service.store.reads = FairListing(OnePage(service.store))
+        with pytest.raises(httpx.RemoteProtocolError):
+            await client.get("/api/predictions?format=ndjson")
+        assert service.held.total == 0
+
+
 async def test_a_list_says_how_many_there_are() -> None:
     """Counts by status cover the filters but the status, and are null where they would say too much."""
     async with serving(authenticator=Hs256Tokens(SECRET, RequiredClaims())) as (service, client):
@@ -280,6 +348,9 @@ async def test_a_list_says_how_many_there_are() -> None:
 @pytest.mark.parametrize(
     "query",
     [
+        "format=xml",
+        "format=ndjson&count=true",
+        "format=ndjson&cursor=x",
         "limit=0",
         "limit=1001",
         "limit=x",
