@@ -6,7 +6,6 @@ read the record.
 
 from typing import IO, Any
 
-import structlog
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 
@@ -14,6 +13,7 @@ from tidings.gateway.api.predictions import Records, may_read
 from tidings.gateway.auth.request_guard import RequestGuard
 from tidings.gateway.http.problems import Handler, Problem, not_found
 from tidings.storage.errors import StorageError
+from tidings.storage.loggers import get_logger
 from tidings.storage.object_storage import ObjectStorage
 from tidings.streams.archive.content_types import HEAD, shown_inline, sniff
 from tidings.streams.archive.paths import is_asset_path
@@ -25,7 +25,7 @@ _LINK_CACHED = 1800
 _WHOLE = 4 * 1024 * 1024
 """Bytes of a content that is sent in one piece."""
 
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 
 _NOSNIFF = {"X-Content-Type-Options": "nosniff"}
 

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing, contextmanager
 
-import structlog
 from aiohttp import web
 from aiohttp.abc import AbstractStreamWriter
 from msgspec import structs
@@ -35,6 +34,7 @@ from tidings.gateway.push.protocol import synced_message
 from tidings.gateway.push.text_cursors import TextCursors, Texts
 from tidings.storage.clock import SYSTEM_CLOCK, Clock
 from tidings.storage.errors import StorageError
+from tidings.storage.loggers import get_logger
 from tidings.storage.prediction import TERMINAL, valid_id
 from tidings.storage.store import Stored
 from tidings.storage.wrappers.cache import CachedStore
@@ -53,7 +53,7 @@ MAX_STREAMS = 20_000
 COME_BACK = 3_000
 """Milliseconds over which clients are told to spread their return."""
 
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 
 _HEADERS = {
     "Content-Type": "text/event-stream",

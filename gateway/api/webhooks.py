@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import sha256
 
-import structlog
 from aiohttp import web
 
 from tidings.gateway.auth.request_guard import RequestGuard
@@ -29,6 +28,7 @@ from tidings.gateway.http.request_body import (
 )
 from tidings.gateway.http.request_trace import RequestTrace, begun
 from tidings.storage.clock import SYSTEM_CLOCK, Clock
+from tidings.storage.loggers import get_logger
 from tidings.storage.prediction import valid_id
 from tidings.streams.log.headers import (
     ARCHIVE_HEADER,
@@ -61,7 +61,7 @@ _ACCEPTED = b'{"success":true}'
 REFUSAL_EVERY = 1.0
 """Seconds between two lines about one provider's refusals; the next says how many were left out."""
 
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 
 
 class WebhookCounts:

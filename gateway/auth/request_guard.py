@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any
 
-import structlog
 from aiohttp import web
 from multidict import CIMultiDictProxy
 
@@ -33,8 +32,9 @@ from tidings.gateway.auth.rate_limits import (
 )
 from tidings.gateway.http.problems import Problem, forbidden, unavailable
 from tidings.storage.clock import SYSTEM_CLOCK, Clock
+from tidings.storage.loggers import get_logger
 
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 
 LOOPBACK_HOSTS = frozenset({"localhost", "127.0.0.1", "[::1]"})
 REMEMBERED = 256

@@ -12,11 +12,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 
 import msgspec
-import structlog
 from aiohttp import web
 
 from tidings.gateway.http.held_bytes import HeldAccount
 from tidings.storage.errors import StorageError
+from tidings.storage.loggers import get_logger
 from tidings.streams.log.protocol import LogError, RecordTooLarge
 
 CONTENT_TYPE = "application/problem+json"
@@ -27,7 +27,7 @@ BUSY_RETRY_AFTER = "5"
 """Seconds; what is held is given back when clients read, or after 30 s without progress."""
 
 _encoder = msgspec.json.Encoder()
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 

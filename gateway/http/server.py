@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from typing import Any, Protocol, cast, runtime_checkable
 
-import structlog
 from aiohttp import StreamReader, web
 from aiohttp.http_exceptions import LineTooLong
 from aiohttp.streams import EMPTY_PAYLOAD
 
 from tidings.gateway.http.fast_response import problem_response
 from tidings.gateway.http.problems import CONTENT_TYPE, Problem, bad_request
+from tidings.storage.loggers import get_logger
 
 KEEPALIVE = 75.0
 """Seconds that an idle connection is kept."""
@@ -35,7 +35,7 @@ NO_PROGRESS = 30.0
 SWEEP_EVERY = 5.0
 """Seconds between two looks at all connections: a timer for each would cost more."""
 
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 
 
 @runtime_checkable

@@ -10,11 +10,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-import structlog
-
 from tidings.gateway.push.expiry import Expiries
 from tidings.gateway.push.hub import Hub
 from tidings.gateway.push.text_hub import TextHub
+from tidings.storage.loggers import get_logger
 from tidings.storage.prediction import Status, Tombstone, encode
 from tidings.storage.store import Stored
 from tidings.streams.changes.codec import Change, parse
@@ -28,7 +27,7 @@ SLICE = 1_000
 
 OnChanges = Callable[[Sequence[Change]], None]
 
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 
 
 class Cache(Protocol):

@@ -8,11 +8,10 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from heapq import heappop, heappush
 
-import structlog
-
 from tidings.gateway.push.hub import Hub
 from tidings.storage.clock import SYSTEM_CLOCK, Clock
 from tidings.storage.errors import StorageError
+from tidings.storage.loggers import get_logger
 from tidings.storage.prediction import Prediction
 from tidings.storage.store import Stored, hidden
 from tidings.streams.changes.codec import EXPIRED, Change
@@ -26,7 +25,7 @@ PAUSE = 1.0
 Load = Callable[[Sequence[str]], Awaitable[dict[str, Stored]]]
 """Reads records, hidden ones included. Raises `StorageError`."""
 
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 
 
 class Expiries:

@@ -13,8 +13,6 @@ import uuid
 from collections.abc import Coroutine
 from typing import Protocol
 
-import structlog
-
 from tidings.gateway.auth.permissions import Authenticator
 from tidings.gateway.auth.quotas import OwnerQuotas, SessionLimits
 from tidings.gateway.http.held_bytes import HeldBytes
@@ -27,6 +25,7 @@ from tidings.gateway.push.snapshots import RecordReader, SnapshotReader
 from tidings.gateway.push.text_cursors import TextCursors, Texts
 from tidings.gateway.push.transport import Output
 from tidings.storage.clock import SYSTEM_CLOCK, Clock
+from tidings.storage.loggers import get_logger
 
 GROUPS = 100
 SPREAD = 20
@@ -38,7 +37,7 @@ SLICE = 500
 LAST_HEADS = 0.5
 """Seconds at the end for the first requests of connections that were accepted just before."""
 
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 
 
 class Deadlined(Protocol):

@@ -11,11 +11,11 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Protocol
 
-import structlog
 from msgspec import Struct
 
 from tidings.gateway.push.growing_text import GrowingText, TextHead, text_head
 from tidings.gateway.push.hub import Hub
+from tidings.storage.loggers import get_logger
 from tidings.storage.resilience.backoff import Backoff, Failures
 from tidings.storage.store import Stored
 from tidings.streams.changes.codec import Change
@@ -42,7 +42,7 @@ SLICE = 500
 
 _TEXT = b'"textLength":'
 
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 
 
 class Records(Protocol):

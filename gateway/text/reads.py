@@ -5,7 +5,6 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import structlog
 from aiohttp import web
 
 from tidings.gateway.api.predictions import Records, may_read
@@ -18,6 +17,7 @@ from tidings.gateway.push.text_hub import TextHub
 from tidings.gateway.text import protocol
 from tidings.gateway.text.protocol import Offset
 from tidings.storage.errors import StorageError
+from tidings.storage.loggers import get_logger
 from tidings.storage.object_storage import ObjectStorage
 from tidings.streams.rules import large_fields
 
@@ -37,7 +37,7 @@ HEADERS = {
 }
 _SSE = {**HEADERS, "Cache-Control": "private, no-cache, no-store", "X-Accel-Buffering": "no"}
 
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 
 
 class TextReads:

@@ -9,18 +9,17 @@ second is written once, with the newest value, and a queue is never longer than 
 import asyncio
 from collections.abc import Callable, Iterable
 
-import structlog
-
 from tidings.storage.clock import Clock
 from tidings.storage.cloudflare.http import TooManyRequests
 from tidings.storage.cloudflare.kv_client import KvNamespace, Pair
 from tidings.storage.errors import StorageError, StoreMisconfigured, StoreUnavailable
+from tidings.storage.loggers import get_logger
 from tidings.storage.resilience.backoff import Backoff
 
 BACKOFF = Backoff.doubling(0.5, 30.0)
 """Between tries while KV takes nothing."""
 
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 
 
 class _Waiter:

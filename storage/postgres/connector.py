@@ -8,16 +8,16 @@ import ssl
 from typing import TYPE_CHECKING
 
 import asyncpg
-import structlog
 from asyncpg.connect_utils import SessionAttribute
 
 from tidings.storage.errors import StoreMisconfigured
+from tidings.storage.loggers import get_logger
 from tidings.storage.postgres.address import Host, PostgresAddress
 
 if TYPE_CHECKING:
     Connection = asyncpg.Connection[asyncpg.Record]
 
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 
 _ELSEWHERE = (
     OSError,

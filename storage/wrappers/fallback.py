@@ -9,11 +9,11 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
-import structlog
 from msgspec import Struct, structs
 
 from tidings.storage.clock import SYSTEM_CLOCK, Clock
 from tidings.storage.errors import StorageError, StoreUnavailable
+from tidings.storage.loggers import get_logger
 from tidings.storage.prediction import Standing
 from tidings.storage.resilience.backoff import Backoff
 from tidings.storage.resilience.circuit_breaker import CircuitBreaker
@@ -40,7 +40,7 @@ REST = Backoff((5.0,), jitter=0)
 """After which one call tries again. Only this process's reads wait for it, so nothing has to be
 spread."""
 
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 
 
 class FallbackStore(PredictionStore):

@@ -11,10 +11,10 @@ from collections.abc import Awaitable, Sequence
 from functools import lru_cache
 from typing import TypeVar
 
-import structlog
 from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
 
 from tidings.storage.errors import StorageError
+from tidings.storage.loggers import get_logger
 from tidings.storage.store import Outcome, Ownership, Page, PredictionStore, Query, Stored, Write
 
 T = TypeVar("T")
@@ -24,7 +24,7 @@ _LABELS = ("store", "operation", "arm")
 _BUCKETS = (0.00001, 0.00005, 0.0002, 0.001, 0.005, 0.02, 0.1, 0.5, 2.0, 10.0)
 """From a read in this process (10 µs) to the time limit of a call and beyond."""
 
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 
 
 class _Series:

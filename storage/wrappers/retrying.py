@@ -7,9 +7,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
-import structlog
-
 from tidings.storage.errors import StorageError
+from tidings.storage.loggers import get_logger
 from tidings.storage.resilience.backoff import Backoff
 from tidings.storage.store import (
     Conflict,
@@ -28,7 +27,7 @@ RETRIES = 3
 """Further tries of a call; with the waits below at most 2 s are spent waiting."""
 WAITS = Backoff((0.1, 0.4, 1.5))
 
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 
 
 class RetryingStore(PredictionStore):

@@ -6,10 +6,9 @@ deletion nobody saw, because its id was used again within the same batch.
 
 import asyncio
 
-import structlog
-
 from tidings.storage.clock import SYSTEM_CLOCK, Clock
 from tidings.storage.errors import StorageError
+from tidings.storage.loggers import get_logger
 from tidings.storage.object_storage import ObjectStorage, StoredObject
 from tidings.storage.prediction import Prediction
 from tidings.streams.archive.paths import INDEX, is_asset_path
@@ -27,7 +26,7 @@ One with several folders is at each.
 SETTLED = 600.0
 """Seconds after which the prediction of a folder must be in the store."""
 
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 
 
 class GarbageCollector:

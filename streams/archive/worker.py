@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import structlog
 
 from tidings.storage.errors import StorageError
+from tidings.storage.loggers import get_logger
 from tidings.streams.archive.output_urls import may_need_archiving
 from tidings.streams.archive.transfer import ArchiveTask, FileTransfer, RetryLater
 from tidings.streams.changes.codec import Change, parse
@@ -29,7 +30,7 @@ COMMIT_EVERY = 1.0
 GATHER = 0.05
 """Seconds in which changes gather: most need no archiving, and to be woken for each costs 4% of what an event costs."""
 
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 
 
 class Archiver:

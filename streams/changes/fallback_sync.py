@@ -7,9 +7,9 @@ there.
 from collections.abc import Iterable, Sequence
 
 import msgspec
-import structlog
 
 from tidings.storage.errors import StorageError
+from tidings.storage.loggers import get_logger
 from tidings.storage.prediction import Tombstone, decode
 from tidings.storage.store import PredictionStore
 from tidings.storage.wrappers.fallback import ReplicaWrite, write_replicas
@@ -19,7 +19,7 @@ from tidings.streams.log.protocol import Log, Record
 
 SLICE = 500
 """Predictions brought up to date at once."""
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 
 
 class FallbackSync:

@@ -9,9 +9,8 @@ import contextlib
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-import structlog
-
 from tidings.storage.errors import StorageError
+from tidings.storage.loggers import get_logger
 from tidings.storage.resilience.backoff import Backoff, Failures
 from tidings.streams.changes.codec import Change, parse
 from tidings.streams.log.continuity import (
@@ -37,7 +36,7 @@ RECENT = 1_024
 RECENT_BYTES = 8 * 1024 * 1024
 """What is kept for those who ask for a change that has just come: the last half to the whole of either bound."""
 
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 
 
 class ChangeFeed:

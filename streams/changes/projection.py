@@ -17,8 +17,8 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol, runtime_checkable
 
 import msgspec
-import structlog
 
+from tidings.storage.loggers import get_logger
 from tidings.storage.store import PredictionStore, Stored, Write
 from tidings.streams.changes.codec import Change, announcement, parse, restored
 from tidings.streams.changes.feed import ChangeFeed
@@ -36,7 +36,7 @@ from tidings.streams.log.protocol import (
 _PRUNE_FROM = 10_000
 """Predictions beyond which it is looked through for those that the store has purged."""
 
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 
 
 @runtime_checkable

@@ -11,10 +11,10 @@ from collections.abc import Callable, Collection, Sequence
 from heapq import heapify, heappop, heappush
 
 import msgspec
-import structlog
 from msgspec import Struct
 
 from tidings.storage.clock import SYSTEM_CLOCK, Clock
+from tidings.storage.loggers import get_logger
 from tidings.storage.prediction import Prediction, decode
 from tidings.storage.resilience.backoff import Backoff
 from tidings.streams.changes.codec import Change
@@ -35,7 +35,7 @@ SLACK = 4
 _UNFINISHED = frozenset({"starting", "processing"})
 _NO_DEFAULTS = DefaultTimeouts({})
 
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 _encoder = msgspec.json.Encoder()
 
 

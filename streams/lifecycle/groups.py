@@ -8,11 +8,11 @@ comes twice is Stale by the rules.
 import asyncio
 from collections.abc import Callable, Collection, Coroutine, Sequence
 
-import structlog
 from msgspec import Struct
 
 from tidings.storage.clock import SYSTEM_CLOCK, Clock
 from tidings.storage.errors import StorageError
+from tidings.storage.loggers import get_logger
 from tidings.storage.prediction import GROUP, Prediction, Status, decode
 from tidings.storage.store import Stored
 from tidings.streams.changes.codec import Change
@@ -34,7 +34,7 @@ MOST_LINKS = 100
 
 _ENDED = frozenset({"succeeded", "failed", "canceled"})
 
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 
 
 class _Group(Struct, gc=False):

@@ -7,10 +7,9 @@ successor's id follows from the record.
 
 from collections.abc import Callable, Collection, Sequence
 
-import structlog
-
 from tidings.storage.clock import SYSTEM_CLOCK, Clock
 from tidings.storage.errors import StorageError
+from tidings.storage.loggers import get_logger
 from tidings.storage.prediction import Prediction, decode
 from tidings.streams.changes.codec import Change
 from tidings.streams.lifecycle.follow_ups import FollowUps
@@ -28,7 +27,7 @@ AGAIN = 5_000
 _ENDED = frozenset({"failed", "canceled"})
 _POLICY, _RETRIED = b'"retries":', b'"retriedAs":'
 
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 
 
 class Retries:

@@ -18,10 +18,10 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from time import monotonic
 
-import structlog
 from msgspec import Struct
 
 from tidings.storage.errors import StorageError
+from tidings.storage.loggers import get_logger
 from tidings.streams.log.protocol import Consumer, Log, LogError, Place, Record
 
 PAUSE = 0.05
@@ -29,7 +29,7 @@ PAUSE = 0.05
 LAST_COMMIT = 2.0
 """Seconds that the commit under way may still take when the member leaves."""
 
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 
 
 class Claim(Struct, frozen=True, gc=False):

@@ -14,10 +14,10 @@ from functools import partial
 from hashlib import sha256
 
 import msgspec
-import structlog
 from msgspec import Struct
 
 from tidings.storage.errors import StorageError
+from tidings.storage.loggers import get_logger
 from tidings.storage.notes import notes_of
 from tidings.storage.store import PredictionStore
 from tidings.streams.log.protocol import EVENTS, Log, LogError, Record
@@ -26,7 +26,7 @@ EVERY_SECONDS = 3.0
 """Between two looks while a service runs."""
 _NOTE = "witnesses"
 
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 
 
 class LogReplaced(LogError):

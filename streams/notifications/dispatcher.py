@@ -11,10 +11,10 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
-import structlog
 from msgspec import Struct
 from msgspec.structs import replace
 
+from tidings.storage.loggers import get_logger
 from tidings.storage.resilience.backoff import Backoff
 from tidings.streams.log.log_fields import fields
 from tidings.streams.log.protocol import (
@@ -52,7 +52,7 @@ BODIES = 64 * 1024 * 1024
 """Bytes of bodies in memory; those of further deliveries are read again when they are sent."""
 _RETRY_LOG = 0.5
 
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 
 Send = Callable[[str, str, bytes], Awaitable[Sent]]
 

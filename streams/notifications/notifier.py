@@ -18,9 +18,9 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TypeVar
 
 import msgspec
-import structlog
 from msgspec import Struct
 
+from tidings.storage.loggers import get_logger
 from tidings.storage.prediction import Prediction, Status, decode
 from tidings.streams.changes.codec import Change, parse
 from tidings.streams.log.consumer_loop import ConsumerLoop
@@ -67,7 +67,7 @@ _RETRY_LOG = 0.5
 
 T = TypeVar("T")
 
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 
 
 class Target(Struct, frozen=True):

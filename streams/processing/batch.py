@@ -5,10 +5,10 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from time import perf_counter
 
-import structlog
 from msgspec import Struct
 
 from tidings.storage.clock import SYSTEM_CLOCK
+from tidings.storage.loggers import get_logger
 from tidings.storage.prediction import Prediction, Standing, encode
 from tidings.storage.store import Stored, Write
 from tidings.streams.changes.codec import announcement
@@ -43,7 +43,7 @@ _TOGETHER = (
 )
 
 
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 
 
 class SetAside(Struct, frozen=True, gc=False):

@@ -17,10 +17,10 @@ import uuid
 from collections.abc import Iterable, Sequence, Set
 
 import msgspec
-import structlog
 from msgspec import Struct
 
 from tidings.storage.errors import StorageError
+from tidings.storage.loggers import get_logger
 from tidings.storage.notes import notes_of
 from tidings.streams.log.protocol import Record
 
@@ -37,7 +37,7 @@ More would keep a partition for minutes whose processes were killed for other re
 
 _NOTE = "processing"
 
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 
 
 class _PartitionNote(Struct, gc=False, omit_defaults=True):

@@ -7,9 +7,8 @@ from functools import partial
 from time import monotonic
 from typing import ParamSpec, TypeVar
 
-import structlog
-
 from tidings.storage.errors import StorageError, StoreMisconfigured
+from tidings.storage.loggers import get_logger
 from tidings.storage.resilience.backoff import Backoff, Failures
 from tidings.streams.log.consumer_loop import ConsumerLoop
 from tidings.streams.log.protocol import LogError, LogMisconfigured
@@ -21,7 +20,7 @@ P = ParamSpec("P")
 BACKOFF = Backoff.doubling(0.05, 1.0)
 """Between attempts at a store or log that is down: it goes on within two seconds of its return."""
 
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 
 
 class Abandoned(Exception):

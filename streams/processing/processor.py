@@ -30,9 +30,8 @@ from math import inf
 from time import monotonic, perf_counter
 from typing import TypeVar
 
-import structlog
-
 from tidings.storage.errors import StorageError
+from tidings.storage.loggers import get_logger
 from tidings.storage.object_storage import ObjectStorage
 from tidings.storage.store import PredictionStore, Stored
 from tidings.streams.log.consumer_loop import Claim, ConsumerLoop
@@ -71,7 +70,7 @@ membership."""
 
 T = TypeVar("T")
 
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 
 
 class Processor:

@@ -10,10 +10,10 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
-import structlog
 from msgspec import Struct
 
 from tidings.storage.errors import StorageError
+from tidings.storage.loggers import get_logger
 from tidings.storage.prediction import Prediction
 from tidings.storage.resilience.backoff import Backoff
 from tidings.streams.providers.job_api import Call, JobListing, SubmissionApi, Submitted, Unreadable
@@ -29,7 +29,7 @@ PAGES = 20
 read back to the time of the first call; where that takes more, the call is left to the reconciler,
 which reads further."""
 
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 
 Current = Callable[[str], Awaitable[Prediction | None]]
 """The record as it stands now; None: it is gone. Raises `StorageError`."""

@@ -8,10 +8,10 @@ import uuid
 from collections.abc import Sequence
 
 import msgspec
-import structlog
 from msgspec import Raw
 
 from tidings.storage.clock import SYSTEM_CLOCK, Clock
+from tidings.storage.loggers import get_logger
 from tidings.storage.resilience.backoff import Backoff, Failures
 from tidings.streams.log.headers import (
     ARCHIVE_HEADER,
@@ -28,7 +28,7 @@ FETCHED_HEADER = "tidings-fetched"
 BACKOFF = Backoff.doubling(0.05, 2.0)
 """Between attempts at a log that is down."""
 
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 _encoder = msgspec.json.Encoder()
 
 

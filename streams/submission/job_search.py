@@ -6,9 +6,9 @@ What became of a create call whose answer is missing or is not believed.
 import asyncio
 from collections.abc import Collection
 
-import structlog
 from msgspec import Struct
 
+from tidings.storage.loggers import get_logger
 from tidings.storage.resilience.backoff import Backoff, Failures
 from tidings.streams.providers.job_api import JobListing, Unreadable
 from tidings.streams.submission.http import Answer, CallFailed
@@ -22,7 +22,7 @@ fails."""
 BACKOFF = Backoff.doubling(0.1, 10.0)
 """Between two of them; a provider that is to be left alone for longer is asked another time."""
 
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 
 
 class Found(Struct, frozen=True):

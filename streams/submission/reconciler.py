@@ -16,6 +16,7 @@ from msgspec import Struct
 
 from tidings.storage.clock import SYSTEM_CLOCK, Clock
 from tidings.storage.errors import StorageError
+from tidings.storage.loggers import get_logger
 from tidings.storage.prediction import Prediction, Status, decode
 from tidings.storage.store import PredictionStore, Query, Stored
 from tidings.streams.changes import codec as topic
@@ -40,7 +41,7 @@ _LATE, _TOLD = b'"errorCode":"deadline"', b'"lateStatus":'
 _FAILED = frozenset({Status.FAILED.value, Status.CANCELED.value})
 _UNFINISHED = frozenset({Status.STARTING.value, Status.PROCESSING.value})
 
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 
 
 class _Watched(Struct, gc=False):

@@ -9,10 +9,10 @@ something from it.
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 
 import msgspec
-import structlog
 from msgspec import Struct
 
 from tidings.storage.clock import SYSTEM_CLOCK, Clock
+from tidings.storage.loggers import get_logger
 from tidings.storage.prediction import Prediction, Status
 from tidings.streams.log.protocol import RecordTooLarge
 from tidings.streams.providers.job_api import (
@@ -51,7 +51,7 @@ of them, and where that takes more, nothing is concluded."""
 Whose = Callable[[Origin], Awaitable[Prediction | None]]
 """The prediction that a submission was made for; None: none of ours. Raises `StorageError`."""
 
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 
 
 class SearchResult(Struct, frozen=True):

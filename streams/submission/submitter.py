@@ -16,10 +16,10 @@ import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
-import structlog
 from msgspec.structs import replace
 
 from tidings.storage.errors import StorageError
+from tidings.storage.loggers import get_logger
 from tidings.storage.prediction import Prediction, decode
 from tidings.storage.store import Stored
 from tidings.streams.changes.codec import Change
@@ -57,7 +57,7 @@ LOOK_AGAIN = 30.0
 STORE_PAUSE = 1.0
 """Seconds until a store that was away is asked again for a record that has our attempt."""
 
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 
 
 class ChangeWaiter(Protocol):

@@ -17,6 +17,7 @@ import structlog
 
 from tidings.storage.clock import SYSTEM_CLOCK, Clock
 from tidings.storage.errors import StorageError
+from tidings.storage.loggers import get_logger
 from tidings.storage.prediction import Prediction, Status, decode
 from tidings.storage.resilience.backoff import Backoff, Failures
 from tidings.streams.log.consumer_loop import ConsumerLoop
@@ -44,7 +45,7 @@ for again."""
 OLDEST = 86_400_000
 """Ms: what a webhook older than this speaks of is no longer kept at any provider."""
 
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 
 
 class ThinWebhookReader:

@@ -7,10 +7,10 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-import structlog
 from msgspec import Struct
 
 from tidings.storage.clock import SYSTEM_CLOCK, Clock
+from tidings.storage.loggers import get_logger
 from tidings.storage.resilience.backoff import Backoff
 from tidings.storage.resilience.circuit_breaker import CircuitBreaker
 from tidings.storage.resilience.rate_limit import TokenBucket
@@ -28,7 +28,7 @@ UNASKED = 2.0
 BURST = 10
 """Creates that may follow each other at once before the rate holds them apart."""
 
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 
 
 class Limits(Struct, frozen=True):

@@ -10,7 +10,6 @@ from types import TracebackType
 from typing import Self
 
 import msgspec
-import structlog
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidProxy, InvalidStatus
 from websockets.typing import Subprotocol
@@ -19,6 +18,7 @@ from tidings.client.answers import absolute
 from tidings.client.errors import ClientError, Forbidden, RequestRefused, Unauthorized, Unreachable
 from tidings.client.progress import Deleted, Message, Update, WatchState, parse
 from tidings.client.token import TokenSource, renewal_time
+from tidings.storage.loggers import get_logger
 from tidings.storage.proxies import by_way_of, proxy_for
 
 SUBPROTOCOL = Subprotocol("tidings.v1")
@@ -32,7 +32,7 @@ AGAIN_WITHIN = 5.0
 """Seconds within which a subscription is sent again that the service could not answer from its
 store."""
 
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 
 
 class Watch:

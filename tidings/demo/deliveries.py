@@ -6,9 +6,9 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import aiohttp
-import structlog
 from msgspec import Struct
 
+from tidings.storage.loggers import get_logger
 from tidings.storage.resilience.backoff import Backoff
 
 ATTEMPTS = 8
@@ -18,7 +18,7 @@ LIMIT = aiohttp.ClientTimeout(total=None, sock_connect=10, sock_read=10)
 The wait for a free connection here is not the endpoint's fault.
 """
 
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 
 Sign = Callable[[bytes, float], dict[str, str]]
 """Headers for a body at a time in seconds."""

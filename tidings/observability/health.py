@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable
 from importlib.metadata import version
 
-import structlog
 from prometheus_client import CollectorRegistry
 
 from tidings.observability.gateway_metrics import GATEWAY, GatewayParts
@@ -29,6 +28,7 @@ from tidings.observability.metric_tables import (
 )
 from tidings.observability.metrics import Exposition
 from tidings.observability.traces import OpenTracing
+from tidings.storage.loggers import get_logger
 from tidings.storage.wrappers.cache import CachedStore
 from tidings.streams.archive.worker import Archiver
 from tidings.streams.changes.projection import Projecting
@@ -46,7 +46,7 @@ STUCK = 60.0
 """Seconds without a step, with something to do and nothing in the way, after which only a restart
 helps."""
 
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 
 
 class HealthMonitor:

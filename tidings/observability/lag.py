@@ -9,8 +9,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 
-import structlog
-
+from tidings.storage.loggers import get_logger
 from tidings.streams.log.protocol import LogError
 
 EVERY = 2.0
@@ -20,7 +19,7 @@ LIMIT = 5.0
 KEPT = 256
 """Measurements kept; the older half is thinned out when there are more."""
 
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 
 Offsets = Mapping[int, int]
 

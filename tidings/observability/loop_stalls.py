@@ -11,8 +11,7 @@ import threading
 import time
 import traceback
 
-import structlog
-
+from tidings.storage.loggers import get_logger
 from tidings.streams.support.histogram import Histogram
 
 BEAT = 0.025
@@ -23,7 +22,7 @@ LOGGED = 1.0
 """Seconds from which a stall is worth a line where nobody looks for its cause."""
 BOUNDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 
 
 class LoopStalls:

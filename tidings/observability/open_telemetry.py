@@ -18,7 +18,6 @@ from collections.abc import Sequence
 from importlib.metadata import version
 
 import requests
-import structlog
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
@@ -36,6 +35,7 @@ from opentelemetry.trace import Span as SdkSpan
 from opentelemetry.trace.propagation import set_span_in_context
 
 from tidings.config.validators import masked_url
+from tidings.storage.loggers import get_logger
 from tidings.storage.proxies import calls_this_machine
 from tidings.streams.support.tracing import Attributes, Kind, sampled
 
@@ -51,7 +51,7 @@ _KINDS: dict[Kind, SpanKind] = {
     "client": SpanKind.CLIENT,
 }
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 
 
 class OneSpan:

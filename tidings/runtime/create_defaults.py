@@ -12,17 +12,17 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import msgspec
-import structlog
 from msgspec import Raw
 
 from tidings.config.settings import Settings, SettingsError
 from tidings.storage.errors import StorageError
+from tidings.storage.loggers import get_logger
 from tidings.streams.rules.timeouts import DefaultTimeouts
 from tidings.streams.submission.estimates import Estimates
 
 Function = Callable[[str, str, Any], Any]
 
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 
 
 class CreateDefaults:

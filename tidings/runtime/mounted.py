@@ -6,8 +6,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-import structlog
-
 from tidings.config.checks import check
 from tidings.config.loader import load_settings
 from tidings.config.settings import Settings, SettingsError
@@ -16,11 +14,12 @@ from tidings.gateway.asgi.scope import Message, Receive, Send
 from tidings.gateway.auth.request_guard import Rights
 from tidings.runtime.service import Mount, Service, running
 from tidings.runtime.signals import host_is_stopping
+from tidings.storage.loggers import get_logger
 
 HOST_LOOKED_AT = 0.1
 """Seconds between two looks whether the host's server has been told to stop."""
 
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 
 AsgiApp = Callable[[Any, Any, Any], Awaitable[None]]
 

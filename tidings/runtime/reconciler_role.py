@@ -7,13 +7,12 @@ from contextlib import asynccontextmanager
 from functools import partial
 from urllib.parse import quote, urlsplit
 
-import structlog
-
 from tidings.config.settings import Settings
 from tidings.gateway.api.webhooks import url_token
 from tidings.observability.metric_tables import ProviderSources
 from tidings.runtime.resources import Resources
 from tidings.storage.errors import StorageError
+from tidings.storage.loggers import get_logger
 from tidings.streams.changes.codec import Change
 from tidings.streams.changes.feed import ChangeListener
 from tidings.streams.lifecycle.deadlines import Deadlines
@@ -42,7 +41,7 @@ CONCURRENCY = 16
 READY_SOON = 5.0
 """Seconds within which the reconciler must go round to count as ready."""
 
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 
 
 def webhook_url_of(settings: Settings, port: int) -> WebhookUrl | None:

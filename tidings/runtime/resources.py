@@ -5,7 +5,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import structlog
 from msgspec import Struct
 from prometheus_client import REGISTRY, CollectorRegistry
 
@@ -14,6 +13,7 @@ from tidings.config.validators import masked_url
 from tidings.library.storage import credentials
 from tidings.storage.errors import StorageError, StoreOwned
 from tidings.storage.factory import open_store
+from tidings.storage.loggers import get_logger
 from tidings.storage.object_storage import ObjectStorage, folder_of
 from tidings.storage.private_files import make_folder, open_to_others
 from tidings.storage.store import Ownership, PredictionStore
@@ -33,7 +33,7 @@ from tidings.streams.providers.registry import Translators, open_providers
 from tidings.streams.replay.rebuild import check_filled
 from tidings.streams.rules.reducer import Expiry, StorePolicy
 
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 
 
 class Resources(Struct, frozen=True):

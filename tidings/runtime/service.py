@@ -8,7 +8,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.metadata import version
 from typing import Any
 
-import structlog
 from msgspec import Struct, structs
 
 from tidings.client.progress import Deleted, Selection
@@ -37,6 +36,7 @@ from tidings.runtime.signals import cancelled_by, stop_signals
 from tidings.runtime.supervisor import parent_exit
 from tidings.runtime.upkeep import forget_hidden, keep_keys_fresh, mirroring, say_ready, sweep
 from tidings.storage.errors import StorageError
+from tidings.storage.loggers import get_logger
 from tidings.storage.prediction import Prediction
 from tidings.storage.wrappers.cache import CachedStore
 from tidings.storage.wrappers.replica import Replica
@@ -49,7 +49,7 @@ from tidings.streams.submission.estimates import Estimates
 from tidings.streams.submission.reconcile_policy import Timeouts
 from tidings.streams.support.tracing import Step, Tracing
 
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 
 Ready = Callable[[int], None]
 """Called with the port once requests are served."""

@@ -17,11 +17,11 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import structlog
 from msgspec import Struct
 
 from tidings.config.settings import Settings
 from tidings.runtime.signals import cancelled_by, stop_signals
+from tidings.storage.loggers import get_logger
 from tidings.storage.resilience.backoff import Backoff
 
 START_SECONDS = 30.0
@@ -35,7 +35,7 @@ FAILURES = 3
 BACKOFF = Backoff((0.2, 1.0, 5.0))
 """Before starting again what has ended."""
 
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 
 
 class WorkerEnded(Exception):

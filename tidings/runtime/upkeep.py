@@ -6,12 +6,11 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
-import structlog
-
 from tidings.config.settings import Settings
 from tidings.gateway.api.health import Health
 from tidings.runtime.resources import Resources
 from tidings.storage.errors import StorageError
+from tidings.storage.loggers import get_logger
 from tidings.storage.store import PredictionStore
 from tidings.storage.wrappers.fallback import FallbackStore
 from tidings.storage.wrappers.replica import Replica
@@ -29,7 +28,7 @@ READY_SECONDS, READY_EVERY = 30.0, 0.1
 Start = Callable[[Coroutine[Any, Any, None], str], "asyncio.Task[None]"]
 """Runs a part, by its name, for as long as the service runs."""
 
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 
 
 async def say_ready(

@@ -6,16 +6,16 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
-import structlog
 from aiokafka import AIOKafkaConsumer, ConsumerRebalanceListener, TopicPartition
 from aiokafka.errors import CommitFailedError, IllegalStateError
 
+from tidings.storage.loggers import get_logger
 from tidings.storage.resilience.backoff import Backoff, Failures
 from tidings.streams.log.kafka.errors import bounded, stop
 from tidings.streams.log.kafka.malformed_records import fetch_around, rewind
 from tidings.streams.log.protocol import LogError, LogMisconfigured, LogUnavailable, Record
 
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 
 SESSION_SECONDS = 6
 """How long the group waits for a member that was killed."""

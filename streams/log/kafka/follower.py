@@ -5,16 +5,16 @@ import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
-import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from tidings.storage.loggers import get_logger
 from tidings.streams.log.kafka.consumer import FETCHING
 from tidings.streams.log.kafka.errors import bounded, stop
 from tidings.streams.log.kafka.malformed_records import fetch_around
 from tidings.streams.log.kafka.offsets import KafkaOffsets
 from tidings.streams.log.protocol import LogUnavailable, Record, Since
 
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 
 _BATCH = 1000
 _ASK_SECONDS = 5.0

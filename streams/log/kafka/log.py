@@ -5,10 +5,10 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import SplitResult
 
-import structlog
 from aiokafka import TopicPartition
 from aiokafka.partitioner import DefaultPartitioner
 
+from tidings.storage.loggers import get_logger
 from tidings.streams.log.factory import LogOptions
 from tidings.streams.log.kafka.consumer import KafkaConsumer
 from tidings.streams.log.kafka.follower import Follower, read_at
@@ -20,7 +20,7 @@ from tidings.streams.log.kafka.topics import Cluster, prepare
 from tidings.streams.log.protocol import EVENTS, LogError, NewRecord, Position, Record, Since
 from tidings.streams.log.size_limits import HEADROOM, measure
 
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 
 
 class KafkaLog:

@@ -9,13 +9,13 @@ import contextlib
 import time
 from collections.abc import Mapping, Sequence
 
-import structlog
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from tidings.storage.loggers import get_logger
 from tidings.streams.log.headers import UNREADABLE_HEADER
 from tidings.streams.log.protocol import Record, StoredRecord
 
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 
 _RECORDS = 500
 """Read one by one per partition, in the search for the record."""

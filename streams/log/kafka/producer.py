@@ -6,7 +6,6 @@ import time
 from collections.abc import Coroutine, Iterable, Sequence
 from typing import Any
 
-import structlog
 from aiokafka import AIOKafkaProducer, TopicPartition
 from aiokafka.errors import (
     KafkaConnectionError,
@@ -18,6 +17,7 @@ from aiokafka.errors import (
 )
 from msgspec import Struct
 
+from tidings.storage.loggers import get_logger
 from tidings.streams.log.kafka.consumer import METADATA_SECONDS
 from tidings.streams.log.kafka.errors import STOP_SECONDS, bounded, stop
 from tidings.streams.log.protocol import (
@@ -29,7 +29,7 @@ from tidings.streams.log.protocol import (
     RecordTooLarge,
 )
 
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 
 _REQUEST_SECONDS = 3.5
 """The broker's time for one request; below `APPEND_SECONDS`, so that a second one has a chance."""

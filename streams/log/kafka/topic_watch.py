@@ -6,10 +6,10 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-import structlog
 from aiokafka import TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 
+from tidings.storage.loggers import get_logger
 from tidings.streams.log.kafka.errors import STOP_SECONDS, bounded
 from tidings.streams.log.kafka.offsets import KafkaOffsets
 from tidings.streams.log.protocol import LogError, LogUnavailable
@@ -21,7 +21,7 @@ OPEN_SECONDS = 60.0
 itself aborts one after `transaction.timeout.ms`, a minute unless its producer asks for more."""
 _ASK_SECONDS = 9.0
 
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 
 
 class TopicWatch:

@@ -5,12 +5,12 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
-import structlog
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import TopicAlreadyExistsError, for_code
 from msgspec import Struct
 
+from tidings.storage.loggers import get_logger
 from tidings.streams.log.factory import LogOptions
 from tidings.streams.log.kafka.errors import STOP_SECONDS, bounded, refused_login
 from tidings.streams.log.protocol import (
@@ -26,7 +26,7 @@ from tidings.streams.log.protocol import (
 )
 from tidings.streams.log.size_limits import HEADROOM
 
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 
 _DEAD_LETTERS_SECONDS = 14 * 86_400
 _TEXT_SEGMENT_SECONDS = 60

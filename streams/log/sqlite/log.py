@@ -9,8 +9,7 @@ from operator import methodcaller
 from pathlib import Path
 from urllib.parse import SplitResult, unquote
 
-import structlog
-
+from tidings.storage.loggers import get_logger
 from tidings.streams.log.factory import LogOptions
 from tidings.streams.log.notifier import Notifier
 from tidings.streams.log.protocol import (
@@ -43,7 +42,7 @@ from tidings.streams.log.sqlite.schema import (
 )
 from tidings.streams.log.sqlite.writer import LogWriter, Transaction, end_offset
 
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 
 _REPEATABLE = frozenset({CHANGES, TEXT})
 """Topics whose newest records the processor announces again where a power cut has taken them."""

@@ -12,11 +12,11 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 import jwt
 import msgspec
-import structlog
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
 from tidings.storage.clock import SYSTEM_CLOCK, Clock
+from tidings.storage.loggers import get_logger
 from tidings.storage.proxies import by_way_of, calls_this_machine
 from tidings.storage.redaction import error_text, redact
 from tidings.storage.resilience.backoff import Backoff, Failures
@@ -44,7 +44,7 @@ MIN_RSA_BITS = 2048
 Fetch = Callable[[str], Awaitable[bytes]]
 """Gets the document at a URL; raises OSError or ValueError."""
 
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 
 
 async def fetch_document(url: str) -> bytes:
