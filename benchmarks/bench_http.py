@@ -1,5 +1,7 @@
 """The HTTP side beside a bare aiohttp handler that answers the same bytes: CPU of the server's process.
 
+Beside both the ASGI door: the same application, driven by uvicorn (httptools) as `tidings.asgi` is.
+
 Two tables: a signed 1 KB webhook with its append, beside a handler that reads the body and computes one HMAC; a status
 read out of the cache, beside a handler that answers the same body. 64 kept-alive connections from a second process,
 rounds interleaved, medians of the CPU time per request (user and system).
@@ -21,15 +23,18 @@ from collections.abc import Sequence
 from functools import partial
 from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import uvloop
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
+from tests.support.gateway.doors import uvicorn_serving
 from tidings.gateway.api.health import Health
 from tidings.gateway.api.sse import EventStreams
 from tidings.gateway.app import build_app, connect
+from tidings.gateway.asgi.application import AsgiGateway
+from tidings.gateway.asgi.scope import Receive, Scope, Send
 from tidings.gateway.auth.request_guard import RequestGuard
 from tidings.gateway.http.held_bytes import HeldBytes
 from tidings.gateway.http.server import HttpServer
@@ -205,17 +210,24 @@ async def run(pipe: Pipe, log: Log, rounds: int, count: int) -> None:
         held=HeldBytes(),
     )
     answer = b'{"success":true,"data":' + encode(record) + b"}"
-    _, ours = await serve(build_app(endpoints, guard))
+    server, ours = await serve(build_app(endpoints, guard))
+    gateway = AsgiGateway(server, cast("Any", None), guard)  # nobody opens a WebSocket
+
+    async def mounted(scope: Scope, receive: Receive, send: Send) -> None:
+        await gateway(scope, receive, send)
+
     _, bare = await serve(bare_app(answer))
     jobs = {"webhook": "/api/webhooks/standard", "read": "/api/predictions/p1"}
-    for kind, path in jobs.items():
-        figures: dict[str, list[tuple[float, float]]] = {"bare": [], "ours": []}
-        for turn in range(rounds + 1):
-            for name, port in (("bare", bare), ("ours", ours)):
-                figure = await measure(pipe, port, kind, path, count)
-                if turn:
-                    figures[name].append(figure)
-        table(kind, figures)
+    async with uvicorn_serving(mounted, http="httptools", access_log=False) as asgi:
+        ports = {"bare": bare, "ours": ours, "asgi": asgi}
+        for kind, path in jobs.items():
+            figures: dict[str, list[tuple[float, float]]] = {name: [] for name in ports}
+            for turn in range(rounds + 1):
+                for name, port in ports.items():
+                    figure = await measure(pipe, port, kind, path, count)
+                    if turn:
+                        figures[name].append(figure)
+            table(kind, figures)
 
 
 def table(kind: str, figures: dict[str, list[tuple[float, float]]]) -> None:
@@ -228,6 +240,7 @@ def table(kind: str, figures: dict[str, list[tuple[float, float]]]) -> None:
     for name, some in figures.items():
         print(f"{name:8}{middle[name]:>10.1f}{median([one[1] for one in some]):>14.0f}")
     print(f"ours {middle['ours']:.1f} µs; bare / ours {middle['bare'] / middle['ours']:.2f}")
+    print(f"asgi / ours {middle['asgi'] / middle['ours']:.2f}")
 
 
 def main() -> None:

@@ -86,6 +86,7 @@ class AnswerWriter(AbstractStreamWriter):
     def __init__(self, send: Send, mount: bytes = b"") -> None:
         self._send = send
         self._mount = mount
+        self._whole = b""
         self.started = False
 
     async def write_headers(self, status_line: str, headers: CIMultiDict[str]) -> None:
@@ -101,9 +102,9 @@ class AnswerWriter(AbstractStreamWriter):
     async def write(self, chunk: bytes | bytearray | memoryview) -> None:
         """Send a piece of the body; or all of an answer that was written as one piece of bytes."""
         if self.started:
-            await self._tell(
-                {"type": "http.response.body", "body": bytes(chunk), "more_body": True}
-            )
+            body = self._whole + bytes(chunk)
+            self._whole = b""
+            await self._tell({"type": "http.response.body", "body": body, "more_body": True})
             return
         head, _, body = bytes(chunk).partition(b"\r\n\r\n")
         status, *lines = head.split(b"\r\n")
@@ -111,12 +112,13 @@ class AnswerWriter(AbstractStreamWriter):
         await self._start(
             int(status.split(b" ", 2)[1]), [(name.lower(), value) for name, value in pairs]
         )
-        if body:
-            await self.write(body)
+        self._whole = body  # goes with its end: each message costs the server a write
 
     async def write_eof(self, chunk: bytes = b"") -> None:
         """End the body."""
-        await self._tell({"type": "http.response.body", "body": bytes(chunk), "more_body": False})
+        body = self._whole + bytes(chunk)
+        self._whole = b""
+        await self._tell({"type": "http.response.body", "body": body, "more_body": False})
 
     async def drain(self) -> None:
         """The server waits for a slow client where it is written to."""
