@@ -17,7 +17,7 @@ from tests.support.tidings_process import environment
 
 @asynccontextmanager
 async def uvicorn(
-    application: str, source: Path, folder: Path, settings: Mapping[str, str]
+    application: str, source: Path, folder: Path, settings: Mapping[str, str], *options: str
 ) -> AsyncIterator[str]:
     """The address of an application, from when it answers until it has ended by SIGTERM.
 
@@ -26,6 +26,7 @@ async def uvicorn(
         source: The folder of the module.
         folder: Its working folder.
         settings: Its environment; `{url}` in a value is its address.
+        options: More of uvicorn's.
     """
     url = f"http://127.0.0.1:{(port := free_port())}"
     given = {name: value.format(url=url) for name, value in settings.items()}
@@ -33,7 +34,7 @@ async def uvicorn(
     with output.open("wb") as written:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "uvicorn", application, "--app-dir", str(source)),
-            *("--port", str(port)),
+            *("--port", str(port), *options),
             cwd=folder,
             env=environment({"PYTHONPATH": str(ROOT), **given}),
             stdout=written,

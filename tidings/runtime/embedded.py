@@ -1,5 +1,6 @@
 """The service inside another program: `tidings.service`."""
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -33,10 +34,26 @@ async def service(settings: Settings | None = None) -> AsyncIterator[Service]:
     Raises:
         SettingsError: A setting is wrong or missing.
         StorageError, LogError, OSError: It cannot start; one line says why.
+        RuntimeError: No event loop is running.
     """
+    running_loop()
     if settings is None:
         settings = load_settings(environ=os.environ)
     check(settings)
     check_serving(settings)
     async with running(with_webhook_key(settings)) as started:
         yield started
+
+
+def running_loop() -> asyncio.AbstractEventLoop:
+    """The event loop that everything here runs in.
+
+    Raises:
+        RuntimeError: None is running; one line says what to do.
+    """
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        raise RuntimeError(
+            "no event loop is running here; start Tidings in a coroutine, with `async with`"
+        ) from None

@@ -12,6 +12,7 @@ from tidings.config.settings import Settings, SettingsError
 from tidings.config.webhook_key import with_webhook_key
 from tidings.gateway.asgi.scope import Message, Receive, Send
 from tidings.gateway.auth.request_guard import Rights
+from tidings.runtime.embedded import running_loop
 from tidings.runtime.service import Mount, Service, running
 from tidings.runtime.signals import host_is_stopping
 from tidings.storage.loggers import get_logger
@@ -66,7 +67,7 @@ class AsgiApplication:
         """
         if self._service is not None:
             raise RuntimeError("the Tidings application runs already; start it once")
-        loop = asyncio.get_running_loop()
+        loop = running_loop()
         async with running(with_webhook_key(self._settings), mount=self._mount) as service:
             watching = loop.create_task(_follow_host(service), name="tidings-host")
             self._service, self._loop, self._over = service, loop, False

@@ -271,3 +271,42 @@ async def test_a_service_that_is_not_started() -> None:
     predictions = tidings.asgi(tidings.Settings(log="memory://", store="memory://"))
     with pytest.raises(RuntimeError, match="not started; give its lifespan"):
         _ = predictions.service
+
+
+async def test_an_event_loop_of_another_thread(tmp_path: Path) -> None:
+    """An application that runs in one event loop refuses requests of another one in one line."""
+    predictions = tidings.asgi(settings_in(tmp_path))
+    scope = {"type": "http", "method": "GET", "path": "/healthz", "headers": []}
+
+    async def nothing(*_: object) -> None:
+        """Neither receives nor sends."""
+
+    async with predictions:
+        call = asyncio.to_thread(asyncio.run, predictions(scope, nothing, nothing))
+        with pytest.raises(RuntimeError) as told:
+            await call
+    assert str(told.value) == (
+        "the Tidings application runs in another event loop; make one for each loop"
+    )
+
+
+async def test_a_second_start(tmp_path: Path) -> None:
+    """Who starts an application twice is told to start it once."""
+    predictions = tidings.asgi(settings_in(tmp_path))
+    async with predictions:
+        with pytest.raises(RuntimeError, match="runs already; start it once"):
+            async with predictions.lifespan():
+                pass
+
+
+@pytest.mark.parametrize("start", ["service", "lifespan"])
+def test_no_running_loop(start: str, tmp_path: Path) -> None:
+    """Who starts it where no event loop runs is told so in one line that says how."""
+    settings = settings_in(tmp_path)
+    entered = tidings.service(settings) if start == "service" else tidings.asgi(settings)
+    coroutine = entered.__aenter__()
+    with pytest.raises(RuntimeError) as told:
+        coroutine.send(None)
+    assert str(told.value) == (
+        "no event loop is running here; start Tidings in a coroutine, with `async with`"
+    )
