@@ -80,7 +80,7 @@ def components() -> dict[str, Schema]:
         "maxLength": MAX_URL,
     }
     found["NewPrediction"]["properties"]["webhookEvents"] = {
-        "description": "The statuses that it is told of; the last ones where it is left out.",
+        "description": "The statuses that it is told of; the last ones if it is left out.",
         "type": "array",
         "items": {"enum": [str(status) for status in Status]},
         "minItems": 1,

@@ -12,6 +12,7 @@ from tests.support.reference import (
     PAGES,
     commands_page,
     http_page,
+    llms_text,
     record_page,
     text_of,
     topics_page,
@@ -57,6 +58,19 @@ def test_the_page_is_written(page: ModuleType) -> None:
     assert [
         row for row in text.splitlines() if re.search(r"^\| `(?!type` \| \|).*\|\s*\|$", row)
     ] == []
+
+
+def test_programs_find_every_page() -> None:
+    """`llms.txt` lists each page of the folder with its title and a line about it."""
+    listed = dict(re.findall(r"^- \[(.+?)\]\((\S+)\)", written(llms_text), re.MULTILINE))
+    there = {
+        llms_text.address(str(path.relative_to(ROOT / "docs")))
+        for path in (ROOT / "docs").rglob("*.md")
+    }
+    places = {place for place in listed.values() if not place.startswith("project/")}
+    assert places == there
+    silent = [line for line in written(llms_text).splitlines() if line.endswith(")")]
+    assert silent == []
 
 
 def test_every_member_of_a_record_and_an_event_is_described() -> None:

@@ -23,7 +23,7 @@ class Configuration(Struct, frozen=True, kw_only=True):
     token: str | None = None
     """For the provider's own API."""
     url: str | None = None
-    """Base URL of the provider's API, where another than its public one is meant."""
+    """Base URL of the provider's API, if not its public one."""
     jwks_url: str | None = None
     """Where the public keys of its webhooks are (fal, Gemini)."""
     tolerance: float | None = None

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 ABOUT = """Delete every prediction of an owner, and say when each trace of it is gone.
 
 The service carries it out, so it must run; clients see the deletions. Hidden predictions are found
-as well. It says how many there are, and asks; --yes answers. It ends with 1 where not all are gone from the store in time: run it again."""
+as well. It says how many there are, and asks; --yes answers. It ends with 1 if not all are gone from the store in time: run it again."""
 
 
 def register(commands: command.Commands) -> None:

@@ -44,7 +44,7 @@ def register(commands: command.Commands) -> None:
     parser.add_argument(
         "--workers",
         metavar="N",
-        help="gateway processes on one port, or processors (where the log is Kafka)",
+        help="gateway processes on one port, or processors (if the log is Kafka)",
     )
     parser.add_argument(
         "--health-port",

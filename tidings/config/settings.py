@@ -119,7 +119,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     prediction_storage_provider: Annotated[Literal["kv", "do"] | None, Setting(prefixed=False)] = (
         None
     )
-    """Chooses a store at Cloudflare where `TIDINGS_STORE` is not set: KV or Durable Objects."""
+    """Chooses a store at Cloudflare if `TIDINGS_STORE` is not set: KV or Durable Objects."""
     require_strong_consistency: Annotated[bool | None, Setting(prefixed=False)] = None
     """Likewise: Durable Objects."""
     optimize_for_throughput: Annotated[bool | None, Setting(prefixed=False)] = None
@@ -141,9 +141,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     log_epoch: Count = 0
     """To be raised after recreating a topic: the store then belongs to another log."""
     ttl: Seconds = 3600
-    """Seconds that a finished prediction stays visible after its end; 0: for ever."""
+    """Seconds that a finished prediction stays visible after its end; 0: forever."""
     ttl_running: Seconds = 604800
-    """Seconds that an unfinished one stays visible after its last change; 0: for ever."""
+    """Seconds that an unfinished one stays visible after its last change; 0: forever."""
     text_window: Seconds = 0.04
     """Seconds within which a gateway joins the pieces of a growing text; 0: each goes out at once."""
     cache_ttl: Annotated[Seconds, Section("The cache")] = 30
@@ -159,7 +159,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     reconcile_after: Seconds = 60
     """Without news of a prediction, after which it is looked up at its provider."""
     timeouts: Annotated[tuple[str, ...], Setting(check=validators.timeout)] = ()
-    """Seconds that predictions may take where nobody says it: `replicate=600`,
+    """Seconds that predictions may take if nobody says it: `replicate=600`,
     `fal:fal-ai/flux=120` for one model, `*=3600` for every provider. Whatever has not ended by then
     fails."""
     prompt_function: str | None = None
@@ -169,7 +169,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     webhook_key: Annotated[
         str | None, Setting(secret=True, check=validators.at_least(WEBHOOK_SECRET))
     ] = None
-    """Key of the tokens in webhook addresses, 24 bytes or more; made at the first start where one
+    """Key of the tokens in webhook addresses, 24 bytes or more; made at the first start if one
     process does all, needed with roles."""
     jwt_secret: Annotated[
         str | None,
@@ -285,7 +285,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     traces: Annotated[Url, Section("Traces")] = None
     """The address of an OTLP/HTTP collector; None: no traces are made."""
     trace_sample: Annotated[float, Meta(ge=0, le=1)] = 0.01
-    """Part of the webhooks that are traced, where their sender did not decide it."""
+    """Part of the webhooks that are traced, if their sender did not decide it."""
     port_file: Annotated[Path | None, Setting(source="flag")] = None
     """Flag `--port-file`: the chosen port is written there once it is open."""
     workers: Annotated[Positive, Setting(source="flag")] = 1
@@ -389,7 +389,7 @@ class Field(Struct, frozen=True):
 
     @property
     def choices(self) -> str:
-        """Its values in words, where there are only some."""
+        """Its values in words, if there are only some."""
         if self.setting.takes:
             return self.setting.takes
         return ", ".join(map(str, get_args(self.type))) if get_origin(self.type) is Literal else ""

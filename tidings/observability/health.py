@@ -109,7 +109,7 @@ class HealthMonitor:
             self.exposition.add(PROJECTION, store)
 
     def observe_traces(self, traces: OpenTracing | None) -> None:
-        """Show what becomes of spans, where there are some."""
+        """Show what becomes of spans, if there are some."""
         if traces is not None:
             self.exposition.add(TRACES, traces)
 

@@ -54,7 +54,7 @@ OTHER = "kafka.client", "the Kafka client reports trouble"
 
 
 class KafkaClientFilter(logging.Filter):
-    """Lets a line of aiokafka through where none with its meaning was written within `AGAIN`."""
+    """Lets a line of aiokafka through if none with its meaning was written within `AGAIN`."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -97,7 +97,7 @@ class LagMonitor:
 
     Args:
         every: Seconds between two measurements.
-        ask: Asks the log for something, where there is no reader to measure: it may be broken all
+        ask: Asks the log for something, if there is no reader to measure: it may be broken all
             the same. Raises `LogError`.
     """
 

@@ -19,7 +19,7 @@ BEAT = 0.025
 STALL = 0.05
 """Seconds from which lateness is a stall: at sixty frames a second a page has missed three by then."""
 LOGGED = 1.0
-"""Seconds from which a stall is worth a line where nobody looks for its cause."""
+"""Seconds from which a stall is worth a line if nobody looks for its cause."""
 BOUNDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 logger = get_logger(__name__)

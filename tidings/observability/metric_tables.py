@@ -82,7 +82,7 @@ SERVICE: tuple[Family["HealthMonitor"], ...] = (
     Family(
         "tidings_stuck",
         "gauge",
-        "1 where a reader needs a restart to go on; /healthz fails then.",
+        "1 if a reader needs a restart to go on; /healthz fails then.",
         lambda o: float(o.alive() is not None),
     ),
 )
@@ -241,7 +241,7 @@ PROCESSOR: tuple[Family["HealthMonitor"], ...] = (
     Family(
         "tidings_processor_breaker_open",
         "gauge",
-        "1 where a flood of poison has stopped the processor.",
+        "1 if a flood of poison has stopped the processor.",
         lambda o: float(o.breaker_reason is not None),
     ),
     Family(

@@ -80,7 +80,7 @@ class Traces:
 
     Args:
         url: Of the collector.
-        sample: Part of the events that are traced, 0 to 1, where their sender did not decide it.
+        sample: Part of the events that are traced, 0 to 1, if their sender did not decide it.
     """
 
     def __init__(self, url: str, sample: float) -> None:

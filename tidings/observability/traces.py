@@ -1,4 +1,4 @@
-"""Turning traces on: nothing of OpenTelemetry is imported where nobody wants them."""
+"""Turning traces on: nothing of OpenTelemetry is imported if nobody wants them."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

@@ -5,12 +5,13 @@ from types import ModuleType
 from tests.support.reference import (
     commands_page,
     http_page,
+    llms_text,
     record_page,
     topics_page,
     websocket_page,
 )
 
-PAGES = (record_page, topics_page, http_page, websocket_page, commands_page)
+PAGES = (record_page, topics_page, http_page, websocket_page, commands_page, llms_text)
 
 
 def text_of(page: ModuleType) -> str:

@@ -132,7 +132,7 @@ def parse_time(flag: str, text: str | None) -> int | None:
 
 
 def run_loop(main: Coroutine[Any, Any, T]) -> T:
-    """Run a coroutine on uvloop where there is one.
+    """Run a coroutine on uvloop if there is one.
 
     What is logged goes to standard error, never among the output.
     """

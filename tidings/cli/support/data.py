@@ -9,7 +9,7 @@ _ELSEWHERE = (
 
 
 def require_log(settings: Settings) -> None:
-    """Raise `Failure` where the log is a file that is not there."""
+    """Raise `Failure` if the log is a file that is not there."""
     _require(settings.log, "log")
 
 

@@ -90,7 +90,7 @@ def _place(claims: dict[str, object], name: str, value: object) -> None:
 
 
 async def check_reachable(url: str) -> None:
-    """Raise `Failure` where no service answers."""
+    """Raise `Failure` if no service answers."""
     import httpx
 
     from tidings.storage.proxies import by_way_of, calls_this_machine

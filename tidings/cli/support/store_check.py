@@ -89,7 +89,7 @@ def _ranges(positions: dict[int, int]) -> str:
 
 
 async def _owner(settings: Settings, store: Any, url: str) -> str:
-    """Whose log the store belongs to; raises StoreOwned where it is not the one of the settings."""
+    """Whose log the store belongs to; raises StoreOwned if it is not the one of the settings."""
     from tidings.runtime.resources import claim, claim_to_serve
     from tidings.storage.store import Ownership
     from tidings.streams.log.protocol import LogError
