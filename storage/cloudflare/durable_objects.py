@@ -11,12 +11,20 @@ from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import asdict
 
 from tidings.storage.clock import SYSTEM_CLOCK, Clock
 from tidings.storage.cloudflare.http import ATTEMPTS, CloudflareHttp, parse
-from tidings.storage.cloudflare.worker_api import explainer, health, required_token, worker_url
+from tidings.storage.cloudflare.worker_api import (
+    Placement,
+    explainer,
+    health,
+    placed,
+    required_token,
+    worker_url,
+)
 from tidings.storage.cursor import ListingPlace, decode_cursor, encode_cursor
-from tidings.storage.errors import StorageError, StoreUnavailable
+from tidings.storage.errors import StorageError, StoreMisconfigured, StoreUnavailable
 from tidings.storage.prediction import Prediction, Status
 from tidings.storage.store import (
     Capabilities,
@@ -139,15 +147,29 @@ class DurableObjectsStore(PredictionStore):
         token: the Worker's secret `TIDINGS_TOKEN`.
         timeout: seconds that one call may take, repeats included.
         clock: What expiry is compared with.
+        placement: Where the objects are to be.
     """
 
     name = "durable_objects"
     capabilities = Capabilities()
 
     def __init__(
-        self, base_url: str, token: str, *, timeout: float = 10.0, clock: Clock = SYSTEM_CLOCK
+        self,
+        base_url: str,
+        token: str,
+        *,
+        timeout: float = 10.0,
+        clock: Clock = SYSTEM_CLOCK,
+        placement: Placement | None = None,
     ) -> None:
-        self._http = CloudflareHttp(base_url, token, explainer(base_url), timeout=timeout)
+        self._placement = placement or Placement()
+        self._http = CloudflareHttp(
+            base_url,
+            token,
+            explainer(base_url),
+            timeout=timeout,
+            headers=self._placement.headers,
+        )
         self._clock = clock
         self._batch = 500
 
@@ -164,7 +186,9 @@ class DurableObjectsStore(PredictionStore):
 
         Args:
             url: `durable-objects://host`, or `durable-objects+http://host:port` without TLS; a path
-                names a space, so that several stores go by one Worker.
+                names a space, so that several stores go by one Worker. `?location=weur` is where
+                objects are made from now on, if Cloudflare can; `?jurisdiction=eu` is where they
+                stay, and a store of its own.
             worker_token: the Worker's secret `TIDINGS_TOKEN`.
             timeout: seconds that one call may take, repeats included.
             clock: What expiry is compared with.
@@ -173,9 +197,23 @@ class DurableObjectsStore(PredictionStore):
             StoreMisconfigured: The token, the address, the Worker's version or its layout is wrong.
             StoreUnavailable: Nobody answers.
         """
-        store = cls(worker_url(url), required_token(worker_token), timeout=timeout, clock=clock)
+        address, placement = placed(url)
+        store = cls(
+            worker_url(address),
+            required_token(worker_token),
+            timeout=timeout,
+            clock=clock,
+            placement=placement,
+        )
         try:
-            store._batch = (await health(store._http)).max_operations
+            found = await health(store._http)
+            # A Worker that does not know the headers would put the objects anywhere.
+            if Placement(found.location, found.jurisdiction) != placement:
+                raise StoreMisconfigured(
+                    f"the Worker at {store._http.base_url} does not heed location and jurisdiction: "
+                    "deploy that of this release (npx wrangler deploy)"
+                )
+            store._batch = found.max_operations
         except StorageError:
             await store.close()
             raise
@@ -314,6 +352,7 @@ class DurableObjectsStore(PredictionStore):
         return {
             "Worker": f"{self._http.base_url}, protocol {found.protocol}",
             "layout": layout,
+            **{name: value for name, value in asdict(self._placement).items() if value is not None},
             "durability": "a write is confirmed when its object has it on disk",
             **self._http.skew,
             "round trip (ms)": str(self._clock.ms() - start),

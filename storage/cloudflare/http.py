@@ -61,6 +61,7 @@ class CloudflareHttp:
         token: sent as `Authorization: Bearer`; never logged.
         explain: makes the error for an answer that is neither a success nor worth another try.
         timeout: seconds that one call may take, repeats included.
+        headers: sent with each call as well.
     """
 
     def __init__(
@@ -70,9 +71,14 @@ class CloudflareHttp:
         explain: Callable[[CloudflareAnswer], StorageError],
         *,
         timeout: float = 10.0,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
         self.base_url = base_url.rstrip("/")
-        self._headers = {"authorization": f"Bearer {token}", "content-type": "application/json"}
+        self._headers = {
+            "authorization": f"Bearer {token}",
+            "content-type": "application/json",
+            **(headers or {}),
+        }
         self._explain = explain
         self._timeout = timeout
         self._session: aiohttp.ClientSession | None = None

@@ -29,11 +29,19 @@ class HeldRecord(Struct, frozen=True, gc=False):
     metadata: Metadata
     purge_at: int | None
 
-    def pair(self, key: str, now: int) -> Pair:
-        """What KV is given, at this time in seconds."""
+    def pair(self, key: str, now: int) -> Pair | None:
+        """What KV is given, at this time in ms; None: nothing, as the record has expired.
+
+        KV lets go of a record at its time to live, and of a tombstone when it is purged. What must
+        outlive a record lies in the copy, and in the changes that the copy is restored from.
+        """
+        expires_at = None if self.stored.deleted else self.stored.expires_at
+        if expires_at is not None and expires_at <= now:
+            return None
+        end = min((one for one in (expires_at, self.purge_at) if one is not None), default=None)
         expiration = None
-        if self.purge_at is not None:
-            expiration = max(-(-self.purge_at // 1000), now + SHORTEST_LIFE)
+        if end is not None:
+            expiration = max(-(-end // 1000), now // 1000 + SHORTEST_LIFE)
         return Pair(key, self.stored.encoded.decode(), self.metadata, expiration)
 
 

@@ -283,7 +283,7 @@ class CloudflareKvStore(PredictionStore):
     async def sweep(self, now: int, limit: int) -> int:
         """As the protocol says, for the copy.
 
-        What others wrote KV removes by itself, at its `purge_at`.
+        KV itself lets go of a record at its time to live, and of a tombstone at its `purge_at`.
         """
         due = [
             one
@@ -394,7 +394,7 @@ class CloudflareKvStore(PredictionStore):
             offset = str(self._positions[int(key.removeprefix(POSITION))])
             return Pair(key, offset, Metadata(offset))
         held = self._copy.get(key.removeprefix(PREDICTION))
-        return None if held is None else held.pair(key, self._clock.ms() // 1000)
+        return None if held is None else held.pair(key, self._clock.ms())
 
     async def list(self, query: Query) -> Page:
         """As the protocol says, for at most 100,000 predictions.

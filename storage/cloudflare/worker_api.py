@@ -1,7 +1,7 @@
 """What every client of the Worker in `storage/cloudflare/worker` does first, and how it reads the Worker's refusals."""
 
 from collections.abc import Callable
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import msgspec
 from msgspec import Struct
@@ -22,6 +22,8 @@ class WorkerHealth(Struct, frozen=True):
     layout: str
     shards: int
     kv: bool = False
+    location: str | None = None
+    jurisdiction: str | None = None
 
 
 class _Problem(Struct, frozen=True):
@@ -50,6 +52,53 @@ async def health(http: CloudflareHttp) -> WorkerHealth:
             f"deploy a newer {side}"
         )
     return found
+
+
+LOCATIONS = ("wnam", "enam", "sam", "weur", "eeur", "apac", "oc", "afr", "me")
+"""Where objects may be asked to be made (Cloudflare, Durable Objects, Data location)."""
+JURISDICTIONS = ("eu", "fedramp")
+"""In which objects may be told to stay (as above)."""
+
+
+class Placement(Struct, frozen=True):
+    """Where a store's objects are to be."""
+
+    location: str | None = None
+    """A hint for objects that are made from now on."""
+    jurisdiction: str | None = None
+    """A rule. Objects of a jurisdiction are others than those of the same names without one."""
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """As the Worker is told with each request."""
+        given = {"tidings-location": self.location, "tidings-jurisdiction": self.jurisdiction}
+        return {name: value for name, value in given.items() if value is not None}
+
+
+def placed(url: str) -> tuple[str, Placement]:
+    """A store's URL without its query, and what that says: `?location=weur&jurisdiction=eu`.
+
+    Raises:
+        StoreMisconfigured: It says something else.
+    """
+    address, _, query = url.partition("?")
+    try:
+        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=True) if query else []
+    except ValueError:
+        raise StoreMisconfigured(f"{query!r} is no query; say ?location=weur") from None
+    known = {"location": LOCATIONS, "jurisdiction": JURISDICTIONS}
+    for name, value in pairs:
+        if name not in known:
+            raise StoreMisconfigured(
+                f"durable-objects:// takes location and jurisdiction after its ?, not {name!r}"
+            )
+        if value not in known[name]:
+            raise StoreMisconfigured(
+                f"{name}={value} is none of Cloudflare's; use one of {', '.join(known[name])}"
+            )
+    if len(dict(pairs)) != len(pairs):
+        raise StoreMisconfigured("location and jurisdiction can be said once each")
+    return address, Placement(**dict(pairs))
 
 
 def worker_url(url: str) -> str:

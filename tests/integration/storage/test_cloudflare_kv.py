@@ -17,7 +17,14 @@ from tests.support import workerd
 from tests.support.cloudflare_emulator import ACCOUNT, TOKEN, CloudflareEmulator
 from tests.support.conditions import eventually
 from tests.support.faulty_proxy import FaultyProxy
-from tests.support.storage.samples import HOUR, creation, fresh, prediction, writing
+from tests.support.storage.samples import (
+    HOUR,
+    creation,
+    fresh,
+    prediction,
+    tombstone,
+    writing,
+)
 from tests.support.workerd import Workerd
 from tidings.storage.clock import SYSTEM_CLOCK
 from tidings.storage.cloudflare.http import CloudflareHttp
@@ -230,23 +237,63 @@ async def test_closing_writes_the_rest(emulator: CloudflareEmulator) -> None:
         assert await other.positions() == {3: 8}
 
 
+async def test_gone_at_their_time_to_live(emulator: CloudflareEmulator) -> None:
+    """KV is told to let go of a record at its time to live, though it is purged days later.
+
+    A record that has expired already is not given to KV, and taken from it where it lies there. The
+    writer's copy, and the changes that restore it, keep its version all the same.
+    """
+    async with opened(emulator) as store:
+        await projection(store)
+        one, now = fresh(), SYSTEM_CLOCK.ms()
+        times = {"expires_at": now + HOUR, "purge_at": now + 8 * 24 * HOUR}
+        await store.write([writing(prediction(one), 0, **times)])
+        await store.flush()
+        entry = emulator.namespace(NAMESPACE).seen(PREDICTION + one, time.time())
+        assert entry is not None
+        assert abs((entry.expiration or 0) - (now + HOUR) / 1000) < 2
+        await store.write(
+            [writing(prediction(one, 2), 1, expires_at=now - 1, purge_at=now + 8 * 24 * HOUR)]
+        )
+        await store.flush()
+        assert in_kv(emulator, one) is None
+        assert (await store.load([one]))[one].version == 2
+        store.refresh([one])
+        await store.flush()
+        assert in_kv(emulator, one) is None
+
+
+async def test_deleted_ones_stay_until_they_are_purged(emulator: CloudflareEmulator) -> None:
+    """A tombstone has no time to live: it lies in KV until it is purged."""
+    async with opened(emulator) as store:
+        one, purge_at = fresh(), SYSTEM_CLOCK.ms() + 8 * 24 * HOUR
+        await store.write([creation(one)])
+        await store.write([writing(tombstone(one, 2), 1, purge_at=purge_at)])
+        entry = emulator.namespace(NAMESPACE).seen(
+            PREDICTION + one, time.time() + emulator.staleness
+        )
+        assert entry is not None
+        assert abs((entry.expiration or 0) - purge_at / 1000) < 2
+
+
 async def test_expiry_is_never_too_near(emulator: CloudflareEmulator) -> None:
     """KV takes no expiry within 60 s.
 
-    Records that are purged sooner live as long as that, and are hidden before.
+    Records that end sooner live as long as that, and are hidden before.
     """
     async with opened(emulator) as store, opened(emulator) as reader:
-        soon, later = fresh(), fresh()
+        soon, later, due = fresh(), fresh(), SYSTEM_CLOCK.ms() + 400
         await store.write(
             [
                 writing(
                     prediction(soon),
                     0,
-                    expires_at=SYSTEM_CLOCK.ms() - 1,
-                    purge_at=SYSTEM_CLOCK.ms() + 10,
+                    expires_at=due,
+                    purge_at=due + 10,
                 )
             ]
         )
+        await eventually(lambda: SYSTEM_CLOCK.ms() > due, within=5)
         await store.write([writing(prediction(later), 0, purge_at=SYSTEM_CLOCK.ms() + HOUR)])
         assert await reader.get(soon) is None
         assert await reader.get(later) is not None

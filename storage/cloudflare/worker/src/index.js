@@ -6,6 +6,7 @@ import { handleKv } from "./kv.js";
 import { layoutOf } from "./layout.js";
 import { listPage } from "./listing.js";
 import { deleteOne, getOne, putOne } from "./prediction.js";
+import { placementOf } from "./placement.js";
 import { checkOperations, checkQuery, checkIds } from "./validation.js";
 
 export { Directory } from "./directory.js";
@@ -44,7 +45,7 @@ async function route(request, env, body) {
   const [version, collection, ...rest] = segments.slice(segments.indexOf("v1"));
   if (version !== "v1") throw new Problem(404, "no_route", `there is no ${url.pathname}; routes are under /v1/`);
   if (collection === "kv") return handleKv(request, env, url, rest, body, space);
-  const layout = layoutOf(env, space);
+  const layout = layoutOf(env, space, placementOf(request.headers));
   await layout.settleOnce();
   if (collection === "predictions" && rest.length === 1 && rest[0] !== "") {
     const id = checkIds([decoded(rest[0])])[0];
@@ -73,7 +74,7 @@ const ROUTES = {
   "GET health": async (layout, env) =>
     answer({
       service: "tidings", protocol: PROTOCOL, kv: env.KV !== undefined, max_operations: layout.maxOperations,
-      ...(await layout.settle()),
+      ...layout.placement, ...(await layout.settle()),
     }),
   "GET predictions": async (layout, env, url) => answer(await listPage(layout, checkQuery(url.searchParams))),
   "POST batch": async (layout, env, url, body) =>

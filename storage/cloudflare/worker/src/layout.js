@@ -1,6 +1,7 @@
 // Which object holds a prediction. `sharded` (default): one of SHARDS objects, by a hash of the id; a batch costs one
 // call per object it touches. `one-per-prediction`: an object each, with directories for what must be listed.
 import { Problem } from "./http.js";
+import { stubOf } from "./placement.js";
 
 // Characters of records that one answer carries; what does not fit is asked for again.
 const ANSWER_BUDGET = 16 * 1024 * 1024;
@@ -11,14 +12,14 @@ const settledLayouts = new Set();
 // Of the tables, raised when they change. Tables of another format are left alone.
 const FORMAT = "1";
 
-export function layoutOf(env, space) {
+export function layoutOf(env, space, placement) {
   const shards = Number(env.SHARDS ?? 64);
   if (!Number.isInteger(shards) || shards < 1 || shards > 1000) {
     throw new Problem(503, "bad_layout", `SHARDS is 1 to 1000, not ${JSON.stringify(env.SHARDS)}`);
   }
   const name = env.LAYOUT ?? "sharded";
-  if (name === "sharded") return new Sharded(env, shards, space);
-  if (name === "one-per-prediction") return new OnePerPrediction(env, shards, space);
+  if (name === "sharded") return new Sharded(env, shards, space, placement);
+  if (name === "one-per-prediction") return new OnePerPrediction(env, shards, space, placement);
   throw new Problem(503, "bad_layout", `LAYOUT is sharded or one-per-prediction, not ${JSON.stringify(name)}`);
 }
 
@@ -30,15 +31,16 @@ export function hash(text) {
 }
 
 class Layout {
-  constructor(env, shards, space) {
+  constructor(env, shards, space, placement) {
     this.env = env;
     this.shards = shards;
     this.space = space;
+    this.placement = placement;
   }
 
   stub(namespace, name) {
     // The path of a URL has no blank, so no name of one space is a name of another.
-    return namespace.get(namespace.idFromName(`${this.space} ${name}`));
+    return stubOf(namespace, `${this.space} ${name}`, this.placement);
   }
 
   facts() {
@@ -63,7 +65,7 @@ class Layout {
 
   // Asked for each request, answered from memory but for the first one of an isolate.
   async settleOnce() {
-    const key = `${this.space}${this.name}/${this.shards}`;
+    const key = `${this.space}${this.name}/${this.shards}/${this.placement.jurisdiction ?? ""}`;
     if (settledLayouts.has(key)) return;
     await this.settle();
     settledLayouts.add(key);
