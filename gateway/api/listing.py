@@ -8,7 +8,6 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 
 import msgspec
-import structlog
 from aiohttp import web
 from msgspec import Raw, Struct
 
@@ -23,6 +22,7 @@ from tidings.gateway.http.problems import Handler, Problem, bad_request, busy
 from tidings.gateway.push.pages import cursor_behind, persist
 from tidings.storage.clock import SYSTEM_CLOCK
 from tidings.storage.errors import StorageError
+from tidings.storage.loggers import get_logger
 from tidings.storage.prediction import GROUP, Prediction, Status, is_group, valid_id
 from tidings.storage.store import Query, Stored, matches
 from tidings.storage.wrappers.cache import CachedStore
@@ -46,7 +46,7 @@ STREAM_PAGE = 100
 _STATUSES = frozenset(status.value for status in Status)
 
 
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 
 
 class Listed(Struct, frozen=True, kw_only=True):
