@@ -85,6 +85,11 @@ PARAMETERS: dict[str, Schema] = {
         "description": "`true`: the answer has `counts`, of the filters without status and text",
         "schema": {"enum": ["true"]},
     },
+    "createdAfter": {
+        "in": "query",
+        "description": "Created at this time or later: ISO 8601, or ms since the epoch",
+    },
+    "createdBefore": {"in": "query", "description": "Created before this time"},
     "format": {
         "in": "query",
         "description": "`ndjson`: whole records, one a line. With `limit` a page, whose header "

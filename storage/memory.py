@@ -15,6 +15,7 @@ from tidings.storage.cursor import ListingPlace, decode_cursor, encode_cursor
 from tidings.storage.errors import StoreMisconfigured
 from tidings.storage.prediction import Prediction
 from tidings.storage.store import (
+    TIMED,
     Capabilities,
     Conflict,
     Outcome,
@@ -46,7 +47,7 @@ class MemoryStore(PredictionStore):
     """
 
     name = "memory"
-    capabilities = Capabilities(durable=False)
+    capabilities = Capabilities(durable=False, filters=TIMED.filters)
 
     def __init__(self, *, clock: Clock = SYSTEM_CLOCK) -> None:
         self._clock = clock

@@ -112,6 +112,10 @@ class Query(Struct, frozen=True, kw_only=True):
     tag: str | None = None
     owners: tuple[str, ...] | None = None
     """Any of these owners."""
+    created_after: int | None = None
+    """Created at this time (ms) or later."""
+    created_before: int | None = None
+    """Created before this time (ms)."""
     limit: int = 50
     cursor: str | None = None
     """From the page before. A cursor is opaque, and stable while records come and go."""
@@ -148,6 +152,12 @@ class Capabilities(Struct, frozen=True, kw_only=True):
     """Names of the `Query` filters that it lists by; empty with `lists` False: it cannot list at
     all."""
     lists: bool = True
+
+
+TIMES = frozenset({"created_after", "created_before"})
+"""The filters by time, which stores that list from their own indexes have."""
+TIMED = Capabilities(filters=Capabilities().filters | TIMES)
+"""Of a store that has all filters."""
 
 
 class Ownership(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -286,4 +296,6 @@ def matches(query: Query, record: Prediction) -> bool:
         and (query.owners is None or record.owner in query.owners)
         and (query.model is None or record.model == query.model)
         and (query.tag is None or query.tag in record.tags)
+        and (query.created_after is None or record.created_at >= query.created_after)
+        and (query.created_before is None or record.created_at < query.created_before)
     )

@@ -12,7 +12,7 @@ from aiohttp import web
 from msgspec import Raw, Struct
 
 from tidings.gateway.api.predictions import DEGRADED, may_read
-from tidings.gateway.api.search import LOOKED_THROUGH, SEARCH_SECONDS, Search, counted
+from tidings.gateway.api.search import LOOKED_THROUGH, SEARCH_SECONDS, Search, counted, time_of
 from tidings.gateway.auth.cursor_seal import CursorSeal
 from tidings.gateway.auth.permissions import Permissions
 from tidings.gateway.auth.request_guard import RequestGuard
@@ -37,7 +37,9 @@ PAGE_BYTES = 4 * 1024 * 1024
 """Bytes of records in one answer."""
 
 _FILTERS = frozenset({"status", "owner", "model", "tag"})
-_PARAMETERS = _FILTERS | {"limit", "cursor", "text", "count", "kind", "format"}
+_TIMES = {"createdAfter": "created_after", "createdBefore": "created_before"}
+"""Parameters with a time, and the store's filters."""
+_PARAMETERS = _FILTERS | _TIMES.keys() | {"limit", "cursor", "text", "count", "kind", "format"}
 NDJSON = "application/x-ndjson"
 NEXT_CURSOR = "Tidings-Next-Cursor"
 """The header with the cursor of the next page of lines."""
@@ -80,11 +82,11 @@ def parse_query(parameters: Mapping[str, str], filters: frozenset[str]) -> Query
                 "Unknown parameter",
                 f"{name[:64]!r} is no parameter of a list; use {', '.join(sorted(_PARAMETERS))}.",
             )
-        if name in _FILTERS and name not in filters:
+        if name in _FILTERS | _TIMES.keys() and _TIMES.get(name, name) not in filters:
             raise bad_request(
                 "Unsupported filter",
                 f"This store cannot list by {name}; it can by "
-                f"{', '.join(sorted(filters)) or 'nothing'}.",
+                f"{', '.join(_wire(filters)) or 'nothing'}.",
             )
     status = parameters.get("status")
     if status is not None and status not in _STATUSES:
@@ -96,9 +98,17 @@ def parse_query(parameters: Mapping[str, str], filters: frozenset[str]) -> Query
         owner=parameters.get("owner"),
         model=parameters.get("model"),
         tag=parameters.get("tag"),
+        created_after=time_of(parameters, "createdAfter"),
+        created_before=time_of(parameters, "createdBefore"),
         limit=limit_of(parameters.get("limit")),
         cursor=parameters.get("cursor") or None,
     )
+
+
+def _wire(filters: frozenset[str]) -> list[str]:
+    """Filters as parameters are named."""
+    names = {stored: name for name, stored in _TIMES.items()}
+    return sorted(names.get(one, one) for one in filters)
 
 
 def list_handler(

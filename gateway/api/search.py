@@ -1,10 +1,12 @@
-"""Words in lists, and how many records a list has.
+"""Words and times in lists, and how many records a list has.
 
 Every store is searched alike: its pages are read one after the other, and a record is looked at
 without decoding more than its id and prompt. A search is bounded in records and in time; the cursor
 of its answer goes on.
 """
 
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
@@ -78,6 +80,23 @@ class Search:
 
     def _in_payload(self, payload: Any) -> bool:
         return isinstance(payload, dict) and self._in(payload.get("prompt"))
+
+
+def time_of(parameters: Mapping[str, str], name: str) -> int | None:
+    """A time in ms, given so or by ISO 8601 (without a zone: UTC); raises a 400."""
+    given = parameters.get(name)
+    if given is None:
+        return None
+    if given.isascii() and given.isdecimal() and len(given) <= 15:
+        return int(given)
+    try:
+        moment = datetime.fromisoformat(given.replace(" ", "+"))  # a plus sign is a space in a URL
+    except ValueError:
+        raise bad_request(
+            "Bad time", f"{name} is {given[:40]!r}; say 2026-01-31T12:00Z, or ms since the epoch."
+        ) from None
+    moment = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+    return int(moment.timestamp() * 1000)
 
 
 async def counted(store: CachedStore, query: Query | None, caller: str | None) -> bytes:

@@ -45,6 +45,10 @@ def _filtered(query: Query, now: int) -> tuple[list[str], list[Any]]:
             add(name + " = {}", value)
     if query.tag is not None:
         add("tags @> ARRAY[{}::text]", query.tag)
+    if query.created_after is not None:
+        add("created_at >= {}::bigint", query.created_after)
+    if query.created_before is not None:
+        add("created_at < {}::bigint", query.created_before)
     if query.owners is not None:
         add("owner = ANY({}::text[])", query.owners)
     return conditions, values

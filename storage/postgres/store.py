@@ -21,7 +21,7 @@ from tidings.storage.postgres.pool import Connections
 from tidings.storage.postgres.schema import FORMAT, Statements, prepare
 from tidings.storage.prediction import Status, Tombstone
 from tidings.storage.store import (
-    Capabilities,
+    TIMED,
     Conflict,
     Outcome,
     Ownership,
@@ -58,7 +58,7 @@ class PostgresStore(PredictionStore):
     """Opened with `await PostgresStore.open(url)`."""
 
     name = "postgres"
-    capabilities = Capabilities()
+    capabilities = TIMED
 
     def __init__(self, address: PostgresAddress, *, clock: Clock) -> None:
         self._address = address

@@ -22,7 +22,7 @@ from tidings.storage.prediction import Status
 from tidings.storage.sqlite.schema import FORMAT, GET, LOAD, SWEEP, in_use, open_reader
 from tidings.storage.sqlite.writer import SqliteWriter
 from tidings.storage.store import (
-    Capabilities,
+    TIMED,
     Outcome,
     Ownership,
     Page,
@@ -47,7 +47,7 @@ class SqliteStore(PredictionStore):
     """Opened with `await SqliteStore.open(url)`."""
 
     name = "sqlite"
-    capabilities = Capabilities()
+    capabilities = TIMED
 
     def __init__(self, path: Path, writer: SqliteWriter, *, clock: Clock) -> None:
         self.path = path
@@ -294,6 +294,12 @@ def _filtered(query: Query, now: int) -> tuple[str, str, list[str], dict[str, An
         if (value := getattr(query, name)) is not None:
             conditions.append(f"p.{name} = :{name}")
             values[name] = value
+    if query.created_after is not None:
+        conditions.append(f"{by}.created_at >= :after")
+        values["after"] = query.created_after
+    if query.created_before is not None:
+        conditions.append(f"{by}.created_at < :before")
+        values["before"] = query.created_before
     if owners is not None:
         conditions.append("p.owner IN (SELECT value FROM json_each(:owners))")
         values["owners"] = _to_json(owners).decode()

@@ -18,6 +18,7 @@ from tidings.storage.prediction import Standing
 from tidings.storage.resilience.backoff import Backoff
 from tidings.storage.resilience.circuit_breaker import CircuitBreaker
 from tidings.storage.store import (
+    TIMES,
     Conflict,
     Outcome,
     Ownership,
@@ -67,7 +68,11 @@ class FallbackStore(PredictionStore):
         self.store = store
         self.fallback = fallback
         self.name = store.name
-        self.capabilities = store.capabilities
+        # The copy has to list by what is asked for, too. Other filters it refuses itself.
+        missing = TIMES - fallback.capabilities.filters
+        self.capabilities = structs.replace(
+            store.capabilities, filters=store.capabilities.filters - missing
+        )
         self._breaker = CircuitBreaker(FAILURES, REST, window=WINDOW)
         self._clock = clock
         self._patience = patience

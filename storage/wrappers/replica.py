@@ -18,6 +18,7 @@ from tidings.storage.clock import SYSTEM_CLOCK, Clock
 from tidings.storage.cursor import ListingPlace, decode_cursor, encode_cursor
 from tidings.storage.prediction import decode
 from tidings.storage.store import (
+    TIMED,
     Capabilities,
     Outcome,
     Page,
@@ -54,7 +55,9 @@ class Replica(CachedStore):
 
     def __init__(self, store: PredictionStore, *, clock: Clock = SYSTEM_CLOCK) -> None:
         super().__init__(store, clock=clock)
-        self.capabilities = Capabilities(compare_and_set=False, durable=store.capabilities.durable)
+        self.capabilities = Capabilities(
+            compare_and_set=False, durable=store.capabilities.durable, filters=TIMED.filters
+        )
         self._records: dict[str, Stored] = {}
         self._places: list[ListingPlace] = []
         self._created: dict[str, int] = {}
@@ -172,4 +175,5 @@ def _matches(query: Query, stored: Stored) -> bool:
         return False
     if query.owners is not None and stored.owner not in query.owners:
         return False
-    return (query.model is None and query.tag is None) or matches(query, decode(stored.encoded))
+    decoded = (query.model, query.tag, query.created_after, query.created_before)
+    return decoded == (None,) * 4 or matches(query, decode(stored.encoded))

@@ -13,6 +13,7 @@ from tidings.cli.support.progress import ProgressBar
 from tidings.config.settings import Settings
 
 FILTERS = ("status", "owner", "model", "tag", "text", "kind")
+"""Those that are words."""
 COLUMNS = (
     "predictionId",
     "kind",
@@ -56,6 +57,13 @@ def register(commands: command.Commands) -> None:
     parser.add_argument("--tag", help="with this tag alone")
     parser.add_argument("--text", metavar="WORDS", help="with these words in id or prompt")
     parser.add_argument(
+        "--from",
+        dest="since",
+        metavar="TIME",
+        help="created then or later: 2026-01-31T12:00Z, or ms",
+    )
+    parser.add_argument("--until", metavar="TIME", help="created before then")
+    parser.add_argument(
         "--groups", dest="kind", action="store_const", const="group", help="groups, not predictions"
     )
     parser.add_argument("--out", metavar="FILE", default="-", help="a new file; -: standard output")
@@ -94,6 +102,12 @@ async def _export(arguments: Namespace, settings: Settings, out: IO[str]) -> int
     url = arguments.url or service_access.url_of(settings)
     await service_access.check_reachable(url)
     filters = {name: getattr(arguments, name) for name in FILTERS}
+    for name, flag, given in (
+        ("createdAfter", "--from", arguments.since),
+        ("createdBefore", "--until", arguments.until),
+    ):
+        moment = command.parse_time(flag, given)
+        filters[name] = None if moment is None else str(moment)
     try:
         client = Client(url, service_access.chosen_token(arguments, settings))
     except ValueError as error:
@@ -103,7 +117,7 @@ async def _export(arguments: Namespace, settings: Settings, out: IO[str]) -> int
     try:
         async with client:
             with ProgressBar("Exporting", "predictions", quiet=arguments.as_json) as bar:
-                total = await client.count(**filters) or 0
+                total = await client.count(**filters)
                 async for lines in client.export_lines(**filters):
                     for line in lines:
                         if table is None:
@@ -111,7 +125,7 @@ async def _export(arguments: Namespace, settings: Settings, out: IO[str]) -> int
                         else:
                             table.write(line)
                     count += len(lines)
-                    bar.update(count, max(total, count))
+                    bar.update(count, None if total is None else max(total, count))
     except ClientError as error:
         raise command.Failure(str(error)) from None
     return count

@@ -6,6 +6,7 @@ from typing import Any
 import httpx
 import msgspec
 
+from tidings.client.answers import camel
 from tidings.storage.prediction import Prediction, decode
 
 PAGE = 500
@@ -14,6 +15,7 @@ PAGE = 500
 
 class _Counts(msgspec.Struct):
     total: int
+    complete: bool
 
 
 class _Counted(msgspec.Struct):
@@ -35,22 +37,22 @@ class ExportCalls:
     ) -> httpx.Response:
         raise NotImplementedError
 
-    async def export(self, **filters: str | None) -> AsyncIterator[Prediction]:
+    async def export(self, **filters: str | int | None) -> AsyncIterator[Prediction]:
         """Every prediction that passes the filters, newest first, with its text.
 
         A page is in memory at a time, and one that is lost on the way is asked for again.
 
         Args:
             **filters: `status`, `owner`, `model`, `tag`, `text` (words of the prompt), `kind`
-                (`group`).
+                (`group`), `created_after` and `created_before` (ms since the epoch).
         """
         async for lines in self.export_lines(**filters):
             for line in lines:
                 yield decode(line)
 
-    async def export_lines(self, **filters: str | None) -> AsyncIterator[list[bytes]]:
+    async def export_lines(self, **filters: str | int | None) -> AsyncIterator[list[bytes]]:
         """As `export`, page by page, each record as the JSON that the service holds."""
-        query = {name: value for name, value in filters.items() if value is not None}
+        query = {camel(name): str(one) for name, one in filters.items() if one is not None}
         query |= {"format": "ndjson", "limit": str(PAGE)}
         while True:
             answer = await self._request("GET", "/api/predictions", query=query)
@@ -60,10 +62,10 @@ class ExportCalls:
                 return
             query["cursor"] = cursor
 
-    async def count(self, **filters: str | None) -> int | None:
-        """How many predictions pass the filters, at least; None: the service cannot tell."""
-        query = {name: value for name, value in filters.items() if value is not None}
+    async def count(self, **filters: str | int | None) -> int | None:
+        """How many predictions pass the filters; None: the service cannot tell, or not of so many."""
+        query = {camel(name): str(one) for name, one in filters.items() if one is not None}
         query |= {"count": "true", "limit": "1"}
         answer = await self._request("GET", "/api/predictions", query=query)
         counts = msgspec.json.decode(answer.content, type=_Counted).counts
-        return None if counts is None else counts.total
+        return counts.total if counts is not None and counts.complete else None

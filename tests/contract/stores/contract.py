@@ -408,6 +408,26 @@ class Listing:
         await store.write([writing(prediction(two, 2, owner=theirs, tags=("other",)), 1)])
         assert await found(tag=tag) in ({three}, None)
 
+    async def test_filters_by_time(self, store: PredictionStore) -> None:
+        """From a time on, and before one, with any other filter, over pages and in counts."""
+        needs_filter(store, "owner", "tag", "created_after", "created_before")
+        mine, tag = fresh(), fresh()
+        ids = [f"{mine}{number}" for number in range(6)]
+        await store.write(
+            [
+                creation(one, owner=mine, tags=(tag,), created_at=1_000 + number)
+                for number, one in enumerate(ids)
+            ]
+        )
+        for by in ({"owner": mine}, {"tag": tag}):
+            late: dict[str, Any] = {**by, "created_after": 1_002}
+            assert await everything(store, late, 2) == ids[:1:-1]
+            assert await everything(store, {**late, "created_before": 1_005}, 2) == ids[4:1:-1]
+            assert await everything(store, {**by, "created_before": 1_001}, 2) == ids[:1]
+            assert await everything(store, {**by, "created_after": 1_006}, 2) == []
+            counts = await store.count(Query(**late), 100)
+            assert counts is None or sum(counts.values()) == 4
+
     async def test_while_writing(self, store: PredictionStore) -> None:
         """A listing that goes on while records come, change and go: nothing twice, nothing missed that stood."""
         needs_filter(store, "owner")

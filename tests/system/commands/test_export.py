@@ -61,7 +61,10 @@ async def test_everything_is_exported_as_lines(tmp_path: Path) -> None:
         assert ended.json == {"exported": len(few), "file": "few.ndjson"}
         lines = (tmp_path / "few.ndjson").read_bytes().splitlines()
         assert lines == [encode(one) for one in few]
-        again = await tidings(tmp_path, *words, settings=here)
+        between = ("--from", "1764000000001", "--until", "2025-11-24T16:00:00.003")
+        ended = await tidings(tmp_path, "export", *between, settings=here)
+        assert ended.out.encode().splitlines() == [encode(record(2)), encode(record(1))]
+        again = await tidings(tmp_path, "export", "--out", "few.ndjson", settings=here)
         assert (again.code, "there already" in again.line) == (2, True)
 
 
@@ -85,3 +88,5 @@ async def test_the_client_exports(tmp_path: Path) -> None:
         found = [one async for one in client.export(owner="bob")]
         assert found == [one for one in records if one.owner == "bob"]
         assert await client.count(owner="bob") == len(found)
+        late = [one async for one in client.export(created_after=1_764_000_001_200)]
+        assert late == records[:3]

@@ -46,20 +46,23 @@ class ProgressBar:
         if self._rich is not None:
             self._rich.stop()
 
-    def update(self, done: int, total: int) -> None:
-        """Show how much is done."""
+    def update(self, done: int, total: int | None) -> None:
+        """Show how much is done, of how much: None where nobody knows."""
         if self._rich is not None:
             elapsed = max(1e-6, time.monotonic() - self._start)
-            rate, lag = f"{done / elapsed:,.0f} {self._unit}/s", f"{max(0, total - done):,} behind"
+            rate = f"{done / elapsed:,.0f} {self._unit}/s"
+            lag = "" if total is None else f"{max(0, total - done):,} behind"
             self._rich.update(self._task, completed=done, total=total, rate=rate, lag=lag)
         elif not self._quiet and time.monotonic() - self._said >= LINE_EVERY:
             self._said = time.monotonic()
             output.print_note(self.line(done, total))
 
-    def line(self, done: int, total: int) -> str:
+    def line(self, done: int, total: int | None) -> str:
         """The plain line."""
         elapsed = max(1e-6, time.monotonic() - self._start)
         rate = done / elapsed
+        if total is None:
+            return f"{self._title}: {done:,} {self._unit}, {rate:,.0f}/s"
         left = (
             f"{(total - done) / rate:.0f} s left"
             if rate > 0 and total >= done

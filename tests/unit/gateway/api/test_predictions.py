@@ -220,6 +220,27 @@ def listed_ids(answer: httpx.Response) -> list[str]:
     return [record["predictionId"] for record in answer.json()["data"]]
 
 
+async def test_a_list_is_bounded_in_time() -> None:
+    """`createdAfter` takes that time in, `createdBefore` does not; as ms, or as ISO 8601."""
+    begin = 1_764_000_000_000
+    async with serving() as (service, client):
+        for number in (0, 1, 2, 1000):
+            await service.put(at(number))
+        for query, expected in {
+            f"createdAfter={begin + 1}": ["p1000", "p02", "p01"],
+            f"createdBefore={begin + 1}": ["p00"],
+            f"createdAfter={begin + 1}&createdBefore={begin + 2}&format=ndjson&limit=9": ["p01"],
+            "createdAfter=2025-11-24T16:00:01Z": ["p1000"],
+            "createdAfter=2025-11-24T17:00:01%2B01:00": ["p1000"],
+            "createdBefore=2025-11-24T16:00:00": [],
+        }.items():
+            answer = await client.get(f"/api/predictions?{query}")
+            assert answer.status_code == 200, answer.text
+            text = answer.text if "data" in answer.text else f'{{"data":[{answer.text}]}}'
+            found = [record["predictionId"] for record in json.loads(text)["data"]]
+            assert found == expected, query
+
+
 async def test_words_are_searched_on_the_server() -> None:
     """Words of an id or a prompt narrow a list, whatever their case and the record's age."""
     async with serving() as (service, client):
@@ -349,6 +370,8 @@ async def test_a_list_says_how_many_there_are() -> None:
     "query",
     [
         "format=xml",
+        "createdAfter=yesterday",
+        "createdBefore=-1",
         "format=ndjson&count=true",
         "format=ndjson&cursor=x",
         "limit=0",
