@@ -170,6 +170,8 @@ class Prediction(Struct, frozen=True, gc=False, omit_defaults=True, rename="came
     """How it ended at its provider after its deadline had failed it here."""
     retries: Raw = ABSENT
     """How often, when and by whom it is tried again if it fails; a number or a policy."""
+    stream: bool | None = None
+    """The provider's stream is read, and the answer grows as `text`."""
     retry_of: str | None = None
     """The prediction that this one tries again."""
     retry_count: int | None = None

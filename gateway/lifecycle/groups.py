@@ -53,6 +53,7 @@ _SHARED = frozenset(
         "retries",
         "webhook",
         "webhookEvents",
+        "stream",
     }
 )
 """What an order may leave to the group."""

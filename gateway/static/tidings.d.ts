@@ -146,6 +146,7 @@ export interface NewPrediction {
   /** When it fails unless it has ended, in ms since the epoch. */
   deadline?: number;
   retries?: number | RetryPolicy;
+  stream?: boolean;
   /** Which server is told of its steps; the address itself is encrypted. */
   webhook?: string;
   /** The statuses that this server is told of; the last ones where it is left out. */

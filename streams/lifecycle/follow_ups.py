@@ -103,6 +103,7 @@ class FollowUps:
             estimatedTime=None if record.retried_with else record.estimated_time,
             deadline=self._moved(record.deadline, record),
             retries=record.retries,
+            stream=record.stream,
             retryCount=(record.retry_count or 0) + 1,
             group=record.group,
             index=record.index,

@@ -32,6 +32,8 @@ class Call(Struct, frozen=True, kw_only=True):
     url: str
     headers: Mapping[str, str]
     body: bytes = b""
+    first_event: bool = False
+    """Where the answer is an event stream, its first event is all that is waited for."""
 
     def __repr__(self) -> str:
         """Method and address alone."""
@@ -57,6 +59,8 @@ class Order(Struct, frozen=True, kw_only=True):
     """Where the provider is to report, token included."""
     timeout: int | None = None
     """Seconds after which the provider is to cancel it, where it can; None: it may take for ever."""
+    stream: bool = False
+    """The answer is to be read while it is written, where the provider can."""
     origin: Origin | None = None
     """What a provider is to carry that reports to one address for all (`OriginAware`)."""
 

@@ -99,6 +99,8 @@ class Event(
     deadline: Annotated[int, Meta(ge=EARLIEST, le=LATEST)] | None = None
     """When it fails unless it has ended, in ms. Of the type `deadline` the one that has passed."""
     retries: Raw = ABSENT
+    stream: bool | None = None
+    """`create`: the provider's stream is to be read."""
     kind: Literal["group"] | None = None
     group: str | None = None
     index: int | None = None

@@ -112,6 +112,13 @@ FIELDS = (
 
 CREATED = (
     Field("retries", Merge.CREATE, "RetryPolicy | number", json=True, create=True),
+    Field(
+        "stream",
+        Merge.CREATE,
+        "boolean",
+        "Its provider's stream is read, and the answer grows as `text`.",
+        create=True,
+    ),
     Field("retry_of", Merge.CREATE),
     Field("retry_count", Merge.CREATE, "number"),
     Field("group", Merge.CREATE),

@@ -17,7 +17,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from tidings.storage.prediction import Prediction, Producer, Status, TextPart, Tombstone
+from tidings.storage.prediction import ABSENT, Prediction, Producer, Status, TextPart, Tombstone
 from tidings.streams.log.protocol import Place
 from tidings.streams.rules.decision import (
     Applied,
@@ -223,12 +223,14 @@ class _Piece:
         """Once it has ended: nothing is added; that something is missing is noted once."""
         stands, changes = self.stands, self.changes
         known = self.event.offset is not None and self.end <= self.length
-        refusal: RefusalCode = "text-closed" if stands.text_closed else "text-late"
+        # Where the provider's stream is read, the provider's word for the end is the last one.
+        closed = stands.text_closed or bool(stands.stream)
+        refusal: RefusalCode = "text-closed" if closed else "text-late"
         if known or not self.data:
             if known and not self._overlaps():
                 return self._mismatch()
-            refusal = "stale" if known or not stands.text_closed else "text-closed"
-        elif not stands.text_closed and stands.text_missing is None:
+            refusal = "stale" if known or not closed else "text-closed"
+        elif not closed and stands.text_missing is None:
             changes["text_missing"] = self.end
             reason = f"a piece up to byte {self.end} after the end, whose text has {self.length}"
             decision = applied(stands, changes, self.event, position, log)
@@ -360,8 +362,12 @@ def report_text(
         if final or not (given.length < old.length and begins_with(old, given)):
             new = given
             _replace_text(current, old, new, changes, final=final)
-    if output is not None and "output" in changes and grow(EMPTY, output)[0] == new:
-        del changes["output"]
+    if output is not None and ("output" in changes or current.output):
+        said = grow(EMPTY, output)[0]
+        if said == new and current.output:
+            changes["output"] = ABSENT  # what came of it before there was a text goes, too
+        elif said == new or (not final and said.length and begins_with(new, said)):
+            changes.pop("output", None)
     return Whole(None, contents)
 
 

@@ -327,6 +327,7 @@ class Submitter:
             prompt=prompt,
             webhook=webhook,
             timeout=_seconds_left(record),
+            stream=bool(record.stream),
             origin=origin,
         )
         try:

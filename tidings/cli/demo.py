@@ -3,8 +3,6 @@
 import asyncio
 import contextlib
 import os
-import re
-import uuid
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,24 +28,10 @@ PROMPTS: tuple[tuple[str, float, dict[str, Any]], ...] = (
 )
 """What is started: prompt, seconds that it takes, and more of the input."""
 
-ANSWER = """**How does a lighthouse work?**
-
-A lighthouse shows ships where they are. Three things make it work:
-
-1. *A lamp.* It once burned oil; today it is an LED of a few hundred watts.
-2. *A lens.* Fresnel's lens of 1822 bends the light of a whole room into one beam, which is seen 40 kilometres away.
-3. *A rhythm.* Each tower has its own: two flashes every ten seconds say "you are off this cape, and no other".
-
-```python
-def flash(at: float) -> bool:
-    return at % 10 < 0.3 or 2 < at % 10 < 2.3
-```
-
-Sailors look the rhythm up in a list of lights. <b>Nothing here is HTML</b>: a page shows an answer as it was written.
-"""
-"""What the answer that grows beside the pictures says."""
-PER_WORD = 0.12
-"""Seconds per word of it."""
+WRITER = "tidings-demo/writer"
+QUESTION = "How does a lighthouse work?"
+WRITING = 16.0
+"""Seconds that an answer takes which grows beside the pictures."""
 
 APART = 0.7
 """Seconds between two predictions."""
@@ -138,36 +122,29 @@ async def _start_some(
     """Start the predictions, then one `every` so many seconds; 0: now and then while anybody watches."""
     headers = {"Authorization": f"Bearer {keys[0]}"} if keys else {}
     url = f"http://127.0.0.1:{port}/api"
-    answers: set[asyncio.Task[None]] = set()
 
-    async def start(prompt: str, payload: dict[str, Any]) -> None:
+    async def start(prompt: str, payload: dict[str, Any], **more: Any) -> None:
         order = {"provider": "replicate", "model": MODEL, "prompt": prompt, "payload": payload}
-        answer = await http.post(f"{url}/predictions", json=order, headers=headers)
+        answer = await http.post(f"{url}/predictions", json={**order, **more}, headers=headers)
         answer.raise_for_status()
 
-    def write() -> None:
-        task = asyncio.create_task(_answer(port, keys))
-        answers.add(task)
-        task.add_done_callback(answers.discard)
+    async def write() -> None:
+        await start(QUESTION, {"duration": WRITING}, model=WRITER, stream=True)
 
-    try:
-        for seed, (prompt, duration, more) in enumerate(PROMPTS):
-            await start(prompt, {"seed": seed, "duration": duration, **more})
-            if seed == 1:
-                write()
-            await asyncio.sleep(APART)
-        number = 0
-        while True:
-            await asyncio.sleep(every or WATCHED_EVERY)
-            if every or await _watched(http, url, headers):
-                number += 1
-                if number % 3 == 0:
-                    write()
-                prompt, duration = MORE[number % len(MORE)]
-                await start(prompt, {"seed": 100 + number, "duration": duration})
-    finally:
-        for task in answers:
-            task.cancel()
+    for seed, (prompt, duration, more) in enumerate(PROMPTS):
+        await start(prompt, {"seed": seed, "duration": duration, **more})
+        if seed == 1:
+            await write()
+        await asyncio.sleep(APART)
+    number = 0
+    while True:
+        await asyncio.sleep(every or WATCHED_EVERY)
+        if every or await _watched(http, url, headers):
+            number += 1
+            if number % 3 == 0:
+                await write()
+            prompt, duration = MORE[number % len(MORE)]
+            await start(prompt, {"seed": 100 + number, "duration": duration})
 
 
 async def _watched(http: "httpx.AsyncClient", url: str, headers: dict[str, str]) -> bool:
@@ -177,16 +154,3 @@ async def _watched(http: "httpx.AsyncClient", url: str, headers: dict[str, str])
         return False
     gateway = answer.json()["data"]["gateway"]
     return bool(gateway["sessions"] or gateway.get("streams"))
-
-
-async def _answer(port: int, keys: "Sequence[str]") -> None:
-    """Write an answer word by word, as a service does that streams one from a model."""
-    from tidings.client.client import Client
-    from tidings.client.errors import ClientError
-
-    async with Client(f"http://127.0.0.1:{port}", keys[0] if keys else None) as client:
-        with contextlib.suppress(ClientError):  # somebody canceled it
-            async with client.text(f"answer-{uuid.uuid4().hex[:8]}") as text:
-                for word in re.findall(r"\S+\s*", ANSWER):
-                    await text.write(word)
-                    await asyncio.sleep(PER_WORD)

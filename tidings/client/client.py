@@ -263,6 +263,7 @@ class Client(GroupCalls, ExportCalls):
         deadline: int | None = None,
         timeout: float | None = None,
         retries: int | RetryPolicy | Mapping[str, Any] | None = None,
+        stream: bool | None = None,
         webhook: str | None = None,
         webhook_events: Sequence[str] | None = None,
         prediction_id: str | None = None,
@@ -281,6 +282,7 @@ class Client(GroupCalls, ExportCalls):
             deadline: When it fails unless it has ended, in ms since the epoch.
             timeout: Milliseconds that it may take, in the place of a deadline.
             retries: How often it is tried again if it fails, or a whole policy.
+            stream: Read the provider's stream, so that the answer grows as `text`.
             webhook: The https address of a server that is told of its end, signed.
             webhook_events: The statuses that it is told of instead.
             prediction_id: Its id; None: the service chooses one.
@@ -304,6 +306,7 @@ class Client(GroupCalls, ExportCalls):
             "deadline": deadline,
             "timeout": timeout,
             "retries": retries,
+            "stream": stream,
             "webhook": webhook,
             "webhookEvents": None if webhook_events is None else list(webhook_events),
             "predictionId": prediction_id,

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import re
 import secrets
 import time
 from collections.abc import Callable
@@ -9,9 +10,12 @@ from collections.abc import Callable
 from msgspec import Raw
 
 from tidings.demo import jobs
+from tidings.demo.answer import ANSWER
 from tidings.demo.deliveries import Deliveries
 from tidings.demo.jobs import Job, News
 
+WRITER = "/writer"
+"""How the names of models end that write an answer instead of drawing a picture."""
 MAX_JOBS = 100_000
 """Predictions remembered; the oldest finished ones go first."""
 
@@ -56,11 +60,15 @@ class JobRunner:
         """Start a prediction."""
         wishes = jobs.read_wishes(payload)
         duration = self._duration if wishes.duration is None else wishes.duration
+        say = wishes.say
+        if say is None and model.endswith(WRITER):
+            say = ANSWER
         job = Job(
             id=jobs.new_id(),
             model=model,
             input=Raw(bytes(payload)),
             wishes=wishes,
+            words=tuple(re.findall(r"\s*\S+\s*", say or "")),
             steps=min(200, max(1, wishes.steps or self._steps)),
             duration=min(3600.0, max(0.0, duration)),
             created=time.time(),

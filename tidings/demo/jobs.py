@@ -31,6 +31,8 @@ class Wishes(Struct, frozen=True):
     steps: int | None = None
     duration: float | None = None
     """Seconds."""
+    say: str | None = None
+    """Write this, word by word, instead of drawing."""
     fail: str | None = None
     """Fail with this message instead."""
 
@@ -46,6 +48,12 @@ class Job:
     steps: int
     duration: float
     created: float
+    words: tuple[str, ...] = ()
+    """What it writes; of a picture none."""
+    written: int = 0
+    """Words so far."""
+    grown: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set, and replaced, with each word and at the end."""
     noise: int = 0
     """Bytes of logs beyond the ordinary."""
     status: str = "starting"
@@ -67,6 +75,8 @@ class Job:
     @property
     def picture(self) -> str | None:
         """The name of its newest picture's file."""
+        if self.words:
+            return None
         if self.status == "succeeded":
             return "out-0.png"
         return f"step-{self.step}.png" if self.status == "processing" and self.step else None
@@ -122,7 +132,9 @@ async def run(job: Job, tell: Callable[[Job, News], None]) -> None:
         seed = job.wishes.seed if job.wishes.seed is not None else _random.randrange(2**31)
         job.logs = f"Using seed: {seed}\nGenerating...\n" + "x" * job.noise
         tell(job, News.START)
-    while job.step < job.steps and not job.stop.is_set():
+    if job.words:
+        await _write(job)
+    while not job.words and job.step < job.steps and not job.stop.is_set():
         await _wait(job, pause)
         if job.stop.is_set():
             break
@@ -147,6 +159,25 @@ def _end(job: Job) -> None:
         job.status = "succeeded"
     job.finished = time.time()
     job.done.set()
+    _pulse(job)
+
+
+async def _write(job: Job) -> None:
+    """Write the words, and fail in the middle where that is wished."""
+    for _ in job.words:
+        await _wait(job, job.duration / len(job.words))
+        if job.stop.is_set():
+            return
+        if job.wishes.fail is not None and job.written * 2 >= len(job.words):
+            job.error = job.wishes.fail
+            return
+        job.written += 1
+        _pulse(job)
+
+
+def _pulse(job: Job) -> None:
+    job.grown.set()
+    job.grown = asyncio.Event()
 
 
 def _progress_line(job: Job) -> str:

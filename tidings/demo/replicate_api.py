@@ -11,7 +11,7 @@ import hmac
 import re
 import secrets
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Any
 
@@ -42,6 +42,7 @@ class _Asked(Struct, frozen=True):
     version: str
     webhook: str | None
     events: tuple[str, ...] | None
+    stream: bool = False
 
 
 class ReplicateApi:
@@ -52,6 +53,8 @@ class ReplicateApi:
         runner.on_news.append(self._tell)
         runner.on_forgotten.append(self._forget)
         self._asked: dict[str, _Asked] = {}
+        self.cut: Callable[[], bool] = lambda: False
+        """Whether a stream is cut before its next event."""
         self._key = base64.b64decode(runner.secret.removeprefix("whsec_"))
 
     def routes(self) -> list[tuple[str, str, Handler]]:
@@ -61,6 +64,7 @@ class ReplicateApi:
             ("POST", "/v1/models/{owner}/{model}/predictions", self._create),
             ("GET", "/v1/predictions", self._list),
             ("GET", "/v1/predictions/{id}", self._get),
+            ("GET", "/v1/streams/{id}", self._stream),
             ("POST", "/v1/predictions/{id}/cancel", self._cancel),
             ("GET", "/v1/webhooks/default/secret", self._secret),
         ]
@@ -117,6 +121,10 @@ class ReplicateApi:
             "created_at": _instant(job.created),
             "urls": {"cancel": f"{base}/cancel", "get": base},
         }
+        if job.words:
+            shown["output"] = None if gone else job.words[: job.written]
+            if asked.stream:
+                shown["urls"]["stream"] = f"{self._runner.url}/v1/streams/{job.id}"
         if job.started is not None:
             shown["started_at"] = _instant(job.started)
         if job.finished is not None:
@@ -158,7 +166,9 @@ class ReplicateApi:
             model, wanted.input, _deadline(request.headers.get("Cancel-After"))
         )
         events = wanted.webhook_events_filter
-        self._asked[job.id] = _Asked(wanted.version or "hidden", wanted.webhook, events)
+        self._asked[job.id] = _Asked(
+            wanted.version or "hidden", wanted.webhook, events, wanted.stream
+        )
         await _wait_for(job, request.headers.get("Prefer", ""))
         return answer(
             self.shown(job), 201, {"Location": f"{self._runner.url}/v1/predictions/{job.id}"}
@@ -169,6 +179,34 @@ class ReplicateApi:
             return refused
         job = self._find(request)
         return answer(self.shown(job)) if job is not None else _not_found()
+
+    async def _stream(self, request: web.Request) -> web.StreamResponse:
+        """The answer from its beginning, as it is written."""
+        if refused := self._unauthenticated(request):
+            return refused
+        job = self._find(request)
+        if job is None or not job.words or not self._asked[job.id].stream:
+            return _not_found()
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        sent = 0
+        while True:
+            grown = job.grown
+            while sent < job.written:
+                if self.cut() and request.transport is not None:
+                    request.transport.abort()
+                    return response
+                await response.write(_event("output", job.words[sent], f"{sent}:0"))
+                sent += 1
+            if job.terminal:
+                break
+            await grown.wait()
+        reasons = {"failed": '{"reason": "error"}', "canceled": '{"reason": "canceled"}'}
+        if job.error is not None:
+            detail = msgspec.json.encode({"detail": job.error}).decode()
+            await response.write(_event("error", detail, "error"))
+        await response.write(_event("done", reasons.get(job.status, "{}"), "done"))
+        return response
 
     async def _cancel(self, request: web.Request) -> web.StreamResponse:
         if refused := self._unauthenticated(request):
@@ -209,6 +247,12 @@ class ReplicateApi:
         if scheme.lower() in ("bearer", "token") and _same(token.strip(), [self._runner.token]):
             return None
         return problem(401, "Unauthenticated", "You did not pass a valid authentication token")
+
+
+def _event(kind: str, data: str, identity: str) -> bytes:
+    """An event as it is sent; data with line breaks is several lines."""
+    lines = "".join(f"data: {line}\n" for line in data.split("\n"))
+    return f"event: {kind}\nid: {identity}\n{lines}\n".encode()
 
 
 def _same(given: str, right: Iterable[str]) -> bool:

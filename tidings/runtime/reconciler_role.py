@@ -32,6 +32,7 @@ from tidings.streams.submission.reconcile_policy import Timeouts
 from tidings.streams.submission.reconciler import Reconciler, may_be_late, remember_unfinished
 from tidings.streams.submission.status_client import StatusClient
 from tidings.streams.submission.submitter import ChangeWaiter, Load, Submitter, WebhookUrl
+from tidings.streams.submission.text_readers import TextReaders
 from tidings.streams.submission.thin_webhooks import ThinWebhookReader
 from tidings.streams.submission.throttle import Limits, ProviderThrottle
 
@@ -131,6 +132,7 @@ class ProviderWork:
         )
         self.default_timeouts = DefaultTimeouts.parse(settings.timeouts)
         self.thin: ThinWebhookReader | None = None
+        self.texts: TextReaders | None = None
         self._reread = asyncio.Event()
         self.surveyed = asyncio.Event()
         """What is unfinished was read once."""
@@ -169,6 +171,8 @@ class ProviderWork:
             self.retries.notice(changes)
         if self.groups is not None:
             self.groups.notice(changes)
+        if self.texts is not None:
+            self.texts.notice(changes)
 
     def missed(self) -> None:
         """Changes were missed: what is unfinished is to be read again."""
@@ -187,7 +191,7 @@ class ProviderWork:
                     owes=owes,
                     also=[
                         one.remember
-                        for one in (self.deadlines, self.retries, self.groups)
+                        for one in (self.deadlines, self.retries, self.groups, self.texts)
                         if one is not None
                     ],
                 )
@@ -221,7 +225,16 @@ class ProviderWork:
         )
         self.groups = self._groups(self.reconciler, self.thin.mine)
         self.retries = self._retries(self.reconciler, self.groups, self.thin.mine)
+        self.texts = TextReaders(
+            self._load,
+            self._resources.providers,
+            self.throttles,
+            self.calls.stream,
+            self.publisher,
+            mine=self.thin.mine,
+        )
         work = [
+            self.texts.run(),
             self.thin.run(),
             self.reconciler.run(),
             self._remember(),
@@ -367,6 +380,8 @@ class ProviderWork:
             found["deadlines"] = {"waiting": len(self.deadlines), "told": self.deadlines.told}
         if self.retries is not None:
             found["retries"] = {"asked": self.retries.asked, "created": self.retries.created}
+        if self.texts is not None:
+            found["texts"] = {"read": len(self.texts), "appended": self.texts.appended}
         if self.groups is not None:
             found["groups"] = {"unfinished": len(self.groups), "created": self.groups.created}
         return found

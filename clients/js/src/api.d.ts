@@ -46,6 +46,7 @@ export interface Prediction {
   errorCode?: string;
   lateStatus?: Status;
   retries?: number | RetryPolicy;
+  stream?: boolean;
   retryOf?: string;
   retryCount?: number;
   retriedAs?: string;
@@ -139,6 +140,7 @@ export interface NewPrediction {
   estimatedTime?: number;
   deadline?: number;
   retries?: number | RetryPolicy;
+  stream?: boolean;
   webhook?: string;
   webhookEvents?: ("starting" | "processing" | "succeeded" | "failed" | "canceled")[];
   timeout?: number;
@@ -209,7 +211,7 @@ export interface Ping {
 }
 
 export interface NewGroup {
-  orders: ({ payload?: unknown; prompt?: string | LargeField; model?: string; provider?: string; tags?: string[]; estimatedTime?: number; deadline?: number; retries?: number | RetryPolicy; webhook?: string; webhookEvents?: ("starting" | "processing" | "succeeded" | "failed" | "canceled")[]; timeout?: number; })[];
+  orders: ({ payload?: unknown; prompt?: string | LargeField; model?: string; provider?: string; tags?: string[]; estimatedTime?: number; deadline?: number; retries?: number | RetryPolicy; stream?: boolean; webhook?: string; webhookEvents?: ("starting" | "processing" | "succeeded" | "failed" | "canceled")[]; timeout?: number; })[];
   payload?: unknown;
   prompt?: string | LargeField;
   model?: string;
@@ -218,6 +220,7 @@ export interface NewGroup {
   estimatedTime?: number;
   deadline?: number;
   retries?: number | RetryPolicy;
+  stream?: boolean;
   webhook?: string;
   webhookEvents?: ("starting" | "processing" | "succeeded" | "failed" | "canceled")[];
   timeout?: number;

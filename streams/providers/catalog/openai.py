@@ -34,7 +34,9 @@ from tidings.streams.providers.signatures.standard_webhooks import (
     open_keys,
     signed_headers,
 )
+from tidings.streams.providers.text_stream import StreamedPiece
 from tidings.streams.rules.event import Event, OtherResource
+from tidings.streams.support.event_stream import EventStreamReader, ServerEvent
 
 URL = "https://api.openai.com"
 
@@ -60,6 +62,17 @@ RESOURCES = frozenset({"response", "batch"})
 OTHER_IDS = ("video_", "ftjob", "evalrun_", "eval_", "rtc_", "call_", "file-", "file_", "img_")
 """How ids of other resources begin: where a response would be, nobody knows of them, which says
 nothing about them."""
+
+STREAM_ENDS = frozenset(
+    {
+        "response.completed",
+        "response.failed",
+        "response.incomplete",
+        "response.cancelled",
+        "error",
+    }
+)
+"""Events of a response's stream that nothing follows."""
 
 PREDICTION, ATTEMPT = "tidings_prediction_id", "tidings_attempt"
 """Members of the metadata."""
@@ -98,6 +111,19 @@ class _Marked(Struct, frozen=True, gc=False):
 _event = bodies.Reader(_Event)
 _marked = bodies.Reader(_Marked)
 _object = msgspec.json.Decoder(dict[str, Raw])
+
+
+class _Streamed(Struct, frozen=True, gc=False):
+    """An event of a response's stream."""
+
+    type: str = ""
+    sequence_number: int | None = None
+    delta: Raw = ABSENT
+    """Of other events than text no string."""
+    response: Raw = ABSENT
+
+
+_streamed = msgspec.json.Decoder(_Streamed)
 
 
 class _Content(Struct, frozen=True, gc=False):
@@ -250,6 +276,8 @@ class OpenAIApi(Struct, frozen=True):
         if "prompt" in fields and "input" not in fields and bytes(fields["prompt"])[:1] == b'"':
             fields["input"] = fields.pop("prompt")
         fields |= {"model": Raw(msgspec.json.encode(order.model)), "background": Raw(b"true")}
+        if order.stream:
+            fields["stream"] = Raw(b"true")  # or nothing of it could be streamed later
         if order.origin is not None:
             fields["metadata"] = _with(fields.get("metadata"), order.origin)
         return Call(
@@ -257,10 +285,13 @@ class OpenAIApi(Struct, frozen=True):
             url=address(self.url, "v1", "responses"),
             headers=self._headers() | {"Content-Type": "application/json"},
             body=msgspec.json.encode(fields),
+            first_event=order.stream,
         )
 
     def created(self, body: bytes) -> Submitted:
-        """The answer is the response as it stands."""
+        """The answer is the response as it stands, or a stream whose first event has it."""
+        if body.startswith((b"event:", b"data:")):
+            body = _first_response(body)
         found = _event.answer(body, "response")
         if not found.id:
             raise Unreadable("no response: it has no id")
@@ -292,6 +323,21 @@ class OpenAIApi(Struct, frozen=True):
         """Stop it."""
         return Call(method="POST", url=self._at(provider_id, "cancel"), headers=self._headers())
 
+    def stream(self, provider_id: str, urls: Raw, after: int | None) -> Call | None:
+        """The events of a response, after one of them."""
+        if provider_id.startswith("batch_"):
+            return None
+        query = "?stream=true" if after is None else f"?stream=true&starting_after={after}"
+        headers = self._headers() | {"Accept": "text/event-stream"}
+        return Call(method="GET", url=self._at(provider_id) + query, headers=headers)
+
+    def piece(self, event: ServerEvent) -> StreamedPiece:
+        """Text that comes in; how it ends says the webhook."""
+        found = _streamed.decode(event.data)
+        if found.type == "response.output_text.delta":
+            return StreamedPiece(msgspec.json.decode(found.delta, type=str), found.sequence_number)
+        return StreamedPiece("", found.sequence_number, found.type in STREAM_ENDS)
+
     def _headers(self) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.token}"}
 
@@ -300,6 +346,15 @@ class OpenAIApi(Struct, frozen=True):
             raise ValueError(f"{provider_id[:64]!r} is neither a response nor a batch")
         kind = "batches" if provider_id.startswith("batch_") else "responses"
         return address(self.url, "v1", kind, provider_id, *tail)
+
+
+def _first_response(body: bytes) -> bytes:
+    """The response in the first event of a stream; raises `Unreadable`."""
+    try:
+        events = EventStreamReader().feed(body)
+        return bytes(_streamed.decode(events[0].data).response)
+    except (IndexError, ValueError) as error:
+        raise Unreadable(f"no stream of a response: {error}") from None
 
 
 def _with(given: Raw | None, origin: Origin) -> Raw:

@@ -7,6 +7,7 @@ reference.
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Raw, Struct
@@ -32,9 +33,14 @@ from tidings.streams.providers.signatures.standard_webhooks import (
     open_keys,
     signed_headers,
 )
+from tidings.streams.providers.text_stream import NOTHING, StreamedPiece
 from tidings.streams.rules.event import Event
+from tidings.streams.support.event_stream import ServerEvent
 
 URL = "https://api.replicate.com"
+
+STREAM_HOSTS = (".replicate.com", ".replicate.net")
+"""How the names of the hosts end that its streams are read from (`stream.replicate.com`)."""
 
 CANCEL_AFTER = 5
 """Seconds, the least that its header `Cancel-After` takes (its HTTP API reference)."""
@@ -68,6 +74,7 @@ class _Prediction(Struct, frozen=True, gc=False):
 class _Urls(Struct, frozen=True):
     get: str | None = None
     cancel: str | None = None
+    stream: str | None = None
 
 
 class _Listed(Struct, frozen=True):
@@ -156,8 +163,13 @@ class ReplicateApi(Struct, frozen=True):
         if order.webhook is not None:
             body |= {
                 "webhook": order.webhook,
-                "webhook_events_filter": ["start", "output", "logs", "completed"],
+                # Of a stream the outputs come faster than by webhook, and logs repeat the output.
+                "webhook_events_filter": ["start", "completed"]
+                if order.stream
+                else ["start", "output", "logs", "completed"],
             }
+        if order.stream:
+            body["stream"] = True
         name, _, version = (
             order.model.rpartition(":") if ":" in order.model else (order.model, "", "")
         )
@@ -198,6 +210,26 @@ class ReplicateApi(Struct, frozen=True):
         url = self._at(urls, "cancel", provider_id, "cancel")
         return Call(method="POST", url=url, headers=self._headers())
 
+    def stream(self, provider_id: str, urls: Raw, after: int | None) -> Call | None:
+        """At `urls.stream`, where that is Replicate's; the token goes below our base URL alone.
+
+        It is read from its beginning each time.
+        """
+        found = _urls.peek(bytes(urls)) if urls else None
+        url = found.stream if found is not None else None
+        if url is None or not (is_at(url, self.url) or _is_stream_host(url)):
+            return None
+        headers = {"Accept": "text/event-stream", "Cache-Control": "no-store"}
+        if is_at(url, self.url):
+            headers |= self._headers()
+        return Call(method="GET", url=url, headers=headers)
+
+    def piece(self, event: ServerEvent) -> StreamedPiece:
+        """`output` has text, and `done` or `error` end it: how it ended says the webhook."""
+        if event.kind == "output":
+            return StreamedPiece(event.data)
+        return StreamedPiece(over=True) if event.kind in ("done", "error") else NOTHING
+
     def list(self, following: str | None = None) -> Call:
         """Newest first, a hundred a page."""
         url = address(self.url, "v1", "predictions")
@@ -231,6 +263,15 @@ class ReplicateApi(Struct, frozen=True):
         if isinstance(given, str) and is_at(given, self.url):
             return given
         return address(self.url, "v1", "predictions", provider_id, *tail)
+
+
+def _is_stream_host(url: str) -> bool:
+    """Whether an address is that of a stream on Replicate's own hosts, with TLS and the usual port."""
+    try:
+        host = urlsplit(url).hostname or ""
+    except ValueError:
+        return False
+    return host.endswith(STREAM_HOSTS) and is_at(url, f"https://{host}")
 
 
 def _milliseconds(moment: datetime | None) -> int | None:

@@ -34,6 +34,8 @@ class BadDays(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Calls that are carried out and whose answer never comes."""
     slow: Share = 0
     """Calls that take up to `slow_by` seconds longer."""
+    cut_streams: Share = 0
+    """Events of a stream before which it is cut."""
     huge: Share = 0
     """Predictions whose logs are `huge_bytes` long."""
     failing: Share = 0

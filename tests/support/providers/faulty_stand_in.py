@@ -81,6 +81,8 @@ class FaultyStandIn(StandIn):
         super().__init__(**options)
         first_retry = options.get("first_retry", 1.0)
         self.runner.deliveries = FaultyDeliveries(first_retry, self._dice, lambda: self.bad_days)
+        replicate, _ = self._apis
+        replicate.cut = lambda: self._dice.falls(self.bad_days.cut_streams)
         self._begin = self.runner.begin
         self.runner.begin = self._begin_struck  # type: ignore[method-assign]
 

@@ -1,6 +1,7 @@
 """OpenAI, Gemini and AssemblyAI over real HTTP, as far as they are asked in tests."""
 
 import asyncio
+import contextlib
 import json
 from typing import Any
 
@@ -24,6 +25,14 @@ class Upstream:
         self.elsewhere: list[str] = []
         self.resources: dict[str, dict[str, Any]] = {}
         self.status = 200
+        self.deltas: list[str] = []
+        """Of a response that is streamed."""
+        self.written = 10**6
+        """How many of them are written by now."""
+        self.cut_after: int | None = None
+        """The number of the event after which a stream is cut, once."""
+        self.streams: list[int | None] = []
+        """After which event each stream was asked for."""
         self.lost_answers = False
         """Creates are carried out, and nothing comes back."""
         self.held = asyncio.Event()
@@ -72,6 +81,8 @@ class Upstream:
             }
         self.resources[f"{request.path}/{own}"] = made
         await self.held.wait()
+        if order.get("stream"):
+            return await self._begun(request, made)
         if self.lost_answers:
             assert request.transport is not None
             request.transport.abort()
@@ -84,13 +95,50 @@ class Upstream:
             found["status"] = "cancelled"
         return web.json_response(found)
 
-    async def _get(self, request: web.Request) -> web.Response:
+    async def _begun(self, request: web.Request, made: dict[str, Any]) -> web.StreamResponse:
+        """The first event of a response that is streamed; the rest never ends here."""
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        said = {"type": "response.created", "sequence_number": 0, "response": made}
+        await response.write(f"event: response.created\ndata: {json.dumps(said)}\n\n".encode())
+        with contextlib.suppress(ConnectionError):
+            while True:  # an answer that goes on
+                await response.write(b": \n\n")
+                await asyncio.sleep(0.05)
+        return response
+
+    async def _stream(self, request: web.Request) -> web.StreamResponse:
+        """Deltas with the numbers from 1, after the one that was named."""
+        after = request.query.get("starting_after")
+        self.streams.append(None if after is None else int(after))
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        number = int(after or 0)
+        kind = "response.output_text.delta"
+        while number < len(self.deltas):
+            if number == self.cut_after and request.transport is not None:
+                self.cut_after = None
+                request.transport.abort()
+                return response
+            if number >= self.written:
+                await asyncio.sleep(0.01)
+                continue
+            said = {"type": kind, "sequence_number": number + 1, "delta": self.deltas[number]}
+            await response.write(f"event: {kind}\ndata: {json.dumps(said)}\n\n".encode())
+            number += 1
+        said = {"type": "response.completed", "sequence_number": number + 1}
+        await response.write(f"event: response.completed\ndata: {json.dumps(said)}\n\n".encode())
+        return response
+
+    async def _get(self, request: web.Request) -> web.StreamResponse:
         self._prove(request)
         self.asked.append(request.path)
         if self.status == 307:
             raise web.HTTPTemporaryRedirect(f"{self.url}/elsewhere")
         if self.status != 200:
             return web.Response(status=self.status)
+        if request.query.get("stream") == "true":
+            return await self._stream(request)
         found = self.resources.get(request.path)
         return web.json_response(
             found or {"error": {"message": "not found"}}, status=200 if found else 404

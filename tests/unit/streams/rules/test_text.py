@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import Raw
 
 from tests.support.streams.events import event, judge, record, run
 from tidings.storage.prediction import Prediction, Producer, Standing, Status, Tombstone
@@ -271,3 +272,30 @@ def test_owner_model_and_tags_stand_beside_a_piece() -> None:
     decision = judge(stands, piece("c", 2, owner="stranger"), 2)
     assert isinstance(decision, Rejected)
     assert decision.code == "owner"
+
+
+def test_a_late_piece_of_a_provider_that_is_read_is_no_dead_letter() -> None:
+    """The provider's word for the end is the last one: what its stream brings later is stale."""
+    stands = record(
+        event(type="create", stream=True), event(status="processing"), event(status="failed")
+    )
+    decision = judge(stands, piece("late", 0), 3)
+    assert isinstance(decision, Stale)
+    assert decision.refusal == "text-closed"
+
+
+def test_an_output_that_came_before_the_text_goes_with_it() -> None:
+    """An answer that was looked up, and then read as text, is not kept twice."""
+    stands = record(
+        event(type="create", stream=True),
+        event(status="processing", output=Raw(b'["ab"]')),
+        piece("ab", 0),
+        event(status="succeeded", output=Raw(b'["ab"]')),
+    )
+    assert (stands.text, bytes(stands.output)) == ("ab", b"")
+
+
+def test_a_partial_output_that_the_text_has_is_not_kept() -> None:
+    """While it runs a look at the provider brings what the text already has."""
+    stands = record(piece("abc", 0), event(status="processing", output=Raw(b'["a", "b"]')))
+    assert (stands.text, bytes(stands.output)) == ("abc", b"")
