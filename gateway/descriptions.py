@@ -47,6 +47,7 @@ PROPERTIES: dict[str, str] = {
     "assetsError": "Why its files, or some of them, could not be archived.",
     "errorCode": "Why it failed, for programs: `deadline`.",
     "lateStatus": "How it ended at its provider after its deadline had failed it here.",
+    "stream": "Read the provider's stream, so that the answer grows as `text`.",
     "retries": "How often it is tried again if it fails, or the policy that says so.",
     "retryOf": "The prediction that this one tries again.",
     "retryCount": "How many attempts there were before this one.",

@@ -366,7 +366,9 @@ def report_text(
         said = grow(EMPTY, output)[0]
         if said == new and current.output:
             changes["output"] = ABSENT  # what came of it before there was a text goes, too
-        elif said == new or (not final and said.length and begins_with(new, said)):
+        elif said == new or (
+            new.length and begins_with(new, said) and (not final or current.text_closed)
+        ):
             changes.pop("output", None)
     return Whole(None, contents)
 
