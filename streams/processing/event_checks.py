@@ -1,11 +1,18 @@
 """What each type of event needs beside what all have."""
 
 import msgspec
-from msgspec import Raw
+from msgspec import Raw, Struct
 
-from tidings.storage.prediction import MAX_ID_BYTES, valid_id
+from tidings.storage.prediction import MAX_ID_BYTES, Status, valid_id
 from tidings.streams.rules.event import LARGEST, Event, EventType, Poison
 from tidings.streams.rules.groups import MAX_MEMBERS, WAITING
+
+
+class SealedWebhook(Struct, frozen=True, forbid_unknown_fields=True):
+    """Its shape; who seals it is `streams/notifications/address.py`."""
+
+    host: str
+    sealed: str
 
 
 def check_type(event: Event) -> None:
@@ -27,8 +34,11 @@ def check_type(event: Event) -> None:
             raise Poison("bad-id", f"{event.successor[:80]!r} is no id of a next attempt")
         case EventType.MEMBER if event.index is None or event.status is None:
             raise Poison("missing-field", "member needs index and status")
-        case EventType.CREATE if event.kind is not None:
-            _check_group(event)
+        case EventType.CREATE:
+            if event.kind is not None:
+                _check_group(event)
+            if event.webhook or event.webhook_events:
+                _check_webhook(event)
         case EventType.REPAIR if event.version is not None and not 0 < event.version <= LARGEST:
             raise Poison(
                 "wrong-type", f"version {event.version} is none; a repair's is the live one and 1"
@@ -50,6 +60,19 @@ def _check_append(event: Event) -> None:
             "wrong-type",
             "a producer has an id of 1 to 256 characters, and an epoch and a seq of 0 or more",
         )
+
+
+def _check_webhook(event: Event) -> None:
+    """An address is sealed before it is appended: a plain one would be shown to every reader."""
+    try:
+        msgspec.json.decode(event.webhook or b"null", type=SealedWebhook | None)
+        msgspec.json.decode(event.webhook_events or b"[]", type=list[Status])
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        raise Poison(
+            "wrong-type",
+            "a webhook is an object with host and sealed, as POST /api/predictions makes it, and "
+            "webhookEvents a list of statuses",
+        ) from None
 
 
 def _check_group(event: Event) -> None:

@@ -89,24 +89,6 @@ FIELDS = (
         "When it fails unless it has ended, in ms since the epoch.",
         create=True,
     ),
-    Field(
-        "webhook",
-        Merge.ONCE,
-        "{ host: string; sealed: string }",
-        "Which server is told of its steps; the address itself is encrypted.",
-        json=True,
-        begins=b"{",
-        create=True,
-    ),
-    Field(
-        "webhook_events",
-        Merge.ONCE,
-        "Status[]",
-        "The statuses that this server is told of; the last ones where it is left out.",
-        json=True,
-        begins=b"[",
-        create=True,
-    ),
 )
 """In the order of the record's encoding."""
 
@@ -127,6 +109,24 @@ CREATED = (
     Field("member_status", Merge.CREATE),
     Field("members", Merge.CREATE, "LargeField", json=True, begins=b"[", large=True),
     Field("orders", Merge.CREATE, "LargeField", json=True, begins=b"[", large=True),
+    Field(
+        "webhook",
+        Merge.CREATE,
+        "{ host: string; sealed: string }",
+        "Which server is told of its steps; the address itself is encrypted.",
+        json=True,
+        begins=b"{",
+        create=True,
+    ),
+    Field(
+        "webhook_events",
+        Merge.CREATE,
+        "Status[]",
+        "The statuses that this server is told of; the last ones where it is left out.",
+        json=True,
+        begins=b"[",
+        create=True,
+    ),
 )
 """What a `create` says, and no report: nobody pays for these with each of their events."""
 

@@ -125,8 +125,6 @@ export interface Changes {
   estimatedTime?: number;
   generationTime?: number;
   deadline?: number;
-  webhook?: unknown;
-  webhookEvents?: unknown;
 }
 
 export interface NewPrediction {

@@ -224,6 +224,48 @@ async def _(service: SmallService, client: Client) -> httpx.Response:
     return await client.patch("/api/predictions/p1", json={"owner": "bob"})
 
 
+@provokes("webhooks-not-configured", 422, submitter=Taker())
+async def _(service: SmallService, client: Client) -> httpx.Response:
+    order = {**ORDER, "webhook": "https://example.com/hook"}
+    return await client.post("/api/predictions", json=order)
+
+
+PLAIN = {"Content-Type": "text/plain"}
+
+
+async def _ended(service: SmallService) -> None:
+    writers = [{"id": "w", "epoch": 1, "seq": 0}]
+    text = {"text": "abc", "textLength": 3, "textEpoch": 2, "textProducers": writers}
+    await service.put(prediction("p1", status="succeeded", **text))
+
+
+@provokes("text-closed", 409)
+async def _(service: SmallService, client: Client) -> httpx.Response:
+    await _ended(service)
+    return await client.post("/api/predictions/p1/text", content="d", headers=PLAIN)
+
+
+@provokes("content-type", 409)
+async def _(service: SmallService, client: Client) -> httpx.Response:
+    await _ended(service)
+    headers = {"Content-Type": "application/json"}
+    return await client.post("/api/predictions/p1/text", content="1", headers=headers)
+
+
+@provokes("producer-fenced", 403)
+async def _(service: SmallService, client: Client) -> httpx.Response:
+    await _ended(service)
+    older = {**PLAIN, "Producer-Id": "w", "Producer-Epoch": "0", "Producer-Seq": "1"}
+    return await client.post("/api/predictions/p1/text", content="d", headers=older)
+
+
+@provokes("replaced", 410)
+async def _(service: SmallService, client: Client) -> httpx.Response:
+    await _ended(service)
+    place = f"{1:010}_{1:016}"
+    return await client.get("/api/predictions/p1/text", params={"offset": place})
+
+
 @provokes("too-large", 413, max_body=100)
 async def _(service: SmallService, client: Client) -> httpx.Response:
     return await client.patch("/api/predictions/p1", json={"logs": "x" * 200})
