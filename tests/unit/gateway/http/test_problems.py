@@ -247,7 +247,7 @@ async def _(service: SmallService, client: Client) -> httpx.Response:
 
 @provokes("content-type", 409)
 async def _(service: SmallService, client: Client) -> httpx.Response:
-    await _ended(service)
+    await service.put(prediction("p1", text="abc", textLength=3))
     headers = {"Content-Type": "application/json"}
     return await client.post("/api/predictions/p1/text", content="1", headers=headers)
 
