@@ -66,10 +66,6 @@ export interface Prediction<Output = unknown> {
   generationTime?: number;
   /** When it fails unless it has ended, in ms since the epoch. */
   deadline?: number;
-  /** Which server is told of its steps; the address itself is encrypted. */
-  webhook?: { host: string; sealed: string };
-  /** The statuses that this server is told of; the last ones where it is left out. */
-  webhookEvents?: Status[];
   assetsError?: string;
   /** Why it failed, for programs. */
   errorCode?: string;
@@ -147,9 +143,7 @@ export interface NewPrediction {
   deadline?: number;
   retries?: number | RetryPolicy;
   stream?: boolean;
-  /** Which server is told of its steps; the address itself is encrypted. */
   webhook?: string;
-  /** The statuses that this server is told of; the last ones where it is left out. */
   webhookEvents?: ("starting" | "processing" | "succeeded" | "failed" | "canceled")[];
   /** Ms that it may take, in the place of a deadline. */
   timeout?: number;
