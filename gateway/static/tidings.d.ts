@@ -91,6 +91,12 @@ export interface Prediction<Output = unknown> {
   /** Of a group: references to its members' ids and orders. */
   members?: LargeField;
   orders?: LargeField;
+  /** Its text is read from its provider while it grows. */
+  stream?: boolean;
+  /** Which server is told of its steps; the address itself is encrypted. */
+  webhook?: { host: string; sealed: string };
+  /** The statuses that this server is told of; the last ones where it is left out. */
+  webhookEvents?: Status[];
   logsLength?: number;
   /** Bytes of the text in UTF-8. */
   textLength?: number;
