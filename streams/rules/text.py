@@ -210,7 +210,8 @@ class _Piece:
         stands, event, changes = self.stands, self.event, self.changes
         if event.text_closed:
             changes["text_closed"] = True
-            wanted = event.status or Status.SUCCEEDED
+            ends = event.status is not None and event.status.terminal
+            wanted = event.status if ends and event.status is not None else Status.SUCCEEDED
             return stepped(stands, wanted, changes, event, position, log, new=new)
         if new or stands.status is Status.STARTING:
             return stepped(stands, Status.PROCESSING, changes, event, position, log, new=new)
@@ -344,6 +345,8 @@ def report_text(
         changes: What the report changes so far; the text's fields are added.
         final: Whether the report tells the end, or the prediction has ended.
     """
+    if final and current.text_length and not event.output and bytes(current.output) in _NO_OUTPUT:
+        changes["output"] = ABSENT  # an empty one from before there was a text
     if event.text is None and (current.text_length is None or not event.output):
         return None
     old = new = text_of(current)
@@ -396,6 +399,9 @@ def with_whole(decision: Decision, whole: Whole | None) -> Decision:
     if whole.letter is None and not whole.contents:
         return decision
     return replace(decision, letter=whole.letter, contents=whole.contents or None)
+
+
+_NO_OUTPUT = (b"[]", b'""')
 
 
 def _text_in_output(event: Event) -> bytes | None:

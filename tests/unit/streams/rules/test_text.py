@@ -299,3 +299,18 @@ def test_a_partial_output_that_the_text_has_is_not_kept() -> None:
     """While it runs a look at the provider brings what the text already has."""
     stands = record(piece("abc", 0), event(status="processing", output=Raw(b'["a", "b"]')))
     assert (stands.text, bytes(stands.output)) == ("abc", b"")
+
+
+def test_a_text_is_closed_by_a_status_that_ends_alone() -> None:
+    """A piece that closes the text with a status that is no end ends the prediction as `succeeded`."""
+    stands = record(piece("The quick", 0), event("starting", type="append", text_closed=True))
+    assert isinstance(stands, Prediction)
+    assert [step.to for step in stands.transitions][-1] is Status.SUCCEEDED
+
+
+def test_an_empty_output_goes_when_the_text_has_ended() -> None:
+    """What a provider said before there was a text is not kept beside it."""
+    for empty in ([], ""):
+        stands = record(event("processing", output=empty), piece("A cat", 0), event("succeeded"))
+        assert isinstance(stands, Prediction)
+        assert (stands.status, bytes(stands.output), said(stands)) == ("succeeded", b"", "A cat")
