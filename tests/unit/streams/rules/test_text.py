@@ -310,7 +310,8 @@ def test_a_text_is_closed_by_a_status_that_ends_alone() -> None:
 
 def test_an_empty_output_goes_when_the_text_has_ended() -> None:
     """What a provider said before there was a text is not kept beside it."""
-    for empty in ([], ""):
-        stands = record(event("processing", output=empty), piece("A cat", 0), event("succeeded"))
+    nothing: tuple[Any, ...] = ([], "")
+    for output in nothing:
+        stands = record(event("processing", output=output), piece("A cat", 0), event("succeeded"))
         assert isinstance(stands, Prediction)
         assert (stands.status, bytes(stands.output), said(stands)) == ("succeeded", b"", "A cat")
