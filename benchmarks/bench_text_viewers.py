@@ -36,7 +36,7 @@ from tidings.streams.log.protocol import EVENTS, NewRecord
 
 RATE = 50
 ANSWERS = 100
-TICK = 0.02
+TICK = 0.01
 VIEWERS = 1_000
 
 Send = Callable[[list[tuple[str, str]]], Awaitable[None]]

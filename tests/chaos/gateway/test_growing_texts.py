@@ -33,12 +33,15 @@ class Reader:
     ("readers", "seconds"),
     [(12, 9), pytest.param(100, 60, marks=pytest.mark.long)],
 )
-async def test_each_reader_gets_each_byte_once(tmp_path: Path, readers: int, seconds: int) -> None:
+async def test_each_reader_gets_each_byte_once(
+    tmp_path: Path, log_settings: dict[str, str], readers: int, seconds: int
+) -> None:
     """Cut for 2 s every 5 s over two restarting gateways, each reader ends with exactly the text, and no byte twice."""
     settings = {
         "TIDINGS_WEBHOOK_KEY": KEY,
         "TIDINGS_LOG": f"sqlite:///{tmp_path}/log.db",
         "TIDINGS_STORE": f"sqlite:///{tmp_path}/store.db",
+        **log_settings,
     }
     processor = TidingsProcess(tmp_path, settings, ("serve", "--role", "processor"))
     gateways = [
