@@ -96,7 +96,7 @@ def check_serving(settings: Settings) -> None:
             "TIDINGS_NOTIFY_SECRET: is missing; webhooks to TIDINGS_NOTIFY are signed with it: "
             'echo "whsec_$(openssl rand -base64 32)"'
         )
-    if "notifier" in settings.role and not settings.notify_secret:
+    if settings.roles == {"notifier"} and not settings.notify_secret:
         raise SettingsError(
             "TIDINGS_NOTIFY_SECRET: is missing; the role notifier signs with it: "
             'echo "whsec_$(openssl rand -base64 32)"'
