@@ -75,6 +75,9 @@ COMMANDS: dict[str, list[tuple[str, ...]]] = {
         ("token", "--sub", EVIL, "--json"),
         ("token", "--scope", EVIL),
     ],
+    "report": [("report", EVIL, "processing")],
+    "worker": [("worker", "export", f"no-folder/{EVIL}")],
+    "export": [("export", "--owner", OWNER), ("export", "--owner", OWNER, "--csv")],
     "openapi": [("openapi",)],
     "asyncapi": [("asyncapi",)],
 }

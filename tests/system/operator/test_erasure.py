@@ -87,7 +87,7 @@ async def test_parts_of_a_text_go_with_it(tmp_path: Path) -> None:
         record = await reaches(session, service.url, "p1", "succeeded")
         assert (record["textLength"], len(record["textParts"])) == (70_000, 2)
         assert len(kept()) == 3  # two parts, and the note whose they are
-        done = await tidings(tmp_path, "erase", "--owner", "ann", settings=OWN)
+        done = await tidings(tmp_path, "erase", "--owner", "ann", "--yes", settings=OWN)
         assert done.code == 0, done.err
         await eventually(lambda: not kept(), 20)
 

@@ -14,6 +14,7 @@ from tests.support.webhooks import get, reaches, signed, watching
 from tests.system.operator.replaying_page import commands
 from tidings.storage.factory import open_store
 from tidings.storage.store import Ownership
+from tidings.streams.log.factory import open_log
 
 
 async def some_predictions(service: TidingsProcess, count: int) -> None:
@@ -227,6 +228,7 @@ async def test_a_store_of_another_log_stops_the_start(
 
 async def test_a_target_of_another_log_is_named(tmp_path: Path) -> None:
     """Where `--into` names a store of another log, the line is about that one, and not about the service's."""
+    await (await open_log(f"sqlite:///{tmp_path}/data/log.db")).close()
     foreign = await open_store(f"sqlite:///{tmp_path}/foreign.db")
     await foreign.claim(Ownership(log="another"))
     await foreign.close()

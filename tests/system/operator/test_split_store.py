@@ -13,6 +13,8 @@ import pytest
 from tests.support.command import tidings
 from tests.support.tidings_process import TidingsProcess, serving
 from tests.support.webhooks import SECRET, get, reaches, signed, watching
+from tidings import open_store
+from tidings.streams.log.factory import open_log
 
 SETTINGS = {"TIDINGS_STANDARD_SECRET": SECRET, "TIDINGS_STORE_SPLIT": "sqlite:///data/b.db=50"}
 IDS = {f"p{number}" for number in range(12)}
@@ -120,6 +122,8 @@ async def test_a_backup_of_one_of_two_is_refused(tmp_path: Path, command: str) -
 )
 async def test_a_store_in_memory_is_refused(tmp_path: Path, command: tuple[str, ...]) -> None:
     """What lies in the service's memory cannot be seen by a command, which says so instead of finding nothing there."""
+    await (await open_log(f"sqlite:///{tmp_path}/data/log.db")).close()
+    await (await open_store(f"sqlite:///{tmp_path}/data/store.db")).close()
     refused = await tidings(tmp_path, *command, settings={"TIDINGS_STORE_SPLIT": "memory://=50"})
     assert refused.code == 2
     assert refused.line.startswith(

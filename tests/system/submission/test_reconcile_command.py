@@ -8,6 +8,8 @@ from tests.support.conditions import eventually
 from tests.support.providers.bad_days import BadDays
 from tests.support.providers.faulty_stand_in import FaultyStandIn
 from tests.support.providers.work import at_work, variables
+from tidings import open_store
+from tidings.streams.log.factory import open_log
 from tidings.streams.submission.reconcile_policy import Timeouts
 
 
@@ -131,5 +133,7 @@ async def test_wrong_use(tmp_path: Path) -> None:
     assert (ended.code, "--once" in ended.line) == (2, True)
     ended = await tidings(tmp_path, "reconcile", "--once", "--limit", "0")
     assert ended.code == 2
+    await (await open_log(f"sqlite:///{tmp_path}/data/log.db")).close()
+    await (await open_store(f"sqlite:///{tmp_path}/data/store.db")).close()
     ended = await tidings(tmp_path, "reconcile", "--once")
     assert (ended.code, "TIDINGS_REPLICATE_TOKEN" in ended.line) == (1, True)

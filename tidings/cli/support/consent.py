@@ -32,7 +32,6 @@ def require_consent(arguments: Namespace, what: str, *, scripted: bool = False) 
             f"this would {what}; nobody can be asked here: add --yes to do it", command.WRONG_USE
         )
     output.print_note(f"This would {what}.")
-    sys.stderr.write("Do it? [y/N] ")
-    sys.stderr.flush()
+    output.print_question("Do it? [y/N]")
     if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
         raise command.Failure("nothing was done")

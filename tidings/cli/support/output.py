@@ -52,6 +52,12 @@ def print_note(line: str) -> None:
     sys.stderr.flush()
 
 
+def print_question(text: str) -> None:
+    """Print on standard error what is answered on the same line."""
+    sys.stderr.write(f"{cell(text)} ")
+    sys.stderr.flush()
+
+
 def write_line(out: IO[str], line: str) -> None:
     """Write one line; control characters in it are shown as escapes."""
     out.write(escape_controls(line) + "\n")
