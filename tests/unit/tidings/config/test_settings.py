@@ -87,6 +87,7 @@ def test_every_setting_can_be_set_by_its_variable() -> None:
         "notify": "https://a.example/hook",
         "notify_secret": "whsec_" + "QUJD" * 8,
         "notify_events": "failed",
+        "log_operations": "1",
         "notify_allow": "localhost:9",
         "role_scopes": "editor=write",
         "issuers": '[{"issuer": "https://a.example/", "jwks_url": "https://a.example/keys"}]',
