@@ -196,7 +196,10 @@ class ReplicateApi:
                 if self.cut() and request.transport is not None:
                     request.transport.abort()
                     return response
-                await response.write(_event("output", job.words[sent], f"{sent}:0"))
+                try:
+                    await response.write(_event("output", job.words[sent], f"{sent}:0"))
+                except ConnectionResetError:  # the reader has gone
+                    return response
                 sent += 1
             if job.terminal:
                 break
