@@ -81,6 +81,7 @@ if TYPE_CHECKING:  # as `_HOMES` says it, for type checkers; a test holds the tw
     from tidings.streams.results import as_result as as_result
     from tidings.streams.rules.event import Poison as Poison
     from tidings.streams.rules.reducer import Expiry as Expiry
+    from tidings.streams.submission.from_library import Submission as Submission
 else:
     _HOMES = {
         "client.client": "Client PredictionPage",
@@ -123,6 +124,7 @@ else:
         "streams.receiver": "WebhookReceiver",
         "streams.results": "as_result",
         "streams.rules.reducer": "Expiry",
+        "streams.submission.from_library": "Submission",
     }
     _MODULE_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
     __all__ = sorted(_MODULE_OF)
