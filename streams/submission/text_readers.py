@@ -15,6 +15,7 @@ import structlog
 from msgspec import Struct
 
 from tidings.storage.errors import StorageError
+from tidings.storage.loggers import get_logger
 from tidings.storage.prediction import Prediction, Status, decode
 from tidings.storage.resilience.backoff import Backoff
 from tidings.streams.changes.codec import Change
@@ -41,7 +42,7 @@ PAUSE = 1.0
 _ASKED = b'"stream":true'
 _sequence = re.compile(r"([0-9]{12})\.([0-9]{12})")
 
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 
 
 class _Known(Struct, gc=False):

@@ -36,7 +36,9 @@ async def test_tokens(context: BrowserContext, secured: TidingsProcess) -> None:
     )
     await page.keyboard.press("Enter")
     await expect(page.locator(".card .prompt")).to_have_text(["an engine"])
-    await expect(page.locator("#notice")).to_have_text("This token covers the predictions of ada.")
+    await expect(page.locator("#notice p")).to_have_text(
+        "This token covers the predictions of ada."
+    )
     await expect(page.locator("#health")).to_be_hidden()
     await report(secured, "of-ada", "succeeded", output="it computes")
     await expect(page.locator(".card .excerpt")).to_have_text("it computes")

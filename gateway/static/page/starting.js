@@ -4,6 +4,8 @@ import { byId, element, setText, show } from "./dom.js";
 import { RequestError, request } from "./service.js";
 
 const DEMO = "tidings-demo/";
+/** The demo's writer gives the same answer to every prompt, so its pictures are offered before it. */
+const WRITER = `${DEMO}writer`;
 const IDEAS = [
   "a lighthouse in a storm, oil on canvas",
   "two herons and a bicycle, woodcut",
@@ -25,8 +27,8 @@ export function offerForm(providers, recent, started) {
   const problem = form.querySelector(".problem");
   fields.provider.append(...preferred(providers).map((name) => element("option", { value: name }, name)));
   const suggest = () => {
-    const last = recent().find((record) => record.provider === fields.provider.value && record.model);
-    fields.model.value = last?.model ?? "";
+    const models = recent().filter((record) => record.provider === fields.provider.value && record.model).map((record) => record.model);
+    fields.model.value = models.find((model) => model !== WRITER) ?? models[0] ?? "";
     const demo = fields.model.value.startsWith(DEMO);
     show(byId("start-duration"), demo);
     show(byId("start-input"), !demo);
