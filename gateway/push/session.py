@@ -351,8 +351,8 @@ class Session(CountedSubscriptions):
 
     @property
     def takes_texts(self) -> bool:
-        """Whether a piece can be written: no snapshot is under way."""
-        return self._queue is None and not self._snapshots
+        """Whether a piece can be written, and is read: no snapshot is under way."""
+        return self._queue is None and not self._snapshots and self._output.takes_pieces
 
     def reply(self, payload: bytes) -> None:
         """Send one message."""
@@ -364,6 +364,11 @@ class Session(CountedSubscriptions):
             self._queue.put_reply(frames)
         elif self._open:
             self._output.write(frames)
+
+    def send_pieces(self, frames: bytes) -> None:
+        """Send frames of pieces, where `takes_texts` says so."""
+        if self._open:
+            self._output.write_pieces(frames)
 
     # A full transport
 

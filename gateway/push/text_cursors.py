@@ -27,8 +27,8 @@ class TextSession(Protocol):
     def takes_texts(self) -> bool:
         """Whether a piece can be written right now."""
 
-    def send(self, frames: bytes) -> None:
-        """Send whole frames."""
+    def send_pieces(self, frames: bytes) -> None:
+        """Send frames of pieces, where `takes_texts` says so."""
 
     def resend(self, prediction_id: str) -> None:
         """Send the record as it stands."""
@@ -122,11 +122,11 @@ class TextCursors:
                 self.lag(item.text)
             return
         if len(grown) == 1 and self.step(text := grown[0].text):
-            session.send(text.step[1])
+            session.send_pieces(text.step[1])
             return
         frames = [item.text.step[1] for item in grown if self.step(item.text)]
         if frames:
-            session.send(frames[0] if len(frames) == 1 else b"".join(frames))
+            session.send_pieces(frames[0] if len(frames) == 1 else b"".join(frames))
         if self.behind:
             self.catch_up(session)
 
@@ -136,7 +136,7 @@ class TextCursors:
             return
         messages, whole = self.rest()
         if messages:
-            session.send(b"".join([frame(message) for _, message in messages]))
+            session.send_pieces(b"".join([frame(message) for _, message in messages]))
         for name in whole:
             session.resend(name)
 

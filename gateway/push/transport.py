@@ -9,6 +9,16 @@ class Output(Protocol):
     def write(self, data: bytes) -> None:
         """Send whole frames; dropped where the connection is going away."""
 
+    def write_pieces(self, data: bytes) -> None:
+        """Send whole frames of pieces of texts, likewise."""
+
+    @property
+    def takes_pieces(self) -> bool:
+        """Whether more of them would be read: False once it is known that the client has stopped.
+
+        The session's `catch_up` is called when it goes on.
+        """
+
     def close(self, code: int, reason: str = "") -> None:
         """Close the connection with this code; the session hears `closed` at once."""
 
@@ -30,8 +40,12 @@ class ClosedOutput:
 
     __slots__ = ()
 
+    takes_pieces = False
+
     def write(self, data: bytes) -> None:
         """Nobody is there."""
+
+    write_pieces = write
 
     def close(self, code: int, reason: str = "") -> None:
         """It is closed."""

@@ -8,6 +8,7 @@ goes out are frames built beforehand.
 import asyncio
 import logging
 from collections.abc import Callable
+from time import monotonic
 from typing import cast
 
 from websockets.frames import Close as CloseFrame
@@ -19,6 +20,7 @@ from tidings.gateway.auth.permissions import Permissions
 from tidings.gateway.push.protocol import Close
 from tidings.gateway.push.session import Session
 from tidings.gateway.push.session_registry import SessionRegistry
+from tidings.gateway.websocket.read_probe import ReadProbe
 
 FEED_BYTES = 4096
 """Bytes parsed at once: at most 700 frames, so a flood of tiny ones is noticed within 10 ms."""
@@ -90,6 +92,7 @@ class WebSocketConnection(asyncio.Protocol):
         "_parser",
         "_parsers",
         "_parts",
+        "_probe",
         "_progress",
         "_sessions",
         "_spent",
@@ -126,6 +129,8 @@ class WebSocketConnection(asyncio.Protocol):
         self._opened = 0.0
         self._progress: tuple[int, float] | None = None
         """Bytes in the transport's buffer, and since when there were as many."""
+        self._probe: ReadProbe | None = None
+        """Whether it reads the pieces of texts that it is sent; None: it was sent none yet."""
         self.heard = True
         self.session: Session = sessions.new_session(self)
 
@@ -174,6 +179,8 @@ class WebSocketConnection(asyncio.Protocol):
             and not self._holds
         ):
             self.heard = True  # most of what idle connections ever send
+            if self._probe is not None:
+                self._has_read(self._probe)
         elif self._holds or self._backlog:
             self._backlog += data
         else:
@@ -260,6 +267,8 @@ class WebSocketConnection(asyncio.Protocol):
                 return self._message(message)
         elif opcode is Opcode.BINARY:
             self.close(Close.MALFORMED, "messages are text frames")
+        elif opcode is Opcode.PONG and self._probe is not None:
+            self._has_read(self._probe)
         return 0
 
     def _message(self, data: bytes | bytearray | memoryview) -> int:
@@ -271,6 +280,10 @@ class WebSocketConnection(asyncio.Protocol):
                 self.close(Close.INVALID_DATA, f"{error.reason} at position {error.start}")
                 return 0
         return self.session.receive(message)
+
+    def _has_read(self, probe: ReadProbe) -> None:
+        probe.answered()
+        self.session.catch_up()
 
     def _spend(self, cost: int) -> None:
         if not cost:
@@ -317,6 +330,17 @@ class WebSocketConnection(asyncio.Protocol):
         transport = self._transport
         if transport is not None and self._closing_since is None and not transport.is_closing():
             transport.write(data)
+
+    def write_pieces(self, data: bytes) -> None:
+        """Send frames of pieces of texts; now and then with a ping that asks whether it reads."""
+        if (probe := self._probe) is None:
+            probe = self._probe = ReadProbe()
+        self.write(data + PING if probe.asks(monotonic()) else data)
+
+    @property
+    def takes_pieces(self) -> bool:
+        """Whether it reads what it is sent; while it is not listened to nobody knows."""
+        return self._probe is None or bool(self._holds) or self._probe.reads(monotonic())
 
     def cork(self) -> bool:
         """Collect what is written from now on; False where that is done already."""

@@ -213,7 +213,5 @@ async def test_killed_at_random_moments_fifty_times_while_texts_grow(
     tmp_path: Path, log_settings: dict[str, str]
 ) -> None:
     """SIGKILL at moments that nobody chose, fifty times."""
-    times = (
-        10 if log_settings else 50
-    )  # on Kafka each takes as long as the group waits for the dead
-    await check_killed_at_random(tmp_path, log_settings, times=times, seed=2)
+    # On Kafka each takes as long as the group waits for the dead.
+    await check_killed_at_random(tmp_path, log_settings, times=50, seed=2)

@@ -2,7 +2,9 @@
 
 from typing import Any
 
-from tests.support.conditions import eventually
+import pytest
+
+from tests.support.conditions import eventually, lasting
 from tests.support.gateway.pushing import (
     Push,
     Tokens,
@@ -14,6 +16,7 @@ from tests.support.gateway.pushing import (
     subscribe,
 )
 from tidings.gateway.auth.permissions import Permissions
+from tidings.gateway.websocket import read_probe
 from tidings.storage.prediction import Prediction
 
 
@@ -251,6 +254,55 @@ async def test_a_reader_that_stops_gets_the_rest_in_one_message() -> None:
             rest.append(await hear(blocked))
         told = [one for one in rest if one.get("predictionId") == "p1" or is_of(one, "p1")]
         assert len(told) == 1
+
+
+async def test_a_reader_that_stops_is_not_sent_what_buffers_would_hold(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A client that reads nothing, and whose buffers have room for minutes, gets the rest in one message once it reads."""
+    monkeypatch.setattr(read_probe, "EVERY", 0.05)
+    monkeypatch.setattr(read_probe, "PATIENCE", 0.05)
+    async with (
+        pushing() as push,
+        push.client(max_queue=None) as watcher,
+        push.client(max_queue=None) as stopped,
+    ):
+        record = await begun(push, "")
+        for client in (watcher, stopped):
+            await hear(client)
+            await subscribe(client, ref=1, predictions=["p1"], text="append")
+        whole = ""
+        heard: list[dict[str, Any]] = []
+        rest: list[dict[str, Any]] = []
+
+        async def grow(upto: int) -> None:
+            nonlocal whole
+            for number in range(whole.count(" "), upto):
+                await push.grow(record, f"{whole} {number}", len(whole))
+                whole += f" {number}"
+                await lasting(0.005)
+            while pieces(heard) != whole:
+                heard.append(await hear(watcher))
+
+        await grow(60)  # until both have answered a ping
+        while pieces(rest) != whole:
+            rest.append(await hear(stopped))
+        stopped.transport.pause_reading()
+        await grow(160)
+        assert push.sessions.backlog() == (0, 0)  # its transport would take everything
+        kept_back_from = len(whole)
+        await grow(260)
+        late = len(rest)
+        stopped.transport.resume_reading()
+        while pieces(rest) != whole:
+            rest.append(await hear(stopped))
+        assert all(reaches(one) < kept_back_from for one in rest[late:-1])
+        assert reaches(rest[-1]) == len(whole)
+
+
+def reaches(message: dict[str, Any]) -> int:
+    """The length of the text with this piece; 0: it is none."""
+    return len(message["text"]) + int(message["offset"]) if message["type"] == "append" else 0
 
 
 def is_of(message: dict[str, Any], prediction_id: str) -> bool:
