@@ -36,7 +36,7 @@ check: setup ## Lint, format and types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-format: setup ## Let ruff mend what it can
+format: setup ## Let ruff fix what it can
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 

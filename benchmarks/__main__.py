@@ -68,7 +68,7 @@ def main() -> int:
 
 
 def run(name: str, file: Path, options: Sequence[str]) -> str | None:
-    """Run one, showing what it prints as it comes; returns its section, or None where it failed."""
+    """Run one, showing what it prints as it comes; returns its section, or None if it failed."""
     command = [sys.executable, "-m", f"benchmarks.{file.stem}", *options]
     start = time.monotonic()
     lines = []

@@ -77,7 +77,7 @@ def tidings(name: str, source: Path, *arguments: str) -> Contestant:
 
 
 def kafka_streams(threads: int) -> Contestant:
-    """The peer on the JVM, built where it is not."""
+    """The peer on the JVM, built if it is not."""
     built = ROOT / ".cache" / "peers"
     if not (built / "libs").exists():
         goals = ("package", "dependency:copy-dependencies")

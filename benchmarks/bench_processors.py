@@ -105,7 +105,7 @@ def measure(broker: Broker, postgres: Postgres, events: int, count: int) -> dict
             time.sleep(0.005)
         return now
 
-    # Where there are two, the first record counts once both have partitions: the group has settled by then.
+    # If there are two, the first record counts once both have partitions: the group has settled by then.
     first = reached(1)
     while not all(one.value for one in processed):
         first = reached(first)

@@ -81,7 +81,7 @@ class Client(asyncio.BufferedProtocol):
 
 
 class Server:
-    """The gateway (or another of the benchmarks' servers) in its own process, on its own core where there are two."""
+    """The gateway (or another of the benchmarks' servers) in its own process, on its own core if there are two."""
 
     def __init__(self, *arguments: str, program: str = "push_server") -> None:
         command = [sys.executable, "-m", f"benchmarks.{program}", *arguments]

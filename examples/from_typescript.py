@@ -26,7 +26,7 @@ async def main(file: str) -> None:
     # await manager.markAsProcessing(id);
     await manager.mark_as_processing("p1")
     # const { success, data } = await manager.get(id);
-    record = await manager.get("p1")  # None where the original says success: false
+    record = await manager.get("p1")  # None if the original says success: false
     print(record.status if record else "gone")
 
     # await manager.markAsSucceeded(id, imageUrl, imagePath, generationTime);

@@ -92,7 +92,7 @@ MEMBERS: dict[str, str] = {
     "Source.offsets": "By partition, the offset of the last event applied.",
     "TextPart.crc": "CRC-32 of the whole text up to the part's end.",
     "Producer.id": "The writer's name.",
-    "Producer.epoch": "Rises when the writer begins anew; pieces of an older epoch are refused.",
+    "Producer.epoch": "Rises when the writer starts over; pieces of an older epoch are refused.",
     "Producer.seq": "The number of its last piece, from 0.",
     "Changes.id": "The event's own id, for the audit trail.",
     "NewPrediction.predictionId": "The new prediction's id; absent: one is made.",

@@ -67,7 +67,7 @@ def components() -> dict[str, Schema]:
         "anyOf": [{"type": "integer", "minimum": 0, "maximum": MOST}, reference("RetryPolicy")]
     }
     found["NewPrediction"]["properties"]["timeout"] = {
-        "description": "Ms that it may take, in the place of a deadline.",
+        "description": "Ms that it may take, instead of a deadline.",
         "type": "number",
         "exclusiveMinimum": 0,
     }
@@ -164,7 +164,7 @@ def _hand_made() -> dict[str, Schema]:
     counts: Schema = {
         "type": ["object", "null"],
         "properties": {"total": number, "complete": {"type": "boolean"}, "byStatus": by_status},
-        "description": "How many there are, by status; not complete: at least so many. null where "
+        "description": "How many there are, by status; not complete: at least so many. null if "
         "the store cannot count, or the caller may see some records alone",
     }
 

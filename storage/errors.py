@@ -3,7 +3,7 @@
 ```
 StorageError
 ├── StoreUnavailable      a retry helps: locked, full, unreachable
-├── StoreMisconfigured    mend the settings: a bad URL, a missing driver, missing rights
+├── StoreMisconfigured    fix the settings: a bad URL, a missing driver, missing rights
 ├── StoreOwned            the store belongs to another log, or to one at all
 ├── AlreadyExists         the library's door: `initialize` on a standing id
 ├── NotFound              the library's door: no such prediction
@@ -20,7 +20,7 @@ from tidings.storage.redaction import redact
 class StorageError(Exception):
     """The store could not do what was asked."""
 
-    #: Whether the same call may succeed later without anybody mending anything.
+    #: Whether the same call may succeed later without anybody fixing anything.
     retryable = False
 
 
@@ -34,14 +34,14 @@ class StoreUnavailable(StorageError):
 
 
 class StoreMisconfigured(StorageError):
-    """The store's URL, driver, schema or rights are wrong; the settings need mending."""
+    """The store's URL, driver, schema or rights are wrong; the settings need fixing."""
 
     def __init__(self, message: str = "") -> None:
         super().__init__(redact(message))
 
 
 class StoreOwned(StorageError):
-    """The store belongs to another log, or to a log where none was expected."""
+    """The store belongs to another log, or to a log although none was expected."""
 
 
 class AlreadyExists(StorageError):

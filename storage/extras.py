@@ -27,7 +27,7 @@ def missing(what: str, error: ImportError, extra: str | None = None) -> str | No
     Args:
         what: Needs it.
         error: As Python raised it.
-        extra: Which one, where a module is in several.
+        extra: Which one, if a module is in several.
     """
     module = (error.name or "").partition(".")[0]
     extra = EXTRAS.get(module) and (extra or EXTRAS[module])

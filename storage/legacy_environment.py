@@ -37,14 +37,14 @@ def truth(text: str) -> bool:
 
 
 def selected_provider(environment: Mapping[str, str]) -> str | None:
-    """`kv` or `do`; None where none of the names is set.
+    """`kv` or `do`; None if none of the names is set.
 
     The provider if it is named; else `development` means KV; else strong consistency means Durable
     Objects; else KV, for throughput and for any other value.
 
     Raises:
         StoreMisconfigured: The named provider is neither, or what is on or off is neither; also
-            where another name decides.
+            if another name decides.
     """
     given = {name: environment[name].strip() for name in NAMES if environment.get(name)}
     if not given:
@@ -65,13 +65,13 @@ def selected_provider(environment: Mapping[str, str]) -> str | None:
 def selected_url(
     environment: Mapping[str, str], origins: Mapping[str, str] | None = None
 ) -> str | None:
-    """The URL of the selected store; None where nothing is selected.
+    """The URL of the selected store; None if nothing is selected.
 
-    KV is reached by Cloudflare's REST API where account and namespace are set, else by the Worker.
+    KV is reached by Cloudflare's REST API if account and namespace are set, else by the Worker.
 
     Args:
         environment: By name.
-        origins: Per name where it was set, for messages, where that is not the environment.
+        origins: Per name where it was set, for messages, if that is not the environment.
 
     Raises:
         StoreMisconfigured: As `selected_provider`, or what the selected store needs beside

@@ -93,7 +93,7 @@ class MemoryStore(PredictionStore):
         return {one: row.stored for one in prediction_ids if (row := rows.get(one)) is not None}
 
     async def write(self, writes: Sequence[Write]) -> list[Outcome]:
-        """Apply each compare-and-set; raises ValueError where an id comes twice."""
+        """Apply each compare-and-set; raises ValueError if an id comes twice."""
         ids = distinct_ids(writes)
         outcomes: list[Outcome] = []
         written: list[Write] = []

@@ -51,7 +51,7 @@ def folder_of(url: str) -> Path | None:
 class ObjectStorage:
     """Objects under a URL.
 
-    Methods raise `StoreUnavailable` where a retry helps, other `StorageError`s where not.
+    Methods raise `StoreUnavailable` if a retry helps, other `StorageError`s if not.
 
     Args:
         url: `file:///data/assets` (three slashes: relative to the working folder, four: absolute),
@@ -74,7 +74,7 @@ class ObjectStorage:
         self._opened: Any = None
 
     def local_path(self, path: str) -> Path | None:
-        """The file behind a path; None where objects are no files."""
+        """The file behind a path; None if objects are no files."""
         return None if self._folder is None else self._folder / path
 
     async def put(self, path: str, data: bytes, headers: Mapping[str, str] | None = None) -> None:
@@ -83,7 +83,7 @@ class ObjectStorage:
         Args:
             path: Within the storage, with slashes.
             data: The content.
-            headers: `Content-Type`, `Content-Disposition`, `Cache-Control`: kept where the storage
+            headers: `Content-Type`, `Content-Disposition`, `Cache-Control`: kept if the storage
                 keeps such.
         """
         await self._put(path, data, headers)
@@ -137,7 +137,7 @@ class ObjectStorage:
             self._raise(error)
 
     async def get(self, path: str, beginning: int | None = None) -> bytes | None:
-        """An object, or its first `beginning` bytes; None where there is none."""
+        """An object, or its first `beginning` bytes; None if there is none."""
         obstore = _driver()
 
         try:
@@ -164,7 +164,7 @@ class ObjectStorage:
             self._raise(error)
 
     async def find(self, path: str) -> StoredObject | None:
-        """What is known of an object; None where there is none."""
+        """What is known of an object; None if there is none."""
         obstore = _driver()
 
         try:
@@ -188,7 +188,7 @@ class ObjectStorage:
     async def link(self, path: str, seconds: int) -> str | None:
         """An address at the cloud where the object can be read for so long.
 
-        None where it must go through us.
+        None if it must go through us.
         """
         if self.kind not in {"s3", "gs", "az"}:
             return None
@@ -227,7 +227,7 @@ class ObjectStorage:
             await self.delete([found.path for found in portion])
 
     async def check(self) -> None:
-        """Write, read and remove a small object. Raises `StorageError` where that does not work."""
+        """Write, read and remove a small object. Raises `StorageError` if that does not work."""
         path = f"check/{os.urandom(8).hex()}"
         await self.put(path, b"tidings")
         if await self.get(path) != b"tidings":
@@ -248,7 +248,7 @@ class ObjectStorage:
                 store = self._opened = self._open()
             except Exception as error:
                 raise StoreMisconfigured(
-                    f"the object storage {self.shown} cannot be opened: {_line(error)}; mend TIDINGS_ASSETS"
+                    f"the object storage {self.shown} cannot be opened: {_line(error)}; fix TIDINGS_ASSETS"
                 ) from None
         return store
 
@@ -280,7 +280,7 @@ class ObjectStorage:
         kind = type(error).__name__
         text = f"the object storage {self.shown} failed: {_line(error)}"
         if kind in _SETTINGS:
-            raise StoreMisconfigured(f"{text}; mend its credentials or rights") from None
+            raise StoreMisconfigured(f"{text}; fix its credentials or rights") from None
         if kind in _FOR_GOOD:
             raise StorageError(text) from None
         raise StoreUnavailable(text) from None

@@ -64,7 +64,7 @@ class Blob(
     length: int
     """Items of a list, characters of a string, members of an object."""
     kind: Literal["", "object", "number"] = ""
-    """What it is where it is neither a list nor a string."""
+    """What it is if it is neither a list nor a string."""
 
 
 class Transition(Struct, frozen=True, gc=False, omit_defaults=True, rename={"from_": "from"}):
@@ -76,7 +76,7 @@ class Transition(Struct, frozen=True, gc=False, omit_defaults=True, rename={"fro
     id: str | None = None
     source: str | None = None
     position: str | None = None
-    """`partition:offset` of the event in its log; absent where the library wrote it without a log."""
+    """`partition:offset` of the event in its log; absent if the library wrote it without a log."""
 
 
 class Source(Struct, frozen=True, gc=False, omit_defaults=True):
@@ -102,7 +102,7 @@ class Producer(Struct, frozen=True, gc=False, omit_defaults=True):
 
     id: str
     epoch: int
-    """Rises when the writer begins anew; pieces of an older one are refused."""
+    """Rises when the writer starts over; pieces of an older one are refused."""
     seq: int
     """Of the piece, from 0, without gaps within an epoch; in a record that of the last one taken."""
 
@@ -131,7 +131,7 @@ class Prediction(Struct, frozen=True, gc=False, omit_defaults=True, rename="came
     text_length: int | None = None
     """Bytes of the text in UTF-8."""
     text_missing: int | None = None
-    """How far the text is known to reach where pieces of it are missing."""
+    """How far the text is known to reach if pieces of it are missing."""
     text_epoch: int | None = None
     """The version at which the text was last replaced by one that does not begin with it."""
     text_closed: bool = False
@@ -142,7 +142,7 @@ class Prediction(Struct, frozen=True, gc=False, omit_defaults=True, rename="came
     text_producers: tuple[Producer, ...] = ()
     """The last 16 writers that number their pieces; who wrote last is last."""
     text_type: str | None = None
-    """Its content type as it was given, where that is not `text/plain` alone."""
+    """Its content type as it was given, if that is not `text/plain` alone."""
     text_seq: str | None = None
     """The last sequence of an application's own that was taken; they rise, byte by byte."""
     image_url: str | None = None
@@ -179,7 +179,7 @@ class Prediction(Struct, frozen=True, gc=False, omit_defaults=True, rename="came
     retried_as: str | None = None
     """The prediction that tries this one again."""
     retried_with: Raw = ABSENT
-    """The provider and model of that, where they are others."""
+    """The provider and model of that, if they are others."""
     group: str | None = None
     """The group that it is a member of."""
     index: int | None = None

@@ -35,8 +35,8 @@ def make_folder(folder: Path) -> None:
 def make_file(file: Path) -> None:
     """Make an empty file for its owner alone; one that is there stays as it is.
 
-    SQLite gives its write-ahead log and its index the rights of the database, so this is enough for
-    all three, whatever the program's umask is: a library's is its program's, mostly 022.
+    SQLite gives its write-ahead log and its index the rights of the database. So this is enough for
+    all three, whatever the umask is: a library has that of its program, mostly 022.
 
     Raises:
         OSError: It cannot be made.

@@ -11,7 +11,7 @@ and its URL, into the text of an exception.
 | `without_proofs` | the token in the address of a webhook | records: all else stays as it is |
 | `redact` | that, and whatever looks like a credential | log, dead letters, exports, traces |
 | `error_text` | the same, on one bounded line | exceptions of other libraries |
-| `Redactor` | the same, and given secrets by value | where the settings are at hand |
+| `Redactor` | the same, and given secrets by value | if the settings are at hand |
 
 A link to an output may carry a signature of its own, which its reader needs. `without_proofs`
 leaves it alone; `redact` does not, so nothing that it returns is good for fetching.
@@ -107,7 +107,7 @@ def redact(text: str) -> str:
 
 
 def error_text(error: BaseException, limit: int = LONGEST_ERROR) -> str:
-    """What an exception says, redacted and on one line; its type's name where it says nothing.
+    """What an exception says, redacted and on one line; its type's name if it says nothing.
 
     Args:
         error: As caught.

@@ -38,9 +38,7 @@ class Stored(Struct, frozen=True, gc=False):
     """Read from a fallback while the store was away: it may be behind, and is not to be kept."""
 
     def __post_init__(self) -> None:
-        if isinstance(
-            self.encoded, str
-        ):  # SQLite gives text where a person's own SQL has written it
+        if isinstance(self.encoded, str):  # SQLite gives text if a person's own SQL has written it
             force_setattr(self, "encoded", self.encoded.encode())
         # Here, where every read of every store passes, and not at each door that shows a record.
         if b'"report":' in self.encoded:
@@ -59,7 +57,7 @@ class Stored(Struct, frozen=True, gc=False):
 class Write(Struct, frozen=True, gc=False):
     """One compare-and-set.
 
-    Applied only where `expected` is the version that stands (0: nothing there at all).
+    Applied only if `expected` is the version that stands (0: nothing there at all).
     """
 
     record: Standing
@@ -81,7 +79,7 @@ class Conflict(Struct, frozen=True, gc=False):
     """Another version stands than the write expected; nothing was written for it."""
 
     version: int
-    """The version that stands; 0 where there is nothing, or where the store cannot tell."""
+    """The version that stands; 0 if there is nothing, or if the store cannot tell."""
 
 
 class WriteRefused(Struct, frozen=True, gc=False):
@@ -172,7 +170,7 @@ class Ownership(Struct, frozen=True, kw_only=True, omit_defaults=True):
 class PredictionStore(Protocol):
     """Where records rest.
 
-    Methods raise `StoreUnavailable` where a retry helps, other `StorageError`s where not.
+    Methods raise `StoreUnavailable` if a retry helps, other `StorageError`s if not.
 
     Stores are subclasses: what a kind of store has nothing to do for is done here.
     """
@@ -234,7 +232,7 @@ class PredictionStore(Protocol):
         """Finish what is under way and let go of connections, threads and files. Idempotent."""
 
     async def load_certain(self, prediction_ids: Sequence[str]) -> dict[str, Stored]:
-        """As `load`, where a cache may answer only what it is sure of."""
+        """As `load`, if a cache may answer only what it is sure of."""
         return await self.load(prediction_ids)
 
     async def load_fresh(self, prediction_ids: Sequence[str]) -> dict[str, Stored]:
@@ -246,7 +244,7 @@ class PredictionStore(Protocol):
         return
 
     async def persist(self) -> None:
-        """Wait until what was written survives a power cut, where `write` does not wait for that."""
+        """Wait until what was written survives a power cut, if `write` does not wait for that."""
         return
 
     async def mark_filled(self) -> None:

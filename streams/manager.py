@@ -125,10 +125,10 @@ class PredictionStatusManager:
             if isinstance(current, Prediction):
                 raise AlreadyExists(prediction_id)
 
-        return await self._apply(event, admit, anew=True)
+        return await self._apply(event, admit, again=True)
 
     async def get(self, prediction_id: str) -> Prediction | None:
-        """The prediction; None where there is none, or where it has expired."""
+        """The prediction; None if there is none, or if it has expired."""
         stored = await self._store.get(prediction_id)
         return _prediction(stored) if stored is not None else None
 
@@ -317,9 +317,9 @@ class PredictionStatusManager:
         event: Event,
         admit: Callable[[Standing | None, Decision], None],
         *,
-        anew: bool = False,
+        again: bool = False,
     ) -> Prediction:
-        standing = await self._change(event, admit, anew=anew)
+        standing = await self._change(event, admit, again=again)
         assert isinstance(standing, Prediction)
         return standing
 
@@ -328,13 +328,13 @@ class PredictionStatusManager:
         event: Event,
         admit: Callable[[Standing | None, Decision], None],
         *,
-        anew: bool = False,
+        again: bool = False,
     ) -> Standing:
         await self._claim()
         while True:
             before = (await self._load(event.prediction_id)).get(event.prediction_id)
             current = before.standing() if before is not None else None
-            if anew and before is not None and hidden(before, self._clock.ms()):
+            if again and before is not None and hidden(before, self._clock.ms()):
                 current = _expired(event.prediction_id, before)
             decision = decide(current, event, None, strict=self._strict)
             admit(current, decision)

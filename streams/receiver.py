@@ -68,7 +68,7 @@ class WebhookReceiver:
         Args:
             headers: Of the request, as your framework has them.
             body: As it came, byte for byte: the proof is over it.
-            prediction_id: From your address, where that names one; None: the body says it.
+            prediction_id: From your address, if that names one; None: the body says it.
 
         Returns:
             The prediction as it stands then; None: it was deleted.

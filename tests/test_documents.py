@@ -19,6 +19,7 @@ from tidings.streams.log.factory import open_log
 from tidings.streams.log.protocol import EVENTS, NewRecord
 
 PAPERS = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+SITE_PAPERS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SETTING = re.compile(r"(?<![A-Z_`{])TIDINGS_[A-Z_]+[A-Z](?![A-Z_*{}])")
 
 
@@ -225,63 +226,6 @@ def test_paragraphs_are_short(paper: Path) -> None:
     parts = re.split(r"\n\s*\n|\n(?= *(?:[-*|]|\d+\.) )", text)
     long = [part for part in parts if len(part) > 400 and not part.lstrip().startswith(("|", "!["))]
     assert not long, [f"{len(part)}: {part[:60]}" for part in long]
-
-
-WORDS = {
-    "for ever": "forever",
-    "is mended the same way": "is fixed the same way",
-    "mended release": "fixed release",
-    "likewise": "in the same way",
-    "passed over": "ignored",
-    "hereby": "with this",
-    "thereby": "so",
-    "utilize": "use",
-    "in order to": "to",
-    "prior to": "before",
-    r"[Ww]here (?:there (?:is|are)|nothing|nobody|no|none|only|another)": "if",
-    r"[Ww]here (?:it is (?:missing|not)|not all|anything is|they are not)": "if",
-    r"[Ee]nds with \d where": "ends with ... if",
-}
-"""Odd words, and the plain ones in their place."""
-LONG_SENTENCES = 43
-"""How many sentences of the documents have over 30 words. It only falls: take one apart, and count again."""
-
-
-def prose(paper: Path) -> str:
-    """A paper without code, tables, headings and addresses; a name in code counts as a word."""
-    text = re.sub(r"^```.*?^```", "", paper.read_text(encoding="utf-8"), flags=re.M | re.S)
-    text = re.sub(r"^(?:\||#|!\[).*$", "", text, flags=re.MULTILINE)
-    text = re.sub(r"\{\{.*?\}\}", "1", text)
-    return re.sub(r"`[^`]*`", "Code", re.sub(r"\]\([^)]*\)", "]", text))
-
-
-def long_sentences(paper: Path) -> list[str]:
-    """The sentences of a paper that have over 30 words."""
-    parts = re.split(r"\n\s*\n|\n(?= *(?:[-*]|\d+\.) )", prose(paper))
-    sentences = (one for part in parts for one in re.split(r"(?<=[.!?])\s+(?=[A-Z*\[(])", part))
-    return [one for one in sentences if len(re.findall(r"[A-Za-z][\w'-]*", one)) > 30]
-
-
-SITE_PAPERS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-
-
-@pytest.mark.parametrize("paper", SITE_PAPERS, ids=lambda paper: paper.name)
-def test_words_are_plain(paper: Path) -> None:
-    """No paper, and no help text or description that a page is made from, uses an odd word for a plain one."""
-    text = re.sub(r"^```.*?^```", "", paper.read_text(encoding="utf-8"), flags=re.M | re.S)
-    found = {
-        match[0]: plain
-        for odd, plain in WORDS.items()
-        for match in re.finditer(rf"\b{odd}\b", text)
-        if not text[: match.start()].endswith("# ")
-    }
-    assert found == {}
-
-
-def test_sentences_get_no_longer() -> None:
-    """There are no more long sentences than there were, and the limit is what there is."""
-    found = [one for paper in SITE_PAPERS for one in long_sentences(paper)]
-    assert len(found) == LONG_SENTENCES, "\n".join(found)
 
 
 def figures() -> ModuleType:

@@ -1,6 +1,6 @@
 """`POST /api/predictions`: written down first, then handed to whoever submits it.
 
-The record decides: a create counts as ours when the record carries our create's id, so a repeated
+The record decides: a create counts as ours when the record carries our create's id. So a repeated
 request, a lost answer and two gateways at once all end in one prediction.
 """
 
@@ -173,7 +173,7 @@ def create_handler(
 
 
 def _able(submitter: Submitter | None, order: Order) -> Submitter:
-    """The submitter, which can submit this order to its provider; a problem where it cannot."""
+    """The submitter, which can submit this order to its provider; a problem if it cannot."""
     able = refuse_unable(submitter, order.provider, text_of(order.fields, "model") or "")
     check_retries(able, order.fields)
     return able
@@ -193,7 +193,7 @@ def check_retries(submitter: Submitter, fields: Mapping[str, Raw]) -> None:
 
 
 def refuse_unable(submitter: Submitter | None, provider: str, model: str) -> Submitter:
-    """The submitter, where it can submit such a prediction; a problem (422) where it cannot."""
+    """The submitter, if it can submit such a prediction; a problem (422) if it cannot."""
     name = f"TIDINGS_{provider[:64].upper().replace('-', '_')}_TOKEN"
     refusal = (
         f"Set {name} and TIDINGS_PUBLIC_URL." if submitter is None else submitter.refusal(provider)
@@ -348,7 +348,7 @@ def text_of(fields: Mapping[str, Raw], name: str) -> str | None:
 
 
 def _ours(stored: Stored, order: Order) -> Prediction:
-    """The record, where our create made it; a problem where another one did."""
+    """The record, if our create made it; a problem if another one did."""
     record = decode(stored.encoded)
     if record.create_id == order.create_id:
         return record
@@ -370,7 +370,7 @@ def _admit(
     answered like what stands.
 
     Raises:
-        Problem: 409, 413, or 422 where its key came with another body.
+        Problem: 409, 413, or 422 if its key came with another body.
     """
     current = None if there is None else there.standing()
     decision = decide(current, event, None, strict=strict)
@@ -382,7 +382,7 @@ def _admit(
         _ours(there, order)
         raise taken(
             "This order was carried out before, and its prediction has expired; for another one send "
-            "a new Idempotency-Key, and a new predictionId where the order has one."
+            "a new Idempotency-Key, and a new predictionId if the order has one."
         )
     raise taken(_IN_USE)
 

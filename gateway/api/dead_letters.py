@@ -101,7 +101,7 @@ class DeadLetters:
         return _answer({"success": True, "data": data, **counts})
 
     async def _judged(self, letters: Sequence[DeadLetter]) -> Mapping[int, int]:
-        """Up to where the events were judged, where a letter that was tried again asks for it.
+        """Up to where the events were judged, if a letter that was tried again asks for it.
 
         A gateway may have no right to see the processors' group: then nothing is said to be taken.
         """

@@ -10,14 +10,14 @@ from tidings.streams.rules.event import LATEST
 
 
 def with_deadline(fields: Mapping[str, Raw], now: int) -> dict[str, Raw]:
-    """An order's members with a deadline in the place of its timeout.
+    """An order's members with a deadline instead of its timeout.
 
     Args:
         fields: Of the order, by name.
         now: When the request came, ms since the epoch.
 
     Raises:
-        Problem: 422 where it has both, or its deadline is not in the future.
+        Problem: 422 if it has both, or its deadline is not in the future.
     """
     members = dict(fields)
     timeout = members.pop("timeout", None)

@@ -37,7 +37,7 @@ class Health:
     Args:
         guard: Who may come in.
         version: Of the service.
-        alive: What only a restart mends; None: nothing.
+        alive: What only a restart fixes; None: nothing.
         registry: The metrics.
     """
 

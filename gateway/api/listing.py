@@ -1,7 +1,7 @@
 """`GET /api/predictions`: newest first, filtered, searched, in pages, and only what the caller may see.
 
-With `format=ndjson` it gives whole records, one a line: with a limit a page of them, whose header
-names the next one, else a stream of all, of which a page at a time is in memory.
+With `format=ndjson` it gives whole records, one a line. With a limit that is one page, whose header
+names the next one; else a stream of all, of which one page at a time is in memory.
 """
 
 import time
@@ -177,7 +177,7 @@ async def _stream(
 ) -> web.StreamResponse:
     """All records from a cursor on, a page after the other as the client takes them.
 
-    Whoever has read the end of the body has read all: where a page cannot be read, or the token
+    Whoever has read the end of the body has read all: if a page cannot be read, or the token
     ends, the connection is cut instead.
     """
     page = await _first(read, cursor, account)
@@ -274,9 +274,9 @@ async def _collect(
 ) -> Listed:
     """A page out of small ones of the store, so that few large records are in memory at a time.
 
-    It may come out short, and its cursor goes on: after `room` bytes, after `PAGES` times as many
-    records as were asked for where the caller may not see most of them, and after `LOOKED_THROUGH`
-    records or `SEARCH_SECONDS` where words are searched for.
+    It may come out short, and its cursor goes on. It ends after `room` bytes; after `PAGES` times
+    as many records as were asked for, if the caller may not see most of them; and after
+    `LOOKED_THROUGH` records or `SEARCH_SECONDS`, if words are searched for.
 
     Args:
         store: Listed.

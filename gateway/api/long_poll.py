@@ -37,11 +37,11 @@ async def next_change(
     """The record once it is newer than what the caller knows.
 
     Returns:
-        The newer record; None where nothing has changed within `wait` seconds, or before the
+        The newer record; None if nothing has changed within `wait` seconds, or before the
         caller's token expired.
 
     Raises:
-        Problem: 404 where it was deleted meanwhile, or is no longer the caller's to see.
+        Problem: 404 if it was deleted meanwhile, or is no longer the caller's to see.
     """
     if permissions.expires_at is not None:  # what comes later is not for this token
         wait = max(0.0, min(wait, permissions.expires_at - clock.ms() / 1000))
@@ -57,7 +57,7 @@ def announced(change: Change) -> Stored:
     """The record that a change carries.
 
     Raises:
-        Problem: 404 where it says that the prediction is gone.
+        Problem: 404 if it says that the prediction is gone.
     """
     if change.deleted or change.status is None:
         raise not_found()

@@ -63,7 +63,7 @@ class Draft:
         archive: The archive mode that is stamped on it.
 
     Raises:
-        Problem: 422 where the processor would not understand it.
+        Problem: 422 if the processor would not understand it.
     """
 
     __slots__ = ("event", "headers", "now", "prediction_id", "value")
@@ -91,7 +91,7 @@ class Draft:
             event = decode_event(record, {})
         except Poison as poison:
             raise unprocessable(
-                "Invalid field", f"{poison}; mend it and send the request again."
+                "Invalid field", f"{poison}; fix it and send the request again."
             ) from None
         if settles(event, len(self.value)):
             settle(event)
@@ -121,20 +121,20 @@ class EventWriter:
         self._tracing = tracing
 
     def draft(self, prediction_id: str, fields: dict[str, Raw], now: int) -> Draft:
-        """An event with these members; a problem where the processor would not understand it."""
+        """An event with these members; a problem if the processor would not understand it."""
         return Draft(prediction_id, fields, now, self._archive)
 
     async def write(self, request: web.Request, draft: Draft) -> Change | None:
         """Append the event and wait for its change.
 
         Returns:
-            The change; None where it has not come in time.
+            The change; None if it has not come in time.
         """
         position = await self.append(request, draft)
         return await self._reader.wait_for(draft.prediction_id, position, WRITE_WAIT)
 
     async def append(self, request: web.Request, draft: Draft) -> Position:
-        """Append it, in the trace of the request; returns where it lies. Raises `LogError`."""
+        """Append it, in the trace of the request; returns its position. Raises `LogError`."""
         resource = request.match_info.route.resource
         name = f"{request.method} {resource.canonical if resource is not None else request.path}"
         incoming = request.headers.get(TRACE_HEADER)
@@ -255,7 +255,7 @@ class Mutations:
             )
 
     async def delete(self, request: web.Request) -> web.StreamResponse:
-        """`DELETE /api/predictions/{id}`: 204 when it is gone, 202 where that is not seen in time."""
+        """`DELETE /api/predictions/{id}`: 204 when it is gone, 202 if that is not seen in time."""
         now = self._clock.ms()
         prediction_id = request.match_info["id"]
         await self.admit_delete(request, await self._records.find(prediction_id, fresh=True))
@@ -272,7 +272,7 @@ class Mutations:
         return web.Response(status=204, headers=headers)
 
     def _would_apply(self, stored: Stored, event: Event) -> bool:
-        """Whether the event says something new; raises a 409 where the rules forbid it."""
+        """Whether the event says something new; raises a 409 if the rules forbid it."""
         current = stored.standing()
         decision = decide(current, event, None, strict=self._strict)
         match decision:
@@ -325,7 +325,7 @@ async def read_object(request: web.Request, limit: int, account: HeldAccount) ->
     """The body, which must be a JSON object, by member.
 
     Raises:
-        Problem: 415, 400, 413, 422 where it has too many values, 429 or 503.
+        Problem: 415, 400, 413, 422 if it has too many values, 429 or 503.
     """
     body = await read_json(request, limit, account)
     values = body.count(b",") + body.count(b"[") + body.count(b"{")

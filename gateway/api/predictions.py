@@ -1,7 +1,7 @@
 """Reading predictions over HTTP: one with its ETag, and lists of what the caller may see.
 
-A record goes out as the bytes that the store keeps: nothing is decoded unless a field is to be
-picked, or a right hangs on a tag or a model.
+A record goes out as the bytes that the store keeps. It is decoded only if a field has to be picked,
+or a right depends on a tag or a model.
 """
 
 from collections.abc import Awaitable, Callable
@@ -53,7 +53,7 @@ def answer_with(
 
 
 def may_read(permissions: Permissions, prediction_id: str, stored: Stored) -> bool:
-    """Whether the caller may read this record; decoded only where its tags or model decide."""
+    """Whether the caller may read this record; decoded only if its tags or model decide."""
     if permissions.may_read(prediction_id, stored.owner, None, ()):
         return True
     if not permissions.needs_record or stored.owner is None:
@@ -93,7 +93,7 @@ class Records:
         """The record that stands; `fresh` passes the cache by.
 
         Raises:
-            Problem: 404 where there is none.
+            Problem: 404 if there is none.
         """
         if not valid_id(prediction_id):
             raise not_found()
@@ -183,7 +183,7 @@ def read_handler(
 
 
 def not_modified(version: int) -> web.Response:
-    """The answer where the client has this version already."""
+    """The answer if the client has this version already."""
     return web.Response(status=304, headers={"ETag": f'"{version}"', "Cache-Control": "no-cache"})
 
 

@@ -51,7 +51,7 @@ class Search:
 
     @classmethod
     def of(cls, text: str | None) -> "Search | None":
-        """The search for this parameter; None where there is none.
+        """The search for this parameter; None if there is none.
 
         Raises:
             Problem: 400 for words that are too long.
@@ -103,7 +103,7 @@ async def counted(store: CachedStore, query: Query | None, caller: str | None) -
     """How many records the query's filters but the status match, by status, as JSON.
 
     `{"total": n, "complete": true, "byStatus": {...}}`; not complete: at least so many. `null`
-    where the store cannot count, or where the caller may see some records alone.
+    if the store cannot count, or if the caller may see some records alone.
     """
     if query is None:
         return b"null"

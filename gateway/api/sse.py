@@ -155,8 +155,8 @@ class EventStreams:
     async def posted(self, request: web.Request) -> web.StreamResponse:
         """`POST /api/events` with a list of the WebSocket's `subscribe` messages.
 
-        A browser has six connections to a host: a page that cannot use the WebSocket gets whatever
-        it watches on one of them, and an address is too short to name it all.
+        A browser has six connections to a host. A page that cannot use the WebSocket gets
+        everything that it watches on one of them, and an address is too short to name it all.
         """
         permissions = await self._guard.authenticate(request)
         account = self._held.account(permissions.subject)
@@ -181,7 +181,7 @@ class EventStreams:
 
     @contextmanager
     def admitted(self, request: web.Request, subject: str | None, keys: int = 1) -> Iterator[None]:
-        """Count a stream until the block ends; a problem where it is one too many."""
+        """Count a stream until the block ends; a problem if it is one too many."""
         address = address_group(self._guard.client_address(request))
         owner = self._admit(address, subject, keys)
         self._addresses[address] += 1
@@ -231,7 +231,7 @@ class EventStreams:
         return response
 
     def _admit(self, address: str, subject: str | None, keys: int) -> OwnerUsage | None:
-        """Count a stream of the subject with so many keys; a problem where it is one too many."""
+        """Count a stream of the subject with so many keys; a problem if it is one too many."""
         if self._count >= MAX_STREAMS:
             raise Problem(
                 503,
@@ -320,7 +320,7 @@ class EventStreams:
     async def _snapshots(
         self, stream: EventStream, wanted: Watched
     ) -> AsyncGenerator[bytes | None]:
-        """The snapshot's events; None once where the limit left some out."""
+        """The snapshot's events; None once if the limit left some out."""
         store = self._store
         if not wanted.snapshot:
             return
@@ -355,7 +355,7 @@ class EventStreams:
         return left is not None and may_watch(permissions, prediction_id, left)
 
     async def _listed(self, stream: EventStream, wanted: Watched) -> AsyncGenerator[Stored | None]:
-        """Records up to the limit; None at last where there are more, or the store cannot list."""
+        """Records up to the limit; None at last if there are more, or the store cannot list."""
         query, left = wanted.query, wanted.limit
         assert query is not None
         capabilities = self._store.capabilities
@@ -412,7 +412,7 @@ class _Writing:
         self._writer = writer
 
     async def write(self, data: bytes) -> None:
-        """Write; raises ConnectionError where the client is gone."""
+        """Write; raises ConnectionError if the client is gone."""
         if data and self._writer is not None:
             await self._writer.write(data)
             await self._writer.drain()

@@ -16,7 +16,7 @@ def seal_webhook(fields: dict[str, Raw], book: AddressBook | None) -> None:
         book: Seals addresses; None: no webhooks are sent.
 
     Raises:
-        Problem: 422 for an address or statuses that cannot be, or where none are sent.
+        Problem: 422 for an address or statuses that cannot be, or if none are sent.
     """
     given, events = fields.get("webhook"), fields.get("webhookEvents")
     if given is None:

@@ -1,7 +1,7 @@
 """Webhooks: verified on their raw bytes, appended as they came, answered when that is durable.
 
 Nothing of a body is read but the prediction's id. What it says is the processor's to find out, so a
-mapping that is mended later mends the records by a replay.
+mapping that is fixed later fixes the records by a replay.
 """
 
 import base64
@@ -286,7 +286,7 @@ class Webhooks:
     ) -> tuple[str | None, bytes]:
         """The provider's id of the delivery, and the body as it was before a sender compressed it.
 
-        The signature is over the bytes as sent or, where a proxy on the way compressed them, over
+        The signature is over the bytes as sent or, if a proxy on the way compressed them, over
         those before. What nobody has proven yet is decompressed to a bounded multiple of its size.
         """
         if name in self._by_address:  # proven before its body was read
@@ -306,7 +306,7 @@ class Webhooks:
 def _not_taken(
     error: LogError, provider: str, prediction_id: str | None, trace: RequestTrace | None
 ) -> Exception:
-    """What the request ends with where the log has not taken its webhook."""
+    """What the request ends with if the log has not taken its webhook."""
     if trace is not None:
         trace.end(str(error))
     if isinstance(error, RecordTooLarge):
@@ -319,7 +319,7 @@ def _not_taken(
 def _verify_address(name: str, provider: ProvenByAddress, request: web.Request) -> None:
     """Verify a webhook whose address is all of its proof."""
     with _unproven_is_401(name):
-        # Where the address names a prediction, its token was found to be right before.
+        # If the address names a prediction, its token was found to be right before.
         provider.verify_address(request.query.get("token"), proven="id" in request.match_info)
 
 

@@ -18,7 +18,7 @@ from tidings.gateway.websocket.listener import AcceptedHandshake, Acceptor
 WEBSOCKET_PATH = "/api/ws"
 
 POLICY_VIOLATION = 1008
-"""The close code that servers make a 403 of, where they can send no other answer."""
+"""The close code that servers make a 403 of, if they can send no other answer."""
 
 
 async def not_upgraded(request: web.Request) -> web.StreamResponse:

@@ -30,7 +30,7 @@ Handle = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class ReceivedBody:
-    """A request's body, in the place of aiohttp's `StreamReader`."""
+    """A request's body, instead of aiohttp's `StreamReader`."""
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
@@ -60,7 +60,7 @@ class ReceivedBody:
         return self._whole
 
     def exception(self) -> BaseException | None:
-        """Nothing: a body that breaks off raises where it is read."""
+        """Nothing: a body that breaks off raises when it is read."""
         return None
 
     def read_nowait(self) -> bytes:
@@ -76,7 +76,7 @@ class ReceivedBody:
 
 
 class AnswerWriter(AbstractStreamWriter):
-    """An answer, in the place of aiohttp's writer.
+    """An answer, instead of aiohttp's writer.
 
     Args:
         send: Takes its messages.
@@ -121,7 +121,7 @@ class AnswerWriter(AbstractStreamWriter):
         await self._tell({"type": "http.response.body", "body": body, "more_body": False})
 
     async def drain(self) -> None:
-        """The server waits for a slow client where it is written to."""
+        """The server waits for a slow client when it is written to."""
 
     def enable_compression(self, encoding: str = "deflate", strategy: int | None = None) -> None:
         """Nothing is compressed here."""
@@ -152,7 +152,7 @@ class AnswerWriter(AbstractStreamWriter):
 
 
 class Exchange:
-    """A request and its answer, in the place of aiohttp's connection."""
+    """A request and its answer, instead of aiohttp's connection."""
 
     ssl_context = None
     sockname = None

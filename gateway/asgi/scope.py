@@ -56,6 +56,6 @@ def mount_of(scope: Scope, prefix: str = "") -> str:
 
 
 def client_of(scope: Scope) -> str:
-    """The address at the other end of the connection; empty where the server does not tell it."""
+    """The address at the other end of the connection; empty if the server does not tell it."""
     client = scope.get("client")
     return client[0] if client else ""

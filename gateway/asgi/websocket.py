@@ -26,8 +26,8 @@ class AsgiTransport(asyncio.Transport):
     """One WebSocket that is accepted already.
 
     Args:
-        receive: Of the connection.
-        send: Likewise.
+        receive: The connection's `receive`.
+        send: The connection's `send`.
     """
 
     def __init__(self, receive: Receive, send: Send) -> None:

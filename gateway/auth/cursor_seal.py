@@ -39,7 +39,7 @@ class CursorSeal:
         return self._fernet.encrypt(cursor.encode()).decode()
 
     def unseal(self, sealed: str) -> str:
-        """The store's cursor; raises ValueError where it is none that was given out."""
+        """The store's cursor; raises ValueError if it is none that was given out."""
         from cryptography.fernet import InvalidToken
 
         try:

@@ -1,7 +1,7 @@
 """A short way to check the usual JWT: compact, signed with HS256, with nothing odd about it.
 
-Pure. It only ever accepts: what it does not recognize, wrong or merely unusual, is left to the JWT
-library, which checks everything again, refuses with a reason, and costs ten times as much.
+Pure. It only ever accepts. What it does not recognize, wrong or merely unusual, is left to the JWT
+library. That checks everything again, refuses with a reason, and costs ten times as much.
 """
 
 import binascii
@@ -96,14 +96,14 @@ class Hs256FastPath:
 
 
 def _time(value: object, otherwise: float) -> float:
-    """A number of seconds; `otherwise` where it is none."""
+    """A number of seconds; `otherwise` if it is none."""
     if type(value) is int or type(value) is float:
         return value if -MAX_TIME < value < MAX_TIME else otherwise
     return otherwise
 
 
 def _decoded(segment: bytes) -> bytes | None:
-    """A segment's content; None where it is padded or its last bits are not 0 (RFC 7515, 2)."""
+    """A segment's content; None if it is padded or its last bits are not 0 (RFC 7515, 2)."""
     decoded = binascii.a2b_base64(
         segment.translate(_TO_STANDARD) + b"=" * (-len(segment) % 4), strict_mode=True
     )

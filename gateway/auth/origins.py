@@ -13,7 +13,7 @@ _NAME = re.compile(r"[a-z0-9._~-]+")
 
 
 def canonical_origin(text: str) -> str | None:
-    """An origin as two equal ones are both written; None where the text is no origin.
+    """An origin as two equal ones are both written; None if the text is no origin.
 
     Without the scheme's default port, in lower case, an international name as browsers send it
     (`https://xn--mnchen-3ya.example`), an IPv6 address in its short form.
@@ -56,7 +56,7 @@ def names_host(origin: str, host: str) -> bool:
 
 
 def host_and_port(authority: str, default_port: int | None = None) -> tuple[str, int | None] | None:
-    """The host, as `canonical_host` gives it, and the port; None where the text is no `host:port`."""
+    """The host, as `canonical_host` gives it, and the port; None if the text is no `host:port`."""
     host, port = authority, ""
     if (colon := authority.rfind(":")) > authority.rfind("]"):
         host, port = authority[:colon], authority[colon + 1 :]

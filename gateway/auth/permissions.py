@@ -173,14 +173,14 @@ OPEN = Permissions(scopes=frozenset({ADMIN, WATCH_ALL, READ_ALL, WRITE}))
 """Everything is allowed: no authentication is configured, and the service is on loopback."""
 
 NOBODY = Permissions()
-"""Nothing is allowed: no token was given where one is needed."""
+"""Nothing is allowed: no token was given if one is needed."""
 
 
 class Authenticator(Protocol):
     """What turns a token into permissions."""
 
     def at_once(self, token: str) -> Permissions | None:
-        """The rights that the token proves; None where only `authenticate` can tell, by waiting.
+        """The rights that the token proves; None if only `authenticate` can tell, by waiting.
 
         Raises:
             TokenRefused: As `authenticate` does.
@@ -312,7 +312,7 @@ def _all_scopes(claims: Mapping[str, object], names: ClaimNames) -> frozenset[st
 
 
 def _union(some: frozenset[str], more: frozenset[str]) -> frozenset[str]:
-    """Both, without a set of its own where one of them is empty."""
+    """Both, without a set of its own if one of them is empty."""
     return some | more if some and more else some or more
 
 

@@ -86,12 +86,12 @@ class OwnerQuotas:
         return len(self._owners)
 
     def enter(self, subject: str, subscriptions: int = 0, claims: int = 0) -> OwnerUsage | None:
-        """Count one more session of this owner, until `leave`; None where that is one too many.
+        """Count one more session of this owner, until `leave`; None if that is one too many.
 
         Args:
             subject: The owner.
             subscriptions: What the session brings with it.
-            claims: Likewise.
+            claims: How many predictions it brings claims of.
         """
         owner = self._owners.get(subject)
         if owner is None:

@@ -107,7 +107,7 @@ class AddressLimits:
             now: Seconds of any clock that only goes forward.
 
         Returns:
-            0 where it may go on; else the seconds after which the next one may.
+            0 if it may go on; else the seconds after which the next one may.
         """
         bucket = self._buckets.pop(address, None) or TokenBucket(self.rate, self.burst, now)
         self._buckets[address] = bucket
@@ -130,7 +130,7 @@ class AddressConnections:
         self._open: Counter[str] = Counter()
 
     def enter(self, address: str, now: float) -> bool:
-        """Count one more, until `leave`; False where that is too many at once, or too fast.
+        """Count one more, until `leave`; False if that is too many at once, or too fast.
 
         Args:
             address: The client's.

@@ -42,7 +42,7 @@ REMEMBERED = 256
 
 
 SCOPE = web.RequestKey("SCOPE", object)
-"""Of a request: the ASGI scope that it came with, where it came through a host's server."""
+"""Of a request: the ASGI scope that it came with, if it came through a host's server."""
 
 Rights = Callable[[Any], Permissions | Awaitable[Permissions | None] | None]
 """What a host application gives the caller of an ASGI scope; None: its token tells, if any."""
@@ -118,7 +118,7 @@ class RequestGuard:
             peer: The address at the other end of the connection.
 
         Returns:
-            A problem where it is refused; else what to call when the connection is gone, or None.
+            A problem if it is refused; else what to call when the connection is gone, or None.
         """
         try:
             self._check_source(headers, peer)

@@ -101,7 +101,7 @@ async def send_counted(
 
 
 def problem_response(problem: Problem) -> web.StreamResponse:
-    """A problem as the last answer of a connection, where no application is there to make one."""
+    """A problem as the last answer of a connection, if no application is there to make one."""
     body = problem.body()
     lines = {"Content-Type": CONTENT_TYPE, "Cache-Control": "no-store", **problem.headers}
     headers = "".join(f"{name}: {value}\r\n" for name, value in lines.items())

@@ -1,9 +1,9 @@
 """The budget for bytes that are held in memory on behalf of somebody outside.
 
-A body that is still coming in, a page of records that a client has not read yet, what waits for a
-slow session: whatever a client can make the process hold is counted here, per connection, per owner
-and in all. Each part asks before it holds more and says what it does at a limit (a shorter page, a
-429 or 503, versions instead of bytes). Pure: no clock, no I/O.
+Everything that a client can make the process hold is counted here, per connection, per owner and in
+all: a body that is still coming in, a page that is not read yet, messages for a slow session. Each
+part asks before it holds more and says what it does at a limit (a shorter page, a 429 or 503,
+versions instead of bytes). Pure: no clock, no I/O.
 
 ```
 HeldBytes               one for the process
@@ -40,7 +40,7 @@ class HeldLimits(Struct, frozen=True, kw_only=True):
 
     connection: int = 16 * MIB
     owner: int = 64 * MIB
-    """Of one token's `sub` together, or of one address where there is none."""
+    """Of one token's `sub` together, or of one address if there is none."""
     process: int = 128 * MIB
 
     @property
@@ -118,7 +118,7 @@ class HeldAccount:
         )
 
     def take(self, kind: Kind, size: int) -> bool:
-        """Hold so many bytes more; False, and nothing is counted, where a limit forbids it."""
+        """Hold so many bytes more; False, and nothing is counted, if a limit forbids it."""
         if size > self.room(kind):
             return False
         self.count(kind, size)

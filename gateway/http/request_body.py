@@ -10,7 +10,7 @@ from tidings.gateway.http.problems import Problem, bad_request, busy, too_large
 from tidings.streams.support import compression
 
 BODY_TIME = 30.0
-"""Seconds for a whole body: a client that trickles bytes must not hold a connection for ever."""
+"""Seconds for a whole body: a client that trickles bytes must not hold a connection forever."""
 
 
 def is_buffered(request: web.Request) -> bool:
@@ -46,8 +46,8 @@ async def read_body(
         kind: What they are counted as.
 
     Raises:
-        Problem: 413 over the limit, 408 where it takes too long, 400 where it is cut or malformed,
-            429 or 503 where too much is held already.
+        Problem: 413 over the limit, 408 if it takes too long, 400 if it is cut or malformed,
+            429 or 503 if too much is held already.
     """
     check_length(request, limit)
     if is_buffered(request):
@@ -95,7 +95,7 @@ async def read_json(request: web.Request, limit: int, account: HeldAccount) -> b
     """The bytes of a body that says it is JSON.
 
     Raises:
-        Problem: 415 where it says something else, and as `read_body` does.
+        Problem: 415 if it says something else, and as `read_body` does.
     """
     if request.content_type not in {"application/json", "application/octet-stream"}:
         # A page elsewhere can send forms and plain text without asking first, JSON it cannot.
@@ -138,13 +138,13 @@ def is_compressed(request: web.Request, body: bytes) -> bool:
 
 
 def plain(request: web.Request, body: bytes, limit: int) -> bytes:
-    """The body as it was before it was compressed, where it was; else as it came.
+    """The body as it was before it was compressed, if it was; else as it came.
 
     A proxy that undoes a compression may leave the header there. What makes no sense is not for
     here to refuse: a webhook that is well signed is kept, and the processor says what is wrong.
 
     Raises:
-        Problem: 413 where it has more than `limit` bytes then; no more are made of it.
+        Problem: 413 if it has more than `limit` bytes then; no more are made of it.
     """
     if not is_compressed(request, body):
         return body

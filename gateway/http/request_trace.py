@@ -12,7 +12,7 @@ class RequestTrace:
     Args:
         tracing: Where spans go.
         name: Method and route, such as `PATCH /api/predictions/{id}`.
-        prediction_id: What it is about, where that is known.
+        prediction_id: What it is about, if that is known.
         incoming: The `traceparent` that it came with.
         received: When it had come, in seconds since the epoch.
         about: Further attributes of the request's span.
@@ -65,7 +65,7 @@ def begun(
     received: float,
     **about: str,
 ) -> tuple[RequestTrace | None, bytes | None]:
-    """The spans of a request where it is sampled, and the `traceparent` that its event carries on.
+    """The spans of a request if it is sampled, and the `traceparent` that its event carries on.
 
     What is not sampled carries on what it came with, if that is one.
     """

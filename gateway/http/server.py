@@ -1,8 +1,8 @@
 """The HTTP server of the gateway: aiohttp's own, behind whatever listens.
 
-What it adds: the server's own errors are problems, a client that closes its sending half is still
-answered, an answer that nobody takes is given up, and requests behind a refused upgrade are not
-lost.
+What it adds: the server's own errors are problems, and a client that closes its sending half is
+still answered. An answer that nobody takes is given up, and requests behind a refused upgrade are
+not lost.
 """
 
 import asyncio
@@ -125,7 +125,7 @@ class Connection(web.RequestHandler):  # type: ignore[type-arg,unused-ignore]
             self.keep_alive(False)  # what was behind its body is lost, and must not seem answered
 
     def give_up_if_stuck(self, now: float) -> None:
-        """Cut the connection where its client has taken nothing for too long.
+        """Cut the connection if its client has taken nothing for too long.
 
         Args:
             now: Seconds of a clock that only goes forward.

@@ -149,7 +149,7 @@ class Groups:
         """The members of the event that creates a group with all its orders.
 
         Raises:
-            Problem: 422 where a deadline is not in the future.
+            Problem: 422 if a deadline is not in the future.
         """
         whole = []
         for index, one in enumerate(order.orders or ()):

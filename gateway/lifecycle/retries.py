@@ -129,7 +129,7 @@ def refuse_unfit(record: Prediction, elsewhere: Elsewhere, submitter: Submitter 
     """Refuse what cannot be tried again.
 
     Raises:
-        Problem: 409 where it has not failed, 422 where nobody here can make it.
+        Problem: 409 if it has not failed, 422 if nobody here can make it.
     """
     if record.status not in (Status.FAILED, Status.CANCELED):
         raise invalid_transition(record.status, "a retry")
@@ -160,7 +160,7 @@ def _answer(prediction_id: str, stored: Stored | None) -> web.StreamResponse:
 
 
 async def newest_attempt(records: Records, stored: Stored) -> Stored:
-    """The newest of a prediction's attempts; the last one that stands, where one is gone."""
+    """The newest of a prediction's attempts; the last one that stands, if one is gone."""
     for _ in range(MOST_LINKS):
         if b'"retriedAs":' not in stored.encoded:
             break

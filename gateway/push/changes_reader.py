@@ -152,7 +152,7 @@ class ChangesReader(ChangeWaiters):
         self._cache.steady = True
 
     def _interrupted(self, _: Exception) -> None:
-        # What changes now is not seen. A cache that did not age would answer with it for ever.
+        # What changes now is not seen. A cache that did not age would answer with it forever.
         self._cache.steady = False
 
     def _forget(self) -> None:

@@ -1,8 +1,8 @@
 """What a subscriber whose transport is full still has to get: the newest state of each prediction.
 
 Pure. The queue exists only while the transport takes nothing. It keeps at most one change per
-prediction. Beyond its bounds it keeps ids and versions alone, and the bytes are read again when the
-transport drains: a subscriber that never reads costs a bounded amount of memory, and a terminal
+prediction. Beyond its bounds it keeps only ids and versions, and reads the bytes again when the
+transport drains. So a subscriber that never reads costs a bounded amount of memory, and a terminal
 state is never lost.
 """
 
@@ -73,11 +73,11 @@ class ConflationQueue:
         self._replies.append(message)
 
     def put(self, item: RoutedChange) -> bool:
-        """Keep a change in place of an older one of its prediction; drop it where it is older.
+        """Keep a change in place of an older one of its prediction; drop it if it is older.
 
         Returns:
-            False where the budget has no room even for its id, and something of this owner's waits
-            already: the subscriber has to begin anew.
+            False if the budget has no room even for its id, and something of this owner's waits
+            already: the subscriber has to start over.
         """
         change = item.change
         prediction_id = change.prediction_id
@@ -130,7 +130,7 @@ class ConflationQueue:
         self._account.close()
 
     def take(self, limit: int) -> bytes:
-        """The next messages, about `limit` bytes, one at least; empty where only reads are left."""
+        """The next messages, about `limit` bytes, one at least; empty if only reads are left."""
         if self._replies:
             taken = b"".join(self._replies)
             self._replies.clear()
@@ -150,7 +150,7 @@ class ConflationQueue:
     def restore(self, change: Change) -> bool:
         """Take the bytes of a prediction from `missing`.
 
-        Left out where a newer change came while it was read. Where the store was behind what was
+        Left out if a newer change came while it was read. If the store was behind what was
         announced, the prediction stays missing: sent now, the older state would be the last one.
 
         Returns:

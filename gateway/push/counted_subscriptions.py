@@ -27,7 +27,7 @@ class CountedSubscriptions(SubscriptionState):
         """How many claims the owner's usage counts for this session."""
 
     def count_for(self, subject: str | None) -> bool:
-        """Count as a session of this owner from now on; False where that is one too many."""
+        """Count as a session of this owner from now on; False if that is one too many."""
         former = self._usage
         if former is not None and former.subject == subject:
             return True

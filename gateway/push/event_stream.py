@@ -56,7 +56,7 @@ class EventStream:
         permissions: What the client may watch.
         single: The prediction that the stream is of; None: of several.
         account: Counts what is held for it.
-        texts: What it has of each text, where it asked for pieces.
+        texts: What it has of each text, if it asked for pieces.
     """
 
     def __init__(
@@ -141,14 +141,14 @@ class EventStream:
         return b"".join(events), whole
 
     def knows(self, prediction_id: str, version: int) -> bool:
-        """The client has this version; False where it has it, or a newer one, already."""
+        """The client has this version; False if it has it, or a newer one, already."""
         if self._floors.get(prediction_id, 0) >= version:
             return False
         self._floors[prediction_id] = version
         return True
 
     def snapshot(self, prediction_id: str, stored: Stored) -> bytes:
-        """The event of a record as it stands; empty where the client has it."""
+        """The event of a record as it stands; empty if the client has it."""
         if self._texts is not None:
             self._texts.sent(prediction_id, stored.encoded)
         if self.single is not None and stored.status is not None and stored.status.terminal:

@@ -1,7 +1,7 @@
 """One text that grows, as a gateway knows it: the last written record, and the pieces since.
 
-Pure. A piece stands on a *written* version of the record and says where in the text it begins, so
-pieces and records, which come from two topics, can be put together in whatever order they arrive:
+Pure. A piece names the *written* version of the record that it continues, and says where in the
+text it begins. So pieces and records, which come from two topics, can be put together in any order:
 what overlaps is left out, and nothing is ever put behind a gap.
 """
 
@@ -68,7 +68,7 @@ _heads = msgspec.json.Decoder(TextHead)
 
 
 def text_head(encoded: bytes) -> TextHead:
-    """What a record says of its text; nothing where it is no record."""
+    """What a record says of its text; nothing if it is no record."""
     try:
         return _heads.decode(encoded)
     except msgspec.DecodeError:
@@ -164,11 +164,11 @@ class GrowingText:
         return self.start + len(self.data)
 
     def written(self, head: TextHead, grown_from: int | None = None) -> bool:
-        """Take a written record's text; False where it, or a newer one, is known.
+        """Take a written record's text; False if it, or a newer one, is known.
 
         Args:
             head: What the record says of it.
-            grown_from: The former version, where nothing else differs from that.
+            grown_from: The former version, if nothing else differs from that.
         """
         if head.version <= self.version:
             return False
@@ -217,8 +217,8 @@ class GrowingText:
     def _check_at(self, offset: int, claimed: int) -> int:
         """The CRC of the text up to an offset.
 
-        Of the written text nothing else is known than what the first piece behind it says: it has
-        been written by now, and whoever wrote it has computed it from the same bytes.
+        All that is known of the written text is what the first piece behind it says. It has been
+        written by now, and its writer has computed it from the same bytes.
         """
         known = self._checks.get(offset)
         if known is not None:

@@ -93,7 +93,7 @@ class TextSubscriber(Protocol):
         """As every subscriber's."""
 
     def deliver_texts(self, grown: Sequence[RoutedText]) -> None:
-        """Take one step of these texts, likewise."""
+        """Take one step of these texts, as `deliver` does of changes."""
 
 
 def _ignore(subscriber: Subscriber, error: Exception) -> None:
@@ -175,8 +175,8 @@ class Hub:
     def version(self, prediction_id: str) -> int:
         """The last version that everybody was told, deletions included.
 
-        0 where there is none, where it is forgotten, or while its fan-out is under way: a floor
-        that was dropped then would let the same version through to those who are still to be told.
+        0 if there is none, if it is forgotten, or while its fan-out is under way. A floor dropped
+        during a fan-out would let the same version through to sessions that have yet to get it.
         """
         return 0 if prediction_id in self._under_way else self._sent.get(prediction_id, 0)
 

@@ -1,9 +1,9 @@
 """Pages of records for snapshots: small, counted while they are held, and read in turn.
 
 A client that reads slowly, or not at all, keeps the page that its snapshot stands at in memory. So
-a page is cut to `PAGE_BYTES`, the next one is read when the client has taken it, and what all of
-them hold is bounded per owner and in all. Few are read at once, owners take turns, and subscribers
-that wait for the same page share one read.
+a page is cut to `PAGE_BYTES`, and the next one is read when the client has taken it. What all pages
+hold is bounded per owner and in all. Few are read at once, owners take turns, and subscribers that
+wait for the same page share one read.
 """
 
 import asyncio
@@ -53,7 +53,7 @@ class PageReader:
     """Reads pages for those who hold them while a client takes its time.
 
     Args:
-        records: Where from.
+        records: Where they are read.
     """
 
     def __init__(self, records: Lister) -> None:
@@ -128,7 +128,7 @@ def cursor_behind(stored: Stored) -> str:
 
 
 async def persist(read: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
-    """The read's result, tried again where the store says that a retry helps."""
+    """The read's result, tried again if the store says that a retry helps."""
     for delay in RETRIES:
         try:
             return await read(*args, **kwargs)

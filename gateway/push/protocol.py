@@ -36,7 +36,7 @@ class Malformed(ValueError):
 
 
 class Auth(Struct, frozen=True, gc=False, tag_field="type", tag="auth"):
-    """A token: the first one where no header carried it, or a newer one."""
+    """A token: the first one if no header carried it, or a newer one."""
 
     token: str
 

@@ -85,7 +85,7 @@ class Session(CountedSubscriptions):
         self._refilling = False
         self._drained: asyncio.Future[None] | None = None
         self.texts: TextCursors | None = None
-        """What it has of each text, where it asked for pieces."""
+        """What it has of each text, if it asked for pieces."""
         self._inbox: list[bytes] | None = None
         """Messages that came while a token is checked."""
 
@@ -216,7 +216,7 @@ class Session(CountedSubscriptions):
         self._output.release()
 
     def _refuse(self, error: TokenRefused) -> None:
-        # Where the keys cannot be had nothing is known against the token: come back with it.
+        # If the keys cannot be had nothing is known against the token: come back with it.
         self._output.close(Close.RESTART if error.retryable else Close.TOKEN_REFUSED, error.reason)
 
     def _grant(self, permissions: Permissions) -> None:
@@ -426,7 +426,7 @@ class Session(CountedSubscriptions):
             self.resume()
 
     async def writable(self) -> bool:
-        """Wait until nothing waits for the transport; False where the client is gone."""
+        """Wait until nothing waits for the transport; False if the client is gone."""
         while self._open and self._queue is not None:
             if self._drained is None:
                 self._drained = asyncio.get_running_loop().create_future()

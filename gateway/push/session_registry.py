@@ -1,8 +1,8 @@
 """All sessions of a gateway: what they share, the sweep that checks their deadlines, and their end.
 
 There is no task, queue or timer per connection. A single timer pings the connections in 100 groups
-over one heartbeat period, closes those that said nothing since, ends expired tokens, and checks the
-deadlines of the few connections that have any.
+over one heartbeat period, and closes those that have said nothing since. It ends expired tokens,
+and checks the deadlines of the few connections that have any.
 """
 
 import asyncio
@@ -176,7 +176,7 @@ class SessionRegistry:
             logger.error("session.failed", exc_info=error)
 
     def _send_snapshots(self, session: Session, message: Subscribe) -> None:
-        """Send a subscription's snapshots, at once where they are at hand."""
+        """Send a subscription's snapshots, at once if they are at hand."""
         frames = None if session.backed_up else self.snapshots.at_hand(session, message)
         if frames is None:
             session.begin_snapshot()
@@ -236,7 +236,7 @@ class SessionRegistry:
         self._tick = (self._tick + 1) % GROUPS
         for connection in list(self._groups[self._tick]):
             if not connection.reading:
-                # A pong could not be seen, but the ping notices a client that is gone. Where the
+                # A pong could not be seen, but the ping notices a client that is gone. If the
                 # session is backed up, what counts is whether anything gets through.
                 if not connection.session.backed_up:
                     connection.ping()
@@ -254,8 +254,8 @@ class SessionRegistry:
     def _expire(self) -> None:
         """End expired tokens, in a quarter of the groups each time.
 
-        Only groups are looked at in which one is due: to visit every session once a second costs as much as all pings,
-        because by then nothing of it is in the processor's caches.
+        Only groups in which one is due are looked at. To visit every session once a second costs as
+        much as all pings, because by then nothing of it is in the CPU's caches.
         """
         now = self._clock.ms() / 1000
         earliest = self._earliest
@@ -274,7 +274,7 @@ class SessionRegistry:
     # The end
 
     def resync(self) -> None:
-        """Close every connection with 1012: changes were missed for good, snapshots mend that."""
+        """Close every connection with 1012: changes were missed for good, snapshots fix that."""
         for connection in [one for group in self._groups for one in group]:
             connection.close(Close.RESTART, "changes were missed; subscribe again")
 

@@ -1,8 +1,8 @@
 """What a new subscriber is told of the present: snapshots newer than it knows, and what is gone.
 
-The subscription stands in the hub before anything is read here, and a session leaves out what is
-not newer than what it was sent: neither a gap nor a duplicate. A store is written before a change
-is announced, so a snapshot is never older than what was announced.
+The subscription is in the hub before anything is read here, and a session leaves out what is not
+newer than what it was sent. So there is neither a gap nor a duplicate. A store is written before a
+change is announced, so a snapshot is never older than what was announced.
 """
 
 import asyncio
@@ -49,7 +49,7 @@ class RecordReader(Protocol):
         """What the cache holds and may show right now; None: it must be read."""
 
     async def get(self, prediction_id: str) -> Stored | None:
-        """An outside read, from the cache where it is fresh."""
+        """An outside read, from the cache if it is fresh."""
 
     async def get_fresh(self, prediction_id: str) -> Stored | None:
         """An outside read that passes the cache by."""
@@ -65,7 +65,7 @@ class SnapshotReader:
     """Reads records for sessions.
 
     Args:
-        records: Where from.
+        records: Where they are read.
         hub: Knows what was announced.
         clock: For expiry.
         held: The budget for what is read and not sent yet.
@@ -87,7 +87,7 @@ class SnapshotReader:
         """Per session what is to be sent, in order; alike subscriptions are answered together."""
 
     def at_hand(self, session: Session, message: Subscribe) -> bytes | None:
-        """All frames of a subscription's answer, where the cache holds every record; else None.
+        """All frames of a subscription's answer, if the cache holds every record; else None.
 
         Most subscriptions name one prediction that is in the cache: no task and no wait is needed.
         """
@@ -201,7 +201,7 @@ class SnapshotReader:
             await asyncio.sleep(STALE_PAUSE)  # the store is behind what was announced
 
     async def _send(self, session: Session, frames: AsyncGenerator[bytes]) -> bool:
-        """Write frames as the transport takes them; False where the client is gone.
+        """Write frames as the transport takes them; False if the client is gone.
 
         Each is written before anything is waited for: a newer change that came during the wait
         would be sent first, and the older snapshot would then take the client back.
@@ -246,7 +246,7 @@ class SnapshotReader:
     async def _read(
         self, names: Sequence[str], known: dict[str, int], owner: str | None
     ) -> dict[str, Stored]:
-        """The records, never older than what the client knows where the store has that."""
+        """The records, never older than what the client knows if the store has that."""
         found = {name: stored for name in names if (stored := self._records.peek(name)) is not None}
         missing = [name for name in names if name not in found]
         if len(missing) == 1 and missing[0] not in known:
@@ -266,7 +266,7 @@ class SnapshotReader:
     def _answer(
         self, session: Session, message: Subscribe, prediction_id: str, stored: Stored | None
     ) -> bytes:
-        """The frame about a prediction that the client named; empty where it knows as much."""
+        """The frame about a prediction that the client named; empty if it knows as much."""
         known = message.known.get(prediction_id, 0)
         if stored is not None and not _sees(session, prediction_id, stored):
             stored = None  # what one may not see does not exist
@@ -370,7 +370,7 @@ class _Listing:
         self.more = False
 
     def take(self) -> bool:
-        """Count one; False where the limit is used up, and so there is more."""
+        """Count one; False if the limit is used up, and so there is more."""
         if not self._left:
             self.more = True
             return False
@@ -397,7 +397,7 @@ def _record(stored: Stored) -> Standing | None:
 
 
 def _sees(session: Session, prediction_id: str, stored: Stored) -> bool:
-    """Whether the client may see this record; decoded only where its owner does not decide."""
+    """Whether the client may see this record; decoded only if its owner does not decide."""
     permissions = session.permissions
     if permissions.may_watch(prediction_id, stored.owner, None, ()):
         return True

@@ -1,8 +1,9 @@
 """What one client subscribes to, what it may see, and which versions it has already.
 
 Pure. While nothing has to be decided change by change the state passes through: the client gets
-each batch as it is. A snapshot under way, a floor (a version that the client has before the hub
-announces it) or a right that depends on the record ends the pass-through until it is settled.
+each batch as it is. Three things end the pass-through until they are settled: a snapshot under way,
+a right that depends on the record, and a floor. A floor is a version that the client has before the
+hub announces it.
 
 Every operation costs what it names, never what else is subscribed: a client with 10,000
 subscriptions that unsubscribes from one must not walk through all of them.
@@ -58,7 +59,7 @@ class SubscriptionState:
         self._floored = 0
         """How many of the keys have a floor."""
         self._floored_index: set[str] | None = None
-        """Which predictions those are, where there are more than a few keys."""
+        """Which predictions those are, if there are more than a few keys."""
         self._floors: dict[str, int] | None = None
         """Floors of predictions without a key of their own: a wide subscription brings them."""
         self._claimed: set[str] | None = None
@@ -217,7 +218,7 @@ class SubscriptionState:
     # without a floor the client would get the change that its snapshot contains a second time.
 
     def raise_floor(self, prediction_id: str, version: int) -> bool:
-        """Remember that the client has this version; False where it has it or a newer one."""
+        """Remember that the client has this version; False if it has it or a newer one."""
         floor = self.floor(prediction_id)
         if floor >= version:
             return False

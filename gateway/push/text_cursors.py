@@ -1,4 +1,4 @@
-"""How much of each growing text one client has, where it asked for pieces.
+"""How much of each growing text one client has, if it asked for pieces.
 
 Pure. A client has an entry once it was sent a whole record that it may see, so a piece needs no
 further check of rights; without an entry it is sent the next record as a whole. Whoever is in step
@@ -38,7 +38,7 @@ class Texts(Protocol):
     """The growing texts of a gateway."""
 
     def get(self, prediction_id: str) -> GrowingText | None:
-        """The text, where it is followed."""
+        """The text, if it is followed."""
 
     def begin(self, prediction_id: str, encoded: bytes) -> tuple[int, int] | None:
         """Follow the text of a record that a client was sent; the epoch and length that it has.
@@ -66,7 +66,7 @@ class TextCursors:
         """Texts of which it has to be sent what has come meanwhile."""
 
     def wanted(self, items: Iterable[RoutedChange]) -> list[RoutedChange]:
-        """The changes that it has to be sent: those of a text alone are left out where it has it."""
+        """The changes that it has to be sent: those of a text alone are left out if it has it."""
         wanted = []
         for item in items:
             change = item.change

@@ -52,7 +52,7 @@ class Records(Protocol):
         """What the cache holds and may show right now; None: it must be read."""
 
     async def get(self, prediction_id: str) -> Stored | None:
-        """An outside read, from the cache where it is fresh."""
+        """An outside read, from the cache if it is fresh."""
 
 
 class Judgement(Struct, frozen=True):
@@ -250,7 +250,7 @@ class TextHub:
     # Records
 
     def get(self, prediction_id: str) -> GrowingText | None:
-        """The text, where it is followed."""
+        """The text, if it is followed."""
         return self._texts.get(prediction_id)
 
     def begin(self, prediction_id: str, encoded: bytes) -> tuple[int, int] | None:
@@ -382,7 +382,7 @@ class TextHub:
                 self._let_go(text)
 
     async def news(self, text: GrowingText, wanted: Callable[[], bool], timeout: float) -> bool:
-        """Wait until something is so of a text that is being read; False where it is not in time."""
+        """Wait until something is so of a text that is being read; False if it is not in time."""
         news = asyncio.Event()
         waiting = self._readers.setdefault(text.prediction_id, [])
         waiting.append(news)

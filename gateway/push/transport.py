@@ -7,7 +7,7 @@ class Output(Protocol):
     """The transport of a session."""
 
     def write(self, data: bytes) -> None:
-        """Send whole frames; dropped where the connection is going away."""
+        """Send whole frames; dropped if the connection is going away."""
 
     def write_pieces(self, data: bytes) -> None:
         """Send whole frames of pieces of texts, likewise."""
@@ -23,7 +23,7 @@ class Output(Protocol):
         """Close the connection with this code; the session hears `closed` at once."""
 
     def cork(self) -> bool:
-        """Collect what is written until `uncork`; False where that is done already."""
+        """Collect what is written until `uncork`; False if that is done already."""
 
     def uncork(self) -> None:
         """Write what was collected, at once."""

@@ -95,12 +95,12 @@ export interface Prediction<Output = unknown> {
   stream?: boolean;
   /** Which server is told of its steps; the address itself is encrypted. */
   webhook?: { host: string; sealed: string };
-  /** The statuses that this server is told of; the last ones where it is left out. */
+  /** The statuses that this server is told of; the last ones if it is left out. */
   webhookEvents?: Status[];
   logsLength?: number;
   /** Bytes of the text in UTF-8. */
   textLength?: number;
-  /** How far the text is known to reach where pieces of it are missing. */
+  /** How far the text is known to reach if pieces of it are missing. */
   textMissing?: number;
   /** The version at which the text was last replaced by one that does not begin with it. */
   textEpoch?: number;
@@ -109,7 +109,7 @@ export interface Prediction<Output = unknown> {
   /** Of a text over 32 KiB the parts that lie in object storage; `textTail` follows them. */
   textParts?: { hash: string; bytes: number; crc: number }[];
   textTail?: string;
-  /** The text's content type where it is not `text/plain` alone. */
+  /** The text's content type if it is not `text/plain` alone. */
   textType?: string;
   textSeq?: string;
   textProducers?: { id: string; epoch: number; seq: number }[];
@@ -151,7 +151,7 @@ export interface NewPrediction {
   stream?: boolean;
   webhook?: string;
   webhookEvents?: ("starting" | "processing" | "succeeded" | "failed" | "canceled")[];
-  /** Ms that it may take, in the place of a deadline. */
+  /** Ms that it may take, instead of a deadline. */
   timeout?: number;
 }
 
@@ -203,7 +203,7 @@ export class TidingsError extends Error {
 export interface Watch<Output = unknown> extends AsyncIterable<Update<Output>> {
   /** Resolves when what stood at the beginning has been handed out. */
   readonly synced: Promise<void>;
-  /** Resolves when it is closed, and rejects with a `TidingsError` where the service ends it. */
+  /** Resolves when it is closed, and rejects with a `TidingsError` if the service ends it. */
   readonly closed: Promise<void>;
   close(): void;
 }
@@ -215,7 +215,7 @@ export interface Options {
   token?: string | (() => string | Promise<string>);
   /** Ms that the page may be hidden before the connection is let go, until it is seen again: 30,000 unless said. */
   pauseAfter?: number;
-  /** Use this way alone. Without it a WebSocket is used, and Server-Sent Events where those are blocked. */
+  /** Use this way alone. Without it a WebSocket is used, and Server-Sent Events if those are blocked. */
   transport?: "websocket" | "sse";
 }
 
@@ -238,7 +238,7 @@ export class Tidings extends EventTarget {
   ): Watch<Output>;
   watch<Output = unknown>(what: string | Selection): Watch<Output>;
   /**
-   * The record of a prediction that has ended, however it ended; rejects where it is deleted. With `latest` that of the
+   * The record of a prediction that has ended, however it ended; rejects if it is deleted. With `latest` that of the
    * last attempt at it.
    */
   finished<Output = unknown>(
@@ -271,11 +271,11 @@ export class Tidings extends EventTarget {
   ): Promise<Prediction<Output>>;
   /**
    * The text of a prediction as it grows: what is there already, and then each piece once. It ends when the prediction
-   * has succeeded, and rejects where it failed, was canceled or is deleted. `replaced` says of the piece that was handed
-   * out last that the text begins anew with it.
+   * has succeeded, and rejects if it failed, was canceled or is deleted. `replaced` says of the piece that was handed
+   * out last that the text starts over with it.
    */
   text(id: string, options?: { signal?: AbortSignal }): AsyncIterable<string> & { readonly replaced: boolean };
-  /** Write a prediction's text: pieces are joined while a request is under way, repeated where that helps, and taken once. */
+  /** Write a prediction's text: pieces are joined while a request is under way, repeated if that helps, and taken once. */
   writer(id: string): TextWriter;
   /** Write what a source yields, and close: a `Response`, a stream of bytes, strings, or chunks of an OpenAI-compatible API. */
   pipe(id: string, source: Response | ReadableStream<Uint8Array> | AsyncIterable<unknown>): Promise<void>;

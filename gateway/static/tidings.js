@@ -420,7 +420,7 @@ export class Tidings extends EventTarget {
       this.#fresh = new Set(this.#topics.values());
       this.#asked.clear();
       this.#heard(attempt, ANSWER_WITHIN, true);
-      // Few networks block WebSockets, and many services restart: a WebSocket counts as blocked only where plain HTTP
+      // Few networks block WebSockets, and many services restart: a WebSocket counts as blocked only if plain HTTP
       // has just come through. Then the two ways are tried in turn.
       if (this.#doubt && !this.#transport) {
         attempt.through = await fetch(`${this.#base}/healthz`, { cache: "no-store" }).then(({ status }) => status < 500, () => false);
@@ -646,7 +646,7 @@ export class Tidings extends EventTarget {
     const expiry = expiryOf(this.#current);
     const left = expiry - Date.now();
     this.#renewAt = expiry - Math.min(RENEW_EARLY, left / 10);
-    // Where it seems to be over, although the service has just taken it, the clock here is wrong.
+    // If it seems to be over, although the service has just taken it, the clock here is wrong.
     if (typeof this.#token !== "function" || left === Infinity || left < 0) return;
     this.#renewal = setTimeout(async () => {
       const attempt = this.#attempt;
@@ -707,7 +707,7 @@ function keysOf({ predictionId, owner, model, tags = [] }) {
   return keys;
 }
 
-/** When a JWT ends, in ms; Infinity where it does not say. */
+/** When a JWT ends, in ms; Infinity if it does not say. */
 function expiryOf(token) {
   try {
     return JSON.parse(atob(token.split(".")[1].replace(/-/g, "+").replace(/_/g, "/"))).exp * 1000 || Infinity;

@@ -59,7 +59,7 @@ def cursor(now: float, given: str | None, jitter: int) -> int:
     Args:
         now: Seconds since the epoch.
         given: What the client brought.
-        jitter: Intervals to go on by where it brought the present one, 1 at least.
+        jitter: Intervals to go on by if it brought the present one, 1 at least.
     """
     present = int(now - CURSOR_EPOCH) // CURSOR_SECONDS
     brought = number(given) if given is not None else None

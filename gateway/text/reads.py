@@ -69,7 +69,7 @@ class TextReads:
     async def reading(
         self, permissions: Permissions, prediction_id: str
     ) -> AsyncIterator[GrowingText]:
-        """The text as it grows; a problem (404) where there is none that the caller may see."""
+        """The text as it grows; a problem (404) if there is none that the caller may see."""
         stored = await self._records.find(prediction_id)
         if not may_read(permissions, prediction_id, stored):
             raise not_found()
@@ -97,7 +97,7 @@ class TextReads:
                 return await self._long_poll(request, permissions, text, start)
 
     async def _place(self, text: GrowingText, wanted: Offset | str) -> Offset:
-        """Where to begin; waits where the client knows more than this gateway."""
+        """If to begin; waits if the client knows more than this gateway."""
         if wanted == "-1":
             return Offset(text.epoch, 0)
         if not isinstance(wanted, Offset):

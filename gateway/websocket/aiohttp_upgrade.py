@@ -20,7 +20,7 @@ from tidings.gateway.websocket.listener import Acceptor
 
 
 class _Tail:
-    """Collects what the HTTP server has read beyond the handshake, in the place of its parser."""
+    """Collects what the HTTP server has read beyond the handshake, instead of its parser."""
 
     def __init__(self) -> None:
         self.data = b""
@@ -51,7 +51,7 @@ def upgrade_route(acceptor: Acceptor) -> Callable[[web.Request], Awaitable[web.S
         """Take the connection over, and come back when it is gone."""
         http, transport = request.protocol, request.transport
         if transport is None:
-            return _Done()  # gone already: admitted, it would keep a place of its address for ever
+            return _Done()  # gone already: admitted, it would keep a place of its address forever
         try:
             head = handshake.from_request(_request(request))
             accepted = acceptor.accept(head, request.remote or "")

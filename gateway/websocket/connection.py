@@ -343,7 +343,7 @@ class WebSocketConnection(asyncio.Protocol):
         return self._probe is None or bool(self._holds) or self._probe.reads(monotonic())
 
     def cork(self) -> bool:
-        """Collect what is written from now on; False where that is done already."""
+        """Collect what is written from now on; False if that is done already."""
         if self._corked is not None:
             return False
         self._corked = []
@@ -428,7 +428,7 @@ class WebSocketConnection(asyncio.Protocol):
         return waiting or self._closing_since is not None
 
     def _earn(self, amount: float) -> bool:
-        """Forgive some of what was spent; True where there is more to forgive."""
+        """Forgive some of what was spent; True if there is more to forgive."""
         self._spent = max(0, self._spent - round(amount))
         if (
             self._overdrawn

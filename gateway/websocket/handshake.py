@@ -66,7 +66,7 @@ class RequestHead(Struct, frozen=True):
     headers: dict[str, str]
     """Names in lower case; values of a repeated one joined with commas (RFC 9110, 5.3)."""
     request: Request | None = None
-    """As the library has it, where the head is unusual or was parsed by somebody else."""
+    """As the library has it, if the head is unusual or was parsed by somebody else."""
     raw: bytes = b""
 
     @property

@@ -81,7 +81,7 @@ class Acceptor:
         self._opened = 0
 
     def enter(self, opening: Callable[[], None]) -> bool:
-        """Open a WebSocket now, or in a later turn of the event loop where many come at once.
+        """Open a WebSocket now, or in a later turn of the event loop if many come at once.
 
         Returns:
             Whether it was done at once.
@@ -290,7 +290,7 @@ class Listener:
     async def start(
         self, host: str = "127.0.0.1", port: int = 0, *, reuse_port: bool = False
     ) -> int:
-        """Listen; returns the port (the chosen one where 0 was asked for).
+        """Listen; returns the port (the chosen one if 0 was asked for).
 
         Raises:
             OSError: The address cannot be listened on.

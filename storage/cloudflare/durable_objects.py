@@ -320,7 +320,7 @@ class DurableObjectsStore(PredictionStore):
     async def list(self, query: Query) -> Page:
         """As the protocol says.
 
-        A page may be shorter than asked for where its records are large.
+        A page may be shorter than asked for if its records are large.
         """
         params = {"limit": str(min(query.limit, 1000)), "now": str(query.at(self._clock.ms()))}
         for name in ("status", "owner", "model", "tag"):

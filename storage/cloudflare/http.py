@@ -32,7 +32,7 @@ CONNECTIONS = 32
 class CloudflareAnswer(Struct, frozen=True):
     """What came back.
 
-    The status and the body, and how long to wait where the server named a time.
+    The status and the body, and how long to wait if the server named a time.
     """
 
     status: int
@@ -46,7 +46,7 @@ class CloudflareAnswer(Struct, frozen=True):
 
 
 class TooManyRequests(StoreUnavailable):
-    """The server asks for a pause (429); `after` is how long, in seconds, where it said so."""
+    """The server asks for a pause (429); `after` is how long, in seconds, if it said so."""
 
     def __init__(self, message: str, after: float | None) -> None:
         super().__init__(message)
@@ -118,7 +118,7 @@ class CloudflareHttp:
             path: appended to the base URL, percent-encoded.
             body: JSON.
             params: of the query.
-            again: makes the body of a repeat where that one says that it is one.
+            again: makes the body of a repeat if that one says that it is one.
 
         Raises:
             StoreUnavailable: Nobody answers, not in time, or with a failure that a later try may

@@ -41,7 +41,7 @@ class Metadata(Struct, frozen=True, gc=False, omit_defaults=True):
     o: str | None = None
     """Owner, percent-encoded: a KV binding carries metadata in a header."""
     m: str | None = None
-    """Model, likewise."""
+    """Model, percent-encoded for the same reason."""
     cut: bool = False
     """Owner and model had no room; they are in the value alone."""
 

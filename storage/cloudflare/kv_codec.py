@@ -79,7 +79,7 @@ def stored_in(value: Value) -> Stored:
 def may_match(query: Query, meta: Metadata, now: int) -> bool:
     """Whether a listing should look at the record.
 
-    Where metadata had no room for all, it should.
+    If metadata had no room for all, it should.
     """
     owner = None if meta.o is None else unquote(meta.o)
     return (

@@ -7,11 +7,11 @@ never against KV.
 With a log, the truth is its compacted changes topic. When the processor is given partitions it
 calls
 
-1. `await restore(writes)` with the newest versions of them: from then on `load` reads nothing but
-   the copy, `write` returns at once, and what was restored goes to KV again, as nobody knows what
-   the former writer left there;
+1. `await restore(writes)` with the newest versions of them. From then on `load` reads only the
+   copy, and `write` returns at once. What was restored goes to KV again, as nobody knows what the
+   former writer left there;
 2. `await flush()` before it hands partitions over, and `forget(ids)` after;
-3. `refresh(ids)` where an older version of another writer may have come last.
+3. `refresh(ids)` if an older version of another writer may have come last.
 
 Without a log, `load` asks KV for what the copy does not know, and `write` returns when KV has taken
 it. Then there may be one program only, and its predictions must not have been written by another in
@@ -342,7 +342,7 @@ class CloudflareKvStore(PredictionStore):
     async def flush(self) -> None:
         """Return when KV has taken all that is queued now.
 
-        Raises StoreUnavailable where it does not in time.
+        Raises StoreUnavailable if it does not in time.
         """
         await self._write_queue.drain(self._timeout)
 

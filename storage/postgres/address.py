@@ -1,9 +1,9 @@
 """The URL of a store in Postgres, as libpq, its hosters and other drivers' users write it. Pure.
 
-libpq's names are those of PostgreSQL 18, "33.1.2. Parameter Key Words". What our driver knows is
-passed on, what can be said otherwise is translated, what has no meaning here is left out, and what
-would weaken a guarantee by being left out is refused. Any other name is a setting of the server, as
-it was for the driver.
+libpq's names are those of PostgreSQL 18, "33.1.2. Parameter Key Words". A parameter that our driver
+knows is passed on; one that can be said otherwise is translated. One without a meaning here is left
+out, and refused if leaving it out would weaken a guarantee. Any other name is a setting of the
+server, as it was for the driver.
 """
 
 import re

@@ -50,7 +50,7 @@ class Connector:
         """A connection to the first host that takes one.
 
         Raises:
-            StoreMisconfigured: The URL has to be mended.
+            StoreMisconfigured: The URL has to be fixed.
             OSError, asyncpg.PostgresError: What the last host said.
         """
         hosts = self._hosts
@@ -61,7 +61,7 @@ class Connector:
             try:
                 connection = await self._connect(host)
             except ssl.SSLError as error:
-                raise StoreMisconfigured(f"{self._address.shown}: {error}; mend the URL") from error
+                raise StoreMisconfigured(f"{self._address.shown}: {error}; fix the URL") from error
             except _ELSEWHERE as error:
                 failure = error
             else:
@@ -119,7 +119,7 @@ class Connector:
                 target_session_attrs=SessionAttribute(address.attributes),
             )
         except ValueError as error:
-            raise StoreMisconfigured(f"{address.shown}: {error}; mend the URL") from error
+            raise StoreMisconfigured(f"{address.shown}: {error}; fix the URL") from error
 
 
 def _settings(address: PostgresAddress) -> dict[str, str]:

@@ -115,7 +115,7 @@ def quoted(name: str) -> str:
 
 
 async def prepare(connection: "asyncpg.Connection[asyncpg.Record]", statements: Statements) -> None:
-    """Make the tables where they are missing, or take them to this format.
+    """Make the tables if they are missing, or take them to this format.
 
     One process does, others wait for it.
 
@@ -148,7 +148,7 @@ async def prepare(connection: "asyncpg.Connection[asyncpg.Record]", statements: 
 async def _upgraded(
     connection: "asyncpg.Connection[asyncpg.Record]", statements: Statements
 ) -> str | None:
-    """The format of the tables, which were taken to this version's where steps lead there."""
+    """The format of the tables, which were taken to this version's if steps lead there."""
     async with connection.transaction():
         await connection.execute("SELECT pg_advisory_xact_lock($1)", _LOCK)
         found: str | None = await connection.fetchval(statements.format)

@@ -46,7 +46,7 @@ _STATUS: dict[str | None, Status | None] = {None: None} | {
     status.value: status for status in Status
 }
 _MEND = ("28", "3D", "3F", "42")
-"""Classes of SQLSTATE that say what needs mending: authorization, database, schema, rights and
+"""Classes of SQLSTATE that say what needs fixing: authorization, database, schema, rights and
 tables."""
 _RETRY = ("08", "25", "40", "53", "55", "57", "58")
 """Those that pass: connection, read-only (a failover), rolled back, resources, locks, operator,
@@ -67,14 +67,14 @@ class PostgresStore(PredictionStore):
         self._statements = Statements(address.schema)
         self._clock = clock
         self._birth: str | None = None
-        """Of the tables that this store was opened on: another one where they, or the database,
-        were made anew."""
+        """Of the tables that this store was opened on: another one if they, or the database,
+        were made again."""
         self._doubtful = False
         """Whether it has to be asked for again."""
 
     @classmethod
     async def open(cls, url: str, *, clock: Clock = SYSTEM_CLOCK) -> "PostgresStore":
-        """Connect, and make the tables where they are missing.
+        """Connect, and make the tables if they are missing.
 
         Args:
             url: `postgresql://user:password@host/database` with, after `?`, `schema` (default: the
@@ -151,7 +151,7 @@ class PostgresStore(PredictionStore):
     async def write(self, writes: Sequence[Write]) -> list[Outcome]:
         """Apply each compare-and-set in one statement.
 
-        Raises ValueError where an id comes twice.
+        Raises ValueError if an id comes twice.
         """
         ids = distinct_ids(writes)
         if not writes:
@@ -290,7 +290,7 @@ class PostgresStore(PredictionStore):
                 or await connection.fetchval(self._statements.filled) is None
             ):
                 raise StoreUnavailable(
-                    f"{self._address.shown} was made anew while this process runs; fill it with tidings replay, and it"
+                    f"{self._address.shown} was made again while this process runs; fill it with tidings replay, and it"
                     " goes on by itself"
                 )
             self._birth = birth
@@ -299,7 +299,7 @@ class PostgresStore(PredictionStore):
     def _pinned(
         self, work: "Callable[[Connection], Awaitable[T]]"
     ) -> "Callable[[Connection], Awaitable[T]]":
-        """Within a transaction where a pooler shares connections.
+        """Within a transaction if a pooler shares connections.
 
         Parsing and executing meet the same one then.
         """
@@ -358,7 +358,7 @@ def _meaning(error: BaseException, shown: str) -> StorageError | None:
         )
     if isinstance(error, OSError | asyncpg.InterfaceError | asyncpg.InternalClientError):
         if isinstance(error, asyncpg.ClientConfigurationError):
-            return StoreMisconfigured(f"{shown}: {error}; mend the URL")
+            return StoreMisconfigured(f"{shown}: {error}; fix the URL")
         return StoreUnavailable(f"{shown} cannot be reached: {error}")
     if isinstance(error, asyncpg.PostgresError):
         code = str(getattr(error, "sqlstate", None) or "")

@@ -150,7 +150,7 @@ def _parameters(query: str, kind: str) -> dict[str, str]:
 
 
 def _place(named: str, kind: str) -> str:
-    """Host and port, which are the default ones where they are not named."""
+    """Host and port, which are the default ones if they are not named."""
     if "," in named:
         raise StoreMisconfigured(
             f"{kind}://...: several hosts; name one: any node of a cluster leads to the others, and elsewhere an"

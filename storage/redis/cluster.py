@@ -29,7 +29,7 @@ class Nodes:
     """Sends commands, those of one node in one round trip.
 
     A node that answers that a slot has moved has not run the command, so it is sent again, to the
-    new node. One that answers that a slot is just being moved (`ASK`) is not obeyed: half of the
+    new node. A redirection because a slot is just being moved (`ASK`) is not followed. Half of the
     slot's keys are on either side then, and a script would find records missing.
 
     Args:
@@ -95,7 +95,7 @@ class Nodes:
     ) -> tuple[list[Any], list[Any]]:
         """The answers, errors among them, and those to `last`, which each node is sent after its commands.
 
-        Raises what redis-py raises where a node cannot be reached.
+        Raises what redis-py raises if a node cannot be reached.
         """
         if self._topology is None:
             return await self._pipeline(self._seed, commands, last)
@@ -146,7 +146,7 @@ class Nodes:
         return found
 
     async def _look(self) -> None:
-        """Ask the cluster which node has which slot, where that may have changed.
+        """Ask the cluster which node has which slot, if that may have changed.
 
         One asks, others wait for it.
         """

@@ -36,7 +36,7 @@ def meaning(error: Exception, shown: str, *, clustered: bool) -> StorageError:
         )
     if isinstance(error, exceptions.MovedError) and not clustered:
         return StoreMisconfigured(
-            f"{shown} has become one node of a cluster of several; start anew"
+            f"{shown} has become one node of a cluster of several; start again"
         )
     if isinstance(error, exceptions.AskError) and not isinstance(error, exceptions.MovedError):
         return StoreUnavailable(

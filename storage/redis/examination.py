@@ -12,20 +12,20 @@ from tidings.storage.errors import StoreMisconfigured, StoreUnavailable
 from tidings.storage.redis.address import RedisAddress
 
 Configured = Callable[[str], Awaitable[str | None]]
-"""What `CONFIG GET` says; None where the server does not tell (hosters forbid it)."""
+"""What `CONFIG GET` says; None if the server does not tell (hosters forbid it)."""
 
 EVERYSEC = "add ?durability=everysec to the URL, with which a crash may lose the last second"
 
 
 def is_primary(information: Mapping[str, Any]) -> bool:
-    """Whether INFO says that the server takes writes; where it says nothing, it does."""
+    """Whether INFO says that the server takes writes; if it says nothing, it does."""
     return str(information.get("role", "master")) in {"master", "primary"}
 
 
 async def refuse_careless(
     address: RedisAddress, information: Mapping[str, Any], configured: Configured
 ) -> None:
-    """Raise where the server is a replica, may drop records, or keeps no file of what was written.
+    """Raise if the server is a replica, may drop records, or keeps no file of what was written.
 
     Args:
         address: Of the store.
@@ -45,7 +45,7 @@ async def refuse_careless(
     if policy is None and not address.keeps:
         raise StoreMisconfigured(
             f"{shown} does not say whether it drops records when memory is short (no maxmemory_policy in INFO, and no"
-            " CONFIG GET); where it never does, add ?eviction=never to the URL"
+            " CONFIG GET); if it never does, add ?eviction=never to the URL"
         )
     if policy is not None and policy != "noeviction":
         raise StoreMisconfigured(

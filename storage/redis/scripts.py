@@ -4,7 +4,7 @@ Everything about a prediction lies in one of `shards` groups of keys that share 
 
 ```
 {tidings:7}:prediction:ID   hash: v version, s status ('' a tombstone), x expiry ('' never), i facts, d the record
-{tidings:7}:created         sorted set of ids by creation; likewise :status:S, :owner:O, :model:M, :tag:T
+{tidings:7}:created         sorted set of ids by creation; and so :status:S, :owner:O, :model:M, :tag:T
 {tidings:7}:purge           sorted set of ids by the time from which they may be removed
 {tidings:7}:positions       hash: the highest offset per partition
 {tidings:meta}              hash: format, shards, ownership
@@ -20,7 +20,7 @@ FIELDS = 9
 """Arguments of a write: id, expected, version, status, expiry, purge, facts, created_at, record."""
 
 GRACE = 86_400_000
-"""ms that a key outlives its time of purging (or, where that is past, its last write) if nothing sweeps."""
+"""ms that a key outlives its time of purging (or, if that is past, its last write) if nothing sweeps."""
 
 WRITE = """
 local prefix = KEYS[1]

@@ -79,7 +79,7 @@ class RedisStore(PredictionStore):
         self._meta = f"{{{address.prefix}:meta}}"
         self._turns = asyncio.Semaphore(CONNECTIONS)
         self._waits = address.durable
-        """Whether writes wait for the disk; not so where the server itself waits before it
+        """Whether writes wait for the disk; not so if the server itself waits before it
         answers."""
         options: dict[str, Any] = {
             "socket_timeout": address.timeout,
@@ -102,11 +102,10 @@ class RedisStore(PredictionStore):
 
         Args:
             url: `redis://user:password@host:6379/0`, `valkey://`, `rediss://` or `valkeys://`
-                (TLS), or `redis+unix:///path/of.sock` with, after `?`, `prefix` (`tidings`: of all
-                keys), `shards` (16), `timeout` (5 s a call), `durability=everysec` (a crash of the
-                server may lose the last second; by default a write waits for the disk),
-                `eviction=never` (for a server that does not say so), and `ssl_*` as redis-py takes
-                them.
+                (TLS), or `redis+unix:///path/of.sock`. After `?` may come `prefix` (`tidings`: of all
+                keys), `shards` (16), `timeout` (5 s a call) and `ssl_*` as redis-py takes them. So may
+                `durability=everysec` (a crash of the server may lose the last second; by default a
+                write waits for the disk) and `eviction=never` (for a server that does not say so).
             clock: What expiry is compared with.
 
         Raises:
@@ -180,7 +179,7 @@ class RedisStore(PredictionStore):
     async def write(self, writes: Sequence[Write]) -> list[Outcome]:
         """Apply each compare-and-set, the writes of a shard at once.
 
-        Raises ValueError where an id comes twice.
+        Raises ValueError if an id comes twice.
         """
         ids = distinct_ids(writes)
         if not writes:
@@ -290,7 +289,7 @@ class RedisStore(PredictionStore):
             self._waits = False  # it answers when a write is on its disk
 
     async def _configured(self, name: str) -> str | None:
-        """A setting of the server; None where it does not tell."""
+        """A setting of the server; None if it does not tell."""
         try:
             async with asyncio.timeout(self._address.timeout), self._turns:
                 found = (await self._nodes.each("CONFIG", "GET", name))[0]

@@ -4,7 +4,7 @@ import random
 from collections.abc import Sequence
 
 JITTER = 0.5
-"""The share of a wait that is drawn at random, where a schedule does not say otherwise."""
+"""The share of a wait that is drawn at random, if a schedule does not say otherwise."""
 
 
 class Backoff:

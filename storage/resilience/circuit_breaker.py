@@ -32,7 +32,7 @@ class CircuitBreaker:
         self._failed_at: deque[float] = deque(maxlen=failures)
         self._opened = 0
         self.open_until = -math.inf
-        """When the next trial may be made, where it is open."""
+        """When the next trial may be made, if it is open."""
 
     @property
     def open(self) -> bool:

@@ -1,4 +1,4 @@
-"""Who comes next, where few may at once.
+"""Who comes next, if few may at once.
 
 Those that wait take turns, however much one of them asks for.
 """

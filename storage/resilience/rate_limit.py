@@ -37,7 +37,7 @@ class TokenBucket:
         """Take tokens if they are there, and nothing if they are not.
 
         Returns:
-            0 where they were taken; else the seconds after which they will be there.
+            0 if they were taken; else the seconds after which they will be there.
         """
         self._refill(now)
         if self.tokens < tokens:
@@ -49,7 +49,7 @@ class TokenBucket:
         """Take tokens whether they are there or not: who comes later stands behind.
 
         Returns:
-            The seconds to wait until they would have been there; 0 where they were.
+            The seconds to wait until they would have been there; 0 if they were.
         """
         self._refill(now)
         self.tokens -= tokens

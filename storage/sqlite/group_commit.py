@@ -1,8 +1,8 @@
 """Group commit: calls that wait while a transaction is on its way share the next one.
 
-A large transaction runs in a thread. A small one is made in the event loop: each statement that the
+A large transaction runs in a thread. A small one is made in the event loop. Each statement that the
 thread runs gives up the interpreter's lock and waits for it again, which takes longer than a small
-transaction. So does the way to the thread and back where the disk is fast (`SHORT`): then the loop
+transaction. So does the way to the thread and back if the disk is fast (`SHORT`): then the loop
 waits for the commit, too, as long as few calls share it. A disk that takes longer is waited for by
 the thread, until its commits are short again.
 
@@ -15,10 +15,10 @@ The orders that keep what was acknowledged:
   first one back.
 - Calls keep their order. One that cannot join the batch ends it, and all behind it wait: a later
   write of a record must not come before an earlier one.
-- A transaction made in the loop that meets a fault is rolled back and made anew in the thread,
+- A transaction made in the loop that meets a fault is rolled back and made again in the thread,
   which waits for other processes. So work may run twice, and only the results of the run that was
   committed count.
-- The wish of the most careful call decides: where one call of a batch is durable, the commit of all
+- The wish of the most careful call decides: if one call of a batch is durable, the commit of all
   waits for the disk. Transactions lie in the write-ahead log in their order, so a power cut takes
   the others from the end only.
 """
@@ -123,7 +123,7 @@ class GroupCommit(Generic[W]):
         self._waiting: list[CommitRequest[W]] = []
         self._under_way = False
         self._resuming: asyncio.AbstractEventLoop | None = None
-        """The loop that is to hand over what waits; where it was closed before it could, the next
+        """The loop that is to hand over what waits; if it was closed before it could, the next
         caller does it."""
         self.closing = False
         """Whether nothing more is taken."""
@@ -232,7 +232,7 @@ class GroupCommit(Generic[W]):
     def _make_in_loop(self, batch: list[CommitRequest[W]], commit: bool) -> list[Any] | None:
         """A small transaction, with its commit or without.
 
-        None where it came to nothing, most of all because another process writes: the thread waits
+        None if it came to nothing, most of all because another process writes: the thread waits
         for that, and says what the rest means.
         """
         if self._connection is None:

@@ -1,9 +1,9 @@
 """The tables and statements of the SQLite store, and how its connections are opened.
 
 A prediction is one row; `created_at` is NULL for a tombstone, which keeps it out of every listing.
-The table of tags is kept by triggers where rows change or go; for new rows by `TAGS`, because a
-trigger on inserting made every insert a third slower. The rowid table with a unique index on the id
-writes in half the time of one that is WITHOUT ROWID: rows of this size make the b-tree of ids deep.
+The table of tags is kept by triggers when rows change or go; for new rows by `TAGS`, because a
+trigger on inserting made every insert a third slower. A rowid table with a unique index on the id
+writes in half the time of a WITHOUT ROWID table. Rows of this size make the b-tree of ids deep.
 """
 
 import sqlite3
@@ -56,7 +56,7 @@ COLUMNS = 11
 purge_at, tags, doc, and the version that must stand."""
 MOST_INSERTED, MOST_UPDATED = 512, 128
 """Rows of one statement, at most. A statement of many rows is one step in C without the
-interpreter's lock: a statement per row would ask for that lock 500 times, at up to 5 ms each beside
+interpreter's lock. A statement per row would ask for that lock 500 times, at up to 5 ms each beside
 a busy event loop. Updates go through a temporary table, which is fastest while it fits into the
 processor's cache (`benchmarks/bench_sqlite_store.py`)."""
 
@@ -83,7 +83,7 @@ DELETE FROM predictions WHERE rowid IN
 
 @lru_cache
 def insert_sql(rows: int) -> str:
-    """Inserts this many rows where nothing stands; rows whose id is NULL are padding."""
+    """Inserts this many rows if they are not there yet; rows whose id is NULL are padding."""
     marks = ",".join(["(" + ",".join("?" * COLUMNS) + ")"] * rows)
     columns = ", ".join(f"column{number}" for number in range(1, COLUMNS))
     return (
@@ -122,7 +122,7 @@ def replace_sql(rows: int) -> str:
 
 
 def open_writer(path: Path, *, synchronous: str) -> sqlite3.Connection:
-    """The connection that writes; creates the file and its tables where they are missing.
+    """The connection that writes; creates the file and its tables if they are missing.
 
     Raises:
         StoreMisconfigured: The file is something else, of another format, or cannot be written.
@@ -222,7 +222,7 @@ def _enter_wal(connection: sqlite3.Connection) -> None:
 def at_open(error: sqlite3.Error, path: Path) -> StorageError:
     """What an error while opening means.
 
-    Besides what passes by itself, the settings need mending.
+    Besides what passes by itself, the settings need fixing.
     """
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL}:
@@ -233,7 +233,7 @@ def at_open(error: sqlite3.Error, path: Path) -> StorageError:
 
 
 def in_use(error: sqlite3.Error, path: Path) -> StorageError:
-    """What an error of a read or write means: a damaged file needs mending, all else may pass."""
+    """What an error of a read or write means: a damaged file needs fixing, all else may pass."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code in {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}:
         return StoreMisconfigured(

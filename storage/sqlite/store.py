@@ -61,7 +61,7 @@ class SqliteStore(PredictionStore):
     async def open(
         cls, url: str, *, clock: Clock = SYSTEM_CLOCK, deferred: bool = False
     ) -> "SqliteStore":
-        """Open the file, creating it with its folder and tables where they are missing.
+        """Open the file, creating it with its folder and tables if they are missing.
 
         Args:
             url: `sqlite:///relative/file.db` or `sqlite:////absolute/file.db`; with
@@ -135,7 +135,7 @@ class SqliteStore(PredictionStore):
     async def write(self, writes: Sequence[Write]) -> list[Outcome]:
         """Apply each compare-and-set in one transaction.
 
-        Raises ValueError where an id comes twice.
+        Raises ValueError if an id comes twice.
         """
         return await self._writer.write(writes) if writes else []
 

@@ -13,7 +13,7 @@ def reachable(found: int, wanted: int, steps: Steps) -> bool:
 
 
 def upgrade(connection: sqlite3.Connection, wanted: int, steps: Steps) -> int:
-    """Take the file to the wanted format within the current transaction, where steps lead there; the format it has then.
+    """Take the file to the wanted format within the current transaction, if steps lead there; the format it has then.
 
     Whoever rolls the transaction back has the old format with all that was in it.
     """

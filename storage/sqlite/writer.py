@@ -101,7 +101,7 @@ class SqliteWriter:
     """Owns the connection that writes.
 
     Args:
-        path: The file; created with its tables where missing.
+        path: The file; created with its tables if missing.
         synchronous: `FULL` (a commit is on the disk) or `NORMAL` (the last ones may be lost with
             the machine's power).
         deferred: Whether `persist` waits for the disk, and no write does.
@@ -166,7 +166,7 @@ class SqliteWriter:
 
 
 def _touch(connection: sqlite3.Connection) -> None:
-    """Change something: SQLite does not wait for the disk where a transaction has changed nothing."""
+    """Change something: SQLite does not wait for the disk if a transaction has changed nothing."""
     connection.execute(
         "INSERT INTO meta VALUES ('persisted', '1')"
         " ON CONFLICT DO UPDATE SET value = CAST(value AS INTEGER) + 1"
@@ -183,7 +183,7 @@ def _execute(
 def _apply(connection: sqlite3.Connection, calls: list[_Writes]) -> list[list[Outcome]]:
     """Write optimistically.
 
-    Where the count says that some did not match, start over and leave those out.
+    If the count says that some did not match, start over and leave those out.
     """
     prepared = calls[0].prepared if len(calls) == 1 else _Prepared(())
     if len(calls) > 1:

@@ -1,8 +1,8 @@
 """A cache in front of a store, itself a store.
 
-It never goes back: an older version never replaces a newer one, a fill from the store is dropped
-when a newer state or an invalidation came meanwhile, and a deletion is kept as a tombstone so that
-an old fill cannot bring it back.
+It never goes back in time. An older version never replaces a newer one, and a fill from the store
+is dropped if a newer state or an invalidation came meanwhile. A deletion is kept as a tombstone, so
+that an old fill cannot bring it back.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ class _Entry(Struct, gc=False):
     until: float
     """On the monotonic clock, in seconds."""
     used: bool = False
-    """Read since it was last passed over for eviction."""
+    """Read since the last time that it was spared an eviction."""
     told: bool = False
     """Put by somebody who heard of it, maybe long ago: the store may have something newer."""
 
@@ -53,7 +53,7 @@ class _Fill:
 
 
 class CachedStore(PredictionStore):
-    """Writes go through after the store has them; reads are answered from memory where it is fresh.
+    """Writes go through after the store has them; reads are answered from memory if it is fresh.
 
     Args:
         store: What is cached. `close` closes it.
@@ -185,7 +185,7 @@ class CachedStore(PredictionStore):
         return await self.store.positions()
 
     async def get(self, prediction_id: str) -> Stored | None:
-        """The record, from memory where it is fresh.
+        """The record, from memory if it is fresh.
 
         Concurrent misses of one id are one read of the store.
         """

@@ -105,7 +105,7 @@ async def shared_store(url: str, **options: Any) -> PredictionStore:
 
 
 async def reset_shared() -> None:
-    """Close every shared store, so that the next to ask opens it anew.
+    """Close every shared store, so that the next to ask opens it again.
 
     For tests and for a change of settings.
     """

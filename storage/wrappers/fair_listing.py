@@ -26,7 +26,7 @@ class FairListing:
     """Lists from one store in turns.
 
     Args:
-        records: Where from.
+        records: Where they are read.
         most: How many reads at once.
     """
 

@@ -32,8 +32,8 @@ from tidings.storage.store import (
 T = TypeVar("T")
 
 PATIENCE = 1.0
-"""Seconds that one record is waited for before it is read from the copy: half of what a readiness
-check may take, so that a store which hangs does not take the gateways away with it. Pages may take
+"""Seconds to wait for one record before it is read from the copy. That is half of what a readiness
+check may take, so that a store which hangs does not take the gateways down with it. Pages may take
 as long as the store lets them."""
 FAILURES, WINDOW = 5, 10.0
 """Failures within so many seconds after which the store is not asked any more."""
@@ -45,7 +45,7 @@ logger = get_logger(__name__)
 
 
 class FallbackStore(PredictionStore):
-    """Outside reads (`get`, `list`) come from the second store where the first is unavailable; all else fails then.
+    """Outside reads (`get`, `list`) come from the second store if the first is unavailable; all else fails then.
 
     Args:
         store: The one that counts.
@@ -89,7 +89,7 @@ class FallbackStore(PredictionStore):
         return await self.store.positions()
 
     async def get(self, prediction_id: str) -> Stored | None:
-        """The record, from the copy where the first store is unavailable, and marked then."""
+        """The record, from the copy if the first store is unavailable, and marked then."""
         stored, degraded = await self._read(lambda store: store.get(prediction_id), self._patience)
         return structs.replace(stored, degraded=True) if degraded and stored is not None else stored
 
@@ -98,7 +98,7 @@ class FallbackStore(PredictionStore):
         return await self.store.load(prediction_ids)
 
     async def write(self, writes: Sequence[Write]) -> list[Outcome]:
-        """As the first store does; into the copy only what it took, where no log fills that."""
+        """As the first store does; into the copy only what it took, if no log fills that."""
         outcomes = await self.store.write(writes)
         if self._written_here:
             await self._copy(
@@ -107,12 +107,12 @@ class FallbackStore(PredictionStore):
         return outcomes
 
     async def list(self, query: Query) -> Page:
-        """A page, from the copy where the first store is unavailable, and marked then."""
+        """A page, from the copy if the first store is unavailable, and marked then."""
         page, degraded = await self._read(lambda store: store.list(query))
         return structs.replace(page, degraded=True) if degraded else page
 
     async def count(self, query: Query, most: int) -> dict[str, int] | None:
-        """As the first store does; the copy where that is unavailable."""
+        """As the first store does; the copy if that is unavailable."""
         counts, _ = await self._read(lambda store: store.count(query, most))
         return counts
 

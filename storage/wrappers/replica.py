@@ -2,7 +2,7 @@
 
 What a gateway reads where its store is a projection.
 
-Such a store may show what is a minute old, so nothing is ever read from it: a reader of the changes
+Such a store may show what is a minute old, so nothing is ever read from it. A reader of the changes
 fills this from the whole topic before the gateway serves, and keeps it filled. It is a cache that
 has everything, and asks nobody.
 """
@@ -168,7 +168,7 @@ class Replica(CachedStore):
 
 
 def _matches(query: Query, stored: Stored) -> bool:
-    """Whether it passes the filters; decoded only where model or tag decide."""
+    """Whether it passes the filters; decoded only if model or tag decide."""
     if query.status is not None and stored.status != query.status:
         return False
     if query.owner is not None and stored.owner != query.owner:

@@ -1,4 +1,4 @@
-"""A store whose calls are made again where they fail for the moment, itself a store.
+"""A store whose calls are made again if they fail for the moment, itself a store.
 
 For programs without a log: a service waits at its log instead, and nothing is lost meanwhile.
 """
@@ -122,7 +122,7 @@ class RetryingStore(PredictionStore):
 async def _own(
     store: PredictionStore, writes: Sequence[Write], outcomes: list[Outcome]
 ) -> list[Outcome]:
-    """The outcomes, where a conflict with what an earlier try wrote is none.
+    """The outcomes, if a conflict with what an earlier try wrote is none.
 
     A write whose answer was lost stands already: its bytes at its version say so.
     """

@@ -49,7 +49,7 @@ _placed = msgspec.json.Decoder(_Placed).decode
 
 
 class SplitStore(PredictionStore):
-    """Reads look into the other arm where the first choice has nothing.
+    """Reads look into the other arm if the first choice has nothing.
 
     Args:
         a: Where most predictions go.
@@ -77,7 +77,7 @@ class SplitStore(PredictionStore):
         return 1 if binascii.crc32(b"arm:" + prediction_id.encode()) % 10_000 < self._share else 0
 
     async def claim(self, ownership: Ownership) -> Ownership:
-        """Claim both; where one of them belongs to somebody else, that is the answer."""
+        """Claim both; if one of them belongs to somebody else, that is the answer."""
         standing = [await arm.claim(ownership) for arm in self.arms]
         return next((one for one in standing if one != ownership), ownership)
 
@@ -139,7 +139,7 @@ class SplitStore(PredictionStore):
         )
 
     async def count(self, query: Query, most: int) -> dict[str, int] | None:
-        """The sums of both; None where one of them cannot count."""
+        """The sums of both; None if one of them cannot count."""
         sums: Counter[str] = Counter()
         for counts in await asyncio.gather(*(arm.count(query, most) for arm in self.arms)):
             if counts is None:

@@ -1,8 +1,7 @@
 """What a file is, by its first bytes; what its sender calls it does not count. Pure.
 
-Only what a browser shows or people keep is told apart: a file that is taken for another kind is
-never more than a download, since what may be shown where it was linked (`shown_inline`) is a short
-list.
+Only what a browser shows or people keep is told apart. A file that is taken for another kind is at
+most a download, because the list of what may be shown inline (`shown_inline`) is short.
 """
 
 HEAD = 4096

@@ -74,7 +74,7 @@ class GuardedSessions:
         )
 
     def session_for(self, url: URL) -> aiohttp.ClientSession:
-        """The session for this URL; raises `Forbidden` where there is none."""
+        """The session for this URL; raises `Forbidden` if there is none."""
         return self._allowed if check_url(url, self._allow) else self._public
 
     async def close(self) -> None:
@@ -122,7 +122,7 @@ def parse_url(text: str, base: URL | None = None) -> URL:
     """Read a URL or a redirect; its path and query stay as they were given, byte for byte.
 
     A signature may cover them: what is equal by RFC 3986 is another file to a CDN. Raises
-    `Forbidden` where it cannot be read.
+    `Forbidden` if it cannot be read.
     """
     if base is not None:
         text = _resolved(text, base)

@@ -54,7 +54,7 @@ def needs_archiving(record: Prediction, mode: Archive) -> bool:
 
     Args:
         record: As it stands.
-        mode: In force where the archiver runs. What waits for its files is dealt with in every
+        mode: In force when the archiver runs. What waits for its files is dealt with in every
             mode.
     """
     if record.assets or record.assets_error is not None:
@@ -105,7 +105,7 @@ def urls_in(record: Prediction, output: Raw) -> Iterator[list[str]]:
     but the URLs. One that is there several times may come several times.
 
     Args:
-        record: For its picture, where it has no output.
+        record: For its picture, if it has no output.
         output: The record's, or what its reference stands for.
     """
     if not output:
@@ -151,7 +151,7 @@ def is_data(url: str) -> bool:
 
 
 def data_of(url: str) -> bytes:
-    """The content of a `data:` URI. Raises ValueError where it has none."""
+    """The content of a `data:` URI. Raises ValueError if it has none."""
     match = _data.match(url)
     if match is None:
         raise ValueError("the data: URI has no comma")

@@ -40,7 +40,7 @@ class AssetPaths:
         return hmac.digest(self._key, text.encode(), "sha256").hex()[:40]
 
     def url(self, path: str) -> str:
-        """The address of a file, relative to the service where its gateways serve the files."""
+        """The address of a file, relative to the service if its gateways serve the files."""
         return f"{self._public}/{path}" if self._public else f"{ADDRESS}{path}"
 
 

@@ -1,7 +1,7 @@
 """Which network addresses a stranger's URL may lead to. Pure.
 
-A URL in a prediction's output says where this service connects to from inside its network: nothing
-but addresses of the public internet may be meant (OWASP, Server-Side Request Forgery Prevention).
+A URL in a prediction's output says where this service connects to from inside its network. So only
+addresses of the public internet are allowed (OWASP, Server-Side Request Forgery Prevention).
 """
 
 import ipaddress

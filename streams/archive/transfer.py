@@ -4,7 +4,7 @@
 2. write down which folder it gets, for the day when it is deleted
 3. put each file into object storage
 4. append `archive`
-5. load the record again: where it was deleted meanwhile, the files go
+5. load the record again: if it was deleted meanwhile, the files go
 
 A repeat after a crash puts the same files at the same places; the second `archive` says nothing
 new.
@@ -64,7 +64,7 @@ class RetryPolicy(Struct, frozen=True):
     until: float = 3600.0
     """Since the prediction ended: links of Replicate are valid for an hour."""
     tries: int = 3
-    """At least so many, however late; at most so many where the server says 404."""
+    """At least so many, however late; at most so many if the server says 404."""
 
 
 class ArchiveTask(Struct, gc=False):
@@ -245,7 +245,7 @@ class FileTransfer:
         async with self._transfers:
             try:
                 if is_data(url):
-                    # Undoing its escapes takes seconds where a hostile sender wrote ten megabytes
+                    # Undoing its escapes takes seconds if a hostile sender wrote ten megabytes
                     # of them.
                     content = await asyncio.to_thread(data_of, url)
                     return await self._put(url, path, content)

@@ -195,7 +195,7 @@ class Archiver:
             self._ready.append(prediction_id)
         elif isinstance(error, StorageError):
             # Neither a full disk nor a wrong right may end the process: it is shown until it is
-            # mended.
+            # fixed.
             self.obstacle = str(error)
             logger.warning("archiver.storage_failed", error=str(error), **_fields(work))
             self._retry(work, error)

@@ -27,7 +27,7 @@ _STATUS_HEADERS = {status: ("s", status.encode()) for status in Status}
 
 
 EXPIRED = "expired"
-"""In the place of the status, of a prediction that is hidden by its time to live."""
+"""Instead of the status, of a prediction that is hidden by its time to live."""
 
 
 class Change(Struct, frozen=True, gc=False):
@@ -48,7 +48,7 @@ class Change(Struct, frozen=True, gc=False):
     deleted_at: int | None = None
     """A tombstone's `updatedAt`."""
     grown_from: int | None = None
-    """The former written version, where it differs from that in its text alone."""
+    """The former written version, if it differs from that in its text alone."""
     deadline: int | None = None
     """When it fails unless it has ended, in ms."""
     kind: str | None = None
@@ -68,7 +68,7 @@ class Change(Struct, frozen=True, gc=False):
 
 
 def awaited_deadline(record: Standing) -> int | None:
-    """When the record fails unless it has ended, in ms; None: it has ended, or may take for ever."""
+    """When the record fails unless it has ended, in ms; None: it has ended, or may take forever."""
     if isinstance(record, Tombstone) or record.deadline is None:
         return None
     return None if (record.pending or record.status).terminal else record.deadline
@@ -93,7 +93,7 @@ def announcement(
         position: Of the last event applied.
         expires_at: When it is hidden, in ms.
         traceparent: The trace to go on with.
-        grown_from: The former written version, where nothing but the text has changed since.
+        grown_from: The former written version, if nothing but the text has changed since.
         refusals: Pieces that did not become part of the text.
         quiet: Transitions that a repair brought.
     """
@@ -132,7 +132,7 @@ def announcement(
 
 
 def parse(record: Record) -> Change | None:
-    """The change in a record of the topic; None where it is none of ours (no key, no version)."""
+    """The change in a record of the topic; None if it is none of ours (no key, no version)."""
     key = record.key
     if key is None:
         return None

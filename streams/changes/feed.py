@@ -47,7 +47,7 @@ class ChangeFeed:
         take: Given each batch, in order. The positions move past a batch once it is taken, so one that failed is
             given again.
         on_caught_up: Awaited each time that it has read everything there is.
-        on_interruption: Called with the error when following ends, before it begins anew. What it raises ends the feed.
+        on_interruption: Called with the error when following ends, before it starts over. What it raises ends the feed.
         on_gap: Called when changes were missed for good, once the positions are past the gap: the topic no longer has
             what comes next, or is another one.
     """
@@ -116,7 +116,7 @@ class ChangeFeed:
             task.result()
 
     async def _look_for_replacement(self) -> None:
-        """Raises `LogReplaced` where other records lie in the topic than were read: it was recreated and has grown."""
+        """Raises `LogReplaced` if other records lie in the topic than were read: it was recreated and has grown."""
 
         async def check(found: Mapping[int, Witness], since: Mapping[int, Witness]) -> None:
             await check_continuity(self._log, CHANGES, {**since, **found})
@@ -161,7 +161,7 @@ class ChangeFeed:
             self._on_gap()
 
     async def _step_over_gaps(self) -> None:
-        """Where the topic no longer has what comes next, go on with what it has.
+        """If the topic no longer has what comes next, go on with what it has.
 
         Retention may have taken it while this process stood still, or the topic was recreated and ends below.
         """
@@ -177,7 +177,7 @@ class ChangeFeed:
                 self._on_gap()
 
     async def lag(self) -> int:
-        """How many records it is behind. Raises `LogError` where the log does not say where its ends are."""
+        """How many records it is behind. Raises `LogError` if the log does not say where its ends are."""
         bounds = await self._log.bounds(CHANGES)
         return sum(max(0, end - self.positions.get(n, 0)) for n, (_, end) in bounds.items())
 
@@ -208,7 +208,7 @@ class ChangeWaiters:
     async def wait_for(
         self, prediction_id: str, position: Position, timeout: float
     ) -> Change | None:
-        """The prediction's first change that includes the event at this position; also where it has come just now.
+        """The prediction's first change that includes the event at this position; also if it has come just now.
 
         Args:
             prediction_id: Whose.
@@ -216,7 +216,7 @@ class ChangeWaiters:
             timeout: Seconds.
 
         Returns:
-            The change, or None where it has not come in time.
+            The change, or None if it has not come in time.
         """
 
         def includes(change: Change) -> bool:

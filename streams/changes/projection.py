@@ -2,10 +2,10 @@
 
 The truth about a prediction is its newest version in the compacted changes topic. For the partitions that a processor
 is given it is copied from there, before any of their events is judged; the store is given all of it again, because
-nobody knows what the former owner left there. From then on the topic is followed: a newer version (of another member
-that believed the partition to be its own) is taken over, and where an older one lands behind a newer (a process that
-stood still and woke up) the newest is announced again, so that it is what compaction keeps, and given to the store
-again.
+nobody knows what the former owner left there. From then on the topic is followed. A newer version,
+from another member that believed the partition to be its own, is taken over. If an older one lands
+behind a newer, from a process that stood still and woke up, the newest is announced again, so that
+compaction keeps it. The store is given it again too.
 
 Two members that both believe to own a partition do no harm: the same events make the same versions, byte for byte.
 """
@@ -207,7 +207,7 @@ class Projection:
         await self._prune()
 
     async def _repair(self) -> None:
-        """Announce the newest again where an older version is what the topic has last."""
+        """Announce the newest again if an older version is what the topic has last."""
         if not self._behind:
             return
         behind, self._behind = self._behind, {}

@@ -1,20 +1,21 @@
 """The topic of growing texts: pieces between two written versions, so that readers see a text while it grows.
 
-Pure. A version is shown once it stands in the store; growth in between has none of its own. A piece says on which
-written version it stands (`b`), how long the text is before it (`n`), and the CRC-32 of that text (`c`), so a reader
-knows whether it goes on from what it has. A piece that was refused is told as an empty one with a code (`r`).
+Pure. A version is shown once it stands in the store; growth in between has none of its own. A piece
+says which written version it continues (`b`), how long the text is before it (`n`), and the CRC-32
+of that text (`c`). So a reader knows whether it continues what it has. A piece that was refused is
+told as an empty one with a code (`r`).
 
 | header | meaning |
 |---|---|
 | `b` | the written version that it stands on; 0: there is no record |
 | `n` | bytes of the text before it |
 | `c` | CRC-32 of the text before it |
-| `e` | `textEpoch` of that version; left out where it has none |
+| `e` | `textEpoch` of that version; left out if it has none |
 | `p` | `partition:offset` of the last event in it |
-| `r` | why the event at `p` did not become part of the text (see `RefusalCode`); left out where it did |
+| `r` | why the event at `p` did not become part of the text (see `RefusalCode`); left out if it did |
 | `o`, `m`, `t` | as in the changes |
 
-A change has the header `g` where it differs from the former written version, which it names, in nothing but the text.
+A change has the header `g` if it differs from the former written version, which it names, in nothing but the text.
 """
 
 import zlib
@@ -44,7 +45,7 @@ class Piece(Struct, frozen=True, gc=False):
     crc: int
     """CRC-32 of the text before it."""
     text: bytes
-    """Whole characters in UTF-8; empty where it was refused, or only numbers of writers have changed."""
+    """Whole characters in UTF-8; empty if it was refused, or only numbers of writers have changed."""
     position: Position
     """Of the last event in it."""
     epoch: int | None = None
@@ -122,7 +123,7 @@ def refused(record: Standing, base: int, refusals: Sequence[Refusal]) -> list[Ne
 
 
 def parse_piece(record: Record) -> Piece | None:
-    """The piece in a record of the topic; None where it is none of ours."""
+    """The piece in a record of the topic; None if it is none of ours."""
     key = record.key
     if key is None:
         return None

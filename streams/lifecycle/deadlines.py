@@ -2,8 +2,8 @@
 
 The index is fed by the headers of the changes and rebuilt at the start from what is unfinished. No
 record is read when a deadline passes: the event says which deadline it stands for, and the rules
-judge it, so one that is outdated, or that another reconciler has appended too, is Stale. What has
-not ended by its event is told again.
+judge it. So an outdated one is Stale, and so is one that another reconciler has appended too. What
+has not ended by its event is told again.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ AGAIN = Backoff.doubling(5.0, 300.0, jitter=0)
 """Until a deadline is told again whose prediction has not ended by it: the processor may be behind,
 or the log's clock."""
 SLACK = 4
-"""The heap is made anew when it has so many times more entries than predictions wait."""
+"""The heap is made again when it has so many times more entries than predictions wait."""
 
 _UNFINISHED = frozenset({"starting", "processing"})
 _NO_DEFAULTS = DefaultTimeouts({})
@@ -45,7 +45,7 @@ class _Waiting(Struct, gc=False):
     deadline: int
     partition: int | None
     due: int
-    """When it is looked at next: the deadline, and later where that was told."""
+    """When it is looked at next: the deadline, and later if that was told."""
     created_at: int | None = None
     tries: int = 0
 

@@ -1,8 +1,8 @@
 """Groups: their members' creates, and the members' statuses, told to the group.
 
-Every unfinished group is known here with its members. What a group's record says and what its
-members' records say is all that counts: what is missing is appended, after a crash too, and what
-comes twice is Stale by the rules.
+Every unfinished group is known here with its members. Only the records of the group and of its
+members count. What is missing is appended, after a crash too, and what comes twice is Stale by the
+rules.
 """
 
 import asyncio

@@ -1,14 +1,16 @@
 """Reading a topic as a member of a group: what every reader of a group needs, in one place.
 
-The processor, the archiver and the reader of thin webhooks all do the same: they fetch, notice when partitions were
-dealt anew, begin several records at once, and commit what is done. Three races hide in it:
+The processor, the archiver and the reader of thin webhooks all do the same. They fetch, notice when
+partitions were reassigned, begin several records at once, and commit what is done. Three races hide
+in it:
 
-- **Out of order.** Records are finished in another order than they were read. What is committed is the lowest offset
-  that is still open, or the next one to read where nothing is: committing the highest finished offset would lose,
-  in a crash, whatever below it was still under way.
-- **A partition that was taken away and comes back.** The generation rises with each assignment. What was begun before
-  counts no more: another member may have read on and committed meanwhile, so offsets of the old generation must not be
-  committed in the new one, and a claim of the old one must not close what was read anew.
+- **Out of order.** Records are finished in another order than they were read. What is committed is
+  the lowest offset that is still open, or the next one to read if nothing is. If the highest
+  finished offset were committed, a crash would lose whatever below it was still under way.
+- **A partition that was taken away and comes back.** The generation rises with each assignment.
+  What was begun before counts no more, because another member may have read on and committed
+  meanwhile. So offsets of the old generation must not be committed in the new one, and a claim of
+  the old one must not close what was read again.
 - **Slow commits.** Kafka's coordinator takes milliseconds for a commit, and longer while a broker is away. Commits run
   in the background, at most one at a time, always with the newest positions.
 """
@@ -94,7 +96,7 @@ class ConsumerLoop:
         return self.consumer.generation() == self._generation
 
     async def fetch(self, limit: int, wait: float) -> Sequence[Record]:
-        """At most `limit` records; none where the log is away for a moment. Raises errors that no retry mends."""
+        """At most `limit` records; none if the log is away for a moment. Raises errors that no retry fixes."""
         try:
             records = await self.consumer.fetch(limit, wait)
             if (generation := self.consumer.generation()) != self._fetched_in:
@@ -117,7 +119,7 @@ class ConsumerLoop:
             return ()
 
     def reassigned(self) -> bool:
-        """Whether partitions were dealt anew since this was asked last; what was open then is forgotten."""
+        """Whether partitions were reassigned since this was asked last; what was open then is forgotten."""
         generation = self.consumer.generation()
         self.went_back = False
         if generation == self._generation:
@@ -204,7 +206,7 @@ class ConsumerLoop:
         return found
 
     async def at_end(self) -> frozenset[int]:
-        """The partitions of which everything was fetched; none where the log does not say.
+        """The partitions of which everything was fetched; none if the log does not say.
 
         A fetch that gave nothing is no sign: the first records of an assignment may take their time.
         """
@@ -215,7 +217,7 @@ class ConsumerLoop:
         return frozenset(p for p, left in lag.items() if not left) if self.current else frozenset()
 
     def _uncommitted(self) -> dict[int, int]:
-        """What may be committed of the assigned partitions, where it differs from what is."""
+        """What may be committed of the assigned partitions, if it differs from what is."""
         assigned, committed = self.consumer.assigned(), self._committed
         found = {}
         for partition, offset in self.done().items():
@@ -240,7 +242,7 @@ class ConsumerLoop:
             await asyncio.wait([self._committer])
 
     def commit_every(self, seconds: float) -> None:
-        """Commit what is done where the last commit lies so far back; what is not committed is read again."""
+        """Commit what is done if the last commit lies so far back; what is not committed is read again."""
         if monotonic() - self._committed_at >= seconds:
             self._committed_at = monotonic()
             self.commit_soon()

@@ -1,6 +1,6 @@
 """Whether the log still is the one that a store was built from.
 
-A topic may be deleted and made anew, or lose its end when a replica that was behind becomes its leader. Positions then
+A topic may be deleted and made again, or lose its end when a replica that was behind becomes its leader. Positions then
 say nothing any more: a new event at an old offset would be taken for a duplicate and vanish. Two signs tell:
 
 - The topic ends below what the store has seen of it.
@@ -141,8 +141,8 @@ def _later(one: Mapping[int, Witness], other: Mapping[int, Witness]) -> dict[int
 class Witnesses:
     """What one reader has read last of each partition, for looks whether it still lies there.
 
-    What was read since the last look may come out of the new topic already, so it is no witness of the old one until
-    a look has found what was read before it in its place.
+    What was read since the last look may already come from the new topic. So it is no witness of
+    the old one until a look has found what was read before it in its place.
     """
 
     def __init__(self) -> None:
@@ -173,7 +173,7 @@ class Witnesses:
                 del self._last[partition]
 
     def clear(self) -> None:
-        """Forget them: the reader begins anew."""
+        """Forget them: the reader starts over."""
         self.found.clear()
         self._last.clear()
 
@@ -192,7 +192,7 @@ class SourceWatch:
         self._witnesses = Witnesses()
         self._noted: dict[int, Witness] = {}
         self.failure: str | None = None
-        """What has happened to the log, once it has; only a person can mend it."""
+        """What has happened to the log, once it has; only a person can fix it."""
 
     def applied(self, records: Sequence[Record]) -> None:
         """These were applied to the store, and are done."""

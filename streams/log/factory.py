@@ -24,7 +24,7 @@ class LogOptions(Struct, frozen=True, kw_only=True):
     retention: int = 604_800
     """Seconds that events are kept."""
     changes_retention: int = 604_800
-    """Seconds that changes are kept, besides compaction: the longest TTL; 0: for ever."""
+    """Seconds that changes are kept, besides compaction: the longest TTL; 0: forever."""
     epoch: int = 0
     """Part of the log's identity; to be raised after recreating a topic (Kafka)."""
     max_body: int = 10_485_760
@@ -36,7 +36,7 @@ class LogOptions(Struct, frozen=True, kw_only=True):
 
     @property
     def deliveries_retention(self) -> int:
-        """Seconds that deliveries are kept, besides compaction: beyond every try; 0: for ever."""
+        """Seconds that deliveries are kept, besides compaction: beyond every try; 0: forever."""
         return self.changes_retention and max(self.changes_retention, DELIVERIES_LEAST)
 
 
@@ -62,8 +62,8 @@ async def open_log(
 ) -> Log:
     """Open the log at `url`: `sqlite:///data/log.db`, `kafka://host:9092,host2:9092?security_protocol=...`, `memory://`.
 
-    The arguments are those of `LogOptions`. Raises `LogMisconfigured` for a URL, file or topic that must be mended, and
-    `LogUnavailable` where the log does not answer.
+    The arguments are those of `LogOptions`. Raises `LogMisconfigured` for a URL, file or topic that must be fixed, and
+    `LogUnavailable` if the log does not answer.
     """
     try:
         parts = urlsplit(url)

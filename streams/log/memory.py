@@ -67,7 +67,7 @@ class _Group:
         self.members: list[MemoryConsumer] = []
 
     def rebalance(self, partitions: int) -> None:
-        """Deal the partitions out anew, to everybody at once, as the real thing does."""
+        """Reassign the partitions, to everybody at once, as the real thing does."""
         for number, member in enumerate(self.members):
             member.assign(range(number, partitions, len(self.members)), self.committed)
 

@@ -83,7 +83,7 @@ class Position(Struct, frozen=True, gc=False, order=True):
 
     @classmethod
     def parse(cls, text: str) -> "Position":
-        """The position in `partition:offset`; raises ValueError where the text is not one."""
+        """The position in `partition:offset`; raises ValueError if the text is not one."""
         partition, _, offset = text.partition(":")
         return cls(int(partition), int(offset))
 
@@ -109,7 +109,7 @@ class LogUnavailable(LogError):
 
 
 class LogMisconfigured(LogError):
-    """A topic, a URL or a right is wrong; the settings or the broker need mending."""
+    """A topic, a URL or a right is wrong; the settings or the broker need fixing."""
 
     def __init__(self, message: str = "") -> None:
         super().__init__(redact(message))  # it repeats what a driver says
@@ -142,7 +142,7 @@ class Consumer(Protocol):
         """Rises at each assignment; records fetched under an older one may belong to another member by now."""
 
     def before_revocation(self, call: Callable[[], Awaitable[None]]) -> None:
-        """Have this called before partitions are taken, where the log says so; it has a second and a half."""
+        """Have this called before partitions are taken, if the log says so; it has a second and a half."""
 
     def pause(self) -> None:
         """Let `fetch` return nothing, across reassignments too, until `resume`."""
@@ -195,7 +195,7 @@ class Log(Protocol):
             until: Per partition the first offset that is not read; it ends once all are reached, whether or not the
                 last offsets hold records (compaction and transactions leave gaps). None: it never ends by itself.
 
-        Raises `LogUnavailable` where it cannot go on; the caller follows again from where it was.
+        Raises `LogUnavailable` if it cannot go on; the caller follows again from where it was.
         """
 
     async def partitions(self, topic: str) -> int:
@@ -205,13 +205,13 @@ class Log(Protocol):
         """Per partition the first offset that is kept, and the offset that the next record will get."""
 
     async def offsets_at(self, topic: str, timestamp: int) -> dict[int, int]:
-        """Per partition the first offset whose record is not older than `timestamp` (ms); the end where none is."""
+        """Per partition the first offset whose record is not older than `timestamp` (ms); the end if none is."""
 
     async def committed(self, topic: str, group: str) -> dict[int, int]:
         """Per partition the next offset that a group will read; partitions it never committed are left out."""
 
     async def read_at(self, topic: str, offsets: Mapping[int, int]) -> dict[int, Record]:
-        """The records at these offsets, one a partition; where there is none it is left out. Raises `LogUnavailable`."""
+        """The records at these offsets, one a partition; if there is none it is left out. Raises `LogUnavailable`."""
 
     def obstacle(self) -> str | None:
         """What keeps readers from what was appended, for readiness; None: nothing is known."""
@@ -224,7 +224,7 @@ EVENTS = "predictions.events"
 CHANGES = "predictions.changes"
 DEAD_LETTERS = "predictions.dead-letters"
 DELIVERIES = "predictions.deliveries"
-"""Webhooks to other servers that are to be sent; compacted. Only where some are set up."""
+"""Webhooks to other servers that are to be sent; compacted. Only if some are set up."""
 TEXT = "predictions.text"
 """Pieces of growing texts: what they say stands in the records soon after."""
 TEXT_SECONDS = 600

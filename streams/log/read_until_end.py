@@ -16,7 +16,7 @@ async def read_until_end(
 ) -> AsyncIterator[Sequence[Record]]:
     """The records between two positions, in batches, in order within each partition; what comes meanwhile is left out.
 
-    One batch at a time is in memory here. It ends however much is appended meanwhile, and where the last offsets hold no
+    One batch at a time is in memory here. It ends however much is appended meanwhile, and if the last offsets hold no
     records any more.
 
     Args:

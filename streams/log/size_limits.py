@@ -9,11 +9,11 @@ HEADROOM = 65_536
 
 _FEW_HEADERS = 12
 _ORDINARY = 256
-"""Bytes that key and headers are taken to have where they are few: the total steers batches, and need not be exact."""
+"""Bytes that key and headers are taken to have if they are few: the total steers batches, and need not be exact."""
 
 
 def measure(records: Sequence[NewRecord], max_body: int) -> int:
-    """About the bytes of these records; raises `RecordTooLarge` where one is over the limit."""
+    """About the bytes of these records; raises `RecordTooLarge` if one is over the limit."""
     total = 0
     limit = max_body + HEADROOM - 1024
     for record in records:

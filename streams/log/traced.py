@@ -214,7 +214,7 @@ class _TracedConsumer:
 def traced(
     log: Log, tracing: Tracing | None, reached: Callable[[Step], None] | None
 ) -> tuple[Log, Callable[[Step], None] | None]:
-    """The log and the look inside as a processor gets them: with spans of sampled events where there is tracing."""
+    """The log and the look inside as a processor gets them: with spans of sampled events if there is tracing."""
     if tracing is None:
         return log, reached
     followed = TracedLog(log, tracing)

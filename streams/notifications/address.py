@@ -29,7 +29,7 @@ class Sealed(Struct, frozen=True):
     """An address in a record, and in the deliveries."""
 
     host: str
-    """What is shown: the host, and the port where it is not the scheme's own."""
+    """What is shown: the host, and the port if it is not the scheme's own."""
     sealed: str
     """The whole address, encrypted; URL-safe base64."""
 

@@ -25,7 +25,7 @@ from tidings.streams.log.protocol import NewRecord
 from tidings.streams.notifications.address import Sealed
 
 ENDS = frozenset({Status.SUCCEEDED, Status.FAILED, Status.CANCELED})
-"""What is told where nobody says which statuses are wanted."""
+"""What is told if nobody says which statuses are wanted."""
 
 
 class Told(Struct, frozen=True, gc=False):
@@ -105,7 +105,7 @@ START_KEY = b"s"
 
 
 def parse_key(key: bytes | None) -> Key | None:
-    """What a record is about; None where its key is none of ours."""
+    """What a record is about; None if its key is none of ours."""
     try:
         match (key or b"").decode().split(" "):
             case ["d", target, created_at, number, prediction_id]:

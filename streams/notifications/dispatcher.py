@@ -384,7 +384,7 @@ class Dispatcher:
         return encoded(waiting.key, None, waiting.position.partition)
 
     async def _read(self, waiting: Waiting) -> Delivery | None:
-        """The delivery as it lies in the log; None where it is there no more."""
+        """The delivery as it lies in the log; None if it is there no more."""
         while True:
             try:
                 where = waiting.position
@@ -410,7 +410,7 @@ class Dispatcher:
 
 
 def decoded(value: bytes) -> Delivery | None:
-    """A delivery's record; None where it cannot be read."""
+    """A delivery's record; None if it cannot be read."""
     try:
         return msgspec.json.decode(value, type=Delivery)
     except (msgspec.DecodeError, UnicodeError):
@@ -420,7 +420,7 @@ def decoded(value: bytes) -> Delivery | None:
 def waiting_of(
     target: str, delivery: Delivery, position: Position, redriven: int = 0, at: int = 0
 ) -> Waiting:
-    """What waits of a delivery; a redriven one begins anew at `at`, in ms."""
+    """What waits of a delivery; a redriven one starts over at `at`, in ms."""
     if redriven:
         delivery = replace(delivery, since=at, attempts=0, due=0, error=None)
     return Waiting(

@@ -43,7 +43,7 @@ class Sent(Struct, frozen=True):
     final: bool = False
     """No later try can work: the address is gone, or none that may be told."""
     retry_after: float | None = None
-    """Seconds, where the answer says so."""
+    """Seconds, if the answer says so."""
 
 
 class WebhookSender:

@@ -32,8 +32,9 @@ _NAMES, _NAME = 20, 64
 _REPAIR = EventType.REPAIR
 
 _PLENTY, _MARGIN = 4, 4096
-"""An event makes a record larger by at most this many times its own bytes (the body itself, the fields taken from it,
-and what is taken out of those once more: prompt, image URL), and by the margin (ids, times, the audit trail)."""
+"""An event makes a record larger by at most this many times its own bytes, and by the margin (ids,
+times, the audit trail). The bytes are the body itself, the fields taken from it, and what is taken
+out of those once more: prompt, image URL."""
 _PIECE_MARGIN = 256
 """A piece leaves no trace but its text, its writer's number and its position."""
 
@@ -53,7 +54,7 @@ class SetAside(Struct, frozen=True, gc=False):
     code: str
     reason: str
     prediction_id: str | None = None
-    """The prediction that it is about, where the record's key does not say."""
+    """The prediction that it is about, if the record's key does not say."""
 
     def letter(self) -> NewRecord:
         """The record for the dead-letter topic; a line in the log says so."""
@@ -83,7 +84,7 @@ class BatchEntry(Struct, eq=False):
     unusual: bool = False
     """Whether some of the events were not simply applied: then it is looked at more closely."""
     set_aside: Sequence[SetAside] = ()
-    """Made anew where the events are judged again."""
+    """Made again if the events are judged again."""
     encoded: bytes = b""
     expires_at: int | None = None
     contents: dict[str, bytes] = {}
@@ -99,7 +100,7 @@ class BatchEntry(Struct, eq=False):
     length_before: int = 0
     """Bytes of the text before the events."""
     grown_from: int | None = None
-    """The version that stands, where nothing but the text has changed since."""
+    """The version that stands, if nothing but the text has changed since."""
 
     def add(self, event: Event, record: Record) -> None:
         """Append an event of this prediction."""
@@ -214,7 +215,7 @@ class BatchEntry(Struct, eq=False):
         return {note(prediction_id): prediction_id.encode(), **found} if found else found
 
     def write(self, expiry: Expiry, now: int | None = None) -> Write:
-        """The compare-and-set that makes the reduced record stand; `now` in ms where it is known."""
+        """The compare-and-set that makes the reduced record stand; `now` in ms if it is known."""
         reduction, before = self.reduction, self.before
         assert reduction is not None
         assert reduction.record is not None
@@ -231,7 +232,7 @@ class BatchEntry(Struct, eq=False):
         )
 
     def announcement(self) -> NewRecord | None:
-        """The change to announce; None where nothing was applied."""
+        """The change to announce; None if nothing was applied."""
         reduction = self.reduction
         if reduction is None or reduction.position is None or not self.changed:
             return None
@@ -248,7 +249,7 @@ class BatchEntry(Struct, eq=False):
         )
 
     def repeated_announcement(self, stored: Stored) -> NewRecord:
-        """The change of what stands, where its events came again: a crash may have swallowed the first one."""
+        """The change of what stands, if its events came again: a crash may have swallowed the first one."""
         record = stored.standing()
         last = self.all_events[-1][1]
         offsets = record.source.offsets if record.source is not None else {}
@@ -295,7 +296,7 @@ class BatchEntry(Struct, eq=False):
         Args:
             policy: Of the log and the store.
             expiry: When records are hidden and purged.
-            attempt: Writes an entry of one event where it changes something; takes its `reduction` away where the
+            attempt: Writes an entry of one event if it changes something; takes its `reduction` away if the
                 store refuses that too.
         """
         singles = []

@@ -26,7 +26,7 @@ class BatchWriter:
         log: Takes the dead letters.
         store: Takes the records.
         objects: Takes what is too large for a record.
-        policy: What events are judged by where another processor has written meanwhile.
+        policy: What events are judged by if another processor has written meanwhile.
         expiry: When records are hidden and purged.
         outages: Waits for what is down.
         statistics: Counts dead letters and conflicts.

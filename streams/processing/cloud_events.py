@@ -63,8 +63,8 @@ def from_value(value: bytes) -> tuple[CloudEvent, bytes]:
             "bad-cloudevent", f"{error}; a CloudEvent needs specversion, id, source and type"
         ) from None
     except (msgspec.DecodeError, RecursionError) as error:
-        if (mended := repaired(value)) != value:
-            return from_value(mended)
+        if (fixed := repaired(value)) != value:
+            return from_value(fixed)
         raise Poison("not-json", f"{error}; a structured CloudEvent is a JSON object") from None
     if not (envelope.id and envelope.source and envelope.type):
         raise Poison("bad-cloudevent", "a CloudEvent's id, source and type must not be empty")

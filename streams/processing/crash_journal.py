@@ -9,8 +9,9 @@ and ends that one too. So the store keeps a note for each partition:
    before it is begun. So a process that dies leaves the name of the record that it died of.
 3. A record that was under way at three ends is set aside as a dead letter, `crash`.
 
-Processes die for other reasons too. A record that waits for a store or a log, or meets one whose settings or rights
-want mending, is not noted as under way any more: a restart then says nothing about it. And a record that is done is never counted, whatever its neighbours do.
+Processes die for other reasons too. A record that waits for a store or a log, or meets one whose
+settings or rights need fixing, is no longer noted as under way. A restart then says nothing about
+it. And a record that is done is never counted, whatever its neighbours do.
 """
 
 import uuid
@@ -31,9 +32,10 @@ STARTS = 2
 ENDS = 3
 """Ends at which a record was under way alone, after which it is set aside."""
 SPAN = 100
-"""Offsets that are taken one by one, and records in the first batches of a process that begins where another one ended:
-so what was under way when that one ended lies within them, or something was committed and the next begins further on.
-More would keep a partition for minutes whose processes were killed for other reasons."""
+"""Offsets that are taken one by one, and records in the first batches of a process that begins
+at the offsets at which the last one ended. So they include what was under way when that one ended, or something was
+committed and the next begins further on. More would keep a partition for minutes whose processes
+were killed for other reasons."""
 
 _NOTE = "processing"
 

@@ -70,7 +70,7 @@ def mark(name: Name, what: Done, appended: Position | None = None) -> NewRecord:
 
 
 def parse_mark(record: Record) -> tuple[Name, Mark] | None:
-    """The letter that is marked, and how; None where the record is no mark."""
+    """The letter that is marked, and how; None if the record is no mark."""
     own = dict(record.headers)
     if MARK not in own:
         return None
@@ -109,7 +109,7 @@ class DeadLetterIndex:
                 return
             bounds = await self._log.bounds(DEAD_LETTERS)
             if any(self._next.get(number, 0) > stop for number, (_, stop) in bounds.items()):
-                self._forget()  # the topic was made anew
+                self._forget()  # the topic was made again
             end = {number: stop for number, (_, stop) in bounds.items()}
             start = {
                 number: max(begin, self._next.get(number, 0))

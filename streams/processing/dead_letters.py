@@ -1,7 +1,7 @@
 """Dead letters: what cannot be applied is kept as it came, with the reason beside it, and may be appended again.
 
-A letter is named by the position of the record it holds, `partition:offset` in the events topic: a crash may put the
-same record there twice, and it is listed once.
+A letter is named by the position of the record it holds, `partition:offset` in the events topic. A
+crash may put the same record there twice; it is listed once.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -138,9 +138,9 @@ class DeadLetter(Struct, frozen=True, gc=False):
     headers: Headers
     """As they came, without those that say why it lies here."""
     truncated: int | None = None
-    """How many bytes its value had, where only the beginning was kept."""
+    """How many bytes its value had, if only the beginning was kept."""
     named: str | None = None
-    """The prediction that its body names, where its key does not."""
+    """The prediction that its body names, if its key does not."""
 
     @property
     def prediction_id(self) -> str | None:
@@ -151,7 +151,7 @@ class DeadLetter(Struct, frozen=True, gc=False):
 
 
 def parse_dead_letter(record: Record) -> DeadLetter | None:
-    """The letter in a record of the topic; None where its headers are not ours."""
+    """The letter in a record of the topic; None if its headers are not ours."""
     own = {
         name: value
         for name, value in record.headers

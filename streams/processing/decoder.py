@@ -252,8 +252,8 @@ def _decode(value: bytes) -> Event:
         event = _decode_leniently(value)
     except (msgspec.DecodeError, RecursionError) as error:
         # Other languages write NaN, half a surrogate pair, or a line break in a string.
-        if (mended := repaired(value)) != value:
-            event = _decode(mended)
+        if (fixed := repaired(value)) != value:
+            event = _decode(fixed)
             _check_surrogates(event, value)
             return event
         raise Poison("not-json", f"{error}; an event is a JSON object") from None
@@ -277,8 +277,8 @@ def _decode_leniently(value: bytes) -> Event:
     try:
         fields = _object.decode(value)
     except (msgspec.DecodeError, RecursionError):
-        if (mended := repaired(value)) != value:
-            event = _decode_leniently(mended)
+        if (fixed := repaired(value)) != value:
+            event = _decode_leniently(fixed)
             _check_surrogates(event, value)
             return event
         raise Poison("not-json", "not a JSON object; an event is a JSON object") from None

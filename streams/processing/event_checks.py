@@ -16,7 +16,7 @@ class SealedWebhook(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 def check_type(event: Event) -> None:
-    """Raise `Poison` where the event lacks what its type needs."""
+    """Raise `Poison` if the event lacks what its type needs."""
     match event.type:
         case EventType.SUBMIT if event.attempt is None:
             raise Poison("missing-field", "submit needs attempt")
@@ -47,7 +47,7 @@ def check_type(event: Event) -> None:
 
 def _check_append(event: Event) -> None:
     if event.text is None and not event.text_closed:
-        raise Poison("missing-field", "append needs text, or textClosed where nothing follows")
+        raise Poison("missing-field", "append needs text, or textClosed if nothing follows")
     if event.status is not None and not (event.text_closed and event.status.terminal):
         raise Poison("wrong-type", "append takes a status with textClosed alone, and one that ends")
     writer = event.producer

@@ -45,7 +45,7 @@ class HeldText:
         self.base_length = self.length = text.length
         self.crc = text.crc
         self.events: list[tuple[Event, Record]] = []
-        """Since the base, in order: where another processor has written meanwhile they are judged again."""
+        """Since the base, in order: if another processor has written meanwhile they are judged again."""
         self.reduction = Reduction(standing)
         """What they come to."""
         self.size = len(base.encoded)

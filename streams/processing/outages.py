@@ -71,7 +71,7 @@ class Outages:
 
         Raises:
             Abandoned: It was waited for, and its partitions are no longer ours, or the processor stops.
-            StorageError, LogError: No retry mends it.
+            StorageError, LogError: No retry fixes it.
         """
         try:
             result = await operation(*args, **kwargs)

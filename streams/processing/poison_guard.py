@@ -1,7 +1,7 @@
-"""Holds the processor back where nearly all of a minute's records are poison. Pure.
+"""Holds the processor back if nearly all of a minute's records are poison. Pure.
 
 Then the topic or a release is wrong, not the records, and going on would move everything to the dead letters. From time to
-time a few records are let through: where they are none, it closes by itself, so nobody has to restart anything.
+time a few records are let through: if they are none, it closes by itself, so nobody has to restart anything.
 """
 
 from collections import deque
@@ -87,16 +87,16 @@ class PoisonGuard:
         if read >= self._fewest and bad >= self._share * read:
             self._wait, self._probe_at = RETRY, now + RETRY
             self.reason = (
-                f"{bad} of the last minute's {read} records were poison; look at tidings dead-letters list, mend what "
+                f"{bad} of the last minute's {read} records were poison; look at tidings dead-letters list, fix what "
                 "sends them, then redrive; a few records are tried from time to time (--no-breaker goes on in spite "
                 "of it)"
             )
         return self.holding
 
     def caught_up(self, now: float) -> None:
-        """There is nothing left to read: where a probe was under way, the flood is over.
+        """There is nothing left to read: if a probe was under way, the flood is over.
 
-        Else a service that is told not ready, and so is sent nothing, would wait for a good record for ever.
+        Else a service that is told not ready, and so is sent nothing, would wait for a good record forever.
         """
         if self._probing and self._tried is not None:
             self._close(now, *self._tried)

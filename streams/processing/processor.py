@@ -11,10 +11,11 @@ A batch goes through these steps; the methods below follow in their order, with 
 6. commit the offsets, now and then and in the background, one commit in flight; what the store has not brought to the
    disk yet it brings there first
 
-Three batches may be under way at a time, each in steps of its own and in order: one is written (2 to 4) while the one
-before it is announced (5) and, where the processor is behind, the one after it is taken (1). A batch that is not full
-is written where it is taken: a task would only cost time. What a batch announces was written before, and nothing is
-committed whose announcement, or that of a batch before it, did not stand.
+Three batches may be under way at a time, each in steps of its own and in order. One is written (2
+to 4) while the previous one is announced (5). If the processor is behind, the next one is taken (1)
+meanwhile. A batch that is not full is written where it is taken: a task would only cost time. What
+a batch announces was written before, and nothing is committed whose announcement, or that of a
+batch before it, did not stand.
 
 A crash anywhere redelivers: what was applied is a duplicate by its position, is announced again, and subscribers drop
 the version that they have. A consumer that lost its partitions without noticing fails the compare-and-set, reloads,
@@ -186,7 +187,7 @@ class Processor:
                         await self._drain()
                         await self._take_over(loop)
                         if loop.generation != fetched_in:
-                            continue  # dealt anew meanwhile: these come again, from before what was dropped
+                            continue  # reassigned meanwhile: these come again, from before what was dropped
                     self.statistics.alive()
                     if not records:
                         limit = BATCH
@@ -305,7 +306,7 @@ class Processor:
 
         before, self._announcing = self._announcing, None
         if before is not None:
-            await before  # where it failed, this batch may not be announced either
+            await before  # if it failed, this batch may not be announced either
         announcing = self._announce(claim, batch, said)
         if self._announced_in < SHORT:
             await announcing
@@ -367,7 +368,7 @@ class Processor:
     # ---- one batch behind the other ----
 
     async def _take_over(self, loop: ConsumerLoop) -> None:
-        """Begin with what was assigned; raises `Abandoned` where it was taken again meanwhile."""
+        """Begin with what was assigned; raises `Abandoned` if it was taken again meanwhile."""
         # Another member may have written meanwhile: what the cache knows may be old.
         self._store.clear()
         if loop.reassigned():
@@ -438,7 +439,7 @@ class Processor:
         self.statistics.alive()
 
     async def _drain(self) -> None:
-        """Let the batches under way end, as far as they can; raises what no retry mends."""
+        """Let the batches under way end, as far as they can; raises what no retry fixes."""
         for task in (self._writing, self._announcing):
             if task is not None:
                 with contextlib.suppress(Abandoned):

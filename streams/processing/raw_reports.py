@@ -63,7 +63,7 @@ async def read_raw_reports(log: Log, record: Prediction) -> list[RawReport]:
     async with asyncio.timeout(WAIT):
         for position in kept:
             events = await log.read_at(EVENTS, {position.partition: position.offset})
-            event = events.get(position.partition)  # none where compaction has left a gap
+            event = events.get(position.partition)  # none if compaction has left a gap
             if event is not None and event.value:
                 found.append(_report(event))
     return found

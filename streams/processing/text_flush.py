@@ -1,15 +1,17 @@
 """When the record of a growing text is written, and what is announced of it in between.
 
-Writing the record for every piece would write the whole text for every word. So a prediction of which only the text has
-grown is written once `flush` has passed since it was written last *and* it has grown by an eighth, after `LATEST` at the
-latest, and at once when anything else changes or it ends. In between its pieces are announced on the topic of texts.
+Writing the record for every piece would write the whole text for every word. So if only its text
+has grown, a prediction is written once `flush` has passed since the last write *and* the text has
+grown by an eighth, or after `LATEST`. It is written at once when anything else changes or it ends.
+In between its pieces are announced on the topic of texts.
 
 Three things keep that safe:
 
-- **Nothing is lost.** The oldest event held back of each prediction holds its partition's committed offset: after a
-  crash it is read again, and the fold gives the same versions.
-- **Nothing is shown that another writer contradicts.** Pieces have no version of their own. The write expects the
-  version that the store had, and where another processor was faster all events since are judged again by what stands.
+- **Nothing is lost.** The oldest event held back of each prediction holds its partition's committed
+  offset. After a crash it is read again, and gives the same versions.
+- **Nothing is shown that another writer contradicts.** Pieces have no version of their own. The
+  write expects the version that the store had. If another processor was faster, all events since
+  are judged again by what stands.
 - **Nothing grows without bound.** Beyond `BUDGET` the oldest is written first.
 """
 
@@ -31,8 +33,8 @@ FLUSH = 0.5
 LATEST = 2.0
 """Seconds between two records of one that grows."""
 SHARE = 8
-"""It is written before `LATEST` only where it has grown by this part of itself: what is written in all then grows with
-the text's length, and not with its square."""
+"""It is written before `LATEST` only if it has grown by this part of itself. Then the bytes written
+in all grow with the text's length, and not with its square."""
 BUDGET = 64 * 1024 * 1024
 """Bytes of what is held back."""
 _REMEMBERED = 10.0

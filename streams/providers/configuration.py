@@ -34,7 +34,7 @@ class Configuration(Struct, frozen=True, kw_only=True):
     rate: Annotated[int, Meta(ge=1)] | None = None
     """Predictions submitted per minute at most; None: what the provider is known to allow."""
     kind: str | None = None
-    """Which provider this entry is one of, where its name is not the provider's (`generic`)."""
+    """Which provider this entry is one of, if its name is not the provider's (`generic`)."""
     options: dict[str, Any] = {}
     """Settings that only this provider knows, as they stand in `tidings.toml`."""
 

@@ -1,9 +1,9 @@
 """The API of a provider for its jobs, as pure data: what to send, and how to read the answers.
 
 Optional: a provider without it is reported to, and not submitted to. Whoever sends a `Call` decides
-about time limits and retries; nothing here does I/O. Every address that is built from input is
-built by `address`, and every address that a provider gave is checked by `is_at`, so that a token
-goes nowhere but below the provider's base URL.
+about time limits and retries; nothing here does I/O. `address` builds every address that contains
+input, and `is_at` checks every address that a provider gave. So a token goes only to addresses
+below the provider's base URL.
 """
 
 import re
@@ -54,13 +54,13 @@ class Order(Struct, frozen=True, kw_only=True):
     payload: Raw = ABSENT
     """The model's input; an object."""
     prompt: str | None = None
-    """Put into the input as `prompt` where the input has none."""
+    """Put into the input as `prompt` if the input has none."""
     webhook: str | None = None
     """Where the provider is to report, token included."""
     timeout: int | None = None
-    """Seconds after which the provider is to cancel it, where it can; None: it may take for ever."""
+    """Seconds after which the provider is to cancel it, if it can; None: it may take forever."""
     stream: bool = False
-    """The answer is to be read while it is written, where the provider can."""
+    """The answer is to be read while it is written, if the provider can."""
     origin: Origin | None = None
     """What a provider is to carry that reports to one address for all (`OriginAware`)."""
 
@@ -90,7 +90,7 @@ class Unreadable(ValueError):
 class JobApi(Protocol):
     """A provider that can be asked how jobs stand.
 
-    `get`, `result` and `cancel` raise ValueError where a job's address cannot be told, for want of
+    `get`, `result` and `cancel` raise ValueError if a job's address cannot be told, for want of
     its model.
     """
 
@@ -98,7 +98,7 @@ class JobApi(Protocol):
         """Ask how a job stands."""
 
     def result(self, provider_id: str, body: bytes, urls: Raw, model: str | None) -> Call | None:
-        """A second call, where the answer to `get` says that the result has to be fetched apart."""
+        """A second call, if the answer to `get` says that the result has to be fetched apart."""
 
     def report(self, provider_id: str, body: bytes, result: bytes | None) -> bytes:
         """The answers to `get` and `result` in the shape of a webhook's body.
@@ -115,7 +115,7 @@ class SubmissionApi(JobApi, Protocol):
     """A provider that can also be asked to start jobs."""
 
     def create(self, order: Order) -> Call:
-        """Start a job. Raises ValueError where the order cannot be one, with the reason."""
+        """Start a job. Raises ValueError if the order cannot be one, with the reason."""
 
     def created(self, body: bytes) -> Submitted:
         """Read the answer to `create`. Raises `Unreadable`."""
@@ -154,7 +154,7 @@ class ThinNotice(Struct, frozen=True):
     urls: Raw = ABSENT
     """Where it is fetched, in the shape of a record's `providerUrls`; absent: the id says it."""
     status: Status | None = None
-    """The status it names, which counts where nothing can be fetched; None: its translation says
+    """The status it names, which counts if nothing can be fetched; None: its translation says
     all of it."""
     error: str | None = None
 
@@ -211,7 +211,7 @@ def _check_segment(segment: str) -> None:
 
 
 def _leads_elsewhere(path: str) -> bool:
-    """Whether a server may find `.` or `..` in this, also where it decodes more than once."""
+    """Whether a server may find `.` or `..` in this, also if it decodes more than once."""
     for _ in range(DECODINGS):
         if any(part.strip() in (".", "..") for part in re.split(r"[/\\]", path)):
             return True

@@ -56,7 +56,7 @@ class SampleWebhook(Struct, frozen=True):
     body: bytes
     headers: Mapping[str, str]
     token: str | None = None
-    """In the address, where that is the proof; empty: the token of the prediction's own address."""
+    """In the address, if that is the proof; empty: the token of the prediction's own address."""
 
 
 class Unsigned(ValueError):

@@ -1,8 +1,8 @@
 """Reading a provider's body: what every translation does in the same way. Pure.
 
-A body is read by a `Reader`. What it says of id and status counts, whatever the rest is: a member
-of another type than documented is left out and named, a number may come as text, and JSON may be
-written as other languages write it.
+A body is read by a `Reader`. Its id and status count, whatever the rest is. A member of another
+type than documented is left out and named. A number may come as text, and JSON may be written as
+other languages write it.
 """
 
 import hashlib
@@ -104,7 +104,7 @@ class Reader(Generic[T]):
             return self._lenient(members(body))
 
     def peek(self, body: bytes) -> T | None:
-        """The body; None where it is no JSON object."""
+        """The body; None if it is no JSON object."""
         try:
             return self._strict.decode(body)
         except _FAILURES:
@@ -114,14 +114,14 @@ class Reader(Generic[T]):
                 return None
 
     def answer(self, body: bytes, what: str) -> T:
-        """The answer of an API; raises `Unreadable` where it is no such thing as `what`."""
+        """The answer of an API; raises `Unreadable` if it is no such thing as `what`."""
         found = self.peek(body)
         if found is None:
             raise Unreadable(f"no {what}: the answer is no JSON object")
         return found
 
     def _lenient(self, given: Mapping[str, Raw]) -> tuple[T, tuple[str, ...]]:
-        if self._parsers is None:  # made where the first odd body comes
+        if self._parsers is None:  # made when the first odd body comes
             self._parsers = [
                 (field.name, field.encode_name, _parser(field.type))
                 for field in msgspec.structs.fields(self._shape)
@@ -159,7 +159,7 @@ def members(body: bytes) -> dict[str, Raw]:
 
 
 def answer_members(body: bytes, what: str) -> dict[str, Raw]:
-    """The members of an API's answer; raises `Unreadable` where it is no `what`."""
+    """The members of an API's answer; raises `Unreadable` if it is no `what`."""
     try:
         return members(readable(body))
     except Poison as error:
@@ -249,7 +249,7 @@ _input = msgspec.json.Decoder(_Input)
 
 
 def plain_id(body: bytes) -> str | None:
-    """`id` of a body, where there is one."""
+    """`id` of a body, if there is one."""
     found = _identity.peek(body)
     return found.id if found is not None else None
 
@@ -290,9 +290,9 @@ def event(
     Args:
         webhook: As it came.
         provider: The provider's name.
-        own: Its id of the prediction, which counts where the webhook's address names none.
+        own: Its id of the prediction, which counts if the webhook's address names none.
         left_out: Names of the body's members that do not fit.
-        request_id: The event's id, where the delivery has none.
+        request_id: The event's id, if the delivery has none.
         fields: Of the event.
 
     Raises:
@@ -324,12 +324,12 @@ def given(raw: Raw) -> Raw:
 
 
 def object_of(raw: Raw) -> Raw:
-    """The value where it is an object, else absent."""
+    """The value if it is an object, else absent."""
     return raw if bytes(raw)[:1] == b"{" else ABSENT
 
 
 def text(raw: Raw) -> str | None:
-    """A string as it is, anything else as its JSON; None where it is absent, null or empty."""
+    """A string as it is, anything else as its JSON; None if it is absent, null or empty."""
     if not raw or raw == _NULL:
         return None
     data = bytes(raw)
@@ -337,18 +337,18 @@ def text(raw: Raw) -> str | None:
 
 
 def string(raw: Raw) -> str | None:
-    """The value where it is a string, else None."""
+    """The value if it is a string, else None."""
     data = bytes(raw)
     return _text.decode(data) if data[:1] == b'"' else None
 
 
 def milliseconds(seconds: float | None) -> int | None:
-    """Whole milliseconds; None where it is no length of time."""
+    """Whole milliseconds; None if it is no length of time."""
     return round(seconds * 1000) if seconds is not None and 0 <= seconds < 1e12 else None
 
 
 def duration(milliseconds: float | None) -> float | None:
-    """A length of time in ms; None where it is none."""
+    """A length of time in ms; None if it is none."""
     return milliseconds if milliseconds is not None and 0 <= milliseconds < 1e15 else None
 
 
@@ -362,7 +362,7 @@ def status(table: Mapping[str, Status], word: str | None, provider: str) -> Stat
 
 
 def prompt(payload: Raw) -> str | None:
-    """`prompt` of an input, where it is text."""
+    """`prompt` of an input, if it is text."""
     if not payload:
         return None
     try:

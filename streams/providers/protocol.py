@@ -53,7 +53,7 @@ class Provider(Protocol):
             now: Seconds since the epoch, for the tolerance.
 
         Returns:
-            The provider's id of the delivery, where it has one.
+            The provider's id of the delivery, if it has one.
 
         Raises:
             BadSignature: For whatever reason it is not proven; the message never repeats a secret.
@@ -68,5 +68,5 @@ class Provider(Protocol):
     def translate(self, webhook: Webhook) -> Event:
         """What the webhook says. Pure; in the processor.
 
-        Raises `Poison` where it makes no sense.
+        Raises `Poison` if it makes no sense.
         """

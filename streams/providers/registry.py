@@ -82,7 +82,7 @@ def open_providers(configurations: Mapping[str, Configuration]) -> dict[str, Pro
 
 
 def open_provider(name: str, configuration: Configuration) -> Provider | None:
-    """One provider; None where it is not configured."""
+    """One provider; None if it is not configured."""
     if not _name.fullmatch(name):
         raise BadConfiguration(
             f"{name!r} cannot name a provider: small letters, digits, `-` and `_`"

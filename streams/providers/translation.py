@@ -27,7 +27,7 @@ def translate(provider: Provider, webhook: Webhook) -> Event:
     except (Poison, OtherResource):
         raise
     except Exception as error:
-        # A fault in one mapping must not stop everybody's partition; once it is mended, a redrive
+        # A fault in one mapping must not stop everybody's partition; once it is fixed, a redrive
         # brings this back.
         raise Poison(
             "translation-failed", f"{provider.name}: {type(error).__name__}: {error}"

@@ -1,8 +1,9 @@
 """Filling an empty store from the changes topic, which holds whole records: one of each prediction, once compacted.
 
 Every event before the processor's committed offset was judged, and what came of it announced, before that offset was
-committed. So the highest version of each prediction in the topic, and the events from there on through the same rules
-(what a record's `source` names already is a duplicate), make the store that the processor has.
+committed. So two things make the store that the processor has: the highest version of each
+prediction in the topic, and the events from there on through the same rules. An event that a
+record's `source` already names is a duplicate.
 
 Routing and listing need what the headers say; of a record's JSON the two times alone are decoded, and of versions that
 newer ones replace not even the headers.
@@ -224,14 +225,14 @@ class Restoration:
             ):
                 self._highest[at.partition] = at.offset, write
         for partition, (offset, write) in self._highest.items():
-            # Where events lie in several partitions, the newest record may have come of another one's offset.
+            # If events lie in several partitions, the newest record may have come of another one's offset.
             self._highest[partition] = offset, accepted.get(write.record.prediction_id, write)
         if self._notice is not None:
             self._notice(self._progress)
 
 
 def _version(record: Record) -> int:
-    """Of a change; 0 where it is none."""
+    """Of a change; 0 if it is none."""
     try:
         name, value = record.headers[0]  # where we write it
         if name == "v":

@@ -16,7 +16,7 @@ ANYBODY = ""
 UNKNOWN_PROVIDER = "unknown-provider"
 
 _Named = frozenset[tuple[int, int, int]]
-"""Records by partition, offset and time: letters outlive a topic that is recreated, whose offsets begin anew."""
+"""Records by partition, offset and time: letters outlive a topic that is recreated, whose offsets start over."""
 
 
 class Letters(Struct, frozen=True):

@@ -39,7 +39,7 @@ class StoreInUse(Exception):
 
 
 def taken(prediction_id: str) -> StoreInUse:
-    """What is raised where a version stands that the rebuild has not written."""
+    """What is raised if a version stands that the rebuild has not written."""
     return StoreInUse(
         f"somebody else writes prediction {prediction_id!r} in the target store; stop it, or replay into another store"
     )
@@ -196,7 +196,7 @@ class Rebuild:
         if await self._store.positions() or (await self._store.list(Query(limit=1))).items:
             raise StoreInUse(
                 "the store holds records already: replay into an empty one (--into URL), compare with --verify, "
-                "mend with --repair, or go on with an interrupted rebuild by --resume"
+                "fix with --repair, or go on with an interrupted rebuild by --resume"
             )
 
     async def resume_point(self) -> dict[int, int]:
@@ -343,7 +343,7 @@ class Rebuild:
 
 
 async def check_filled(log: Log, store: PredictionStore) -> None:
-    """Refuse an empty store where changes were announced from another: a processor would begin in the middle.
+    """Refuse an empty store if changes were announced from another: a processor would begin in the middle.
 
     Raises:
         StorageError: With what to do about it.

@@ -83,7 +83,7 @@ async def verify(
         rebuild: Has run to the log's end as of its start, into `scratch`.
         scratch: The rebuilt store.
         live: The store in use, without a cache in front.
-        log: Read on where a live record has moved beyond what was rebuilt.
+        log: Read on if a live record has moved beyond what was rebuilt.
         group: The processor's group: what it has not committed yet may not be in the live store.
         only: This prediction alone, which is then all that the rebuild may hold.
         clock: For what is hidden.

@@ -114,7 +114,7 @@ class Event(
     successor: str | None = None
     """`retry`: the id of the next attempt; `as` on the wire."""
     elsewhere: Raw = ABSENT
-    """`retry`: its provider and model, where they are others; `with` on the wire."""
+    """`retry`: its provider and model, if they are others; `with` on the wire."""
     webhook: Raw = ABSENT
     webhook_events: Raw = ABSENT
     attempt: str | None = None
@@ -137,7 +137,7 @@ class Event(
     text_closed: bool = False
     """`append`: nothing follows. The prediction ends with it: with `status`, or as `succeeded`."""
     text_type: str | None = None
-    """`create`: the content type of the text as it was given, where that is not `text/plain` alone."""
+    """`create`: the content type of the text as it was given, if that is not `text/plain` alone."""
     text_seq: str | None = None
     """`append`: a sequence of the application's own; each must be greater than the last, byte by byte."""
     producer: Producer | None = None
@@ -147,16 +147,16 @@ class Event(
     recorded_at: int = 0
     """The log record's timestamp in ms: what expiry and purging are reckoned from. Not part of the record."""
     archive: Archive = Archive.AFTER
-    """The mode in force where the event was appended."""
+    """The mode in force when the event was appended."""
     traceparent: bytes | None = None
     unknown: tuple[str, ...] = ()
     """Names of the fields it had that nobody knows."""
     left_out: tuple[str, ...] = ()
     """Names of the members of a provider's body that do not fit, such as `metrics.predict_time`."""
     whole_output: Raw = ABSENT
-    """The output itself, where only a reference to it stands in `output`."""
+    """The output itself, if only a reference to it stands in `output`."""
     output_text: str | None = None
-    """What the output says, where its provider's form of it is text and nothing else."""
+    """What the output says, if its provider's form of it is text and nothing else."""
     notice: bool = False
     """From a webhook that names a result and does not bring it: it begins no record. What is fetched says which prediction it is about."""
 

@@ -25,7 +25,7 @@ class Merge(StrEnum):
     GROWS = "grows"
     """It only ever grows, after the end too: a set, a number, a log by its length."""
     TEXT = "text"
-    """It grows by pieces; of two whole ones the longer where it begins with the other (see `rules/text.py`)."""
+    """It grows by pieces; of two whole ones the longer if it begins with the other (see `rules/text.py`)."""
 
 
 class Field(Struct, frozen=True):
@@ -122,7 +122,7 @@ CREATED = (
         "webhook_events",
         Merge.CREATE,
         "Status[]",
-        "The statuses that this server is told of; the last ones where it is left out.",
+        "The statuses that this server is told of; the last ones if it is left out.",
         json=True,
         begins=b"[",
         create=True,

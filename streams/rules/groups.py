@@ -30,7 +30,7 @@ def member_id(group: str, index: int) -> str:
 def decide_member(
     current: Standing | None, event: Event, position: Place | None, log: str | None
 ) -> Decision:
-    """A member's status, where it is a step forward: repeats and order do not matter.
+    """A member's status, if it is a step forward: repeats and order do not matter.
 
     A later attempt goes before an earlier one, whatever their statuses; of one attempt the status that is further
     along. The first end of an attempt counts. The group's own end stays, as every end does.

@@ -42,7 +42,7 @@ _text = msgspec.json.Decoder(str)
 
 
 def settle(event: Event) -> dict[str, bytes]:
-    """Put references in the place of the event's large fields; it was made a moment ago and nobody else holds it.
+    """Put references in place of the event's large fields; it was made a moment ago and nobody else holds it.
 
     Returns:
         The contents by hash (`sha256-...`): JSON, to be put where `path` says.
@@ -78,7 +78,7 @@ def settles(event: Event, size: int) -> bool:
 
 
 def reference(field: Raw | str | Blob | None) -> Blob | None:
-    """The reference that stands in a record's field; None where the field is what it says."""
+    """The reference that stands in a record's field; None if the field is what it says."""
     if isinstance(field, Blob):
         return field
     if not isinstance(field, Raw) or not bytes(field).startswith(b'{"$blob":'):

@@ -46,8 +46,9 @@ class Expiry(Struct, frozen=True, gc=False):
     ) -> tuple[int | None, int | None]:
         """When the reduced record is hidden, and when it is purged.
 
-        The time counts from when an event was appended, or from now where that lies ahead: producers set the time of
-        their records themselves, and one whose clock is wrong would keep a record for years.
+        The time counts from when an event was appended, or from now if that is in the future.
+        Producers set the time of their records themselves; one whose clock is wrong would keep a
+        record for years.
 
         Args:
             reduction: What became of its events.
@@ -131,7 +132,7 @@ def reduce(
         events: Of this prediction, in the order of the log.
         policy: Of the log and the store.
         fits: Whether a record may be stored, asked after every event so that the outcome does not depend on how
-            events fall into batches; None where sizes are known to be safe.
+            events fall into batches; None if sizes are known to be safe.
     """
     reduction = Reduction(current)
     for index, (event, position) in enumerate(events):

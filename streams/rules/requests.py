@@ -162,11 +162,11 @@ def _repair(
         return STALE
     if rebuilt.prediction_id != event.prediction_id or not _plausible(rebuilt, upto):
         return STALE
-    mended = replace(
+    fixed = replace(
         rebuilt, version=event.version, source=source_after(rebuilt.source, position, log)
     )
-    step = not isinstance(current, Prediction) or current.status is not mended.status
-    return Applied(mended, step=step)
+    step = not isinstance(current, Prediction) or current.status is not fixed.status
+    return Applied(fixed, step=step)
 
 
 def _plausible(rebuilt: Prediction, upto: dict[str, int]) -> bool:

@@ -13,7 +13,7 @@ from tidings.streams.rules.event import Event
 MOST = 20
 """Retries of a prediction."""
 BACKOFF = 1_000
-"""Ms before the first retry, where the policy does not say; before each further one twice as long."""
+"""Ms before the first retry, if the policy does not say; before each further one twice as long."""
 LONGEST = 3_600_000
 """Ms before a retry, at most."""
 

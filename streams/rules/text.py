@@ -153,7 +153,7 @@ class _Piece:
     """A piece against the record that it is about.
 
     Args:
-        stands: The record; a blank one where there is none yet.
+        stands: The record; a blank one if there is none yet.
         event: The piece.
         changes: What else it says.
         producers: The record's writers once it is taken; None: it has no number.
@@ -171,7 +171,7 @@ class _Piece:
         self.text = text_of(stands)
         self.data = (event.text or "").encode()
         self.length = self.text.length
-        # Where pieces are missing, a piece without an offset belongs behind them.
+        # If pieces are missing, a piece without an offset belongs behind them.
         missing = stands.text_missing
         end = self.length if missing is None or missing < self.length else missing
         self.offset = event.offset if event.offset is not None else end
@@ -206,7 +206,7 @@ class _Piece:
         return decision
 
     def _applied(self, position: Place | None, log: str | None, *, new: bool) -> Decision:
-        """The record with what has changed; it is `processing` now, or ends where the text is closed."""
+        """The record with what has changed; it is `processing` now, or ends if the text is closed."""
         stands, event, changes = self.stands, self.event, self.changes
         if event.text_closed:
             changes["text_closed"] = True
@@ -224,7 +224,7 @@ class _Piece:
         """Once it has ended: nothing is added; that something is missing is noted once."""
         stands, changes = self.stands, self.changes
         known = self.event.offset is not None and self.end <= self.length
-        # Where the provider's stream is read, the provider's word for the end is the last one.
+        # If the provider's stream is read, the provider's word for the end is the last one.
         closed = stands.text_closed or bool(stands.stream)
         refusal: RefusalCode = "text-closed" if closed else "text-late"
         if known or not self.data:
@@ -277,7 +277,7 @@ class _Piece:
         )
 
     def _overlaps(self) -> bool:
-        """Whether the piece says the same where the text has something already; within a part it does."""
+        """Whether the piece says the same if the text has something already; within a part it does."""
         start = self.text.start
         first = max(self.offset, start)
         upto = min(self.end, self.length)
@@ -302,8 +302,8 @@ def _take_number(
 ) -> tuple[Producer, ...] | Stale | None:
     """The writers once this piece is taken, or why it is not; None: it has no number.
 
-    Durable Streams 1.0, "Idempotent producers": an older epoch is fenced off, a newer one begins at 0, within one the
-    numbers follow one another, and a number that was taken is a repeat.
+    Durable Streams 1.0, "Idempotent producers": an older epoch is fenced off, and a newer one
+    begins at 0. Within one the numbers follow one another, and a number that was taken is a repeat.
     """
     if given is None:
         return None
@@ -334,7 +334,7 @@ class Whole(Struct, frozen=True, gc=False):
 def report_text(
     current: Prediction, event: Event, changes: dict[str, Any], *, final: bool
 ) -> Whole | None:
-    """Let the text of a report count, or what its output says where that is the text.
+    """Let the text of a report count, or what its output says if that is the text.
 
     While the prediction runs, of two with a common beginning the longer counts, else the later; at the end the report's
     does. An output that says the same as the text is not kept beside it. None: the report says nothing of the text.

@@ -1,4 +1,4 @@
-"""How long a prediction may take where nobody says it: by provider and model. Pure."""
+"""How long a prediction may take if nobody says it: by provider and model. Pure."""
 
 from collections.abc import Iterable, Mapping
 
@@ -25,7 +25,7 @@ class DefaultTimeouts:
         return bool(self._milliseconds)
 
     def of(self, provider: str | None, model: str | None) -> int | None:
-        """In ms; None: it may take for ever."""
+        """In ms; None: it may take forever."""
         for name in (f"{provider}:{model}", provider, ANY):
             if name is not None and (found := self._milliseconds.get(name)) is not None:
                 return found

@@ -51,7 +51,7 @@ def decide(
     Args:
         current: The record or tombstone; None: nothing has this id.
         event: The event; its `prediction_id` is the record's.
-        position: Where the event lies in the log; None where there is no log.
+        position: Where the event lies in the log; None if there is no log.
         log: The log's id, with a position.
         strict: Reject a status that is reached only by skipping one, instead of implying the steps between.
     """

@@ -23,10 +23,10 @@ from tidings.streams.submission.redaction import reason_of, secrets_of
 from tidings.streams.submission.throttle import ProviderThrottle
 
 BACKOFF = Backoff.doubling(1.0, 30.0)
-"""Before a create call is repeated, where the provider does not say."""
+"""Before a create call is repeated, if the provider does not say."""
 PAGES = 20
 """Of the provider's list, read before a create call is repeated that the provider failed at. It is
-read back to the time of the first call; where that takes more, the call is left to the reconciler,
+read back to the time of the first call; if that takes more, the call is left to the reconciler,
 which reads further."""
 
 logger = get_logger(__name__)
@@ -45,7 +45,7 @@ class Cancelled(Struct, frozen=True):
     """Not to be submitted any more, and the provider has not taken it."""
 
     requested: bool
-    """By a cancel, which thereby is carried out; else it has ended otherwise, or is gone."""
+    """By a cancel, which is carried out with that; else it has ended otherwise, or is gone."""
 
 
 Outcome = Submitted | Declined | Cancelled | None

@@ -11,7 +11,7 @@ from tidings.storage.store import PredictionStore, Query
 SAMPLE = 50
 """Finished predictions that an estimate is made of: the newest."""
 FRESH = 30.0
-"""Seconds for which an estimate is not made anew."""
+"""Seconds for which an estimate is not made again."""
 MODELS = 1000
 """Models remembered."""
 
@@ -36,7 +36,7 @@ class Estimates:
         self._can = capabilities.lists and {"status", "model"} <= capabilities.filters
 
     async def of(self, model: str) -> int | None:
-        """How long the next one of this model will take; None where nothing is known yet.
+        """How long the next one of this model will take; None if nothing is known yet.
 
         What was learned stays, should the finished ones have expired meanwhile. Raises
         `StorageError`.

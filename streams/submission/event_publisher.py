@@ -99,5 +99,5 @@ class EventPublisher:
 
 
 def raw(value: Raw) -> Raw | None:
-    """The JSON for `EventPublisher.said`; None where it is absent."""
+    """The JSON for `EventPublisher.said`; None if it is absent."""
     return value or None

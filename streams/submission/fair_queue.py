@@ -33,7 +33,7 @@ class FairQueue:
         return True
 
     def pop(self) -> str:
-        """Take the next one out. Raises IndexError where none waits."""
+        """Take the next one out. Raises IndexError if none waits."""
         if not self._waiting:
             raise IndexError("nothing waits")
         owner, waiting = self._waiting.popitem(last=False)

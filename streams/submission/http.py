@@ -65,7 +65,7 @@ class OpenedStream(Struct, frozen=True):
 
     status: int
     pieces: AsyncIterator[bytes]
-    """Raises `CallFailed` where it is cut."""
+    """Raises `CallFailed` if it is cut."""
 
 
 OpenStream = Callable[[Call], AbstractAsyncContextManager[OpenedStream]]
@@ -149,7 +149,7 @@ class HttpCalls:
     def _plain(self, where: str, headers: Mapping[str, str], body: bytes) -> bytes:
         """The body decompressed.
 
-        As it came where it is not what its header says: its reader tells what it is then.
+        As it came if it is not what its header says: its reader tells what it is then.
         """
         if not is_compressed(body, headers.get("content-encoding")):
             return body

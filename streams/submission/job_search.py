@@ -17,7 +17,7 @@ from tidings.streams.submission.throttle import ProviderThrottle
 SKEW = 300_000
 """Milliseconds by which the provider's clock may be behind ours."""
 TRIES = 6
-"""Of one page. A long list would never be read to its end otherwise where a part of all calls
+"""Of one page. A long list would never be read to its end otherwise if a part of all calls
 fails."""
 BACKOFF = Backoff.doubling(0.1, 10.0)
 """Between two of them; a provider that is to be left alone for longer is asked another time."""

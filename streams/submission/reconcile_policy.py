@@ -34,7 +34,7 @@ class Timeouts(Struct, frozen=True):
     silence: int = 60_000
     """Without news of a prediction at the provider."""
     estimates: float = 1.5
-    """Times the estimated time, where that is longer."""
+    """Times the estimated time, if that is longer."""
     unsubmitted: int = 10_000
     unanswered: int = 15_000
     """Until an attempt without an answer is looked for."""

@@ -402,7 +402,7 @@ async def remember_unfinished(
         owes: Whether what has failed or was canceled, by its bytes, is to be remembered, too.
         also: Others that remember predictions, hidden ones and groups included.
         at_once: See `Reconciler.remember`.
-        settled: Likewise.
+        settled: See `Reconciler.remember`.
 
     Returns:
         How many are watched.

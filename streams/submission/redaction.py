@@ -26,7 +26,7 @@ def secrets_of(api: JobApi, call: Call, webhook: str) -> list[str]:
     """What a provider must not be quoted with, should it repeat the call: the longest first.
 
     Args:
-        api: Of the provider; its `token` and `secret`, where it has them, may stand anywhere in the
+        api: Of the provider; its `token` and `secret`, if it has them, may stand anywhere in the
             call.
         call: What went out.
         webhook: Where the provider reports, its token at the end.
@@ -35,7 +35,7 @@ def secrets_of(api: JobApi, call: Call, webhook: str) -> list[str]:
     held = [
         held for name in ("token", "secret") if isinstance(held := getattr(api, name, None), str)
     ]
-    # After the scheme's name, which is no secret; where there is no scheme, the whole is.
+    # After the scheme's name, which is no secret; if there is no scheme, the whole is.
     found = {webhook, webhook.rpartition("=")[2], carried, *carried.split()[1:], *held}
     return sorted((one for one in found if len(one) >= SECRET_LENGTH), key=len, reverse=True)
 

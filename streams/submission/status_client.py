@@ -2,7 +2,7 @@
 
 How they stand, whether they can be found at all, and to stop them.
 
-What they answer is appended as their report, as it came, and only where the record would learn
+What they answer is appended as their report, as it came, and only if the record would learn
 something from it.
 """
 
@@ -46,7 +46,7 @@ TOO_LARGE_ERROR = "the result is larger than TIDINGS_MAX_BODY"
 UNKNOWN_ERROR = "submission outcome unknown"
 PAGES = 600
 """Of a provider's list, searched for submissions without an answer: it is read back to the oldest
-of them, and where that takes more, nothing is concluded."""
+of them, and if that takes more, nothing is concluded."""
 
 Whose = Callable[[Origin], Awaitable[Prediction | None]]
 """The prediction that a submission was made for; None: none of ours. Raises `StorageError`."""
@@ -214,7 +214,7 @@ class StatusClient:
             )
 
     async def _too_large(self, record: Prediction, event: Event, size: int) -> bool:
-        """Say how it ended where the log will never take the report itself.
+        """Say how it ended if the log will never take the report itself.
 
         False: it has not ended yet.
         """

@@ -2,11 +2,11 @@
 
 1. the create is in the log, and the record shows it: whoever comes here has seen that
 2. append `submit` with an attempt id of our own
-3. wait until the record shows an attempt: where it is another one, somebody else submits
+3. wait until the record shows an attempt: if it is another one, somebody else submits
 4. call the provider; 429 and 5xx are repeated within its limits, a call without an answer never is
 5. append the answer
 
-A crash before 3 leaves a record without an attempt, which is begun anew. A crash after it leaves an
+A crash before 3 leaves a record without an attempt, which is started over. A crash after it leaves an
 attempt without an answer: nobody calls for it again, the reconciler looks for it at the provider.
 """
 
@@ -66,7 +66,7 @@ class ChangeWaiter(Protocol):
     async def wait_for_version(
         self, prediction_id: str, beyond: int, timeout: float
     ) -> Change | None:
-        """Wait for a change with a version above `beyond`; None where it has not come in time."""
+        """Wait for a change with a version above `beyond`; None if it has not come in time."""
 
 
 Load = Callable[[Sequence[str]], Awaitable[dict[str, Stored]]]
@@ -165,7 +165,7 @@ class Submitter:
     def enqueue(self, prediction_id: str, provider: str, owner: str | None = None) -> bool:
         """Queue a prediction that needs submitting.
 
-        False where it is under way already, or cannot be taken.
+        False if it is under way already, or cannot be taken.
         """
         if self._closing or prediction_id in self._known or self.refusal(provider) is not None:
             return False
@@ -245,7 +245,7 @@ class Submitter:
     # ---- 2 and 3 ----
 
     async def _claim(self, prediction_id: str) -> Prediction | None:
-        """Make the attempt ours; None where it is not ours to make."""
+        """Make the attempt ours; None if it is not ours to make."""
         record = await self._record(prediction_id)
         if record is None or action_for(record) is not Action.SUBMIT:
             return None

@@ -1,7 +1,7 @@
 """Reads answers at their providers while they are written, and appends them piece by piece.
 
 One reader a prediction, whose order has `stream`. A piece names its place in bytes, so what a
-crash, a cut or a second reader repeats is cut by the rules. Where a provider numbers its events, the
+crash, a cut or a second reader repeats is cut by the rules. If a provider numbers its events, the
 number of a piece's last event and the piece's end stand in `textSeq` together: after a crash the
 stream goes on from there. Otherwise it is read from its beginning. How a prediction ends is the
 webhook's to say; nothing here says it.
@@ -96,7 +96,7 @@ class TextReaders:
                 known.task.cancel()
 
     def remember(self, record: Prediction) -> None:
-        """Read the answer of a prediction, where it asks for that and its provider has it."""
+        """Read the answer of a prediction, if it asks for that and its provider has it."""
         if (
             not record.stream
             or record.status is not Status.PROCESSING
@@ -218,7 +218,7 @@ class _Answer:
         self._news = asyncio.Event()
 
     async def take(self, api: StreamingApi, pieces: AsyncIterator[bytes]) -> bool:
-        """Append what comes; whether it is the end of it. Raises `CallFailed` where it is cut."""
+        """Append what comes; whether it is the end of it. Raises `CallFailed` if it is cut."""
         self._at = 0 if self.after is None else self.end
         self._number = self.after
         self._waiting.clear()

@@ -115,7 +115,7 @@ class ThinWebhookReader:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _make_room(self, loop: ConsumerLoop) -> None:
-        """Read nothing more for a moment where too much is open; whoever polls goes on polling."""
+        """Read nothing more for a moment if too much is open; whoever polls goes on polling."""
         full = len(self._open) >= MOST_OPEN
         loop.hold(full)
         if full:
@@ -131,7 +131,7 @@ class ThinWebhookReader:
         claim = loop.begin([record])
         at = (record.partition, record.offset)
         task = self._open.get(at)
-        if task is None:  # else it is read anew after a reassignment, and still being fetched for
+        if task is None:  # else it is read again after a reassignment, and still being fetched for
             task = self._open[at] = asyncio.create_task(self._fetch(record, *needed))
             task.add_done_callback(lambda _done: self._open.pop(at, None))
         task.add_done_callback(lambda done: None if done.cancelled() else loop.finish(claim))

@@ -62,7 +62,7 @@ def nested_over(value: bytes, limit: int) -> bool:
 
     Brackets in strings do not count.
 
-    Where brackets do not match, which no parser accepts, the answer may be either. The time it
+    If brackets do not match, which no parser accepts, the answer may be either. The time it
     takes grows with the number of bytes alone.
     """
     if value.count(b"[") + value.count(b"{") <= limit:
@@ -93,7 +93,7 @@ def cut_below(value: bytes, limit: int) -> bytes:
                 kept.append(b"null")
                 copied = match.end()
             depth -= 1
-    # Where brackets do not match, what is left is no JSON whatever is returned.
+    # If brackets do not match, what is left is no JSON whatever is returned.
     return b"".join((*kept, value[copied:])) if depth <= limit else b"".join(kept)
 
 

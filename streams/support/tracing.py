@@ -4,7 +4,7 @@ Spans that begin and end, and the header that carries them on. Pure.
 
 The header is `traceparent` of W3C Trace Context (https://www.w3.org/TR/trace-context/): version,
 trace, parent span and flags, of which the lowest bit says that the trace is sampled. Whoever
-exports spans implements `Tracing`; where nothing does, no part makes anything.
+exports spans implements `Tracing`; if nothing does, no part makes anything.
 """
 
 import re
@@ -97,6 +97,6 @@ def sampled(traceparent: bytes) -> bool:
 
 
 def trace_id(traceparent: bytes | str | None) -> str | None:
-    """The trace in a header, 32 hexadecimal digits; None where there is none."""
+    """The trace in a header, 32 hexadecimal digits; None if there is none."""
     text = traceparent.decode("ascii", "replace") if isinstance(traceparent, bytes) else traceparent
     return text[3:35] if text is not None and valid(text) else None

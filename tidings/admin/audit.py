@@ -73,7 +73,7 @@ class AuditLine(
     """`partition:offset` of the event."""
     owner: str | None = None
     version: int | None = None
-    """That the record got by it, where that is known: of deletions and repairs."""
+    """That the record got by it, if that is known: of deletions and repairs."""
 
 
 class AuditFilter(Struct, frozen=True, kw_only=True):
@@ -134,7 +134,7 @@ class AuditTrail:
         """Keep a line; another one of the same name about the same prediction goes.
 
         Args:
-            line: Left out where it is not wanted.
+            line: Left out if it is not wanted.
             name: What tells it from the prediction's others.
             step: Its place among lines of the same time.
         """
@@ -223,7 +223,7 @@ def _add_steps(trail: AuditTrail, record: Standing) -> None:
 
 
 def _position(record: Standing) -> str | None:
-    """Of the last event applied, where all of them lie in one partition."""
+    """Of the last event applied, if all of them lie in one partition."""
     offsets = record.source.offsets if record.source is not None else {}
     return (
         next(f"{partition}:{offset}" for partition, offset in offsets.items())

@@ -2,8 +2,8 @@
 
 It is made while the service runs. What matters is the order: first what the groups have committed,
 then the store, then the log, then the assets. So the copied log holds every event that the copied
-store has seen, its groups are set back to before the store's copy (what they read again is known by
-its position), and every file that a record names is there.
+store has seen, and every file that a record names is there. Its groups are set back to before the
+store's copy; what they read again is known by its position.
 """
 
 import io

@@ -141,7 +141,7 @@ def traces(
         letters: Dead letters with their keys.
         now: In ms.
         retention: Of the events, in ms.
-        cache_ttl: Seconds for which a cache may believe what it has where it does not follow the
+        cache_ttl: Seconds for which a cache may believe what it has if it does not follow the
             changes.
     """
     purged = now + retention + DAY

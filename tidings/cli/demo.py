@@ -148,7 +148,7 @@ async def _start_some(
 
 
 async def _watched(http: "httpx.AsyncClient", url: str, headers: dict[str, str]) -> bool:
-    """Whether any client is connected; where that is not told, nobody is."""
+    """Whether any client is connected; if that is not told, nobody is."""
     answer = await http.get(f"{url}/stats", headers=headers)
     if answer.status_code != 200:
         return False

@@ -1,4 +1,4 @@
-"""`tidings replay`: rebuild a store from the log, compare it with the log, or mend it."""
+"""`tidings replay`: rebuild a store from the log, compare it with the log, or fix it."""
 
 import re
 from argparse import Namespace
@@ -11,7 +11,7 @@ from tidings.cli.support.rebuild import rebuild
 if TYPE_CHECKING:
     from tidings.streams.log.protocol import Since
 
-ABOUT = """Rebuild a store from the log, compare it with the log, or mend it.
+ABOUT = """Rebuild a store from the log, compare it with the log, or fix it.
 
 It fills TIDINGS_STORE, or the store that --into names, which must be empty. A rebuild announces
 nothing.
@@ -42,7 +42,7 @@ def register(commands: command.Commands) -> None:
     target = parser.add_mutually_exclusive_group()
     target.add_argument("--into", metavar="STORE_URL", help="the store to fill; it must be empty")
     target.add_argument("--verify", action="store_true", help="compare TIDINGS_STORE with the log")
-    target.add_argument("--repair", action="store_true", help="mend what differs, by events")
+    target.add_argument("--repair", action="store_true", help="fix what differs, by events")
     parser.add_argument(
         "--notify",
         action="store_true",
@@ -85,7 +85,7 @@ def run(arguments: Namespace) -> int:
         (
             "--resume",
             arguments.resume,
-            "goes on by the events; leave out --from-changes, or begin anew in an empty store",
+            "goes on by the events; leave out --from-changes, or start over in an empty store",
         ),
     ):
         if arguments.from_changes and given:

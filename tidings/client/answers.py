@@ -12,7 +12,7 @@ from tidings.storage.prediction import Prediction
 from tidings.storage.resilience.backoff import Backoff
 
 REFUSED = Backoff((0.5, 1.0))
-"""Before asking again after 429 or 503, where the service does not say for how long."""
+"""Before asking again after 429 or 503, if the service does not say for how long."""
 LONGEST_RETRY_AFTER = 10.0
 
 

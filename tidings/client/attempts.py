@@ -1,4 +1,4 @@
-"""Watching a prediction through its attempts: where it was tried again, the watch goes on with the next one."""
+"""Watching a prediction through its attempts: if it was tried again, the watch goes on with the next one."""
 
 from collections.abc import Callable
 from types import TracebackType

@@ -48,7 +48,7 @@ ATTEMPTS = 3
 """How often a request that may be repeated is sent while nobody answers or the service asks to come
 back."""
 UNREACHED = Backoff((0.2, 0.4))
-"""Before asking again where nobody answered."""
+"""Before asking again if nobody answered."""
 
 
 class Client(GroupCalls, ExportCalls):
@@ -131,7 +131,7 @@ class Client(GroupCalls, ExportCalls):
             known: Versions that the caller has already, by id: only what is newer is reported.
             limit: How many of the newest to get at first (service's default 1,000; at most 10,000).
             snapshot: False: only what changes from now on. After a reconnect what stands is
-                reported where no version of it was: it may have changed meanwhile.
+                reported if no version of it was: it may have changed meanwhile.
 
         Returns:
             An async iterator of `Prediction` and `Deleted`; see `Watch`. Each watch has a
@@ -143,7 +143,7 @@ class Client(GroupCalls, ExportCalls):
         """
         selection = Selection(predictions=predictions, owner=owner, tag=tag, model=model, all=all)
         selection.check()
-        # Imported where it is wanted: a client that only reads does without the WebSocket's library.
+        # Imported when it is wanted: a client that only reads does without the WebSocket's library.
         from tidings.client.subscription import Watch
 
         watch = Watch(
@@ -163,7 +163,7 @@ class Client(GroupCalls, ExportCalls):
             self._watches.remove(watch)
 
     def attempts(self, prediction_id: str) -> AttemptsWatch:
-        """Watch a prediction and, where it is tried again, every later attempt at it.
+        """Watch a prediction and, if it is tried again, every later attempt at it.
 
         Returns:
             An async iterator of `Prediction` and `Deleted` that goes on after an end, until it is
@@ -280,7 +280,7 @@ class Client(GroupCalls, ExportCalls):
             tags: Words to watch and list it by.
             estimated_time: Milliseconds that it is expected to take.
             deadline: When it fails unless it has ended, in ms since the epoch.
-            timeout: Milliseconds that it may take, in the place of a deadline.
+            timeout: Milliseconds that it may take, instead of a deadline.
             retries: How often it is tried again if it fails, or a whole policy.
             stream: Read the provider's stream, so that the answer grows as `text`.
             webhook: The https address of a server that is told of its end, signed.
@@ -330,7 +330,7 @@ class Client(GroupCalls, ExportCalls):
 
         Returns the record that they made.
 
-        Where the service has taken the report but not applied it within 5 s, the record as it
+        If the service has taken the report but not applied it within 5 s, the record as it
         stands is returned.
 
         Raises:
@@ -402,9 +402,9 @@ class Client(GroupCalls, ExportCalls):
         headers: Mapping[str, str] | None = None,
         repeat: bool = True,
     ) -> httpx.Response:
-        """Send a request, and repeat it where a repeat is harmless and may help.
+        """Send a request, and repeat it if a repeat is harmless and may help.
 
-        It helps where nobody answered, or where the service wants a new token.
+        It helps if nobody answered, or if the service wants a new token.
         """
         if body is not None:
             content = msgspec.json.encode(body)

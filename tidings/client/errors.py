@@ -15,13 +15,13 @@ ClientError
 class ClientError(Exception):
     """The service could not, or would not, do what was asked."""
 
-    #: Whether the same call may succeed later without anybody mending anything.
+    #: Whether the same call may succeed later without anybody fixing anything.
     retryable = False
 
     def __init__(self, message: str, *, status: int | None = None, code: str | None = None) -> None:
         super().__init__(message)
         self.status = status
-        """The HTTP status, or the WebSocket's close code, where there was one."""
+        """The HTTP status, or the WebSocket's close code, if there was one."""
         self.code = code
         """The service's own word for it."""
 

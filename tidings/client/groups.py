@@ -49,7 +49,7 @@ class GroupCalls:
             idempotency_key: As for `create`.
             **shared: What the orders share: `provider`, `model`, `prompt`, `payload`,
                 `estimated_time`, `deadline`, `timeout`, `retries`, `webhook`, `webhook_events`. The
-                webhook is told of the group, too; of the group alone where each order has None.
+                webhook is told of the group, too; of the group alone if each order has None.
 
         Raises:
             Conflicting: The id is taken.

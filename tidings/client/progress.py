@@ -20,7 +20,7 @@ REMEMBERED = 100_000
 """Predictions whose last version is remembered; the longest unseen are forgotten first."""
 NAMED_AGAIN = 10_000
 """Predictions that a wide watch names as known when it comes back. By default the service takes
-twice as many of one session; the other half is for naming them once more, where its store did not
+twice as many of one session; the other half is for naming them once more, if its store did not
 answer."""
 
 
@@ -101,7 +101,7 @@ class WatchState:
     Args:
         selection: What it watches.
         known: Versions that the caller has already; nothing at or below them is news.
-        limit: How many of the newest predictions to get at first, where the selection names none.
+        limit: How many of the newest predictions to get at first, if the selection names none.
         snapshot: Whether to get what stands at first, or only what changes from then on.
     """
 

@@ -38,7 +38,7 @@ logger = get_logger(__name__)
 class Watch:
     """An async iterator over the newest states of what is watched; also an async context manager.
 
-    Each item is a `Prediction` or, where one is gone, `Deleted`. Of one prediction versions only
+    Each item is a `Prediction` or, if one is gone, `Deleted`. Of one prediction versions only
     rise: across reconnects it resumes where it was. A caller slower than the changes skips to the
     newest ones. It ends when it is closed.
 
@@ -146,7 +146,7 @@ class Watch:
             await connection.close()
 
     async def _connect(self) -> None:
-        """Come back, after a wait where there was a failure, and subscribe with what is known."""
+        """Come back, after a wait if there was a failure, and subscribe with what is known."""
         self.synced = False
         now = time.monotonic()
         if self._unreached_since is None:
@@ -173,7 +173,7 @@ class Watch:
         except InvalidStatus as error:
             await self._handshake_refused(error)
             return
-        except (InvalidProxy, ImportError) as error:  # of the environment: it will not mend itself
+        except (InvalidProxy, ImportError) as error:  # of the environment: it will not fix itself
             raise Unreachable(
                 f"{self._url} cannot be reached{by_way_of(self._service)}: {error}"
             ) from error
@@ -314,7 +314,7 @@ class Watch:
     def _answered(self, ref: int | None) -> None:
         """Note that a subscription stands.
 
-        Once all do, ask again where the service could not read its store.
+        Once all do, ask again if the service could not read its store.
         """
         self._unanswered.discard(ref)
         self._state.begun = True

@@ -35,14 +35,14 @@ class Text:
 
     Iterated, it yields what is there already and then each piece once, until the prediction has
     succeeded. As a context manager it writes: `write` takes a piece, and the end of the block ends
-    the prediction, as failed where the block raises. Where there is no such prediction the first
+    the prediction, as failed if the block raises. If there is no such prediction the first
     piece makes it.
 
     Args:
         prediction_id: Whose.
         send: Appends one piece, with headers, without repeating it.
         watch: Watches the prediction.
-        begin: Makes the prediction, where there is none.
+        begin: Makes the prediction, if there is none.
         fail: Reports it as failed.
     """
 
@@ -68,7 +68,7 @@ class Text:
         self._task: asyncio.Task[None] | None = None
         self._error: Exception | None = None
         self.replaced = False
-        """Whether the text begins anew with the piece that was yielded last."""
+        """Whether the text starts over with the piece that was yielded last."""
 
     # Reading
 
@@ -229,7 +229,7 @@ class Text:
 
 
 def piece_of(chunk: Any) -> str:
-    """The text in a chunk of a model's stream; empty where it has none."""
+    """The text in a chunk of a model's stream; empty if it has none."""
     if isinstance(chunk, str):
         return chunk
     if isinstance(chunk, bytes):

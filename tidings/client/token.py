@@ -13,7 +13,7 @@ Token = str | Callable[[], str | Awaitable[str]]
 
 EARLY = 30.0
 """Seconds before its expiry that a token is renewed on an open connection; a tenth of its life
-where that is less."""
+if that is less."""
 
 
 class _Claims(Struct):
@@ -44,7 +44,7 @@ class TokenSource:
     async def renew(self, shown: str | None) -> bool:
         """Have a token in place of the one that was shown; return whether it is another.
 
-        Nobody is asked where another watch or request has had it renewed since.
+        Nobody is asked if another watch or request has had it renewed since.
         """
         if self._current == shown and callable(self._token):
             answer = self._token()

@@ -60,7 +60,7 @@ def load_settings(
         flags: Flags of the command by setting's name; those that are None were not given.
         environ: The environment. Names with `TIDINGS_TEST_` are for tests, and ignored; so are
             empty values.
-        config: The file to read; None: `tidings.toml` in `folder` where there is one.
+        config: The file to read; None: `tidings.toml` in `folder` if there is one.
         folder: The working folder.
 
     Raises:
@@ -306,7 +306,7 @@ def _reason(name: str, error: msgspec.ValidationError) -> str:
 
 
 def _original_store(settings: Settings, given: Mapping[str, Given]) -> str:
-    """The store where `TIDINGS_STORE` is not set.
+    """The store if `TIDINGS_STORE` is not set.
 
     As the original design's names choose it, else the default.
     """

@@ -60,7 +60,7 @@ class Setting(Struct, frozen=True, kw_only=True):
     """Who gives it: anybody, a flag of the command alone, one of our processes to another, the
     loader."""
     takes: str = ""
-    """Its values in words, where the type does not say them."""
+    """Its values in words, if the type does not say them."""
     read: Callable[[Any], object] | None = None
     """Makes the value out of what was given, in place of `check` and the type's own conversion."""
 
@@ -121,11 +121,11 @@ class Settings(Struct, frozen=True, kw_only=True):
     )
     """Chooses a store at Cloudflare if `TIDINGS_STORE` is not set: KV or Durable Objects."""
     require_strong_consistency: Annotated[bool | None, Setting(prefixed=False)] = None
-    """Likewise: Durable Objects."""
+    """Chooses Durable Objects if `TIDINGS_STORE` is not set."""
     optimize_for_throughput: Annotated[bool | None, Setting(prefixed=False)] = None
-    """Likewise: KV."""
+    """Chooses KV if `TIDINGS_STORE` is not set."""
     env: str | None = None
-    """Likewise: `development` is KV."""
+    """`development` chooses KV if `TIDINGS_STORE` is not set."""
     cloudflare_account: str | None = None
     """The account of the KV namespace that was chosen so."""
     cloudflare_namespace: str | None = None

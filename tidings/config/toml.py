@@ -1,6 +1,6 @@
 """Reading `tidings.toml`: plain settings by their flat names, and a table for each provider.
 
-A provider's table is `[providers.NAME]`, or `[NAME]` where the name is one of the known providers.
+A provider's table is `[providers.NAME]`, or `[NAME]` if the name is one of the known providers.
 `kind` makes it one of another provider; what is none of the settings that every provider has is an
 option of that provider.
 """
@@ -105,7 +105,7 @@ def _table(file: Path, name: str, label: str, table: Mapping[str, Any]) -> Provi
         for key, value in table.items()
         if underscored(key) not in PARTS and key != "kind"
     }
-    # Those of other kinds, and of third parties, are checked where the provider is opened.
+    # Those of other kinds, and of third parties, are checked when the provider is opened.
     own = manifest(name).options if kind is None and name in built_in() else None
     for key in options:
         if own is not None and key not in own:

@@ -1,4 +1,4 @@
-"""The key of the tokens in webhook URLs, made at the first start where one process does all."""
+"""The key of the tokens in webhook URLs, made at the first start if one process does all."""
 
 import os
 import secrets
@@ -14,7 +14,7 @@ FILE = "webhook.key"
 def with_webhook_key(settings: Settings) -> Settings:
     """The settings with a webhook key.
 
-    The one that is set, else the one in the data folder, which is made where there is none.
+    The one that is set, else the one in the data folder, which is made if there is none.
 
     Raises:
         SettingsError: The file is there and cannot be used, or cannot be made.
@@ -32,10 +32,10 @@ def with_webhook_key(settings: Settings) -> Settings:
 
 
 def check_webhook_key(settings: Settings) -> None:
-    """Raise `SettingsError` where the key in the data folder cannot be used; none is made."""
+    """Raise `SettingsError` if the key in the data folder cannot be used; none is made."""
     if not settings.webhook_key and settings.everything:
         if settings.log.startswith("memory://"):
-            return  # it is made anew at each start
+            return  # it is made again at each start
         file = settings.data_folder / FILE
         try:
             _read(file)
@@ -46,7 +46,7 @@ def check_webhook_key(settings: Settings) -> None:
 def _unusable(file: Path, error: OSError) -> SettingsError:
     reason = error.strerror or error
     return SettingsError(
-        f"TIDINGS_WEBHOOK_KEY: {file} cannot be used ({reason}); mend it, or set the key"
+        f"TIDINGS_WEBHOOK_KEY: {file} cannot be used ({reason}); fix it, or set the key"
     )
 
 

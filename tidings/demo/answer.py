@@ -1,4 +1,4 @@
-"""What the stand-in writes where a model is asked that writes."""
+"""What the stand-in writes if a model is asked that writes."""
 
 ANSWER = """**How does a lighthouse work?**
 

@@ -1,4 +1,4 @@
-"""Webhooks on their way: signed at each attempt, and retried where they end a prediction."""
+"""Webhooks on their way: signed at each attempt, and retried if they end a prediction."""
 
 import asyncio
 import time

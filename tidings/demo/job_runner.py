@@ -25,7 +25,7 @@ class JobRunner:
 
     Args:
         deliveries: Sends webhooks.
-        duration: Seconds that a prediction takes, where its input does not say.
+        duration: Seconds that a prediction takes, if its input does not say.
         steps: Steps of its drawing, each with logs and every second with a picture.
         outputs_live: Seconds after which outputs and logs of a finished prediction are deleted.
         secret: What webhooks are signed with (`whsec_...`); None: made now.

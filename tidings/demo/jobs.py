@@ -163,7 +163,7 @@ def _end(job: Job) -> None:
 
 
 async def _write(job: Job) -> None:
-    """Write the words, and fail in the middle where that is wished."""
+    """Write the words, and fail in the middle if that is wished."""
     for _ in job.words:
         await _wait(job, job.duration / len(job.words))
         if job.stop.is_set():

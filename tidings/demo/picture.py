@@ -80,7 +80,7 @@ def _landscape(chance: random.Random, width: int, height: int) -> list[bytes]:
     """Sky, a sun with its glow, and ranges of hills: three planes, column after column.
 
     Column by column because a column is slices of a few gradients, made once: 30 ms a picture,
-    where single pixels would take a second.
+    if single pixels would take a second.
     """
     hue = chance.random()
     zenith, horizon = _colour(hue, 0.75, 0.35), _colour(hue + chance.uniform(0.05, 0.18), 0.45, 1.0)

@@ -298,7 +298,7 @@ def _deadline(header: str | None) -> float | None:
 
 
 async def _wait_for(job: Job, prefer: str) -> None:
-    """Hold the answer back until the prediction has ended, where `Prefer.
+    """Hold the answer back until the prediction has ended, if `Prefer.
 
     Wait` asks for it (60 s at most).
     """

@@ -18,7 +18,7 @@ class StandIn:
     """A provider on loopback that makes real pictures.
 
     Args:
-        duration: Seconds that a prediction takes, where its input does not say.
+        duration: Seconds that a prediction takes, if its input does not say.
         steps: Steps of its drawing, each with logs and every second with a picture.
         outputs_live: Seconds after which outputs and logs of a finished prediction are deleted
             (Replicate: 3600).

@@ -28,10 +28,10 @@ async def create_storage(
     manager = tidings.PredictionStatusManager(store)
     ```
 
-    From the inside: metrics per store (if the extra `server` is installed), retries, the A/B split
-    (`TIDINGS_STORE_SPLIT`), the copy for reads (`TIDINGS_STORE_FALLBACK`, written with each write),
-    and a cache for reads (`TIDINGS_CACHE_TTL` seconds, `TIDINGS_CACHE_RECORDS`; 0 turns it off).
-    What the manager decides by is read past the cache.
+    From the inside: metrics per store (if the extra `server` is installed), retries, and the A/B
+    split (`TIDINGS_STORE_SPLIT`). Then the copy for reads (`TIDINGS_STORE_FALLBACK`, written with
+    each write), and a cache for reads (`TIDINGS_CACHE_TTL` seconds, `TIDINGS_CACHE_RECORDS`; 0
+    turns it off). What the manager decides by is read past the cache.
 
     Args:
         settings: What `tidings serve` would read; None: the environment and `tidings.toml` in the

@@ -67,7 +67,7 @@ class HealthMonitor:
     ) -> None:
         self._changes_log = log
         self.source = SourceWatch(log, cache)
-        """Looks whether the log is still the one that the store was built from; where not, nothing
+        """Looks whether the log is still the one that the store was built from; if not, nothing
         is applied."""
         self._watch = LagMonitor(ask=lambda: log.bounds(EVENTS))
         self.stalls: LoopStalls = LoopStalls()
@@ -104,7 +104,7 @@ class HealthMonitor:
         self.exposition.add(PROVIDERS, sources)
 
     def observe_projection(self, store: Projecting | None) -> None:
-        """Show what a store that takes its time has not taken yet, where it is such a store."""
+        """Show what a store that takes its time has not taken yet, if it is such a store."""
         if store is not None:
             self.exposition.add(PROJECTION, store)
 
@@ -152,7 +152,7 @@ class HealthMonitor:
     async def process(self, processor: Processor) -> None:
         """Run the processor.
 
-        Where it may not go on, stay, so that the rest of the service goes on and says why.
+        If it may not go on, stay, so that the rest of the service goes on and says why.
         """
         with contextlib.suppress(LogReplaced):
             await processor.run()
@@ -184,7 +184,7 @@ class HealthMonitor:
 
     @property
     def stopped_because(self) -> str | None:
-        """Why the processor may not go on until somebody mends it; None: it may."""
+        """Why the processor may not go on until somebody fixes it; None: it may."""
         if self.breaker_reason is not None:
             return f"stopped by the breaker: {self.breaker_reason}"
         return self.source.failure
@@ -197,7 +197,7 @@ class HealthMonitor:
     def lags(self) -> dict[str, dict[str, float]]:
         """By reader how many records it is behind, and how many seconds the oldest has waited.
 
-        `events` is what the processor has still to read, `changes` the gateway; each where this process has one.
+        `events` is what the processor has still to read, `changes` the gateway; each if this process has one.
         """
         return {
             reader: {"records": progress.records, "seconds": round(progress.seconds, 1)}
@@ -233,7 +233,7 @@ class HealthMonitor:
         return f"{who} is {progress.records} records and {progress.seconds:.0f} s behind"
 
     def alive(self) -> str | None:
-        """What only a restart mends; None: nothing.
+        """What only a restart fixes; None: nothing.
 
         Outages of the log and the store are waited out, and are no reason.
         """

@@ -31,7 +31,7 @@ _MEANINGS = tuple(
         (
             r"heartbeat|rebalanc|generation|member|coordinator|revok|(re-?)?join",
             "kafka.group_changing",
-            "the group's members change; partitions are given out anew",
+            "the group's members change; partitions are reassigned",
         ),
         (
             r"commit",

@@ -29,7 +29,7 @@ def configure(
     """Set up the log of this process.
 
     Args:
-        json: JSON lines; None: where standard error is no terminal.
+        json: JSON lines; None: if standard error is no terminal.
         level: The least level written, of `logging`.
         redactor: What every text passes before it is written; None: one that knows no secret by its
             value.

@@ -35,7 +35,7 @@ class LoopStalls:
     """
 
     stacks = False
-    """What holds where `stacks` is not given; the program that tests run as a service turns it on."""
+    """What holds if `stacks` is not given; the program that tests run as a service turns it on."""
 
     def __init__(self, *, stacks: bool | None = None) -> None:
         self.seconds = Histogram(BOUNDS)

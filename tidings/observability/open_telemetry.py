@@ -1,6 +1,6 @@
 """Spans by OpenTelemetry's SDK, sent over OTLP/HTTP.
 
-The only file that knows it, imported where traces are turned on.
+The only file that knows it, imported when traces are turned on.
 
 What the SDK and its exporter read from the environment by themselves (`OTEL_EXPORTER_OTLP_HEADERS`,
 `_CERTIFICATE`, `_TIMEOUT`, `OTEL_BSP_*`, `OTEL_RESOURCE_ATTRIBUTES`, `OTEL_SERVICE_NAME`) goes for
@@ -133,7 +133,7 @@ class Traces:
         )
 
     async def check(self) -> str | None:
-        """Send nothing, for the collector's word; gives what is wrong, None where it took it."""
+        """Send nothing, for the collector's word; gives what is wrong, None if it took it."""
         return await asyncio.to_thread(self._exporter.check)
 
     async def close(self) -> None:

@@ -20,7 +20,7 @@ class OpenTracing(Tracing, Protocol):
         """Spans that it has not."""
 
     async def check(self) -> str | None:
-        """Ask the collector; gives what is wrong, None where it takes spans."""
+        """Ask the collector; gives what is wrong, None if it takes spans."""
 
     async def close(self) -> None:
         """Send what waits, for a moment, and end."""
@@ -35,7 +35,7 @@ def tracing_of(settings: Settings) -> OpenTracing | None:
     if settings.traces is None:
         return None
     try:
-        # Imported where it is wanted: it is not installed everywhere, and takes a third of a second
+        # Imported when it is wanted: it is not installed everywhere, and takes a third of a second
         # and 15 MB.
         from tidings.observability.open_telemetry import Traces
     except ImportError as error:

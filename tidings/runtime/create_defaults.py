@@ -82,13 +82,13 @@ class CreateDefaults:
 
 
 def payload_prompt(_provider: str, _model: str, payload: Any) -> str | None:
-    """`prompt` of the payload, where it is text: what holds without a function of the user's."""
+    """`prompt` of the payload, if it is text: what holds without a function of the user's."""
     prompt = payload.get("prompt") if isinstance(payload, dict) else None
     return prompt if isinstance(prompt, str) else None
 
 
 def median_estimate(estimates: Estimates) -> Callable[[str, str, Any], Awaitable[int | None]]:
-    """The estimate where no function is set: the median of the model's finished predictions."""
+    """The estimate if no function is set: the median of the model's finished predictions."""
 
     async def estimate(_provider: str, model: str, _payload: Any) -> int | None:
         try:

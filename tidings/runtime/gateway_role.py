@@ -75,12 +75,12 @@ class GatewayRole:
         settings: As checked.
         resources: What is open.
         cache: In front of the store; shared with a processor in the same process.
-        health_monitor: Watches it from outside: its lag counts for readiness, and where it is stuck
+        health_monitor: Watches it from outside: its lag counts for readiness, and if it is stuck
             for liveness.
         on_changes: Told of every change; a reconciler in the same process need not read them again.
         on_gap: Called when changes were missed for good.
         tracing: Where the spans of sampled webhooks and changes go.
-        rights: What a host application gives its callers, where it serves this gateway.
+        rights: What a host application gives its callers, if it serves this gateway.
     """
 
     def __init__(

@@ -18,7 +18,7 @@ opened by all."""
 REQUEST_BURST = 4.0
 """Seconds' worth of requests that may come at once."""
 MOST_FILES = 1_048_576
-"""Where the system names no limit."""
+"""If the system names no limit."""
 OWN_FILES = 200
 """Files that a process keeps open beside its clients' connections: databases, brokers, downloads."""
 

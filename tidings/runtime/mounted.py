@@ -120,7 +120,7 @@ class AsgiApplication:
             await send({"type": "lifespan.shutdown.complete"})
 
     async def _started(self) -> Service:
-        """Start at the first request, where no lifespan has: it ends with the event loop."""
+        """Start at the first request, if no lifespan has: it ends with the event loop."""
         if self._over:
             return self.service
         if self._starting is None or self._starting.done():
@@ -160,7 +160,7 @@ def asgi(
         settings: What `tidings serve` would read; None: the environment and `tidings.toml` in the
             working folder. Host and port are the server's, and not used.
         rights: What your application gives the caller of an ASGI scope: `tidings.Permissions`, or
-            None for nobody; plain or a coroutine function. Where it gives None, tokens count if the
+            None for nobody; plain or a coroutine function. If it gives None, tokens count if the
             settings take any.
         prefix: Where it is mounted, such as `/predictions`, if its host says it in no `root_path`:
             Django, or Litestar.

@@ -95,7 +95,7 @@ async def open_notifier(
     watch: Callable[[asyncio.Task[None]], None],
     stack: AsyncExitStack,
 ) -> NotifierRole | None:
-    """Tell other servers until the stack ends; None where that is not set up, or not done here."""
+    """Tell other servers until the stack ends; None if that is not set up, or not done here."""
     book = address_book_of(settings)
     if "notifier" not in settings.roles or book is None:
         return None

@@ -37,7 +37,7 @@ from tidings.streams.submission.thin_webhooks import ThinWebhookReader
 from tidings.streams.submission.throttle import Limits, ProviderThrottle
 
 CONCURRENCY = 16
-"""Calls to a provider at once, where its settings do not say."""
+"""Calls to a provider at once, if its settings do not say."""
 
 READY_SOON = 5.0
 """Seconds within which the reconciler must go round to count as ready."""

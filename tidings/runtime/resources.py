@@ -53,12 +53,12 @@ class Resources(Struct, frozen=True):
 
     @property
     def fallback(self) -> FallbackStore | None:
-        """The store, where it has a copy for reads."""
+        """The store, if it has a copy for reads."""
         return self.store if isinstance(self.store, FallbackStore) else None
 
     @property
     def projecting(self) -> Projecting | None:
-        """The store, where it is a projection of the changes."""
+        """The store, if it is a projection of the changes."""
         return projecting(self.store)
 
 
@@ -133,7 +133,7 @@ async def store_of(settings: Settings, url: str | None = None) -> PredictionStor
 
 
 async def whole_store_of(settings: Settings) -> PredictionStore:
-    """The store of the service with its A/B arm, where it has one, for commands beside it.
+    """The store of the service with its A/B arm, if it has one, for commands beside it.
 
     Raises:
         SettingsError: The two do not go together.
@@ -190,7 +190,7 @@ def cache_of(settings: Settings, opened: Resources) -> CachedStore:
 
 
 def check_stores(settings: Settings) -> None:
-    """Raise `SettingsError` where the stores of the settings do not go together."""
+    """Raise `SettingsError` if the stores of the settings do not go together."""
     split = _split_of(settings)
     if settings.store_fallback is not None and settings.store_fallback in (
         settings.store,
@@ -202,7 +202,7 @@ def check_stores(settings: Settings) -> None:
 
 
 def _split_of(settings: Settings) -> tuple[str, float] | None:
-    """URL and per cent of the B arm; raises `SettingsError` where an arm cannot be one."""
+    """URL and per cent of the B arm; raises `SettingsError` if an arm cannot be one."""
     split = settings.split_arm
     for name, one in (
         ("TIDINGS_STORE", settings.store),
@@ -217,7 +217,7 @@ def _split_of(settings: Settings) -> tuple[str, float] | None:
 
 
 def unshared_store(settings: Settings) -> str | None:
-    """What is wrong with a store in memory where several processes work together, with the remedy.
+    """What is wrong with a store in memory if several processes work together, with the remedy.
 
     None: nothing.
     """
@@ -252,7 +252,7 @@ async def claim(
         store: Is claimed for it.
         settings: What the rules are.
         name: The setting that names the store.
-        into: Its URL, where the flag `--into` names it instead.
+        into: Its URL, if the flag `--into` names it instead.
 
     Raises:
         StoreOwned: It belongs to another log, or to none.
@@ -294,7 +294,7 @@ async def claim_to_serve(log: Log, store: PredictionStore, settings: Settings) -
     The doctor asks here too.
 
     Raises:
-        SettingsError, StorageError, LogError: It does not; one line says what to mend.
+        SettingsError, StorageError, LogError: It does not; one line says what to fix.
     """
     policy = await claim(log, store, settings)
     if "processor" in settings.roles and projecting(store) is None:
@@ -305,7 +305,7 @@ async def claim_to_serve(log: Log, store: PredictionStore, settings: Settings) -
 async def _check_filled(log: Log, store: PredictionStore, settings: Settings) -> None:
     """A processor of its own does not begin in the middle.
 
-    Where one process does all, it serves what comes, and says so.
+    If one process does all, it serves what comes, and says so.
 
     Without a gateway nothing is lost by waiting: webhooks are taken elsewhere meanwhile.
     """
@@ -325,10 +325,10 @@ async def open_resources(
 
     Args:
         settings: Checked.
-        registry: Where the metrics of the stores are.
+        registry: If the metrics of the stores are.
 
     Raises:
-        SettingsError, StorageError, LogError: With one line that says what to mend.
+        SettingsError, StorageError, LogError: With one line that says what to fix.
     """
     providers = providers_of(settings)
     async with AsyncExitStack() as stack:

@@ -72,7 +72,7 @@ async def serve(
     Args:
         settings: Checked, with a webhook key.
         ready: Called with the port once requests are served.
-        settled: Called with the port once every part is ready, where clients are served.
+        settled: Called with the port once every part is ready, if clients are served.
         reached: Called with each step of the processor's commit as it ends.
         timeouts: How long the reconciler waits; None: as the settings say.
         submission_reached: Called with the number of each step of a submission as it ends, and the
@@ -136,11 +136,11 @@ class Service:
         self.tracing = tracing
         self.port = 0
         self.health_port = 0
-        """Of this process alone, where it has one beside the shared one."""
+        """Of this process alone, if it has one beside the shared one."""
         self.processor: Processor | None = None
         self.gateway: GatewayRole | None = None
         self.asgi: AsgiGateway | None = None
-        """What a host's server drives, where it is mounted."""
+        """What a host's server drives, if it is mounted."""
         self.provider_work: ProviderWork | None = None
         self.archiver: ArchiverRole | None = None
         self.ended = False
@@ -169,7 +169,7 @@ class Service:
     ) -> AsyncGenerator[Prediction | Deleted]:
         """What stands, newest first, then every change; without a connection, in this process.
 
-        Exactly one thing is named, as for `Client.watch`; ValueError where not, RuntimeError where
+        Exactly one thing is named, as for `Client.watch`; ValueError if not, RuntimeError if
         there is no gateway. A reader that lags gets the newest state of each prediction.
         """
         selection = Selection(predictions=predictions, owner=owner, tag=tag, model=model, all=all)
@@ -210,8 +210,8 @@ async def running(
     Args:
         settings: Checked, with a webhook key.
         reached: See `serve`.
-        timeouts: Likewise.
-        submission_reached: Likewise.
+        timeouts: See `serve`.
+        submission_reached: See `serve`.
         mount: How a host's server serves the gateway; None: it listens by itself.
     """
     async with AsyncExitStack() as stack:

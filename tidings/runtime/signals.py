@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
 AGAIN = 1.5
-"""Seconds after which what was cancelled is cancelled again: a driver may lose the first one while
-it connects, and what closes on the way out may wait for the same silent server."""
+"""Seconds after which a cancellation is repeated. A driver may lose the first one while it
+connects, and a closing part may wait for the same silent server."""
 
 
 @contextmanager
@@ -26,7 +26,7 @@ def stop_signals() -> Iterator[asyncio.Event]:
 
 @asynccontextmanager
 async def cancelled_by(stop: asyncio.Event) -> AsyncIterator[None]:
-    """Run the block; where `stop` is set meanwhile, it is cancelled and left without an error.
+    """Run the block; if `stop` is set meanwhile, it is cancelled and left without an error.
 
     What waits for somebody who may never answer is not ended otherwise: nobody looks at the event
     while it waits.

@@ -3,9 +3,9 @@
 Without the role gateway, so many processes of the other roles: they share the log's partitions.
 
 The kernel spreads connections over the sockets that share the port (`SO_REUSEPORT`). The parent
-serves nothing itself: it starts the others, asks each for its health on a port of its own, replaces
-one that ends or no longer answers, and stops all of them in order. SIGHUP replaces the processes
-one after the other, each only when its successor serves.
+serves nothing itself. It starts the others and asks each for its health on a port of its own. It
+replaces one that ends or no longer answers, and stops all of them in order. SIGHUP replaces the
+processes one after the other, each only when its successor serves.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ STOP_SECONDS = 8.0
 HEALTH_EVERY = 5.0
 HEALTH_SECONDS = 5.0
 FAILURES = 3
-"""Checks in a row without a good answer, after which a process is killed and started anew."""
+"""Checks in a row without a good answer, after which a process is killed and started again."""
 BACKOFF = Backoff((0.2, 1.0, 5.0))
 """Before starting again what has ended."""
 
@@ -92,7 +92,7 @@ def worker_plans(settings: Settings, port: int, arguments: Sequence[str]) -> lis
 
 
 class Worker:
-    """One process, started anew for as long as it is wanted.
+    """One process, started again for as long as it is wanted.
 
     Args:
         plan: What it does.
@@ -162,7 +162,7 @@ class Worker:
         return process, int(port_file.read_text().split()[-1])
 
     async def keep(self) -> None:
-        """Start it anew whenever it ends, or no longer answers for its health.
+        """Start it again whenever it ends, or no longer answers for its health.
 
         Runs until canceled.
         """

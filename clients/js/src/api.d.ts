@@ -170,7 +170,7 @@ export interface Retry {
   model?: string;
 }
 
-/** A token: the first one where no header carried it, or a newer one. */
+/** A token: the first one if no header carried it, or a newer one. */
 export interface Auth {
   type: "auth";
   token: string;

@@ -17,7 +17,7 @@ export interface ProviderProps extends Options {
  */
 export const TidingsProvider: FunctionComponent<ProviderProps>;
 
-/** The client, to `create`, `cancel`, `list` and `get`. Not on the server, where no page has an origin. */
+/** The client, to `create`, `cancel`, `list` and `get`. Not on the server, which has no page and so no origin. */
 export function useTidings(): Tidings;
 
 export interface PredictionState<Output = unknown> {

@@ -1,4 +1,4 @@
-/** Ending a prediction: asking its provider to stop, or where nobody can be asked, noting it as canceled. */
+/** Ending a prediction: asking its provider to stop, or if nobody can be asked, noting it as canceled. */
 
 import { ask } from "./asking.js";
 import { element, setText, show } from "./dom.js";

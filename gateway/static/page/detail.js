@@ -147,7 +147,7 @@ export class Detail {
     }
   }
 
-  /** The whole prompt, where the heading cannot show all of it. */
+  /** The whole prompt, if the heading cannot show all of it. */
   #showPrompt(record) {
     const blob = blobOf(record.prompt);
     const long = Boolean(blob) || prompt(record).length > SHORT || prompt(record).includes("\n");

@@ -21,7 +21,7 @@ function fill(node, attributes, children) {
   return node;
 }
 
-/** Set the text where it differs, so that selections and screen readers are left alone. */
+/** Set the text if it differs, so that selections and screen readers are left alone. */
 export function setText(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }

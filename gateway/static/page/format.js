@@ -42,7 +42,7 @@ export function figure(value) {
 const exactly = (key, value, context) =>
   typeof value === "number" && context && String(value) !== context.source ? JSON.rawJSON(context.source) : value;
 
-/** JSON text set out over lines, with every number as it came where the browser can tell. */
+/** JSON text set out over lines, with every number as it came if the browser can tell. */
 export function pretty(text) {
   return JSON.stringify(JSON.parse(text, "rawJSON" in JSON ? exactly : undefined), null, 2);
 }

@@ -91,7 +91,7 @@ class Card {
   }
 }
 
-/** A picture from elsewhere: no referrer, and its address as text where it cannot be shown. */
+/** A picture from elsewhere: no referrer, and its address as text if it cannot be shown. */
 function image(address, frame) {
   const node = element("img", { referrerpolicy: "no-referrer", decoding: "async", loading: "lazy", alt: "" });
   node.addEventListener("error", () => frame.contains(node) && frame.replaceChildren(element("p", { class: "excerpt" }, node.src)));
@@ -131,7 +131,7 @@ export class Gallery {
     for (const card of this.#cards.values()) if (!ended(card.record)) card.tick(now);
   }
 
-  /** The id beside this one, `step` places on; the first one where it is not shown. */
+  /** The id beside this one, `step` places on; the first one if it is not shown. */
   beside(id, step) {
     const at = this.#order.indexOf(id);
     return at < 0 ? this.#order[0] : this.#order[Math.min(this.#order.length - 1, Math.max(0, at + step))];

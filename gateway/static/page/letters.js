@@ -7,15 +7,15 @@ import { RequestError, request } from "./service.js";
 const EXAMPLES = 20;
 const MOST = 1000;
 const SURE = 6000;
-const COUNT_EVERY = 20_000; // until the open ones are counted anew
+const COUNT_EVERY = 20_000; // until the open ones are counted again
 const JUDGED = 2500; // how long the processor may take until what comes back is counted
 
 /** What the reasons mean, and what to do about them. */
 const MEANINGS = {
-  "not-json": "The body is no JSON. Mend what sends it; trying again helps only after a release that reads it.",
-  encoding: "A text is not UTF-8. Mend what sends it.",
+  "not-json": "The body is no JSON. Fix what sends it; trying again helps only after a release that reads it.",
+  encoding: "A text is not UTF-8. Fix what sends it.",
   "too-deep": "The JSON is nested more deeply than any record may be.",
-  "wrong-type": "A field has another type than it should. Mend the producer, or its table of fields.",
+  "wrong-type": "A field has another type than it should. Fix the producer, or its table of fields.",
   "missing-field": "A field is missing without which the report means nothing.",
   "no-id": "Nothing says which prediction is meant: no key, no id.",
   "bad-id": "The prediction's id has spaces, commas or control characters, or is too long.",
@@ -25,13 +25,13 @@ const MEANINGS = {
   "unknown-status": "Unknown status. A provider may have a new one.",
   "unknown-type": "Unknown type of event.",
   "unknown-provider": "No provider of this name is known to this release.",
-  "translation-failed": "The provider's report could not be translated. A mended release can try it again.",
+  "translation-failed": "The provider's report could not be translated. A fixed release can try it again.",
   "text-mismatch": "The piece differs from the text that stands at its offset.",
   "text-gap": "Something is missing between the text and this piece; later pieces were set aside too.",
   "text-late": "The piece came after the end.",
   "text-too-long": "The text would be longer than 1 MiB.",
   "record-too-large": "The record would grow beyond TIDINGS_RECORD_MAX.",
-  crash: "The processor ended again and again while nothing but this record was under way. Try it with more memory, or a mended release.",
+  crash: "The processor ended again and again while nothing but this record was under way. Try it with more memory, or a fixed release.",
   refused: "The store will never take this record.",
   contradiction: "It says another end than the one that stands: two reports disagree.",
   owner: "It names another owner than the record has.",
@@ -86,7 +86,7 @@ export class Letters {
     this.#dialog.classList.toggle("stale", !reachable);
   }
 
-  /** List them anew where they are shown: the service is back. */
+  /** List them again if they are shown: the service is back. */
   again() {
     if (this.#dialog.open) this.#list();
   }

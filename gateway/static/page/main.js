@@ -171,7 +171,7 @@ class Page {
     else this.#recount();
   }
 
-  /** Counts are of the whole list: they are asked for where a part of it is here. */
+  /** Counts are of the whole list: they are asked for if a part of it is here. */
   async #recount() {
     const { status, text } = this.#filters.values;
     if (!this.synced || !(this.records.more || this.records.cut || status || text)) return;
@@ -245,7 +245,7 @@ class Page {
   }
 }
 
-/** Whom a JWT speaks for; null where it does not say. */
+/** Whom a JWT speaks for; null if it does not say. */
 function subjectOf(jwt) {
   try {
     return JSON.parse(atob(jwt.split(".")[1].replaceAll("-", "+").replaceAll("_", "/"))).sub ?? null;

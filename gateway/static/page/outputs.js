@@ -97,7 +97,7 @@ function media(kind, alt) {
   return null;
 }
 
-/** A text, and where only a reference to it is in the record, the text that it stands for. */
+/** A text, and if only a reference to it is in the record, the text that it stands for. */
 export class WholeText {
   #id;
   #blob = null;

@@ -20,7 +20,7 @@ export const KINDS = { image: "Picture", video: "Video", audio: "Audio", model: 
 
 export const ended = (record) => TERMINAL.has(record.status);
 
-/** The address, where it is http(s); else null. */
+/** The address, if it is http(s); else null. */
 export function webAddress(text) {
   if (typeof text !== "string" || !/^(https?:\/\/|\/(?!\/))\S*$/i.test(text.trim())) return null;
   try {
@@ -44,7 +44,7 @@ export function outputs(record) {
     seen.add(file.address);
     found.push(file);
   };
-  // The provider's own addresses end soon: where a file was archived, the archived one stands for them.
+  // The provider's own addresses end soon: if a file was archived, the archived one stands for them.
   const { output } = record;
   const sources = new Set((record.assets ?? []).map((asset) => bare(webAddress(asset?.source))));
   const files = filesIn(output).filter((file) => !sources.has(bare(file.address)) && !(archived.length && INLINE.test(file.address)));
@@ -129,7 +129,7 @@ export function excerpt(record, most) {
   return "";
 }
 
-/** From 0 to 1: what was reported, else what the bar at the end of the logs says; null where nothing does. */
+/** From 0 to 1: what was reported, else what the bar at the end of the logs says; null if nothing does. */
 export function progress(record) {
   if (typeof record.progress === "number") return record.progress;
   if (record.kind === "group") return endedMembers(record) / record.memberStatus.length;
@@ -171,7 +171,7 @@ export function prompt(record) {
 
 export const title = (record) => prompt(record) || record.predictionId;
 
-/** Why its files are not archived; empty where nothing is wrong. */
+/** Why its files are not archived; empty if nothing is wrong. */
 export function archiveTrouble(record) {
   return record.assetsError ? `Not archived: ${words(record.assetsError)}` : "";
 }

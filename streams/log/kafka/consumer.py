@@ -46,7 +46,7 @@ FETCHING = {
     "isolation_level": "read_committed",
 }
 """How all consumers fetch. A record larger than the sizes comes all the same, alone; they bound the memory. What a
-transaction wrote is read once it is committed, and never where it was aborted."""
+transaction wrote is read once it is committed, and never if it was aborted."""
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc] # the client has no types
@@ -117,7 +117,7 @@ class KafkaConsumer:
             return ()
         if self._astray:
             await self._recover(consumer)
-        self._astray = True  # where this fails, what the client had taken by then is lost
+        self._astray = True  # if this fails, what the client had taken by then is lost
         async with bounded(None, f"{self._topic} cannot be read as {self._group}"):
             try:
                 # The client's own limit does not count while the group rebalances.
@@ -146,7 +146,7 @@ class KafkaConsumer:
         return [record for records in fetched.values() for record in records]
 
     async def _pass_markers(self, consumer: AIOKafkaConsumer) -> None:
-        """Nothing came: where only ends of transactions follow, the client is past them, and so are we."""
+        """Nothing came: if only ends of transactions follow, the client is past them, and so are we."""
         for partition in self._assigned & self._positions.keys():
             position = await self._position(consumer, partition)
             if position is not None and consumer is self._consumer:
@@ -174,7 +174,7 @@ class KafkaConsumer:
                 consumer.seek(partition, records[0].offset)
 
     async def commit(self, positions: Mapping[int, int]) -> None:
-        """See `Consumer.commit`. Raises `LogUnavailable` where the coordinator does not answer within 5 s."""
+        """See `Consumer.commit`. Raises `LogUnavailable` if the coordinator does not answer within 5 s."""
         self._uncommitted.update(positions)
         async with self._committing:
             await self._commit_newest(_COMMIT_SECONDS)
@@ -291,14 +291,14 @@ class KafkaConsumer:
         return lag
 
     async def _position(self, consumer: AIOKafkaConsumer, partition: int) -> int | None:
-        """The next offset to be fetched; None where the partition is no longer ours."""
+        """The next offset to be fetched; None if the partition is no longer ours."""
         async with bounded(_COMMIT_SECONDS, f"the position in {self._topic} is not known yet"):
             with contextlib.suppress(IllegalStateError):
                 return int(await consumer.position(TopicPartition(self._topic, partition)))
         return None
 
     async def _supervise(self) -> None:
-        """Join the group, and join it anew whenever the client is stuck."""
+        """Join the group, and join it again whenever the client is stuck."""
         failures = Failures(_REJOIN)
         while not self._closed:
             consumer = AIOKafkaConsumer(
@@ -363,7 +363,7 @@ class KafkaConsumer:
             behind_since = behind
 
     async def _reachable(self) -> bool:
-        """Whether the brokers answer; while they do not, there is no use in joining anew."""
+        """Whether the brokers answer; while they do not, there is no use in joining again."""
         try:
             await self._ends()
         except LogUnavailable:

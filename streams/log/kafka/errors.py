@@ -43,7 +43,7 @@ async def bounded(seconds: float | None, failed: str) -> AsyncIterator[None]:
 
     Args:
         seconds: how long they may take together.
-        failed: what to say where they fail; the cause is appended.
+        failed: what to say if they fail; the cause is appended.
 
     Raises:
         LogMisconfigured: A right is missing.

@@ -154,7 +154,7 @@ class Follower:
                 )
 
     async def _own_positions(self, reader: AIOKafkaConsumer) -> dict[int, int]:
-        """Where the client is: beyond the last record where what followed was compacted away, or ends a transaction."""
+        """Where the client is: beyond the last record if what followed was compacted away, or ends a transaction."""
         positions: dict[int, int] = {}
         with contextlib.suppress(LogUnavailable):
             async with bounded(1, "no position"):

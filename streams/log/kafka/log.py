@@ -65,7 +65,7 @@ class KafkaLog:
     async def append(self, topic: str, records: Sequence[NewRecord]) -> list[Position]:
         """See `Log.append`. Keyed records without a partition go where Java's default partitioner puts them.
 
-        A change or dead letter goes to the partition of its event; where the events have got more partitions, it goes
+        A change or dead letter goes to the partition of its event; if the events have got more partitions, it goes
         to the number modulo those of its own topic.
         """
         if not records:

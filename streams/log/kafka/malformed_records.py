@@ -1,7 +1,7 @@
 """Reading on behind a record that the Kafka client cannot decode.
 
 A header's name is a string to Kafka, but brokers do not look at it: a producer may write bytes that are not UTF-8. The
-client then fails in the middle of a fetch, drops what it had taken of other partitions, and fails again for ever.
+client then fails in the middle of a fetch, drops what it had taken of other partitions, and fails again forever.
 """
 
 import asyncio

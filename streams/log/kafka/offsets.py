@@ -13,7 +13,7 @@ _ASK_SECONDS = 5.0
 
 
 class KafkaOffsets:
-    """Asks a cluster for offsets, on a connection of its own that is made anew where it fails.
+    """Asks a cluster for offsets, on a connection of its own that is made again if it fails.
 
     Args:
         arguments: What every client object is made with.
@@ -43,7 +43,7 @@ class KafkaOffsets:
     async def at(
         self, partitions: Iterable[TopicPartition], timestamp: int
     ) -> dict[int, int | None]:
-        """The first offsets not older than `timestamp` (ms); None where there is none."""
+        """The first offsets not older than `timestamp` (ms); None if there is none."""
         found = await self._ask("offsets_for_times", dict.fromkeys(partitions, timestamp))
         return {
             partition.partition: offset and offset.offset for partition, offset in found.items()

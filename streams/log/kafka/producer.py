@@ -48,7 +48,7 @@ class _Job(Struct, eq=False):
     done: asyncio.Future[list[int]]
     """Each record's offset."""
     offsets: list[int]
-    """Those known already, where the records lie in several batches."""
+    """Those known already, if the records lie in several batches."""
 
 
 class _Part(Struct, eq=False):
@@ -88,8 +88,9 @@ class _LeaderQueue:
 class KafkaAppender:
     """Appends through one idempotent producer at a time.
 
-    The producer is replaced whenever a batch of it fails: its sequence numbers then have a hole, over which it would
-    never get (`OutOfOrderSequenceNumber`), and what is stuck in it must not go out late.
+    The producer is replaced whenever a batch of it fails. Its sequence numbers then have a gap that
+    it would never get past (`OutOfOrderSequenceNumber`), and what is stuck in it must not go out
+    late.
 
     Args:
         arguments: what every client object is made with.
@@ -112,7 +113,7 @@ class KafkaAppender:
         task.add_done_callback(self._tasks.discard)
 
     async def start(self) -> None:
-        """Connect; raises `LogUnavailable` where no broker answers."""
+        """Connect; raises `LogUnavailable` if no broker answers."""
         async with bounded(APPEND_SECONDS * 2, "the producer cannot start"):
             await self._current()
 
@@ -138,7 +139,7 @@ class KafkaAppender:
             return {job.partition.partition: await job.done for job in jobs}
         finally:
             timer.cancel()
-            for job in jobs:  # where the first failed, it speaks for all
+            for job in jobs:  # if the first failed, it speaks for all
                 if not job.done.done():
                     job.done.cancel()
                 _seen(job.done)
@@ -204,7 +205,7 @@ class KafkaAppender:
                 await self._send_round([job])
 
     async def _current(self) -> AIOKafkaProducer:
-        """The producer in use, made where there is none."""
+        """The producer in use, made if there is none."""
         async with self._starting:
             if self._producer is None:
                 if self._closed:
@@ -301,7 +302,7 @@ async def _know(producer: AIOKafkaProducer, partitions: Iterable[TopicPartition]
 
 
 def _put(builder: Any, record: NewRecord, now: int) -> bool:
-    """Add a record to a batch; False where it has no room. The first one always has."""
+    """Add a record to a batch; False if it has no room. The first one always has."""
     return (
         builder.append(
             timestamp=now, key=record.key, value=record.value, headers=record.headers or []
@@ -340,7 +341,7 @@ def _failure(error: KafkaError) -> LogError:
 
 
 async def abandon(producer: AIOKafkaProducer) -> None:
-    """Disconnect a producer without waiting for what it has not delivered; its own `stop` would, for ever.
+    """Disconnect a producer without waiting for what it has not delivered; its own `stop` would, forever.
 
     Nothing of it may stay behind: a task that is forgotten while it waits is complained of when it is collected.
     """
@@ -351,7 +352,7 @@ async def abandon(producer: AIOKafkaProducer) -> None:
         async with bounded(STOP_SECONDS, "disconnecting"):
             await producer.client.close()
     if sender is not None and not sender.done():
-        # It waits for requests that may wait for ever; cancelled once more, it cancels the one that it waits for.
+        # It waits for requests that may wait forever; cancelled once more, it cancels the one that it waits for.
         await asyncio.wait([sender], timeout=1)
         sender.cancel()
         await asyncio.wait([sender], timeout=1)

@@ -106,7 +106,7 @@ class TopicWatch:
             if now - since >= OPEN_SECONDS:
                 return (
                     f"a transaction has been open for {now - since:.0f} s in partition {partition.partition} of "
-                    f"{partition.topic}: nothing from offset {offset} on is read until its producer ends it, or "
+                    f"{partition.topic}; nothing from offset {offset} on is read until its producer ends it, or "
                     "kafka-transactions.sh aborts it (find-hanging, abort)"
                 )
         return None

@@ -1,4 +1,4 @@
-"""The topics on a Kafka cluster: made where they are missing, never altered, checked where they exist."""
+"""The topics on a Kafka cluster: made if they are missing, never altered, checked if they exist."""
 
 import asyncio
 import contextlib
@@ -46,7 +46,7 @@ class Cluster(Struct, frozen=True):
 
 
 def _wanted(options: LogOptions) -> dict[str, dict[str, str]]:
-    """Per topic its configuration where we create it."""
+    """Per topic its configuration if we create it."""
     forever = -1
     changes = options.changes_retention * 1000 or forever
     room = {"max.message.bytes": str(options.max_body + HEADROOM)}
@@ -74,7 +74,7 @@ def _wanted(options: LogOptions) -> dict[str, dict[str, str]]:
 async def prepare(arguments: dict[str, Any], options: LogOptions) -> Cluster:
     """Create what is missing and check what is there.
 
-    Raises `LogMisconfigured` for a topic that does not fit and `LogUnavailable` where the cluster does not answer.
+    Raises `LogMisconfigured` for a topic that does not fit and `LogUnavailable` if the cluster does not answer.
     """
     async with _admin(arguments) as admin:
         cluster_id = str((await admin.describe_cluster())["cluster_id"])

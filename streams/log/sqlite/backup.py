@@ -25,7 +25,7 @@ def copy(source: Path, target: Path) -> None:
             try:
                 reading.backup(
                     writing
-                )  # in one step: of several, each write in between would start it anew
+                )  # in one step: of several, each write in between would start it again
                 writing.execute(
                     "PRAGMA journal_mode = DELETE"
                 )  # one file, without a write-ahead log beside it

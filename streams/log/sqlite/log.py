@@ -45,7 +45,7 @@ from tidings.streams.log.sqlite.writer import LogWriter, Transaction, end_offset
 logger = get_logger(__name__)
 
 _REPEATABLE = frozenset({CHANGES, TEXT})
-"""Topics whose newest records the processor announces again where a power cut has taken them."""
+"""Topics whose newest records the processor announces again if a power cut has taken them."""
 _TRIM_SECONDS = 60.0
 _BATCH_BYTES = 1_048_576
 """Bytes after which a read ends early."""
@@ -54,15 +54,16 @@ _UNKNOWN = -1
 _POLL_FASTEST, _POLL_SLOWEST = 0.002, 0.025
 """Seconds between looks at the file for what other processes wrote: just after a change, and at rest."""
 _POLL_ALONE, _COMPANY_SECONDS = 0.1, 3600.0
-"""The same where no other process has appended yet, or for so long: forty looks a second cost half a per cent of a core,
-a twentieth of what a hundred events a second do."""
+"""The same if no other process has appended yet, or for so long. Forty looks a second cost half a
+per cent of a core, a twentieth of what a hundred events a second cost."""
 
 
 class SqliteLog:
     """A `Log` in an SQLite file; made by `SqliteLog.open`.
 
-    Appends return after an fsync, except those to the changes and text topics and committed offsets: should a power cut
-    take these, then it takes them from the end of the file, the offsets last, and the processor announces again.
+    Appends return after an fsync, except those to the changes and text topics and committed
+    offsets. If a power cut takes these, it takes them from the end of the file, the offsets last,
+    and the processor announces again.
     """
 
     name = "sqlite"
@@ -96,9 +97,9 @@ class SqliteLog:
 
     @classmethod
     async def open(cls, path: Path, options: LogOptions) -> "SqliteLog":
-        """Open the file, making it and its folder where there is none.
+        """Open the file, making it and its folder if there is none.
 
-        Raises `LogMisconfigured` for a foreign file and `LogUnavailable` where it is locked for too long.
+        Raises `LogMisconfigured` for a foreign file and `LogUnavailable` if it is locked for too long.
         """
         connection, identity = await asyncio.to_thread(
             functools.partial(open_file, path, create=options.create)
@@ -155,7 +156,7 @@ class SqliteLog:
         await self._writer.submit(write, durable=False, size=100, quick=True)
 
     def consume(self, topic: str, group: str) -> SqliteConsumer:
-        """See `Log.consume`. Raises `LogMisconfigured` where the group is being consumed already, by whomever."""
+        """See `Log.consume`. Raises `LogMisconfigured` if the group is being consumed already, by whomever."""
         if self._closed:
             raise LogUnavailable(f"the log {self._path} is closed; open it again")
         lock = GroupLock(self._path, f"{group}.{topic}")
@@ -273,10 +274,11 @@ class SqliteLog:
         return int(row[0]) if row else None
 
     def read_on(self, topic: str, position: int, limit: int) -> tuple[Sequence[StoredRecord], bool]:
-        """As `read`, for a reader that waits for what comes: from memory where it is at the end.
+        """As `read`, for a reader that waits for what comes: from memory if it is at the end.
 
-        Where the end that was told last is that of our own records, there is nothing behind it: as soon as another
-        process has appended, a look at the file (`_poll`) moves the end, and tells the reader.
+        If the end that was told last is that of our own records, there is nothing behind it. As
+        soon as another process has appended, a look at the file (`_poll`) moves the end and tells
+        the reader.
         """
         recent = self._recent.get(topic)
         if recent is not None:

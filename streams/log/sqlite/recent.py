@@ -45,6 +45,6 @@ class RecentRecords:
         ]
 
     def read(self, position: int, limit: int) -> list[StoredRecord]:
-        """At most so many records from this offset on; none where it is not here."""
+        """At most so many records from this offset on; none if it is not here."""
         start = position - self._first
         return self._records[start : start + limit] if start >= 0 else []

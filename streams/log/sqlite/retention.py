@@ -21,7 +21,7 @@ from tidings.streams.log.sqlite.writer import LogWriter, Transaction, end_offset
 _STEP = 1000
 """Records removed in one transaction: a few milliseconds."""
 _SCAN = 2000
-"""Records looked at in one read transaction; a long one would keep the write-ahead log from starting anew."""
+"""Records looked at in one read transaction; a long one would keep the write-ahead log from starting over."""
 _PASS = 50_000
 """Keys that one compaction holds in memory."""
 _FEWEST = 1000
@@ -94,7 +94,7 @@ def _trim(number: int, before: int, transaction: Transaction) -> int:
 
 
 def _keep_floor(connection: sqlite3.Connection, number: int) -> None:
-    """Note the next offset: it must not begin anew when the last record is removed."""
+    """Note the next offset: it must not start over when the last record is removed."""
     connection.execute(
         "UPDATE topics SET floor = ? WHERE number = ?", (end_offset(connection, number), number)
     )

@@ -92,7 +92,7 @@ class Translating:
 
 
 def make_topic(connection: sqlite3.Connection, name: str) -> int:
-    """The number of a topic, made within the current transaction where it does not exist."""
+    """The number of a topic, made within the current transaction if it does not exist."""
     connection.execute("INSERT OR IGNORE INTO topics (name) VALUES (?)", (name,))
     (number,) = connection.execute("SELECT number FROM topics WHERE name = ?", (name,)).fetchone()
     connection.execute(
@@ -112,9 +112,9 @@ def connect(path: Path) -> sqlite3.Connection:
 
 
 def open_file(path: Path, *, create: bool) -> tuple[sqlite3.Connection, str]:
-    """Open the file for writing, making it where there is none; a connection and the log's id.
+    """Open the file for writing, making it if there is none; a connection and the log's id.
 
-    Raises `LogMisconfigured` for a foreign file or one of another format, `LogUnavailable` where it cannot be opened.
+    Raises `LogMisconfigured` for a foreign file or one of another format, `LogUnavailable` if it cannot be opened.
     """
     if not path.exists():
         if not create:
@@ -144,7 +144,7 @@ def open_file(path: Path, *, create: bool) -> tuple[sqlite3.Connection, str]:
 
 
 def _prepare(connection: sqlite3.Connection, path: Path) -> str:
-    """Check the file's marks, lay the schema where the file is empty, and return the log's id."""
+    """Check the file's marks, lay the schema if the file is empty, and return the log's id."""
     # In this order: another process may lay the schema, which has both, in between.
     (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     (application,) = connection.execute("PRAGMA application_id").fetchone()

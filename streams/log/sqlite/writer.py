@@ -33,8 +33,8 @@ can the file be cut."""
 
 _CHUNKS = (256, 64, 16, 4, 1)
 """Rows per INSERT. Each statement gives up the interpreter's lock once and must wait for it again,
-which beside a busy event loop takes up to 5 ms: so many rows go into one statement, and few lengths
-keep the statements cached."""
+up to 5 ms beside a busy event loop. So many rows go into one statement, and few lengths keep the
+statements cached."""
 
 
 class Transaction:
@@ -47,7 +47,7 @@ class Transaction:
         self._next: dict[int, int] = {}
 
     def append(self, topic: int | str, records: Sequence[NewRecord]) -> tuple[int, int]:
-        """Add records to a topic, which is made where only its name is given.
+        """Add records to a topic, which is made if only its name is given.
 
         Returns the offset of the first, and the time of all.
         """
@@ -132,7 +132,7 @@ class LogWriter:
         """Do a step in the next transaction; its result is there once that is committed.
 
         Args:
-            step: What to do; may be called a second time, in another transaction, where the first
+            step: What to do; may be called a second time, in another transaction, if the first
                 came to nothing.
             durable: Whether it must survive a power cut.
             size: Its bytes.
@@ -191,7 +191,7 @@ class LogWriter:
             self._checkpointing.add_done_callback(self._checkpointed)
 
     def _checkpointed(self, pages: "asyncio.Future[int]") -> None:
-        """Where the write-ahead log grows although it is copied, let the writer copy it with nobody writing."""
+        """If the write-ahead log grows although it is copied, let the writer copy it with nobody writing."""
         self._checkpointing = None
         if (
             not pages.cancelled()

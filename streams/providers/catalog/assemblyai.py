@@ -167,7 +167,7 @@ class AssemblyAIApi(Struct, frozen=True):
         return
 
     def report(self, provider_id: str, body: bytes, result: bytes | None) -> bytes:
-        """The answer itself, where it is the transcript that was asked for."""
+        """The answer itself, if it is the transcript that was asked for."""
         if self.created(body).provider_id != provider_id:
             raise Unreadable(f"another transcript than {provider_id[:64]!r}")
         return body

@@ -1,7 +1,7 @@
 """fal: Ed25519 over four lines, keys from a JWKS; the webhook tells the end alone.
 
-Pure. Source: fal's documentation of webhooks ("Verifying webhook signatures") and of the queue API:
-the answer to a submission names the addresses of the rest, and status answers are understood like
+Pure. Source: fal's documentation of webhooks ("Verifying webhook signatures") and of the queue API.
+The answer to a submission names the addresses of the rest, and status answers are understood like
 webhooks.
 """
 
@@ -122,7 +122,7 @@ class Fal(Struct, frozen=True):
         return found.request_id if found is not None else None
 
     def thin(self, body: bytes) -> ThinNotice | None:
-        """The request's id, where it succeeded and its result is left to be fetched."""
+        """The request's id, if it succeeded and its result is left to be fetched."""
         found = _request.peek(body)
         if found is None or not found.request_id or not _left_out(found):
             return None
@@ -133,7 +133,7 @@ class Fal(Struct, frozen=True):
 
         A success whose result was left out of the webhook says so without an output.
 
-        Where a success waits for its files, it waits for that result first: nobody knows of any
+        If a success waits for its files, it waits for that result first: nobody knows of any
         file before.
         """
         request, left_out = _request.read(webhook.body)
@@ -254,7 +254,7 @@ class FalApi(Struct, frozen=True):
         return {"Authorization": f"Key {self.token}"}
 
     def _at(self, urls: Raw, name: str, provider_id: str, model: str | None, *tail: str) -> str:
-        """The address that fal gave, where it is fal's: the key must not go elsewhere."""
+        """The address that fal gave, if it is fal's: the key must not go elsewhere."""
         found = _urls.peek(bytes(urls)) if urls else None
         given = getattr(found, name, None)
         if isinstance(given, str) and is_at(given, self.url):

@@ -3,7 +3,7 @@
 Pure. Fetched batches, operations and interactions are understood in their own shape. Nothing is
 submitted from here. Source: the Gemini API's documentation of webhooks, batch mode, interactions
 and long-running operations. A dynamic webhook carries the event as an RS256 JWT in
-`webhook-signature`; the JWT does not cover the body, so the body counts only where it says what the
+`webhook-signature`; the JWT does not cover the body, so the body counts only if it says what the
 JWT says.
 """
 
@@ -305,7 +305,7 @@ def _own_id(found: _Event) -> str | None:
 
 
 def _place(found: _Event, own: str | None) -> Raw:
-    """The resource's name, where the id does not say it: a batch's."""
+    """The resource's name, if the id does not say it: a batch's."""
     batch = (found.type or "").startswith("batch.") or (found.name or "").startswith(BATCHES)
     return Raw(msgspec.json.encode(Where(f"{BATCHES}{own}"))) if batch and own else ABSENT
 
@@ -342,7 +342,7 @@ class GeminiApi(Struct, frozen=True):
         return
 
     def report(self, provider_id: str, body: bytes, result: bytes | None) -> bytes:
-        """The answer itself, where it is what was asked for."""
+        """The answer itself, if it is what was asked for."""
         found = _event.answer(body, "operation or interaction")
         if provider_id not in (found.id, short(found.name)):
             raise Unreadable(f"another resource than {provider_id[:64]!r}")

@@ -139,7 +139,7 @@ class Generic(Struct, frozen=True):
         )
 
     def _at(self, field: str, body: Mapping[str, Raw]) -> Raw:
-        """What stands at a field's place; absent where the way there ends early."""
+        """What stands at a field's place; absent if the way there ends early."""
         path = self.fields.get(field)
         if path is None:
             return ABSENT

@@ -1,7 +1,7 @@
 """OpenAI: Standard Webhooks around an event that names a response or a batch and no more.
 
 Pure. The event tells what is final without a result, to a record that stands; a fetched response or
-batch, which comes in its own shape, tells the rest, and by its metadata whose it is. Where webhooks
+batch, which comes in its own shape, tells the rest, and by its metadata whose it is. If webhooks
 go is set in the project, not in the call, so events about other resources (fine-tuning, evals,
 calls, videos) come too; they are set aside by their type.
 
@@ -144,7 +144,7 @@ _items = msgspec.json.Decoder(tuple[_Item, ...])
 
 
 def _text_of(output: Raw) -> str | None:
-    """What a response says, where its output is plain text and nothing else.
+    """What a response says, if its output is plain text and nothing else.
 
     https://platform.openai.com/docs/api-reference/responses/object: `output_text` is the parts of
     this type in the order of the items.
@@ -188,7 +188,7 @@ class OpenAI(Struct, frozen=True):
         return found.data.id if found.data is not None else found.id
 
     def thin(self, body: bytes) -> ThinNotice | None:
-        """The response or batch that is to be fetched, where the body is an event alone."""
+        """The response or batch that is to be fetched, if the body is an event alone."""
         found = _event.peek(body)
         if found is None or found.data is None or not found.data.id:
             return None
@@ -314,7 +314,7 @@ class OpenAIApi(Struct, frozen=True):
         return
 
     def report(self, provider_id: str, body: bytes, result: bytes | None) -> bytes:
-        """The answer itself, where it is what was asked for."""
+        """The answer itself, if it is what was asked for."""
         if self.created(body).provider_id != provider_id:
             raise Unreadable(f"another response than {provider_id[:64]!r}")
         return body

@@ -200,7 +200,7 @@ class ReplicateApi(Struct, frozen=True):
         return
 
     def report(self, provider_id: str, body: bytes, result: bytes | None) -> bytes:
-        """The answer itself, where it is the prediction that was asked for."""
+        """The answer itself, if it is the prediction that was asked for."""
         if self.created(body).provider_id != provider_id:
             raise Unreadable(f"another prediction than {provider_id[:64]!r}")
         return body
@@ -211,7 +211,7 @@ class ReplicateApi(Struct, frozen=True):
         return Call(method="POST", url=url, headers=self._headers())
 
     def stream(self, provider_id: str, urls: Raw, after: int | None) -> Call | None:
-        """At `urls.stream`, where that is Replicate's; the token goes below our base URL alone.
+        """At `urls.stream`, if that is Replicate's; the token goes below our base URL alone.
 
         It is read from its beginning each time.
         """
@@ -254,7 +254,7 @@ class ReplicateApi(Struct, frozen=True):
         return {"Authorization": f"Bearer {self.token}"}
 
     def _at(self, urls: Raw, name: str, provider_id: str, *tail: str) -> str:
-        """The address that the provider gave, where it is the provider's.
+        """The address that the provider gave, if it is the provider's.
 
         The token must not go elsewhere.
         """

@@ -130,7 +130,7 @@ class RunPodApi(Struct, frozen=True):
         return
 
     def report(self, provider_id: str, body: bytes, result: bytes | None) -> bytes:
-        """The answer itself, where it is the job that was asked for."""
+        """The answer itself, if it is the job that was asked for."""
         if self.created(body).provider_id != provider_id:
             raise Unreadable(f"another job than {provider_id[:64]!r}")
         return body

@@ -4,7 +4,7 @@ Pure. Two shapes: an event of ours (`predictionId` or `id`, `status`, any field 
 specification's envelope `{"type": "prediction.succeeded", "timestamp": ..., "data": {...}}` with
 those fields in `data`. A webhook only ever reports, or appends to a text (`"type": "append"` with
 `text` and `offset`): an event type such as `delete` is refused.
-Where a report tells a status, fields that do not fit are left out; where it does not, there is
+If a report tells a status, fields that do not fit are left out; if it does not, there is
 nothing else to count, and it is poison.
 """
 
@@ -44,7 +44,7 @@ STATUS_OF_TYPE = STATUSES | {
     "aborted": Status.CANCELED,
     "expired": Status.FAILED,
 }
-"""What the last part of an envelope's `type` says where `data` has no status."""
+"""What the last part of an envelope's `type` says if `data` has no status."""
 
 NO_STATUS_TYPES = frozenset({"updated", "progress", "output", "logs"})
 """Last parts of a `type` that report fields alone."""

@@ -21,7 +21,7 @@ class ProvenByAddress(Protocol):
         """Prove the webhook by its address.
 
         Args:
-            token: From the address's query, where there is one.
+            token: From the address's query, if there is one.
             proven: Whether that token has already been found to be the one of the prediction that
                 the address names.
 
@@ -65,7 +65,7 @@ class ByAddress:
 
 
 def open_secrets(provider: str, configuration: Configuration) -> tuple[bytes, ...]:
-    """The secrets as the bytes of their text; none where none is set.
+    """The secrets as the bytes of their text; none if none is set.
 
     Raises:
         BadConfiguration: One is empty.

@@ -24,7 +24,7 @@ from tidings.streams.providers.protocol import KeysUnavailable, Provider
 from tidings.streams.providers.signatures.ed25519 import PublicKey
 
 FRESH = 600.0
-"""Seconds that a key set is taken as it is where a token asks for a key."""
+"""Seconds that a key set is taken as it is if a token asks for a key."""
 PAUSE = 10.0
 """Seconds between two fetches that tokens ask for: made-up key ids must not turn into requests to
 the issuer."""
@@ -119,7 +119,7 @@ class KeySet:
     async def find(self, key_id: str | None) -> list[jwt.PyJWK]:
         """The keys that a token may be signed with.
 
-        The one of this id, or all where the token names none.
+        The one of this id, or all if the token names none.
 
         Raises:
             KeysUnavailable: They cannot be had.
@@ -153,12 +153,12 @@ class KeySet:
     # ---- for webhooks, which are proven at once ----
 
     def ed25519(self) -> tuple[PublicKey, ...]:
-        """The Ed25519 keys. Raises `KeysUnavailable` where nothing was fetched yet."""
+        """The Ed25519 keys. Raises `KeysUnavailable` if nothing was fetched yet."""
         self._check_fetched()
         return self._ed25519
 
     def rsa(self, kid: str | None) -> RSAPublicKey | None:
-        """The RSA key of this id, or the only one where none is named. Raises `KeysUnavailable`."""
+        """The RSA key of this id, or the only one if none is named. Raises `KeysUnavailable`."""
         self._check_fetched()
         keys = [
             key.key

@@ -158,7 +158,7 @@ def check_timestamp(timestamp: str, now: float, tolerance: float) -> None:
 def open_keys(
     provider: str, configuration: Configuration, *, plain: bool = False
 ) -> StandardWebhooks | None:
-    """The keys that the settings name; None where they name none.
+    """The keys that the settings name; None if they name none.
 
     Args:
         provider: As in the settings' names.
@@ -213,7 +213,7 @@ def _public_key(provider: str, text: str) -> PublicKey:
 
 
 def _base64(text: str) -> bytes | None:
-    """Base64, padded or not; None where it is none."""
+    """Base64, padded or not; None if it is none."""
     bare = text.rstrip("=")
     try:
         return binascii.a2b_base64(

@@ -29,7 +29,7 @@ async def test_tables_made_anew_are_not_written_before_they_are_filled() -> None
 
     rebuilding = await PostgresStore.open(url)
     assert await rebuilding.write([creation("p1")]) == [None]
-    with pytest.raises(StoreUnavailable, match="made anew"):
+    with pytest.raises(StoreUnavailable, match="made again"):
         await running.write([creation("p2")])
     assert set(await running.load(["p1", "p2"])) == {"p1"}
     await rebuilding.mark_filled()

@@ -24,7 +24,7 @@ _NAMES = {"Blob": "LargeField"}
 """What the client calls otherwise: `Blob` is the browser's own."""
 _ABOUT = {field.wire: field.about for field in FIELDS if field.about} | {
     "predictionId": "One is made unless said.",
-    "timeout": "Ms that it may take, in the place of a deadline.",
+    "timeout": "Ms that it may take, instead of a deadline.",
 }
 
 

@@ -105,7 +105,7 @@ def settings(arguments: Namespace, *names: str) -> Settings:
 
 
 def refuse_memory(settings: Settings) -> None:
-    """Raise `Failure` where log or store lie in the memory of the service: no command sees them."""
+    """Raise `Failure` if log or store lie in the memory of the service: no command sees them."""
     split = settings.split_arm
     arm = split[0] if split is not None else ""
     for name, url in (("LOG", settings.log), ("STORE", settings.store), ("STORE_SPLIT", arm)):

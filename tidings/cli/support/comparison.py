@@ -1,4 +1,4 @@
-"""Comparing a store with the log, and mending it by events."""
+"""Comparing a store with the log, and fixing it by events."""
 
 import asyncio
 import json
@@ -33,7 +33,7 @@ LOOK_SECONDS, PATIENCE = 0.05, 10.0
 
 
 async def compare(arguments: Namespace, settings: Settings) -> int:
-    """Compare the store with the log, and mend it where that is asked for.
+    """Compare the store with the log, and fix it if that is asked for.
 
     Returns the exit code.
     """
@@ -103,7 +103,7 @@ async def _scratch(what: "Span") -> "AsyncIterator[PredictionStore]":
 def plan(
     found: "Verification", *, notify: bool = False
 ) -> "tuple[list[NewRecord], list[Difference]]":
-    """The events that mend what differs, and the differences that no repair mends now.
+    """The events that fix what differs, and the differences that no repair fixes now.
 
     Args:
         found: By the comparison.
@@ -144,7 +144,7 @@ def repair(
 ) -> "NewRecord":
     """The event that makes the live record what the log says.
 
-    Its version is above both: where the store has lost writes, the log's was announced, and clients
+    Its version is above both: if the store has lost writes, the log's was announced, and clients
     have it.
     """
     import msgspec
@@ -174,7 +174,7 @@ def repair(
 
 
 def _with_epoch(rebuilt: "Stored", live: "Stored | None", version: int) -> bytes:
-    """The record as rebuilt; where its text does not go on from what readers have, it says so."""
+    """The record as rebuilt; if its text does not go on from what readers have, it says so."""
     from msgspec.structs import replace
 
     from tidings.storage.prediction import Prediction, encode
@@ -205,7 +205,7 @@ async def _append(log: "Log", repairs: "list[NewRecord]") -> None:
 
 
 async def _processed(log: "Log", upto: Mapping[int, int]) -> bool:
-    """Wait until the processor has come so far; False where it does not move: it may be stopped."""
+    """Wait until the processor has come so far; False if it does not move: it may be stopped."""
     from tidings.streams.log.protocol import EVENTS
     from tidings.streams.processing.processor import GROUP
 
@@ -276,7 +276,7 @@ def _report(
         )
         output.print_line(f"  left as it is: {difference.prediction_id}: {reason}")
     if found.faults and not arguments.repair:
-        output.print_line("tidings replay --repair mends the faults while the service runs")
+        output.print_line("tidings replay --repair fixes the faults while the service runs")
 
 
 def example(difference: "Difference") -> dict[str, Any]:

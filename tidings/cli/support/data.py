@@ -14,7 +14,7 @@ def require_log(settings: Settings) -> None:
 
 
 def require_store(settings: Settings) -> None:
-    """Raise `Failure` where the store is a file that is not there."""
+    """Raise `Failure` if the store is a file that is not there."""
     _require(settings.store, "store")
 
 

@@ -47,7 +47,7 @@ class ProgressBar:
             self._rich.stop()
 
     def update(self, done: int, total: int | None) -> None:
-        """Show how much is done, of how much: None where nobody knows."""
+        """Show how much is done, of how much: None if nobody knows."""
         if self._rich is not None:
             elapsed = max(1e-6, time.monotonic() - self._start)
             rate = f"{done / elapsed:,.0f} {self._unit}/s"

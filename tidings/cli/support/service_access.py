@@ -76,7 +76,7 @@ def sign(settings: Settings, claims: dict[str, object], *, ttl: int) -> str:
 
 
 def _rename(claims: dict[str, object], usual: str, name: str) -> None:
-    """Put a claim where the service looks for it; nowhere, where it looks for none."""
+    """Put a claim where the service looks for it; nowhere, if it looks for none."""
     if usual in claims and name not in {usual, NOT_READ}:
         _place(claims, name, claims.pop(usual))
 

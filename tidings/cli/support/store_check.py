@@ -24,7 +24,7 @@ class Warned(Exception):
 def new_file(url: str) -> str | None:
     """What to say of a SQLite file that is not there yet; None: it is.
 
-    Raises OSError where it could not be made.
+    Raises OSError if it could not be made.
     """
     path = sqlite_path(url)
     if path.exists():
@@ -34,7 +34,7 @@ def new_file(url: str) -> str | None:
 
 
 def writable(folder: Path) -> None:
-    """Raise PermissionError where a folder, or the nearest one above, cannot be written."""
+    """Raise PermissionError if a folder, or the nearest one above, cannot be written."""
     there = folder.absolute()
     while not there.exists():
         there = there.parent

@@ -239,6 +239,6 @@ def _unverified(token: str) -> Mapping[str, object]:
 
 
 def _shown(value: Any) -> str:
-    """A value as JSON, cut where it is long; control characters are escapes there."""
+    """A value as JSON, cut if it is long; control characters are escapes there."""
     text = json.dumps(value, default=msgspec.to_builtins)
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."

@@ -27,7 +27,7 @@ PREFIX = "doctor-"
 
 
 class WebhookFailed(Exception):
-    """The test did not come through; the message says where it stopped, and what to mend."""
+    """The test did not come through; the message says where it stopped, and what to fix."""
 
 
 async def through(settings: Settings, name: str, url: str | None) -> str:
