@@ -10,7 +10,7 @@ class Output(Protocol):
         """Send whole frames; dropped if the connection is going away."""
 
     def write_pieces(self, data: bytes) -> None:
-        """Send whole frames of pieces of texts, likewise."""
+        """Send whole frames of pieces of texts; dropped if the connection is going away."""
 
     @property
     def takes_pieces(self) -> bool:

@@ -85,8 +85,8 @@ class Submission:
         have begun.
 
         Returns:
-            The prediction: `processing` with its `provider_id`; `failed` where the provider will
-            not do it; `starting` where no answer came, and its webhook may still tell of it.
+            The prediction: `processing` with its `provider_id`; `failed` if the provider will
+            not do it; `starting` if no answer came, and its webhook may still tell of it.
 
         Raises:
             ValueError: What is asked for cannot be a call of this provider.
