@@ -14,14 +14,14 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Iterable, Sequence
-from typing import Protocol, runtime_checkable
 
 import msgspec
 
 from tidings.storage.loggers import get_logger
-from tidings.storage.store import PredictionStore, Stored, Write
+from tidings.storage.store import Stored
 from tidings.streams.changes.codec import Change, announcement, parse, restored
 from tidings.streams.changes.feed import ChangeFeed
+from tidings.streams.changes.projecting import Projecting
 from tidings.streams.log.protocol import (
     CHANGES,
     EVENTS,
@@ -37,37 +37,6 @@ _PRUNE_FROM = 10_000
 """Predictions beyond which it is looked through for those that the store has purged."""
 
 logger = get_logger(__name__)
-
-
-@runtime_checkable
-class Projecting(Protocol):
-    """A store that decides by a copy of its own, and shows it to others late."""
-
-    @property
-    def buffered(self) -> int:
-        """Writes that the copy has and the store does not yet."""
-
-    async def load(self, prediction_ids: Sequence[str]) -> dict[str, Stored]:
-        """What the copy has."""
-
-    async def restore(self, writes: Iterable[Write]) -> None:
-        """Take these into the copy, unless it has newer ones, and give them to the store again."""
-
-    def refresh(self, prediction_ids: Iterable[str]) -> None:
-        """Give the store again what the copy has."""
-
-    def forget(self, prediction_ids: Iterable[str]) -> None:
-        """Drop these from the copy."""
-
-
-def projecting(store: PredictionStore) -> Projecting | None:
-    """The projecting store among a store and what it wraps; None: there is none."""
-    inner: object = store
-    while inner is not None:
-        if isinstance(inner, Projecting):
-            return inner
-        inner = getattr(inner, "store", None)
-    return None
 
 
 class Projection:

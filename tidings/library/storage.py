@@ -85,7 +85,19 @@ def credentials(settings: Settings, url: str) -> dict[str, Any]:
     return {}
 
 
+def check_arms(store: str, arm: str | None) -> None:
+    """Raise `SettingsError` where a store and the arm beside it cannot be the two of a split."""
+    if arm is None:
+        return
+    if all(url.startswith("cloudflare-kv") for url in (store, arm)):
+        raise SettingsError(
+            "TIDINGS_STORE_SPLIT: Cloudflare KV has no compare-and-set, so the other arm has to decide; "
+            "name a store that has it, such as durable-objects:// or postgresql://"
+        )
+
+
 def _check(store: str, arm: str | None, fallback: str | None) -> None:
+    check_arms(store, arm)
     if arm == store and not store.startswith("memory:"):
         raise SettingsError(
             "TIDINGS_STORE_SPLIT: is the store itself; name another one, or leave it out"

@@ -31,7 +31,7 @@ from tidings.observability.traces import OpenTracing
 from tidings.storage.loggers import get_logger
 from tidings.storage.wrappers.cache import CachedStore
 from tidings.streams.archive.worker import Archiver
-from tidings.streams.changes.projection import Projecting
+from tidings.streams.changes.projecting import Projecting
 from tidings.streams.log.continuity import LogReplaced, SourceWatch
 from tidings.streams.log.protocol import CHANGES, EVENTS, Log
 from tidings.streams.notifications.notifier import Notifier

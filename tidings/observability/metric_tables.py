@@ -10,7 +10,7 @@ from tidings.observability.metrics import Family, Sample, by_name
 from tidings.observability.traces import OpenTracing
 from tidings.storage.wrappers.cache import CachedStore
 from tidings.streams.archive.worker import Archiver
-from tidings.streams.changes.projection import Projecting
+from tidings.streams.changes.projecting import Projecting
 from tidings.streams.lifecycle.deadlines import Deadlines
 from tidings.streams.lifecycle.groups import Groups
 from tidings.streams.lifecycle.retries import Retries

@@ -10,7 +10,7 @@ from prometheus_client import REGISTRY, CollectorRegistry
 
 from tidings.config.settings import SECRETS, Settings, SettingsError, sqlite_path
 from tidings.config.validators import masked_url
-from tidings.library.storage import credentials
+from tidings.library.storage import check_arms, credentials
 from tidings.storage.errors import StorageError, StoreOwned
 from tidings.storage.factory import open_store
 from tidings.storage.loggers import get_logger
@@ -22,7 +22,8 @@ from tidings.storage.wrappers.compose import open_composed
 from tidings.storage.wrappers.fallback import FallbackStore
 from tidings.storage.wrappers.replica import Replica
 from tidings.storage.wrappers.split import SplitStore
-from tidings.streams.changes.projection import Projecting, projecting
+from tidings.streams.changes.projecting import Projecting
+from tidings.streams.changes.split_projection import deciding, projecting
 from tidings.streams.log.continuity import check_source
 from tidings.streams.log.factory import open_log
 from tidings.streams.log.protocol import Log
@@ -58,8 +59,13 @@ class Resources(Struct, frozen=True):
 
     @property
     def projecting(self) -> Projecting | None:
-        """The store, if it is a projection of the changes."""
+        """The store, if it or an arm of it is a projection of the changes."""
         return projecting(self.store)
+
+    @property
+    def deciding(self) -> PredictionStore | None:
+        """What of the store can be asked for what stands now."""
+        return deciding(self.store)
 
 
 def expiry_of(settings: Settings) -> Expiry:
@@ -204,15 +210,7 @@ def check_stores(settings: Settings) -> None:
 def _split_of(settings: Settings) -> tuple[str, float] | None:
     """URL and per cent of the B arm; raises `SettingsError` if an arm cannot be one."""
     split = settings.split_arm
-    for name, one in (
-        ("TIDINGS_STORE", settings.store),
-        ("TIDINGS_STORE_SPLIT", split[0] if split else ""),
-    ):
-        if split and one.startswith("cloudflare-kv"):
-            raise SettingsError(
-                f"{name}: Cloudflare KV has no compare-and-set and cannot be an arm of a split; "
-                "split two stores that have, and name KV as TIDINGS_STORE alone"
-            )
+    check_arms(settings.store, split[0] if split else None)
     return split
 
 

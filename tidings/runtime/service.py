@@ -426,8 +426,8 @@ async def _health_alone(
         health.add_check("archiver", service.archiver.ready)
     if service.notifier is not None:
         health.add_check("notifier", service.notifier.ready)
-    if service.resources.projecting is None:
-        health.add_check("store", store_check(service.resources.store))
+    if (deciding := service.resources.deciding) is not None:
+        health.add_check("store", store_check(deciding))
     async with AsyncExitStack() as stack:
         if isinstance(service.cache, Replica) and settings.roles - {"processor"}:
             # Nobody else here reads the changes, and the other parts look records up.

@@ -15,7 +15,7 @@ from tidings.storage.store import PredictionStore
 from tidings.storage.wrappers.fallback import FallbackStore
 from tidings.storage.wrappers.replica import Replica
 from tidings.streams.changes.fallback_sync import FallbackSync
-from tidings.streams.changes.projection import projecting
+from tidings.streams.changes.split_projection import projecting
 from tidings.streams.providers.protocol import Provider
 from tidings.streams.rules.reducer import DAY
 

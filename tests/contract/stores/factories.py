@@ -144,6 +144,15 @@ async def split(place: Place) -> AsyncIterator[PredictionStore]:
 
 
 @asynccontextmanager
+async def split_with_kv(place: Place) -> AsyncIterator[PredictionStore]:
+    """SQLite decides for one arm, the other is KV."""
+    a = await open_store(f"sqlite:///{place.folder}/a.db")
+    async with kv(place) as b:
+        yield SplitStore(a, b, 40)
+    await a.close()
+
+
+@asynccontextmanager
 async def fallback(place: Place) -> AsyncIterator[PredictionStore]:
     async with sqlite(place) as store:
         yield FallbackStore(store, MemoryStore())
@@ -171,4 +180,5 @@ FACTORIES: dict[str, Factory] = {
     "durable-objects-one-each": one_object_each,
     "kv": kv,
     "kv-worker": kv_worker,
+    "split-with-kv": split_with_kv,
 }

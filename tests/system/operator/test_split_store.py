@@ -10,6 +10,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from tests.support.cloudflare_emulator import ACCOUNT, TOKEN, CloudflareEmulator
 from tests.support.command import tidings
 from tests.support.tidings_process import TidingsProcess, serving
 from tests.support.webhooks import SECRET, get, reaches, signed, watching
@@ -129,3 +130,49 @@ async def test_a_store_in_memory_is_refused(tmp_path: Path, command: tuple[str, 
     assert refused.line.startswith(
         "tidings: TIDINGS_STORE_SPLIT: memory:// is seen by the service alone"
     )
+
+
+@pytest.mark.long
+async def test_one_of_two_is_cloudflare_kv(tmp_path: Path) -> None:
+    """Beside Cloudflare KV as one arm predictions are served, listed, kept over a restart, compared and erased."""
+    emulator = CloudflareEmulator(limit=1_000_000)
+    emulator.start()
+    emulator.namespace("predictions")
+    settings = {
+        "TIDINGS_STANDARD_SECRET": SECRET,
+        "TIDINGS_STORE_SPLIT": f"cloudflare-kv://{ACCOUNT}/predictions=50",
+        "TIDINGS_CLOUDFLARE_TOKEN": TOKEN,
+        "TIDINGS_CLOUDFLARE_URL": emulator.url,
+    }
+    try:
+        async with serving(tmp_path, settings) as running, aiohttp.ClientSession() as session:
+            for one in sorted(IDS):
+                await report(
+                    session, running, predictionId=one, status="processing", owner="ann", tags=["x"]
+                )
+            for one in sorted(IDS):
+                await reaches(session, running.url, one, "processing")
+        rows = ids_in(tmp_path, "store.db")
+        assert rows
+        assert rows < IDS
+        emulator.staleness = 3600  # KV shows what was an hour ago: nothing
+        async with serving(tmp_path, settings) as running, aiohttp.ClientSession() as session:
+            for one in sorted(IDS):
+                await report(session, running, predictionId=one, status="succeeded")
+            for one in sorted(IDS):
+                record = await reaches(session, running.url, one, "succeeded")
+                assert record["version"] == 2
+            async with session.get(f"{running.url}/api/predictions?tag=x") as answer:
+                assert {one["predictionId"] for one in (await answer.json())["data"]} == IDS
+            assert ids_in(tmp_path, "store.db") == rows
+            emulator.staleness = 0
+            clean = await tidings(tmp_path, "replay", "--verify", "--json", settings=settings)
+            assert (clean.code, clean.json["faults"]) == (0, 0), clean.out + clean.err
+            done = await tidings(
+                tmp_path, "erase", "--owner", "ann", "--yes", "--json", settings=settings
+            )
+            assert (done.code, done.json["deleted"]) == (0, len(IDS)), done.out + done.err
+            assert [await get(session, running.url, one) for one in IDS] == [None] * len(IDS)
+        assert ids_in(tmp_path, "store.db") == set()
+    finally:
+        emulator.close()

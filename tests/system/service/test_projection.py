@@ -1,8 +1,9 @@
 """The main job with Cloudflare KV as its store: a projection, whose truth is the changes topic."""
 
 import signal
+import sqlite3
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
 import aiohttp
@@ -29,13 +30,32 @@ from tidings.storage.cloudflare.kv_codec import PREDICTION
 class Edge:
     """What a reader at the edge sees of a test's own namespace, and the settings of a service that fills it."""
 
-    def __init__(self, emulator: CloudflareEmulator, name: str, settings: dict[str, str]) -> None:
+    def __init__(
+        self,
+        emulator: CloudflareEmulator,
+        name: str,
+        settings: dict[str, str],
+        other: Path | None = None,
+    ) -> None:
         self.emulator = emulator
         self.settings = settings
         self._namespace = emulator.namespace(name)
+        self._other = other
 
     def version(self, prediction_id: str) -> int:
-        """The version that KV shows; 0: nothing."""
+        """The version that KV shows, or the other arm where there is one; never both. 0: nothing."""
+        shown, row = self._shown(prediction_id), self._row(prediction_id)
+        assert not (shown and row), f"{prediction_id} stands in both arms"
+        return shown or row
+
+    def _row(self, prediction_id: str) -> int:
+        if self._other is None or not self._other.exists():
+            return 0
+        with closing(sqlite3.connect(self._other, timeout=10)) as store:
+            sought = "SELECT version FROM predictions WHERE id = ?"
+            return int((store.execute(sought, (prediction_id,)).fetchone() or (0,))[0])
+
+    def _shown(self, prediction_id: str) -> int:
         for key, history in list(self._namespace._keys.items()):
             if (
                 key.endswith(PREDICTION + prediction_id)
@@ -59,16 +79,20 @@ def emulator() -> Iterator[CloudflareEmulator]:
     emulator.close()
 
 
-@pytest.fixture(params=["rest", "worker"])
-def edge(request: pytest.FixtureRequest, emulator: CloudflareEmulator) -> Iterator[Edge]:
-    """KV by its REST API, and by the Worker."""
-    if request.param == "rest":
-        settings = {
-            "TIDINGS_STORE": f"cloudflare-kv://{ACCOUNT}/predictions",
-            "TIDINGS_CLOUDFLARE_TOKEN": TOKEN,
-            "TIDINGS_CLOUDFLARE_URL": emulator.url,
-        }
-        yield Edge(emulator, "predictions", settings)
+@pytest.fixture(params=["rest", "worker", pytest.param("arm", marks=pytest.mark.long)])
+def edge(
+    request: pytest.FixtureRequest, emulator: CloudflareEmulator, tmp_path: Path
+) -> Iterator[Edge]:
+    """KV by its REST API, by the Worker, and as one arm of a split beside SQLite."""
+    if request.param != "worker":
+        url = f"cloudflare-kv://{ACCOUNT}/predictions"
+        settings = {"TIDINGS_CLOUDFLARE_TOKEN": TOKEN, "TIDINGS_CLOUDFLARE_URL": emulator.url}
+        if request.param == "arm":
+            settings["TIDINGS_STORE_SPLIT"] = f"{url}=50"
+            yield Edge(emulator, "predictions", settings, tmp_path / "data" / "store.db")
+        else:
+            settings["TIDINGS_STORE"] = url
+            yield Edge(emulator, "predictions", settings)
         return
     workerd.needed()
     worker = Workerd(shards=1, kv_port=emulator.binding_port)

@@ -19,7 +19,9 @@ from tidings.storage.prediction import Tombstone
 from tidings.storage.store import PredictionStore
 from tidings.storage.wrappers.instrumented import ObservedStore
 from tidings.streams.changes.codec import Change, parse, restored
-from tidings.streams.changes.projection import Projecting, Projection, projecting
+from tidings.streams.changes.projecting import Projecting
+from tidings.streams.changes.projection import Projection
+from tidings.streams.changes.split_projection import projecting
 from tidings.streams.log.factory import open_log
 from tidings.streams.log.memory import MemoryLog
 from tidings.streams.log.protocol import (
@@ -79,11 +81,13 @@ def edge(request: pytest.FixtureRequest, topic_prefix: str) -> Edge:
 
 @asynccontextmanager
 async def processing(
-    log: Log, store: CloudflareKvStore, **how: Any
+    log: Log, store: PredictionStore, **how: Any
 ) -> AsyncIterator[tuple[Pipeline, Projection]]:
     """A processor on a projection."""
     identity = await log.identity()
-    projection = Projection(log, store, owner=identity, retention=Expiry().retention)
+    kept = projecting(store)
+    assert kept is not None
+    projection = Projection(log, kept, owner=identity, retention=Expiry().retention)
     processor = Processor(log, store, {}, StorePolicy(identity), assigned=projection.assign, **how)
     task = asyncio.create_task(processor.run())
     try:

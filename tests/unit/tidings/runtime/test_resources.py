@@ -6,8 +6,8 @@ import pytest
 import structlog
 from msgspec.structs import replace
 
-from tidings.config.settings import Settings
-from tidings.runtime.resources import log_of, open_resources, unshared_store
+from tidings.config.settings import Settings, SettingsError
+from tidings.runtime.resources import check_stores, log_of, open_resources, unshared_store
 from tidings.storage.errors import StorageError
 from tidings.streams.log.protocol import CHANGES, NewRecord
 
@@ -53,3 +53,12 @@ def test_a_store_in_memory_is_for_one_process() -> None:
         assert "postgresql://" in doubt
     arm = Settings(role=("gateway",), store_split="memory://=10")
     assert (unshared_store(arm) or "").startswith("TIDINGS_STORE_SPLIT: memory://")
+
+
+def test_kv_beside_a_store_that_decides() -> None:
+    """Cloudflare KV may be either arm of a split, and not both of them."""
+    kv = "cloudflare-kv://account/namespace"
+    check_stores(Settings(store_split=f"{kv}=10"))
+    check_stores(Settings(store=kv, store_split="sqlite:///b.db=10"))
+    with pytest.raises(SettingsError, match=r"TIDINGS_STORE_SPLIT: .* the other arm has to decide"):
+        check_stores(Settings(store=kv, store_split="cloudflare-kv+worker://host=10"))
