@@ -1,8 +1,8 @@
 """A split store of which one arm is a projection (Cloudflare KV), as the processor keeps it.
 
-The other arm decides by itself: what stands there is never taken from the topic. What the topic
-tells beside it belongs to the projection, whichever arm its hash names: the percentage may have been
-another one when the prediction began, and nothing else remembers it.
+The other arm decides by itself: what stands there is never taken from the topic. Anything
+else in the topic belongs to the projection, whichever arm its hash names. The percentage may have
+been another one when the prediction began, and nothing else remembers it.
 """
 
 from collections.abc import Iterable, Sequence
