@@ -21,6 +21,7 @@ from tidings.gateway.auth.cursor_seal import CursorSeal
 from tidings.gateway.auth.request_guard import RequestGuard
 from tidings.gateway.http.held_bytes import HeldBytes
 from tidings.gateway.http.problems import Handler, Problem, answering
+from tidings.gateway.lifecycle.answers import answer_handler
 from tidings.gateway.lifecycle.groups import Groups, delete_handler, members_handler
 from tidings.gateway.lifecycle.retries import newest_attempt, retry_handler
 from tidings.gateway.openapi import asyncapi, openapi
@@ -126,6 +127,9 @@ def connect(
             max_body=max_body,
             key=webhook_key or b"",
             submitter=submitter,
+        ),
+        answer=answer_handler(
+            guard, records, writer, reader, held, max_body=max_body, record_max=record_max
         ),
         event_streams=event_streams,
         blob=blob_handler(guard, records, objects),

@@ -30,6 +30,7 @@ class Endpoints(Struct, frozen=True, kw_only=True):
     list: Handler
     create: Handler
     retry: Handler
+    answer: Handler
     delete: Handler
     mutations: Mutations
     text_reads: TextReads
@@ -144,6 +145,12 @@ ROUTES: tuple[Route[Endpoints], ...] = (
         method="POST", path=_ID + "/retry", handler=lambda api: api.retry,
         summary="Try again what failed or was canceled", body="Retry",
         answers={201: "WholePrediction", 202: "PredictionAnswer"},
+        problems=(400, 403, 404, 409, 413, 415, 422),
+    ),
+    Route(
+        method="POST", path=_ID + "/answer", handler=lambda api: api.answer,
+        summary="Answer the question that a prediction waits with", body="Answer",
+        answers={200: "WholePrediction", 202: "PredictionAnswer"},
         problems=(400, 403, 404, 409, 413, 415, 422),
     ),
     Route(

@@ -54,6 +54,7 @@ def components() -> dict[str, Schema]:
         create,
         Redrive,
         RetryPolicy,
+        msgspec.defstruct("Answer", [("answer", Any), ("questionNumber", int | None, None)]),
         msgspec.defstruct("Retry", [(one.name, one.type, None) for one in _retry]),
         Auth,
         Subscribe,

@@ -159,6 +159,25 @@ class Prediction(Struct, frozen=True, gc=False, omit_defaults=True, rename="came
     """The server that is told of its steps: its host, and the address encrypted."""
     webhook_events: Raw = ABSENT
     """The statuses that it is told of, a list; absent: the last ones."""
+    waiting: bool = False
+    """Whether it waits for a person to answer `question`."""
+    question: Raw = ABSENT
+    """The last question: a text, or an object with a `text` and perhaps `choices`."""
+    question_id: str | None = None
+    """What tells this question from another one."""
+    question_number: int | None = None
+    """How many questions there were up to this one."""
+    answer: Raw = ABSENT
+    """The answer to it; any JSON."""
+    answer_id: str | None = None
+    """The event that brought it."""
+    answered_by: str | None = None
+    """Who gave it."""
+    answered_at: int | None = None
+    answer_taken_at: int | None = None
+    """When the provider took it, where it is a provider's question."""
+    asked_as: str | None = None
+    """The provider's id of the job that asked, where it goes on under another one."""
     cancel_requested_at: int | None = None
     attempt: str | None = None
     create_id: str | None = None

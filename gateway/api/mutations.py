@@ -32,12 +32,12 @@ from tidings.streams.log.protocol import EVENTS, Log, LogError, NewRecord, Posit
 from tidings.streams.processing.decoder import decode_event
 from tidings.streams.rules.decision import Applied, Duplicate, Rejected, Stale
 from tidings.streams.rules.event import Archive, Event, Poison
-from tidings.streams.rules.fields import WIRE_NAMES
+from tidings.streams.rules.fields import ASKED_WIRE_NAMES, WIRE_NAMES
 from tidings.streams.rules.large_fields import settle, settles
 from tidings.streams.rules.transitions import decide
 from tidings.streams.support.tracing import Tracing
 
-EVENT_FIELDS = WIRE_NAMES | {"status", "at", "id"}
+EVENT_FIELDS = WIRE_NAMES | ASKED_WIRE_NAMES | {"status", "at", "id"}
 """What a `PATCH` may say."""
 
 SOURCE = "api"
@@ -214,6 +214,8 @@ class Mutations:
                 )
         if (deadline := fields.get("deadline")) is not None and bytes(deadline) != b"null":
             check_deadline(deadline, now)
+        if "question" in fields and bytes(fields.get("waiting", b"")) != b"true":
+            raise unprocessable("Missing field", "A question needs waiting: true beside it.")
         stored = await self._records.find(prediction_id, fresh=True)
         draft = self._writer.draft(prediction_id, fields, now)
         if not self._would_apply(stored, draft.event):

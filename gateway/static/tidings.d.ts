@@ -113,6 +113,23 @@ export interface Prediction<Output = unknown> {
   textType?: string;
   textSeq?: string;
   textProducers?: { id: string; epoch: number; seq: number }[];
+  /** It waits for a person to answer `question`. */
+  waiting?: boolean;
+  /** What was asked last. */
+  question?: Question | LargeField;
+  questionId?: string;
+  /** How many questions there were up to this one. */
+  questionNumber?: number;
+  /** The answer to it: any JSON. */
+  answer?: unknown;
+  answerId?: string;
+  /** Who answered: the `sub` of the token. */
+  answeredBy?: string;
+  answeredAt?: number;
+  /** When the provider took the answer. */
+  answerTakenAt?: number;
+  /** The provider's id of the job that asked, where it goes on as another. */
+  askedAs?: string;
   cancelRequestedAt?: number;
   attempt?: string;
   createId?: string;
@@ -120,6 +137,9 @@ export interface Prediction<Output = unknown> {
   transitions?: Transition[];
   source?: { log: string; offsets?: Record<string, number> };
 }
+
+/** A question: a text, or an object; without `choices` any answer is taken. */
+export type Question = string | { text: string; choices?: unknown[]; [more: string]: unknown };
 
 /** A prediction is gone: deleted or expired. */
 export interface Deleted {
@@ -268,6 +288,19 @@ export class Tidings extends EventTarget {
   cancel<Output = unknown>(
     id: string,
     options?: { signal?: AbortSignal },
+  ): Promise<Prediction<Output>>;
+  /**
+   * Answer the question that a prediction waits with. Rejects with `answered` where somebody else was first, with
+   * `not-waiting` where it does not wait, and with `other-question` where the question is another by now.
+   */
+  answer<Output = unknown>(
+    id: string,
+    answer: unknown,
+    options?: {
+      /** Of the record that the answer is for. */
+      questionNumber?: number;
+      signal?: AbortSignal;
+    },
   ): Promise<Prediction<Output>>;
   /**
    * The text of a prediction as it grows: what is there already, and then each piece once. It ends when the prediction

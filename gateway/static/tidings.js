@@ -195,6 +195,11 @@ export class Tidings extends EventTarget {
     return data ?? this.get(id, options); // taken, and not applied in time
   }
 
+  async answer(id, answer, { questionNumber, signal } = {}) {
+    const headers = { "Content-Type": "application/json" };
+    return (await this.#call("POST", `/${encodeURIComponent(id)}/answer`, { signal }, headers, JSON.stringify({ answer, questionNumber }))).data;
+  }
+
   text(id, { signal } = {}) {
     const records = this.watch(id);
     signal?.addEventListener("abort", () => records.close(signal.reason));

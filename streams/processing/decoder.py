@@ -38,7 +38,7 @@ from tidings.streams.processing.cloud_events import (
     from_value,
     milliseconds,
 )
-from tidings.streams.processing.event_checks import check_type
+from tidings.streams.processing.event_checks import check_question, check_type
 from tidings.streams.providers.payload import Reader
 from tidings.streams.providers.protocol import Provider, Webhook
 from tidings.streams.providers.translation import translate
@@ -174,6 +174,8 @@ def _complete(event: Event, record: Record, headers: Mapping[str, bytes]) -> Eve
         force_setattr(event, "archive", _archive(headers))
     if event.tags or event.model is not None or event.owner is not None:
         _check_names(event)
+    if event.waiting is not None:
+        check_question(event)
     if event.type is not _REPORT:
         check_type(event)
     return event

@@ -6,6 +6,7 @@ from msgspec import Raw, Struct
 from tidings.storage.prediction import MAX_ID_BYTES, Status, valid_id
 from tidings.streams.rules.event import LARGEST, Event, EventType, Poison
 from tidings.streams.rules.groups import MAX_MEMBERS, WAITING
+from tidings.streams.rules.questions import question_of
 
 
 class SealedWebhook(Struct, frozen=True, forbid_unknown_fields=True):
@@ -34,6 +35,8 @@ def check_type(event: Event) -> None:
             raise Poison("bad-id", f"{event.successor[:80]!r} is no id of a next attempt")
         case EventType.MEMBER if event.index is None or event.status is None:
             raise Poison("missing-field", "member needs index and status")
+        case EventType.ANSWER | EventType.ANSWER_TAKEN:
+            _check_answer(event)
         case EventType.CREATE:
             if event.kind is not None:
                 _check_group(event)
@@ -43,6 +46,27 @@ def check_type(event: Event) -> None:
             raise Poison(
                 "wrong-type", f"version {event.version} is none; a repair's is the live one and 1"
             )
+
+
+def _check_answer(event: Event) -> None:
+    if event.question_number is None:
+        raise Poison("missing-field", f"{event.type} needs questionNumber")
+    if event.type is EventType.ANSWER and bytes(event.answer) in (b"", b"null"):
+        raise Poison("missing-field", "answer needs answer, any JSON but null")
+
+
+def check_question(event: Event) -> None:
+    """Raise `Poison` where a question is none; one that lies elsewhere was looked at before."""
+    if not event.waiting:
+        return
+    try:
+        question_of(event.question)
+    except (msgspec.DecodeError, UnicodeError, RecursionError) as error:
+        raise Poison(
+            "wrong-type",
+            "waiting needs question, a text or an object with text and perhaps choices, a list of "
+            f"answers: {error}",
+        ) from None
 
 
 def _check_append(event: Event) -> None:

@@ -154,6 +154,8 @@ def stepped(
 ) -> Applied:
     """Walk to the status, each step an entry of its own in the audit trail."""
     before = current.status
+    if current.waiting and wanted.terminal:
+        changes["waiting"] = False  # nobody needs the answer any more
     if wanted is _SUCCEEDED and event.archive is _BEFORE and current.pending is None:
         # Archive mode `before`: the success is applied when its files are stored.
         changes["pending"] = wanted

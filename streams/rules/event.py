@@ -33,6 +33,8 @@ class EventType(StrEnum):
     DEADLINE = "deadline"
     RETRY = "retry"
     MEMBER = "member"
+    ANSWER = "answer"
+    ANSWER_TAKEN = "answerTaken"
 
 
 class Archive(StrEnum):
@@ -115,6 +117,15 @@ class Event(
     """`retry`: the id of the next attempt; `as` on the wire."""
     elsewhere: Raw = ABSENT
     """`retry`: its provider and model, if they are others; `with` on the wire."""
+    waiting: bool | None = None
+    """Whether it waits for a person to answer `question`; false: nobody needs to any more."""
+    question: Raw = ABSENT
+    question_id: str | None = None
+    """Tells a question that comes again from a new one; None: the event's id does."""
+    question_number: Annotated[int, Meta(ge=1, le=LARGEST)] | None = None
+    """`answer`, `answerTaken`: the question's, within its prediction."""
+    answer: Raw = ABSENT
+    answered_by: str | None = None
     webhook: Raw = ABSENT
     webhook_events: Raw = ABSENT
     attempt: str | None = None
@@ -122,7 +133,7 @@ class Event(
     assets_error: str | None = None
     """`archive`: why the output, or some of it, could not be kept."""
     created_at: int | None = None
-    """`archive`, `deadline`: the `createdAt` of the record that it is about, whose id may be another prediction's by
+    """`archive`, `deadline`, `answer`: the `createdAt` of the record that it is about, whose id may be another prediction's by
     now."""
     replace: Raw = ABSENT
     """`repair`: the record as rebuilt; JSON `null` for a deleted one."""

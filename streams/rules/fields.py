@@ -24,6 +24,10 @@ class Merge(StrEnum):
     """The `create` alone says it."""
     GROWS = "grows"
     """It only ever grows, after the end too: a set, a number, a log by its length."""
+    ASKED = "asked"
+    """A new question replaces the one before, with its answer."""
+    ANSWERED = "answered"
+    """The first answer to a question counts."""
     TEXT = "text"
     """It grows by pieces; of two whole ones the longer if it begins with the other (see `rules/text.py`)."""
 
@@ -130,9 +134,23 @@ CREATED = (
 )
 """What a `create` says, and no report: nobody pays for these with each of their events."""
 
+ASKED = (
+    Field("waiting", Merge.ASKED, "boolean"),
+    Field("question", Merge.ASKED, "Question", json=True, large=True),
+    Field("question_id", Merge.ASKED),
+)
+"""What a report says that waits for a person (see `rules/questions.py`)."""
+ANSWERED = (
+    Field("answer", Merge.ANSWERED, "unknown", json=True, large=True),
+    Field("answered_by", Merge.ANSWERED),
+    Field("question_number", Merge.ANSWERED, "number"),
+)
+"""What an answer says."""
+
 NAMES = frozenset(field.name for field in FIELDS)
 JSON_NAMES = frozenset(field.name for field in FIELDS if field.json)
 WIRE_NAMES = frozenset(field.wire for field in FIELDS)
+ASKED_WIRE_NAMES = frozenset(field.wire for field in ASKED)
 CREATE_WIRE_NAMES = frozenset(field.wire for field in (*FIELDS, *CREATED) if field.create)
 
 

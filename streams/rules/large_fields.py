@@ -17,7 +17,7 @@ from msgspec.structs import force_setattr, replace
 from tidings.storage.errors import StoreUnavailable
 from tidings.storage.prediction import Blob, Prediction
 from tidings.streams.rules.event import Event, EventType
-from tidings.streams.rules.fields import CREATED, FIELDS
+from tidings.streams.rules.fields import ANSWERED, ASKED, CREATED, FIELDS
 from tidings.streams.rules.measure import members
 
 FIELD_MAX = 32 * 1024
@@ -30,7 +30,9 @@ FOLDER = "blobs"
 NOTE = "id"
 PREFIX = "sha256-"
 
-_JSON_FIELDS = tuple(field.name for field in (*FIELDS, *CREATED) if field.large and field.json)
+_JSON_FIELDS = tuple(
+    field.name for field in (*FIELDS, *CREATED, *ASKED, *ANSWERED) if field.large and field.json
+)
 _TEXT_FIELDS = tuple(field.name for field in FIELDS if field.large and not field.json)
 _Kind = Literal["", "object", "number"]
 _HASH = re.compile(r"sha256-[0-9a-f]{64}")

@@ -21,6 +21,7 @@ from tidings.streams.rules.decision import (
 )
 from tidings.streams.rules.event import LARGEST, LATEST, Event, EventType
 from tidings.streams.rules.groups import decide_member
+from tidings.streams.rules.questions import decide_answer, decide_answer_taken
 from tidings.streams.rules.retries import decide_retry
 
 DEADLINE_ERROR = "it had not ended by its deadline"
@@ -213,5 +214,7 @@ REQUESTS: dict[
     EventType.DEADLINE: _deadline,
     EventType.RETRY: decide_retry,
     EventType.MEMBER: decide_member,
+    EventType.ANSWER: decide_answer,
+    EventType.ANSWER_TAKEN: decide_answer_taken,
 }
 """What judges the types other than report and create."""

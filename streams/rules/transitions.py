@@ -30,6 +30,7 @@ from tidings.streams.rules.decision import (
 )
 from tidings.streams.rules.event import Event, EventType
 from tidings.streams.rules.merging import advance, fill, merge, set_created, set_once
+from tidings.streams.rules.questions import ask
 from tidings.streams.rules.requests import DEADLINE_ERROR, REQUESTS
 from tidings.streams.rules.text import append, report_text, with_whole
 
@@ -94,8 +95,8 @@ def _report(
                 "owner", f"the deleted prediction belonged to another owner than {event.owner!r}"
             )
         return _begin(current, event, position, log, strict)
-    if (contradiction := other_prediction(current, event)) is not None:
-        return contradiction
+    if (other := _about_another(current, event)) is not None:
+        return other
     if current.kind is not None and event.type is not _CREATE:
         return Rejected("group", "how a group stands follows from its members")
 
@@ -123,6 +124,17 @@ def _report(
     return _step_forward(current, wanted, changes, event, position, log)
 
 
+def _about_another(current: Prediction, event: Event) -> Decision | None:
+    contradiction = other_prediction(current, event)
+    if (
+        contradiction is not None
+        and current.asked_as is not None
+        and event.provider_id == current.asked_as
+    ):
+        return STALE  # of the job that asked; the prediction has gone on as another
+    return contradiction
+
+
 def _step_forward(
     current: Prediction,
     wanted: Status,
@@ -132,6 +144,8 @@ def _step_forward(
     log: str | None,
 ) -> Decision:
     advance(current, event, changes)
+    if event.waiting is not None and not wanted.terminal:
+        ask(current, event, changes)
     if wanted is Status.CANCELED and _overdue(current, event):
         # Its provider has canceled it by the deadline that it was given: the word that it has passed came too late.
         changes |= {
@@ -168,6 +182,8 @@ def _same_status(
             changes["late_status"] = event.status
     else:
         merge(current, event, changes)
+        if event.waiting is not None:
+            ask(current, event, changes)
     whole = report_text(current, event, changes, final=ended)
     return with_whole(applied(current, changes, event, position, log) if changes else STALE, whole)
 
@@ -208,6 +224,8 @@ def _begin(
     )
     set_once(blank, event, changes, override=True)
     advance(blank, event, changes)
+    if event.waiting is not None and not wanted.terminal:
+        ask(blank, event, changes)
     if event.text_type is not None:
         changes["text_type"] = event.text_type
     whole = report_text(blank, event, changes, final=wanted.terminal)

@@ -32,6 +32,7 @@ from tidings.client.errors import PredictionNotFound, RequestRefused, Unreachabl
 from tidings.client.export import ExportCalls
 from tidings.client.groups import GroupCalls
 from tidings.client.progress import Deleted, Selection, Update, WatchState
+from tidings.client.questions import QuestionCalls
 from tidings.client.text import Text
 from tidings.client.token import Token, TokenSource
 from tidings.storage.prediction import Prediction, Status
@@ -51,7 +52,7 @@ UNREACHED = Backoff((0.2, 0.4))
 """Before asking again if nobody answered."""
 
 
-class Client(GroupCalls, ExportCalls):
+class Client(GroupCalls, ExportCalls, QuestionCalls):
     """A client of one service.
 
     Args:

@@ -38,6 +38,16 @@ export interface Prediction {
   deadline?: number;
   webhook?: unknown;
   webhookEvents?: unknown;
+  waiting?: boolean;
+  question?: unknown;
+  questionId?: string;
+  questionNumber?: number;
+  answer?: unknown;
+  answerId?: string;
+  answeredBy?: string;
+  answeredAt?: number;
+  answerTakenAt?: number;
+  askedAs?: string;
   cancelRequestedAt?: number;
   attempt?: string;
   createId?: string;
@@ -125,6 +135,9 @@ export interface Changes {
   estimatedTime?: number;
   generationTime?: number;
   deadline?: number;
+  waiting?: boolean;
+  question?: unknown;
+  questionId?: string;
 }
 
 export interface NewPrediction {
@@ -163,6 +176,11 @@ export interface RetryPolicy {
 export interface Elsewhere {
   provider?: string;
   model?: string;
+}
+
+export interface Answer {
+  answer: unknown;
+  questionNumber?: number;
 }
 
 export interface Retry {

@@ -9,7 +9,14 @@ from tests.support.root import ROOT
 from tidings.gateway.schemas import components
 from tidings.storage.prediction import Prediction
 from tidings.streams.rules.event import Event, EventType
-from tidings.streams.rules.fields import CREATE_WIRE_NAMES, CREATED, FIELDS, Merge
+from tidings.streams.rules.fields import (
+    ANSWERED,
+    ASKED,
+    CREATE_WIRE_NAMES,
+    CREATED,
+    FIELDS,
+    Merge,
+)
 
 PAGE = ROOT / "docs" / "reference" / "record.md"
 HEAD = """# Records and events
@@ -24,6 +31,8 @@ MERGES = {
     Merge.LONGER: "The longer list or text counts; of other values the later.",
     Merge.CREATE: "Only a `create` sets it.",
     Merge.GROWS: "It only grows, after the end too.",
+    Merge.ASKED: "A new question replaces the one before; an end leaves nothing waiting.",
+    Merge.ANSWERED: "The first answer to a question counts; a new question removes it.",
     Merge.TEXT: "It grows by pieces; of two whole texts the longer counts if it begins with the other.",
 }
 TYPES = {
@@ -38,6 +47,8 @@ TYPES = {
     EventType.DEADLINE: "its deadline has passed",
     EventType.RETRY: "another prediction tries it again",
     EventType.MEMBER: "a member of a group has changed",
+    EventType.ANSWER: "a person answers its question",
+    EventType.ANSWER_TAKEN: "its provider has the answer",
 }
 SETTERS = {
     "status": "reports", "predictionId": "the key of the event", "version": "the processor",
@@ -50,6 +61,9 @@ SETTERS = {
     "textClosed": "`append`, the processor", "textParts": "the processor",
     "textTail": "the processor", "textProducers": "`append`", "textType": "`create`",
     "textSeq": "`append`",
+    "questionNumber": "the processor", "answer": "`answer`", "answerId": "`answer`",
+    "answeredBy": "`answer`", "answeredAt": "`answer`", "answerTakenAt": "`answerTaken`",
+    "askedAs": "`answerTaken`",
 }  # fmt: skip
 """Who sets the members of a record that no table of merging names."""
 EVENT_ONLY = {
@@ -85,6 +99,8 @@ def setters(name: str) -> str:
         return "`create`, reports" if name in CREATE_WIRE_NAMES else "reports"
     if any(field.wire == name for field in CREATED):
         return "`create`"
+    if any(field.wire == name for field in ASKED):
+        return "reports"
     return SETTERS[name]
 
 
@@ -92,8 +108,8 @@ def lines() -> Iterator[str]:
     """The page."""
     schemas = components()
     record = schemas["Prediction"]["properties"]
-    rules = {field.wire: field.merge for field in (*FIELDS, *CREATED)}
-    large = {field.wire for field in (*FIELDS, *CREATED) if field.large}
+    rules = {field.wire: field.merge for field in (*FIELDS, *CREATED, *ASKED, *ANSWERED)}
+    large = {field.wire for field in (*FIELDS, *CREATED, *ASKED, *ANSWERED) if field.large}
     yield from (HEAD, "", "## The record", "", "| member | type | set by | merges | |")
     yield "|---|---|---|---|---|"
     for name in record_members():

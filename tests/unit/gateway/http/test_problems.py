@@ -224,6 +224,31 @@ async def _(service: SmallService, client: Client) -> httpx.Response:
     return await client.patch("/api/predictions/p1", json={"owner": "bob"})
 
 
+ASKED = {"waiting": True, "question": "Go on?"}
+
+
+@provokes("not-waiting", 409)
+async def _(service: SmallService, client: Client) -> httpx.Response:
+    await service.put(prediction("p1"))
+    return await client.post("/api/predictions/p1/answer", json={"answer": "yes"})
+
+
+@provokes("other-question", 409)
+async def _(service: SmallService, client: Client) -> httpx.Response:
+    await service.put(prediction("p1"))
+    await client.patch("/api/predictions/p1", json=ASKED)
+    said = {"answer": "yes", "questionNumber": 2}
+    return await client.post("/api/predictions/p1/answer", json=said)
+
+
+@provokes("answered", 409)
+async def _(service: SmallService, client: Client) -> httpx.Response:
+    await service.put(prediction("p1"))
+    await client.patch("/api/predictions/p1", json=ASKED)
+    await client.post("/api/predictions/p1/answer", json={"answer": "yes"})
+    return await client.post("/api/predictions/p1/answer", json={"answer": "no"})
+
+
 @provokes("webhooks-not-configured", 422, submitter=Taker())
 async def _(service: SmallService, client: Client) -> httpx.Response:
     order = {**ORDER, "webhook": "https://example.com/hook"}
