@@ -40,7 +40,7 @@ class _Given:
     """An answer as a request brings it.
 
     Raises:
-        Problem: 422 where it is none, 413 where it is too large.
+        Problem: 422 if it is none, 413 if it is too large.
     """
 
     def __init__(self, fields: Mapping[str, Raw]) -> None:
@@ -73,8 +73,8 @@ class _Given:
         """Whether this record takes it now; False: it has it already.
 
         Raises:
-            Problem: 409 where it waits for nothing, or for the answer to another question; 422
-                where the question has choices and this is none.
+            Problem: 409 if it waits for nothing, or for the answer to another question; 422
+                if the question has choices and this is none.
         """
         if record.question_number is None:
             raise Problem(409, "not-waiting", "Nothing was asked", "It has no question to answer.")

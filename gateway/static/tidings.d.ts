@@ -128,7 +128,7 @@ export interface Prediction<Output = unknown> {
   answeredAt?: number;
   /** When the provider took the answer. */
   answerTakenAt?: number;
-  /** The provider's id of the job that asked, where it goes on as another. */
+  /** The provider's id of the job that asked, if it goes on as another. */
   askedAs?: string;
   cancelRequestedAt?: number;
   attempt?: string;
@@ -290,8 +290,8 @@ export class Tidings extends EventTarget {
     options?: { signal?: AbortSignal },
   ): Promise<Prediction<Output>>;
   /**
-   * Answer the question that a prediction waits with. Rejects with `answered` where somebody else was first, with
-   * `not-waiting` where it does not wait, and with `other-question` where the question is another by now.
+   * Answer the question that a prediction waits with. Rejects with `answered` if somebody else was first, with
+   * `not-waiting` if it does not wait, and with `other-question` if the question is another by now.
    */
   answer<Output = unknown>(
     id: string,

@@ -1,7 +1,7 @@
 """Waiting for a person: a report brings a question, and the first answer to it counts. Pure.
 
-The status stays as it is, and a deadline goes on. A question has a number within its prediction: an answer names it, so
-one for a question that is over is Stale, and of two that come at once the second is.
+The status stays as it is, and a deadline goes on. A question has a number within its prediction, and an answer names it.
+So an answer to a question that is over is Stale. Of two answers at once the second is.
 """
 
 from typing import Annotated, Any
@@ -37,8 +37,8 @@ def question_of(given: Raw) -> Question:
 def ask(current: Prediction, event: Event, changes: dict[str, Any]) -> None:
     """What a report says of waiting, while the prediction has not ended.
 
-    The id tells a question that comes again from one that is asked again: what a provider is asked about every minute
-    says the same for as long as it waits.
+    The id tells a question that comes again from one that is asked again. A provider that is looked up every minute says
+    the same while it waits.
     """
     if event.waiting is False:
         if current.waiting:

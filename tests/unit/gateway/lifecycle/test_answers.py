@@ -116,7 +116,7 @@ async def test_what_is_no_answer_to_the_question_is_refused(
 
 
 async def test_an_answer_that_nobody_asked_for_is_refused() -> None:
-    """Where nothing was asked, where it has ended, and where there is no such prediction."""
+    """Nothing was asked, or it has ended, or there is no such prediction."""
     async with serving() as (service, client):
         assert (await client.post(PATH + "/answer", json={"answer": 1})).status_code == 404
         await service.put(prediction("p1"))
