@@ -33,7 +33,7 @@ PLAIN = {
     "in order to": "to",
     "prior to": "before",
     r"[Ww]here (?:there (?:is|are)|nothing|nobody|no|none|only|another)": "if",
-    r"[Ww]here (?:it is (?:missing|not)|not all|anything is|they are not|that is no)": "if",
+    r"[Ww]here (?:it is (?:missing|not)|not all|anything is|that is no)": "if",
     r"[Ee]nds with \d where": "ends with ... if",
     r"(?:None|True|False|empty|absent|[Pp]roblem|[Rr]aises `?\w+`?|returns|0) where": "if",
     r"(?:[Pp]roblem|raises|a) \(?\d{3}\)? where": "if",
