@@ -7,12 +7,20 @@ and key order come out exactly as they came in.
 
 from collections.abc import Iterator
 from enum import StrEnum
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
-from msgspec import Raw, Struct
+from msgspec import Meta, Raw, Struct
 
 MAX_ID_BYTES = 256
+LARGEST = 2**53
+"""Whole numbers up to here are whole numbers to every reader of JSON, and fit into every store."""
+MOST_SECONDS = 1_000_000_000
+"""Seconds of usage that one prediction may have: 31 years."""
+DECIMAL = r"^(0|[1-9][0-9]{0,11})(\.[0-9]{1,12})?(?![\s\S])"
+"""A cost: at most twelve digits before and behind the point, so that a store can sum whole numbers."""
+CURRENCY = r"^[A-Z]{3}(?![\s\S])"
+"""The form of a code of ISO 4217."""
 
 ABSENT = Raw(b"")
 """No JSON at all; falsy, and left out of the encoding. (`Raw | None` would refuse every value but
@@ -107,6 +115,26 @@ class Producer(Struct, frozen=True, gc=False, omit_defaults=True):
     """Of the piece, from 0, without gaps within an epoch; in a record that of the last one taken."""
 
 
+_Tokens = Annotated[int, Meta(ge=0, le=LARGEST)]
+
+
+class Usage(Struct, frozen=True, gc=False, omit_defaults=True, rename="camel"):
+    """What a prediction has used; each member only grows."""
+
+    input_tokens: _Tokens | None = None
+    output_tokens: _Tokens | None = None
+    seconds: (
+        Annotated[float, Meta(ge=0, le=MOST_SECONDS)]
+        | Annotated[int, Meta(ge=0, le=MOST_SECONDS)]
+        | None
+    ) = None
+    """Of computing, or of what was transcribed: what its provider counts."""
+    images: _Tokens | None = None
+    cost: Annotated[str, Meta(pattern=DECIMAL)] | None = None
+    """A decimal number as text, so that sums are exact; it has a currency."""
+    currency: Annotated[str, Meta(pattern=CURRENCY)] | None = None
+
+
 class Prediction(Struct, frozen=True, gc=False, omit_defaults=True, rename="camel", kw_only=True):
     """Everything known about one prediction at one version."""
 
@@ -155,6 +183,7 @@ class Prediction(Struct, frozen=True, gc=False, omit_defaults=True, rename="came
     estimated_time: int | float | None = None
     generation_time: int | float | None = None
     deadline: int | None = None
+    usage: Usage | None = None
     webhook: Raw = ABSENT
     """The server that is told of its steps: its host, and the address encrypted."""
     webhook_events: Raw = ABSENT

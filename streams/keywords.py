@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypedDict
 
-from tidings.storage.prediction import Status
+from tidings.storage.prediction import Status, Usage
 
 
 class InitialFields(TypedDict, total=False):
@@ -52,6 +52,9 @@ class ReportedFields(InitialFields, total=False):
     """In ms."""
     generation_time: float | None
     """In ms."""
+    usage: Usage | Mapping[str, Any] | None
+    """What it has used: `input_tokens`, `output_tokens`, `seconds`, `images`, and `cost` (text) with its `currency`. Each
+    only grows."""
 
 
 class Filters(TypedDict, total=False):

@@ -29,6 +29,7 @@ from tidings.storage.prediction import (
     Standing,
     Status,
     Tombstone,
+    Usage,
     encode,
     valid_id,
 )
@@ -45,12 +46,13 @@ from tidings.storage.store import (
 )
 from tidings.streams.keywords import Filters, InitialFields, ReportedFields
 from tidings.streams.rules.decision import Applied, Decision, Rejected, Stale
-from tidings.streams.rules.event import Event, EventType
+from tidings.streams.rules.event import Event, EventType, check_types
 from tidings.streams.rules.fields import JSON_NAMES, NAMES
 from tidings.streams.rules.large_fields import note, path
 from tidings.streams.rules.reducer import Expiry, Reduction
 from tidings.streams.rules.text import PART, TEXT_MAX
 from tidings.streams.rules.transitions import decide
+from tidings.streams.rules.usage import usage_of
 
 _PIECE = frozenset({"text", "offset", "text_closed"})
 
@@ -219,8 +221,9 @@ class PredictionStatusManager:
         generation_time: float | None = None,
         *,
         output: Any = None,
+        usage: Usage | Mapping[str, Any] | None = None,
     ) -> Prediction:
-        """It is done: its picture or any output, where it is stored, how long it took in ms. Raises as `update` does."""
+        """It is done: its picture or any output, where that is stored, its time in ms, its usage. Raises as `update` does."""
         return await self.update(
             prediction_id,
             Status.SUCCEEDED,
@@ -228,6 +231,7 @@ class PredictionStatusManager:
             image_path=image_path,
             generation_time=generation_time,
             output=output,
+            usage=usage,
         )
 
     async def mark_as_failed(self, prediction_id: str, error: str) -> Prediction:
@@ -415,6 +419,8 @@ class PredictionStatusManager:
         }
         if isinstance(given.get("tags"), Iterable) and not isinstance(given["tags"], str):
             given["tags"] = tuple(given["tags"])
+        if "usage" in given:
+            given["usage"] = usage_of(given["usage"])
         event = Event(
             prediction_id=prediction_id,
             at=now,
@@ -424,7 +430,7 @@ class PredictionStatusManager:
             source="library",
             **given,
         )
-        _check_types(event)
+        check_types(event)
         return event
 
 
@@ -433,13 +439,6 @@ def _expired(prediction_id: str, stored: Stored) -> Tombstone:
     return Tombstone(
         prediction_id=prediction_id, deleted=True, version=stored.version, updated_at=0
     )
-
-
-def _check_types(event: Event) -> None:
-    try:
-        msgspec.json.decode(msgspec.json.encode(event), type=Event)
-    except msgspec.ValidationError as error:
-        raise ValueError(str(error)) from None
 
 
 def _prediction(stored: Stored) -> Prediction:

@@ -12,10 +12,14 @@ from msgspec import Struct, structs
 
 from tidings.storage.clock import SYSTEM_CLOCK, Clock
 from tidings.storage.prediction import Prediction
-from tidings.streams.log.headers import PROVIDER_HEADER, RECEIVED_HEADER
+from tidings.streams.log.headers import (
+    PROVIDER_HEADER,
+    RECEIVED_HEADER,
+)
 from tidings.streams.manager import PredictionStatusManager
 from tidings.streams.processing.decoder import decode_event
 from tidings.streams.providers.configuration import BadConfiguration, Configuration
+from tidings.streams.providers.protocol import USAGE_STAMP
 from tidings.streams.providers.registry import open_provider
 
 
@@ -84,6 +88,7 @@ class WebhookReceiver:
         stamps = [
             (PROVIDER_HEADER, self._provider.name.encode()),
             (RECEIVED_HEADER, b"%d" % now),
+            USAGE_STAMP,
         ]
         key = None if prediction_id is None else prediction_id.encode()
         record = _Webhook(body, stamps, now, key)

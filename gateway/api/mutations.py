@@ -35,6 +35,7 @@ from tidings.streams.rules.event import Archive, Event, Poison
 from tidings.streams.rules.fields import ASKED_WIRE_NAMES, WIRE_NAMES
 from tidings.streams.rules.large_fields import settle, settles
 from tidings.streams.rules.transitions import decide
+from tidings.streams.rules.usage import MEMBERS
 from tidings.streams.support.tracing import Tracing
 
 EVENT_FIELDS = WIRE_NAMES | ASKED_WIRE_NAMES | {"status", "at", "id"}
@@ -212,6 +213,8 @@ class Mutations:
                     f"{name[:64]!r} cannot be changed; the fields are "
                     f"{', '.join(sorted(EVENT_FIELDS))}.",
                 )
+        if (usage := fields.get("usage")) is not None:
+            _check_usage(usage)
         if (deadline := fields.get("deadline")) is not None and bytes(deadline) != b"null":
             check_deadline(deadline, now)
         if "question" in fields and bytes(fields.get("waiting", b"")) != b"true":
@@ -321,6 +324,19 @@ class Mutations:
         # The right to change everything is not the right to read it.
         told = {"predictionId": prediction_id, "status": stored.status, "version": stored.version}
         return answer_with(_encoder.encode(told), stored.version, status=status)
+
+
+def _check_usage(raw: Raw) -> None:
+    """A member that nobody knows is a mistake in a request; in an event it is left out. Raises a 422."""
+    try:
+        members = _object.decode(raw) if bytes(raw) != b"null" else {}
+    except msgspec.DecodeError:
+        return  # no object: the decoder says what is wrong
+    for name in members:
+        if name not in MEMBERS:
+            raise unprocessable(
+                "Unknown field", f"usage has no {name[:64]!r}; it has {', '.join(MEMBERS)}."
+            )
 
 
 async def read_object(request: web.Request, limit: int, account: HeldAccount) -> dict[str, Raw]:

@@ -40,6 +40,7 @@ from tidings.streams.log.headers import (
 from tidings.streams.log.log_fields import fields
 from tidings.streams.log.protocol import EVENTS, Log, LogError, NewRecord, RecordTooLarge
 from tidings.streams.providers.protocol import (
+    USAGE_STAMP,
     BadSignature,
     KeysUnavailable,
     Provider,
@@ -245,7 +246,12 @@ class Webhooks:
         if prediction_id is None:
             prediction_id = _told_id(provider, body)
         key = prediction_id.encode() if prediction_id and valid_id(prediction_id) else None
-        stamps = [self._names[name], (RECEIVED_HEADER, b"%d" % received), self._archive]
+        stamps = [
+            self._names[name],
+            (RECEIVED_HEADER, b"%d" % received),
+            self._archive,
+            USAGE_STAMP,
+        ]
         if delivery:
             stamps.append((DELIVERY_HEADER, delivery.encode("utf-8", "replace")))
         trace, carried = begun(

@@ -33,6 +33,19 @@ export interface RetryPolicy {
   then?: { provider?: string; model?: string }[];
 }
 
+/** What a prediction has used; each number only grows. */
+export interface Usage {
+  inputTokens?: number;
+  outputTokens?: number;
+  /** Of computing, or of what was transcribed. */
+  seconds?: number;
+  images?: number;
+  /** A decimal number, with its currency. */
+  cost?: string;
+  /** As in ISO 4217. */
+  currency?: string;
+}
+
 /** Everything known about a prediction at one version. Times are ms since the epoch; absent fields are left out. */
 export interface Prediction<Output = unknown> {
   predictionId: string;
@@ -66,6 +79,8 @@ export interface Prediction<Output = unknown> {
   generationTime?: number;
   /** When it fails unless it has ended, in ms since the epoch. */
   deadline?: number;
+  /** What it has used, and what that cost. */
+  usage?: Usage;
   assetsError?: string;
   /** Why it failed, for programs. */
   errorCode?: string;

@@ -30,6 +30,7 @@ from tidings.streams.log.headers import (
     PROVIDER_HEADER,
     TRACE_HEADER,
     UNREADABLE_HEADER,
+    USAGE_HEADER,
 )
 from tidings.streams.log.protocol import Record
 from tidings.streams.processing.cloud_events import (
@@ -40,7 +41,7 @@ from tidings.streams.processing.cloud_events import (
 )
 from tidings.streams.processing.event_checks import check_question, check_type
 from tidings.streams.providers.payload import Reader
-from tidings.streams.providers.protocol import Provider, Webhook
+from tidings.streams.providers.protocol import USAGE_STAMP, Provider, Webhook
 from tidings.streams.providers.translation import translate
 from tidings.streams.rules.event import (
     EARLIEST,
@@ -53,6 +54,7 @@ from tidings.streams.rules.event import (
     Poison,
 )
 from tidings.streams.rules.fields import FIELDS, JSON_NAMES
+from tidings.streams.rules.usage import checked
 from tidings.streams.support.json_text import has_half_characters, nested_over, repaired
 
 MAX_DEPTH = 200
@@ -176,9 +178,19 @@ def _complete(event: Event, record: Record, headers: Mapping[str, bytes]) -> Eve
         _check_names(event)
     if event.waiting is not None:
         check_question(event)
+    if event.usage is not None:
+        _settle_usage(event)
     if event.type is not _REPORT:
         check_type(event)
     return event
+
+
+def _settle_usage(event: Event) -> None:
+    assert event.usage is not None
+    try:
+        force_setattr(event, "usage", checked(event.usage))
+    except ValueError as error:
+        raise Poison("wrong-type", str(error)) from None
 
 
 def _settle_id(event: Event, key: bytes | None) -> None:
@@ -364,6 +376,7 @@ def _webhook(
         delivery,
         _archive(headers),
         _traceparent(headers),
+        headers.get(USAGE_HEADER) == USAGE_STAMP[1],
     )
     return translate(provider, webhook)
 

@@ -3,8 +3,8 @@
 import msgspec
 from msgspec import Raw, Struct
 
-from tidings.storage.prediction import MAX_ID_BYTES, Status, valid_id
-from tidings.streams.rules.event import LARGEST, Event, EventType, Poison
+from tidings.storage.prediction import LARGEST, MAX_ID_BYTES, Status, valid_id
+from tidings.streams.rules.event import Event, EventType, Poison
 from tidings.streams.rules.groups import MAX_MEMBERS, WAITING
 from tidings.streams.rules.questions import question_of
 

@@ -15,7 +15,7 @@ from typing import Any, Generic, TypedDict, TypeVar, Union, Unpack, get_args, ge
 import msgspec
 from msgspec import Raw, Struct
 
-from tidings.storage.prediction import ABSENT, Status, valid_id
+from tidings.storage.prediction import ABSENT, Status, Usage, valid_id
 from tidings.streams.providers.job_api import Unreadable
 from tidings.streams.providers.protocol import Webhook
 from tidings.streams.rules.event import Event, Poison
@@ -47,6 +47,7 @@ class ReportFields(TypedDict, total=False):
     logs: str | None
     generation_time: int | float | None
     notice: bool
+    usage: Usage | None
 
 
 class _Unfit(ValueError):

@@ -5,6 +5,7 @@ from typing import Protocol
 
 from msgspec import Struct
 
+from tidings.streams.log.headers import USAGE_HEADER
 from tidings.streams.rules.event import Archive, Event
 
 
@@ -23,6 +24,10 @@ class UnprovenByHeaders(BadSignature):
     """The headers alone show it (one is missing or stale), so the body need not be read."""
 
 
+USAGE_STAMP = (USAGE_HEADER, b"1")
+"""The header of every webhook that is appended since its body is asked for usage; the value names the rules."""
+
+
 class Webhook(Struct, frozen=True, gc=False):
     """A webhook as it came, with what is known of it from its log record."""
 
@@ -35,6 +40,8 @@ class Webhook(Struct, frozen=True, gc=False):
     """The provider's id of the delivery."""
     archive: Archive = Archive.AFTER
     traceparent: bytes | None = None
+    usage: bool = False
+    """Whether what the body says of usage counts: it was appended since usage is read."""
 
 
 class Provider(Protocol):

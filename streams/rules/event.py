@@ -6,17 +6,16 @@ Pure. `streams/processing/decoder.py` makes events out of log records; `streams/
 from enum import StrEnum
 from typing import Annotated, Literal
 
+import msgspec
 from msgspec import Meta, Raw, Struct
 
-from tidings.storage.prediction import ABSENT, Blob, Producer, Status
+from tidings.storage.prediction import ABSENT, LARGEST, Blob, Producer, Status, Usage
 from tidings.streams.rules.fields import wire_name
 
 EARLIEST = 10**12
 """In ms: September 2001. A smaller time was given in seconds."""
 LATEST = 10**14
 """In ms: the year 5138. A later time was given in microseconds, and would not fit into every store."""
-LARGEST = 2**53
-"""Versions and offsets up to here are whole numbers to every reader of JSON, and fit into every store."""
 
 
 class EventType(StrEnum):
@@ -100,6 +99,7 @@ class Event(
     generation_time: int | float | None = None
     deadline: Annotated[int, Meta(ge=EARLIEST, le=LATEST)] | None = None
     """When it fails unless it has ended, in ms. Of the type `deadline` the one that has passed."""
+    usage: Usage | None = None
     retries: Raw = ABSENT
     stream: bool | None = None
     """`create`: the provider's stream is to be read."""
@@ -170,6 +170,14 @@ class Event(
     """What the output says, if its provider's form of it is text and nothing else."""
     notice: bool = False
     """From a webhook that names a result and does not bring it: it begins no record. What is fetched says which prediction it is about."""
+
+
+def check_types(event: Event) -> None:
+    """Raise ValueError if a field has a value that could not have been decoded."""
+    try:
+        msgspec.json.decode(msgspec.json.encode(event), type=Event)
+    except msgspec.ValidationError as error:
+        raise ValueError(str(error)) from None
 
 
 class Poison(ValueError):

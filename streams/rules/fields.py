@@ -93,6 +93,7 @@ FIELDS = (
         "When it fails unless it has ended, in ms since the epoch.",
         create=True,
     ),
+    Field("usage", Merge.GROWS, "Usage", "What it has used, and what that cost."),
 )
 """In the order of the record's encoding."""
 

@@ -15,6 +15,7 @@ from tidings.storage.prediction import ABSENT, Prediction
 from tidings.streams.rules.event import Event
 from tidings.streams.rules.fields import CREATED, Merge, names
 from tidings.streams.rules.large_fields import reference
+from tidings.streams.rules.usage import joined
 
 LOGS_TAIL = 32_768
 """Characters of the log that a record keeps; `logs_length` counts the whole."""
@@ -81,6 +82,14 @@ def _monotone(current: Prediction, event: Event, changes: dict[str, Any]) -> Non
         current.progress is None or event.progress > current.progress
     ):
         changes["progress"] = event.progress
+    if event.usage is not None:
+        add_usage(current, event, changes)
+
+
+def add_usage(current: Prediction, event: Event, changes: dict[str, Any]) -> None:
+    """What it has used, where the event says more of that."""
+    if event.usage is not None and (usage := joined(current.usage, event.usage)) is not None:
+        changes["usage"] = usage
 
 
 def merge(current: Prediction, event: Event, changes: dict[str, Any]) -> None:

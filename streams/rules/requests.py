@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Raw, Struct
 from msgspec.structs import replace
 
-from tidings.storage.prediction import DEADLINE, Prediction, Standing, Status, Tombstone
+from tidings.storage.prediction import DEADLINE, LARGEST, Prediction, Standing, Status, Tombstone
 from tidings.streams.log.protocol import Place
 from tidings.streams.rules.decision import (
     STALE,
@@ -19,7 +19,7 @@ from tidings.streams.rules.decision import (
     source_after,
     stepped,
 )
-from tidings.streams.rules.event import LARGEST, LATEST, Event, EventType
+from tidings.streams.rules.event import LATEST, Event, EventType
 from tidings.streams.rules.groups import decide_member
 from tidings.streams.rules.questions import decide_answer, decide_answer_taken
 from tidings.streams.rules.retries import decide_retry

@@ -29,7 +29,14 @@ from tidings.streams.rules.decision import (
     stepped,
 )
 from tidings.streams.rules.event import Event, EventType
-from tidings.streams.rules.merging import advance, fill, merge, set_created, set_once
+from tidings.streams.rules.merging import (
+    add_usage,
+    advance,
+    fill,
+    merge,
+    set_created,
+    set_once,
+)
 from tidings.streams.rules.questions import ask
 from tidings.streams.rules.requests import DEADLINE_ERROR, REQUESTS
 from tidings.streams.rules.text import append, report_text, with_whole
@@ -197,7 +204,9 @@ def _contradiction(
     )
     if not is_late(current):
         return rejected
-    late = applied(current, {"late_status": wanted}, event, position, log)
+    changes: dict[str, Any] = {"late_status": wanted}
+    add_usage(current, event, changes)  # the provider bills what came too late, too
+    late = applied(current, changes, event, position, log)
     # The provider was asked to cancel it: that it did is no contradiction.
     return late if wanted is Status.CANCELED else replace(late, letter=rejected)
 

@@ -20,6 +20,7 @@ from tidings.streams.log.headers import (
     RECEIVED_HEADER,
 )
 from tidings.streams.log.protocol import EVENTS, Log, LogError, NewRecord, Position
+from tidings.streams.providers.protocol import USAGE_STAMP
 from tidings.streams.rules.event import Archive
 
 FETCHED_HEADER = "tidings-fetched"
@@ -73,6 +74,7 @@ class EventPublisher:
             (PROVIDER_HEADER, provider.encode()),
             (RECEIVED_HEADER, b"%d" % self._now()),
             self.archive,
+            USAGE_STAMP,
             (DELIVERY_HEADER, f"{self._source}-{uuid.uuid4().hex}".encode()),
             (FETCHED_HEADER, why.encode()),
         ]

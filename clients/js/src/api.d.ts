@@ -36,6 +36,7 @@ export interface Prediction {
   estimatedTime?: number;
   generationTime?: number;
   deadline?: number;
+  usage?: Usage;
   webhook?: unknown;
   webhookEvents?: unknown;
   waiting?: boolean;
@@ -96,6 +97,16 @@ export interface Producer {
   seq: number;
 }
 
+/** What a prediction has used; each member only grows. */
+export interface Usage {
+  inputTokens?: number;
+  outputTokens?: number;
+  seconds?: number;
+  images?: number;
+  cost?: string;
+  currency?: string;
+}
+
 /** One entry of the audit trail: the step, when it happened, and the event that caused it. */
 export interface Transition {
   from: Status | null;
@@ -135,6 +146,7 @@ export interface Changes {
   estimatedTime?: number;
   generationTime?: number;
   deadline?: number;
+  usage?: Usage;
   waiting?: boolean;
   question?: unknown;
   questionId?: string;

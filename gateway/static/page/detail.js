@@ -2,7 +2,7 @@
 
 import { Canceling } from "./canceling.js";
 import { byId, element, setText, show } from "./dom.js";
-import { dateAndTime, pretty, statusName } from "./format.js";
+import { dateAndTime, pretty, statusName, usage } from "./format.js";
 import { Logs } from "./logs.js";
 import { copied, Outputs, WholeText } from "./outputs.js";
 import { archiveTrouble, blobOf, counted, ended, progress, prompt, title, words } from "./record.js";
@@ -172,6 +172,7 @@ export class Detail {
       Tags: record.tags?.join(", "),
       Created: dateAndTime(record.createdAt),
       "Generation time": record.generationTime == null ? null : `${(record.generationTime / 1000).toFixed(2)} s`,
+      Usage: record.usage && usage(record.usage),
       Deadline: record.deadline == null ? null : dateAndTime(record.deadline),
       Group: record.group,
       Attempt: record.retryCount == null ? null : `${record.retryCount + 1}, after ${record.retryOf}`,

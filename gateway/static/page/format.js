@@ -53,3 +53,18 @@ export function size(bytes) {
   const [value, unit] = bytes < 1e6 ? [bytes / 1e3, "KB"] : bytes < 1e9 ? [bytes / 1e6, "MB"] : [bytes / 1e9, "GB"];
   return `${value.toFixed(value < 9.95 ? 1 : 0)} ${unit}`;
 }
+
+const whole = new Intl.NumberFormat();
+
+/** What a prediction has used: `0.0123 USD, 5.25 s, 1 picture, 36 tokens in, 87 out`. */
+export function usage(said) {
+  const { cost, currency, seconds, images, inputTokens, outputTokens } = said;
+  const parts = [
+    cost == null ? null : `${cost} ${currency}`,
+    seconds == null ? null : `${Number(seconds.toFixed(2))} s`,
+    images == null ? null : `${whole.format(images)} ${images === 1 ? "picture" : "pictures"}`,
+    inputTokens == null ? null : `${whole.format(inputTokens)} tokens in`,
+    outputTokens == null ? null : `${whole.format(outputTokens)} ${inputTokens == null ? "tokens " : ""}out`,
+  ];
+  return parts.filter(Boolean).join(", ");
+}

@@ -12,6 +12,7 @@ from msgspec import Raw, Struct
 
 from tidings.storage.prediction import ABSENT, Status
 from tidings.streams.providers import payload as bodies
+from tidings.streams.providers import usage as usages
 from tidings.streams.providers.configuration import BadConfiguration, Configuration
 from tidings.streams.providers.job_api import (
     Call,
@@ -53,6 +54,7 @@ class _Transcript(Struct, frozen=True, gc=False):
     text: Raw = ABSENT
     error: Raw = ABSENT
     speech_model: str | None = None
+    audio_duration: Raw = ABSENT
 
 
 _transcript = bodies.Reader(_Transcript)
@@ -108,6 +110,9 @@ class AssemblyAI(Struct, frozen=True):
             output=bodies.given(found.text),
             error=bodies.text(found.error),
             notice=notice,
+            usage=usages.usage(seconds=usages.seconds(found.audio_duration))
+            if webhook.usage
+            else None,
         )
 
     def sample(self, prediction_id: str, now: int) -> SampleWebhook:

@@ -13,8 +13,9 @@ import msgspec
 from msgspec import Raw, Struct
 from msgspec.structs import replace
 
-from tidings.storage.prediction import ABSENT, Status
+from tidings.storage.prediction import ABSENT, Status, Usage
 from tidings.streams.providers import payload as bodies
+from tidings.streams.providers import usage as usages
 from tidings.streams.providers.configuration import Configuration
 from tidings.streams.providers.manifest import Manifest, SampleWebhook
 from tidings.streams.providers.protocol import Webhook
@@ -44,6 +45,7 @@ class _Data(Struct, frozen=True, gc=False):
     request_id: str | None = None
     agent_id: str | None = None
     failure_reason: Raw = ABSENT
+    metadata: Raw = ABSENT
 
 
 class _Event(Struct, frozen=True, gc=False):
@@ -109,6 +111,7 @@ class ElevenLabs(Struct, frozen=True):
             model=data.agent_id,
             output=ABSENT if failed else bodies.given(found.data),
             error=(bodies.text(data.failure_reason) or found.type) if failed else None,
+            usage=_usage(data.metadata) if webhook.usage else None,
         )
 
     def sample(self, prediction_id: str, now: int) -> SampleWebhook:
@@ -121,6 +124,12 @@ class ElevenLabs(Struct, frozen=True):
         body = msgspec.json.encode(said)
         signature = hex_hmac(self.secrets[0], b"%d.%b" % (now, body))
         return SampleWebhook(body, {"elevenlabs-signature": f"t={now},v0={signature}"})
+
+
+def _usage(metadata: Raw) -> Usage | None:
+    """How long the call was; its `cost` is in credits, which are no currency."""
+    took = usages.members(metadata).get("call_duration_secs", ABSENT)
+    return usages.usage(seconds=usages.seconds(took))
 
 
 def _own_id(found: _Event, data: _Data) -> str | None:

@@ -13,8 +13,9 @@ from urllib.parse import quote
 import msgspec
 from msgspec import Raw, Struct
 
-from tidings.storage.prediction import ABSENT, Status
+from tidings.storage.prediction import ABSENT, Status, Usage
 from tidings.streams.providers import payload as bodies
+from tidings.streams.providers import usage as usages
 from tidings.streams.providers.configuration import BadConfiguration, Configuration, setting_name
 from tidings.streams.providers.job_api import (
     Call,
@@ -164,11 +165,21 @@ class Fal(Struct, frozen=True):
             if request.logs
             else None,
             generation_time=bodies.milliseconds(seconds),
+            usage=_usage(output, seconds) if webhook.usage and not failed else None,
         )
 
     def sample(self, prediction_id: str, now: int) -> SampleWebhook:
         """Raises `Unsigned`."""
         raise Unsigned("fal signs with a private key of its own")
+
+
+def _usage(output: Raw, seconds: float | None) -> Usage | None:
+    """The queue's own time, or that of the inference in the result; and its pictures."""
+    said = usages.members(output)
+    if seconds is None:
+        timings = usages.members(said.get("timings", ABSENT))
+        seconds = usages.seconds(timings.get("inference", ABSENT))
+    return usages.usage(seconds=seconds, images=len(usages.items(said.get("images", ABSENT))))
 
 
 def _left_out(request: _Request) -> bool:

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import Raw, Struct
 
-from tidings.storage.prediction import ABSENT, Status
+from tidings.storage.prediction import ABSENT, Status, Usage
 from tidings.streams.providers import payload as bodies
+from tidings.streams.providers import usage as usages
 from tidings.streams.providers.configuration import BadConfiguration, Configuration, setting_name
 from tidings.streams.providers.job_api import Call, ThinNotice, Unreadable, address, parts
 from tidings.streams.providers.manifest import Manifest, SampleWebhook
@@ -106,6 +107,7 @@ class _Event(Struct, frozen=True, gc=False):
     done: bool = False
     metadata: _Metadata | None = None
     response: Raw = ABSENT
+    usage: Raw = ABSENT
 
 
 _event = bodies.Reader(_Event)
@@ -194,6 +196,7 @@ class Gemini(Struct, frozen=True):
                 prompt=bodies.string(found.input),
                 output=bodies.given(found.outputs) or bodies.given(found.steps),
                 error=(error or found.status) if status is Status.FAILED else None,
+                usage=_usage(found) if webhook.usage else None,
             )
         metadata = found.metadata or _Metadata()
         status = self._state(found, metadata)
@@ -209,6 +212,7 @@ class Gemini(Struct, frozen=True):
             error=(error or (metadata.state or "failed").rpartition("_")[2].lower())
             if status is Status.FAILED
             else None,
+            usage=_usage(found) if webhook.usage else None,
         )
 
     def _state(self, found: _Event, metadata: _Metadata) -> Status:
@@ -308,6 +312,37 @@ def _place(found: _Event, own: str | None) -> Raw:
     """The resource's name, if the id does not say it: a batch's."""
     batch = (found.type or "").startswith("batch.") or (found.name or "").startswith(BATCHES)
     return Raw(msgspec.json.encode(Where(f"{BATCHES}{own}"))) if batch and own else ABSENT
+
+
+def _usage(found: _Event) -> Usage | None:
+    """Of an interaction its `usage`; of a batch the `usageMetadata` of its inline answers, summed.
+
+    What it has thought is billed as output.
+    """
+    response = usages.members(found.response)
+    inline = response.get("inlinedResponses", ABSENT)
+    inline = usages.members(inline).get("inlinedResponses", inline)
+    answers = [usages.members(one).get("response", ABSENT) for one in usages.items(inline)]
+    said = [usages.members(found.usage)]
+    said += [
+        usages.members(usages.members(one).get("usageMetadata", ABSENT))
+        for one in (found.response, *answers)
+    ]
+
+    def total(*names: str) -> Raw:
+        found = [usages.count(one[name]) for one in said for name in names if name in one]
+        known = [number for number in found if number is not None]
+        return Raw(b"%d" % sum(known)) if known else ABSENT
+
+    return usages.usage(
+        input_tokens=total("total_input_tokens", "promptTokenCount"),
+        output_tokens=total(
+            "total_output_tokens",
+            "total_thought_tokens",
+            "candidatesTokenCount",
+            "thoughtsTokenCount",
+        ),
+    )
 
 
 def _error(data: _Data, word: str) -> str | None:

@@ -24,8 +24,9 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Raw, Struct
 
-from tidings.storage.prediction import ABSENT, Status
+from tidings.storage.prediction import ABSENT, CURRENCY, Status, Usage
 from tidings.streams.providers import payload as bodies
+from tidings.streams.providers import usage as usages
 from tidings.streams.providers.configuration import BadConfiguration, Configuration
 from tidings.streams.providers.manifest import Manifest, SampleWebhook
 from tidings.streams.providers.protocol import Webhook
@@ -55,6 +56,11 @@ FIELDS = (
     "logs",
     "progress",
     "generation_time",
+    "input_tokens",
+    "output_tokens",
+    "seconds",
+    "images",
+    "cost",
 )
 
 _step = re.compile(r"([^.\[\]]+)|\[(\d{1,6})\]")
@@ -73,6 +79,8 @@ class _Options(Struct, frozen=True, forbid_unknown_fields=True):
     header: str = "x-signature"
     statuses: dict[str, Status] = {}
     fields: dict[Literal[FIELDS], str] = {}  # type: ignore[valid-type]
+    currency: str | None = None
+    """Of what stands at `cost`."""
 
 
 class Generic(Struct, frozen=True):
@@ -86,6 +94,7 @@ class Generic(Struct, frozen=True):
     header: str
     statuses: Mapping[str, Status]
     fields: Mapping[str, Path]
+    currency: str | None = None
 
     def __repr__(self) -> str:
         """Show no secret."""
@@ -136,6 +145,17 @@ class Generic(Struct, frozen=True):
             logs=bodies.text(self._at("logs", body)),
             progress=progress,
             generation_time=generation_time,
+            usage=self._usage(body) if webhook.usage else None,
+        )
+
+    def _usage(self, body: Mapping[str, Raw]) -> Usage | None:
+        return usages.usage(
+            input_tokens=self._at("input_tokens", body),
+            output_tokens=self._at("output_tokens", body),
+            seconds=usages.seconds(self._at("seconds", body)),
+            images=self._at("images", body),
+            cost=self._at("cost", body),
+            currency=self.currency,
         )
 
     def _at(self, field: str, body: Mapping[str, Raw]) -> Raw:
@@ -222,6 +242,14 @@ def open_provider(name: str, configuration: Configuration) -> Generic | None:
             raise BadConfiguration(
                 f"`{field}` in [providers.{name}.fields] is no path such as job.results[0].url"
             )
+    if ("cost" in options.fields) is not (options.currency is not None):
+        raise BadConfiguration(
+            f"[providers.{name}] needs `currency` and `cost` in its fields, or neither"
+        )
+    if options.currency is not None and re.search(CURRENCY, options.currency) is None:
+        raise BadConfiguration(
+            f"`currency` in [providers.{name}] is no code of three capital letters, such as USD"
+        )
     fields = {
         field: _parse(path)
         for field, path in ({"id": "id", "status": "status"} | options.fields).items()
@@ -230,7 +258,7 @@ def open_provider(name: str, configuration: Configuration) -> Generic | None:
     keys = open_keys(name, configuration) if options.proof == "standard" else None
     secrets = () if keys is not None else open_secrets(name, configuration)
     kind = GenericByAddress if options.proof == "address" else Generic
-    return kind(name, keys, secrets, options.header.lower(), statuses, fields)
+    return kind(name, keys, secrets, options.header.lower(), statuses, fields, options.currency)
 
 
 MANIFEST = Manifest(

@@ -14,8 +14,9 @@ from collections.abc import Mapping
 import msgspec
 from msgspec import Raw, Struct
 
-from tidings.storage.prediction import ABSENT, Status
+from tidings.storage.prediction import ABSENT, Status, Usage
 from tidings.streams.providers import payload as bodies
+from tidings.streams.providers import usage as usages
 from tidings.streams.providers.configuration import Configuration
 from tidings.streams.providers.job_api import (
     Call,
@@ -102,6 +103,7 @@ class _Event(Struct, frozen=True, gc=False):
     error: Raw = ABSENT
     errors: Raw = ABSENT
     incomplete_details: Raw = ABSENT
+    usage: Raw = ABSENT
 
 
 class _Marked(Struct, frozen=True, gc=False):
@@ -218,6 +220,7 @@ class OpenAI(Struct, frozen=True):
             output=bodies.given(found.output) or bodies.given(found.output_file_id),
             output_text=_text_of(found.output),
             error=_error(found),
+            usage=_usage(found.usage) if webhook.usage else None,
         )
 
     def _of_event(self, webhook: Webhook, found: _Event, left_out: tuple[str, ...]) -> Event:
@@ -247,6 +250,15 @@ class OpenAI(Struct, frozen=True):
         }
         body = msgspec.json.encode(said)
         return SampleWebhook(body, signed_headers(self.name, self.keys, body, now))
+
+
+def _usage(raw: Raw) -> Usage | None:
+    """`usage` of a response or of a batch: its tokens."""
+    said = usages.members(raw)
+    return usages.usage(
+        input_tokens=said.get("input_tokens", ABSENT),
+        output_tokens=said.get("output_tokens", ABSENT),
+    )
 
 
 def _error(found: _Event) -> str | None:

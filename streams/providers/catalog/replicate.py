@@ -12,8 +12,9 @@ from urllib.parse import urlsplit
 import msgspec
 from msgspec import Raw, Struct
 
-from tidings.storage.prediction import ABSENT, Status
+from tidings.storage.prediction import ABSENT, Status, Usage
 from tidings.streams.providers import payload as bodies
+from tidings.streams.providers import usage as usages
 from tidings.streams.providers.configuration import Configuration
 from tidings.streams.providers.job_api import (
     Call,
@@ -57,6 +58,9 @@ STATUSES = {
 
 class _Metrics(Struct, frozen=True, gc=False):
     predict_time: float | None = None
+    image_count: Raw = ABSENT
+    input_token_count: Raw = ABSENT
+    output_token_count: Raw = ABSENT
 
 
 class _Prediction(Struct, frozen=True, gc=False):
@@ -135,6 +139,7 @@ class Replicate(Struct, frozen=True):
             generation_time=bodies.milliseconds(prediction.metrics.predict_time)
             if prediction.metrics
             else None,
+            usage=_usage(prediction.metrics) if webhook.usage and prediction.metrics else None,
         )
 
     def sample(self, prediction_id: str, now: int) -> SampleWebhook:
@@ -142,6 +147,16 @@ class Replicate(Struct, frozen=True):
         said = {"id": prediction_id, "status": "succeeded", "output": None, "error": None}
         body = msgspec.json.encode(said)
         return SampleWebhook(body, signed_headers(self.name, self.keys, body, now))
+
+
+def _usage(metrics: _Metrics) -> Usage | None:
+    """`predict_time` is what it bills by; models that bill otherwise count images and tokens."""
+    return usages.usage(
+        input_tokens=metrics.input_token_count,
+        output_tokens=metrics.output_token_count,
+        seconds=metrics.predict_time,
+        images=metrics.image_count,
+    )
 
 
 class ReplicateApi(Struct, frozen=True):

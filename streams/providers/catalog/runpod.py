@@ -11,8 +11,9 @@ from typing import Any
 import msgspec
 from msgspec import Raw, Struct
 
-from tidings.storage.prediction import ABSENT, Status
+from tidings.storage.prediction import ABSENT, Status, Usage
 from tidings.streams.providers import payload as bodies
+from tidings.streams.providers import usage as usages
 from tidings.streams.providers.configuration import Configuration
 from tidings.streams.providers.job_api import (
     Call,
@@ -85,10 +86,23 @@ class RunPod(ByAddress, Struct, frozen=True):
             output=bodies.given(job.output),
             error="timed out" if error is None and job.status == "TIMED_OUT" else error,
             generation_time=bodies.duration(job.execution_time),
+            usage=_usage(job) if webhook.usage else None,
         )
 
     def _sample_body(self, prediction_id: str) -> bytes:
         return msgspec.json.encode({"id": prediction_id, "status": "COMPLETED"})
+
+
+def _usage(job: _Job) -> Usage | None:
+    """The time of its worker; a vLLM worker's output also says how many tokens there were."""
+    output = next(iter(usages.items(job.output)), job.output)
+    tokens = usages.members(usages.members(output).get("usage", ABSENT))
+    took = bodies.duration(job.execution_time)
+    return usages.usage(
+        input_tokens=tokens.get("input", ABSENT) or tokens.get("prompt_tokens", ABSENT),
+        output_tokens=tokens.get("output", ABSENT) or tokens.get("completion_tokens", ABSENT),
+        seconds=None if took is None else took / 1000,
+    )
 
 
 class RunPodApi(Struct, frozen=True):

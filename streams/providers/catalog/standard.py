@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Meta, Raw, Struct
 from msgspec.structs import replace
 
-from tidings.storage.prediction import ABSENT, Status
+from tidings.storage.prediction import ABSENT, LARGEST, Status, Usage
 from tidings.streams.providers import payload as bodies
 from tidings.streams.providers.configuration import Configuration
 from tidings.streams.providers.manifest import Manifest, SampleWebhook
@@ -25,7 +25,8 @@ from tidings.streams.providers.signatures.standard_webhooks import (
     open_keys,
     signed_headers,
 )
-from tidings.streams.rules.event import HALF_CHARACTER, LARGEST, Event, EventType, Poison
+from tidings.streams.rules.event import HALF_CHARACTER, Event, EventType, Poison
+from tidings.streams.rules.usage import checked
 from tidings.streams.support.json_text import has_half_characters
 
 APPEND = EventType.APPEND.value
@@ -80,6 +81,7 @@ class _Report(Struct, frozen=True, gc=False, rename="camel"):
     logs: str | None = None
     estimated_time: int | float | None = None
     generation_time: int | float | None = None
+    usage: Raw = ABSENT
 
 
 class _Identity(Struct, frozen=True, gc=False, rename="camel"):
@@ -140,7 +142,10 @@ class Standard(Struct, frozen=True):
             _check_piece(report, text)
         status = None if "status" in left_out else _status(report.status, outer.type)
         at = _at(report.at, webhook.at)
-        left_out += _misshapen(report) + (("at",) if at is None and status is not None else ())
+        usage, off = _usage(report, webhook)
+        left_out += (
+            off + _misshapen(report) + (("at",) if at is None and status is not None else ())
+        )
         if left_out and status is None:
             names = ", ".join(sorted(left_out))
             raise Poison("wrong-type", f"fields of the wrong type or range: {names}")
@@ -149,6 +154,8 @@ class Standard(Struct, frozen=True):
         event = self._event(
             webhook, report, prediction_id, text, status, at or webhook.at, left_out
         )
+        if usage is not None:
+            event = replace(event, usage=usage)
         return replace(event, type=EventType.APPEND) if append else event
 
     def _event(
@@ -192,7 +199,11 @@ class Standard(Struct, frozen=True):
             estimated_time=bodies.duration(report.estimated_time),
             generation_time=bodies.duration(report.generation_time),
             traceparent=webhook.traceparent,
-            unknown=tuple(name for name in bodies.members(text) if name not in _KNOWN),
+            unknown=tuple(
+                name
+                for name in bodies.members(text)
+                if name not in _KNOWN or (name == "usage" and not webhook.usage)
+            ),
             left_out=left_out,
         )
 
@@ -200,6 +211,17 @@ class Standard(Struct, frozen=True):
         """Signed with the first secret."""
         body = msgspec.json.encode({"predictionId": prediction_id, "status": "succeeded"})
         return SampleWebhook(body, signed_headers(self.name, self.keys, body, now))
+
+
+def _usage(report: _Report, webhook: Webhook) -> tuple[Usage | None, tuple[str, ...]]:
+    """What it says of usage, where that counts, and whether it has to be left out."""
+    raw = bodies.given(report.usage)
+    if not raw or not webhook.usage:
+        return None, ()
+    try:
+        return checked(msgspec.json.decode(raw, type=Usage)), ()
+    except (ValueError, RecursionError):
+        return None, ("usage",)
 
 
 def _check_type(kind: str | None) -> None:

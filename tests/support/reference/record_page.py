@@ -121,7 +121,7 @@ def lines() -> Iterator[str]:
     yield from ("", "| rule | |", "|---|---|")
     yield from (f"| {rule} | {MERGES[rule]} |" for rule in Merge)
     yield from ("", "## Parts of a record")
-    for name in ("Transition", "Source", "Blob", "TextPart", "Producer", "RetryPolicy"):
+    for name in ("Usage", "Transition", "Source", "Blob", "TextPart", "Producer", "RetryPolicy"):
         yield from ("", f"### {name}", "")
         yield from members(schemas[name])
     yield from ("", "## Types of events", "", "| `type` | |", "|---|---|")

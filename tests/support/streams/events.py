@@ -6,7 +6,7 @@ import msgspec
 from hypothesis import strategies as st
 from msgspec import Raw
 
-from tidings.storage.prediction import Prediction, Standing, Status
+from tidings.storage.prediction import Prediction, Standing, Status, Usage
 from tidings.streams.log.protocol import Position
 from tidings.streams.rules.decision import Applied, Decision
 from tidings.streams.rules.event import Archive, Event, EventType
@@ -71,6 +71,17 @@ def maybe(strategy: st.SearchStrategy[Any], absent: Any = None) -> st.SearchStra
 
 _empty = Raw(b"")
 
+usages = st.builds(
+    Usage,
+    input_tokens=maybe(st.integers(0, 3)),
+    output_tokens=maybe(st.integers(0, 3)),
+    seconds=maybe(st.sampled_from([0, 1, 1.0, 1.5, 2])),
+    images=maybe(st.integers(0, 2)),
+    cost=maybe(st.sampled_from(["0", "1", "1.0", "1.00", "0.999999999999", "10"])),
+    currency=maybe(st.sampled_from(["EUR", "USD"])),
+).filter(lambda usage: (usage.cost is None) is (usage.currency is None))
+"""What reports say of usage."""
+
 events = st.builds(
     Event,
     prediction_id=st.just("p1"),
@@ -101,6 +112,7 @@ events = st.builds(
     estimated_time=maybe(st.integers(0, 9)),
     generation_time=maybe(st.integers(0, 9)),
     deadline=maybe(st.integers(T0 - 500, T0 + 3000)),
+    usage=maybe(usages),
     attempt=maybe(st.sampled_from(["t1", "t2"])),
     waiting=maybe(st.booleans()),
     question=maybe(st.sampled_from([Raw(b'"Go on?"'), Raw(b'{"text":"Stop?"}')]), _empty),

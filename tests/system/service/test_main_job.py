@@ -46,6 +46,7 @@ async def test_a_webhook_comes_out_exactly_as_it_came(service: TidingsProcess) -
     )
     assert pushed["logs"] == "Using seed: 7710683\nGenerating...\n"
     assert pushed["generationTime"] == 5247
+    assert pushed["usage"] == {"seconds": 5.247161016, "images": 1}
     assert pushed["model"] == "black-forest-labs/flux-kontext-pro"
     assert [(step["from"], step["to"]) for step in pushed["transitions"]] == [
         (None, "starting"),

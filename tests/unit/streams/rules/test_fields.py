@@ -8,7 +8,7 @@ from msgspec import Raw
 
 from tests.support.reference import browser_types
 from tests.support.streams.events import event, judge, record
-from tidings.storage.prediction import Blob, Prediction
+from tidings.storage.prediction import Blob, Prediction, Usage
 from tidings.streams.keywords import InitialFields, ReportedFields
 from tidings.streams.rules.decision import Applied
 from tidings.streams.rules.event import Event
@@ -23,6 +23,7 @@ SAMPLES: dict[str, tuple[Any, Any]] = {
     "estimated_time": (1, 2),
     "generation_time": (1, 2),
     "deadline": (1_764_000_100_000, 1_764_000_200_000),
+    "usage": (Usage(seconds=1, images=1), Usage(seconds=2, images=1)),
     "webhook": ({"host": "a", "sealed": "b"}, {"host": "c", "sealed": "d"}),
     "webhook_events": (["failed"], ["succeeded"]),
 }
