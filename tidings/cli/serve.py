@@ -103,8 +103,8 @@ def _say_where(settings: "Settings", port: int) -> None:
 def _supervise(settings: "Settings", arguments: Namespace) -> None:
     """Start the workers, and look after them."""
     from tidings.gateway.websocket.listener import listen
-    from tidings.runtime.ports import write_port
-    from tidings.runtime.supervisor import WorkerEnded, supervise
+    from tidings.runtime.process.ports import write_port
+    from tidings.runtime.process.supervisor import WorkerEnded, supervise
 
     given = [("--host", arguments.host), ("--log", arguments.log), ("--store", arguments.store)]
     given.append(("--config", arguments.config))

@@ -13,8 +13,8 @@ from tidings.config.webhook_key import with_webhook_key
 from tidings.gateway.asgi.scope import Message, Receive, Send
 from tidings.gateway.auth.request_guard import Rights
 from tidings.runtime.embedded import running_loop
+from tidings.runtime.process.signals import host_is_stopping
 from tidings.runtime.service import Mount, Service, running
-from tidings.runtime.signals import host_is_stopping
 from tidings.storage.loggers import get_logger
 
 HOST_LOOKED_AT = 0.1

@@ -1,7 +1,6 @@
 """The service: the parts of each role put together, started, watched and stopped."""
 
 import asyncio
-import contextlib
 import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -29,21 +28,19 @@ from tidings.runtime.changes import changes
 from tidings.runtime.create_defaults import create_defaults_of
 from tidings.runtime.gateway_role import GatewayRole, request_guard
 from tidings.runtime.notifier_role import NotifierRole, open_notifier
-from tidings.runtime.ports import serving_health, store_check, write_port
+from tidings.runtime.process.ports import serving_health, store_check, write_port
+from tidings.runtime.process.signals import cancelled_by, stop_signals
+from tidings.runtime.process.supervisor import parent_exit
+from tidings.runtime.processor_role import processor_role
 from tidings.runtime.reconciler_role import ProviderWork
 from tidings.runtime.resources import Resources, cache_of, open_resources
-from tidings.runtime.signals import cancelled_by, stop_signals
-from tidings.runtime.supervisor import parent_exit
-from tidings.runtime.upkeep import forget_hidden, keep_keys_fresh, mirroring, say_ready, sweep
-from tidings.storage.errors import StorageError
+from tidings.runtime.upkeep import forget_hidden, keep_keys_fresh, mirroring, say_ready
 from tidings.storage.loggers import get_logger
 from tidings.storage.prediction import Prediction
 from tidings.storage.wrappers.cache import CachedStore
 from tidings.storage.wrappers.replica import Replica
-from tidings.streams.changes.projection import Projection
 from tidings.streams.log.instrumented import ObservedLog
 from tidings.streams.log.traced import traced
-from tidings.streams.processing.poison_guard import PoisonGuard
 from tidings.streams.processing.processor import Processor
 from tidings.streams.submission.estimates import Estimates
 from tidings.streams.submission.reconcile_policy import Timeouts
@@ -221,51 +218,12 @@ async def running(
         if mount is None:
             listening = listen(settings.host, settings.port, reuse_port=settings.shared_port)
             stack.callback(listening.close)
-        traces = await stack.enter_async_context(tracing(settings))
-        registry = process_registry()
-        opened = await stack.enter_async_context(open_resources(settings, registry))
-        opened = structs.replace(opened, log=ObservedLog(opened.log))
-        cache = cache_of(settings, opened)
-        health = HealthMonitor(opened.log, cache, registry=registry)
-        stack.callback(health.close)
-        health.observe_projection(opened.projecting)
-        health.observe_traces(traces)
-        service = Service(opened, cache, health, traces)
-        stack.callback(setattr, service, "ended", True)
-        # A projection is stale: its newest records are in memory alone.
-        known = structs.replace(opened, store=cache) if isinstance(cache, Replica) else opened
-        load = known.store.load
+        service = await _open(settings, stack)
         port = settings.port if listening is None else listening.getsockname()[1]
-        provider_work = service.provider_work = ProviderWork(
-            settings, known, port, load=load, timeouts=timeouts, reached=submission_reached
-        )
-        stack.push_async_callback(provider_work.close)
-        health.observe_providers(provider_work.sources())
-        if opened.fallback is not None:
-            await stack.enter_async_context(
-                mirroring(settings, opened, opened.fallback, service.start)
-            )
-        if isinstance(cache, Replica):
-            stack.callback(service.start(forget_hidden(cache), "replica").cancel)
-        if "processor" in settings.roles:
-            await stack.enter_async_context(
-                _processing(
-                    service,
-                    reached,
-                    None if settings.no_breaker else PoisonGuard(),
-                    settings.text_flush,
-                )
-            )
-        if "archiver" in settings.roles:
-            archiver = service.archiver = await stack.enter_async_context(
-                archiver_role(settings, opened, load)
-            )
-            service.watch(archiver.task)
-            health.observe_archiver(archiver.archiver)
-            health.observe_rounds("archiver", lambda: archiver.archiver.last_alive)
-        service.notifier = await open_notifier(settings, opened, health, service.watch, stack)
+        work = _provider_work(settings, service, port, stack, timeouts, submission_reached)
+        await _start_background_roles(settings, service, stack, reached)
         if "gateway" in settings.roles:
-            gateway = _gateway(settings, service, provider_work, stack, mount)
+            gateway = _gateway(settings, service, work, stack, mount)
             if listening is not None:
                 await _serve(settings, service, gateway, stack, listening)
             elif mount is not None:
@@ -275,15 +233,8 @@ async def running(
                 _health_alone(settings, service, listening)
             )
         if "reconciler" in settings.roles:
-            work = await stack.enter_async_context(
-                provider_work.reconciling(watch_changes=service.gateway is None)
-            )
-            for task in work:
-                service.watch(task)
-            health.observe_rounds("reconciler", provider_work.last_alive)
-            if service.gateway is not None:
-                service.gateway.health.add_check("reconciler", provider_work.ready)
-        watching = service.start(health.run(), "health")
+            await _reconcile(service, work, stack)
+        watching = service.start(service.health.run(), "health")
         stack.callback(watching.cancel)
         if settings.port_file is not None:
             write_port(
@@ -298,9 +249,89 @@ async def running(
             roles=sorted(settings.roles),
             log=settings.shown("log"),
             store=settings.shown("store"),
-            providers=sorted(opened.providers),
+            providers=sorted(service.resources.providers),
         )
         yield service
+
+
+async def _open(settings: Settings, stack: AsyncExitStack) -> Service:
+    """A service with its log, store and cache open, and no role started."""
+    traces = await stack.enter_async_context(tracing(settings))
+    registry = process_registry()
+    opened = await stack.enter_async_context(open_resources(settings, registry))
+    opened = structs.replace(opened, log=ObservedLog(opened.log))
+    cache = cache_of(settings, opened)
+    health = HealthMonitor(opened.log, cache, registry=registry)
+    stack.callback(health.close)
+    health.observe_projection(opened.projecting)
+    health.observe_traces(traces)
+    service = Service(opened, cache, health, traces)
+    stack.callback(setattr, service, "ended", True)
+    return service
+
+
+def _provider_work(
+    settings: Settings,
+    service: Service,
+    port: int,
+    stack: AsyncExitStack,
+    timeouts: Timeouts | None,
+    reached: SubmissionReached | None,
+) -> ProviderWork:
+    """What submits to providers and asks them, for the gateway and for the reconciler."""
+    work = service.provider_work = ProviderWork(
+        settings,
+        _fresh(service),
+        port,
+        load=_fresh(service).store.load,
+        timeouts=timeouts,
+        reached=reached,
+    )
+    stack.push_async_callback(work.close)
+    service.health.observe_providers(work.sources())
+    return work
+
+
+def _fresh(service: Service) -> Resources:
+    """The resources; a projection is stale: its newest records are in memory alone."""
+    if isinstance(service.cache, Replica):
+        return structs.replace(service.resources, store=service.cache)
+    return service.resources
+
+
+async def _start_background_roles(
+    settings: Settings, service: Service, stack: AsyncExitStack, reached: Reached | None
+) -> None:
+    """Start the roles that serve no clients and ask no providers."""
+    opened, cache, health = service.resources, service.cache, service.health
+    if opened.fallback is not None:
+        await stack.enter_async_context(mirroring(settings, opened, opened.fallback, service.start))
+    if isinstance(cache, Replica):
+        stack.callback(service.start(forget_hidden(cache), "replica").cancel)
+    if "processor" in settings.roles:
+        log, reached = traced(opened.log, service.tracing, reached)
+        service.processor = await stack.enter_async_context(
+            processor_role(settings, opened, cache, log, health, service.start, reached)
+        )
+    if "archiver" in settings.roles:
+        archiver = service.archiver = await stack.enter_async_context(
+            archiver_role(settings, opened, _fresh(service).store.load)
+        )
+        service.watch(archiver.task)
+        health.observe_archiver(archiver.archiver)
+        health.observe_rounds("archiver", lambda: archiver.archiver.last_alive)
+    service.notifier = await open_notifier(settings, opened, health, service.watch, stack)
+
+
+async def _reconcile(service: Service, work: ProviderWork, stack: AsyncExitStack) -> None:
+    """Start the reconciler, which learns of changes from a gateway of this process, if any."""
+    for task in await stack.enter_async_context(
+        work.reconciling(watch_changes=service.gateway is None)
+    ):
+        service.watch(task)
+    service.health.observe_rounds("reconciler", work.last_alive)
+    if service.gateway is not None:
+        service.gateway.health.add_check("reconciler", work.ready)
 
 
 def _gateway(
@@ -356,56 +387,6 @@ async def _serve(
         service.health_port = await stack.enter_async_context(
             serving_health(gateway.health_app(), own)
         )
-
-
-@asynccontextmanager
-async def _processing(
-    service: Service, reached: Reached | None, guard: PoisonGuard | None, text_flush: float
-) -> AsyncIterator[None]:
-    opened = service.resources
-    projection = None
-    if (kv := opened.projecting) is not None:
-        projection = Projection(
-            opened.log, kv, owner=opened.policy.log, retention=opened.expiry.retention
-        )
-
-    async def assigned(partitions: frozenset[int]) -> None:
-        await service.health.source.check()
-        if projection is not None:
-            await projection.assign(partitions)
-
-    log, reached = traced(opened.log, service.tracing, reached)
-    processor = service.processor = Processor(
-        log,
-        service.cache if projection is None else opened.store,
-        opened.translators,
-        opened.policy,
-        expiry=opened.expiry,
-        objects=opened.objects,
-        group=opened.group,
-        assigned=assigned,
-        done=service.health.source.applied,
-        reached=reached,
-        guard=guard,
-        text_flush=text_flush,
-    )
-    service.health.observe_processor(processor)
-    task = service.start(service.health.process(processor), "processor")
-    sweeper = service.start(sweep(opened.store), "sweeper")
-    try:
-        yield
-    finally:
-        sweeper.cancel()
-        processor.stop()
-        if service.health.source.failure is not None:
-            task.cancel()
-        try:
-            await asyncio.wait([task, sweeper], timeout=4)
-        finally:
-            with contextlib.suppress(StorageError):
-                await service.health.source.keep()
-            if projection is not None:
-                await projection.close()
 
 
 @asynccontextmanager

@@ -13,8 +13,8 @@ import structlog
 from tests.support.conditions import eventually
 from tests.support.root import ROOT
 from tests.support.tidings_process import environment
-from tidings.runtime import supervisor as workers
-from tidings.runtime.supervisor import Worker, WorkerPlan
+from tidings.runtime.process import supervisor as workers
+from tidings.runtime.process.supervisor import Worker, WorkerPlan
 
 NOTHING = "/nothing/python"
 """A program that the machine cannot start, as it can none where processes, files or memory have run out."""

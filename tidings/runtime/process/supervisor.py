@@ -20,7 +20,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from tidings.config.settings import Settings
-from tidings.runtime.signals import cancelled_by, stop_signals
+from tidings.runtime.process.signals import cancelled_by, stop_signals
 from tidings.storage.loggers import get_logger
 from tidings.storage.resilience.backoff import Backoff
 
