@@ -45,7 +45,8 @@ PROPERTIES: dict[str, str] = {
     "images": "Pictures.",
     "cost": "A decimal number as text, with `currency`.",
     "currency": "Three letters, as in ISO 4217.",
-    "webhook": "The server that is told of its steps: the host, and the address encrypted.",
+    "webhook": "The server that is told of its steps: its host. In the topics `sealed` stands beside it, the "
+    "address encrypted.",
     "webhookEvents": "The statuses that this server is told of; absent: those that end it.",
     "waiting": "True: it waits for a person to answer `question`.",
     "question": "What was asked last: a text, or an object with `text` and perhaps `choices`.",

@@ -86,12 +86,23 @@ def components() -> dict[str, Schema]:
         "items": {"enum": [str(status) for status in Status]},
         "minItems": 1,
     }
+    found["Prediction"]["properties"]["webhook"] = {
+        "description": "The server that is told of its steps: its host. In the topics `sealed` stands "
+        "beside it, the address encrypted.",
+        "type": "object",
+        "properties": {"host": {"type": "string"}},
+        "required": ["host"],
+    }
+    found["Prediction"]["properties"]["webhookEvents"] = found["NewPrediction"]["properties"][
+        "webhookEvents"
+    ]
     whole = found["NewPrediction"]["properties"]
     shared = {
         name: schema for name, schema in whole.items() if name not in {"predictionId", "owner"}
     }
     silent = {"description": "As in an order; null: the group's is not told of this member."}
-    webhook = silent | {"anyOf": [{**shared["webhook"]}, {"type": "null"}]}
+    # Of all that may be left out this alone may be null too, and means something then.
+    webhook = silent | {"anyOf": [{**shared["webhook"]}, {"const": None}]}
     member = {"type": "object", "properties": {**shared, "webhook": webhook}}
     found["NewGroup"] = _object(
         {"orders": {"type": "array", "items": member, "minItems": 1, "maxItems": MAX_MEMBERS}},

@@ -299,6 +299,8 @@ DEADLINE = "deadline"
 
 _encoder = msgspec.json.Encoder()
 _members = msgspec.json.Decoder(dict[str, Raw])
+_orders = msgspec.json.Decoder(list[dict[str, Raw]])
+_SEALED = b'"sealed":'
 _prediction = msgspec.json.Decoder(Prediction)
 _tombstone = msgspec.json.Decoder(Tombstone)
 
@@ -335,6 +337,38 @@ def without_report(encoded: bytes) -> bytes:
     if members.pop("report", None) is None:  # somebody's payload has a member of this name
         return encoded
     return _encoder.encode(members)
+
+
+def for_readers(encoded: bytes) -> bytes:
+    """The encoding as readers get it: of the servers that are told of its steps the hosts alone.
+
+    The address itself is encrypted, but whoever holds it could have it told to again, by an order
+    of their own, and it tells which predictions name the same one.
+    """
+    if _SEALED not in encoded:
+        return encoded
+    members = _members.decode(encoded)
+    if (webhook := members.get("webhook")) is None:  # somebody's payload has a member of this name
+        return encoded
+    members["webhook"] = Raw(_host_alone(bytes(webhook)))
+    return _encoder.encode(members)
+
+
+def orders_for_readers(orders: bytes) -> bytes:
+    """The orders of a group as readers get them: see `for_readers`."""
+    if _SEALED not in orders:
+        return orders
+    found = _orders.decode(orders)
+    for order in found:
+        if (webhook := order.get("webhook")) is not None:
+            order["webhook"] = Raw(_host_alone(bytes(webhook)))
+    return _encoder.encode(found)
+
+
+def _host_alone(webhook: bytes) -> bytes:
+    if _SEALED not in webhook:
+        return webhook
+    return _encoder.encode({"host": _members.decode(webhook).get("host", "")})
 
 
 def is_group(encoded: bytes) -> bool:

@@ -45,7 +45,7 @@ _proof_in_bytes = re.compile(_PROOF.encode())
 _NAMES = (
     r"[\w.-]{0,40}(?:token|secret|passw(?:or)?d|passwd|pwd|api[-_]?key"
     r"|credential|signature|sig|authorization)"
-    r"|webhook_key|key"
+    r"|webhook_key|key|sealed"
 )
 _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     # scheme://user:password@host

@@ -15,6 +15,7 @@ from tidings.gateway.http.problems import Handler, Problem, not_found
 from tidings.storage.errors import StorageError
 from tidings.storage.loggers import get_logger
 from tidings.storage.object_storage import ObjectStorage
+from tidings.storage.prediction import is_group, orders_for_readers
 from tidings.streams.archive.content_types import HEAD, shown_inline, sniff
 from tidings.streams.archive.paths import is_asset_path
 from tidings.streams.rules import large_fields as blobs
@@ -114,7 +115,13 @@ def blob_handler(guard: RequestGuard, records: Records, objects: ObjectStorage |
                 status=304,
                 headers={"ETag": headers["ETag"], "Cache-Control": headers["Cache-Control"]},
             )
-        return await _send(request, objects, blobs.path(prediction_id, name), headers)
+        path = blobs.path(prediction_id, name)
+        if stored is not None and is_group(stored.encoded):
+            # Its orders name servers that are told of its members.
+            if (content := await objects.get(path)) is None:
+                raise _no_content()
+            return web.Response(body=orders_for_readers(content), headers=headers)
+        return await _send(request, objects, path, headers)
 
     return blob
 

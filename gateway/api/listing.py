@@ -23,7 +23,14 @@ from tidings.gateway.push.pages import cursor_behind, persist
 from tidings.storage.clock import SYSTEM_CLOCK
 from tidings.storage.errors import StorageError
 from tidings.storage.loggers import get_logger
-from tidings.storage.prediction import GROUP, Prediction, Status, is_group, valid_id
+from tidings.storage.prediction import (
+    GROUP,
+    Prediction,
+    Status,
+    for_readers,
+    is_group,
+    valid_id,
+)
 from tidings.storage.store import Query, Stored, matches
 from tidings.storage.wrappers.cache import CachedStore
 
@@ -370,7 +377,7 @@ def list_answer(page: Listed) -> web.Response:
     """The answer with these records."""
     cursor = msgspec.json.encode(page.cursor)
     body = b'{"success":true,"data":[%s],"cursor":%s%s%s}' % (
-        b",".join([_listed(item.encoded) for item in page.items]),
+        b",".join([_listed(for_readers(item.encoded)) for item in page.items]),
         cursor,
         b"" if page.searched is None else b',"searched":%d' % page.searched,
         b"" if page.counts is None else b',"counts":%s' % page.counts,
@@ -405,7 +412,10 @@ def _line_headers(page: Listed) -> dict[str, str]:
 def _lines(page: Listed) -> bytes:
     """Records one a line: between their members JSON as it came may have breaks."""
     return b"".join(
-        [item.encoded.replace(b"\n", b" ").replace(b"\r", b" ") + b"\n" for item in page.items]
+        [
+            for_readers(item.encoded).replace(b"\n", b" ").replace(b"\r", b" ") + b"\n"
+            for item in page.items
+        ]
     )
 
 

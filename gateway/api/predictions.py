@@ -17,7 +17,7 @@ from tidings.gateway.http.fast_response import LARGE, answer, send_counted
 from tidings.gateway.http.held_bytes import HeldBytes, Kind
 from tidings.gateway.http.problems import Handler, bad_request, busy, not_found
 from tidings.gateway.push.changes_reader import ChangesReader
-from tidings.storage.prediction import Prediction, valid_id
+from tidings.storage.prediction import Prediction, for_readers, valid_id
 from tidings.storage.store import Stored
 from tidings.storage.wrappers.cache import CachedStore
 
@@ -49,7 +49,7 @@ def answer_with(
     }
     if degraded:
         headers[DEGRADED] = "1"
-    return web.Response(status=status, body=_HEAD + data + b"}", headers=headers)
+    return web.Response(status=status, body=_HEAD + for_readers(data) + b"}", headers=headers)
 
 
 def may_read(permissions: Permissions, prediction_id: str, stored: Stored) -> bool:
@@ -126,7 +126,7 @@ def pick(stored: Stored, names: str) -> bytes:
                 "Unknown field",
                 f"No record has a field {name[:64]!r}; the fields are named as in it.",
             )
-    record = _fields.decode(stored.encoded)
+    record = _fields.decode(for_readers(stored.encoded))
     return _encoder.encode({name: record[name] for name in wanted if name in record})
 
 
@@ -168,7 +168,7 @@ def read_handler(
             if newer is None:
                 return not_modified(stored.version)
             stored = newer
-        data = stored.encoded if not query else _narrowed(request, stored)
+        data = for_readers(stored.encoded) if not query else _narrowed(request, stored)
         if len(data) > LARGE:
             account = held.account(permissions.subject)
             if not account.take(Kind.PAGES, len(data)):
@@ -189,4 +189,4 @@ def not_modified(version: int) -> web.Response:
 
 def _narrowed(request: web.Request, stored: Stored) -> bytes:
     fields = request.query.get("fields")
-    return stored.encoded if fields is None else pick(stored, fields)
+    return for_readers(stored.encoded) if fields is None else pick(stored, fields)

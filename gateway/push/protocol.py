@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from tidings.storage.prediction import for_readers
 from tidings.streams.changes.codec import Change
 
 SUBPROTOCOL = "tidings.v1"
@@ -155,13 +156,13 @@ _encode = msgspec.json.Encoder().encode
 def change_message(change: Change) -> bytes:
     """What a subscriber is told when a prediction changes: the record, or that it is gone."""
     if change.value:
-        return b"%b%b}" % (_CHANGE, change.value)
+        return b"%b%b}" % (_CHANGE, for_readers(change.value))
     return deleted_message(change.prediction_id, change.version, change.expired)
 
 
 def change_frame(change: Change) -> bytes:
     """The frame of `change_message`, put together in one copy of the record."""
-    value = change.value
+    value = for_readers(change.value)
     if not value:
         return frame(deleted_message(change.prediction_id, change.version, change.expired))
     return b"%b%b%b}" % (_header(len(value) + 31), _CHANGE, value)
@@ -182,7 +183,7 @@ def append_message(
 
 def snapshot_message(encoded: bytes) -> bytes:
     """A record as it stands, for a new subscriber."""
-    return b"%b%b}" % (_SNAPSHOT, encoded)
+    return b"%b%b}" % (_SNAPSHOT, for_readers(encoded))
 
 
 def deleted_message(prediction_id: str, version: int, expired: bool = False) -> bytes:

@@ -108,8 +108,8 @@ export interface Prediction<Output = unknown> {
   orders?: LargeField;
   /** Its text is read from its provider while it grows. */
   stream?: boolean;
-  /** Which server is told of its steps; the address itself is encrypted. */
-  webhook?: { host: string; sealed: string };
+  /** The host of the server that is told of its steps. */
+  webhook?: { host: string };
   /** The statuses that this server is told of; the last ones if it is left out. */
   webhookEvents?: Status[];
   logsLength?: number;

@@ -8,8 +8,9 @@
 - `a TARGET`: an address that is switched off. An empty value: it is in use again.
 - `s`: where in its partition of the changes the very first notifier began.
 
-A target is an address by a short name. Every record lies in the partition of its prediction's
-changes, so whoever has a partition of the changes has its deliveries.
+A target is an address by a short name. What is about a prediction lies in the partition of its
+changes, so whoever has a partition of the changes has its deliveries. What is about an address lies
+in partition 0: the words of several partitions would have no order.
 """
 
 from collections.abc import Sequence
@@ -19,9 +20,10 @@ from urllib.parse import quote
 
 import msgspec
 from msgspec import Raw, Struct
+from msgspec.structs import replace
 
-from tidings.storage.prediction import Prediction, Status, Transition
-from tidings.streams.log.protocol import NewRecord
+from tidings.storage.prediction import Prediction, Status, Transition, for_readers
+from tidings.streams.log.protocol import NewRecord, Position
 from tidings.streams.notifications.address import Sealed
 
 ENDS = frozenset({Status.SUCCEEDED, Status.FAILED, Status.CANCELED})
@@ -75,6 +77,42 @@ class Delivery(Struct, frozen=True):
         return f"{own}:{self.created_at}:{self.number}"
 
 
+class Waiting(Struct):
+    """A delivery that is not taken yet."""
+
+    target: str
+    key: bytes
+    position: Position
+    """Where its newest record lies."""
+    prediction_id: str
+    since: int
+    attempts: int
+    due: int
+    redriven: int = 0
+    """How often it was a dead letter before."""
+    delivery: Delivery | None = None
+    """None: its body was too much to hold."""
+
+
+def waiting_of(
+    target: str, delivery: Delivery, position: Position, redriven: int = 0, at: int = 0
+) -> Waiting:
+    """What waits of a delivery; a redriven one starts over at `at`, in ms."""
+    if redriven:
+        delivery = replace(delivery, since=at, attempts=0, due=0, error=None)
+    return Waiting(
+        target,
+        delivery_key(target, delivery),
+        position,
+        delivery.prediction_id,
+        delivery.since,
+        delivery.attempts,
+        delivery.due,
+        redriven,
+        delivery,
+    )
+
+
 class Key(Struct, frozen=True):
     """A key of the topic."""
 
@@ -101,11 +139,16 @@ def switched_off_key(target: str) -> bytes:
     return f"a {target}".encode()
 
 
+def switched_off_record(target: str, off: SwitchedOff | None) -> NewRecord:
+    """The record that says that an address is switched off; None: that it is in use again."""
+    return encoded(switched_off_key(target), off, 0)
+
+
 START_KEY = b"s"
 
 
 def parse_key(key: bytes | None) -> Key | None:
-    """What a record is about; None if its key is none of ours."""
+    """What a record is about; None if its key is none of ours: of a later version, or a stranger's."""
     try:
         match (key or b"").decode().split(" "):
             case ["d", target, created_at, number, prediction_id]:
@@ -117,7 +160,7 @@ def parse_key(key: bytes | None) -> Key | None:
             case ["s"]:
                 return Key("s")
     except ValueError:
-        pass
+        return None  # no UTF-8, or no number where one stands: as foreign as any other key
     return None
 
 
@@ -126,9 +169,10 @@ def wanted_statuses(record: Prediction) -> frozenset[Status]:
     if not record.webhook_events:
         return ENDS
     try:
-        return frozenset(msgspec.json.decode(record.webhook_events, type=list[Status]))
+        named = msgspec.json.decode(record.webhook_events, type=list[str])
     except msgspec.DecodeError:
-        return ENDS
+        return ENDS  # no event brings that (`event_checks`); an end must not stay untold for it
+    return frozenset(status for status in Status if status.value in named)
 
 
 def body(value: bytes, kind: str | None, transition: Transition) -> Raw:
@@ -139,7 +183,7 @@ def body(value: bytes, kind: str | None, transition: Transition) -> Raw:
         kind: `group` of a group's record.
         transition: The step that is told.
     """
-    fields: dict[str, Raw] = msgspec.json.decode(value, type=dict[str, Raw])
+    fields: dict[str, Raw] = msgspec.json.decode(for_readers(value), type=dict[str, Raw])
     fields.pop("webhook", None)
     content: dict[str, Any] = {
         "type": f"{kind or 'prediction'}.{transition.to}",

@@ -1,17 +1,17 @@
 """Tries deliveries until they are taken or given up, each address at its own pace.
 
 Of one prediction at one address only the oldest delivery is tried, so a server hears of the steps
-in order. An address has its own queue, its own number of requests at once and its own failures: one
-that hangs holds one connection and nobody else's time.
+in order. An address has its own queue, its own number of requests at once and its own failures (see
+`pace.py`): one that hangs holds one connection and nobody else's time.
 """
 
 import asyncio
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, Sequence
+from typing import TypeAlias
 
 import msgspec
-from msgspec import Struct
 from msgspec.structs import replace
 
 from tidings.storage.loggers import get_logger
@@ -31,10 +31,12 @@ from tidings.streams.notifications.address import AddressBook, BadAddress, Seale
 from tidings.streams.notifications.delivery import (
     Delivery,
     SwitchedOff,
-    delivery_key,
+    Waiting,
     encoded,
-    switched_off_key,
+    switched_off_record,
 )
+from tidings.streams.notifications.pace import AddressPace
+from tidings.streams.notifications.records import read
 from tidings.streams.notifications.sender import Sent
 from tidings.streams.processing.dead_letters import dead_letter
 
@@ -43,11 +45,16 @@ PERIOD = 24 * 3600.0
 SCHEDULE = Backoff((5, 30, 120, 600, 1800, 3600, 7200), jitter=0.2)
 """Seconds between tries, much as Standard Webhooks recommends."""
 AT_ONCE = 8
-"""Requests to one address at once; one while it fails."""
-MOST_AT_ONCE = 256
+"""Requests to one address at once; one while it fails, or is not known."""
+MOST_AT_ONCE = 512
 """Requests to all addresses together."""
+MOST_DOUBTFUL = 256
+"""Of these to addresses that fail or are not known. A request may take 15 s: with as many of these as
+there are places, hundreds of dead addresses would hold up all others."""
 MOST_WAITING = 100_000
 """Deliveries that wait for one address; further ones become dead letters."""
+MOST_IDLE = 10_000
+"""Addresses that nothing waits for, of which it is remembered what they have shown."""
 BODIES = 64 * 1024 * 1024
 """Bytes of bodies in memory; those of further deliveries are read again when they are sent."""
 _RETRY_LOG = 0.5
@@ -57,47 +64,18 @@ logger = get_logger(__name__)
 Send = Callable[[str, str, bytes], Awaitable[Sent]]
 
 
-class Waiting(Struct):
-    """A delivery that is not taken yet."""
-
-    target: str
-    key: bytes
-    position: Position
-    """Where its newest record lies."""
-    prediction_id: str
-    since: int
-    attempts: int
-    due: int
-    redriven: int = 0
-    """How often it was a dead letter before."""
-    delivery: Delivery | None = None
-    """None: its body was too much to hold."""
-
-
 class _Lane:
     """The deliveries of one prediction to one address, the oldest first."""
 
     __slots__ = ("address", "key", "queue", "timer")
 
-    def __init__(self, key: tuple[str, str], address: "_Address") -> None:
+    def __init__(self, key: tuple[str, str], address: "AddressPace[_Lane]") -> None:
         self.key, self.address = key, address
         self.queue: deque[Waiting] = deque()
         self.timer: asyncio.TimerHandle | None = None
 
 
-class _Address:
-    __slots__ = ("failures", "not_before", "off", "ready", "running", "sent_at", "waiting")
-
-    def __init__(self) -> None:
-        self.ready: deque[_Lane] = deque()
-        self.running = 0
-        self.waiting = 0
-        self.failures = 0
-        self.not_before = 0.0
-        """The time, in seconds since the epoch, until which it has asked for quiet."""
-        self.sent_at = 0.0
-        """When it took something last, in seconds since the epoch."""
-        self.off: SwitchedOff | None = None
+_Address: TypeAlias = AddressPace[_Lane]
 
 
 class Dispatcher:
@@ -125,13 +103,17 @@ class Dispatcher:
         self._log, self._send, self._book = log, send, book
         self._at_once, self._schedule, self._period = at_once, schedule, period
         self._addresses: dict[str, _Address] = {}
+        self._idle: OrderedDict[str, None] = OrderedDict()
+        """Addresses that nothing waits for, the one that was busy last at the end."""
         self._lanes: dict[tuple[str, str], _Lane] = {}
         self._targets: dict[str, set[str]] = {}
         """By prediction: the targets that something waits for."""
         self._held = 0
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._queued: deque[_Address] = deque()
-        """Addresses that would send and wait for a place among all."""
+        self._tasks: dict[asyncio.Task[None], bool] = {}
+        """Tries under way, and whether each holds one of the places for doubtful addresses."""
+        self._doubtful = 0
+        self._queued: dict[bool, deque[_Address]] = {True: deque(), False: deque()}
+        """Addresses that would send and wait for a place among all: the doubtful, the others."""
         self.delivered = 0
         self.failed = 0
         """Tries that failed."""
@@ -167,14 +149,13 @@ class Dispatcher:
     def switch(self, target: str, off: SwitchedOff | None) -> None:
         """Send nothing to an address any more, or again."""
         address = self._address(target)
-        address.off = off
-        if off is None:
-            address.failures, address.not_before = 0, 0.0
+        address.switch(off)
         # What waits is due at once: it is sent, or given up.
         for lane in [lane for lane in self._lanes.values() if lane.address is address]:
             if lane.timer is not None:
                 lane.timer.cancel()
                 self._ready(lane)
+        self._start(address)
 
     def full(self, target: str) -> bool:
         """Whether no more may wait for this address."""
@@ -198,17 +179,23 @@ class Dispatcher:
         for lane in self._lanes.values():
             if lane.timer is not None:
                 lane.timer.cancel()
+        for address in self._addresses.values():
+            if address.timer is not None:
+                address.timer.cancel()
         self._tasks.clear()
         self._lanes.clear()
         self._targets.clear()
         self._addresses.clear()
-        self._queued.clear()
-        self._held = 0
+        self._idle.clear()
+        for queued in self._queued.values():
+            queued.clear()
+        self._held = self._doubtful = 0
 
     def _address(self, target: str) -> _Address:
         address = self._addresses.get(target)
         if address is None:
-            address = self._addresses[target] = _Address()
+            address = self._addresses[target] = AddressPace()
+        self._idle.pop(target, None)
         return address
 
     def _hold(self, waiting: Waiting) -> None:
@@ -235,16 +222,18 @@ class Dispatcher:
             targets.discard(target)
             if not targets:
                 del self._targets[prediction_id]
-        address = lane.address
-        idle = not address.waiting and not address.running and not address.failures
-        if idle and address.off is None and self._addresses.get(target) is address:
-            del self._addresses[target]
+        if lane.address.idle and self._addresses.get(target) is lane.address:
+            # What it has shown is remembered, but not of every address that ever was.
+            self._idle[target] = None
+            self._idle.move_to_end(target)
+            if len(self._idle) > MOST_IDLE:
+                oldest, _ = self._idle.popitem(last=False)
+                del self._addresses[oldest]
 
     # ---- when ----
 
     def _schedule_lane(self, lane: _Lane) -> None:
-        now = time.time()
-        wait = max(lane.queue[0].due / 1000, lane.address.not_before) - now
+        wait = lane.queue[0].due / 1000 - time.time()
         if wait <= 0 or lane.address.off is not None:
             self._ready(lane)
         else:
@@ -255,25 +244,40 @@ class Dispatcher:
         lane.address.ready.append(lane)
         self._start(lane.address)
 
+    def _room(self, doubtful: bool) -> bool:
+        return len(self._tasks) < MOST_AT_ONCE and not (
+            doubtful and self._doubtful >= MOST_DOUBTFUL
+        )
+
     def _start(self, address: _Address) -> None:
-        limit = 1 if address.failures else self._at_once
-        while address.ready and address.running < limit:
-            if len(self._tasks) >= MOST_AT_ONCE:
-                if address not in self._queued:
-                    self._queued.append(address)
+        if address.timer is not None:
+            address.timer.cancel()
+            address.timer = None
+        pause = address.not_before - time.time()
+        if pause > 0:
+            if address.ready:
+                address.timer = asyncio.get_running_loop().call_later(pause, self._start, address)
+            return
+        while address.ready and address.running < address.limit(self._at_once):
+            doubtful = not address.proven
+            if not self._room(doubtful):
+                if not any(address in queued for queued in self._queued.values()):
+                    self._queued[doubtful].append(address)
                 return
             lane = address.ready.popleft()
             if not lane.queue:
                 continue
             address.running += 1
             task = asyncio.create_task(self._attempt(lane), name="webhook")
-            self._tasks.add(task)
+            self._tasks[task] = doubtful
+            self._doubtful += doubtful
             task.add_done_callback(lambda done, lane=lane: self._ended(lane, done))  # type: ignore[misc]
 
     def _ended(self, lane: _Lane, task: asyncio.Task[None]) -> None:
-        if task not in self._tasks:
+        doubtful = self._tasks.pop(task, None)
+        if doubtful is None:
             return  # forgotten meanwhile
-        self._tasks.discard(task)
+        self._doubtful -= doubtful
         address = lane.address
         address.running -= 1
         if not task.cancelled() and (error := task.exception()) is not None:
@@ -285,8 +289,9 @@ class Dispatcher:
         elif self._lanes.get(lane.key) is lane:
             self._close(lane)
         self._start(address)
-        while self._queued and len(self._tasks) < MOST_AT_ONCE:
-            self._start(self._queued.popleft())
+        for kind, queued in self._queued.items():
+            while queued and self._room(kind):
+                self._start(queued.popleft())
 
     # ---- one try ----
 
@@ -308,7 +313,7 @@ class Dispatcher:
         sent = await self._send(url, delivery.message_id, bytes(delivery.body))
         if sent.error is None:
             self.delivered += 1
-            address.failures, address.sent_at = 0, time.time()
+            address.succeeded(time.time())
             # A crash before this stands sends it again, with the same id.
             await self._append(DELIVERIES, [self._removal(waiting)])
             self._done(lane, waiting)
@@ -320,19 +325,20 @@ class Dispatcher:
     ) -> None:
         address, now = lane.address, time.time()
         self.failed += 1
-        address.failures += 1
+        address.failed(now, sent.retry_after)
         host = delivery.address.host
         over = now - waiting.since / 1000 >= self._period
-        if sent.final or (over and address.sent_at < waiting.since / 1000):
+        if sent.final or (over and address.hopeless_since(waiting.since / 1000)):
             reason = error if sent.final else f"for {self._period / 3600:g} h: {error}"
             await self._switch_off(waiting, delivery.address, reason)
         if sent.final or over:
             await self._give_up(lane, waiting, delivery, "webhook-undelivered", error)
             return
+        if not self._stands(lane, waiting):
+            return  # deleted while it was under way: nothing may bring it back
         wait = self._schedule.wait(waiting.attempts + 1)
         if sent.retry_after is not None:
             wait = sent.retry_after
-            address.not_before = now + wait
         later = replace(
             delivery,
             attempts=waiting.attempts + 1,
@@ -352,15 +358,15 @@ class Dispatcher:
     async def _switch_off(self, waiting: Waiting, address: Sealed, reason: str) -> None:
         off = SwitchedOff(address.host, int(time.time() * 1000), reason)
         logger.warning("notifier.address_switched_off", host=address.host, reason=reason)
-        record = encoded(switched_off_key(waiting.target), off, waiting.position.partition)
-        await self._append(DELIVERIES, [record])
+        await self._append(DELIVERIES, [switched_off_record(waiting.target, off)])
         self.switch(waiting.target, off)
 
     async def _give_up(
         self, lane: _Lane, waiting: Waiting, delivery: Delivery, code: str, reason: str
     ) -> None:
-        await self.bury(waiting, delivery, code, f"{delivery.address.host}: {reason}")
-        self._done(lane, waiting)
+        if self._stands(lane, waiting):  # else it was deleted while it was under way
+            await self.bury(waiting, delivery, code, f"{delivery.address.host}: {reason}")
+            self._done(lane, waiting)
 
     async def bury(self, waiting: Waiting, delivery: Delivery, code: str, reason: str) -> None:
         """Make a delivery a dead letter, which can be redriven, and remove it."""
@@ -376,8 +382,11 @@ class Dispatcher:
         await self._append(DEAD_LETTERS, [dead_letter(record, code, reason, waiting.prediction_id)])
         await self._append(DELIVERIES, [self._removal(waiting)])
 
+    def _stands(self, lane: _Lane, waiting: Waiting) -> bool:
+        return bool(lane.queue) and lane.queue[0] is waiting
+
     def _done(self, lane: _Lane, waiting: Waiting) -> None:
-        if lane.queue and lane.queue[0] is waiting:
+        if self._stands(lane, waiting):
             self._drop(lane)
 
     def _removal(self, waiting: Waiting) -> NewRecord:
@@ -391,7 +400,7 @@ class Dispatcher:
                 found: Record | None = (
                     await self._log.read_at(DELIVERIES, {where.partition: where.offset})
                 ).get(where.partition)
-                return None if found is None or not found.value else decoded(found.value)
+                return None if found is None else read(found.value, Delivery)
             except LogError as error:
                 if not error.retryable:
                     raise
@@ -407,30 +416,3 @@ class Dispatcher:
                     raise
                 logger.warning("notifier.log_unavailable", error=str(error))
                 await asyncio.sleep(_RETRY_LOG)
-
-
-def decoded(value: bytes) -> Delivery | None:
-    """A delivery's record; None if it cannot be read."""
-    try:
-        return msgspec.json.decode(value, type=Delivery)
-    except (msgspec.DecodeError, UnicodeError):
-        return None
-
-
-def waiting_of(
-    target: str, delivery: Delivery, position: Position, redriven: int = 0, at: int = 0
-) -> Waiting:
-    """What waits of a delivery; a redriven one starts over at `at`, in ms."""
-    if redriven:
-        delivery = replace(delivery, since=at, attempts=0, due=0, error=None)
-    return Waiting(
-        target,
-        delivery_key(target, delivery),
-        position,
-        delivery.prediction_id,
-        delivery.since,
-        delivery.attempts,
-        delivery.due,
-        redriven,
-        delivery,
-    )

@@ -11,7 +11,6 @@ delivery is removed sends it again with the same `webhook-id`.
 """
 
 import asyncio
-import contextlib
 import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -43,17 +42,19 @@ from tidings.streams.notifications.delivery import (
     Start,
     SwitchedOff,
     Told,
+    Waiting,
     body,
     delivery_key,
     due_transitions,
     encoded,
     may_be_told,
-    parse_key,
-    switched_off_key,
+    switched_off_record,
     told_key,
+    waiting_of,
     wanted_statuses,
 )
-from tidings.streams.notifications.dispatcher import Dispatcher, Waiting, decoded, waiting_of
+from tidings.streams.notifications.dispatcher import Dispatcher
+from tidings.streams.notifications.records import key_of, read
 from tidings.streams.processing.dead_letters import attempts
 
 GROUP = "tidings-notifier"
@@ -61,13 +62,20 @@ GROUP = "tidings-notifier"
 FETCH = 500
 COMMIT_EVERY = 1.0
 MOST_TOLD = 100_000
-"""Predictions of which it is known in memory how far they were told. One that was forgotten and is
-announced again is told again, with the same ids."""
+"""Predictions of which it is known how far they were told, in memory and in the topic. One that was
+forgotten and is announced again is told again, with the same ids."""
 _RETRY_LOG = 0.5
 
 T = TypeVar("T")
 
 logger = get_logger(__name__)
+
+
+class _Progress(Struct):
+    """How far a prediction was told."""
+
+    partition: int
+    targets: dict[str, Told]
 
 
 class Target(Struct, frozen=True):
@@ -97,7 +105,10 @@ class Notifier:
         self._log, self._book = log, book
         self._targets = [(book.target(one.address), one) for one in targets]
         self.dispatcher = dispatcher
-        self._told: OrderedDict[tuple[str, str], Told] = OrderedDict()
+        self._told: OrderedDict[str, _Progress] = OrderedDict()
+        """By prediction, the one announced last at the end."""
+        self._forgotten: list[NewRecord] = []
+        """Removals of what was told, for the next append."""
         self._starts: dict[int, int] = {}
         self._assigned: frozenset[int] = frozenset()
         self._stopping = asyncio.Event()
@@ -151,8 +162,7 @@ class Notifier:
         starts: dict[int, int] = {}
         async for batch in read_until_end(self._log, DELIVERIES):
             for record in batch:
-                if record.key == START_KEY and record.value:
-                    mark = msgspec.json.decode(record.value, type=Start)
+                if record.key == START_KEY and (mark := read(record.value, Start)) is not None:
                     starts.setdefault(record.partition, mark.offset)
         return starts
 
@@ -162,6 +172,7 @@ class Notifier:
         """Begin with what was assigned; returns the records that count, and where to follow from."""
         self.dispatcher.clear()
         self._told.clear()
+        self._forgotten.clear()
         self._assigned = assigned = loop.consumer.assigned()
         committed = await self._retried(lambda: self._log.committed(CHANGES, GROUP))
         begin = {
@@ -180,36 +191,34 @@ class Notifier:
         off: dict[str, SwitchedOff] = {}
         async for batch in read_until_end(self._log, DELIVERIES, end=ends):
             for record in batch:
-                key = parse_key(record.key)
+                key = key_of(record)
                 if key is None or record.key is None:
                     continue
                 if key.kind == "a":
-                    self._note_off(off, key.target, record.value)
+                    off.pop(key.target, None)
+                    if (reason := read(record.value, SwitchedOff)) is not None:
+                        off[key.target] = reason
                 elif record.partition not in self._assigned:
                     continue
-                elif key.kind == "t" and record.value:
-                    told = msgspec.json.decode(record.value, type=Told)
-                    self._remember(key.target, key.prediction_id, told)
+                elif key.kind == "t":
+                    self._remember_stored(key, record)
                 elif key.kind == "d" and record.value:
                     waiting[record.key] = key, record
                 elif key.kind == "d":
                     waiting.pop(record.key, None)
         for target, reason in off.items():
             self.dispatcher.switch(target, reason)
-        for key, record in sorted(waiting.values(), key=lambda one: one[0].number):
+        # Of an id that is used again the former prediction's steps come first.
+        for key, record in sorted(
+            waiting.values(), key=lambda one: (one[0].created_at, one[0].number)
+        ):
             self._add(key, record)
         if waiting:
             logger.info("notifier.restored", waiting=len(waiting))
         return ends
 
-    def _note_off(self, off: dict[str, SwitchedOff], target: str, value: bytes | None) -> None:
-        if value:
-            off[target] = msgspec.json.decode(value, type=SwitchedOff)
-        else:
-            off.pop(target, None)
-
     def _add(self, key: Key, record: Record) -> None:
-        delivery = decoded(record.value or b"")
+        delivery = read(record.value, Delivery)
         if delivery is not None:
             position = Position(record.partition, record.offset)
             self.dispatcher.add(
@@ -232,18 +241,17 @@ class Notifier:
             await asyncio.sleep(_RETRY_LOG)
 
     async def _heed(self, record: Record) -> None:
-        key = parse_key(record.key)
+        key = key_of(record)
         if key is None:
             return
         if key.kind == "a":
             known = key.target in self.dispatcher.switched_off
             if bool(record.value) != known:
-                off = msgspec.json.decode(record.value, type=SwitchedOff) if record.value else None
-                self.dispatcher.switch(key.target, off)
+                self.dispatcher.switch(key.target, read(record.value, SwitchedOff))
         elif key.kind == "d" and attempts(record) and record.partition in self._assigned:
             if key.target in self.dispatcher.switched_off:
                 # Whoever redrives it wants it sent.
-                on = encoded(switched_off_key(key.target), None, record.partition)
+                on = switched_off_record(key.target, None)
                 await self._retried(lambda: self._log.append(DELIVERIES, [on]))
                 self.dispatcher.switch(key.target, None)
             self._add(key, record)
@@ -252,22 +260,20 @@ class Notifier:
 
     async def _plan(self, loop: ConsumerLoop, records: Sequence[Record]) -> None:
         claim = loop.begin(records)
-        appended: list[NewRecord] = []
+        appended, self._forgotten = self._forgotten, []
         made: list[tuple[int, str, Delivery]] = []
         """Of each delivery the index of its record."""
-        told: list[tuple[str, str, Told]] = []
         for record in records:
             change = parse(record)
             if change is None:
                 continue
             if change.deleted:
                 appended += self.dispatcher.forget(change.prediction_id)
+                appended += self._forget(change.prediction_id)
             elif self._targets or may_be_told(change.value):
-                self._deliveries(change, record.partition, appended, made, told)
+                self._deliveries(change, record.partition, appended, made)
         if appended:
             positions = await self._retried(lambda: self._log.append(DELIVERIES, appended))
-            for target, prediction_id, count in told:
-                self._remember(target, prediction_id, count)
             for index, target, delivery in made:
                 waiting = waiting_of(target, delivery, positions[index])
                 await self._take(waiting, delivery)
@@ -279,7 +285,6 @@ class Notifier:
         partition: int,
         appended: list[NewRecord],
         made: list[tuple[int, str, Delivery]],
-        told: list[tuple[str, str, Told]],
     ) -> None:
         try:
             record = decode(change.value)
@@ -287,11 +292,9 @@ class Notifier:
             logger.warning("notifier.unreadable_change", error=str(error), partition=partition)
             return
         now = int(time.time() * 1000)
-        pending = {(target, key): one for target, key, one in told}
+        progress = self._told.get(record.prediction_id)
         for target, address, statuses in self._who(record):
-            known = pending.get((target, record.prediction_id)) or self._told.get(
-                (target, record.prediction_id)
-            )
+            known = None if progress is None else progress.targets.get(target)
             skip = change.quiet or 0
             due = due_transitions(record, known, statuses, skip)
             if not due and (not skip or (known is not None and known.count >= skip)):
@@ -308,17 +311,15 @@ class Notifier:
                 made.append((len(appended), target, delivery))
                 appended.append(encoded(delivery_key(target, delivery), delivery, partition))
             count = Told(record.created_at, len(record.transitions))
-            told.append((target, record.prediction_id, count))
+            self._remember(partition, target, record.prediction_id, count)
             appended.append(encoded(told_key(target, record.prediction_id), count, partition))
 
     def _who(self, record: Prediction) -> list[tuple[str, Sealed, frozenset[Status]]]:
         """Targets of a record, each once: its own address, and those that are told of everything."""
         found = {}
-        if record.webhook:
-            with contextlib.suppress(msgspec.DecodeError):
-                own = msgspec.json.decode(record.webhook, type=Sealed)
-                name = self._book.target(own)
-                found[name] = name, own, wanted_statuses(record)
+        if (own := read(bytes(record.webhook), Sealed)) is not None:
+            name = self._book.target(own)
+            found[name] = name, own, wanted_statuses(record)
         for name, one in self._targets:
             before = found.get(name)
             statuses = one.statuses if before is None else one.statuses | before[2]
@@ -332,12 +333,31 @@ class Notifier:
         else:
             self.dispatcher.add(waiting)
 
-    def _remember(self, target: str, prediction_id: str, told: Told) -> None:
-        key = target, prediction_id
-        self._told[key] = told
-        self._told.move_to_end(key)
+    def _remember(self, partition: int, target: str, prediction_id: str, told: Told) -> None:
+        progress = self._told.get(prediction_id)
+        if progress is None:
+            progress = self._told[prediction_id] = _Progress(partition, {})
+        progress.targets[target] = told
+        self._told.move_to_end(prediction_id)
         if len(self._told) > MOST_TOLD:
-            self._told.popitem(last=False)
+            self._forgotten += self._forget(next(iter(self._told)))
+
+    def _remember_stored(self, key: Key, record: Record) -> None:
+        told = read(record.value, Told)
+        if told is not None:
+            self._remember(record.partition, key.target, key.prediction_id, told)
+        elif (progress := self._told.get(key.prediction_id)) is not None:
+            progress.targets.pop(key.target, None)
+
+    def _forget(self, prediction_id: str) -> list[NewRecord]:
+        """Forget how far a prediction was told; returns the records that say so."""
+        progress = self._told.pop(prediction_id, None)
+        if progress is None:
+            return []
+        return [
+            encoded(told_key(target, prediction_id), None, progress.partition)
+            for target in progress.targets
+        ]
 
     # ---- outages ----
 

@@ -117,8 +117,8 @@ CREATED = (
     Field(
         "webhook",
         Merge.CREATE,
-        "{ host: string; sealed: string }",
-        "Which server is told of its steps; the address itself is encrypted.",
+        "{ host: string }",
+        "The host of the server that is told of its steps.",
         json=True,
         begins=b"{",
         create=True,

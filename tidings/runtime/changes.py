@@ -7,7 +7,7 @@ from msgspec import structs
 
 from tidings.client.progress import Deleted, Selection
 from tidings.gateway.push.hub import Delivery, Hub
-from tidings.storage.prediction import Prediction, decode
+from tidings.storage.prediction import Prediction, decode, for_readers
 from tidings.storage.store import Query
 from tidings.storage.wrappers.cache import CachedStore
 from tidings.streams.changes.codec import Change
@@ -58,7 +58,7 @@ async def changes(
                 if change.deleted:
                     yield Deleted(change.prediction_id, change.version)
                 else:
-                    yield decode(change.value)
+                    yield decode(for_readers(change.value))
     finally:
         for key in keys:
             hub.unsubscribe(key, newest)

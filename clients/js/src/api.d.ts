@@ -37,8 +37,8 @@ export interface Prediction {
   generationTime?: number;
   deadline?: number;
   usage?: Usage;
-  webhook?: unknown;
-  webhookEvents?: unknown;
+  webhook?: { host: string; };
+  webhookEvents?: ("starting" | "processing" | "succeeded" | "failed" | "canceled")[];
   waiting?: boolean;
   question?: unknown;
   questionId?: string;
@@ -239,7 +239,7 @@ export interface Ping {
 }
 
 export interface NewGroup {
-  orders: ({ payload?: unknown; prompt?: string | LargeField; model?: string; provider?: string; tags?: string[]; estimatedTime?: number; deadline?: number; retries?: number | RetryPolicy; stream?: boolean; webhook?: string; webhookEvents?: ("starting" | "processing" | "succeeded" | "failed" | "canceled")[]; timeout?: number; })[];
+  orders: ({ payload?: unknown; prompt?: string | LargeField; model?: string; provider?: string; tags?: string[]; estimatedTime?: number; deadline?: number; retries?: number | RetryPolicy; stream?: boolean; webhook?: string | null; webhookEvents?: ("starting" | "processing" | "succeeded" | "failed" | "canceled")[]; timeout?: number; })[];
   payload?: unknown;
   prompt?: string | LargeField;
   model?: string;

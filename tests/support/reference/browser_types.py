@@ -50,12 +50,17 @@ def type_of(schema: Mapping[str, Any], *, absent: bool = False) -> str:
         values = [value for value in schema["enum"] if value or not absent]
         return " | ".join(str(json.dumps(value)) for value in values)
     if "anyOf" in schema:
-        parts = [type_of(part) for part in schema["anyOf"]]
+        parts = [
+            type_of(part) for part in schema["anyOf"] if not (absent and part.get("type") == "null")
+        ]
     else:
         kinds = schema.get("type", "unknown")
-        parts = [_plain(kind, schema) for kind in (kinds if isinstance(kinds, list) else [kinds])]
-    parts = [part for part in dict.fromkeys(parts) if part != "null" or not absent]
-    return " | ".join(parts)
+        parts = [
+            _plain(kind, schema)
+            for kind in (kinds if isinstance(kinds, list) else [kinds])
+            if not (absent and kind == "null")
+        ]
+    return " | ".join(dict.fromkeys(parts))
 
 
 def _plain(kind: str, schema: Mapping[str, Any]) -> str:

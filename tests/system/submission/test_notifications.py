@@ -1,6 +1,7 @@
 """Word to other servers by the running service: over real ports, through kills."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import aiohttp
 import pytest
 
 from tests.support import webhooks
+from tests.support.command import tidings
 from tests.support.conditions import eventually
 from tests.support.providers.faulty_stand_in import FaultyStandIn
 from tests.support.providers.work import at_work
@@ -46,7 +48,7 @@ async def test_an_order_names_who_is_told(tmp_path: Path) -> None:
         names = [f"prediction.{one}" for one in ALL]
         await receiver.reaches(made["predictionId"], *names)
         record = await work.becomes(made["predictionId"], "succeeded")
-        assert record["webhook"]["host"] == receiver.allowed
+        assert record["webhook"] == {"host": receiver.allowed}
         assert record["webhookEvents"] == ALL
         assert "top-secret" not in json.dumps(record)
     assert b"top-secret" not in everything_in(tmp_path)
@@ -74,6 +76,75 @@ async def test_a_group_tells_of_itself_and_its_members(tmp_path: Path) -> None:
         answer = await work.client.post("/api/predictions", json=bad)
         assert (answer.status_code, "https alone" in answer.text) == (422, True)
     assert b"top-secret" not in everything_in(tmp_path)
+
+
+async def test_readers_see_the_host_alone(tmp_path: Path) -> None:
+    """No answer, frame, list, export, dead letter or webhook holds the address, not even encrypted."""
+    async with (
+        Receiver().serving() as receiver,
+        FaultyStandIn(duration=0.1, steps=1, seed=1) as at,
+        at_work(tmp_path, at, settings(receiver)) as work,
+    ):
+        receiver.answers = [410]  # makes a dead letter of the first
+        heard: dict[str, str] = {}
+
+        async def ask(method: str, path: str, **more: Any) -> str:
+            answer = await work.client.request(method, path, **more)
+            assert answer.status_code < 300, answer.text
+            heard[f"{method} {path}"] = answer.text
+            return answer.text
+
+        order = {"webhook": receiver.url, "webhookEvents": ["failed"]}
+        made = await work.create(payload={"duration": 600}, timeout=300, **order)
+        heard["create"] = json.dumps(made)
+        one = made["predictionId"]
+        base = f"/api/predictions/{one}"
+        await work.becomes(one, "failed")
+        body = {"provider": "replicate", "model": "m/n", "orders": [{}], "group": "cats", **order}
+        await ask("POST", "/api/predictions", json=body)
+        group = await work.becomes("cats", "succeeded")
+        await ask("GET", f"/api/predictions/cats/blobs/{group['orders']['$blob']}")
+        orders = json.loads(heard.popitem()[1])
+        assert orders[0]["webhook"] == {"host": receiver.allowed}
+        heard["orders"] = json.dumps(orders)
+        await ask("PATCH", base, json={"logs": "more"})
+        await ask("POST", f"{base}/retry")
+        for path in (base, f"{base}?fields=webhook", f"{base}/events", "/api/predictions"):
+            await ask("GET", path)
+        await ask("GET", "/api/predictions?format=ndjson")
+        await ask("GET", "/api/predictions?kind=group")
+        await ask("GET", "/api/stats")
+        heard["socket"] = "".join(await frames(work.service.port, one, "cats"))
+
+        async def lies_there() -> bool:
+            return bool(json.loads(await ask("GET", "/api/dead-letters"))["count"])
+
+        await eventually(lies_there, 10)
+        told = {"TIDINGS_LOG": f"sqlite:////{tmp_path}/log.db"}
+        ended = await tidings(tmp_path, "dead-letters", "export", "-", settings=told)
+        assert ended.code == 0, ended.err
+        heard["export"] = ended.out
+        heard["webhooks"] = json.dumps(receiver.taken)
+    sealed = set(re.findall(rb'"sealed":"([A-Za-z0-9_-]+)"', everything_in(tmp_path)))
+    assert sealed  # it lies in the log
+    for name, text in heard.items():
+        assert "sealed" not in text or "********" in text, name
+        assert not [one for one in sealed if one.decode() in text], name
+    hosts = [name for name, text in heard.items() if f'"host":"{receiver.allowed}"' in text]
+    assert {f"GET {base}", "GET /api/predictions", "socket", f"POST {base}/retry"} <= set(hosts)
+
+
+async def frames(port: int, *names: str) -> list[str]:
+    """What a session is told of these predictions as they stand."""
+    found: list[str] = []
+    async with (
+        aiohttp.ClientSession() as session,
+        session.ws_connect(f"http://127.0.0.1:{port}/api/ws", protocols=["tidings.v1"]) as socket,
+    ):
+        await socket.send_json({"type": "subscribe", "ref": 1, "predictions": list(names)})
+        while not found or '"synced"' not in found[-1]:
+            found.append(await socket.receive_str(timeout=10))
+    return found
 
 
 async def test_only_orders_of_a_group_may_name_webhooks(tmp_path: Path) -> None:

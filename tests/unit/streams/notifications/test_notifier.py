@@ -21,15 +21,19 @@ from tidings.streams.log.protocol import (
     CHANGES,
     DEAD_LETTERS,
     DELIVERIES,
+    Log,
     NewRecord,
     Position,
     StoredRecord,
 )
+from tidings.streams.log.read_until_end import read_until_end
 from tidings.streams.notifications.address import AddressBook, BadAddress, Sealed
-from tidings.streams.notifications.delivery import ENDS, Delivery
+from tidings.streams.notifications.delivery import ENDS, Delivery, parse_key
 from tidings.streams.notifications.dispatcher import Dispatcher
 from tidings.streams.notifications.notifier import Notifier, Target
-from tidings.streams.notifications.sender import WebhookSender, retry_after
+from tidings.streams.notifications.pace import PAUSED_AFTER
+from tidings.streams.notifications.records import read
+from tidings.streams.notifications.sender import Sent, WebhookSender, retry_after
 from tidings.streams.processing.dead_letters import parse_dead_letter, redriven
 
 KEY = b"a webhook key of thirty-two bytes"
@@ -70,7 +74,7 @@ def change(one: Prediction, quiet: int = 0) -> NewRecord:
 class World:
     """A log, a notifier and how it is set up."""
 
-    def __init__(self, log: MemoryLog, book: AddressBook, notifier: Notifier) -> None:
+    def __init__(self, log: Log, book: AddressBook, notifier: Notifier) -> None:
         self.log, self.book, self.notifier = log, book, notifier
 
     async def announce(self, *records: Prediction, quiet: int = 0) -> None:
@@ -88,10 +92,18 @@ class World:
         return found
 
 
+async def standing(log: Log) -> dict[bytes, bytes]:
+    """What the topic of deliveries says once it is compacted; empty values are removals."""
+    found: dict[bytes, bytes] = {}
+    async for batch in read_until_end(log, DELIVERIES):
+        found.update((record.key or b"", record.value or b"") for record in batch)
+    return found
+
+
 @asynccontextmanager
 async def notifying(
     receiver: Receiver | None,
-    log: MemoryLog | None = None,
+    log: Log | None = None,
     *,
     allow: Sequence[str] = (),
     targets: Sequence[tuple[str, frozenset[Status]]] = (),
@@ -104,7 +116,8 @@ async def notifying(
     book = AddressBook(KEY, allowed)
     keys = [b64decode(one.removeprefix("whsec_")) for one in secrets]
     sender = WebhookSender(keys, allowed, timeout=1)
-    dispatcher = Dispatcher(log, sender.send, book, **{"schedule": QUICK, **options})
+    send = options.pop("send", sender.send)
+    dispatcher = Dispatcher(log, send, book, **{"schedule": QUICK, **options})
     notifier = Notifier(
         log, dispatcher, book, [Target(book.seal(url), statuses) for url, statuses in targets]
     )
@@ -112,10 +125,10 @@ async def notifying(
     try:
         await eventually(lambda: notifier._assigned or task.done(), 5)
         yield World(log, book, notifier)
-        notifier.stop()
-        await asyncio.wait_for(task, 5)
+        assert not task.done() or task.exception() is None
     finally:
-        task.cancel()
+        task.cancel()  # which commits, as `stop` does, and waits for no fetch
+        await asyncio.wait([task], timeout=5)
         await sender.close()
 
 
@@ -223,6 +236,40 @@ async def test_a_deleted_prediction_is_told_no_more() -> None:
         assert receiver.of("p1") == []
 
 
+async def test_a_deletion_leaves_nothing_in_the_topic() -> None:
+    """Nothing of a deleted prediction stays, also if a try was under way and fails afterwards."""
+    log = MemoryLog(partitions=1)
+    async with Receiver().serving() as receiver, notifying(receiver, log) as world:
+        receiver.hold, receiver.answers = asyncio.Event(), [500]
+        await world.announce(record("told", 3, world.book.seal(receiver.url)))
+        await eventually(lambda: receiver.seen, 5)
+        await log.append(CHANGES, [NewRecord(b"told", b"", [("v", b"4"), ("u", b"5")], 0)])
+        await eventually(lambda: world.notifier.dispatcher.waiting == 0, 5)
+        receiver.hold.set()
+        await eventually(lambda: world.notifier.dispatcher.failed, 5)
+        receiver.hold = None
+        await world.announce(record("next", 3, world.book.seal(receiver.url)))
+        await receiver.reaches("next", "prediction.succeeded")
+        left = [key for key, value in (await standing(log)).items() if value]
+        assert not [key for key in left if key.endswith(b" told")]
+        assert receiver.of("told") == []
+
+
+async def test_how_far_was_told_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the predictions told long ago nothing stays, in memory or in the topic."""
+    monkeypatch.setattr("tidings.streams.notifications.notifier.MOST_TOLD", 5)
+    log = MemoryLog(partitions=1)
+    async with Receiver().serving() as receiver, notifying(receiver, log) as world:
+        address = world.book.seal(receiver.url)
+        await world.announce(*(record(f"p{n}", 3, address) for n in range(20)))
+        await eventually(lambda: len(receiver.taken) == 20, 5)
+        await world.announce(record("last", 3, address))
+        await receiver.reaches("last", "prediction.succeeded")
+        assert len(world.notifier._told) == 5
+        told = [key for key, value in (await standing(log)).items() if value and key[:1] == b"t"]
+        assert len(told) <= 6
+
+
 async def test_an_address_that_hangs_holds_nobody_up() -> None:
     """While one address answers nothing, hundreds of deliveries reach another at once."""
     async with Receiver().serving() as slow, Receiver().serving() as quick:
@@ -237,6 +284,47 @@ async def test_an_address_that_hangs_holds_nobody_up() -> None:
             assert time.monotonic() - started < 5  # each hanging request takes 1 s
             assert slow.seen < 30
             slow.hold.set()
+
+
+async def test_dead_addresses_leave_places_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many addresses hang, one that is known to take what it is sent is not held up."""
+    monkeypatch.setattr("tidings.streams.notifications.dispatcher.MOST_AT_ONCE", 8)
+    monkeypatch.setattr("tidings.streams.notifications.dispatcher.MOST_DOUBTFUL", 4)
+    taken: list[str] = []
+    hanging: list[str] = []
+
+    async def send(url: str, message_id: str, _: bytes) -> Sent:
+        if "dead" in url:
+            hanging.append(url)
+            await asyncio.Event().wait()
+        taken.append(message_id)
+        return Sent(200)
+
+    async with notifying(None, send=send) as world:
+        well = world.book.seal("https://well.example.com/")
+        await world.announce(record("first", 3, well))
+        await eventually(lambda: taken, 5)
+        dead = [world.book.seal(f"https://dead{n}.example.com/") for n in range(40)]
+        await world.announce(*(record(f"d{n}", 3, one) for n, one in enumerate(dead)))
+        await eventually(lambda: len(hanging) == 4, 5)
+        await world.announce(*(record(f"w{n}", 3, well) for n in range(100)))
+        await eventually(lambda: len(taken) == 101, 5)
+        assert len(hanging) == 4
+
+
+async def test_an_address_that_fails_is_left_alone_for_a_while() -> None:
+    """Hundreds of deliveries for a server that is down make a few requests, not hundreds."""
+    async with Receiver().serving() as receiver, notifying(receiver) as world:
+        receiver.answers = [500] * 1000
+        address = world.book.seal(receiver.url)
+        await world.announce(*(record(f"p{n}", 3, address) for n in range(300)))
+        dispatcher = world.notifier.dispatcher
+        await eventually(lambda: dispatcher.failed >= PAUSED_AFTER, 5)
+        (pace,) = dispatcher._addresses.values()
+        await eventually(lambda: pace.not_before > time.time(), 5)
+        assert receiver.seen < PAUSED_AFTER + 5
+        receiver.answers = []
+        await eventually(lambda: len(receiver.taken) == 300, 10)  # the pause is over after 1 s
 
 
 async def test_gone_is_switched_off_and_redriven_when_asked() -> None:
@@ -264,6 +352,25 @@ async def test_gone_is_switched_off_and_redriven_when_asked() -> None:
         await receiver.reaches("p3", "prediction.succeeded")
 
 
+async def test_an_address_in_use_again_stays_so() -> None:
+    """What is said of an address has one order, whatever partitions its predictions lie in."""
+    log = MemoryLog(partitions=3)
+    async with Receiver().serving() as receiver:
+        async with notifying(receiver, log) as world:
+            address = world.book.seal(receiver.url)
+            receiver.answers = [410]
+            off, on = record("p1", 3, address), record("p2", 3, address)
+            await log.append(CHANGES, [announcement(off, encode(off), position=Position(2, 3))])
+            await eventually(lambda: world.notifier.dispatcher.switched_off, 5)
+            await log.append(CHANGES, [announcement(on, encode(on), position=Position(1, 3))])
+            await eventually(lambda: world.notifier.dispatcher.given_up == 2, 5)
+            letters = [one for one in await world.dead_letters() if one.prediction_id == "p2"]
+            await log.append(DELIVERIES, [redriven(one) for one in letters])
+            await receiver.reaches("p2", "prediction.succeeded")
+        async with notifying(receiver, log) as world:
+            assert not world.notifier.dispatcher.switched_off
+
+
 async def test_after_a_day_of_failures_it_is_given_up() -> None:
     """A delivery that fails for the whole period becomes a dead letter, and its address is switched off."""
     async with Receiver().serving() as receiver, notifying(receiver, period=0.2) as world:
@@ -284,6 +391,18 @@ async def test_retry_after_is_heeded() -> None:
         await world.announce(record("p1", 3, world.book.seal(receiver.url)))
         await receiver.reaches("p1", "prediction.succeeded")
         assert time.monotonic() - started >= 0.9
+
+
+async def test_quiet_that_is_asked_for_holds_for_all() -> None:
+    """`Retry-After` holds back all that waits for the address, not the one delivery that met it."""
+    async with Receiver().serving() as receiver, notifying(receiver) as world:
+        receiver.answers, receiver.headers = [503], {"Retry-After": "1"}
+        address = world.book.seal(receiver.url)
+        started = time.monotonic()
+        await world.announce(*(record(f"p{n}", 3, address) for n in range(20)))
+        await eventually(lambda: receiver.taken, 5)
+        assert time.monotonic() - started >= 0.9
+        await eventually(lambda: len(receiver.taken) == 20, 5)
 
 
 @pytest.mark.parametrize(
@@ -351,8 +470,9 @@ def test_sealing_is_the_same_each_time_and_needs_the_key() -> None:
 
 def test_a_delivery_that_cannot_be_read_is_left() -> None:
     """A record of another shape in the topic is no delivery."""
-    from tidings.streams.notifications.dispatcher import decoded
-
-    assert decoded(b"{}") is None
+    assert read(b"{}", Delivery) is None
+    assert read(b"", Delivery) is None
+    assert parse_key(b"\xff") is None
+    assert parse_key(b"d target not-a-number 1 p1") is None
     assert StoredRecord(DELIVERIES, 0, 0, 0, None, None).key is None
     assert Delivery("a.b", 1, 2, Sealed("h", "s"), Raw(b"{}"), 3).message_id == "a%2Eb:1:2"
