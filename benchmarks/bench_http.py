@@ -4,9 +4,10 @@ Beside both the ASGI door: the same application, driven by uvicorn (httptools) a
 
 Two tables: a signed 1 KB webhook with its append, beside a handler that reads the body and computes one HMAC; a status
 read out of the cache, beside a handler that answers the same body. 64 kept-alive connections from a second process,
-rounds interleaved, medians of the CPU time per request (user and system).
+many short rounds interleaved, medians of the CPU time per request (user and system). The ratio is the median of those of
+each round to the bare one before it.
 
-    python -m benchmarks.bench_http [--rounds 5] [--requests 20000] [--log memory|sqlite]
+    python -m benchmarks.bench_http [--rounds 15] [--requests 1000] [--logs memory,sqlite,kafka] [--without-asgi]
 """
 
 import argparse
@@ -15,20 +16,20 @@ import base64
 import hashlib
 import hmac
 import multiprocessing
-import os
-import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from functools import partial
 from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
+from statistics import median
 from typing import Any, cast
 
 import uvloop
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
+from tests.support.broker import Broker
 from tests.support.gateway.doors import uvicorn_serving
 from tidings.gateway.api.health import Health
 from tidings.gateway.api.sse import EventStreams
@@ -170,8 +171,7 @@ async def serve(app: web.Application) -> tuple[HttpServer, int]:
 
 
 def cpu() -> float:
-    times = os.times()
-    return times.user + times.system
+    return time.process_time()
 
 
 async def measure(pipe: Pipe, port: int, kind: str, path: str, count: int) -> tuple[float, float]:
@@ -182,18 +182,9 @@ async def measure(pipe: Pipe, port: int, kind: str, path: str, count: int) -> tu
     return (cpu() - before) / count * 1e6, count / elapsed
 
 
-async def run(pipe: Pipe, log: Log, rounds: int, count: int) -> None:
-    record = Prediction(
-        prediction_id="p1",
-        status=Status.PROCESSING,
-        version=3,
-        created_at=1,
-        updated_at=2,
-        logs="x" * 300,
-    )
-    store, hub = await store_with(record), Hub()
-    providers = open_providers({"standard": Configuration(secret=(f"whsec_{SECRET}",))})
-    guard = RequestGuard()
+def application(log: Log, store: CachedStore) -> tuple[web.Application, RequestGuard]:
+    """The gateway's application on this log."""
+    hub, guard = Hub(), RequestGuard()
 
     async def nowhere(request: web.Request) -> web.StreamResponse:  # noqa: ARG001 - a handler's signature
         raise web.HTTPNotFound
@@ -206,64 +197,89 @@ async def run(pipe: Pipe, log: Log, rounds: int, count: int) -> None:
         health=Health(guard, registry=CollectorRegistry()),
         event_streams=EventStreams(guard, store, hub, HeldBytes()),
         websocket=nowhere,
-        providers=providers,
+        providers=open_providers({"standard": Configuration(secret=(f"whsec_{SECRET}",))}),
         held=HeldBytes(),
     )
+    return build_app(endpoints, guard), guard
+
+
+async def run(pipe: Pipe, logs: dict[str, Log], rounds: int, count: int, asgi: bool) -> None:
+    record = Prediction(
+        prediction_id="p1",
+        status=Status.PROCESSING,
+        version=3,
+        created_at=1,
+        updated_at=2,
+        logs="x" * 300,
+    )
+    store = await store_with(record)
     answer = b'{"success":true,"data":' + encode(record) + b"}"
-    server, ours = await serve(build_app(endpoints, guard))
-    gateway = AsgiGateway(server, cast("Any", None), guard)  # nobody opens a WebSocket
-
-    async def mounted(scope: Scope, receive: Receive, send: Send) -> None:
-        await gateway(scope, receive, send)
-
     _, bare = await serve(bare_app(answer))
-    jobs = {"webhook": "/api/webhooks/standard", "read": "/api/predictions/p1"}
-    async with uvicorn_serving(mounted, http="httptools", access_log=False) as asgi:
-        ports = {"bare": bare, "ours": ours, "asgi": asgi}
-        for kind, path in jobs.items():
+    ports = {"bare": bare}
+    async with AsyncExitStack() as stack:
+        for name, log in logs.items():
+            app, guard = application(log, store)
+            server, ports[name] = await serve(app)
+            if asgi and name == "memory":
+                gateway = AsgiGateway(server, cast("Any", None), guard)  # nobody opens a WebSocket
+
+                async def mounted(scope: Scope, receive: Receive, send: Send) -> None:
+                    await gateway(scope, receive, send)  # noqa: B023 - there is one
+
+                mounting = uvicorn_serving(mounted, http="httptools", access_log=False)
+                ports["memory, asgi"] = await stack.enter_async_context(mounting)
+        print("| request, 64 connections | x bare | CPU us | requests/s |\n|---|---|---|---|")
+        for kind, path in (
+            ("webhook", "/api/webhooks/standard"),
+            ("read", "/api/predictions/p1"),
+        ):
             figures: dict[str, list[tuple[float, float]]] = {name: [] for name in ports}
             for turn in range(rounds + 1):
                 for name, port in ports.items():
-                    figure = await measure(pipe, port, kind, path, count)
-                    if turn:
-                        figures[name].append(figure)
-            table(kind, figures)
+                    if kind == "webhook" or name in ("bare", "memory", "memory, asgi"):
+                        figure = await measure(pipe, port, kind, path, count)
+                        if turn:
+                            figures[name].append(figure)
+            for name, found in figures.items():
+                if found:
+                    ratio = median(
+                        one / least
+                        for (one, _), (least, _) in zip(found, figures["bare"], strict=True)
+                    )
+                    cpu_us, rate = (median(values) for values in zip(*found, strict=True))
+                    print(f"| {kind}, {name} | {ratio:.2f} | {cpu_us:.0f} | {rate:,.0f} |")
 
 
-def table(kind: str, figures: dict[str, list[tuple[float, float]]]) -> None:
-    def median(values: Sequence[float]) -> float:
-        return statistics.median(values)
-
-    print(f"\n{kind}, {CONNECTIONS} connections")
-    print(f"{'':8}{'CPU µs':>10}{'requests/s':>14}")
-    middle = {name: median([one[0] for one in some]) for name, some in figures.items()}
-    for name, some in figures.items():
-        print(f"{name:8}{middle[name]:>10.1f}{median([one[1] for one in some]):>14.0f}")
-    print(f"ours {middle['ours']:.1f} µs; bare / ours {middle['bare'] / middle['ours']:.2f}")
-    print(f"asgi / ours {middle['asgi'] / middle['ours']:.2f}")
+async def whole(pipe: Pipe, options: argparse.Namespace) -> None:
+    async with AsyncExitStack() as stack:
+        urls = {"memory": "memory://"}
+        if "sqlite" in options.logs:
+            folder = stack.enter_context(tempfile.TemporaryDirectory())
+            urls["SQLite"] = f"sqlite:///{Path(folder) / 'log.db'}"
+        if "kafka" in options.logs:
+            broker = Broker()
+            stack.callback(broker.close)
+            await asyncio.to_thread(broker.start)
+            urls["Kafka"] = f"kafka://{broker.bootstrap}"
+        logs = {}
+        for name, url in urls.items():
+            logs[name] = await open_log(url)
+            stack.push_async_callback(logs[name].close)
+        await run(pipe, logs, options.rounds, options.requests, not options.without_asgi)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--requests", type=int, default=20_000)
-    parser.add_argument("--log", choices=["memory", "sqlite"], default="sqlite")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--requests", type=int, default=1000)
+    parser.add_argument("--logs", default="memory,sqlite,kafka")
+    parser.add_argument("--without-asgi", action="store_true")
     options = parser.parse_args()
     near, far = multiprocessing.get_context("spawn").Pipe()
     process = multiprocessing.get_context("spawn").Process(target=load, args=(far,), daemon=True)
     process.start()
-
-    async def whole() -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            url = "memory://" if options.log == "memory" else f"sqlite:///{Path(folder) / 'log.db'}"
-            log = await open_log(url)
-            try:
-                await run(near, log, options.rounds, options.requests)
-            finally:
-                await log.close()
-
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(whole())
+        runner.run(whole(near, options))
     near.send(None)
     process.join()
 

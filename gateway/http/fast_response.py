@@ -38,7 +38,7 @@ class _Date:
 _date = _Date()
 
 
-class _Answer(web.StreamResponse):
+class FastAnswer(web.StreamResponse):
     """Bytes that are a whole answer; as much of a response as the server asks for."""
 
     def __init__(self, data: bytes, *, keep_alive: bool = True) -> None:
@@ -76,7 +76,7 @@ def answer(request: web.Request, headers: bytes, body: bytes) -> web.StreamRespo
         and request.method != "HEAD"
         and "Origin" not in request.headers  # those get headers for browsers
     ):
-        return _Answer(
+        return FastAnswer(
             b"HTTP/1.1 200 OK\r\n%bContent-Length: %d\r\n%b%b"
             % (headers, len(body), _date.line(), body)
         )
@@ -106,7 +106,7 @@ def problem_response(problem: Problem) -> web.StreamResponse:
     lines = {"Content-Type": CONTENT_TYPE, "Cache-Control": "no-store", **problem.headers}
     headers = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
     first = f"HTTP/1.1 {problem.status} {HTTPStatus(problem.status).phrase}\r\n"
-    return _Answer(
+    return FastAnswer(
         b"%b%bX-Content-Type-Options: nosniff\r\nConnection: close\r\nContent-Length: %d\r\n%b%b"
         % (first.encode(), headers.encode(), len(body), _date.line(), body),
         keep_alive=False,

@@ -2,7 +2,7 @@
 
 What it adds: the server's own errors are problems, and a client that closes its sending half is
 still answered. An answer that nobody takes is given up, and requests behind a refused upgrade are
-not lost.
+not lost. A webhook that comes whole takes the short way (`Connection._take_short_way`).
 """
 
 import asyncio
@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from typing import Any, Protocol, cast, runtime_checkable
 
-from aiohttp import StreamReader, web
+from aiohttp import HttpVersion11, StreamReader, web
 from aiohttp.http_exceptions import LineTooLong
+from aiohttp.http_writer import StreamWriter
 from aiohttp.streams import EMPTY_PAYLOAD
 
-from tidings.gateway.http.fast_response import problem_response
+from tidings.gateway.http.fast_response import FastAnswer, problem_response
 from tidings.gateway.http.problems import CONTENT_TYPE, Problem, bad_request
 from tidings.storage.loggers import get_logger
 
@@ -34,6 +35,9 @@ NO_PROGRESS = 30.0
 
 SWEEP_EVERY = 5.0
 """Seconds between two looks at all connections: a timer for each would cost more."""
+
+MOST_SHORT_WAYS = 64
+"""Addresses that are remembered: of each webhook one, and some of its other spellings."""
 
 logger = get_logger(__name__)
 
@@ -55,6 +59,8 @@ class Connection(web.RequestHandler):  # type: ignore[type-arg,unused-ignore]
         "_half_closed",
         "_head_bytes",
         "_last_body",
+        "_short",
+        "_short_ways",
         "_stuck_since",
         "_unsent",
         "_when_lost",
@@ -62,11 +68,19 @@ class Connection(web.RequestHandler):  # type: ignore[type-arg,unused-ignore]
     )
 
     def __init__(
-        self, manager: web.Server, connections: "set[Connection]", **settings: Any
+        self,
+        manager: web.Server,
+        connections: "set[Connection]",
+        short_ways: dict[str, web.UrlMappingMatchInfo],
+        **settings: Any,
     ) -> None:
         super().__init__(manager, **settings)
         self._connections = connections
         """All of the server, this one as long as it lasts."""
+        self._short_ways = short_ways
+        """Of the server: where a POST to an address goes, as the router said before."""
+        self._short: asyncio.Task[None] | None = None
+        """The request that is answered on the short way."""
         self._unsent = 0
         self._stuck_since = 0.0
         self._when_lost: Callable[[], None] | None = None
@@ -98,10 +112,19 @@ class Connection(web.RequestHandler):  # type: ignore[type-arg,unused-ignore]
 
     def data_received(self, data: bytes) -> None:
         """Hand the bytes to the parser, as long as a head that is not whole stays within limits."""
+        # Held back meanwhile: the base class would wake its task at once.
+        waiter, self._waiter = self._waiter, None
         if b"pgrade" in data or b"PGRADE" in data:
             self._receive_upgrade(data)
         else:
             super().data_received(data)
+        self._waiter = waiter
+        if self._short is None:
+            idle = waiter is not None and not waiter.done()
+            if idle and len(self._messages) == 1 and self._take_short_way():
+                self._head_bytes = 0
+                return
+            self._wake()
         if self._messages:
             self._last_body = self._messages[-1][1]
         waits_for_head = self._waiter is not None or not self._request_count
@@ -123,6 +146,61 @@ class Connection(web.RequestHandler):  # type: ignore[type-arg,unused-ignore]
             for message, payload in self._messages
         ):
             self.keep_alive(False)  # what was behind its body is lost, and must not seem answered
+
+    def _wake(self) -> None:
+        """Let the base class's task answer what waits."""
+        if self._messages and self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _take_short_way(self) -> bool:
+        """Answer a webhook that came whole without the router and without the base class's task.
+
+        The connection does nothing else, and the router has said before where the address leads.
+        Both take a fifth of what a webhook costs, into a log in memory. Whatever is not ordinary
+        goes the long way, as do requests that come behind this one.
+        """
+        message, payload = cast("tuple[Any, StreamReader]", self._messages[0])
+        way = self._short_ways.get(getattr(message, "path", ""))
+        if (
+            way is None
+            or message.method != "POST"
+            or message.version != HttpVersion11
+            or message.should_close
+            or message.upgrade
+            or not payload.is_eof()
+            or "Expect" in message.headers
+            or self._manager is None
+            or self._request_factory is None
+        ):
+            return False
+        self._messages.popleft()
+        self._last_body = payload
+        if (consumed := getattr(self._parser, "message_consumed", None)) is not None:
+            consumed()  # newer versions of the library count what waits
+        self._manager.requests_count += 1
+        loop = self._loop
+        self._next_keepalive_close_time = loop.time() + KEEPALIVE
+        writer = StreamWriter(self, loop)
+        task = cast("asyncio.Task[None]", self._task_handler)
+        request = cast("web.Request", self._request_factory(message, payload, self, writer, task))
+        request._match_info = way  # noqa: SLF001 - what the router would set
+        self._short = loop.create_task(self._answer_shortly(request, way.handler))
+        return True
+
+    async def _answer_shortly(self, request: web.Request, handler: Any) -> None:
+        """Answer, then go on with what came behind; a former answer must not be overtaken."""
+        goes_on = False
+        try:
+            response, lost = await self._handle_request(request, None, handler)
+            goes_on = bool(response.keep_alive) and not lost and not self._close
+        except ConnectionError:
+            pass  # the client went away
+        finally:
+            self._short = None
+            if not goes_on:
+                self.force_close()
+        self._next_keepalive_close_time = self._loop.time() + KEEPALIVE
+        self._wake()
 
     def give_up_if_stuck(self, now: float) -> None:
         """Cut the connection if its client has taken nothing for too long.
@@ -170,7 +248,17 @@ class Connection(web.RequestHandler):  # type: ignore[type-arg,unused-ignore]
             self.close()
         finished = await super().finish_response(request, resp, start_time)
         self._answered += 1
+        if isinstance(resp, FastAnswer) and request.method == "POST":
+            self._remember(cast("web.Request", request))
         return finished
+
+    def _remember(self, request: web.Request) -> None:
+        """Where the router led a POST that was taken: the next one to this address need not ask it."""
+        ways, path = self._short_ways, request.raw_path
+        if path in ways or "?" in path or len(ways) >= MOST_SHORT_WAYS:
+            return
+        if request.match_info.keys() == {"provider"}:
+            ways[path] = request.match_info
 
     def handle_error(
         self,
@@ -207,6 +295,7 @@ class HttpServer:
     def __init__(self, app: web.Application, shutdown_timeout: float = 4.0) -> None:
         self._runner = web.AppRunner(app, shutdown_timeout=shutdown_timeout)
         self._connections: set[Connection] = set()
+        self._short_ways: dict[str, web.UrlMappingMatchInfo] = {}
         self._sweeper: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -237,6 +326,7 @@ class HttpServer:
         return Connection(
             server,
             self._connections,
+            self._short_ways,
             loop=asyncio.get_running_loop(),
             # None is kept: it costs a quarter of a request.
             access_log=None,
