@@ -84,6 +84,7 @@ def connect(
     max_body: int = 10 * 1024 * 1024,
     record_max: int = 512 * 1024,
     image_sources: tuple[str, ...] = (),
+    public_url: str | None = None,
     tracing: Tracing | None = None,
 ) -> Endpoints:
     """Give each handler the few parts that it uses; what a parameter means is said there."""
@@ -116,7 +117,7 @@ def connect(
         ),
         mutations=mutations,
         text_reads=TextReads(guard, records, texts, event_streams, objects),
-        text_writes=TextWrites(guard, records, writer, texts, mutations, held),
+        text_writes=TextWrites(guard, records, writer, texts, mutations, held, public_url),
         delete=delete_handler(mutations, records, follow_ups),
         retry=retry_handler(
             guard,

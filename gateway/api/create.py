@@ -60,6 +60,9 @@ class Submitter(Protocol):
     def model_refusal(self, provider: str, model: str) -> str | None:
         """Why no call of this provider can be made of a model's name; None: one can."""
 
+    def stream_refusal(self, provider: str) -> str | None:
+        """Why answers of this provider cannot be read while they are written; None: they can."""
+
     async def submit(self, record: Prediction) -> None:
         """Take charge of a new prediction; does not wait for the provider."""
 
@@ -176,6 +179,7 @@ def _able(submitter: Submitter | None, order: Order) -> Submitter:
     """The submitter, which can submit this order to its provider; a problem if it cannot."""
     able = refuse_unable(submitter, order.provider, text_of(order.fields, "model") or "")
     check_retries(able, order.fields)
+    check_stream(able, order.fields)
     return able
 
 
@@ -190,6 +194,14 @@ def check_retries(submitter: Submitter, fields: Mapping[str, Raw]) -> None:
     for one in policy.then:
         provider, model = one.provider or text_of(fields, "provider"), one.model
         refuse_unable(submitter, provider or "", model or text_of(fields, "model") or "")
+
+
+def check_stream(submitter: Submitter, fields: Mapping[str, Raw]) -> None:
+    """Refuse to read an answer while it is written where its provider has no stream; 422."""
+    if bytes(fields.get("stream", b"")) == b"true":
+        refusal = submitter.stream_refusal(text_of(fields, "provider") or "")
+        if refusal is not None:
+            raise unprocessable("Invalid field", refusal)
 
 
 def refuse_unable(submitter: Submitter | None, provider: str, model: str) -> Submitter:

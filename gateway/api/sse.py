@@ -170,7 +170,7 @@ class EventStreams:
         return await self._serve(request, stream, wanted)
 
     def _cursors(self, asked: bool) -> TextCursors | None:
-        return TextCursors(self._texts) if asked and self._texts is not None else None
+        return TextCursors(self._texts, "events") if asked and self._texts is not None else None
 
     async def _serve(
         self, request: web.Request, stream: EventStream, wanted: Sequence[Watched]

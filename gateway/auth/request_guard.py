@@ -299,6 +299,16 @@ class RequestGuard:
             return headers["x-forwarded-host"].partition(",")[0].strip()
         return host
 
+    def origin(self, request: web.Request) -> str:
+        """Scheme and host as the client addressed them, what a trusted proxy says before its own."""
+        headers, peer = request.headers, request.remote or ""
+        host = self._addressed_host(request.host, headers, peer)
+        scheme = request.scheme
+        if "x-forwarded-proto" in headers and self._trusted_proxies.trusts(peer):
+            said = headers["x-forwarded-proto"].partition(",")[0].strip().lower()
+            scheme = said if said in ("http", "https") else scheme
+        return f"{scheme}://{host}"
+
     def allows_origin(self, origin: str) -> bool:
         """Whether pages of this origin, other than the gateway's own, may read its answers."""
         return canonical_origin(origin) in self._allowed_origins

@@ -16,6 +16,7 @@ from tidings.gateway.api.create import (
     Order,
     Submitter,
     check_retries,
+    check_stream,
     check_tags,
     refuse_unable,
     refuse_unknown,
@@ -130,6 +131,7 @@ class Groups:
             able.add(maker)
         if self._submitter is not None:
             check_retries(self._submitter, order)
+            check_stream(self._submitter, order)
         return order
 
     def wanted(self, fields: Mapping[str, Raw]) -> str | None:

@@ -85,6 +85,7 @@ class EventStream:
         self._expect_expiry = hub.expect_expiry
         if self._texts is not None:
             hub.append_to(self)
+            self._texts.open()
         for key in keys:
             hub.subscribe(key, self)
 
@@ -94,6 +95,8 @@ class EventStream:
             hub.unsubscribe(key, self)
         self.account.close()
         hub.append_no_more(self)
+        if self._texts is not None:
+            self._texts.close()
 
     def end(self) -> None:
         """Let the stream end after what waits."""

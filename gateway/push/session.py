@@ -120,6 +120,7 @@ class Session(CountedSubscriptions):
                 self._queue.close()
             if self.texts is not None:
                 self._context.hub.append_no_more(self)
+                self.texts.close()
             self._queue = self._inbox = self.texts = None
             # The output refers to this session: without the cycle both are freed at once, and do
             # not wait for a garbage collection.
@@ -272,7 +273,9 @@ class Session(CountedSubscriptions):
             self._output.close(Close.TOO_MANY, excess)
             return 0
         if message.text is not None and self.texts is None:
-            self.texts = self._context.new_cursors()
+            if (texts := self._context.new_cursors()) is not None:
+                self.texts = texts
+                texts.open()
             self._context.hub.append_to(self)
         before = self.count
         self.subscribe(keys, message.known, self)

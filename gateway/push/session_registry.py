@@ -110,7 +110,7 @@ class SessionRegistry:
             spawn=self.spawn,
             new_name=self._new_name,
             granted=self._granted,
-            new_cursors=lambda: None if texts is None else TextCursors(texts),
+            new_cursors=lambda: None if texts is None else TextCursors(texts, "websocket"),
         )
         self.opened = 0
         self.closed: dict[int, int] = {}

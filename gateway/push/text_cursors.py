@@ -5,7 +5,7 @@ further check of rights; without an entry it is sent the next record as a whole.
 shares its entry with the text itself.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from tidings.gateway.push.growing_text import GrowingText
@@ -18,6 +18,40 @@ MOST = 10_000
 """Texts of which one client's place is known; of others it is sent whole records."""
 
 _TERMINAL = frozenset(status.value for status in TERMINAL)
+
+
+class TextAudience:
+    """Who is sent pieces of texts over one kind of connection, and how much."""
+
+    __slots__ = ("_behind", "bytes", "pieces")
+
+    def __init__(self) -> None:
+        self.pieces = 0
+        """Messages with pieces so far, counted once for each reader."""
+        self.bytes = 0
+        """Their bytes."""
+        self._behind: dict[object, Callable[[], int]] = {}
+
+    def __len__(self) -> int:
+        return len(self._behind)
+
+    def join(self, reader: object, behind: Callable[[], int]) -> None:
+        """Count a reader until it leaves; `behind` says how many bytes of texts it is still to be sent."""
+        self._behind[reader] = behind
+
+    def leave(self, reader: object) -> None:
+        """Undo `join`. Idempotent."""
+        self._behind.pop(reader, None)
+
+    def sent(self, size: int) -> None:
+        """One reader was sent a piece."""
+        self.pieces += 1
+        self.bytes += size
+
+    def behind(self) -> tuple[int, int]:
+        """How many readers are behind at the moment, and by how many bytes together."""
+        found = [size for one in self._behind.values() if (size := one())]
+        return len(found), sum(found)
 
 
 class TextSession(Protocol):
@@ -37,6 +71,10 @@ class TextSession(Protocol):
 class Texts(Protocol):
     """The growing texts of a gateway."""
 
+    @property
+    def audiences(self) -> Mapping[str, TextAudience]:
+        """By kind of connection: websocket, events, stream."""
+
     def get(self, prediction_id: str) -> GrowingText | None:
         """The text, if it is followed."""
 
@@ -55,12 +93,14 @@ class TextCursors:
 
     Args:
         texts: Of the gateway.
+        kind: Of the client's connection.
     """
 
-    __slots__ = ("_reached", "_texts", "behind")
+    __slots__ = ("_audience", "_reached", "_texts", "behind")
 
-    def __init__(self, texts: Texts) -> None:
+    def __init__(self, texts: Texts, kind: str) -> None:
         self._texts = texts
+        self._audience = texts.audiences[kind]
         self._reached: dict[str, tuple[int, int]] = {}
         self.behind: dict[str, None] = {}
         """Texts of which it has to be sent what has come meanwhile."""
@@ -151,6 +191,7 @@ class TextCursors:
         reach = self._reached.get(name)
         if reach is text.before:
             self._reached[name] = text.told
+            self._audience.sent(len(text.step[0]))
             return True
         if reach is not None:
             self.behind[name] = None
@@ -179,9 +220,27 @@ class TextCursors:
                 whole.append(name)
             elif message:
                 self._reached[name] = text.told
+                self._audience.sent(len(message))
                 messages.append((text, message))
         self.behind.clear()
         return messages, whole
+
+    def _behind_by(self) -> int:
+        """Bytes of texts that it is still to be sent."""
+        total = 0
+        for name in self.behind:
+            reach, text = self._reached.get(name), self._texts.get(name)
+            if reach is not None and text is not None:
+                total += max(0, text.length - (reach[1] if reach[0] == text.epoch else 0))
+        return total
+
+    def open(self) -> None:
+        """Count the client among the readers until `close`."""
+        self._audience.join(self, self._behind_by)
+
+    def close(self) -> None:
+        """The client is gone."""
+        self._audience.leave(self)
 
     def forget(self, prediction_id: str) -> None:
         """It has to be sent the next record as a whole."""

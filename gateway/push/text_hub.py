@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from tidings.gateway.push.growing_text import GrowingText, TextHead, text_head
 from tidings.gateway.push.hub import Hub
+from tidings.gateway.push.text_cursors import TextAudience
 from tidings.storage.loggers import get_logger
 from tidings.storage.resilience.backoff import Backoff, Failures
 from tidings.storage.store import Stored
@@ -98,13 +99,11 @@ class TextHub:
         self._readers: dict[str, list[asyncio.Event]] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._loading: set[asyncio.Task[None]] = set()
-        self._positions: dict[int, int] | None = None
-        """Per partition the next offset; None: it is not known yet where to begin."""
-        self._caught_up = asyncio.Event()
-        self.turn = asyncio.Lock()
-        """Held by whoever tells all sessions something: a text must not overtake a record."""
-        self.pieces = 0
-        """Pieces read so far."""
+        self._positions: dict[int, int] | None = None  # the next offsets; None: not known yet
+        self.caught_up = False  # with the end of the topic
+        self.turn = asyncio.Lock()  # held to tell all sessions: no text overtakes a record
+        self.audiences = {kind: TextAudience() for kind in ("websocket", "events", "stream")}
+        self.pieces = 0  # read so far
         self.to_push = Histogram()
         """From the announcement of the oldest piece of a batch to the end of its fan-out."""
         self._oldest = 0.0
@@ -146,7 +145,7 @@ class TextHub:
                     logger.warning("text.interrupted", error=str(error))
                 else:
                     logger.error("text.failed", exc_info=error)
-            self._caught_up.clear()
+            self.caught_up = False
             if time.monotonic() - started > BACKOFF.longest:
                 failures.clear()
             await asyncio.sleep(failures.next_wait())
@@ -169,7 +168,7 @@ class TextHub:
         try:
             async for batch in batches:
                 if not batch:
-                    self._caught_up.set()
+                    self.caught_up = True
                     continue
                 for start in range(0, len(batch), SLICE):
                     self._take(batch[start : start + SLICE])
@@ -208,7 +207,7 @@ class TextHub:
             text.touched = time.monotonic()
             self._grown[text] = None
             if self._readers:
-                self._notify(name)
+                self.notify(name)
 
     def _keep(self, piece: Piece) -> None:
         kept = self._recent.setdefault(piece.prediction_id, [])
@@ -315,7 +314,7 @@ class TextHub:
             self._grown.pop(text, None)
             if not text.readers:
                 self._texts.pop(name, None)
-        self._notify(name)
+        self.notify(name)
 
     # Telling
 
@@ -344,11 +343,11 @@ class TextHub:
                 return
             if self._readers:
                 for text in grown:
-                    self._notify(text.prediction_id)
+                    self.notify(text.prediction_id)
             if self._hub.appends:
                 for _ in self._hub.fan_out_texts(grown):
                     await asyncio.sleep(0)
-        if oldest and self._caught_up.is_set():
+        if oldest and self.caught_up:
             self.to_push.observe(time.time() - oldest / 1000)
 
     def _sweep(self) -> None:
@@ -399,7 +398,8 @@ class TextHub:
                 del self._readers[text.prediction_id]
         return True
 
-    def _notify(self, name: str) -> None:
+    def notify(self, name: str) -> None:
+        """Let those who wait for news of a text look again."""
         for news in self._readers.get(name, ()):
             news.set()
 

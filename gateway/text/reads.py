@@ -2,8 +2,8 @@
 
 import random
 import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 from aiohttp import web
 
@@ -12,6 +12,7 @@ from tidings.gateway.api.sse import EventStreams
 from tidings.gateway.auth.permissions import Permissions
 from tidings.gateway.auth.request_guard import RequestGuard
 from tidings.gateway.http.problems import Problem, bad_request, not_found, unavailable
+from tidings.gateway.http.server import NoticesLoss
 from tidings.gateway.push.growing_text import GrowingText
 from tidings.gateway.push.text_hub import TextHub
 from tidings.gateway.text import protocol
@@ -40,6 +41,23 @@ _SSE = {**HEADERS, "Cache-Control": "private, no-cache, no-store", "X-Accel-Buff
 logger = get_logger(__name__)
 
 
+class _Reader:
+    """One who reads a text as it grows."""
+
+    __slots__ = ("at", "gone", "text")
+
+    def __init__(self, text: GrowingText, at: int) -> None:
+        self.text = text
+        self.at = at
+        """How many bytes it has been sent, those before its beginning counted."""
+        self.gone = False
+        """Whether its connection is lost."""
+
+    def behind(self) -> int:
+        """Bytes that it is still to be sent."""
+        return max(0, self.text.length - self.at)
+
+
 class TextReads:
     """The handlers that read.
 
@@ -64,6 +82,7 @@ class TextReads:
         self._texts = texts
         self._event_streams = event_streams
         self._objects = objects
+        self._audience = texts.audiences["stream"]
 
     @asynccontextmanager
     async def reading(
@@ -91,10 +110,32 @@ class TextReads:
             start = await self._place(text, wanted)
             if live is None:
                 return await self._catch_up(request, text, start)
-            with self._event_streams.admitted(request, permissions.subject):
+            with (
+                self._event_streams.admitted(request, permissions.subject),
+                self._joined(request, _Reader(text, start.bytes)) as reader,
+            ):
                 if live == "sse":
-                    return await self._stream(request, permissions, text, start)
-                return await self._long_poll(request, permissions, text, start)
+                    return await self._stream(request, permissions, reader, start)
+                return await self._long_poll(request, permissions, reader, start)
+
+    @contextmanager
+    def _joined(self, request: web.Request, reader: _Reader) -> Iterator[_Reader]:
+        """Count a reader until the block ends, and wake it when its connection is lost."""
+
+        def lost() -> None:
+            reader.gone = True
+            self._texts.notify(reader.text.prediction_id)
+
+        connection = request.protocol
+        if isinstance(connection, NoticesLoss):
+            connection.when_lost(lost)  # else it would be noticed at the next write
+        self._audience.join(reader, reader.behind)
+        try:
+            yield reader
+        finally:
+            self._audience.leave(reader)
+            if isinstance(connection, NoticesLoss):
+                connection.when_lost(None)
 
     async def _place(self, text: GrowingText, wanted: Offset | str) -> Offset:
         """If to begin; waits if the client knows more than this gateway."""
@@ -149,10 +190,13 @@ class TextReads:
         return web.Response(body=data, headers=headers)
 
     async def _long_poll(
-        self, request: web.Request, permissions: Permissions, text: GrowingText, start: Offset
+        self, request: web.Request, permissions: Permissions, reader: _Reader, start: Offset
     ) -> web.StreamResponse:
+        text = reader.text
+
         def news() -> bool:
-            return text.length > start.bytes or text.ended or text.epoch != start.epoch
+            moved = text.length > start.bytes or text.epoch != start.epoch
+            return moved or text.ended or reader.gone
 
         if not news():
             await self._texts.news(text, news, _time_left(permissions, LONG_POLL))
@@ -164,18 +208,19 @@ class TextReads:
         headers[protocol.CURSOR] = str(_cursor(request))
         if not data:
             return web.Response(status=204, headers=headers)
+        self._audience.sent(len(data))
         headers["ETag"] = protocol.etag(text.prediction_id, start, end, closed=text.ended)
         return web.Response(body=data, headers=headers)
 
     async def _stream(
-        self, request: web.Request, permissions: Permissions, text: GrowingText, start: Offset
+        self, request: web.Request, permissions: Permissions, reader: _Reader, start: Offset
     ) -> web.StreamResponse:
         headers = {**_SSE, "Content-Type": "text/event-stream"}
         response = web.StreamResponse(headers=headers)
         await response.prepare(request)
         until = time.monotonic() + _time_left(permissions, SSE_SECONDS)
         try:
-            await self._send(request, response, text, start, until)
+            await self._send(request, response, reader, start, until)
             await response.write_eof()
         except ConnectionError:
             request.protocol.force_close()
@@ -189,11 +234,11 @@ class TextReads:
         self,
         request: web.Request,
         response: web.StreamResponse,
-        text: GrowingText,
+        reader: _Reader,
         start: Offset,
         until: float,
     ) -> None:
-        at, first = start, True
+        text, at, first = reader.text, start, True
         while True:
             ended = text.ended
             data = await self.content(text, at.bytes) if text.length > at.bytes else b""
@@ -205,17 +250,22 @@ class TextReads:
                     at, _cursor(request), up_to_date=text.length <= at.bytes, closed=closed
                 )
                 await response.write(piece + control)
-                first = False
+                reader.at, first = at.bytes, False
+                if data:
+                    self._audience.sent(len(piece))
                 if closed:
                     return
 
             def news(at: Offset = at) -> bool:
-                return text.length > at.bytes or text.ended or text.epoch != at.epoch
+                moved = text.length > at.bytes or text.epoch != at.epoch
+                return moved or text.ended or reader.gone
 
             left = until - time.monotonic()
-            if left <= 0 or request.transport is None or request.transport.is_closing():
+            if left <= 0:
                 return
             await self._texts.news(text, news, left)
+            if reader.gone:
+                raise ConnectionResetError
             if text.epoch != at.epoch:
                 return  # it was replaced: whoever comes back with the offset is told so
 

@@ -51,6 +51,8 @@ class TextWrites:
         texts: Tell what becomes of them.
         mutations: Deletes.
         held: The budget for bodies under way.
+        public_url: How the service is reached from outside, its mount included; None: as the request
+            says.
         clock: Tells the time.
     """
 
@@ -62,6 +64,7 @@ class TextWrites:
         texts: TextHub,
         mutations: Mutations,
         held: HeldBytes,
+        public_url: str | None = None,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self._guard = guard
@@ -70,6 +73,7 @@ class TextWrites:
         self._texts = texts
         self._mutations = mutations
         self._held = held
+        self._public_url = public_url
         self._clock = clock
         self._taken: OrderedDict[tuple[str, str], tuple[int, int]] = OrderedDict()
 
@@ -110,8 +114,19 @@ class TextWrites:
             raise _unjudged()
         head = text_head(change.value)
         headers = {**_told(head), "Content-Type": head.content_type}
-        headers["Location"] = str(request.url.with_query(None))
+        headers["Location"] = self._address(request)
         return web.Response(status=201, headers=headers)
+
+    def _address(self, request: web.Request) -> str:
+        """Where the text is, whole: the protocol's clients go on with it.
+
+        Within somebody else's server there is no connection of ours, and what stands before the path
+        is added to it on its way out; the client knows the rest.
+        """
+        path = request.url.raw_path
+        if self._public_url is not None:
+            return f"{self._public_url.rstrip('/')}{path}"
+        return path if request.transport is None else f"{self._guard.origin(request)}{path}"
 
     def _standing(
         self, request: web.Request, head: TextHead, *, closed: bool

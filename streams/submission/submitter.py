@@ -32,6 +32,7 @@ from tidings.streams.providers.job_api import (
     submission_api_of,
 )
 from tidings.streams.providers.protocol import Provider
+from tidings.streams.providers.text_stream import StreamingApi
 from tidings.streams.submission.create_call import (
     Cancelled,
     CreateCall,
@@ -135,6 +136,18 @@ class Submitter:
         if self._webhook_url is None:
             return "Providers cannot report back: set TIDINGS_PUBLIC_URL to where they reach this service."
         return None
+
+    def stream_refusal(self, provider: str) -> str | None:
+        """Why answers of this provider cannot be read while they are written; None: they can."""
+        if isinstance(job_api_of(self._providers.get(provider)), StreamingApi):
+            return None
+        able = [
+            n for n, one in self._providers.items() if isinstance(job_api_of(one), StreamingApi)
+        ]
+        return (
+            f"{provider[:64]!r} has no stream that is read here, so stream cannot be true: leave it "
+            f"out and take the output{', or order from ' + ', '.join(sorted(able)) if able else ''}."
+        )
 
     def model_refusal(self, provider: str, model: str) -> str | None:
         """Why no call can be made of this model's name; None: one can.

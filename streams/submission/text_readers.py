@@ -82,6 +82,9 @@ class TextReaders:
         self._wake = asyncio.Event()
         self.appended = 0
         """Pieces so far."""
+        self.appended_bytes = 0
+        """Their bytes."""
+        self._answers: set[_Answer] = set()
 
     def __len__(self) -> int:
         return sum(known.task is not None for known in self._known.values())
@@ -162,6 +165,16 @@ class TextReaders:
         if not isinstance(api, StreamingApi) or throttle is None:
             return
         answer = _Answer(record, self._publisher, self._told)
+        self._answers.add(answer)
+        try:
+            await self._follow(answer, api, throttle, record)
+        finally:
+            self._answers.discard(answer)
+
+    async def _follow(
+        self, answer: "_Answer", api: StreamingApi, throttle: ProviderThrottle, record: Prediction
+    ) -> None:
+        provider = record.provider or ""
         tries = 0
         while tries < TRIES:
             await throttle.opened()
@@ -187,8 +200,19 @@ class TextReaders:
             await asyncio.sleep(BACKOFF.wait(tries))
         logger.warning("text_stream.given_up", provider=provider, tries=tries)
 
-    def _told(self) -> None:
+    def _told(self, size: int) -> None:
         self.appended += 1
+        self.appended_bytes += size
+
+    @property
+    def open(self) -> int:
+        """Answers that are read at the moment."""
+        return len(self._answers)
+
+    @property
+    def waiting(self) -> int:
+        """Bytes that were read, and are not in the log yet."""
+        return sum([answer.waiting for answer in self._answers])
 
 
 class _Answer:
@@ -197,11 +221,11 @@ class _Answer:
     Args:
         record: As it stands when reading begins.
         publisher: Where the pieces go.
-        told: Called with each piece that is in the log.
+        told: Called with the bytes of each piece that is in the log.
     """
 
     def __init__(
-        self, record: Prediction, publisher: EventPublisher, told: Callable[[], None]
+        self, record: Prediction, publisher: EventPublisher, told: Callable[[int], None]
     ) -> None:
         self._id, self._publisher, self._told = record.prediction_id, publisher, told
         self.after: int | None = None
@@ -214,6 +238,8 @@ class _Answer:
         if match is not None:
             self.after, self.end = int(match[1]), int(match[2])
         self._waiting: list[str] = []
+        self.waiting = 0
+        """Bytes that were read, and are not in the log yet."""
         self._number: int | None = self.after
         self._news = asyncio.Event()
 
@@ -222,6 +248,7 @@ class _Answer:
         self._at = 0 if self.after is None else self.end
         self._number = self.after
         self._waiting.clear()
+        self.waiting = 0
         reading = asyncio.create_task(self._read_on(api, pieces))
         reading.add_done_callback(lambda _: self._news.set())
         try:
@@ -247,7 +274,9 @@ class _Answer:
                     self._number = found.number
                 if found.text:
                     self._waiting.append(found.text)
-                    read += len(found.text.encode())
+                    size = len(found.text.encode())
+                    read += size
+                    self.waiting += size
                     self._news.set()
                 if found.over or read > TEXT_MAX:
                     return True
@@ -268,4 +297,5 @@ class _Answer:
             self._id, type="append", text=text, offset=offset, textSeq=sequence
         )
         self.after, self.end = number, end
-        self._told()
+        self._told(len(data))
+        self.waiting = max(0, self.waiting - len(data))

@@ -8,6 +8,8 @@ from tidings.gateway.http.held_bytes import HeldBytes
 from tidings.gateway.push.changes_reader import ChangesReader
 from tidings.gateway.push.hub import Hub
 from tidings.gateway.push.session_registry import SessionRegistry
+from tidings.gateway.push.text_cursors import TextAudience
+from tidings.gateway.push.text_hub import TextHub
 from tidings.observability.metrics import Family, Sample, by_name
 
 
@@ -20,12 +22,19 @@ class GatewayParts:
     hub: Hub
     webhooks: WebhookCounts
     event_streams: Callable[[], int]
+    texts: TextHub
     held: HeldBytes
 
 
 def _webhooks(parts: GatewayParts) -> list[Sample]:
     answers = sorted(parts.webhooks.answers.items())
     return [((provider or "unknown", str(status)), count) for (provider, status), count in answers]
+
+
+def _readers(
+    figure: Callable[[TextAudience], float],
+) -> Callable[[GatewayParts], list[Sample]]:
+    return lambda parts: [((kind,), figure(one)) for kind, one in parts.texts.audiences.items()]
 
 
 GATEWAY: tuple[Family[GatewayParts], ...] = (
@@ -120,5 +129,59 @@ GATEWAY: tuple[Family[GatewayParts], ...] = (
         "counter",
         "Changes handed to sessions, one for each that got it.",
         lambda parts: parts.hub.deliveries,
+    ),
+    Family(
+        "tidings_text_readers",
+        "gauge",
+        "Readers that are sent texts in pieces, by kind: websocket sessions, streams of events, streams of one text.",
+        _readers(len),
+        ("kind",),
+    ),
+    Family(
+        "tidings_text_readers_behind",
+        "gauge",
+        "Those that are still to be sent something of a text.",
+        _readers(lambda one: one.behind()[0]),
+        ("kind",),
+    ),
+    Family(
+        "tidings_text_behind_bytes",
+        "gauge",
+        "How many bytes of texts they are still to be sent, together.",
+        _readers(lambda one: one.behind()[1]),
+        ("kind",),
+    ),
+    Family(
+        "tidings_text_delivered_pieces_total",
+        "counter",
+        "Messages with pieces of texts, one for each reader that was sent it.",
+        _readers(lambda one: one.pieces),
+        ("kind",),
+    ),
+    Family(
+        "tidings_text_delivered_bytes_total",
+        "counter",
+        "The bytes of these messages.",
+        _readers(lambda one: one.bytes),
+        ("kind",),
+    ),
+    Family(
+        "tidings_text_read_pieces_total",
+        "counter",
+        "Pieces of texts read from the log.",
+        lambda parts: parts.texts.pieces,
+    ),
+    Family(
+        "tidings_text_to_push_seconds",
+        "histogram",
+        "From the announcement of a piece to its being handed to every reader, the joining window included; of those "
+        "told at once the oldest.",
+        lambda parts: parts.texts.to_push,
+    ),
+    Family(
+        "tidings_text_caught_up",
+        "gauge",
+        "1 while the reader of the texts follows.",
+        lambda parts: float(parts.texts.caught_up),
     ),
 )

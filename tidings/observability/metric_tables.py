@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from tidings.observability.metrics import Family, Sample, by_name
+from tidings.observability.metrics import Family, Kind, Sample, by_name
 from tidings.observability.traces import OpenTracing
 from tidings.storage.wrappers.cache import CachedStore
 from tidings.streams.archive.worker import Archiver
@@ -19,6 +19,7 @@ from tidings.streams.log.protocol import Log
 from tidings.streams.notifications.notifier import Notifier
 from tidings.streams.submission.reconciler import Reconciler
 from tidings.streams.submission.submitter import Submitter
+from tidings.streams.submission.text_readers import TextReaders
 from tidings.streams.submission.throttle import ProviderThrottle
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ class ProviderSources:
     deadlines: Callable[[], Deadlines | None]
     retries: Callable[[], Retries | None]
     groups: Callable[[], Groups | None]
+    texts: Callable[[], TextReaders | None]
     """All of these are there only while this process does that work."""
 
 
@@ -356,6 +358,18 @@ def _throttles(sources: ProviderSources, name: str) -> list[Sample]:
     ]
 
 
+_STREAMS: tuple[tuple[str, Kind, str, str], ...] = (
+    ("s", "gauge", "open", "Answers that are read at their providers at the moment."),
+    ("_pieces_total", "counter", "appended", "Pieces of such answers appended."),
+    ("_bytes_total", "counter", "appended_bytes", "Their bytes."),
+    ("_waiting_bytes", "gauge", "waiting", "Bytes read there and not in the log yet."),
+)
+
+
+def _streams(sources: ProviderSources, name: str) -> float:
+    return 0 if (one := sources.texts()) is None else float(getattr(one, name))
+
+
 PROVIDERS: tuple[Family[ProviderSources], ...] = (
     *(
         Family(
@@ -422,5 +436,9 @@ PROVIDERS: tuple[Family[ProviderSources], ...] = (
         "gauge",
         "Groups of which a member has not ended.",
         lambda sources: 0 if (one := sources.groups()) is None else len(one),
+    ),
+    *(
+        Family(f"tidings_provider_stream{name}", kind, meaning, partial(_streams, name=attribute))
+        for name, kind, attribute, meaning in _STREAMS
     ),
 )

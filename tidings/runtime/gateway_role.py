@@ -62,6 +62,12 @@ def request_guard(
     )
 
 
+def _outside(settings: Settings) -> str | None:
+    """How the service is reached from outside, where that is said whole; port 0 means any."""
+    url = settings.public_url
+    return None if url is None or urlsplit(url).port == 0 else url
+
+
 def _own_hosts(settings: Settings) -> frozenset[str]:
     """The name that the service has for the outside, which pages on it may use too."""
     named = urlsplit(settings.public_url or "").hostname
@@ -152,6 +158,7 @@ class GatewayRole:
                 hub=hub,
                 webhooks=self.webhook_counts,
                 event_streams=self.event_streams.__len__,
+                texts=self.texts,
                 held=self.held,
             )
         )
@@ -256,6 +263,7 @@ class GatewayRole:
             max_body=settings.max_body,
             record_max=resources.policy.record_max,
             image_sources=tuple(f"http://{place}" for place in settings.assets_allow),
+            public_url=_outside(settings),
             tracing=self._tracing,
         )
         return build_app(endpoints, self._guard, frozenset(settings.allowed_origins))

@@ -349,6 +349,7 @@ class ProviderWork:
             lambda: self.deadlines,
             lambda: self.retries,
             lambda: self.groups,
+            lambda: self.texts,
         )
 
     def figures(self) -> dict[str, object]:

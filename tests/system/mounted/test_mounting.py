@@ -118,6 +118,11 @@ async def test_everything_below_a_prefix(host: str, tmp_path: Path) -> None:
         async with http.stream("GET", "/api/predictions/p1/events") as stream:
             lines = stream.aiter_lines()
             assert await anext(lines) == "event: snapshot"
+        text = await http.put(
+            "/v1/stream/t1", headers={"Content-Type": "text/plain"}, content="One"
+        )
+        assert text.status_code == 201
+        assert (await http.get(httpx.URL(url).join(text.headers["Location"]))).text == "One"
         page = await http.get("/")
         assert page.status_code == 200
         assert "text/html" in page.headers["content-type"]

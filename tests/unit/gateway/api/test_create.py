@@ -45,6 +45,9 @@ class Notes:
     def model_refusal(self, provider: str, model: str) -> str | None:
         return None
 
+    def stream_refusal(self, provider: str) -> str | None:
+        return f"{provider} has no stream that is read here."
+
     async def submit(self, record: Prediction) -> None:
         self.submitted.append(record)
 
@@ -338,3 +341,20 @@ async def test_a_key_repeats_a_timeout() -> None:
             for _ in range(2)
         ]
         assert made[0].json()["data"] == made[1].json()["data"]
+
+
+@pytest.mark.parametrize("body", [ORDER, {"orders": [ORDER], "group": True}])
+async def test_a_stream_that_nobody_can_read_is_refused(body: dict[str, Any]) -> None:
+    """An order that asks for its provider's stream is refused where that has none; `false` asks for nothing."""
+    async with serving() as (_, client, notes):
+        asked = (
+            {**body, "stream": True}
+            if "orders" not in body
+            else {**body, "orders": [{**ORDER, "stream": True}]}
+        )
+        refused = await client.post("/api/predictions", json=asked)
+        assert refused.status_code == 422
+        assert "has no stream that is read here" in refused.json()["detail"]
+        assert notes.submitted == []
+        taken = await client.post("/api/predictions", json={**ORDER, "stream": False})
+        assert taken.status_code == 201

@@ -56,6 +56,9 @@ class Taker:
     def model_refusal(self, provider: str, model: str) -> str | None:
         return None
 
+    def stream_refusal(self, provider: str) -> str | None:
+        return None
+
     async def submit(self, record: Prediction) -> None:
         """Take it."""
 

@@ -300,6 +300,33 @@ async def test_a_reader_that_stops_is_not_sent_what_buffers_would_hold(
         assert reaches(rest[-1]) == len(whole)
 
 
+async def test_readers_are_counted() -> None:
+    """Who is sent pieces, how many they were sent, and by how much they are behind."""
+    async with pushing() as push:
+        audience = push.texts.audiences["websocket"]
+        record = await begun(push)
+        async with push.client(max_queue=None) as client, push.client() as plain:
+            for one in (client, plain):
+                await hear(one)
+            await subscribe(client, ref=1, predictions=["p1"], text="append")
+            await subscribe(plain, ref=1, predictions=["p1"])
+            assert len(audience) == 1
+            await push.grow(record, "The quick brown", 9)
+            assert (await hear_until(client, "append"))[-1]["text"] == " brown"
+            assert audience.pieces == 1
+            assert audience.bytes > len(" brown")
+            assert audience.behind() == (0, 0)
+            await subscribe(client, ref=2, predictions=["filler"], snapshot=False)
+            client.transport.pause_reading()
+            for version in range(1, 61):
+                await push.change("filler", version, logs="x" * 200_000)
+            await eventually(lambda: push.sessions.backlog()[0] == 1)
+            await push.grow(record, "The quick brown fox", 15)
+            await eventually(lambda: audience.behind() == (1, 4))
+        await eventually(lambda: len(audience) == 0)
+        assert audience.behind() == (0, 0)
+
+
 def reaches(message: dict[str, Any]) -> int:
     """The length of the text with this piece; 0: it is none."""
     return len(message["text"]) + int(message["offset"]) if message["type"] == "append" else 0

@@ -10,7 +10,9 @@ import httpx
 import jwt
 import pytest
 
+from tests.support.conditions import eventually
 from tests.support.gateway.small_service import SmallService, prediction, small_service
+from tidings.gateway.auth.rate_limits import TrustedProxies
 from tidings.gateway.auth.tokens import Hs256Tokens, RequiredClaims
 from tidings.gateway.text import protocol
 from tidings.gateway.text.protocol import Offset
@@ -55,6 +57,29 @@ async def test_a_text_is_begun_appended_to_closed_and_read() -> None:
         assert (late.status_code, late.headers["Stream-Closed"]) == (409, "true")
         rest = await client.get(url, params={"offset": place(16)})
         assert (rest.text, rest.headers["Stream-Closed"]) == (".", "true")
+
+
+@pytest.mark.parametrize(
+    ("settings", "address"),
+    [
+        ({}, "http://tidings.test"),
+        ({"trusted_proxies": TrustedProxies(["127.0.0.0/8"])}, "https://outside.example"),
+        ({"public_url": "https://said.example/below/"}, "https://said.example/below"),
+    ],
+)
+async def test_a_new_text_is_where_its_client_reaches_it(
+    settings: dict[str, Any], address: str
+) -> None:
+    """`Location` has the public address, else what a trusted proxy says, else what the client addressed."""
+    headers = {
+        **PLAIN,
+        "Host": "tidings.test",
+        "X-Forwarded-Proto": "https",
+        "X-Forwarded-Host": "outside.example",
+    }
+    async with serving(allowed_hosts=None, **settings) as (_, client):
+        begun = await client.put("/v1/stream/p%C3%A91?x=1", headers=headers)
+        assert begun.headers["Location"] == f"{address}/v1/stream/p%C3%A91"
 
 
 async def test_a_repeat_with_the_same_numbers_is_taken_once() -> None:
@@ -167,6 +192,19 @@ async def test_long_polls_and_event_streams_follow() -> None:
             rest = [line async for line in lines]
             assert "data: " + " brown" in rest
             assert '"streamClosed":true' in rest[-2]
+
+
+async def test_live_readers_are_counted() -> None:
+    """An event stream of a text counts while it is open, and each piece that it was sent."""
+    async with serving() as (service, client):
+        audience = service.texts.audiences["stream"]
+        await client.put("/v1/stream/p1", headers=PLAIN, content="one")
+        url = "/v1/stream/p1?offset=-1&live=sse"
+        async with client.stream("GET", url) as response:
+            lines = response.aiter_lines()
+            assert "data:one" in [await anext(lines) for _ in range(2)]
+            assert (len(audience), audience.pieces) == (1, 1)
+        await eventually(lambda: len(audience) == 0)
 
 
 async def test_an_older_text_is_gone() -> None:

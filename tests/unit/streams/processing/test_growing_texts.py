@@ -195,6 +195,50 @@ async def test_a_new_assignment_drops_what_is_held_back() -> None:
         assert (record.text, record.version) == ("The quick brown fox", 4)
 
 
+async def test_what_was_fetched_before_partitions_were_dealt_anew_is_not_begun() -> None:
+    """Dealt anew while batches end: records of before come again behind those that were held back, and leave no gap."""
+    log, store = MemoryLog(), MemoryStore()
+    async with pipeline(log, store) as one:
+        one.processor.texts._flush = one.processor.texts._latest = 600.0
+        await one.send(piece("The ", 0))
+        await one.settled()
+        await one.send(piece("quick", 4), piece(" brown", 9))
+        await grown(one, "The quick brown")
+        loop, drain = one.processor._loop, one.processor._drain
+        assert loop is not None
+
+        async def dealt_anew() -> None:
+            one.processor._drain = drain  # type: ignore[method-assign]
+            await drain()
+            await log.consume(EVENTS, GROUP).close()
+
+        one.processor._drain = dealt_anew  # type: ignore[method-assign]
+        loop.went_back = True  # so that the next fetch drains first
+        await one.send(piece(" fox", 15, tags=["x"]))
+        await one.settled()
+        record = await one.prediction()
+        assert (record.text, record.version) == ("The quick brown fox", 4)
+        assert await one.letters() == []
+
+
+async def test_a_fetch_that_goes_back_keeps_what_is_held_back() -> None:
+    """Without a new assignment the events of what is held back do not come again, so it is not dropped."""
+    log, store = MemoryLog(), MemoryStore()
+    async with pipeline(log, store) as one:
+        one.processor.texts._flush = one.processor.texts._latest = 600.0
+        await one.send(piece("The ", 0))
+        await one.settled()
+        await one.send(piece("quick", 4))
+        await grown(one, "The quick")
+        assert one.processor._loop is not None
+        one.processor._loop.went_back = True
+        await one.send(piece(" fox", 9, tags=["x"]))
+        await one.settled()
+        record = await one.prediction()
+        assert (record.text, record.version) == ("The quick fox", 3)
+        assert await one.letters() == []
+
+
 async def test_a_writer_is_told_what_was_refused() -> None:
     """Refused pieces are told with their codes, and one gap of 10,000 pieces is one dead letter."""
     log, store = MemoryLog(), MemoryStore()

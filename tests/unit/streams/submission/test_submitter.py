@@ -467,3 +467,13 @@ async def test_a_refusal_that_cannot_be_read_is_one(body: bytes) -> None:
         assert isinstance(error, str)
         assert error.startswith("AI service submission failed: 422")
         assert (one.refused, one.interrupted) == (1, 0)
+
+
+async def test_who_has_a_stream_and_who_has_none() -> None:
+    """Replicate's answers are read while they are written; of others the remedy is told, with who has one."""
+    async with submitters(Upstream(), 1) as (_, [submitter]):
+        assert submitter.stream_refusal("replicate") is None
+        told = submitter.stream_refusal("fal")
+        assert told is not None
+        assert "'fal' has no stream" in told
+        assert "or order from replicate." in told
