@@ -56,6 +56,8 @@ PGBOUNCER = Part(
 DEBIAN_POSTGRES = Part(
     "Postgres with TLS", ("pg_ctlcluster",), "postgresql", "Postgres over TLS is"
 )
+GO = Part("Go", ("go",), "golang-go", "the example that receives webhooks in Go is")
+"""Not among those that are installed: it takes much room for one example."""
 FAKETIME = Part("libfaketime", ("faketime",), "faketime", "clocks that jump are")
 
 PARTS = (JAVA, MAVEN, NODE, CHROMIUM, NGINX, HAPROXY, PGBOUNCER, DEBIAN_POSTGRES, FAKETIME)
