@@ -69,6 +69,7 @@ PROPERTIES: dict[str, str] = {
     "retries": "How often it is tried again if it fails, or the policy that says so.",
     "retryOf": "The prediction that this one tries again.",
     "retryCount": "How many attempts there were before this one.",
+    "firstAttempt": "The first of them.",
     "retriedAs": "The prediction that tries this one again.",
     "retriedWith": "The provider and model of the next attempt, if they differ.",
     "group": "The group that it belongs to.",

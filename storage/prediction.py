@@ -224,6 +224,8 @@ class Prediction(Struct, frozen=True, gc=False, omit_defaults=True, rename="came
     """The prediction that this one tries again."""
     retry_count: int | None = None
     """How many attempts there were before this one."""
+    first_attempt: str | None = None
+    """The first of them."""
     retried_as: str | None = None
     """The prediction that tries this one again."""
     retried_with: Raw = ABSENT

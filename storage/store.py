@@ -10,6 +10,7 @@ from msgspec import Struct
 from msgspec.structs import force_setattr
 
 from tidings.storage.prediction import (
+    GROUP,
     Prediction,
     Standing,
     Status,
@@ -114,6 +115,8 @@ class Query(Struct, frozen=True, kw_only=True):
     """Created at this time (ms) or later."""
     created_before: int | None = None
     """Created before this time (ms)."""
+    groups: bool | None = None
+    """True: groups alone. False: all else. Stores that count heed it when they do."""
     limit: int = 50
     cursor: str | None = None
     """From the page before. A cursor is opaque, and stable while records come and go."""
@@ -296,4 +299,5 @@ def matches(query: Query, record: Prediction) -> bool:
         and (query.tag is None or query.tag in record.tags)
         and (query.created_after is None or record.created_at >= query.created_after)
         and (query.created_before is None or record.created_at < query.created_before)
+        and (query.groups is None or (record.kind == GROUP) is query.groups)
     )

@@ -153,7 +153,7 @@ def list_handler(
                 raise _bad_cursor() from None
             if request.query.get("count") == "true":
                 scoped = _scoped(store, permissions, query)
-                counts = await counted(store, scoped, account.owner)
+                counts = await counted(store, scoped, account.owner, groups=groups)
                 page = msgspec.structs.replace(page, counts=counts)
             response = _lines_answer(page) if lines else list_answer(page)
             size = response.content_length or 0

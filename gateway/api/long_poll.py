@@ -48,7 +48,10 @@ async def next_change(
     change = await reader.wait_for_version(prediction_id, known.version, wait)
     if change is None:
         return None
-    if not permissions.may_read(prediction_id, change.owner, change.model, change.tags):
+    if not (
+        permissions.may_read(prediction_id, change.owner, change.model, change.tags)
+        or permissions.covers_attempt(change.value)
+    ):
         raise not_found()
     return announced(change)
 

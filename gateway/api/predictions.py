@@ -56,6 +56,8 @@ def may_read(permissions: Permissions, prediction_id: str, stored: Stored) -> bo
     """Whether the caller may read this record; decoded only if its tags or model decide."""
     if permissions.may_read(prediction_id, stored.owner, None, ()):
         return True
+    if permissions.covers_attempt(stored.encoded):
+        return True
     if not permissions.needs_record or stored.owner is None:
         return False
     record = stored.standing()
@@ -65,6 +67,8 @@ def may_read(permissions: Permissions, prediction_id: str, stored: Stored) -> bo
 def may_watch(permissions: Permissions, prediction_id: str, stored: Stored) -> bool:
     """Whether the caller may be sent this record; decoded as `may_read` does."""
     if permissions.may_watch(prediction_id, stored.owner, None, ()):
+        return True
+    if permissions.covers_attempt(stored.encoded):
         return True
     if not permissions.needs_record or stored.owner is None:
         return False

@@ -99,7 +99,9 @@ def time_of(parameters: Mapping[str, str], name: str) -> int | None:
     return int(moment.timestamp() * 1000)
 
 
-async def counted(store: CachedStore, query: Query | None, caller: str | None) -> bytes:
+async def counted(
+    store: CachedStore, query: Query | None, caller: str | None, *, groups: bool = False
+) -> bytes:
     """How many records the query's filters but the status match, by status, as JSON.
 
     `{"total": n, "complete": true, "byStatus": {...}}`; not complete: at least so many. `null`
@@ -107,7 +109,7 @@ async def counted(store: CachedStore, query: Query | None, caller: str | None) -
     """
     if query is None:
         return b"null"
-    wanted = msgspec.structs.replace(query, status=None, cursor=None, limit=1)
+    wanted = msgspec.structs.replace(query, status=None, cursor=None, limit=1, groups=groups)
     if wanted.owners == ():
         counts: dict[str, int] | None = {}
     else:

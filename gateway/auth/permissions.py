@@ -7,6 +7,7 @@ asks here and gets False answers as if there were nothing.
 from collections.abc import Collection, Mapping
 from typing import Protocol
 
+import msgspec
 from msgspec import Struct
 
 WATCH_ALL = "watch:all"
@@ -28,6 +29,16 @@ GIVES_NOTHING = "the token is genuine but gives no right here; `tidings doctor -
 
 _NONE: frozenset[str] = frozenset()
 """Shared: an empty set of its own is 216 bytes, and most claims are absent."""
+
+
+class _Attempt(Struct, frozen=True, gc=False, rename="camel"):
+    """What a record says of the attempts before it."""
+
+    retry_of: str | None = None
+    first_attempt: str | None = None
+
+
+_attempt = msgspec.json.Decoder(_Attempt)
 
 
 class TokenRefused(Exception):
@@ -106,6 +117,16 @@ class Permissions(Struct, frozen=True, kw_only=True):
     ) -> bool:
         """Whether this record may be read."""
         return self.may_read_all() or self._listed(prediction_id, owner, model, tags)
+
+    def covers_attempt(self, encoded: bytes) -> bool:
+        """Whether this record tries again a prediction that is named in `predictions`.
+
+        So a right to one prediction goes on with whatever tries it again.
+        """
+        if not self.predictions or b'"retryOf":' not in encoded:
+            return False
+        record = _attempt.decode(encoded)
+        return record.retry_of in self.predictions or record.first_attempt in self.predictions
 
     def may_watch_owner(self, owner: str) -> bool:
         """Whether all records of this owner may be watched."""

@@ -125,7 +125,7 @@ class EventStream:
     def _may_watch(self, change: Change) -> bool:
         return self.permissions.may_watch(
             change.prediction_id, change.owner, change.model, change.tags
-        )
+        ) or self.permissions.covers_attempt(change.value)
 
     def deliver_texts(self, grown: Sequence[RoutedText]) -> None:
         """Take one step of these texts, from the hub: what they say is sent when it can be."""

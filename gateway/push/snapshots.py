@@ -401,6 +401,8 @@ def _sees(session: Session, prediction_id: str, stored: Stored) -> bool:
     permissions = session.permissions
     if permissions.may_watch(prediction_id, stored.owner, None, ()):
         return True
+    if permissions.covers_attempt(stored.encoded):
+        return True
     if not permissions.needs_record or (record := _record(stored)) is None:
         return False
     return permissions.may_watch(prediction_id, record.owner, record.model, record.tags)

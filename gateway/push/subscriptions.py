@@ -176,9 +176,7 @@ class SubscriptionState:
             or (change.model is not None and "model:" + change.model in keys)
             or any("tag:" + tag in keys for tag in change.tags)
         )
-        return subscribed and self.permissions.may_watch(
-            change.prediction_id, change.owner, change.model, change.tags
-        )
+        return subscribed and self._covers(change)
 
     def may_want(self, prediction_id: str) -> bool:
         """As `wants`, by the id alone; in doubt True: the record decides once it is read."""
@@ -189,12 +187,16 @@ class SubscriptionState:
         asked = unverified is not None and change.prediction_id in unverified
         if not asked and not self._checks_each:
             return True
-        if not self.permissions.may_watch(
-            change.prediction_id, change.owner, change.model, change.tags
-        ):
+        if not self._covers(change):
             return False
         self.verified(change.prediction_id)
         return True
+
+    def _covers(self, change: Change) -> bool:
+        """Whether the permissions cover it; decoded only if it tries again what they name."""
+        return self.permissions.may_watch(
+            change.prediction_id, change.owner, change.model, change.tags
+        ) or self.permissions.covers_attempt(change.value)
 
     @property
     def _checks_each(self) -> bool:

@@ -91,6 +91,8 @@ export interface Prediction<Output = unknown> {
   /** The prediction that this one tries again, and how many attempts there were before it. */
   retryOf?: string;
   retryCount?: number;
+  /** The first of those attempts. */
+  firstAttempt?: string;
   /** The prediction that tries this one again. */
   retriedAs?: string;
   retriedWith?: { provider?: string; model?: string };

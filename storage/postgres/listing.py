@@ -5,6 +5,12 @@ from typing import Any
 from tidings.storage.cursor import decode_cursor
 from tidings.storage.store import Query
 
+_GROUP = (
+    "(model IS NULL AND substring(doc FROM position('\\x2c'::bytea IN doc) + 1 FOR 14)"
+    " = convert_to('\"kind\":\"group\"', 'UTF8'))"
+)
+"""As `prediction.is_group`; no group has a model, so hardly any document is read for it."""
+
 
 def listing(query: Query, now: int, table: str) -> tuple[str, list[Any]]:
     """The statement of a page, newest first, and its values."""
@@ -49,6 +55,8 @@ def _filtered(query: Query, now: int) -> tuple[list[str], list[Any]]:
         add("created_at >= {}::bigint", query.created_after)
     if query.created_before is not None:
         add("created_at < {}::bigint", query.created_before)
+    if query.groups is not None:
+        conditions.append(_GROUP if query.groups else f"NOT ({_GROUP})")
     if query.owners is not None:
         add("owner = ANY({}::text[])", query.owners)
     return conditions, values

@@ -300,10 +300,16 @@ def _filtered(query: Query, now: int) -> tuple[str, str, list[str], dict[str, An
     if query.created_before is not None:
         conditions.append(f"{by}.created_at < :before")
         values["before"] = query.created_before
+    if query.groups is not None:
+        conditions.append(_GROUP if query.groups else f"NOT ({_GROUP})")
     if owners is not None:
         conditions.append("p.owner IN (SELECT value FROM json_each(:owners))")
         values["owners"] = _to_json(owners).decode()
     return source, by, conditions, values
+
+
+_GROUP = "p.model IS NULL AND substr(p.doc, instr(p.doc, x'2c') + 1, 14) = CAST('\"kind\":\"group\"' AS BLOB)"
+"""As `prediction.is_group`; no group has a model, so hardly any document is read for it."""
 
 
 def _index(query: Query) -> str:

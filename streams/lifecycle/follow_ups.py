@@ -85,7 +85,9 @@ class FollowUps:
         """The create of the successor that a record names; raises `StorageError`."""
         successor = record.retried_as
         assert successor is not None
-        id_, more = f"create-{successor}", {"retryOf": record.prediction_id}
+        first = record.first_attempt or record.retry_of or record.prediction_id
+        id_ = f"create-{successor}"
+        more = {"retryOf": record.prediction_id, "firstAttempt": first}
         if record.kind == GROUP:
             return await self._successor_group(record, successor, id_, more)
         contents = await whole(self._read, self._shown, record)

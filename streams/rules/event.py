@@ -110,6 +110,7 @@ class Event(
     retry_of: str | None = None
     retry_count: Annotated[int, Meta(ge=0)] | None = None
     """Of a create, and `member`: the attempts before."""
+    first_attempt: str | None = None
     member_status: str | None = None
     members: Raw = ABSENT
     orders: Raw = ABSENT

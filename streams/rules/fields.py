@@ -108,6 +108,7 @@ CREATED = (
     ),
     Field("retry_of", Merge.CREATE),
     Field("retry_count", Merge.CREATE, "number"),
+    Field("first_attempt", Merge.CREATE),
     Field("group", Merge.CREATE),
     Field("index", Merge.CREATE, "number"),
     Field("kind", Merge.CREATE, '"group"'),

@@ -60,6 +60,7 @@ export interface Prediction {
   stream?: boolean;
   retryOf?: string;
   retryCount?: number;
+  firstAttempt?: string;
   retriedAs?: string;
   retriedWith?: RetriedWith;
   group?: string;

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec import Raw
 
 from tests.support.conditions import eventually
 from tests.support.storage.samples import (
@@ -131,6 +132,23 @@ class Counts:
         assert await store.count(Query(owner=owner, tag="t3"), 10) == {"succeeded": 1}
         assert await store.count(Query(owners=(owner, "x"), model="none"), 10) == {}
         assert 2 <= sum((await store.count(Query(owner=owner), 2) or {}).values()) <= 4
+
+    async def test_groups_are_counted_apart(self, store: PredictionStore) -> None:
+        """A count may be of groups alone, or of all else, whatever a payload says of its kind."""
+        owner = fresh()
+        payload = Raw(b'{"kind":"group"}')
+        for number, kind in enumerate(("group", "group", None, None, None)):
+            fields: dict[str, Any] = (
+                {"kind": kind} if kind else {"model": f"m{number}", "payload": payload}
+            )
+            if number == 4:
+                del fields["model"]
+            await store.write([writing(prediction(fresh(), 1, owner=owner, **fields), 0)])
+        if await store.count(Query(owner=owner), 1000) is None:
+            pytest.skip("this store does not count")
+        assert await store.count(Query(owner=owner, groups=True), 1000) == {"starting": 2}
+        assert await store.count(Query(owner=owner, groups=False), 1000) == {"starting": 3}
+        assert await store.count(Query(owner=owner), 1000) == {"starting": 5}
 
 
 class CompareAndSet:

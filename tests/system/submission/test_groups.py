@@ -63,6 +63,9 @@ async def test_a_group_succeeds_with_its_last_member(work: Work, stand_in: Fault
     assert "cats" not in {one["predictionId"] for one in listed}
     groups = (await work.client.get("/api/predictions?kind=group")).json()["data"]
     assert [one["predictionId"] for one in groups] == ["cats"]
+    for kind, total in (("", 10), ("&kind=group", 1)):
+        answer = await work.client.get(f"/api/predictions?count=true&owner=ada{kind}")
+        assert answer.json()["counts"]["total"] == total
 
 
 async def test_one_failure_fails_the_group_when_all_have_ended(work: Work) -> None:
