@@ -1,10 +1,15 @@
-"""The whole service is killed while groups run, deadlines pass and members are tried again: every count is right after."""
+"""The whole service is killed while groups run, deadlines pass, members are tried again and questions wait.
+
+After that every count is right, and the log gives the same bytes.
+"""
 
 import asyncio
+import contextlib
 import json
 import random
 import sqlite3
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +19,14 @@ import pytest
 from tests.support.conditions import eventually
 from tests.support.providers.faulty_stand_in import FaultyStandIn
 from tests.support.providers.work import an_order, creates, variables
+from tests.support.servers import Postgres
 from tests.support.tidings_process import TidingsProcess, environment
+from tidings import open_store
+from tidings.storage.store import Query
 
 LETTERS = {"succeeded": "s", "failed": "f", "canceled": "c"}
 HANGS = {"payload": {"duration": 600}, "timeout": 900, "retries": {"max": 1, "backoff": 20}}
+HANGS_LONG = {"payload": {"duration": 600}}
 ENDS = {"payload": {"steps": 1, "duration": 0.1}, "timeout": 20_000}
 MEMBERS = [ENDS, HANGS, ENDS, HANGS, ENDS]
 
@@ -73,9 +82,64 @@ async def check(client: httpx.AsyncClient, name: str) -> None:
     assert group["status"] == ("failed" if "f" in letters else "succeeded")
 
 
+async def ask_and_answer(client: httpx.AsyncClient, name: str) -> None:
+    """A prediction asks and two people answer, each until they know whose answer counts."""
+    path = f"/api/predictions/{name}"
+    asked = {"waiting": True, "question": f"{name}?", "questionId": name}
+    event = {"status": "processing", **asked}
+
+    async def stands() -> bool:
+        with contextlib.suppress(httpx.TransportError):
+            order = {**an_order(**HANGS_LONG), "predictionId": name}
+            await client.post("/api/predictions", json=order)
+            return (await client.patch(path, json=event)).status_code == 200
+        return False
+
+    async def knows(answer: str) -> bool:
+        with contextlib.suppress(httpx.TransportError):
+            said = {"answer": answer, "questionNumber": 1}
+            found = await client.post(f"{path}/answer", json=said)
+            return found.status_code in (200, 409)
+        return False
+
+    await eventually(stands, 60)
+    await asyncio.gather(*(eventually(lambda who=who: knows(who), 60) for who in "ab"))  # type: ignore[misc]
+
+
+async def check_answer(client: httpx.AsyncClient, name: str) -> None:
+    record = await read(client, name)
+    assert (record["questionNumber"], record["answer"] in ("a", "b")) == (1, True)
+    assert "waiting" not in record
+
+
+async def check_replay(folder: Path, settings: dict[str, str], store: str) -> None:
+    """A replay into an empty store gives the bytes of the live one."""
+    code, said = await replayed(folder, settings, "--into", f"sqlite:///{folder}/again.db")
+    assert code == 0, said
+    live, again = [], []
+    for url, found in ((store, live), (f"sqlite:///{folder}/again.db", again)):
+        opened = await open_store(url)
+        try:
+            cursor: str | None = None
+            while True:
+                page = await opened.list(Query(limit=1000, cursor=cursor, hidden=True))
+                found += [bytes(one.encoded) for one in page.items]
+                if (cursor := page.cursor) is None:
+                    break
+        finally:
+            await opened.close()
+    assert len(live) > 5
+    assert again == live
+
+
 async def verified(folder: Path, settings: dict[str, str]) -> tuple[int, str]:
     """The exit code of a verification, and what it says."""
-    program = ("-m", "tidings", "replay", "--verify", "--json")
+    return await replayed(folder, settings, "--verify")
+
+
+async def replayed(folder: Path, settings: dict[str, str], *what: str) -> tuple[int, str]:
+    """The exit code of a replay, and what it says."""
+    program = ("-m", "tidings", "replay", *what, "--json")
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         *program,
@@ -88,10 +152,13 @@ async def verified(folder: Path, settings: dict[str, str]) -> tuple[int, str]:
     return process.returncode or 0, out.decode()
 
 
-async def check_kills(folder: Path, times: int, seed: int) -> None:
+async def check_kills(
+    folder: Path, times: int, seed: int, places: Mapping[str, str] | None = None
+) -> None:
+    """Kill a service on these places (an embedded log and store) at moments that a seed chooses."""
     moments = random.Random(seed)
     async with FaultyStandIn(duration=0.1, steps=1, first_retry=0.05, seed=seed) as stand_in:
-        settings = variables(stand_in)
+        settings = {**variables(stand_in), **(places or {})}
         service = TidingsProcess(folder, settings)
         await service.start()
         names = []
@@ -99,17 +166,25 @@ async def check_kills(folder: Path, times: int, seed: int) -> None:
             async with httpx.AsyncClient(base_url=service.url, timeout=20) as client:
                 for number in range(times):
                     names.append(f"g{number}")
+                    asking = asyncio.create_task(ask_and_answer(client, f"q{number}"))
                     await order(client, names[-1])
                     await asyncio.sleep(moments.uniform(0, 1.2))  # when it is killed is chance
                     await service.kill()
                     await service.start()
+                    await asking
                 for name in names:
                     await check(client, name)
+                    await check_answer(client, name.replace("g", "q"))
             assert set(creates(stand_in).values()) == {1}
         finally:
             await service.stop()
         code, said = await verified(folder, settings)
         assert code == 0, said
+        await check_replay(
+            folder, settings, settings.get("TIDINGS_STORE", f"sqlite:///{folder}/data/store.db")
+        )
+        if places:
+            return
         plant_wrong_count(folder, names[0])
         code, said = await verified(folder, settings)
         assert code == 1, said
@@ -132,6 +207,78 @@ def plant_wrong_count(folder: Path, name: str) -> None:
 async def test_killed_with_all_of_it_on(tmp_path: Path) -> None:
     """Three kills: no deadline missed or early, no count wrong, no retry doubled, and the log gives the same bytes."""
     await check_kills(tmp_path, 3, seed=18)
+
+
+async def check_steps(folder: Path, deaths: Mapping[int, int]) -> None:
+    """Die at these steps, each at the given time that it ends."""
+    async with FaultyStandIn(duration=0.1, steps=1, first_retry=0.05, seed=1) as stand_in:
+        settings = variables(stand_in)
+        service = TidingsProcess(folder, settings)
+        await service.start()
+        port = service.port
+        await service.stop()
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
+            for step, count in deaths.items():
+                program = (
+                    sys.executable,
+                    "-m",
+                    "tests.chaos.crashes.mortal",
+                    str(step),
+                    str(count),
+                )
+                doomed = TidingsProcess(folder, settings, ("serve",), program, port=port)
+                await doomed.launch()
+                work = [
+                    asyncio.create_task(order(client, f"g{step}")),
+                    asyncio.create_task(ask_and_answer(client, f"q{step}")),
+                ]
+                assert await doomed.ended(40) == -9, doomed.output
+                service = TidingsProcess(folder, settings, port=port)
+                await service.start()
+                await asyncio.gather(*work)
+                await service.stop()
+            await service.start()
+            try:
+                for step in deaths:
+                    await check(client, f"g{step}")
+                    await check_answer(client, f"q{step}")
+                assert set(creates(stand_in).values()) == {1}
+            finally:
+                await service.stop()
+        code, said = await verified(folder, settings)
+        assert code == 0, said
+        await check_replay(folder, settings, f"sqlite:///{folder}/data/store.db")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(
+    "deaths", [lambda step: 2 + step, lambda step: 14 - step], ids=["early", "late"]
+)
+async def test_killed_at_every_step_with_all_of_it_on(
+    tmp_path: Path, deaths: Callable[[int], int]
+) -> None:
+    """The process dies as each step of the processor's commit ends, in the middle of a group's life."""
+    await check_steps(tmp_path, {step: deaths(step) for step in range(1, 7)})
+
+
+@pytest.mark.long
+@pytest.mark.kafka
+async def test_killed_on_kafka_and_postgres(
+    tmp_path: Path, kafka_url: str, topic_prefix: str
+) -> None:
+    """The same with the log on Kafka and the store in Postgres."""
+    server = Postgres()
+    await asyncio.to_thread(server.start)
+    try:
+        places = {
+            "TIDINGS_LOG": kafka_url,
+            "TIDINGS_TOPIC_PREFIX": topic_prefix,
+            "TIDINGS_PARTITIONS": "4",
+            "TIDINGS_STORE": server.url,
+        }
+        await check_kills(tmp_path, 6, 4, places)
+    finally:
+        server.close()
 
 
 @pytest.mark.long
