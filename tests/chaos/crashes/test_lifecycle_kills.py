@@ -116,7 +116,8 @@ async def check_replay(folder: Path, settings: dict[str, str], store: str) -> No
     """A replay into an empty store gives the bytes of the live one."""
     code, said = await replayed(folder, settings, "--into", f"sqlite:///{folder}/again.db")
     assert code == 0, said
-    live, again = [], []
+    live: list[bytes] = []
+    again: list[bytes] = []
     for url, found in ((store, live), (f"sqlite:///{folder}/again.db", again)):
         opened = await open_store(url)
         try:
