@@ -17,6 +17,7 @@ from tidings.gateway.api.raw_reports import raw_reports_handler
 from tidings.gateway.api.sse import EventStreams
 from tidings.gateway.api.static_files import DOCS, document_handler, page_handler
 from tidings.gateway.api.webhooks import WebhookCounts, Webhooks
+from tidings.gateway.asgi.fast_lane import FAST_LANE, FastLane
 from tidings.gateway.auth.cursor_seal import CursorSeal
 from tidings.gateway.auth.request_guard import RequestGuard
 from tidings.gateway.http.held_bytes import HeldBytes
@@ -179,6 +180,7 @@ def build_app(
     app.router.add_route(
         "*", "/{path:(?s:.*)}", answering(_nowhere(app, guard, endpoints.webhooks))
     )
+    app[FAST_LANE] = FastLane(endpoints.read, endpoints.webhooks.receive)
     if allowed_origins:
         app.on_response_prepare.append(_share(guard.allows_origin))
     app.on_response_prepare.append(_anonymous)

@@ -4,6 +4,7 @@ from aiohttp import web
 from websockets.datastructures import Headers
 from websockets.http11 import Request
 
+from tidings.gateway.asgi.fast_lane import FAST_LANE
 from tidings.gateway.asgi.request import begin, carry_out
 from tidings.gateway.asgi.scope import Message, Receive, Scope, Send, client_of, mounted_path
 from tidings.gateway.asgi.websocket import AsgiTransport
@@ -63,6 +64,7 @@ class AsgiGateway:
         self, http: HttpServer, acceptor: Acceptor, guard: RequestGuard, prefix: str = ""
     ) -> None:
         self._http = http
+        self._lane = http.app.get(FAST_LANE)
         self._acceptor = acceptor
         self._guard = guard
         self._prefix = prefix
@@ -76,9 +78,14 @@ class AsgiGateway:
 
     async def _serve_request(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
+            lane = self._lane
+            if lane is not None and await lane.serve(
+                scope, receive, send, self._prefix, self._guard
+            ):
+                return
             request = await begin(scope, receive, send, self._prefix)
             request[SCOPE] = scope
-            await carry_out(request, self._answer)
+            await carry_out(request, await self._answer(request))
         except ConnectionError:
             return  # the client is gone: nobody is left to be answered
 

@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator
+from functools import partial
+from types import CoroutineType
 from typing import Any, cast
 
 from aiohttp import HttpVersion11, web
@@ -11,7 +13,15 @@ from aiohttp.http import RawRequestMessage
 from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
-from tidings.gateway.asgi.scope import Receive, Scope, Send, client_of, mount_of, mounted_path
+from tidings.gateway.asgi.scope import (
+    Message,
+    Receive,
+    Scope,
+    Send,
+    client_of,
+    mount_of,
+    mounted_path,
+)
 
 BODILESS = frozenset({"GET", "HEAD", "OPTIONS", "DELETE"})
 """Methods whose body nobody reads here."""
@@ -26,14 +36,45 @@ FIRST_PIECE = 1.0
 _OF_THE_SERVER = frozenset({b"transfer-encoding", b"connection", b"keep-alive", b"date", b"server"})
 """Headers that are the host server's to write: it may speak HTTP/2."""
 
-Handle = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+def at_once(call: Awaitable[Message]) -> Message | Awaitable[Message]:
+    """What a coroutine gives without waiting for anything; else what to await for it."""
+    if not isinstance(call, CoroutineType):
+        return call
+    try:
+        waits_for = call.send(None)
+    except StopIteration as done:
+        return cast("Message", done.value)
+    return _Begun(call, waits_for)
+
+
+class _Begun:
+    """A coroutine that waits for something already, to be awaited like one that does not."""
+
+    def __init__(self, call: "CoroutineType[Any, Any, Message]", waits_for: Any) -> None:
+        self._call, self._waits_for = call, waits_for
+
+    def __await__(self) -> Generator[Any, Any, Message]:
+        # As `yield from` does it (PEP 380), of which the first step is taken.
+        waits_for = self._waits_for
+        while True:
+            try:
+                value = yield waits_for
+            except BaseException as error:
+                step = partial(self._call.throw, error)
+            else:
+                step = partial(self._call.send, value)
+            try:
+                waits_for = step()
+            except StopIteration as done:
+                return cast("Message", done.value)
 
 
 class ReceivedBody:
     """A request's body, instead of aiohttp's `StreamReader`."""
 
     def __init__(self, receive: Receive) -> None:
-        self._receive = receive
+        self.next_message = receive
         self._data = b""
         self._whole = False
 
@@ -43,17 +84,23 @@ class ReceivedBody:
         Raises:
             ConnectionResetError: The client is gone.
         """
-        message = await self._receive()
+        self._take(await self.next_message())
+
+    async def receive_first(self) -> None:
+        """Wait for the first piece, which came with the headers as a rule; as `receive` does."""
+        begun = at_once(self.next_message())
+        if not isinstance(begun, Awaitable):  # a timer for nothing costs as much as the message
+            self._take(begun)
+            return
+        with contextlib.suppress(TimeoutError):  # whoever reads on waits as long as a body may take
+            async with asyncio.timeout(FIRST_PIECE):
+                self._take(await begun)
+
+    def _take(self, message: Message) -> None:
         if message["type"] == "http.disconnect":
             raise ConnectionResetError("the client is gone")
         self._data += message.get("body", b"")
         self._whole = not message.get("more_body", False)
-
-    async def receive_first(self) -> None:
-        """Wait for the first piece, which came with the headers as a rule; as `receive` does."""
-        with contextlib.suppress(TimeoutError):  # whoever reads on waits as long as a body may take
-            async with asyncio.timeout(FIRST_PIECE):
-                await self.receive()
 
     def is_eof(self) -> bool:
         """Whether all of it has come."""
@@ -158,11 +205,11 @@ class Exchange:
     sockname = None
     transport = None
 
-    def __init__(self, scope: Scope, receive: Receive) -> None:
+    def __init__(self, scope: Scope, body: ReceivedBody) -> None:
         self.peername = (client_of(scope), 0)
         self.cut = False
         """Whether the answer ends here, whole or not."""
-        self._receive = receive
+        self._receive = body.next_message
         self._listening: asyncio.Task[None] | None = None
 
     def force_close(self) -> None:
@@ -195,6 +242,15 @@ async def begin(scope: Scope, receive: Receive, send: Send, prefix: str = "") ->
     Raises:
         ConnectionResetError: The client is gone already.
     """
+    body = ReceivedBody(receive)
+    request = made(scope, send, prefix, body)
+    if request.method not in BODILESS and _is_small(request.headers.get("Content-Length", "")):
+        await body.receive_first()
+    return request
+
+
+def made(scope: Scope, send: Send, prefix: str, body: ReceivedBody) -> web.Request:
+    """The request of a scope, as aiohttp's handlers know requests; see `begin`."""
     method: str = scope["method"]
     headers: CIMultiDict[str] = CIMultiDict()
     for name, value in scope["headers"]:
@@ -202,9 +258,6 @@ async def begin(scope: Scope, receive: Receive, send: Send, prefix: str = "") ->
             headers.add(name.decode("latin-1"), value.decode("utf-8", "surrogateescape"))
     path = mounted_path(scope, prefix)
     query = scope.get("query_string", b"").decode("latin-1")
-    body = ReceivedBody(receive)
-    if method not in BODILESS and _is_small(headers.get("Content-Length", "")):
-        await body.receive_first()
     target = f"{path}?{query}" if query else path
     message = RawRequestMessage(
         method,
@@ -221,7 +274,7 @@ async def begin(scope: Scope, receive: Receive, send: Send, prefix: str = "") ->
     return web.Request(
         message,
         cast("Any", body),
-        cast("Any", Exchange(scope, receive)),
+        cast("Any", Exchange(scope, body)),
         AnswerWriter(send, mount_of(scope, prefix).encode()),
         cast("Any", None),  # no task of aiohttp's
         asyncio.get_running_loop(),
@@ -232,13 +285,12 @@ def _is_small(length: str) -> bool:
     return length.isdecimal() and len(length) < 8 and int(length) <= SMALL
 
 
-async def carry_out(request: web.Request, handle: Handle) -> None:
-    """Serve a request, and send all of its answer.
+async def carry_out(request: web.Request, response: web.StreamResponse) -> None:
+    """Send all of an answer.
 
     Raises:
         ConnectionError: The client is gone.
     """
-    response = await handle(request)
     await response.prepare(request)
     if not cast("Exchange", request.protocol).cut:
         await response.write_eof()

@@ -39,27 +39,52 @@ _date = _Date()
 
 
 class FastAnswer(web.StreamResponse):
-    """Bytes that are a whole answer; as much of a response as the server asks for."""
+    """A 200 as lines of a header and a body; as much of a response as the server asks for.
 
-    def __init__(self, data: bytes, *, keep_alive: bool = True) -> None:
-        self._data = data
-        self._goes_on = keep_alive
+    Args:
+        lines: Of the header, each with its line end, without length and date; ASCII.
+        body: The content.
+    """
+
+    def __init__(self, lines: bytes, body: bytes) -> None:
+        self.lines = lines
+        self.body = body
 
     @property
     def keep_alive(self) -> bool:
         """Whether the connection goes on."""
-        return self._goes_on
+        return True
 
     async def prepare(self, request: web.BaseRequest) -> Any:
         """Write all of it."""
-        writer = request.writer
-        self._written = writer
-        await writer.write(self._data)
+        writer = self._written = request.writer
+        await writer.write(
+            b"HTTP/1.1 200 OK\r\n%bContent-Length: %d\r\n%b%b"
+            % (self.lines, len(self.body), _date.line(), self.body)
+        )
         return writer
 
     async def write_eof(self, data: bytes = b"") -> None:  # noqa: ARG002 - the server's signature
         """Nothing is left to write."""
         await self._written.write_eof()
+
+
+class _Last(FastAnswer):
+    """Bytes that are a whole answer, the last one of a connection."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    @property
+    def keep_alive(self) -> bool:
+        """The connection ends."""
+        return False
+
+    async def prepare(self, request: web.BaseRequest) -> Any:
+        """Write all of it."""
+        writer = self._written = request.writer
+        await writer.write(self._data)
+        return writer
 
 
 def answer(request: web.Request, headers: bytes, body: bytes) -> web.StreamResponse:
@@ -76,10 +101,7 @@ def answer(request: web.Request, headers: bytes, body: bytes) -> web.StreamRespo
         and request.method != "HEAD"
         and "Origin" not in request.headers  # those get headers for browsers
     ):
-        return FastAnswer(
-            b"HTTP/1.1 200 OK\r\n%bContent-Length: %d\r\n%b%b"
-            % (headers, len(body), _date.line(), body)
-        )
+        return FastAnswer(headers, body)
     lines = (line.partition(": ") for line in headers.decode().splitlines())
     return web.Response(body=body, headers={name: value for name, _, value in lines})
 
@@ -106,8 +128,7 @@ def problem_response(problem: Problem) -> web.StreamResponse:
     lines = {"Content-Type": CONTENT_TYPE, "Cache-Control": "no-store", **problem.headers}
     headers = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
     first = f"HTTP/1.1 {problem.status} {HTTPStatus(problem.status).phrase}\r\n"
-    return FastAnswer(
+    return _Last(
         b"%b%bX-Content-Type-Options: nosniff\r\nConnection: close\r\nContent-Length: %d\r\n%b%b"
-        % (first.encode(), headers.encode(), len(body), _date.line(), body),
-        keep_alive=False,
+        % (first.encode(), headers.encode(), len(body), _date.line(), body)
     )

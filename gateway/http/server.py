@@ -293,6 +293,7 @@ class HttpServer:
     """
 
     def __init__(self, app: web.Application, shutdown_timeout: float = 4.0) -> None:
+        self.app = app
         self._runner = web.AppRunner(app, shutdown_timeout=shutdown_timeout)
         self._connections: set[Connection] = set()
         self._short_ways: dict[str, web.UrlMappingMatchInfo] = {}
