@@ -66,7 +66,7 @@ def seconds(raw: Raw, scale: float = 1) -> float | None:
 
 
 def time(seconds: float | None) -> float | None:
-    """A length of time in s; None where it is none."""
+    """A length of time in s; None if it is none."""
     return seconds if seconds is not None and 0 <= seconds <= MOST_SECONDS else None
 
 

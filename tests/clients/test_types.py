@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.support import node
+from tests.support.code_blocks import Block, blocks
 from tests.support.reference import browser_types
 
 RIGHT = """
@@ -137,3 +138,89 @@ def test_the_types_are_those_of_the_openapi_document() -> None:
     """`python -m tests.support.reference.browser_types` has been run since the document changed."""
     assert browser_types.api() == browser_types.API.read_text(encoding="utf-8")
     assert Path(browser_types.PAGE).read_text(encoding="utf-8") == browser_types.written()
+
+
+GLOBALS = """
+import type { Tidings } from "@tidings/client";
+
+declare global {
+  const auth: { currentUser: { getIdToken(): Promise<string> } };
+  const auth0: { getTokenSilently(how: { authorizationParams: { audience: string } }): Promise<string> };
+  const clerk: { session: { getToken(): Promise<string> } };
+  const fetchAuthSession: () => Promise<{ tokens: { accessToken: { toString(): string } } }>;
+  const fetchToken: () => Promise<string>;
+  const id: string;
+  const process: { env: Record<string, string> };
+  const keycloak: { token: string; updateToken(seconds: number): Promise<boolean> };
+  const supabase: {
+    auth: { getSession(): Promise<{ data: { session: { access_token: string } } }> };
+  };
+  const user: { id: string };
+}
+"""
+"""What the programs of the documents take from their surroundings, as its makers document it."""
+STANDARD_WEBHOOKS = """
+declare module "standardwebhooks" {
+  export class WebhookVerificationError extends Error {}
+  export class Webhook {
+    constructor(secret: string);
+    verify(payload: string, headers: Record<string, string>): any;
+  }
+}
+"""
+
+
+def program(block: Block) -> str:
+    """A block as a module of its own; a page's script without the page."""
+    code = block.code
+    if block.language == "html":
+        (code,) = re.findall(r"<script type=\"module\">\n(.*?)</script>", code, re.DOTALL)
+    there = r"/** @type {HTMLElement} */ (document.querySelector(\1))"  # the page has it
+    code = re.sub(r"document\.querySelector\((.*?)\)", there, code)
+    code = re.sub(r'"[^"]*/static/tidings\.js"', '"@tidings/client"', code)
+    if block.language != "jsx" and "import { Tidings" not in code and "Tidings" in code:
+        code = f'import {{ Tidings }} from "@tidings/client";\n{code}'
+    if re.search(r"\btidings\.\w", code) and not re.search(r"const tidings\b", code):
+        code = f'import {{ Tidings as Ours }} from "@tidings/client";\nconst tidings = new Ours();\n{code}'
+    if "<TidingsProvider" in code and "import { TidingsProvider" not in code:
+        code = f'import {{ TidingsProvider }} from "@tidings/react";\n{code}'
+    return f"{code}\nexport {{}};\n"
+
+
+def test_the_documents_programs_pass(tmp_path: Path) -> None:
+    """The compiler finds no call, option or member in a document's JavaScript that does not exist."""
+    (tmp_path / "node_modules").symlink_to(node.packages() / "node_modules")
+    (tmp_path / "package.json").write_text('{"type": "module"}')
+    (tmp_path / "globals.d.ts").write_text(GLOBALS)
+    (tmp_path / "standardwebhooks.d.ts").write_text(STANDARD_WEBHOOKS)
+    names = {}
+    for language in ("js", "jsx", "html"):
+        for number, block in enumerate(blocks(language)):
+            name = f"{language}-{number}.{'js' if language == 'html' else language}"
+            names[name] = block
+            (tmp_path / name).write_text(program(block))
+    assert len(names) > 12
+    (tmp_path / "wrong.js").write_text(
+        'import { Tidings } from "@tidings/client";\nnew Tidings().wacth("p1");\n'
+    )
+    checked = ("--allowJs", "--checkJs", "--noEmit", "--target", "es2022", "--module", "nodenext")
+    loose = (
+        "--strictNullChecks",
+        "--noImplicitAny",
+        "false",
+        "--jsx",
+        "react-jsx",
+        "--pretty",
+        "false",
+    )
+    lib = ("--lib", "es2024,dom,dom.iterable")
+    with pytest.raises(node.NodeFailed) as failed:
+        node.run(
+            *(node.tool("tsc"), *checked, *loose, *lib),
+            *("globals.d.ts", "standardwebhooks.d.ts", "wrong.js", *names),
+            folder=tmp_path,
+        )
+    found = re.findall(r"^([\w.-]+)\((\d+),\d+\): (error .*)$", str(failed.value), re.MULTILINE)
+    said = [f"{names.get(name, name)}: {message}" for name, _, message in found]
+    assert [one for one in said if not one.startswith("wrong.js")] == []
+    assert len(said) == 1

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import socket
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -33,6 +34,20 @@ def documented_nginx() -> str:
     page = (ROOT / "docs" / "howto" / "proxies.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"^```nginx\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
     return str(block)
+
+
+def checked_nginx(block: str, folder: Path) -> str:
+    """What `nginx -t` says against a block of a page; empty: nothing."""
+    file = folder / "checked.conf"
+    file.write_text(_NGINX.format(user="", folder=folder, documented=block))
+    done = subprocess.run(
+        (_program("nginx"), "-t", "-q", "-e", folder / "error.log", "-p", folder, "-c", file),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    said = [line for line in done.stderr.splitlines() if "[warn]" not in line]
+    return "\n".join(said) if done.returncode else ""
 
 
 _HAPROXY = """global

@@ -1,0 +1,1 @@
+"""What the documents show: every code block runs, or passes a checker of its own."""
