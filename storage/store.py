@@ -73,7 +73,10 @@ class Write(Struct, frozen=True, gc=False):
         """What a store holds once this is written."""
         record = self.record
         status = None if isinstance(record, Tombstone) else record.status
-        return Stored(record.version, status, self.encoded, self.expires_at, record.owner)
+        # Set behind the search for a `report`, which takes as long as all else here: a record has none.
+        stored = Stored(record.version, status, b"", self.expires_at, record.owner)
+        force_setattr(stored, "encoded", self.encoded)
+        return stored
 
 
 class Conflict(Struct, frozen=True, gc=False):
@@ -278,8 +281,9 @@ def high_water(writes: Iterable[Write]) -> dict[int, int]:
     for write in writes:
         source = write.record.source
         if source is not None:
-            for partition, offset in source.offsets.items():
-                if offset > highest.get(partition, -1):
+            for partition in source.offsets:
+                offset = source.offsets[partition]
+                if partition not in highest or offset > highest[partition]:
                     highest[partition] = offset
     return {int(partition): offset for partition, offset in highest.items()}
 

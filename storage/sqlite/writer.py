@@ -51,11 +51,12 @@ class _Prepared:
         self.updates: list[Value] = []
         self.tagged: list[str] = []
         self.positions = high_water(writes)
+        updates, inserts = self.updates, self.inserts
         for write in writes:
             if write.expected:
-                self.updates += _row(write)
+                updates += _row(write)
             else:
-                self.inserts += (row := _row(write))
+                inserts += (row := _row(write))
                 if row[8] is not None:
                     self.tagged.append(write.record.prediction_id)
 

@@ -6,7 +6,7 @@ that an old fill cannot bring it back.
 """
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import islice
 
 from msgspec import Struct
@@ -284,10 +284,7 @@ class CachedStore(PredictionStore):
         return found
 
     async def write(self, writes: Sequence[Write]) -> list[Outcome]:
-        """Write to the store, then keep what was written.
-
-        What conflicted, or may have, is forgotten.
-        """
+        """Write to the store, then keep what was written; what conflicted, or may have, is forgotten."""
         try:
             outcomes = await self.store.write(writes)
         except BaseException:
@@ -295,6 +292,9 @@ class CachedStore(PredictionStore):
             for write in writes:
                 self.invalidate(write.record.prediction_id)
             raise
+        if not self._fills and not self._bulk and not self._absent and not any(outcomes):
+            self._keep_written(writes)  # nobody reads: nothing but the entries is concerned
+            return outcomes
         for write, outcome in zip(writes, outcomes, strict=True):
             if outcome is None:
                 if write.expected == 0:
@@ -303,6 +303,28 @@ class CachedStore(PredictionStore):
             elif isinstance(outcome, Conflict):
                 self.invalidate(write.record.prediction_id)
         return outcomes
+
+    def _keep_written(self, writes: Sequence[Write]) -> None:
+        """Keep what the store has taken, in one pass."""
+        entries = self._entries
+        until = self._clock.monotonic() + self._ttl
+        size = self._size
+        for write in writes:
+            stored = write.stored
+            prediction_id = write.record.prediction_id
+            # Where nothing stood, an entry is a tombstone that the store has purged.
+            entry = (
+                entries.get(prediction_id) if write.expected else entries.pop(prediction_id, None)
+            )
+            if entry is not None:
+                if write.expected and entry.stored.version > stored.version:
+                    continue  # another processor's, announced meanwhile
+                size -= len(entry.stored.encoded) + len(prediction_id) + _OVERHEAD
+            entries[prediction_id] = _Entry(stored, until, write.expected > 0)
+            size += len(stored.encoded) + len(prediction_id) + _OVERHEAD
+        self._size = size
+        if size > self._most_bytes or len(entries) > self._most_records:
+            self._evict()
 
     async def list(self, query: Query) -> Page:
         """As the store does."""
@@ -376,7 +398,8 @@ class CachedStore(PredictionStore):
             return
         self._drop(prediction_id)
         if len(self._absent) >= self._most_records:
-            _drop_first(self._absent, max(1, self._most_records // 64))
+            for oldest in list(islice(self._absent, max(1, self._most_records // 64))):
+                del self._absent[oldest]
         self._absent[prediction_id] = self._clock.monotonic() + NEGATIVE_TTL
 
     def _fresh(self, entry: _Entry) -> bool:
@@ -412,9 +435,7 @@ class CachedStore(PredictionStore):
             self._size -= len(entry.stored.encoded) + len(prediction_id) + _OVERHEAD
 
     def _evict(self) -> None:
-        """Go round like a clock.
-
-        The oldest entries go, those that were used since the last round get another.
+        """Go round like a clock: the oldest entries go, those used since the last round get another.
 
         About a hundredth goes at once, because finding the first key of a dict walks over what was
         deleted before it.
@@ -422,19 +443,10 @@ class CachedStore(PredictionStore):
         records = self._most_records - self._most_records // 100
         size = self._most_bytes - self._most_bytes // 100
         while self._entries and (len(self._entries) > records or self._size > size):
-            some = list(islice(self._entries, max(1, len(self._entries) // 100)))
-            self._evict_some(some)
-
-    def _evict_some(self, prediction_ids: Iterable[str]) -> None:
-        for prediction_id in prediction_ids:
-            entry = self._entries.pop(prediction_id)
-            if entry.used:
-                entry.used = False
-                self._entries[prediction_id] = entry
-            else:
-                self._size -= len(entry.stored.encoded) + len(prediction_id) + _OVERHEAD
-
-
-def _drop_first(entries: dict[str, float], count: int) -> None:
-    for key in list(islice(entries, count)):
-        del entries[key]
+            for prediction_id in list(islice(self._entries, max(1, len(self._entries) // 100))):
+                entry = self._entries.pop(prediction_id)
+                if entry.used:
+                    entry.used = False
+                    self._entries[prediction_id] = entry
+                else:
+                    self._size -= len(entry.stored.encoded) + len(prediction_id) + _OVERHEAD

@@ -99,9 +99,9 @@ def announcement(
     """
     headers: list[tuple[str, bytes]] = [("v", b"%d" % record.version)]
     add = headers.append
-    deleted = isinstance(record, Tombstone)
-    if not isinstance(record, Tombstone):
-        add(_STATUS_HEADERS[record.status])
+    prediction = None if isinstance(record, Tombstone) else record
+    if prediction is not None:
+        add(_STATUS_HEADERS[prediction.status])
     if record.owner is not None:
         add(("o", record.owner.encode()))
     if record.model is not None:
@@ -109,25 +109,29 @@ def announcement(
     if record.tags:
         headers.extend(("t", tag.encode()) for tag in record.tags)
     add(("p", b"%d:%d" % (position.partition, position.offset)))
-    if deleted:
+    if prediction is None:
         add(("u", b"%d" % record.updated_at))
     elif expires_at is not None:
         add(("x", b"%d" % expires_at))
     if grown_from is not None:
         add(("g", b"%d" % grown_from))
     for refusal in refusals:
-        at = refusal.position
-        add(("r", b"%d:%d:%s" % (at.partition, at.offset, refusal.code.encode())))
-    if (deadline := awaited_deadline(record)) is not None:
-        add(("d", b"%d" % deadline))
-    if not isinstance(record, Tombstone) and record.kind is not None:
-        add(("k", record.kind.encode()))
+        place = refusal.position
+        add(("r", b"%d:%d:%s" % (place.partition, place.offset, refusal.code.encode())))
+    if prediction is not None:
+        if prediction.deadline is not None and (at := awaited_deadline(record)) is not None:
+            add(("d", b"%d" % at))
+        if prediction.kind is not None:
+            add(("k", prediction.kind.encode()))
     if quiet:
         add(("q", b"%d" % quiet))
     if traceparent is not None:
         add(("traceparent", traceparent))
     return NewRecord(
-        record.prediction_id.encode(), b"" if deleted else encoded, headers, position.partition
+        record.prediction_id.encode(),
+        b"" if prediction is None else encoded,
+        headers,
+        position.partition,
     )
 
 

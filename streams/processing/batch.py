@@ -1,6 +1,5 @@
 """A batch of log records on its way to becoming writes and announcements: decoded, grouped by prediction, reduced."""
 
-import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from time import perf_counter
@@ -23,13 +22,10 @@ from tidings.streams.rules.event import Event, EventType, OtherResource, Poison
 from tidings.streams.rules.large_fields import note, path, settle, settles
 from tidings.streams.rules.reducer import Expiry, Reduction, StorePolicy, reduce
 
-PUTS_AT_ONCE = 16
-"""Records whose contents are put at a time: a batch of large ones should take no longer than it must."""
-
 _NAMES, _NAME = 20, 64
 """Unknown fields of one event that are counted by name, and characters of a name."""
 
-_REPAIR = EventType.REPAIR
+_REPAIR, _APPEND = EventType.REPAIR, EventType.APPEND
 
 _PLENTY, _MARGIN = 4, 4096
 """An event makes a record larger by at most this many times its own bytes, and by the margin (ids,
@@ -72,13 +68,19 @@ class SetAside(Struct, frozen=True, gc=False):
         return dead_letter(self.record, self.code, self.reason, self.prediction_id)
 
 
-class BatchEntry(Struct, eq=False):
-    """A prediction's part of a batch."""
+class BatchEntry(Struct, eq=False, gc=False):
+    """A prediction's part of a batch.
+
+    It is made whole, and what stays as it was made is not set: setting an attribute takes as long as making a quarter
+    of the entry.
+    """
 
     events: list[tuple[Event, Record]] = []
     """Each with the record that it came in, which is its position too."""
     size: int = 0
     """Bytes of the records' values and headers."""
+    repaired: bool = False
+    """Whether a repair is among them."""
     before: Stored | None = None
     reduction: Reduction | None = None
     unusual: bool = False
@@ -102,12 +104,17 @@ class BatchEntry(Struct, eq=False):
     grown_from: int | None = None
     """The version that stands, if nothing but the text has changed since."""
 
+    @classmethod
+    def of(cls, event: Event, record: Record) -> "BatchEntry":
+        """With the first event of this prediction."""
+        return cls([(event, record)], _size(record), event.type is _REPAIR)
+
     def add(self, event: Event, record: Record) -> None:
-        """Append an event of this prediction."""
+        """Append a further one."""
         self.events.append((event, record))
-        self.size += len(record.value or b"")
-        if record.headers:  # ids and sources may stand there
-            self.size += sum([len(value or b"") for _, value in record.headers])
+        self.size += _size(record)
+        if event.type is _REPAIR:
+            self.repaired = True
 
     @property
     def changed(self) -> bool:
@@ -135,18 +142,18 @@ class BatchEntry(Struct, eq=False):
             policy: Of the log and the store.
             holds: Whether what becomes of them is not written yet; None: everything is.
         """
-        self.before, self.holding = before, False
+        if before is not self.before:
+            self.before = before
+        if self.holding:
+            self.holding = False
         events, size, held = self.events, self.size, self.held
-        self.resumed = (
-            held is not None and before is not None and before.version == held.base.version
-        )
         current: Standing | None = None
-        if held is not None and self.resumed:
-            current = held.record
+        if held is not None:
+            self.resumed = before is not None and before.version == held.base.version
+            current = held.record if self.resumed else None
+            events = self.events if self.resumed else self.all_events  # another one was faster
             size += held.size
-        elif held is not None:  # another processor was faster
-            events, size = self.all_events, size + held.size
-        largest = _PLENTY * size + sum([_margin(event) for event, _ in events])
+        largest = _PLENTY * size + _margin(events)
         if before is not None:
             largest += len(before.encoded)
             if current is None:
@@ -155,24 +162,32 @@ class BatchEntry(Struct, eq=False):
             current, events, policy, None if largest <= policy.record_max else _fitting(policy)
         )
         self.reduction = reduction
-        self.unusual = bool(reduction.rejected or reduction.dropped or reduction.duplicates)
+        unusual = bool(reduction.rejected or reduction.dropped or reduction.duplicates)
+        if unusual is not self.unusual:
+            self.unusual = unusual
         if held is not None and self.resumed:
             held.complete(reduction)
-        self.length_before, self.grown_from = 0, None
+        if self.length_before or self.grown_from is not None:  # judged before
+            self.length_before, self.grown_from = 0, None
         if isinstance(current, Prediction) and (
             self.resumed or reduction.grown or current.text_length
         ):
             self._note_growth(current)
-        self.holding = holds is not None and self.changed and holds(self)
-        if self.changed:
-            assert reduction.record is not None
-            self.encoded = encode(reduction.record)
-            if reduction.contents:
-                self.contents = {**self.contents, **reduction.contents}
+        self._conclude(reduction, holds)
         if reduction.rejected or self.set_aside:
             self.set_aside = [
                 SetAside(events[index][1], r.code, r.reason) for index, r in reduction.rejected
             ]
+
+    def _conclude(self, reduction: Reduction, holds: Callable[["BatchEntry"], bool] | None) -> None:
+        if self.resumed or reduction.applied:
+            if holds is not None and holds(self):
+                self.holding = True
+            else:
+                assert reduction.record is not None
+                self.encoded = encode(reduction.record)
+                if reduction.contents:
+                    self.contents = {**self.contents, **reduction.contents}
 
     def _note_growth(self, current: Prediction) -> None:
         """Note how long the text was, and whether nothing else changes against the version that stands."""
@@ -245,7 +260,7 @@ class BatchEntry(Struct, eq=False):
             traceparent=reduction.traceparent,
             grown_from=self.grown_from,
             refusals=reduction.refusals,
-            quiet=self._quiet(reduction.record),
+            quiet=self._quiet(reduction.record) if self.repaired else 0,
         )
 
     def repeated_announcement(self, stored: Stored) -> NewRecord:
@@ -302,9 +317,8 @@ class BatchEntry(Struct, eq=False):
         singles = []
         before = self.before
         for event, record in self.all_events:
-            single = BatchEntry()
+            single = BatchEntry.of(event, record)
             single.contents = self.contents
-            single.add(event, record)
             single.reduce(before, policy)
             await attempt(single)
             if single.changed:
@@ -318,9 +332,18 @@ def set_aside(entries: "Iterable[BatchEntry]") -> list[SetAside]:
     return [one for entry in entries if entry.set_aside for one in entry.set_aside]
 
 
-def _margin(event: Event) -> int:
-    """Bytes by which an event makes a record larger, beside what it says."""
-    return _PIECE_MARGIN if event.type is EventType.APPEND else _MARGIN
+def _size(record: Record) -> int:
+    size = len(record.value or b"")
+    if record.headers:  # ids and sources may stand there
+        size += sum([len(value or b"") for _, value in record.headers])
+    return size
+
+
+def _margin(events: Sequence[tuple[Event, Record]]) -> int:
+    """Bytes by which events make a record larger, beside what they say."""
+    if len(events) == 1:
+        return _MARGIN
+    return sum([_PIECE_MARGIN if event.type is _APPEND else _MARGIN for event, _ in events])
 
 
 def _fitting(policy: StorePolicy) -> Callable[[Standing], bool]:
@@ -328,27 +351,6 @@ def _fitting(policy: StorePolicy) -> Callable[[Standing], bool]:
         return len(encode(record)) <= policy.record_max
 
     return fits
-
-
-async def put_contents(
-    entries: Sequence[BatchEntry], put: Callable[[str, bytes], Awaitable[None]]
-) -> None:
-    """Put what these records refer to, before any of them stands; several records' at once."""
-    left = iter(entries)
-
-    async def put_some() -> None:
-        for entry in left:
-            # First the note which prediction they belong to, then each content; a repeat is harmless.
-            for where, content in entry.contents_to_put().items():
-                await put(where, content)
-
-    try:
-        async with asyncio.TaskGroup() as group:
-            for _ in entries[:PUTS_AT_ONCE]:
-                group.create_task(put_some())
-    except ExceptionGroup as failed:
-        # Each waits outages out for itself: what is left has one cause, and who retries looks for that.
-        raise failed.exceptions[0] from None
 
 
 class BatchInFlight:
@@ -410,8 +412,9 @@ class BatchInFlight:
     def _add(self, event: Event, record: Record) -> None:
         entry = self.entries.get(event.prediction_id)
         if entry is None:
-            entry = self.entries[event.prediction_id] = BatchEntry()
-        entry.add(event, record)
+            entry = self.entries[event.prediction_id] = BatchEntry.of(event, record)
+        else:
+            entry.add(event, record)
         if settles(event, len(record.value or b"")) and (contents := settle(event)):
             entry.contents |= contents
         if event.unknown:

@@ -1,6 +1,7 @@
 """Step 4 of a batch: what is rejected goes to the dead letters, what is large to object storage, records to the store."""
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from tidings.storage.clock import SYSTEM_CLOCK
 from tidings.storage.object_storage import ObjectStorage
@@ -10,13 +11,15 @@ from tidings.streams.processing.batch import (
     BatchEntry,
     BatchInFlight,
     SetAside,
-    put_contents,
     set_aside,
 )
 from tidings.streams.processing.dead_letters import append_all
 from tidings.streams.processing.outages import Outages
 from tidings.streams.processing.statistics import Statistics
 from tidings.streams.rules.reducer import Expiry, StorePolicy
+
+PUTS_AT_ONCE = 16
+"""Records whose contents are put at a time: a batch of large ones should take no longer than it must."""
 
 
 class BatchWriter:
@@ -115,3 +118,24 @@ class BatchWriter:
         entry.reduction = written.reduction if written is not None else None
         if written is not None:
             entry.encoded, entry.expires_at = written.encoded, written.expires_at
+
+
+async def put_contents(
+    entries: Sequence[BatchEntry], put: Callable[[str, bytes], Awaitable[None]]
+) -> None:
+    """Put what these records refer to, before any of them stands; several records' at once."""
+    left = iter(entries)
+
+    async def put_some() -> None:
+        for entry in left:
+            # First the note which prediction they belong to, then each content; a repeat is harmless.
+            for where, content in entry.contents_to_put().items():
+                await put(where, content)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in entries[:PUTS_AT_ONCE]:
+                group.create_task(put_some())
+    except ExceptionGroup as failed:
+        # Each waits outages out for itself: what is left has one cause, and who retries looks for that.
+        raise failed.exceptions[0] from None

@@ -74,8 +74,9 @@ _STATUSES = frozenset(status.value for status in Status)
 _event = msgspec.json.Decoder(Event)
 _object = msgspec.json.Decoder(dict[str, Raw])
 _TYPED_JSON = tuple(one for one in FIELDS if one.begins)
-_typed_json = attrgetter(*(one.name for one in _TYPED_JSON))
-_NO_TYPED_JSON = _typed_json(Event())
+_json = attrgetter(*(one.name for one in FIELDS if one.json))
+_NO_JSON = _json(Event())
+_NO_HEADERS: dict[str, bytes] = {}
 _KNOWN = frozenset(
     one.encode_name for one in msgspec.structs.fields(Event) if "/" not in one.encode_name
 )
@@ -91,11 +92,13 @@ def decode_event(record: Record, providers: Mapping[str, Provider]) -> Event:
     value = record.value
     if not value:
         raise _no_value(record)
-    headers = _headers(record) if record.headers else {}
+    if not record.headers:
+        return _complete(_decode(_text_of(value)), record, _NO_HEADERS)
+    headers = _headers(record)
     if PROVIDER_HEADER in headers:
         return _complete(_webhook(record, headers, providers), record, headers)
     value = _text_of(value)
-    if headers and ("ce_id" in headers or any(name.startswith("ce_") for name in headers)):
+    if any(name.startswith("ce_") for name in headers):
         event = _from_cloudevent(from_headers(headers), value)
     elif headers.get("content-type", b"").lower().startswith(b"application/cloudevents+json"):
         envelope, data = from_value(value)
@@ -271,10 +274,10 @@ def _decode(value: bytes) -> Event:
             _check_surrogates(event, value)
             return event
         raise Poison("not-json", f"{error}; an event is a JSON object") from None
+    if _json(event) == _NO_JSON:
+        return event
     if b"null" in value:
         _drop_nulls(event)
-    if _typed_json(event) == _NO_TYPED_JSON:
-        return event
     for one in _TYPED_JSON:
         raw: Raw = getattr(event, one.name)
         if raw and bytes(raw)[:1] != one.begins:

@@ -4,7 +4,6 @@ Each function adds to `changes` (field name -> new value) what differs from the 
 means no news.
 """
 
-from collections.abc import Callable
 from operator import attrgetter
 from typing import Any
 
@@ -37,33 +36,28 @@ def set_created(event: Event, changes: dict[str, Any]) -> None:
             changes[field.name] = value
 
 
-def _says(names: tuple[str, ...]) -> Callable[[Event], bool]:
-    """Whether an event says any of these fields: most say few, and looking at each by itself is dear."""
-    of, nothing = attrgetter(*names), attrgetter(*names)(Event())
-    return lambda event: of(event) != nothing
-
-
-_says_once = _says((*_ONCE, *_ONCE_JSON, *_IDENTITY))
-_says_later = _says((*_LATER, *_LATER_JSON))
+# Most events say few of these fields. Read and compared in one step in C that takes a tenth of looking at each.
+_said_once = attrgetter(*_ONCE, *_ONCE_JSON, *_IDENTITY)
+_said_later = attrgetter(*_LATER, *_LATER_JSON)
+_NOTHING_ONCE, _NOTHING_LATER = _said_once(Event()), _said_later(Event())
+_ONCE_NAMES = (*_ONCE, *_ONCE_JSON, *_IDENTITY)
 
 
 def set_once(current: Prediction, event: Event, changes: dict[str, Any], *, override: bool) -> None:
     """Fill what says who and what it is; the first create also replaces what reports had filled."""
-    if not _says_once(event):
+    said = _said_once(event)
+    if said == _NOTHING_ONCE:
         return
-    for name in _ONCE:
-        value = getattr(event, name)
-        if value is not None:
-            old = getattr(current, name)
-            if old is None or (override and old != value):
-                changes[name] = value
-    for name in _ONCE_JSON:
-        raw, old = getattr(event, name), getattr(current, name)
-        if raw and (not old or (override and old != raw)):
-            changes[name] = raw
-    for name in _IDENTITY:
-        value = getattr(event, name)
-        if value is not None and getattr(current, name) is None:
+    news = [
+        (name, value, nothing)
+        for name, value, nothing in zip(_ONCE_NAMES, said, _NOTHING_ONCE, strict=True)
+        if value is not nothing
+    ]
+    for name, value, nothing in news:
+        old = getattr(current, name)
+        if value != nothing and (
+            old == nothing or (override and old != value and name not in _IDENTITY)
+        ):
             changes[name] = value
 
 
@@ -113,7 +107,7 @@ def advance(current: Prediction, event: Event, changes: dict[str, Any]) -> None:
 
 
 def _later(current: Prediction, event: Event, changes: dict[str, Any]) -> None:
-    if not _says_later(event):
+    if _said_later(event) == _NOTHING_LATER:
         return
     for name in _LATER:
         value = getattr(event, name)

@@ -112,6 +112,24 @@ class Reduction(Struct, gc=False):
         """Whether the text has grown, and nothing else has changed."""
         return self.applied > 0 and self.grown == self.applied
 
+    def apply(self, index: int, decision: Applied, event: Event, position: Place) -> None:
+        """Take in what became of one of the events."""
+        self.record = decision.record
+        self.applied += 1
+        self.grown += decision.growth
+        if decision.added:
+            self.added.append(decision.added)
+        if decision.contents:
+            self.contents = {**self.contents, **decision.contents}
+        if decision.letter is not None:
+            self.rejected = (*self.rejected, (index, decision.letter))
+        self.position = position
+        self.recorded_at = event.recorded_at
+        if decision.step:
+            self.stepped_at = event.recorded_at
+        if event.traceparent is not None:
+            self.traceparent = event.traceparent
+
     def refuse(self, position: Place, code: RefusalCode) -> None:
         """Note a piece that did not become part of the text."""
         record = self.record
@@ -134,35 +152,21 @@ def reduce(
         fits: Whether a record may be stored, asked after every event so that the outcome does not depend on how
             events fall into batches; None if sizes are known to be safe.
     """
-    reduction = Reduction(current)
+    reduction: Reduction | None = None
     for index, (event, position) in enumerate(events):
-        decision = decide(reduction.record, event, position, log=policy.log, strict=policy.strict)
+        standing = current if reduction is None else reduction.record
+        decision = decide(standing, event, position, policy.log, policy.strict)
+        if isinstance(decision, Applied) and fits is not None and not fits(decision.record):
+            reason = f"the record would exceed {policy.record_max} bytes; raise TIDINGS_RECORD_MAX or send less"
+            decision = Rejected("record-too-large", reason)
+        if reduction is None:
+            if isinstance(decision, Applied) and event.type is not _APPEND:
+                reduction = _first(decision, event, position)
+                continue
+            reduction = Reduction(current)
         match decision:
             case Applied():
-                if fits is not None and not fits(decision.record):
-                    reason = f"the record would exceed {policy.record_max} bytes; raise TIDINGS_RECORD_MAX or send less"
-                    reduction.rejected = (
-                        *reduction.rejected,
-                        (index, Rejected("record-too-large", reason)),
-                    )
-                    if event.type is _APPEND:
-                        reduction.refuse(position, "record-too-large")
-                    continue
-                reduction.record = decision.record
-                reduction.applied += 1
-                reduction.grown += decision.growth
-                if decision.added:
-                    reduction.added.append(decision.added)
-                if decision.contents:
-                    reduction.contents = {**reduction.contents, **decision.contents}
-                if decision.letter is not None:
-                    reduction.rejected = (*reduction.rejected, (index, decision.letter))
-                reduction.position = position
-                reduction.recorded_at = event.recorded_at
-                if decision.step:
-                    reduction.stepped_at = event.recorded_at
-                if event.traceparent is not None:
-                    reduction.traceparent = event.traceparent
+                reduction.apply(index, decision, event, position)
             case Duplicate():
                 reduction.duplicates += 1
             case Stale():
@@ -173,7 +177,25 @@ def reduce(
                 reduction.rejected = (*reduction.rejected, (index, decision))
         if event.type is _APPEND and (refused := _refused(decision)) is not None:
             reduction.refuse(position, refused)
-    return reduction
+    return reduction or Reduction(current)
+
+
+def _first(decision: Applied, event: Event, position: Place) -> Reduction:
+    """What becomes of the first event where that is no piece: made whole, as most have no other beside them.
+
+    Setting the attributes one by one took 0.4 us.
+    """
+    letter = decision.letter
+    return Reduction(
+        decision.record,
+        1,
+        position=position,
+        recorded_at=event.recorded_at,
+        stepped_at=event.recorded_at if decision.step else None,
+        traceparent=event.traceparent,
+        rejected=() if letter is None else ((0, letter),),
+        contents=decision.contents or {},
+    )
 
 
 def _drops(decision: Stale, event: Event, record: Standing | None) -> bool:

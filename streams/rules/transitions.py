@@ -50,7 +50,6 @@ def decide(
     current: Standing | None,
     event: Event,
     position: Place | None,
-    *,
     log: str | None = None,
     strict: bool = False,
 ) -> Decision:

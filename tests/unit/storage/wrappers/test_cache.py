@@ -343,6 +343,24 @@ async def test_writes_show_after_the_commit(store: Gate, cache: CachedStore) -> 
     assert cache.peek("p") == second.stored
 
 
+async def test_a_late_write_does_not_go_back(store: Gate, cache: CachedStore) -> None:
+    """A state that was announced while an older one was on its way to the store stays."""
+    await cache.write([creation("p")])
+    store.gate.clear()
+    write = asyncio.create_task(cache.write([writing(prediction("p", 2), 1), creation("q")]))
+    await asyncio.sleep(0)
+    cache.put("p", state(3))
+    store.gate.set()
+    assert await write == [None, None]
+    assert cache.peek("p") == state(3)
+    assert cache.peek("q") == creation("q").stored
+    size = cache.size
+    cache.invalidate("p")
+    cache.invalidate("q")
+    assert size > 0
+    assert cache.size == 0
+
+
 async def test_conflict_forgets(store: Gate, cache: CachedStore) -> None:
     """After a conflict the cache does not answer from what it had."""
     await cache.write([creation("p")])
