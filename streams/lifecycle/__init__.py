@@ -1,4 +1,4 @@
-"""What follows by itself in a prediction's life: deadlines that pass, retries, the members of a group.
+"""What follows by itself in a prediction's life: deadlines, retries, a group's members, answers.
 
-May import `submission` and what that may import; nothing here calls a provider.
+May import `submission` and what that may import; only the delivery of answers calls a provider.
 """

@@ -11,7 +11,7 @@ RECEIVED_HEADER = "tidings-received"
 ARCHIVE_HEADER = "tidings-archive"
 """The archive mode in force when it was appended."""
 USAGE_HEADER = "tidings-usage"
-"""Beside the provider: by which rules the body says what was used. Bodies that were appended before
+"""Beside the provider: by which rules the body says what was used, and asks. Bodies that were appended before
 there were such rules have no header and say nothing of it, so a replay of them gives the same bytes."""
 TRACE_HEADER = "traceparent"
 """W3C Trace Context; it goes on in the change."""

@@ -372,6 +372,7 @@ def _webhook(
             "unknown-provider",
             f"provider {name[:40]!r} is not known here; configure it and redrive",
         )
+    stamp = headers.get(USAGE_HEADER)
     webhook = Webhook(
         record.value or b"",
         key,
@@ -379,7 +380,8 @@ def _webhook(
         delivery,
         _archive(headers),
         _traceparent(headers),
-        headers.get(USAGE_HEADER) == USAGE_STAMP[1],
+        stamp is not None,
+        stamp == USAGE_STAMP[1],
     )
     return translate(provider, webhook)
 

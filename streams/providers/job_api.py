@@ -146,6 +146,33 @@ class OriginAware(Protocol):
         """
 
 
+class Reply(Struct, frozen=True, kw_only=True):
+    """A person's answer to a question of a provider."""
+
+    provider_id: str
+    """Of the job that asked."""
+    model: str | None
+    question: bytes
+    """As the provider's translation made it; JSON."""
+    answer: bytes
+    """Any JSON but null."""
+    webhook: str | None
+    """Where a job reports that goes on with the answer, token included."""
+    key: str
+    """The same for every try; for a provider that can tell repeats by it."""
+
+
+@runtime_checkable
+class AnswerApi(Protocol):
+    """A provider whose jobs ask, and go on with an answer."""
+
+    def answer(self, reply: Reply) -> Call:
+        """Send an answer. Raises ValueError if it cannot be one, with the reason."""
+
+    def answered(self, body: bytes) -> Submitted:
+        """Read the answer to that: the job that goes on. Raises `Unreadable`."""
+
+
 class ThinNotice(Struct, frozen=True):
     """What a webhook says that names a result and does not bring it."""
 

@@ -47,6 +47,9 @@ class ReportFields(TypedDict, total=False):
     logs: str | None
     generation_time: int | float | None
     notice: bool
+    waiting: bool | None
+    question: Raw
+    question_id: str | None
     usage: Usage | None
 
 

@@ -24,8 +24,9 @@ class UnprovenByHeaders(BadSignature):
     """The headers alone show it (one is missing or stale), so the body need not be read."""
 
 
-USAGE_STAMP = (USAGE_HEADER, b"1")
-"""The header of every webhook that is appended since its body is asked for usage; the value names the rules."""
+USAGE_STAMP = (USAGE_HEADER, b"2")
+"""The header of every webhook that is appended now; the value names the rules. 1: its body is asked for usage. 2: for
+questions, too."""
 
 
 class Webhook(Struct, frozen=True, gc=False):
@@ -42,6 +43,8 @@ class Webhook(Struct, frozen=True, gc=False):
     traceparent: bytes | None = None
     usage: bool = False
     """Whether what the body says of usage counts: it was appended since usage is read."""
+    questions: bool = False
+    """Whether a question in the body counts: it was appended since questions are read."""
 
 
 class Provider(Protocol):

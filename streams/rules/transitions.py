@@ -132,12 +132,12 @@ def _report(
 
 def _about_another(current: Prediction, event: Event) -> Decision | None:
     contradiction = other_prediction(current, event)
-    if (
-        contradiction is not None
-        and current.asked_as is not None
-        and event.provider_id == current.asked_as
-    ):
+    if contradiction is None:
+        return None
+    if current.asked_as is not None and event.provider_id == current.asked_as:
         return STALE  # of the job that asked; the prediction has gone on as another
+    if event.notice and current.answered_at is not None and current.answer_taken_at is None:
+        return STALE  # of the job that goes on, before it was said which that is
     return contradiction
 
 

@@ -27,7 +27,7 @@ from tidings.streams.providers.job_api import (
 from tidings.streams.providers.protocol import Provider, Webhook
 from tidings.streams.providers.translation import translate
 from tidings.streams.rules.decision import Applied, is_late
-from tidings.streams.rules.event import Archive, Event, OtherResource, Poison
+from tidings.streams.rules.event import Event, OtherResource, Poison
 from tidings.streams.rules.transitions import decide
 from tidings.streams.submission.create_call import Declined
 from tidings.streams.submission.event_publisher import EventPublisher
@@ -258,7 +258,7 @@ class StatusClient:
 
     def translated(self, prediction_id: str, provider: str, body: bytes) -> Event:
         """The report as the processor will read it. Raises `Poison` and `OtherResource`."""
-        webhook = Webhook(body, prediction_id, self._clock.ms(), None, Archive.AFTER, None)
+        webhook = Webhook(body, prediction_id, self._clock.ms(), usage=True, questions=True)
         return translate(self._providers[provider], webhook)
 
     async def report_notice(self, record: Prediction, notice: ThinNotice) -> None:

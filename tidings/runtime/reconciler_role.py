@@ -15,6 +15,7 @@ from tidings.storage.errors import StorageError
 from tidings.storage.loggers import get_logger
 from tidings.streams.changes.codec import Change
 from tidings.streams.changes.feed import ChangeListener
+from tidings.streams.lifecycle.answer_delivery import AnswerDelivery
 from tidings.streams.lifecycle.deadlines import Deadlines
 from tidings.streams.lifecycle.follow_ups import FollowUps
 from tidings.streams.lifecycle.groups import Groups
@@ -126,6 +127,7 @@ class ProviderWork:
         self.deadlines: Deadlines | None = None
         self.retries: Retries | None = None
         self.groups: Groups | None = None
+        self.answers: AnswerDelivery | None = None
         objects = resources.objects
         self.follow_ups = FollowUps(
             self.publisher, objects.get, objects.shown, (settings.webhook_key or "").encode()
@@ -173,6 +175,8 @@ class ProviderWork:
             self.groups.notice(changes)
         if self.texts is not None:
             self.texts.notice(changes)
+        if self.answers is not None:
+            self.answers.notice(changes)
 
     def missed(self) -> None:
         """Changes were missed: what is unfinished is to be read again."""
@@ -191,7 +195,13 @@ class ProviderWork:
                     owes=owes,
                     also=[
                         one.remember
-                        for one in (self.deadlines, self.retries, self.groups, self.texts)
+                        for one in (
+                            self.deadlines,
+                            self.retries,
+                            self.groups,
+                            self.texts,
+                            self.answers,
+                        )
                         if one is not None
                     ],
                 )
@@ -233,7 +243,9 @@ class ProviderWork:
             self.publisher,
             mine=self.thin.mine,
         )
+        self.answers = self._answers(self.thin.mine)
         work = [
+            self.answers.run(),
             self.texts.run(),
             self.thin.run(),
             self.reconciler.run(),
@@ -252,6 +264,17 @@ class ProviderWork:
             for task in tasks:
                 task.cancel()
             await asyncio.wait(tasks, timeout=4)
+
+    def _answers(self, mine: Callable[[Collection[int]], bool]) -> AnswerDelivery:
+        return AnswerDelivery(
+            self._load,
+            self._resources.providers,
+            self.throttles,
+            self.publisher,
+            self._resources.objects.get,
+            self.webhook_url,
+            mine=mine,
+        )
 
     def _groups(self, reconciler: Reconciler, mine: Callable[[Collection[int]], bool]) -> Groups:
         return Groups(self._load, self.follow_ups, reconciler.expect, mine=mine)
@@ -297,16 +320,22 @@ class ProviderWork:
             )
             groups = self._groups(reconciler, lambda _partitions: True)
             retries = self._retries(reconciler, groups, lambda _partitions: True)
+            answers = self._answers(lambda _partitions: True)
             unfinished = await remember_unfinished(
                 reconciler,
                 self._resources.store,
                 self._resources.log,
                 owes=owes,
-                also=[passed.remember, retries.remember, groups.remember],
+                also=[passed.remember, retries.remember, groups.remember, answers.remember],
                 at_once=everything,
                 settled=True,
             )
-            while await passed.once() or await retries.once() or await groups.once():
+            while (
+                await passed.once()
+                or await retries.once()
+                or await groups.once()
+                or await answers.once()
+            ):
                 pass
             left = await reconciler.once()
             await submissions.idle()
@@ -320,6 +349,7 @@ class ProviderWork:
             "submitted": submissions.submitted,
             "deadlines": passed.told,
             "retried": retries.asked + retries.created,
+            "answered": answers.taken,
             "reported": self.status_client.reported,
             "gone": self.status_client.gone + self.status_client.unknown,
             "left": left + submissions.interrupted + submissions.unknown,
@@ -383,6 +413,8 @@ class ProviderWork:
             found["retries"] = {"asked": self.retries.asked, "created": self.retries.created}
         if self.texts is not None:
             found["texts"] = {"read": len(self.texts), "appended": self.texts.appended}
+        if self.answers is not None:
+            found["answers"] = {"owed": len(self.answers), "taken": self.answers.taken}
         if self.groups is not None:
             found["groups"] = {"unfinished": len(self.groups), "created": self.groups.created}
         return found

@@ -1,10 +1,10 @@
 """Gemini: thin events, proven by Standard Webhooks (static) or by a JWT of Google's (dynamic).
 
-Pure. Fetched batches, operations and interactions are understood in their own shape. Nothing is
-submitted from here. Source: the Gemini API's documentation of webhooks, batch mode, interactions
-and long-running operations. A dynamic webhook carries the event as an RS256 JWT in
-`webhook-signature`; the JWT does not cover the body, so the body counts only if it says what the
-JWT says.
+Pure. Fetched batches, operations and interactions are understood in their own shape. An interaction
+that asks goes on with an answer; nothing else is submitted from here. A dynamic webhook carries the
+event as an RS256 JWT in `webhook-signature`; the JWT does not cover the body, so the body counts
+only if it says what the JWT says. Source: the Gemini API's documentation of webhooks, batch mode,
+interactions and long-running operations.
 """
 
 import binascii
@@ -19,7 +19,8 @@ from tidings.storage.prediction import ABSENT, Status, Usage
 from tidings.streams.providers import payload as bodies
 from tidings.streams.providers import usage as usages
 from tidings.streams.providers.configuration import BadConfiguration, Configuration, setting_name
-from tidings.streams.providers.job_api import Call, ThinNotice, Unreadable, address, parts
+from tidings.streams.providers.gemini_api import BATCHES, URL, GeminiApi, Where, question, short
+from tidings.streams.providers.job_api import ThinNotice
 from tidings.streams.providers.manifest import Manifest, SampleWebhook
 from tidings.streams.providers.protocol import BadSignature, Webhook
 from tidings.streams.providers.signatures.hmac_signatures import required
@@ -34,9 +35,6 @@ from tidings.streams.rules.event import Event, OtherResource
 
 if TYPE_CHECKING:
     from tidings.streams.providers.signatures.jwks import KeySet
-
-URL = "https://generativelanguage.googleapis.com"
-BATCHES = "batches/"
 
 RESOURCES = frozenset({"batch", "interaction", "video"})
 """First words of the events that are about predictions."""
@@ -65,6 +63,9 @@ STATES = {
 """The last word of a batch's `metadata.state` (`BATCH_STATE_SUCCEEDED`, formerly
 `JOB_STATE_SUCCEEDED`)."""
 
+ASKS = "requires_action"
+"""The status of an interaction that goes on with an answer."""
+
 NAMED_ERRORS = frozenset({"expired", "incomplete"})
 """Kinds of failure that are their own reason."""
 
@@ -74,12 +75,6 @@ class _Data(Struct, frozen=True, gc=False):
     name: str | None = None
     error_code: Raw = ABSENT
     error_message: Raw = ABSENT
-
-
-class Where(Struct, frozen=True):
-    """A record's `providerUrls`: the resource's name, without host and version."""
-
-    get: str | None = None
 
 
 class _Metadata(Struct, frozen=True, gc=False):
@@ -99,6 +94,7 @@ class _Event(Struct, frozen=True, gc=False):
     id: str | None = None
     status: str | None = None
     model: str | None = None
+    agent: str | None = None
     input: Raw = ABSENT
     outputs: Raw = ABSENT
     steps: Raw = ABSENT
@@ -111,7 +107,6 @@ class _Event(Struct, frozen=True, gc=False):
 
 
 _event = bodies.Reader(_Event)
-_where = bodies.Reader(Where)
 
 
 class Gemini(Struct, frozen=True):
@@ -122,7 +117,7 @@ class Gemini(Struct, frozen=True):
     audience: str | None
     tolerance: float = TOLERANCE
     name: str = "gemini"
-    api: "GeminiApi | None" = None
+    api: GeminiApi | None = None
     """For look-ups; None without a token."""
 
     def verify(self, headers: Mapping[str, str], body: bytes, now: float) -> str:
@@ -185,16 +180,20 @@ class Gemini(Struct, frozen=True):
         own, error = _own_id(found), bodies.text(found.error)
         if found.status is not None:
             status = bodies.status(STATUSES, found.status, self.name)
+            asking = webhook.questions and found.status == ASKS
             return bodies.event(
                 webhook,
                 self.name,
                 own,
                 left_out=left_out,
                 status=status,
+                waiting=True if asking else None,
+                question=question(_outputs(found), found.agent) if asking else ABSENT,
+                question_id=own if asking else None,
                 model=found.model,
                 payload=bodies.given(found.input),
                 prompt=bodies.string(found.input),
-                output=bodies.given(found.outputs) or bodies.given(found.steps),
+                output=_outputs(found),
                 error=(error or found.status) if status is Status.FAILED else None,
                 usage=_usage(found) if webhook.usage else None,
             )
@@ -302,6 +301,10 @@ def _says_the_same(claims: Mapping[str, Any], body: bytes) -> bool:
     return all(name in claims and claims[name] == value for name, value in said.items())
 
 
+def _outputs(found: _Event) -> Raw:
+    return bodies.given(found.outputs) or bodies.given(found.steps)
+
+
 def _own_id(found: _Event) -> str | None:
     if found.data is not None:
         return short(found.data.id or found.data.name)
@@ -353,57 +356,6 @@ def _error(data: _Data, word: str) -> str | None:
     )
 
 
-def short(name: str | None) -> str | None:
-    """The id in a resource's name: a batch's webhook says `b1` or `batches/b1` for the same one."""
-    return name.removeprefix(BATCHES) if name else None
-
-
-class GeminiApi(Struct, frozen=True):
-    """The calls, with the key that they carry."""
-
-    token: str
-    url: str = URL
-
-    def __repr__(self) -> str:
-        """Show no key."""
-        return f"GeminiApi({self.url})"
-
-    def get(self, provider_id: str, model: str | None, urls: Raw) -> Call:
-        """The batch, operation or interaction as it stands."""
-        return Call(method="GET", url=self._at(provider_id, urls), headers=self._headers())
-
-    def result(self, provider_id: str, body: bytes, urls: Raw, model: str | None) -> None:
-        """Nothing has to be fetched apart."""
-        return
-
-    def report(self, provider_id: str, body: bytes, result: bytes | None) -> bytes:
-        """The answer itself, if it is what was asked for."""
-        found = _event.answer(body, "operation or interaction")
-        if provider_id not in (found.id, short(found.name)):
-            raise Unreadable(f"another resource than {provider_id[:64]!r}")
-        return body
-
-    def cancel(self, provider_id: str, model: str | None, urls: Raw) -> Call:
-        """Stop it."""
-        name = self._name(provider_id, urls)
-        tail = "/cancel" if name.startswith("interactions/") else ":cancel"
-        url = address(self.url, "v1beta", *parts(name), tail=tail)
-        return Call(method="POST", url=url, headers=self._headers())
-
-    def _headers(self) -> dict[str, str]:
-        return {"x-goog-api-key": self.token}
-
-    def _at(self, provider_id: str, urls: Raw) -> str:
-        return address(self.url, "v1beta", *parts(self._name(provider_id, urls)))
-
-    def _name(self, provider_id: str, urls: Raw) -> str:
-        """The resource's name, as its webhook gave it."""
-        found = _where.peek(bytes(urls)) if urls else None
-        if found is not None and found.get:
-            return found.get
-        return provider_id if "/" in provider_id else f"interactions/{provider_id}"
-
-
 def open_provider(name: str, configuration: Configuration) -> Gemini | None:
     """Gemini as configured; None with neither a secret nor the URL of Google's keys.
 
@@ -425,7 +377,8 @@ def open_provider(name: str, configuration: Configuration) -> Gemini | None:
 
         key_set = KeySet(configuration.jwks_url)
     token = configuration.token
-    api = GeminiApi(token, configuration.url_or(URL)) if token else None
+    dynamic = bool(configuration.jwks_url)
+    api = GeminiApi(token, configuration.url_or(URL), dynamic) if token else None
     return Gemini(keys, key_set, audience, configuration.tolerance_or(TOLERANCE, name), name, api)
 
 
