@@ -385,7 +385,7 @@ def open_provider(name: str, configuration: Configuration) -> Gemini | None:
 MANIFEST = Manifest(
     open=open_provider,
     configured_by="`TIDINGS_GEMINI_SECRET` for static webhooks; `TIDINGS_GEMINI_JWKS_URL` and `audience` in the table "
-    "`[gemini]` of `tidings.toml` for dynamic ones; `_TOKEN` (an API key) to fetch results",
+    "`[gemini]` of `tidings.toml` for dynamic ones; `_TOKEN` (an API key) to fetch results and to take answers",
     proof="Standard Webhooks, or an RS256 JWT that says the same as the body",
     takes_jwks_url=True,
     options=frozenset({"audience"}),

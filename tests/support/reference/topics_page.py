@@ -41,7 +41,7 @@ HEADERS: dict[str, dict[str, str]] = {
         "tidings-delivery": "the provider's id of the delivery",
         "tidings-received": "when the gateway received it, in ms since the epoch",
         "tidings-archive": "when the output is archived: `after`, `before`, `off`",
-        "tidings-usage": "`1`: what the body says of usage counts; without it, nothing of it does",
+        "tidings-usage": "`1`: what the body says of usage counts; `2`: a question in it, too; without it, neither does",
         "tidings-fetched": "why Tidings asked the provider for this report",
         "tidings-unreadable": "why the log's client cannot decode the record; on its stand-in",
         "traceparent": "W3C Trace Context",

@@ -77,7 +77,7 @@ async def test_a_signed_webhook_is_appended_as_it_came() -> None:
         "tidings-provider": b"replicate",
         "tidings-delivery": b"msg_1",
         "tidings-archive": b"before",
-        "tidings-usage": b"1",
+        "tidings-usage": b"2",
         "traceparent": trace.encode(),
     }
 
