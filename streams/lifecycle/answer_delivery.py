@@ -73,11 +73,11 @@ class AnswerDelivery:
     ) -> None:
         self._load, self._throttles, self._publisher = load, throttles, publisher
         self._read, self._webhook_url, self._mine, self._clock = read, webhook_url, mine, clock
-        self._apis = {
-            name: api
-            for name, provider in providers.items()
-            if isinstance(api := job_api_of(provider), AnswerApi) and name in throttles
-        }
+        self._apis: dict[str, AnswerApi] = {}
+        for name, provider in providers.items():
+            api = job_api_of(provider)
+            if isinstance(api, AnswerApi) and name in throttles:
+                self._apis[name] = api
         self._schedule = Schedule(clock)
         self._tries: dict[str, int] = {}
         self.taken = 0

@@ -420,3 +420,44 @@ async def test_a_service_without_predictions_says_how_to_make_one(
         assert done.code == 0, done.err
     await expect(card(page, "my first prediction").locator(".status")).to_have_text("Succeeded")
     await expect(page.locator("#welcome")).to_be_hidden()
+
+
+async def test_a_question_is_answered(page: Page, service: TidingsProcess) -> None:
+    """It stands on the card and in the detail with its choices or a field; then with the answer, whoever gave it."""
+    question = {"text": "Which one?", "choices": ["red", "blue"]}
+    await report(service, "asks-1", "processing", prompt="a door", waiting=True, question=question)
+    await visit(page, service, "#asks-1")
+    asks = page.locator("#detail .asks")
+    await expect(asks.locator(".question")).to_have_text("Which one?")
+    await expect(card(page, "a door").locator(".status")).to_have_text("Waiting for an answer")
+    await expect(asks.locator("form")).to_be_hidden()
+    await asks.get_by_role("button", name="blue").click()
+    await expect(asks.locator(".said")).to_contain_text("blue")
+    await expect(asks.locator(".choices")).to_be_hidden()
+    await expect(card(page, "a door").locator(".status")).to_have_text("Processing")
+
+    await report(service, "asks-1", waiting=True, question="And how <b>wide</b>?")
+    await expect(asks.locator(".question")).to_have_text("And how <b>wide</b>?")
+    await asks.get_by_label("Your answer").fill("very")
+    await asks.get_by_role("button", name="Answer").click()
+    await expect(asks.locator(".said")).to_contain_text("very")
+
+    await report(service, "asks-1", waiting=True, question="x" * 40_000)
+    await expect(asks.locator(".question")).to_have_text("x" * 40_000)
+    await expect(asks.get_by_label("Your answer")).to_have_value("")
+    await report(service, "asks-1", "succeeded")
+    await expect(asks.locator(".said")).to_contain_text("Nobody answered")
+    await expect(asks.locator("form")).to_be_hidden()
+
+
+async def test_an_answer_that_comes_too_late(page: Page, service: TidingsProcess) -> None:
+    """Somebody else was first: the page shows whose answer counts."""
+    await report(service, "asks-2", "processing", waiting=True, question="Go on?")
+    await visit(page, service, "#asks-2")
+    asks = page.locator("#detail .asks")
+    await asks.get_by_label("Your answer").fill("no")
+    async with httpx.AsyncClient(base_url=service.url) as client:
+        said = {"answer": "yes", "questionNumber": 1}
+        assert (await client.post("/api/predictions/asks-2/answer", json=said)).status_code == 200
+    await expect(asks.locator(".said")).to_contain_text("yes")
+    await expect(asks.locator("form")).to_be_hidden()

@@ -6,6 +6,7 @@ import { dateAndTime, pretty, statusName, usage } from "./format.js";
 import { Logs } from "./logs.js";
 import { copied, Outputs, WholeText } from "./outputs.js";
 import { archiveTrouble, blobOf, counted, ended, progress, prompt, title, words } from "./record.js";
+import { Question } from "./questions.js";
 import { send } from "./service.js";
 import { Timeline } from "./timeline.js";
 
@@ -27,6 +28,7 @@ export class Detail {
   /** `close()` is called when the visitor is done with it. */
   constructor(close) {
     this.canceling = new Canceling();
+    this.question = new Question();
     this.title = element("h2", { id: "detail-title" });
     this.status = element("span", { class: "status" });
     this.share = element("span", { class: "share" });
@@ -47,6 +49,7 @@ export class Detail {
     this.body = element(
       "div",
       { class: "body" },
+      this.question.node,
       this.#outputs.node,
       this.archive,
       this.errorText,
@@ -86,6 +89,7 @@ export class Detail {
     show(this.body, Boolean(record));
     show(this.missing, !record);
     this.canceling.update(record);
+    this.question.update(record);
     if (!record) {
       setText(this.title, gone ? "Deleted" : "Not there yet");
       setText(this.missing, gone ? "This prediction was deleted, or has expired." : "There is no prediction with this id. It will show here as soon as there is one.");
@@ -95,7 +99,7 @@ export class Detail {
     show(this.status, true);
     this.status.dataset.status = record.status;
     setText(this.title, title(record));
-    setText(this.status, [statusName(record.status), counted(record)].filter(Boolean).join(" · "));
+    setText(this.status, [statusName(record.status), record.waiting && "Waiting for an answer", counted(record)].filter(Boolean).join(" · "));
     const done = ended(record) ? null : progress(record);
     show(this.share, done !== null);
     setText(this.share, done === null ? "" : `${Math.round(done * 100)} %`);

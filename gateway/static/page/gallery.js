@@ -43,7 +43,7 @@ class Card {
     this.bar.style.width = share === null ? "" : `${share * 100}%`;
     setText(this.title, title(record));
     this.status.dataset.status = record.status;
-    const status = record.cancelRequestedAt && !ended(record) ? "Canceling" : statusName(record.status);
+    const status = record.cancelRequestedAt && !ended(record) ? "Canceling" : record.waiting ? "Waiting for an answer" : statusName(record.status);
     setText(this.status, [status, counted(record)].filter(Boolean).join(" · "));
     setText(this.by, [record.owner, record.model?.split("/").at(-1)].filter(Boolean).join(" · "));
     this.by.title = [record.owner, record.model].filter(Boolean).join(" · ");

@@ -44,6 +44,7 @@ from tidings.streams.providers.signatures.standard_webhooks import (
     signed_headers,
 )
 from tidings.streams.rules.event import Event, Poison
+from tidings.streams.rules.questions import question_of
 
 FIELDS = (
     "id",
@@ -61,6 +62,8 @@ FIELDS = (
     "seconds",
     "images",
     "cost",
+    "question",
+    "question_id",
 )
 
 _step = re.compile(r"([^.\[\]]+)|\[(\d{1,6})\]")
@@ -127,10 +130,14 @@ class Generic(Struct, frozen=True):
             for name, value in (("progress", progress), ("generation_time", generation_time))
             if value is None and self._at(name, body)
         ]
+        asked = self._question(body) if webhook.questions else ABSENT
         return bodies.event(
             webhook,
             self.name,
             bodies.text(self._at("id", body)),
+            waiting=True if asked else None,
+            question=asked,
+            question_id=bodies.text(self._at("question_id", body)) if asked else None,
             left_out=tuple(left_out),
             status=bodies.status(self.statuses, word, self.name)
             if "status" in self.fields
@@ -147,6 +154,16 @@ class Generic(Struct, frozen=True):
             generation_time=generation_time,
             usage=self._usage(body) if webhook.usage else None,
         )
+
+    def _question(self, body: Mapping[str, Raw]) -> Raw:
+        """What it asks: a question as it is, anything else as the text of one."""
+        found = self._at("question", body)
+        try:
+            question_of(found)
+        except (msgspec.DecodeError, RecursionError):
+            text = bodies.text(found)
+            return Raw(msgspec.json.encode(text)) if text else ABSENT
+        return found
 
     def _usage(self, body: Mapping[str, Raw]) -> Usage | None:
         return usages.usage(

@@ -26,6 +26,8 @@ from tidings.streams.providers.signatures.standard_webhooks import (
     signed_headers,
 )
 from tidings.streams.rules.event import HALF_CHARACTER, Event, EventType, Poison
+from tidings.streams.rules.fields import ASKED_WIRE_NAMES
+from tidings.streams.rules.questions import question_of
 from tidings.streams.rules.usage import checked
 from tidings.streams.support.json_text import has_half_characters
 
@@ -82,6 +84,9 @@ class _Report(Struct, frozen=True, gc=False, rename="camel"):
     estimated_time: int | float | None = None
     generation_time: int | float | None = None
     usage: Raw = ABSENT
+    waiting: Raw = ABSENT
+    question: Raw = ABSENT
+    question_id: Raw = ABSENT
 
 
 class _Identity(Struct, frozen=True, gc=False, rename="camel"):
@@ -143,8 +148,12 @@ class Standard(Struct, frozen=True):
         status = None if "status" in left_out else _status(report.status, outer.type)
         at = _at(report.at, webhook.at)
         usage, off = _usage(report, webhook)
+        waiting, unfit = _waiting(report, webhook)
         left_out += (
-            off + _misshapen(report) + (("at",) if at is None and status is not None else ())
+            off
+            + unfit
+            + _misshapen(report)
+            + (("at",) if at is None and status is not None else ())
         )
         if left_out and status is None:
             names = ", ".join(sorted(left_out))
@@ -156,6 +165,9 @@ class Standard(Struct, frozen=True):
         )
         if usage is not None:
             event = replace(event, usage=usage)
+        if waiting is not None:
+            question, id_ = bodies.given(report.question), bodies.string(report.question_id)
+            event = replace(event, waiting=waiting, question=question, question_id=id_)
         return replace(event, type=EventType.APPEND) if append else event
 
     def _event(
@@ -202,7 +214,9 @@ class Standard(Struct, frozen=True):
             unknown=tuple(
                 name
                 for name in bodies.members(text)
-                if name not in _KNOWN or (name == "usage" and not webhook.usage)
+                if name not in _KNOWN
+                or (name == "usage" and not webhook.usage)
+                or (name in ASKED_WIRE_NAMES and not webhook.questions)
             ),
             left_out=left_out,
         )
@@ -222,6 +236,22 @@ def _usage(report: _Report, webhook: Webhook) -> tuple[Usage | None, tuple[str, 
         return checked(msgspec.json.decode(raw, type=Usage)), ()
     except (ValueError, RecursionError):
         return None, ("usage",)
+
+
+def _waiting(report: _Report, webhook: Webhook) -> tuple[bool | None, tuple[str, ...]]:
+    """Whether the prediction waits, if that is said, and what has to be left out."""
+    waiting = bodies.given(report.waiting)
+    if not waiting or not webhook.questions:
+        return None, ()
+    if bytes(waiting) not in (b"true", b"false"):
+        return None, ("waiting",)
+    if bytes(waiting) == b"false":
+        return False, ()
+    try:
+        question_of(report.question)
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return None, ("question",)
+    return True, ()
 
 
 def _check_type(kind: str | None) -> None:
