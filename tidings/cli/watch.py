@@ -1,10 +1,10 @@
-"""`tidings watch`: changes in the terminal."""
+"""`tidings watch` and `tidings answer`: changes in the terminal, and the answer to what one asks."""
 
 import sys
 import time
 from argparse import Namespace
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tidings.cli.support import command, output, service_access
 from tidings.config.settings import Settings
@@ -54,6 +54,55 @@ def register(commands: command.Commands) -> None:
     service_access.add_flags(parser)
     command.add_config(parser)
     command.add_json(parser)
+    _register_answer(commands)
+
+
+def _register_answer(commands: command.Commands) -> None:
+    about = (
+        "Answer the question that a prediction waits with; without an answer, show the question."
+    )
+    parser = command.parser(commands, "answer", answer, about, "tidings answer p1 blue")
+    parser.add_argument("prediction", metavar="ID", help="the prediction that waits")
+    parser.add_argument("answer", metavar="ANSWER", nargs="?", help="a text, or JSON with --parse")
+    parser.add_argument("--parse", action="store_true", help="the answer is JSON")
+    parser.add_argument(
+        "--question", metavar="N", type=int, help="the number of the question that it is for"
+    )
+    service_access.add_flags(parser)
+    command.add_config(parser)
+    command.add_json(parser)
+
+
+def answer(arguments: Namespace) -> int:
+    """Answer, or show what is asked."""
+    import msgspec
+
+    said = arguments.answer
+    if arguments.parse:
+        try:
+            said = msgspec.json.decode(said or "")
+        except msgspec.DecodeError as error:
+            raise command.Failure(f"--parse: {error}", command.WRONG_USE) from None
+    return command.run_loop(_answer(arguments, said, command.settings(arguments)))
+
+
+async def _answer(arguments: Namespace, said: Any, settings: Settings) -> int:
+    from tidings.client.errors import ClientError
+
+    async with await _client(arguments, settings) as client:
+        try:
+            if said is None:
+                record = await client.get(arguments.prediction)
+            else:
+                record = await client.answer(
+                    arguments.prediction, said, question_number=arguments.question
+                )
+        except ClientError as error:
+            raise command.Failure(str(error)) from None
+    if said is None and not record.waiting:
+        raise command.Failure(f"{arguments.prediction} does not wait for an answer")
+    output.print_line(as_json(record) if arguments.as_json else as_line(record))
+    return command.DONE
 
 
 def run(arguments: Namespace) -> int:
@@ -83,16 +132,21 @@ def run(arguments: Namespace) -> int:
         return command.DONE
 
 
-async def _watch(arguments: Namespace, settings: Settings) -> int:
+async def _client(arguments: Namespace, settings: Settings) -> "Client":
     from tidings.client.client import Client
-    from tidings.client.errors import ClientError
 
     url = arguments.url or service_access.url_of(settings)
     await service_access.check_reachable(url)
     try:
-        client = Client(url, service_access.chosen_token(arguments, settings))
+        return Client(url, service_access.chosen_token(arguments, settings))
     except ValueError as error:
         raise command.Failure(f"--url: {error}", command.WRONG_USE) from None
+
+
+async def _watch(arguments: Namespace, settings: Settings) -> int:
+    from tidings.client.errors import ClientError
+
+    client = await _client(arguments, settings)
     try:
         async with client:
             return await _show(arguments, client)
@@ -177,8 +231,24 @@ def _progress(record: "Prediction") -> str:
 
 
 def _result(record: "Prediction") -> str:
+    if record.waiting:
+        return f"waits: {_question(record)}"
     told = record.error or record.image_url or record.image_path or ""
     return told.partition("\n")[0] if isinstance(told, str) else f"an error of {told.bytes} bytes"
+
+
+def _question(record: "Prediction") -> str:
+    """The question in one line, with its number and its choices."""
+    from tidings.streams.rules.large_fields import reference
+    from tidings.streams.rules.questions import question_of
+
+    if (blob := reference(record.question)) is not None:
+        return f"a question of {blob.bytes} bytes (number {record.question_number})"
+    asked = question_of(record.question)
+    choices = [bytes(one).decode() for one in asked.choices or ()]
+    of = f" [{', '.join(choices)}]" if choices else ""
+    text = asked.text.partition("\n")[0]
+    return f"{text}{of} (number {record.question_number})"
 
 
 class Screen:

@@ -30,6 +30,7 @@ COMMANDS = (
     "demo",
     "replay",
     "watch",
+    "answer",
     "backup",
     "restore",
     "erase",
@@ -138,6 +139,9 @@ async def test_every_command_has_help_with_an_example(tmp_path: Path) -> None:
         ("watch", "p1", "--all"),
         ("watch", "--all", "--finished"),
         ("watch", "p1", "--url", "ftp://x"),
+        ("answer",),
+        ("answer", "p1", "{", "--parse"),
+        ("answer", "p1", "--parse"),
         ("token",),
     ],
     ids=" ".join,
@@ -383,6 +387,28 @@ async def test_watch_prints_changes(tmp_path: Path) -> None:
         assert {
             record["predictionId"] for record in records if record["status"] == "succeeded"
         } == {"p1", "p2"}
+
+
+async def test_a_question_is_shown_and_answered(tmp_path: Path) -> None:
+    """`answer` shows what is asked, answers it by text or JSON, and says why it was not taken."""
+    question = {"text": "How many?", "choices": [1, "none"]}
+    asked = {"status": "processing", "waiting": True, "question": question}
+    await append(tmp_path, {"predictionId": "p1", **asked}, {"predictionId": "p2", **asked})
+    async with serving(tmp_path) as service:
+        where = ("--url", service.url)
+        shown = await tidings(tmp_path, "answer", "p1", *where)
+        assert (shown.code, 'waits: How many? [1, "none"] (number 1)' in shown.out) == (0, True)
+        for words in (("7",), ("none", "--question", "2")):
+            refused = await tidings(tmp_path, "answer", "p1", *words, *where)
+            assert (refused.code, bool(refused.line)) == (1, True)
+        answered = await tidings(tmp_path, "answer", "p1", "none", "--json", *where)
+        assert json.loads(answered.out)["answer"] == "none"
+        answered = await tidings(
+            tmp_path, "answer", "p2", "1", "--parse", "--question", "1", "--json", *where
+        )
+        assert json.loads(answered.out)["answer"] == 1
+        nothing = await tidings(tmp_path, "answer", "p1", *where)
+        assert nothing.code == 1
 
 
 async def test_watch_makes_its_own_token(tmp_path: Path) -> None:

@@ -51,6 +51,12 @@ COMMANDS: dict[str, list[tuple[str, ...]]] = {
         ("audit", "export", "--csv"),
         ("audit", "export", "--out", EVIL),
     ],
+    "answer": [
+        ("answer", "p1"),
+        ("answer", "p1", EVIL),
+        ("answer", "p1", EVIL, "--parse"),
+        ("answer", EVIL, "x"),
+    ],
     "watch": [
         ("watch", "p1", "--finished"),
         ("watch", "p1", "--finished", "--json"),
