@@ -185,10 +185,7 @@ class CachedStore(PredictionStore):
         return await self.store.positions()
 
     async def get(self, prediction_id: str) -> Stored | None:
-        """The record, from memory if it is fresh.
-
-        Concurrent misses of one id are one read of the store.
-        """
+        """The record, from memory if it is fresh; concurrent misses of one id are one read."""
         entry = self._entries.get(prediction_id)
         if entry is not None:
             gone = hidden(entry.stored, self._clock.ms())
