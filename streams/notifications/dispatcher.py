@@ -112,6 +112,8 @@ class Dispatcher:
         self._tasks: dict[asyncio.Task[None], bool] = {}
         """Tries under way, and whether each holds one of the places for doubtful addresses."""
         self._doubtful = 0
+        self.reached: Callable[[int], None] = lambda _: None
+        """Told of the notifier's steps 5 and 6."""
         self._queued: dict[bool, deque[_Address]] = {True: deque(), False: deque()}
         """Addresses that would send and wait for a place among all: the doubtful, the others."""
         self.delivered = 0
@@ -311,6 +313,7 @@ class Dispatcher:
             await self._give_up(lane, waiting, delivery, "webhook-unreadable", str(error))
             return
         sent = await self._send(url, delivery.message_id, bytes(delivery.body))
+        self.reached(5)
         if sent.error is None:
             self.delivered += 1
             address.succeeded(time.time())
@@ -319,6 +322,7 @@ class Dispatcher:
             self._done(lane, waiting)
         else:
             await self._failed(lane, waiting, delivery, sent, sent.error)
+        self.reached(6)
 
     async def _failed(
         self, lane: _Lane, waiting: Waiting, delivery: Delivery, sent: Sent, error: str

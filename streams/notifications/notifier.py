@@ -4,10 +4,11 @@
 2. Work out who is to be told of which transitions.
 3. Append the deliveries, and how far each address has been told, to `predictions.deliveries`.
 4. Commit the changes. From here on a delivery stands by itself: a slow address holds back nothing.
-5. Send, in the background, until it is taken or given up.
+5. Post, in the background.
+6. Note what became of it: it is removed, or tried again later, or given up.
 
-A crash before 4 reads the change again and finds in `told` what stands already; one before a
-delivery is removed sends it again with the same `webhook-id`.
+A crash before 4 reads the change again and finds in `told` what stands already; one before 6
+sends it again with the same `webhook-id`.
 """
 
 import asyncio
@@ -93,6 +94,7 @@ class Notifier:
         dispatcher: Sends them.
         book: Names addresses.
         targets: Addresses that are told of every prediction, beside a prediction's own.
+        reached: Told of each numbered step as it ends; tests end the process there.
     """
 
     def __init__(
@@ -101,10 +103,13 @@ class Notifier:
         dispatcher: Dispatcher,
         book: AddressBook,
         targets: Sequence[Target] = (),
+        *,
+        reached: Callable[[int], None] = lambda _: None,
     ) -> None:
         self._log, self._book = log, book
         self._targets = [(book.target(one.address), one) for one in targets]
         self.dispatcher = dispatcher
+        self._reached = dispatcher.reached = reached
         self._told: OrderedDict[str, _Progress] = OrderedDict()
         """By prediction, the one announced last at the end."""
         self._forgotten: list[NewRecord] = []
@@ -112,6 +117,8 @@ class Notifier:
         self._starts: dict[int, int] = {}
         self._assigned: frozenset[int] = frozenset()
         self._stopping = asyncio.Event()
+        self.started = False
+        """Whether it is noted where the very first one began: what comes from then on is told."""
         self.last_alive = time.monotonic()
         """When the loop last ran, on the monotonic clock."""
 
@@ -122,7 +129,8 @@ class Notifier:
     async def run(self) -> None:
         """Notify until `stop`. Outages of the log are waited out; anything else is raised."""
         await self._retried(self._mark_start)
-        loop = ConsumerLoop(self._log, CHANGES, GROUP)
+        self.started = True
+        loop = ConsumerLoop(self._log, CHANGES, GROUP, committed=lambda: self._reached(4))
         following: asyncio.Task[None] | None = None
         try:
             while not self._stopping.is_set():
@@ -260,6 +268,7 @@ class Notifier:
 
     async def _plan(self, loop: ConsumerLoop, records: Sequence[Record]) -> None:
         claim = loop.begin(records)
+        self._reached(1)
         appended, self._forgotten = self._forgotten, []
         made: list[tuple[int, str, Delivery]] = []
         """Of each delivery the index of its record."""
@@ -272,12 +281,14 @@ class Notifier:
                 appended += self._forget(change.prediction_id)
             elif self._targets or may_be_told(change.value):
                 self._deliveries(change, record.partition, appended, made)
+        self._reached(2)
         if appended:
             positions = await self._retried(lambda: self._log.append(DELIVERIES, appended))
+            self._reached(3)
             for index, target, delivery in made:
                 waiting = waiting_of(target, delivery, positions[index])
                 await self._take(waiting, delivery)
-        loop.finish(claim)  # 4
+        loop.finish(claim)  # it is committed with the next commit: 4
 
     def _deliveries(
         self,

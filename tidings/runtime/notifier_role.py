@@ -29,6 +29,8 @@ class NotifierRole(Struct, frozen=True):
 
     async def ready(self) -> str | None:
         """What is in the way; None: nothing."""
+        if not self.notifier.started:
+            return "the notifier has not noted yet where it begins"
         silent = time.monotonic() - self.notifier.last_alive
         return (
             None if silent < READY_SOON else f"the notifier has not gone round for {silent:.0f} s"
