@@ -307,12 +307,10 @@ class CachedStore(PredictionStore):
         until = self._clock.monotonic() + self._ttl
         size = self._size
         for write in writes:
-            stored = write.stored
-            prediction_id = write.record.prediction_id
+            stored, prediction_id = write.stored, write.record.prediction_id
             # Where nothing stood, an entry is a tombstone that the store has purged.
-            entry = (
-                entries.get(prediction_id) if write.expected else entries.pop(prediction_id, None)
-            )
+            take = entries.get if write.expected else entries.pop
+            entry = take(prediction_id, None)
             if entry is not None:
                 if write.expected and entry.stored.version > stored.version:
                     continue  # another processor's, announced meanwhile
