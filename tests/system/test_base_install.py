@@ -15,14 +15,17 @@ from tests.system.test_wheel import LIBRARY, built
 MOST = 10
 MEGABYTES = 20
 
+MILLISECONDS = 200
+
 CLIENT = """
-import resource, sys
+import resource, sys, time
 def used():
     return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
-before = used()
+before, began = used(), time.process_time()
 import tidings
 tidings.Client
-print(used() - before, *sorted({name.partition(".")[0] for name in sys.modules}))
+spent = (time.process_time() - began) * 1000
+print(round(spent), used() - before, *sorted({name.partition(".")[0] for name in sys.modules}))
 """
 
 
@@ -54,13 +57,19 @@ def test_the_library_and_the_client_work(python: Path, tmp_path: Path) -> None:
 
 
 def test_the_client_is_light(python: Path, tmp_path: Path) -> None:
-    """`tidings.Client` takes at most 20 MB above the bare interpreter, and loads no part of a server."""
-    grown, *loaded = said(python, "-c", CLIENT, folder=tmp_path).stdout.split()
+    """`tidings.Client` takes at most 20 MB and 200 ms above the bare interpreter, and loads no part of a server.
+
+    The time is the processor's own, and the least of three: whatever else runs on the machine counts for little.
+    """
+    tries = [said(python, "-c", CLIENT, folder=tmp_path).stdout.split() for _ in range(3)]
+    spent, grown, *loaded = min(tries, key=lambda one: int(one[0]))
+    assert int(spent) <= MILLISECONDS
     assert int(grown) <= MEGABYTES * 1024 * 1024
     heavy = {
         "aiohttp",
         "click",
         "cryptography",
+        "httpx",
         "jwt",
         "obstore",
         "prometheus_client",

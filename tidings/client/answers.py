@@ -1,15 +1,17 @@
 """How the client's requests are spelled, and what answers that are no success mean."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-import httpx
 import msgspec
 from msgspec import Raw, Struct, structs
 
 from tidings.client.errors import from_status
 from tidings.storage.prediction import Prediction
 from tidings.storage.resilience.backoff import Backoff
+
+if TYPE_CHECKING:
+    import httpx
 
 REFUSED = Backoff((0.5, 1.0))
 """Before asking again after 429 or 503, if the service does not say for how long."""
@@ -49,14 +51,14 @@ def camel(name: str) -> str:
     return first + "".join(word.capitalize() for word in rest)
 
 
-def retry_after(answer: httpx.Response, attempt: int) -> float:
+def retry_after(answer: "httpx.Response", attempt: int) -> float:
     """Seconds to wait before asking again, after 429 or 503."""
     text = answer.headers.get("Retry-After", "")
     asked = float(text) if text.isascii() and text.isdecimal() else REFUSED.wait(attempt)
     return min(asked, LONGEST_RETRY_AFTER)
 
 
-def error_of(answer: httpx.Response) -> Exception:
+def error_of(answer: "httpx.Response") -> Exception:
     """The exception that an answer stands for."""
     try:
         problem = msgspec.json.decode(answer.content, type=_Problem)

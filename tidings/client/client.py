@@ -15,7 +15,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
-import httpx
 import msgspec
 
 from tidings.client.answers import (
@@ -41,6 +40,8 @@ from tidings.storage.resilience.backoff import Backoff
 from tidings.streams.rules.retries import RetryPolicy
 
 if TYPE_CHECKING:
+    import httpx
+
     from tidings.client.subscription import Watch
 
 __all__ = ["Client", "Deleted", "PredictionPage", "Text", "Token", "Update"]
@@ -83,6 +84,8 @@ class Client(GroupCalls, ExportCalls, QuestionCalls):
         self._patience = patience
         self._heartbeat = heartbeat
         try:
+            import httpx  # with all that a request needs: whoever opens no client does without
+
             self._http = httpx.AsyncClient(
                 base_url=self._url, timeout=timeout, trust_env=not calls_this_machine(url)
             )
@@ -378,7 +381,7 @@ class Client(GroupCalls, ExportCalls, QuestionCalls):
         """Delete a prediction. Raises `PredictionNotFound`."""
         await self._request("DELETE", path_of(prediction_id), repeat=False)
 
-    def _one(self, answer: httpx.Response) -> Prediction:
+    def _one(self, answer: "httpx.Response") -> Prediction:
         try:
             return absolute(msgspec.json.decode(answer.content, type=One).data, self._url)
         except msgspec.DecodeError as error:
@@ -386,7 +389,7 @@ class Client(GroupCalls, ExportCalls, QuestionCalls):
                 f"{answer.url} did not answer with a record ({error})", status=answer.status_code
             ) from error
 
-    async def _one_or_current(self, prediction_id: str, answer: httpx.Response) -> Prediction:
+    async def _one_or_current(self, prediction_id: str, answer: "httpx.Response") -> Prediction:
         try:
             return absolute(msgspec.json.decode(answer.content, type=One).data, self._url)
         except msgspec.DecodeError:
@@ -402,11 +405,13 @@ class Client(GroupCalls, ExportCalls, QuestionCalls):
         content: bytes | None = None,
         headers: Mapping[str, str] | None = None,
         repeat: bool = True,
-    ) -> httpx.Response:
+    ) -> "httpx.Response":
         """Send a request, and repeat it if a repeat is harmless and may help.
 
         It helps if nobody answered, or if the service wants a new token.
         """
+        from httpx import TransportError
+
         if body is not None:
             content = msgspec.json.encode(body)
         renewed = False
@@ -424,7 +429,7 @@ class Client(GroupCalls, ExportCalls, QuestionCalls):
                 answer = await self._http.request(
                     method, path, params=query, content=content, headers=sent
                 )
-            except httpx.TransportError as error:
+            except TransportError as error:
                 if last:
                     reason = str(error) or type(error).__name__
                     raise Unreachable(

@@ -1,13 +1,15 @@
 """What the client does with all records: lines, page by page, so that any number fits into memory."""
 
 from collections.abc import AsyncIterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import httpx
 import msgspec
 
 from tidings.client.answers import camel
 from tidings.storage.prediction import Prediction, decode
+
+if TYPE_CHECKING:
+    import httpx
 
 PAGE = 500
 """Records that are asked for at a time."""
@@ -34,7 +36,7 @@ class ExportCalls:
         body: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
         repeat: bool = True,
-    ) -> httpx.Response:
+    ) -> "httpx.Response":
         raise NotImplementedError
 
     async def export(self, **filters: str | int | None) -> AsyncIterator[Prediction]:

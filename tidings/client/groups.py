@@ -1,13 +1,15 @@
 """What the client does with groups."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import httpx
 import msgspec
 
 from tidings.client.answers import PredictionPage, camel
 from tidings.storage.prediction import Prediction
+
+if TYPE_CHECKING:
+    import httpx
 
 
 class GroupCalls:
@@ -25,7 +27,7 @@ class GroupCalls:
         body: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
         repeat: bool = True,
-    ) -> httpx.Response:
+    ) -> "httpx.Response":
         raise NotImplementedError
 
     async def create_group(

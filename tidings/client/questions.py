@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import httpx
 import msgspec
 
 from tidings.client.answers import path_of
@@ -12,6 +11,9 @@ from tidings.client.errors import Conflicting, PredictionNotFound, Unreachable
 from tidings.client.progress import Deleted
 from tidings.storage.prediction import Prediction
 from tidings.streams.rules.large_fields import reference
+
+if TYPE_CHECKING:
+    import httpx
 
 if TYPE_CHECKING:
     from tidings.client.subscription import Watch
@@ -29,10 +31,10 @@ class QuestionCalls:
         body: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
         repeat: bool = True,
-    ) -> httpx.Response:
+    ) -> "httpx.Response":
         raise NotImplementedError
 
-    async def _one_or_current(self, prediction_id: str, answer: httpx.Response) -> Prediction:
+    async def _one_or_current(self, prediction_id: str, answer: "httpx.Response") -> Prediction:
         raise NotImplementedError
 
     def watch(self, *predictions: str) -> "Watch":
