@@ -171,8 +171,8 @@ class _Piece:
         self.text = text_of(stands)
         self.data = (event.text or "").encode()
         self.length = self.text.length
-        # If pieces are missing, a piece without an offset belongs behind them.
-        missing = stands.text_missing
+        # If pieces are missing, a piece without an offset belongs behind them; a mere end closes what there is.
+        missing = stands.text_missing if self.data else None
         end = self.length if missing is None or missing < self.length else missing
         self.offset = event.offset if event.offset is not None else end
         self.end = self.offset + len(self.data)
@@ -345,8 +345,6 @@ def report_text(
         changes: What the report changes so far; the text's fields are added.
         final: Whether the report tells the end, or the prediction has ended.
     """
-    if final and current.text_length and not event.output and bytes(current.output) in _NO_OUTPUT:
-        changes["output"] = ABSENT  # an empty one from before there was a text
     if event.text is None and (current.text_length is None or not event.output):
         return None
     old = new = text_of(current)
@@ -399,9 +397,6 @@ def with_whole(decision: Decision, whole: Whole | None) -> Decision:
     if whole.letter is None and not whole.contents:
         return decision
     return replace(decision, letter=whole.letter, contents=whole.contents or None)
-
-
-_NO_OUTPUT = (b"[]", b'""')
 
 
 def _text_in_output(event: Event) -> bytes | None:

@@ -174,6 +174,14 @@ def test_a_piece_without_an_offset_does_not_close_a_gap() -> None:
     assert said(record(piece("a"), piece("b"), piece("c"))) == "abc"
 
 
+def test_a_text_of_which_pieces_are_missing_can_be_closed() -> None:
+    """An end without an offset closes what there is, and the record says that something is missing."""
+    stands = record(piece("The ", 0), piece("fox", 10), piece("", text_closed=True))
+    assert (stands.status, stands.text, stands.text_missing) == (Status.SUCCEEDED, "The ", 13)
+    stands = record(piece("The ", 0), piece("fox", 10), piece("", 13, text_closed=True))
+    assert stands.status is Status.PROCESSING
+
+
 def test_after_the_end() -> None:
     """A late piece that the text has is stale, another is noted once, and a closed text takes none."""
     ended = record(piece("ab", 0), event("failed", error="x"))
@@ -308,10 +316,16 @@ def test_a_text_is_closed_by_a_status_that_ends_alone() -> None:
     assert [step.to for step in stands.transitions][-1] is Status.SUCCEEDED
 
 
-def test_an_empty_output_goes_when_the_text_has_ended() -> None:
-    """What a provider said before there was a text is not kept beside it."""
-    nothing: tuple[Any, ...] = ([], "")
-    for output in nothing:
-        stands = record(event("processing", output=output), piece("A cat", 0), event("succeeded"))
-        assert isinstance(stands, Prediction)
-        assert (stands.status, bytes(stands.output), said(stands)) == ("succeeded", b"", "A cat")
+def test_an_output_goes_once_the_text_says_the_same() -> None:
+    """A start with an empty output, looks at the provider meanwhile and the end leave no output beside the text."""
+    events = [
+        event("processing", output=[]),
+        piece("A ", 0),
+        event("processing", output=["A ", "big "]),
+        piece("big cat", 2),
+        event("processing", output=["A ", "big "]),
+        event("succeeded", output=["A ", "big ", "cat"]),
+    ]
+    outputs = [bytes(record(*events[: n + 1]).output) for n in range(len(events))]
+    assert outputs == [b"[]", b"[]", b"", b"", b"", b""]
+    assert said(record(*events)) == "A big cat"
