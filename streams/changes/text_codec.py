@@ -98,11 +98,14 @@ def piece(
         position: Of the last event in it.
         refusal: Why the event is no part of the text.
     """
-    headers: list[tuple[str, bytes]] = [("b", b"%d" % base), ("n", b"%d" % before)]
-    headers.append(("c", b"%d" % crc))
+    headers: list[tuple[str, bytes]] = [
+        ("b", b"%d" % base),
+        ("n", b"%d" % before),
+        ("c", b"%d" % crc),
+        ("p", b"%d:%d" % (position.partition, position.offset)),
+    ]
     if isinstance(record, Prediction) and record.text_epoch is not None:
-        headers.append(("e", b"%d" % record.text_epoch))
-    headers.append(("p", b"%d:%d" % (position.partition, position.offset)))
+        headers.insert(3, ("e", b"%d" % record.text_epoch))
     if refusal is not None:
         headers.append((REFUSED_HEADER, refusal.encode()))
     if record.owner is not None:

@@ -143,10 +143,41 @@ def append(
     set_once(stands, event, named, override=False)
     if event.tags and len(tags := {*stands.tags, *event.tags}) > len(stands.tags):
         named["tags"] = tuple(sorted(tags))
+    if not named and current is not None and taken is None and sequence is None:
+        usual = _at_the_end(current, event, position, log)
+        if usual is not None:
+            return usual
     piece = _Piece(stands, event, named, taken)
     if (stands.pending or stands.status).terminal:
         return piece.after_the_end(position, log)
     return piece.judged(position, log, new=current is None)
+
+
+def _at_the_end(
+    current: Prediction, event: Event, position: Place | None, log: str | None
+) -> Applied | None:
+    """The usual piece, judged without reading the text: it belongs at the end of one that is in the record.
+
+    None: it has to be looked at more closely. `_Piece` would decide the same, in twice the time.
+    """
+    text, length, more = current.text, current.text_length, event.text
+    if (
+        not text
+        or not more
+        or length is None
+        or (event.offset is not None and event.offset != length)
+        or event.text_closed
+        or current.status is not Status.PROCESSING
+        or current.pending is not None
+        or current.text_missing is not None
+    ):
+        return None
+    data = more.encode()
+    if length + len(data) > PART:
+        return None
+    changes = {"text": text + more, "text_length": length + len(data)}
+    record = applied(current, changes, event, position, log).record
+    return Applied(record, False, growth=True, added=data)
 
 
 class _Piece:

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from msgspec import Raw
 
 from tests.support.streams.events import event, judge, record, run
-from tidings.storage.prediction import Prediction, Producer, Standing, Status, Tombstone
+from tidings.storage.prediction import Prediction, Producer, Standing, Status, Tombstone, encode
 from tidings.streams.log.protocol import Position
+from tidings.streams.rules import text as text_rules
 from tidings.streams.rules.decision import Applied, Duplicate, Rejected, Stale
 from tidings.streams.rules.event import Event
 from tidings.streams.rules.reducer import Reduction, StorePolicy, reduce
@@ -135,6 +136,35 @@ def test_parts_depend_on_the_text_alone(sizes: list[int], letter: str) -> None:
     for part in text.parts:
         assert PART - 4 < part.bytes <= PART
         contents[part.hash].decode()
+
+
+@pytest.mark.parametrize(
+    "pieces",
+    [
+        [piece("The ", 0), piece("quick", 4), piece(" brøwn"), piece("é", 16, at=7)],
+        [piece("x" * (PART - 1), 0), piece("y"), piece("z"), piece("w")],
+        [piece("The ", 0), piece("fox", 9), piece("quick", 4), piece("x")],
+        [
+            piece("The ", 0),
+            piece("quick", 4, owner="ada", tags=["a"]),
+            piece(" fox", 9, owner="ada"),
+        ],
+        [piece("The ", 0), piece("", 4), piece("quick", 4, text_closed=True), piece("x")],
+        [event("starting"), piece("The "), event("canceled"), piece("quick", 4)],
+    ],
+)
+def test_the_usual_piece_is_judged_like_every_other(
+    pieces: list[Event], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is judged the short way gives the same bytes, and the same growth, as what is looked at closely."""
+    short = folded(*pieces)
+    monkeypatch.setattr(text_rules, "_at_the_end", lambda *_: None)
+    long = folded(*pieces)
+    assert short.record is not None
+    assert long.record is not None
+    assert encode(short.record) == encode(long.record)
+    assert (short.added, short.grown, short.applied) == (long.added, long.grown, long.applied)
+    assert (short.refusals, short.contents) == (long.refusals, long.contents)
 
 
 def test_the_table() -> None:
