@@ -1,14 +1,16 @@
 """Puts measured figures into the pages: `{{ results: SECTION > ROW > COLUMN }}` is that cell of `benchmarks/RESULTS.md`.
 
 The row is named by its first cell, the column by its heading; the first of several counts. With a number of decimals
-behind it (`| 0`) the figure is rounded.
+behind it (`| 0`) the figure is rounded. With a factor (`* 0.05 | 0`) it is multiplied first, and loses its unit.
 """
 
 import re
 from pathlib import Path
 
 RESULTS = Path(__file__).parent.parent / "benchmarks" / "RESULTS.md"
-_QUOTE = re.compile(r"\{\{ results: ([^{}]+?) > ([^{}]+?) > ([^{}|]+?)(?: \| (\d))? \}\}")
+_QUOTE = re.compile(
+    r"\{\{ results: ([^{}]+?) > ([^{}]+?) > ([^{}|]+?)(?: \* ([\d.]+))?(?: \| (\d))? \}\}"
+)
 
 
 class NoFigure(LookupError):
@@ -28,12 +30,13 @@ def filled(markdown: str, results: str) -> str:
     """
 
     def figure(match: re.Match[str]) -> str:
-        section, row, column, decimals = match.groups()
+        section, row, column, factor, decimals = match.groups()
         found = cell(results, section, row, column)
         if decimals is None:
             return found
         number, unit = re.fullmatch(r"([\d,.]+)(.*)", found).groups()  # type: ignore[union-attr]
-        return f"{float(number.replace(',', '')):,.{decimals}f}{unit}"
+        figure = float(number.replace(",", "")) * float(factor or 1)
+        return f"{figure:,.{decimals}f}{'' if factor else unit}"
 
     return _QUOTE.sub(figure, markdown)
 

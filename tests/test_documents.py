@@ -239,6 +239,19 @@ def figures() -> ModuleType:
     return module
 
 
+DATED = {"lone-event.md", "throughput.md", "faults.md"}
+"""Each reports one investigation or run with its own figures, and says on what; decisions do, too."""
+
+
+def test_figures_of_speed_come_from_the_results() -> None:
+    """No page but those gives a time in microseconds, a share of a core or a rate of events by hand."""
+    by_hand = re.compile(r"\d ?µs|\d% of a core|\d,\d{3} (?:events|webhooks|changes) a second")
+    for paper in SITE_PAPERS:
+        if paper.parent.name != "decisions" and paper.name not in DATED:
+            text = re.sub(r"\{\{[^{}]*\}\}", "", paper.read_text(encoding="utf-8"))
+            assert by_hand.findall(text) == [], paper
+
+
 def test_figures_are_those_measured() -> None:
     """Each figure that a page quotes is in the results, and none beside a link to its measurement is by hand."""
     hook = figures()
@@ -264,6 +277,7 @@ def test_a_figure_that_was_not_measured_stops_the_build() -> None:
         "1,234.5 1,234"
     )
     assert hook.filled("{{ results: b > one > s }}", results) == "2.0"
+    assert hook.filled("{{ results: b > one > s * 0.25 | 1 }}", results) == "0.5"
     for wrong in ("a > two > y", "a > one > z", "c > one > y"):
         with pytest.raises(hook.NoFigure):
             hook.filled(f"{{{{ results: {wrong} }}}}", results)

@@ -181,7 +181,7 @@ def reduce(
 
 
 def _first(decision: Applied, event: Event, position: Place) -> Reduction:
-    """What becomes of the first event where that is no piece: made whole, as most have no other beside them.
+    """What becomes of the first event if that is no piece: made whole, as most have no other beside them.
 
     Setting the attributes one by one took 0.4 us.
     """

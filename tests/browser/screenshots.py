@@ -55,6 +55,7 @@ def pressing(*keys: str) -> Act:
 async def searching(page: Page) -> None:
     """Search for words."""
     await page.locator("#filters").get_by_label("Id or words").fill("lighthouse")
+    await page.wait_for_url("**/?text=lighthouse*")
 
 
 async def opening_a_letter(page: Page) -> None:
@@ -100,9 +101,20 @@ DARK = {"several", "long-text", "running", "dead-letters"}
 ON_A_PHONE = {"search", "audio", "failed", "not-archived"}
 
 
+AT_REST = """() =>
+  document.querySelector("[aria-busy=true]:not(pre)") === null
+  && document.fonts.status === "loaded"
+  && [...document.images].every((one) => one.complete || one.getBoundingClientRect().top > innerHeight)
+  && [...document.querySelectorAll("video, audio")].every((one) => one.readyState > 0)
+  && document.getAnimations().every((one) =>
+    one.playState !== "running" || one.effect.getComputedTiming().endTime === Infinity)
+"""
+"""Nothing is being fetched, and nothing moves that ever comes to rest."""
+
+
 async def take(page: Page, name: str) -> None:
-    """Keep a picture of the page as it is."""
-    await asyncio.sleep(0.8)  # for what moves to come to rest
+    """Keep a picture of the page once it is at rest."""
+    await page.wait_for_function(AT_REST)
     session = await page.context.new_cdp_session(page)
     shot = await session.send("Page.captureScreenshot", {"format": "webp", "quality": QUALITY})
     (FOLDER / f"{name}.webp").write_bytes(base64.b64decode(shot["data"]))

@@ -128,6 +128,21 @@ async def test_a_group_and_attempts(page: Page, service: TidingsProcess) -> None
         await log.close()
 
 
+async def test_a_prediction_without_logs(page: Page, service: TidingsProcess) -> None:
+    """While it runs there are none yet; once it has ended there are none."""
+    await report(service, "silent", "processing")
+    await page.goto(f"{service.url}/#silent")
+    for status, words in (("processing", "Nothing yet."), ("succeeded", "No logs.")):
+        await report(service, "silent", status)
+        await page.wait_for_function(
+            """(words) => {
+                const lines = document.querySelector("#detail .lines");
+                return lines && getComputedStyle(lines, "::before").content === JSON.stringify(words);
+            }""",
+            arg=words,
+        )
+
+
 async def test_the_raw_record_keeps_numbers(page: Page, service: TidingsProcess) -> None:
     """The raw record shows a number beyond 2^53 as it came."""
     await report(

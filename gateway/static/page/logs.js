@@ -1,6 +1,7 @@
 /** Logs that grow in place: what is selected or scrolled to stays, and whoever is at the end stays at the end. */
 
 import { element, setText, show } from "./dom.js";
+import { ended } from "./record.js";
 import { request } from "./service.js";
 
 const NEAR = 24;
@@ -30,6 +31,7 @@ export class Logs {
     const { logs, logsLength } = record;
     const tail = typeof logs === "string" ? logs : "";
     if (this.#found && this.#found.length < (logsLength ?? 0)) this.#found = null;
+    this.#pre.dataset.none = ended(record) ? "No logs." : "Nothing yet.";
     this.#show(overwritten(this.#found ?? tail));
     const missing = this.#found ? 0 : (logsLength ?? 0) - tail.length;
     show(this.#cut, missing > 0);
