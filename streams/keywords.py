@@ -3,7 +3,21 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypedDict
 
-from tidings.storage.prediction import Status, Usage
+import msgspec
+from msgspec import Raw
+
+from tidings.storage.prediction import Status, Usage, valid_id
+from tidings.streams.rules.event import Event, EventType, check_types
+from tidings.streams.rules.fields import ANSWERED, ASKED, JSON_NAMES, NAMES
+from tidings.streams.rules.questions import question_of
+from tidings.streams.rules.usage import usage_of
+
+_ASKED = frozenset(field.name for field in ASKED)
+_KNOWN = {
+    EventType.APPEND: frozenset({"text", "offset", "text_closed"}),
+    EventType.ANSWER: frozenset(field.name for field in ANSWERED),
+}
+_JSON = JSON_NAMES | {field.name for field in (*ASKED, *ANSWERED) if field.json}
 
 
 class InitialFields(TypedDict, total=False):
@@ -56,6 +70,13 @@ class ReportedFields(InitialFields, total=False):
     """What it has used: `input_tokens`, `output_tokens`, `seconds`, `images`, and `cost` (text) with its `currency`. Each
     only grows."""
 
+    waiting: bool | None
+    """Whether it waits for a person to answer `question`; false: nobody needs to any more."""
+    question: str | Mapping[str, Any] | None
+    """A text, or an object with a `text` and perhaps `choices`."""
+    question_id: str | None
+    """The same id again is the same question, also after its answer."""
+
 
 class Filters(TypedDict, total=False):
     """What `list` takes by keyword; as in `Query`."""
@@ -66,3 +87,51 @@ class Filters(TypedDict, total=False):
     tag: str | None
     limit: int
     cursor: str | None
+
+
+def library_event(
+    prediction_id: str,
+    kind: EventType,
+    status: Status | None,
+    fields: Mapping[str, Any],
+    now: int,
+) -> Event:
+    """The event of a call with these keywords.
+
+    Raises:
+        ValueError: The id or a field is not valid.
+    """
+    if not valid_id(prediction_id):
+        raise ValueError(
+            f"{prediction_id[:80]!r} is no id: 1 to 256 bytes without spaces, commas or control characters"
+        )
+    known = _KNOWN.get(kind, NAMES | _ASKED)
+    if unknown := fields.keys() - known:
+        raise ValueError(
+            f"unknown field {sorted(unknown)[0]!r}; known are {', '.join(sorted(known))}"
+        )
+    given: dict[str, Any] = {
+        name: Raw(msgspec.json.encode(value)) if name in _JSON else value
+        for name, value in fields.items()
+        if value is not None
+    }
+    if isinstance(given.get("tags"), Iterable) and not isinstance(given["tags"], str):
+        given["tags"] = tuple(given["tags"])
+    if "usage" in given:
+        given["usage"] = usage_of(given["usage"])
+    if given.get("waiting"):
+        try:
+            question_of(given.get("question", Raw(b"null")))
+        except msgspec.DecodeError as error:
+            raise ValueError(f"question: {error}") from None
+    event = Event(
+        prediction_id=prediction_id,
+        at=now,
+        recorded_at=now,
+        type=kind,
+        status=status,
+        source="library",
+        **given,
+    )
+    check_types(event)
+    return event

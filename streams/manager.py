@@ -9,11 +9,8 @@ await manager.mark_as_succeeded("p1", "https://example.com/cat.png")
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any, Unpack
-
-import msgspec
-from msgspec import Raw
 
 from tidings.storage.clock import SYSTEM_CLOCK, Clock
 from tidings.storage.errors import (
@@ -31,7 +28,6 @@ from tidings.storage.prediction import (
     Tombstone,
     Usage,
     encode,
-    valid_id,
 )
 from tidings.storage.store import (
     Conflict,
@@ -44,17 +40,14 @@ from tidings.storage.store import (
     WriteRefused,
     hidden,
 )
-from tidings.streams.keywords import Filters, InitialFields, ReportedFields
+from tidings.streams.keywords import Filters, InitialFields, ReportedFields, library_event
 from tidings.streams.rules.decision import Applied, Decision, Rejected, Stale
-from tidings.streams.rules.event import Event, EventType, check_types
-from tidings.streams.rules.fields import JSON_NAMES, NAMES
+from tidings.streams.rules.event import Event, EventType
 from tidings.streams.rules.large_fields import note, path
+from tidings.streams.rules.questions import is_repeat
 from tidings.streams.rules.reducer import Expiry, Reduction
 from tidings.streams.rules.text import PART, TEXT_MAX
 from tidings.streams.rules.transitions import decide
-from tidings.streams.rules.usage import usage_of
-
-_PIECE = frozenset({"text", "offset", "text_closed"})
 
 
 class PredictionStatusManager:
@@ -206,6 +199,36 @@ class PredictionStatusManager:
                 )
             if refusal == "text-too-long":
                 raise ValueError(f"the text would have over {TEXT_MAX} bytes")
+
+        return await self._apply(event, admit)
+
+    async def answer(
+        self, prediction_id: str, answer: Any, by: str | None = None, number: int | None = None
+    ) -> Prediction:
+        """Answer the question that a prediction waits with.
+
+        Args:
+            prediction_id: An existing prediction; it has asked by `update(waiting=True, question=...)`.
+            answer: Anything that JSON can hold but None.
+            by: Who says so.
+            number: The question's (`question_number`); None: of the one that stands.
+
+        Raises:
+            NotFound: There is no such prediction.
+            ValueError: It does not wait for this answer.
+            StoreOwned: The store belongs to a log.
+            StoreUnavailable: The store cannot answer; a retry helps.
+        """
+        if number is None and (standing := await self.get(prediction_id)) is not None:
+            number = standing.question_number
+        said = {"answer": answer, "answered_by": by, "question_number": number}
+        event = self._event(prediction_id, EventType.ANSWER, None, said)
+
+        def admit(current: Standing | None, decision: Decision) -> None:
+            if not isinstance(current, Prediction):
+                raise NotFound(prediction_id)
+            if isinstance(decision, Stale) and not is_repeat(current, event):
+                raise ValueError(f"{prediction_id!r} does not wait for an answer to this question")
 
         return await self._apply(event, admit)
 
@@ -396,42 +419,9 @@ class PredictionStatusManager:
         self._claimed = True
 
     def _event(
-        self,
-        prediction_id: str,
-        kind: EventType,
-        status: Status | None,
-        fields: Mapping[str, Any],
+        self, prediction_id: str, kind: EventType, status: Status | None, fields: Mapping[str, Any]
     ) -> Event:
-        if not valid_id(prediction_id):
-            raise ValueError(
-                f"{prediction_id[:80]!r} is no id: 1 to 256 bytes without spaces, commas or control characters"
-            )
-        known = NAMES if kind is not EventType.APPEND else _PIECE
-        if unknown := fields.keys() - known:
-            raise ValueError(
-                f"unknown field {sorted(unknown)[0]!r}; known are {', '.join(sorted(NAMES))}"
-            )
-        now = self._clock.ms()
-        given: dict[str, Any] = {
-            name: Raw(msgspec.json.encode(value)) if name in JSON_NAMES else value
-            for name, value in fields.items()
-            if value is not None
-        }
-        if isinstance(given.get("tags"), Iterable) and not isinstance(given["tags"], str):
-            given["tags"] = tuple(given["tags"])
-        if "usage" in given:
-            given["usage"] = usage_of(given["usage"])
-        event = Event(
-            prediction_id=prediction_id,
-            at=now,
-            recorded_at=now,
-            type=kind,
-            status=status,
-            source="library",
-            **given,
-        )
-        check_types(event)
-        return event
+        return library_event(prediction_id, kind, status, fields, self._clock.ms())
 
 
 def _expired(prediction_id: str, stored: Stored) -> Tombstone:

@@ -86,6 +86,16 @@ def decide_answer(
     return applied(current, changes, event, position, log)
 
 
+def is_repeat(current: Prediction, event: Event) -> bool:
+    """Whether this is the answer that was taken, of the same person."""
+    return (
+        current.answered_at is not None
+        and not current.waiting
+        and current.question_number == event.question_number
+        and (current.answer, current.answered_by) == (event.answer, event.answered_by)
+    )
+
+
 def decide_answer_taken(
     current: Standing | None, event: Event, position: Place | None, log: str | None
 ) -> Decision:

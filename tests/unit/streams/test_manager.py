@@ -66,3 +66,28 @@ async def test_a_large_text_needs_object_storage() -> None:
     await without.initialize("p1")
     with pytest.raises(ValueError, match="objects="):
         await without.append_text("p1", "x" * 40_000)
+
+
+async def test_a_question_is_answered_once() -> None:
+    """`update` asks, `answer` answers; a repeat changes nothing, anything else is refused."""
+    manager = PredictionStatusManager(MemoryStore())
+    await manager.initialize("p1")
+    with pytest.raises(ValueError, match="does not wait"):
+        await manager.answer("p1", "yes")
+    for bad in (None, 5, "", {"choices": [1]}):
+        with pytest.raises(ValueError, match=r"."):
+            await manager.update("p1", waiting=True, question=bad)  # type: ignore[arg-type]
+    asked = await manager.update("p1", waiting=True, question={"text": "Go on?"})
+    assert (asked.waiting, asked.question_number) == (True, 1)
+    answered = await manager.answer("p1", {"n": 1}, by="ada")
+    assert (answered.waiting, answered.value("answer"), answered.answered_by) == (
+        False,
+        {"n": 1},
+        "ada",
+    )
+    assert await manager.answer("p1", {"n": 1}, by="ada", number=1) == answered
+    for answer, by in (({"n": 1}, "bob"), ({"n": 2}, "ada")):
+        with pytest.raises(ValueError, match="does not wait"):
+            await manager.answer("p1", answer, by=by)
+    with pytest.raises(NotFound):
+        await manager.answer("p2", "yes")

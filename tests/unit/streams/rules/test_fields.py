@@ -12,7 +12,7 @@ from tidings.storage.prediction import Blob, Prediction, Usage
 from tidings.streams.keywords import InitialFields, ReportedFields
 from tidings.streams.rules.decision import Applied
 from tidings.streams.rules.event import Event
-from tidings.streams.rules.fields import CREATED, FIELDS, NAMES, Field, Merge
+from tidings.streams.rules.fields import ASKED, CREATED, FIELDS, NAMES, Field, Merge
 
 SAMPLES: dict[str, tuple[Any, Any]] = {
     "provider_urls": ({"get": "a"}, {"get": "b"}),
@@ -56,7 +56,8 @@ def test_the_structs_have_every_field_in_this_order(struct: Any) -> None:
 
 def test_the_library_takes_every_field() -> None:
     """The keywords of `update` are the table's fields, and those of `initialize` what an order may name of them."""
-    assert set(get_type_hints(ReportedFields)) == NAMES - SEALED
+    asked = {field.name for field in ASKED}
+    assert set(get_type_hints(ReportedFields)) == (NAMES - SEALED) | asked
     named = {"payload", "prompt", "model", "estimated_time"}
     orders = {field.name for field in FIELDS if field.create} | {"provider_id"}
     assert set(get_type_hints(InitialFields)) == orders - named - SEALED
