@@ -50,6 +50,13 @@ class Report(Struct, rename="camel"):
     made: int = 0
     poison: int = 0
     dead_letters: int = 0
+    reasons: dict[str, int] = {}
+    """Of the dead letters, by code."""
+    groups: int = 0
+    deadlines: int = 0
+    """Predictions that their deadlines have failed."""
+    retries: int = 0
+    answers: int = 0
     connections: int = 0
     problems: dict[str, int] = {}
     notes: list[str] = []
@@ -109,6 +116,9 @@ def table(report: Report) -> str:
         "predictions": report.predictions,
         "made by the provider": report.made,
         "poison / dead letters": f"{report.poison} / {report.dead_letters}",
+        **{f"  {code}": count for code, count in sorted(report.reasons.items())},
+        "groups / deadlines": f"{report.groups} / {report.deadlines}",
+        "retries / answers": f"{report.retries} / {report.answers}",
         "connections of clients": report.connections,
         "flow when all is well": f"{_middle(calm):.2f} s, at most {max(calm, default=0.0):.2f} s",
         "longest silence": f"{max((one.silence for one in report.outcomes), default=0.0):.1f} s",

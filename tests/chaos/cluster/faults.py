@@ -100,7 +100,9 @@ class Suite:
                 self._still_running([*watching, sending])
             self.load.stop()
             await asyncio.wait_for(sending, 300)
-            await Settlement(self.cluster, self._log, self.ledger, self.watchers, self.report).run()
+            await Settlement(
+                self.cluster, self._log, self.ledger, self.watchers, self.report, self.load.life
+            ).run()
         finally:
             for task in [*watching, sending]:
                 task.cancel()

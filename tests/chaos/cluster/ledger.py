@@ -5,6 +5,7 @@ step `n` and nothing else. A record that shows another version, status or length
 applied twice.
 """
 
+import re
 from collections import Counter
 from enum import StrEnum
 
@@ -12,6 +13,10 @@ from msgspec import Struct
 
 from tidings.storage.prediction import Status
 
+SUCCESSOR = re.compile(r"[0-9a-f]{32}")
+"""The id of what tries another prediction again."""
+MADE = "made-"
+"""How the ids of those begin that a provider makes, and whatever else has no steps of the load's."""
 MOST_NOTED = 200
 """Problems kept in words; all are counted."""
 
@@ -116,7 +121,7 @@ class Ledger:
         """Check a record that somebody was shown."""
         line = self.lines.get(prediction_id)
         if line is None:
-            if prediction_id not in self.made and not prediction_id.startswith("made-"):
+            if not prediction_id.startswith(MADE) and not SUCCESSOR.fullmatch(prediction_id):
                 self.problem(Problem.WRONG, f"{who} was shown {prediction_id}, which nobody sent")
             return
         if version > line.tried:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import aiohttp
 import msgspec
@@ -12,6 +12,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewPartitions
 from aiokafka.partitioner import DefaultPartitioner
 
 from tests.chaos.cluster.ledger import Ledger, Line, Problem, Way
+from tests.chaos.cluster.life import Life
 from tests.chaos.cluster.linked import LinkedCluster
 from tests.support.conditions import eventually, lasting
 from tests.support.webhooks import signed
@@ -83,18 +84,21 @@ class Load:
         self.probes = [self._probe(name) for name in probe_names(PARTITIONS)]
         """One in each partition: what flows for one may stand still for another."""
         self.again = 0
+        self.life = Life(ledger, self._say)
+        """Groups, deadlines, retries and questions."""
 
     async def run(self) -> None:
         """Send until stopped, then the rest of every prediction."""
-        made = asyncio.create_task(self._make())
+        made = [asyncio.create_task(self._make()), asyncio.create_task(self._live())]
         due = time.monotonic()
         while not self._stopping.is_set():
             due = max(due + 1 / self._rate, time.monotonic() - 1.0)
             await self._rest(due - time.monotonic())
             if not self._pausing and (line := self._next()) is not None:
                 self._spawn(line)
-        made.cancel()
-        await asyncio.wait([made, *self._tasks])
+        for task in made:
+            task.cancel()
+        await asyncio.wait([*made, *self._tasks])
         for line in [*self._hot, *self._lines]:
             line.last = min(line.last, line.tried + 3)
         async with asyncio.TaskGroup() as group:
@@ -244,6 +248,15 @@ class Load:
                     )
                     self._ledger.made.add(name)
                 await self._rest(MADE_EVERY)
+
+    async def _live(self) -> None:
+        """Have groups made, and questions asked."""
+        async with self._cluster.client() as client:
+            await self.life.run(client)
+
+    async def _say(self, name: str, event: Mapping[str, object]) -> bool:
+        body = {"id": f"{name}-{event.get('status')}", **event}
+        return await self.append([NewRecord(name.encode(), msgspec.json.encode(body))])
 
     async def flood(self, seconds: float) -> None:
         """One prediction, hundreds of events a second."""

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import sys
 from collections import Counter
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from typing import cast
 from urllib.parse import urlsplit
 
@@ -13,6 +13,7 @@ import msgspec
 
 from tests.chaos.cluster.fault_report import Report
 from tests.chaos.cluster.ledger import Ledger, Problem
+from tests.chaos.cluster.life import Life
 from tests.chaos.cluster.linked import LinkedCluster
 from tests.chaos.cluster.watchers import Watcher
 from tests.support.conditions import eventually
@@ -36,6 +37,7 @@ class Settlement:
         ledger: What was sent.
         watchers: Still watching.
         report: Gets what is counted here.
+        life: Groups and questions.
     """
 
     def __init__(
@@ -45,12 +47,14 @@ class Settlement:
         ledger: Ledger,
         watchers: Sequence[Watcher],
         report: Report,
+        life: Life,
     ) -> None:
         self._cluster = cluster
         self._log = log
         self._ledger = ledger
         self._watchers = watchers
         self._report = report
+        self._life = life
 
     async def run(self) -> None:
         """All of it."""
@@ -66,6 +70,7 @@ class Settlement:
                         for line in sent
                         if line.acknowledged
                     )
+                    and self._life.rested(found)
                     and all(
                         _finished(one)
                         for name, one in found.items()
@@ -78,6 +83,8 @@ class Settlement:
                 await eventually(rested, WITHIN)
             found = await _records(client)
         self._sent_is_there(found)
+        self._life.check(found)
+        self._count(found.values())
         for who, name, has, version in self._behind(found):
             self._ledger.problem(
                 Problem.BEHIND, f"{who} has {name} v{has}; the newest is v{version}"
@@ -102,6 +109,13 @@ class Settlement:
                 self._ledger.problem(Problem.LOST, f"{name} ended as {one.status}: {words}")
         for name in self._ledger.made - found.keys():
             self._ledger.problem(Problem.LOST, f"{name} was created and is not in the store")
+
+    def _count(self, found: Iterable[Prediction]) -> None:
+        for one in found:
+            self._report.groups += one.kind is not None
+            self._report.deadlines += one.error_code == "deadline"
+            self._report.retries += one.retry_of is not None
+            self._report.answers += one.answered_at is not None
 
     def _behind(self, found: dict[str, Prediction]) -> list[tuple[str, str, int, int]]:
         """Who has not the newest of what it watches: the client, the prediction, its version there and in the store."""
@@ -133,7 +147,7 @@ class Settlement:
         """Every record of the storms lies among the dead letters; one that was put there again has the same position."""
         ends = {number: end for number, (_, end) in (await self._log.bounds(DEAD_LETTERS)).items()}
         read = dict.fromkeys(ends, 0)
-        positions = set()
+        positions: dict[tuple[bytes, bytes], str] = {}
         following = cast(
             "AsyncGenerator[Sequence[Record], None]", self._log.follow(DEAD_LETTERS, "beginning")
         )
@@ -142,8 +156,10 @@ class Settlement:
                 for record in await asyncio.wait_for(anext(following), 30):
                     read[record.partition] = record.offset + 1
                     headers = dict(record.headers)
-                    positions.add((headers["tidings-partition"], headers["tidings-offset"]))
+                    place = (headers["tidings-partition"], headers["tidings-offset"])
+                    positions[place] = headers["tidings-error"].decode()
         self._report.dead_letters = len(positions)
+        self._report.reasons = dict(Counter(positions.values()))
         if (missing := self._ledger.poison - len(positions)) > 0:
             self._ledger.problem(
                 Problem.LOST, f"{missing} poisonous records are not among the dead letters", missing
@@ -174,7 +190,7 @@ class Settlement:
 
 async def _records(client: Client) -> dict[str, Prediction]:
     """All that the store has."""
-    found: dict[str, Prediction] = {}
+    found = {one.prediction_id: one async for one in client.export(kind="group")}
     cursor: str | None = None
     while True:
         page = await client.list(limit=PAGE, cursor=cursor)
@@ -185,5 +201,6 @@ async def _records(client: Client) -> dict[str, Prediction]:
 
 
 def _finished(one: Prediction) -> bool:
-    """Whether a prediction that the provider makes has come the whole way."""
-    return one.status.terminal and bool(one.assets)
+    """Whether a prediction that the provider makes has come the whole way, or what has no files has ended."""
+    fileless = one.kind is not None or one.error_code is not None or bool(one.question)
+    return one.status.terminal and (bool(one.assets) or fileless)
