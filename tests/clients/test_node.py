@@ -37,6 +37,11 @@ const record = await tidings.finished(made.predictionId);
 console.log(record.status, (await tidings.get(made.predictionId)).version >= record.version);
 
 const slow = await tidings.create({ ...order, payload: { seconds: 300 } });
+const asked = { method: "PATCH", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ waiting: true, question: "Go on?" }) };
+await fetch(`${process.argv[2]}/api/predictions/${slow.predictionId}`, asked);
+const answered = await tidings.answer(slow.predictionId, { n: 1 }, { questionNumber: 1 });
+const late = await tidings.answer(slow.predictionId, "no").catch((error) => error.code);
+console.log(answered.answer.n, answered.waiting, late);
 await tidings.cancel(slow.predictionId);
 console.log((await tidings.finished(slow.predictionId)).status);
 
@@ -53,6 +58,7 @@ tidings.close();
 PRINTED = """true true
 true {transport}
 succeeded true
+1 undefined answered
 canceled
 true
 true not-found

@@ -28,6 +28,8 @@ const order: NewPrediction = { provider: "replicate", model: "a/b", prompt: "a c
 const made = await tidings.create(order, { idempotencyKey: "k" });
 const { data, cursor } = await tidings.list<Picture>({ status: "failed", limit: 10 });
 console.log(done.output?.url, made.predictionId, data[0]?.output?.url, cursor?.length);
+const asked = await tidings.get("p1");
+if (asked.waiting) await tidings.answer("p1", { size: 1 }, { questionNumber: asked.questionNumber });
 await tidings.cancel("p1").catch((error: unknown) => {
   if (error instanceof TidingsError) console.log(error.code);
 });

@@ -21,6 +21,7 @@ from tidings.streams.log.protocol import (
     CHANGES,
     DEAD_LETTERS,
     EVENTS,
+    TEXT,
     Log,
     LogError,
     NewRecord,
@@ -36,7 +37,7 @@ STEPS = (20, 60)
 HOT_STEPS = 400
 OWNERS = ("ann", "bob", "eve")
 PARTITIONS = 4
-TOPICS = (EVENTS, CHANGES, DEAD_LETTERS)
+TOPICS = (EVENTS, CHANGES, DEAD_LETTERS, TEXT)
 METADATA_AGE = 12.0
 """Seconds after which every client knows of added partitions: they look every ten."""
 AGAIN = (0.1, 0.5)

@@ -94,6 +94,9 @@ def test_a_late_cancel_is_what_was_asked_for() -> None:
     assert decision.letter is None
     assert isinstance(decision.record, Prediction)
     assert (decision.record.status, decision.record.late_status) == ("failed", "canceled")
+    # Its webhook and the look-up after the cancel say the same: neither is a dead letter.
+    assert isinstance(judge(decision.record, event("canceled"), 3), Stale)
+    assert isinstance(judge(decision.record, event("succeeded"), 3), Rejected)
 
 
 def test_a_cancel_by_the_provider_after_the_deadline_is_the_deadlines() -> None:
