@@ -145,6 +145,7 @@ MEMBERS: dict[str, str] = {
     "PredictionList.data": "The records, newest first.",
     "PredictionList.cursor": "For the next page; null at the end.",
     "PredictionList.searched": "How many records were looked through.",
+    "PredictionList.unsearchable": "How many of them have a prompt over 32 KiB, which is not searched.",
     "PredictionList.counts.total": "How many there are.",
     "PredictionList.counts.complete": "False: at least so many.",
     "PredictionList.counts.byStatus": "How many there are with each status.",

@@ -51,6 +51,12 @@ PARAMETERS: dict[str, Schema] = {
     "owner": {"in": "query", "description": "Those of this owner"},
     "model": {"in": "query", "description": "Those of this model"},
     "tag": {"in": "query", "description": "Those with this tag"},
+    "provider=": {"name": "provider", "in": "query", "description": "Those of this provider"},
+    "error": {
+        "in": "query",
+        "description": "Those with this error code, or with these words in their error, whatever their case",
+        "schema": {"type": "string", "minLength": 1, "maxLength": MAX_TEXT},
+    },
     "limit": {
         "in": "query",
         "description": "At most so many",
@@ -61,7 +67,8 @@ PARAMETERS: dict[str, Schema] = {
         "in": "query",
         "description": "Words of the id or the prompt, whatever their case. A record with exactly "
         "this id comes first. The answer may be short: `searched` says how many records were "
-        "looked through, and its cursor goes on",
+        "looked through, and its cursor goes on. A prompt over 32 KiB is not searched: "
+        "`unsearchable` says how many records have one",
         "schema": {"type": "string", "maxLength": MAX_TEXT},
     },
     "text=append": {

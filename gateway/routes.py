@@ -190,7 +190,7 @@ ROUTES: tuple[Route[Endpoints], ...] = (
     Route(
         method="GET", path="/api/predictions", handler=lambda api: api.list,
         summary="List predictions, newest first",
-        parameters=("kind", "group", "status", "owner", "model", "tag", "text", "limit", "cursor", "count", "format",
+        parameters=("kind", "group", "status", "owner", "model", "tag", "provider=", "error", "text", "limit", "cursor", "count", "format",
                     "createdAfter", "createdBefore"),
         answers={200: "PredictionList"}, problems=(400,),
     ),

@@ -206,7 +206,7 @@ def _hand_made() -> dict[str, Schema]:
                 "data": {"type": "array", "items": record},
                 "cursor": {"type": ["string", "null"]},
             },
-            {"searched": number, "counts": counts},
+            {"searched": number, "unsearchable": number, "counts": counts},
         ),
         "Figures": _object({"success": yes, "data": {"type": "object"}}),
         "DeadLetterList": _object(

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import islice
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from tidings.storage.clock import SYSTEM_CLOCK, Clock
 from tidings.storage.cursor import ListingPlace, decode_cursor, encode_cursor
@@ -30,6 +30,7 @@ from tidings.storage.store import (
     high_water,
     matches,
 )
+from tidings.storage.usage import UsageSums, merged, of_record
 
 
 class _Row(Struct, frozen=True, gc=False):
@@ -140,6 +141,20 @@ class MemoryStore(PredictionStore):
             if row.record is not None and not hidden(row.stored, now) and matches(query, row.record)
         )
         return dict(Counter(islice(found, most)))
+
+    async def usage(self, query: Query, by: Sequence[str]) -> UsageSums | None:
+        """The sums."""
+        wanted = structs.replace(query, status=None, tag=None, error=None)
+        now = query.at(self._clock.ms())
+        used = [
+            of_record(row.record, by)
+            for row in self._rows.values()
+            if row.record is not None
+            and row.record.usage is not None
+            and not hidden(row.stored, now)
+            and matches(wanted, row.record)
+        ]
+        return merged({key: one} for key, one in used)
 
     async def sweep(self, now: int, limit: int) -> int:
         """Remove at most `limit` rows whose `purge_at` is at or before `now`."""

@@ -19,6 +19,7 @@ from tidings.storage.prediction import (
     decode_tombstone,
     without_report,
 )
+from tidings.storage.usage import UsageSums
 
 
 class Stored(Struct, frozen=True, gc=False):
@@ -112,6 +113,10 @@ class Query(Struct, frozen=True, kw_only=True):
     owner: str | None = None
     model: str | None = None
     tag: str | None = None
+    provider: str | None = None
+    error: str | None = None
+    """Failed with this code, or with an error that has these words, whatever their case (of ASCII), in its first thousand
+    characters."""
     owners: tuple[str, ...] | None = None
     """Any of these owners."""
     created_after: int | None = None
@@ -160,7 +165,9 @@ class Capabilities(Struct, frozen=True, kw_only=True):
 
 TIMES = frozenset({"created_after", "created_before"})
 """The filters by time, which stores that list from their own indexes have."""
-TIMED = Capabilities(filters=Capabilities().filters | TIMES)
+INDEXED = TIMES | {"provider", "error"}
+"""The filters that not every store has."""
+TIMED = Capabilities(filters=Capabilities().filters | INDEXED)
 """Of a store that has all filters."""
 
 
@@ -228,6 +235,38 @@ class PredictionStore(Protocol):
         """
         return None
 
+    async def find(self, phrase: str, query: Query) -> Page | None:  # noqa: ARG002 - for stores that can
+        """As `list`, of those alone whose id or prompt has the phrase, whatever its case.
+
+        Returns:
+            None: this store cannot look it up, or so many records have it that it is found sooner
+            among the newest.
+        """
+        return None
+
+    async def unsearchable(self, query: Query) -> int | None:  # noqa: ARG002 - for stores that can
+        """How many that the filters match have a prompt that lies apart, up to a thousand; None: unknown."""
+        return None
+
+    async def usage(self, query: Query, by: Sequence[str]) -> UsageSums | None:  # noqa: ARG002 - for stores that can
+        """What the predictions that `get` would show have used, summed.
+
+        Args:
+            query: `owner`, `owners`, `model`, `provider` and the times count; nothing else does.
+            by: Of `usage.GROUPS`: what the sums are told apart by, in this order.
+
+        Returns:
+            None: this store cannot sum.
+
+        Raises:
+            TooManyGroups: There would be more sums than fit into an answer.
+        """
+        return None
+
+    async def index(self) -> int:
+        """Bring up to date, by a thousand records or so, what is found and summed by; how many are left."""
+        return 0
+
     async def sweep(self, now: int, limit: int) -> int:
         """Remove at most `limit` rows whose `purge_at` is at or before `now`.
 
@@ -293,6 +332,11 @@ def hidden(stored: Stored, now: int) -> bool:
     return stored.status is None or (stored.expires_at is not None and stored.expires_at <= now)
 
 
+def _failed_with(words: str, record: Prediction) -> bool:
+    text = record.error[:1000] if isinstance(record.error, str) else ""
+    return record.error_code == words or words.casefold() in text.casefold()
+
+
 def matches(query: Query, record: Prediction) -> bool:
     """Whether the record passes the query's filters (not its cursor)."""
     return (
@@ -301,6 +345,8 @@ def matches(query: Query, record: Prediction) -> bool:
         and (query.owners is None or record.owner in query.owners)
         and (query.model is None or record.model == query.model)
         and (query.tag is None or query.tag in record.tags)
+        and (query.provider is None or record.provider == query.provider)
+        and (query.error is None or _failed_with(query.error, record))
         and (query.created_after is None or record.created_at >= query.created_after)
         and (query.created_before is None or record.created_at < query.created_before)
         and (query.groups is None or (record.kind == GROUP) is query.groups)

@@ -9,10 +9,17 @@ from collections.abc import Awaitable, Callable, Mapping
 
 import msgspec
 from aiohttp import web
-from msgspec import Raw, Struct
 
-from tidings.gateway.api.predictions import DEGRADED, may_read
-from tidings.gateway.api.search import LOOKED_THROUGH, SEARCH_SECONDS, Search, counted, time_of
+from tidings.gateway.api.listed import Listed, line_headers, lines_answer, lines_of, list_answer
+from tidings.gateway.api.predictions import may_read
+from tidings.gateway.api.search import (
+    LOOKED_THROUGH,
+    SEARCH_SECONDS,
+    Search,
+    counted,
+    error_of,
+    time_of,
+)
 from tidings.gateway.auth.cursor_seal import CursorSeal
 from tidings.gateway.auth.permissions import Permissions
 from tidings.gateway.auth.request_guard import RequestGuard
@@ -27,11 +34,10 @@ from tidings.storage.prediction import (
     GROUP,
     Prediction,
     Status,
-    for_readers,
     is_group,
     valid_id,
 )
-from tidings.storage.store import Query, Stored, matches
+from tidings.storage.store import Page, Query, Stored, matches
 from tidings.storage.wrappers.cache import CachedStore
 
 DEFAULT_LIMIT = 50
@@ -43,31 +49,16 @@ CHUNK = 50
 PAGE_BYTES = 4 * 1024 * 1024
 """Bytes of records in one answer."""
 
-_FILTERS = frozenset({"status", "owner", "model", "tag"})
+_FILTERS = frozenset({"status", "owner", "model", "tag", "provider", "error"})
 _TIMES = {"createdAfter": "created_after", "createdBefore": "created_before"}
 """Parameters with a time, and the store's filters."""
 _PARAMETERS = _FILTERS | _TIMES.keys() | {"limit", "cursor", "text", "count", "kind", "format"}
-NDJSON = "application/x-ndjson"
-NEXT_CURSOR = "Tidings-Next-Cursor"
-"""The header with the cursor of the next page of lines."""
 STREAM_PAGE = 100
 """Records that a stream of lines reads at a time, up to `PAGE_BYTES`."""
 _STATUSES = frozenset(status.value for status in Status)
 
 
 logger = get_logger(__name__)
-
-
-class Listed(Struct, frozen=True, kw_only=True):
-    """A page, and what the answer says beside it."""
-
-    items: list[Stored]
-    cursor: str | None
-    degraded: bool = False
-    searched: int | None = None
-    """Records that were looked through for the words; None: no words were given."""
-    counts: bytes | None = None
-    """As `search.counted` makes them; None: they were not asked for."""
 
 
 _EMPTY = Listed(items=[], cursor=None)
@@ -105,6 +96,8 @@ def parse_query(parameters: Mapping[str, str], filters: frozenset[str]) -> Query
         owner=parameters.get("owner"),
         model=parameters.get("model"),
         tag=parameters.get("tag"),
+        provider=parameters.get("provider"),
+        error=error_of(parameters.get("error")),
         created_after=time_of(parameters, "createdAfter"),
         created_before=time_of(parameters, "createdBefore"),
         limit=limit_of(parameters.get("limit")),
@@ -155,7 +148,7 @@ def list_handler(
                 scoped = _scoped(store, permissions, query)
                 counts = await counted(store, scoped, account.owner, groups=groups)
                 page = msgspec.structs.replace(page, counts=counts)
-            response = _lines_answer(page) if lines else list_answer(page)
+            response = lines_answer(page) if lines else list_answer(page)
             size = response.content_length or 0
             del page
             if not account.take(Kind.PAGES, size):
@@ -188,11 +181,11 @@ async def _stream(
     ends, the connection is cut instead.
     """
     page = await _first(read, cursor, account)
-    response = web.StreamResponse(headers=_line_headers(page))
+    response = web.StreamResponse(headers=line_headers(page))
     await response.prepare(request)
     try:
         while request.method != "HEAD":
-            data, cursor = _lines(page), page.cursor
+            data, cursor = lines_of(page), page.cursor
             del page
             account.count(Kind.PAGES, len(data))
             if data:
@@ -298,14 +291,16 @@ async def _collect(
     seen: list[Stored] = []
     cursor, degraded, looked = query.cursor, False, 0
     most = PAGES * query.limit if search is None else LOOKED_THROUGH
-    chunk = CHUNK
+    chunk, finds = CHUNK, search is not None
     deadline = SYSTEM_CLOCK.monotonic() + SEARCH_SECONDS
     if search is not None and query.cursor is None:
         seen = await _with_id(store, search.words, query, visible)
     while True:
         limit = chunk if search is not None else min(query.limit - len(seen), CHUNK)
         asked = msgspec.structs.replace(query, cursor=cursor, limit=limit)
-        page = await store.reads.list(asked, account.owner)
+        page = await _found(store, search, asked, account) if finds else None
+        if page is None:
+            finds, page = False, await store.reads.list(asked, account.owner)
         degraded |= page.degraded
         fitting, looked_at = _fitting(page.items, keep, room, query.limit - len(seen))
         looked += looked_at
@@ -322,8 +317,26 @@ async def _collect(
             chunk = search.next_chunk(page.items, chunk)
             if SYSTEM_CLOCK.monotonic() > deadline:
                 break
-    searched = None if search is None else looked
-    return Listed(items=seen, cursor=cursor, degraded=degraded, searched=searched)
+    if search is None:
+        return Listed(items=seen, cursor=cursor, degraded=degraded)
+    apart = await store.unsearchable(query) if finds and visible is None else None
+    return Listed(
+        items=seen,
+        cursor=cursor,
+        degraded=degraded,
+        searched=looked,
+        unsearchable=search.apart if apart is None else apart,
+    )
+
+
+async def _found(
+    store: CachedStore, search: Search | None, query: Query, account: HeldAccount
+) -> Page | None:
+    """A page of what the store finds by the words; None: its records have to be looked through."""
+    if search is None:
+        return None
+    async with store.reads.turn(account.owner):
+        return await store.find(search.words, query)
 
 
 async def _with_id(
@@ -373,52 +386,6 @@ def _fitting(
     return fitting, len(items)
 
 
-def list_answer(page: Listed) -> web.Response:
-    """The answer with these records."""
-    cursor = msgspec.json.encode(page.cursor)
-    body = b'{"success":true,"data":[%s],"cursor":%s%s%s}' % (
-        b",".join([_listed(for_readers(item.encoded)) for item in page.items]),
-        cursor,
-        b"" if page.searched is None else b',"searched":%d' % page.searched,
-        b"" if page.counts is None else b',"counts":%s' % page.counts,
-    )
-    headers = {
-        "Content-Type": "application/json",
-        "Cache-Control": "no-cache",
-        "X-Content-Type-Options": "nosniff",
-    }
-    if page.degraded:
-        headers[DEGRADED] = "1"
-    return web.Response(body=body, headers=headers)
-
-
-def _lines_answer(page: Listed) -> web.Response:
-    """The answer with these records as lines, and the next cursor in a header."""
-    headers = _line_headers(page)
-    if page.cursor is not None:
-        headers[NEXT_CURSOR] = page.cursor
-    return web.Response(body=_lines(page), headers=headers)
-
-
-def _line_headers(page: Listed) -> dict[str, str]:
-    headers = {
-        "Content-Type": NDJSON,
-        "Cache-Control": "no-cache",
-        "X-Content-Type-Options": "nosniff",
-    }
-    return headers | ({DEGRADED: "1"} if page.degraded else {})
-
-
-def _lines(page: Listed) -> bytes:
-    """Records one a line: between their members JSON as it came may have breaks."""
-    return b"".join(
-        [
-            for_readers(item.encoded).replace(b"\n", b" ").replace(b"\r", b" ") + b"\n"
-            for item in page.items
-        ]
-    )
-
-
 def limit_of(text: str | None) -> int:
     """How many records a page is to have; raises a 400."""
     if text is None:
@@ -428,17 +395,3 @@ def limit_of(text: str | None) -> int:
             "Bad limit", f"The limit is {text[:20]!r}; give a number from 1 to {MAX_LIMIT}."
         )
     return int(text)
-
-
-def _listed(encoded: bytes) -> bytes:
-    """A record as lists show it: of a text its length alone."""
-    if b'"textLength":' not in encoded:
-        return encoded
-    members = _members.decode(encoded)
-    for name in ("text", "textTail", "textParts"):
-        members.pop(name, None)
-    return _encode(members)
-
-
-_members = msgspec.json.Decoder(dict[str, Raw])
-_encode = msgspec.json.Encoder().encode

@@ -48,6 +48,8 @@ class Search:
     def __init__(self, words: str) -> None:
         self.words = words
         self._folded = words.casefold()
+        self.apart = 0
+        """Records that were looked at whose prompt lies apart."""
 
     @classmethod
     def of(cls, text: str | None) -> "Search | None":
@@ -66,6 +68,8 @@ class Search:
         head = _heads.decode(stored.encoded)
         if head.prediction_id == self.words:
             return False
+        if isinstance(head.prompt, dict):
+            self.apart += 1
         return (
             self._in(head.prediction_id) or self._in(head.prompt) or self._in_payload(head.payload)
         )
@@ -97,6 +101,13 @@ def time_of(parameters: Mapping[str, str], name: str) -> int | None:
         ) from None
     moment = moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
     return int(moment.timestamp() * 1000)
+
+
+def error_of(text: str | None) -> str | None:
+    """The code or the words of an error that is asked for; raises a 400."""
+    if text is not None and not 1 <= len(text) <= MAX_TEXT:
+        raise bad_request("Bad error", f"The error has 1 to {MAX_TEXT} characters.")
+    return text
 
 
 async def counted(

@@ -26,7 +26,8 @@ from tidings.gateway.api.create import (
     without_nulls,
 )
 from tidings.gateway.api.deadlines import with_deadline
-from tidings.gateway.api.listing import Listed, limit_of, list_answer
+from tidings.gateway.api.listed import Listed, list_answer
+from tidings.gateway.api.listing import limit_of
 from tidings.gateway.api.mutations import Mutations
 from tidings.gateway.api.predictions import Records, may_read
 from tidings.gateway.auth.request_guard import RequestGuard

@@ -9,10 +9,12 @@ from collections.abc import Mapping
 import asyncpg
 
 from tidings.storage.errors import StoreMisconfigured
+from tidings.storage.postgres.index import OLDER, IndexStatements, make_words
+from tidings.storage.postgres.index import TABLES as INDEX_TABLES
 
-FORMAT = 1
+FORMAT = 2
 """Raised when the tables change; kept in `tidings_meta`."""
-STEPS: Mapping[int, str] = {}
+STEPS: Mapping[int, str] = {1: INDEX_TABLES + OLDER}
 """Statements that take tables of an older format to the next (`{s}`: the schema); a format that
 none leads from is refused."""
 _LOCK = 0x54494453
@@ -78,8 +80,9 @@ class Statements:
         prefix = "" if schema is None else quoted(schema) + "."
         self.table = f"{prefix}tidings_predictions"
         self.meta = f"{prefix}tidings_meta"
-        self._prefix = prefix
-        self.tables = _TABLES.format(s=prefix)
+        self.prefix = prefix
+        self.tables = (_TABLES + INDEX_TABLES).format(s=prefix)
+        self.index = IndexStatements(prefix, self.table, self.meta)
         self.write = _WRITE.format(s=prefix)
         self.load = _LOAD.format(s=prefix)
         self.get = self.load.replace("= ANY($1::text[])", "= $1")
@@ -101,7 +104,7 @@ class Statements:
 
     def step(self, found: int) -> str:
         """What takes the tables from a format to the next."""
-        return STEPS[found].format(s=self._prefix)
+        return STEPS[found].format(s=self.prefix)
 
 
 def literal(text: str) -> str:
@@ -134,6 +137,7 @@ async def prepare(connection: "asyncpg.Connection[asyncpg.Record]", statements: 
                 "SELECT EXISTS (SELECT FROM pg_class WHERE oid = to_regclass($1))", statements.meta
             ):
                 await connection.execute(statements.tables)
+                await make_words(connection, statements.prefix)
                 await connection.execute(statements.formatted, str(FORMAT))
     found = await connection.fetchval(statements.format)
     if found != str(FORMAT):
@@ -160,6 +164,8 @@ async def _upgraded(
             return found
         for one in range(int(found), FORMAT):
             await connection.execute(statements.step(one))
+        if int(found) < 2 <= FORMAT:
+            await make_words(connection, statements.prefix)
         if int(found) < FORMAT:
             await connection.execute(statements.formatted, found := str(FORMAT))
         return found

@@ -13,13 +13,15 @@ from pathlib import Path
 
 from tidings.storage.errors import StorageError, StoreMisconfigured, StoreUnavailable
 from tidings.storage.private_files import make_file, make_folder
+from tidings.storage.sqlite.index import HAS_WORDS, WORDS
+from tidings.storage.sqlite.index import TABLES as INDEX_TABLES
 from tidings.storage.sqlite.upgrade import Steps, reachable, statements, upgrade
 
 APPLICATION_ID = 0x54494453
 """`TIDS`: marks the file as a store of ours (`PRAGMA application_id`)."""
-FORMAT = 1
+FORMAT = 2
 """Raised when the tables change (`PRAGMA user_version`)."""
-STEPS: Steps = {}
+STEPS: Steps = {1: INDEX_TABLES}
 """What takes a file of an older format to the next; a format that none leads from is refused."""
 BUSY_TIMEOUT = 5.0
 """Seconds to wait for another process that writes."""
@@ -180,13 +182,28 @@ def _prepare(connection: sqlite3.Connection, path: Path, synchronous: str) -> No
     connection.execute("PRAGMA temp_store = MEMORY")
     connection.execute("BEGIN IMMEDIATE")
     if connection.execute("PRAGMA user_version").fetchone()[0] == 0:
-        for statement in statements(_TABLES):
+        for statement in statements(_TABLES + INDEX_TABLES):
             connection.execute(statement)
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         connection.execute(f"PRAGMA user_version = {FORMAT}")
     upgrade(connection, FORMAT, STEPS)
+    _make_words(connection)
     connection.execute("COMMIT")
     _refuse_foreign(connection, path)
+
+
+def _make_words(connection: sqlite3.Connection) -> None:
+    """The index of prompts, where this SQLite can: without it they are looked through."""
+    if connection.execute(HAS_WORDS).fetchone()[0]:
+        return
+    try:
+        for statement in statements(WORDS):
+            connection.execute(statement)
+    except sqlite3.OperationalError:
+        return
+    connection.execute(
+        "UPDATE meta SET value = (SELECT coalesce(max(rowid), 0) FROM predictions) WHERE key = 'unindexed'"
+    )
 
 
 def _refuse_foreign(connection: sqlite3.Connection, path: Path) -> None:

@@ -16,9 +16,12 @@ from urllib.parse import parse_qsl, unquote
 import msgspec
 
 from tidings.storage.clock import SYSTEM_CLOCK, Clock
-from tidings.storage.cursor import ListingPlace, decode_cursor, encode_cursor
-from tidings.storage.errors import StorageError, StoreMisconfigured
+from tidings.storage.cursor import ListingPlace, encode_cursor
+from tidings.storage.errors import StorageError, StoreMisconfigured, StoreUnavailable
 from tidings.storage.prediction import Status
+from tidings.storage.sqlite.index import HAS_WORDS, LEFT, MOST_FOUND, PLACE, take
+from tidings.storage.sqlite.index import phrase as search_of
+from tidings.storage.sqlite.listing import MATCHING, apart, counting, listing, summing
 from tidings.storage.sqlite.schema import FORMAT, GET, LOAD, SWEEP, in_use, open_reader
 from tidings.storage.sqlite.writer import SqliteWriter
 from tidings.storage.store import (
@@ -31,6 +34,10 @@ from tidings.storage.store import (
     Stored,
     Write,
 )
+from tidings.storage.usage import UsageSums, of_rows
+
+CATCH_UP = 2.0
+"""Seconds that a reader of the index waits for it: about 200,000 records."""
 
 _STATUS: dict[str | None, Status | None] = {None: None} | {
     status.value: status for status in Status
@@ -145,7 +152,68 @@ class SqliteStore(PredictionStore):
 
     async def list(self, query: Query) -> Page:
         """A page, newest first."""
-        sql, values = _listing(query, query.at(self._clock.ms()))
+        if query.provider is not None or query.error is not None:
+            await self._need_index()
+        return await self._page(query, *listing(query, query.at(self._clock.ms())))
+
+    async def find(self, phrase: str, query: Query) -> Page | None:
+        """As `list`, by the groups of three characters that the phrase has."""
+        wanted = search_of(phrase)
+        if wanted is None or not self._read(HAS_WORDS, ())[0][0]:
+            return None
+        if not await self._catch_up():
+            return None
+        loop = asyncio.get_running_loop()
+        number = await loop.run_in_executor(
+            self._listing, self._one_row, MATCHING, (wanted, MOST_FOUND + 1)
+        )
+        if number[0] > MOST_FOUND:
+            return None
+        return await self._page(query, *listing(query, query.at(self._clock.ms()), wanted))
+
+    async def unsearchable(self, query: Query) -> int | None:
+        """How many have a prompt that lies apart."""
+        if not await self._catch_up():
+            return None
+        sql, values = apart(query, query.at(self._clock.ms()))
+        loop = asyncio.get_running_loop()
+        row = await loop.run_in_executor(self._listing, self._one_row, sql, values)
+        return int(row[0])
+
+    async def usage(self, query: Query, by: Sequence[str]) -> UsageSums | None:
+        """The sums, made in the thread of the listings."""
+        await self._need_index()
+        sql, values = summing(query, query.at(self._clock.ms()), by)
+        loop = asyncio.get_running_loop()
+        text = await loop.run_in_executor(self._listing, self._scan_one, sql, values)
+        return of_rows(msgspec.json.decode(text, type=list[list[Any]]), len(by))
+
+    async def index(self) -> int:
+        """Index about a thousand records; how many are left."""
+        if not self._read(LEFT, ())[0][0]:
+            return 0
+        return await self._writer.run(take, durable=False)
+
+    async def _catch_up(self) -> bool:
+        """Wait until what was written before now is in the index; whether it came to that in time."""
+        limit = self._clock.monotonic() + CATCH_UP
+        ((_, _, last),) = self._read(PLACE, ())
+        while await self.index():
+            ((older, first, _),) = self._read(PLACE, ())
+            if not older and (first is None or last is None or first > last):
+                break
+            if self._clock.monotonic() > limit:
+                return False
+        return True
+
+    async def _need_index(self) -> None:
+        if not await self._catch_up():
+            left = self._read(LEFT, ())[0][0]
+            raise StoreUnavailable(
+                f"{self.path}: {left} records are not in the index yet; ask again in a while"
+            )
+
+    async def _page(self, query: Query, sql: str, values: dict[str, Any]) -> Page:
         loop = asyncio.get_running_loop()
         rows, docs = await loop.run_in_executor(self._listing, self._scan, sql, values)
         items: list[tuple[ListingPlace, Stored]] = []
@@ -163,7 +231,7 @@ class SqliteStore(PredictionStore):
 
     async def count(self, query: Query, most: int) -> dict[str, int] | None:
         """How many match, by status: one step in C, in the thread of the listings."""
-        sql, values = _counting(query, query.at(self._clock.ms()), most)
+        sql, values = counting(query, query.at(self._clock.ms()), most)
         loop = asyncio.get_running_loop()
         text = await loop.run_in_executor(self._listing, self._scan_one, sql, values)
         return msgspec.json.decode(text, type=dict[str, int])
@@ -186,19 +254,21 @@ class SqliteStore(PredictionStore):
     async def facts(self) -> dict[str, str]:
         """What an operator wants to know: the file, its size, its durability and whose it is."""
 
-        def work(connection: sqlite3.Connection) -> tuple[int, int, str | None]:
+        def work(connection: sqlite3.Connection) -> tuple[int, int, str | None, int]:
+            left = connection.execute(LEFT).fetchone()[0]
             mode = connection.execute("PRAGMA synchronous").fetchone()[0]
             pages, size = (
                 connection.execute(f"PRAGMA {name}").fetchone()[0]
                 for name in ("page_count", "page_size")
             )
             row = connection.execute("SELECT value FROM meta WHERE key = 'ownership'").fetchone()
-            return mode, pages * size, row[0] if row else None
+            return mode, pages * size, row[0] if row else None, left
 
-        mode, size, owner = await self._writer.run(work)
+        mode, size, owner, left = await self._writer.run(work)
         return {
             "server": f"SQLite {sqlite3.sqlite_version}",
             "file": f"{self.path}, {size / 1_048_576:.1f} MiB, format {FORMAT}",
+            "index": "up to date" if not left else f"{left} records behind",
             "durability": "every commit is on the disk"
             if mode >= 2
             else "the machine's power may take the last commits",
@@ -221,7 +291,7 @@ class SqliteStore(PredictionStore):
         (value,) = self._one_row(sql, values)
         return bytes(value)
 
-    def _one_row(self, sql: str, values: dict[str, Any]) -> tuple[Any, ...]:
+    def _one_row(self, sql: str, values: dict[str, Any] | tuple[Any, ...]) -> tuple[Any, ...]:
         try:
             if self._lister is None:
                 self._lister = open_reader(self.path)
@@ -247,75 +317,3 @@ def _parse(url: str) -> tuple[Path, Literal["FULL", "NORMAL"]]:
             )
         synchronous = "NORMAL" if value.lower() == "normal" else "FULL"
     return Path(path[1:]), synchronous
-
-
-def _listing(query: Query, now: int) -> tuple[str, dict[str, Any]]:
-    """The statement of a listing.
-
-    All its rows come as one, so that a scan takes the interpreter's lock once.
-    """
-    source, by, conditions, values = _filtered(query, now)
-    values["limit"] = query.limit + 1
-    if query.cursor is not None:
-        values["created_at"], values["id"] = decode_cursor(query.cursor)
-        conditions.append(f"({by}.created_at, {by}.id) < (:created_at, :id)")
-    return (
-        "SELECT json_group_array(json_array(id, version, status, expires_at, owner, created_at, length(doc))),"
-        " group_concat(CAST(doc AS TEXT), '') FROM (SELECT p.id, p.version, p.status, p.expires_at, p.owner,"
-        f" p.created_at, p.doc FROM {source} WHERE {' AND '.join(conditions)}"
-        f" ORDER BY {by}.created_at DESC, {by}.id DESC LIMIT :limit)"
-    ), values
-
-
-def _counting(query: Query, now: int, most: int) -> tuple[str, dict[str, Any]]:
-    """The statement of a count, whose one row is a JSON object: status and number."""
-    source, _, conditions, values = _filtered(query, now)
-    values["most"] = most
-    return (
-        "SELECT json_group_object(status, number) FROM (SELECT status, count(*) AS number FROM"
-        f" (SELECT p.status FROM {source} WHERE {' AND '.join(conditions)} LIMIT :most) GROUP BY status)"
-    ), values
-
-
-def _filtered(query: Query, now: int) -> tuple[str, str, list[str], dict[str, Any]]:
-    """What to read from, the table that the order is of, the conditions, and their values."""
-    values: dict[str, Any] = {"now": now}
-    owners = query.owners
-    if owners is not None and len(owners) == 1 and query.owner in {None, owners[0]}:
-        query, owners = msgspec.structs.replace(query, owner=owners[0]), None
-    source = f"predictions AS p INDEXED BY {_index(query)}"
-    by = "p"
-    conditions = ["p.created_at IS NOT NULL", "(p.expires_at IS NULL OR p.expires_at > :now)"]
-    if query.tag is not None:
-        source, by = "tags AS t CROSS JOIN predictions AS p ON p.id = t.id", "t"
-        conditions.append("t.tag = :tag")
-        values["tag"] = query.tag
-    for name in ("status", "owner", "model"):
-        if (value := getattr(query, name)) is not None:
-            conditions.append(f"p.{name} = :{name}")
-            values[name] = value
-    if query.created_after is not None:
-        conditions.append(f"{by}.created_at >= :after")
-        values["after"] = query.created_after
-    if query.created_before is not None:
-        conditions.append(f"{by}.created_at < :before")
-        values["before"] = query.created_before
-    if query.groups is not None:
-        conditions.append(_GROUP if query.groups else f"NOT ({_GROUP})")
-    if owners is not None:
-        conditions.append("p.owner IN (SELECT value FROM json_each(:owners))")
-        values["owners"] = _to_json(owners).decode()
-    return source, by, conditions, values
-
-
-_GROUP = "p.model IS NULL AND substr(p.doc, instr(p.doc, x'2c') + 1, 14) = CAST('\"kind\":\"group\"' AS BLOB)"
-"""As `prediction.is_group`; no group has a model, so hardly any document is read for it."""
-
-
-def _index(query: Query) -> str:
-    """The index to walk, named because the planner knows nothing of how rare a value is."""
-    if query.owner is not None:
-        return "predictions_owner"
-    if query.model is not None:
-        return "predictions_model"
-    return "predictions_status" if query.status is not None else "predictions_created"

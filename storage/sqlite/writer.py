@@ -14,6 +14,7 @@ import msgspec
 from tidings.storage.errors import StorageError
 from tidings.storage.prediction import Tombstone
 from tidings.storage.sqlite.group_commit import CommitRequest, GroupCommit
+from tidings.storage.sqlite.index import NOTE
 from tidings.storage.sqlite.schema import (
     BUSY_TIMEOUT,
     COLUMNS,
@@ -43,13 +44,14 @@ _to_json = msgspec.json.Encoder().encode
 class _Prepared:
     """The values to bind for some writes."""
 
-    __slots__ = ("inserts", "positions", "size", "tagged", "updates")
+    __slots__ = ("inserts", "positions", "size", "tagged", "touched", "updates")
 
     def __init__(self, writes: Sequence[Write]) -> None:
         self.size = len(writes)
         self.inserts: list[Value] = []
         self.updates: list[Value] = []
         self.tagged: list[str] = []
+        self.touched = [write.record.prediction_id for write in writes if _to_index(write)]
         self.positions = high_water(writes)
         updates, inserts = self.updates, self.inserts
         for write in writes:
@@ -66,12 +68,15 @@ class _Prepared:
         self.inserts += other.inserts
         self.updates += other.updates
         self.tagged += other.tagged
+        self.touched += other.touched
         for partition, offset in other.positions.items():
             self.positions[partition] = max(offset, self.positions.get(partition, offset))
 
     def execute(self, connection: sqlite3.Connection) -> bool:
         """Insert and update; whether all of them matched."""
         inserted = _in_chunks(connection, insert_sql, self.inserts, MOST_INSERTED)
+        if self.touched:
+            connection.execute(NOTE, (_to_json(self.touched).decode(), len(self.touched)))
         if self.tagged:
             connection.execute(TAGS, (_to_json(self.tagged).decode(),))
         updated, wanted = 0, self.size - len(self.inserts) // COLUMNS
@@ -146,9 +151,9 @@ class SqliteWriter:
             self._unsynced = True
             raise
 
-    async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Run `work` in a transaction of its own."""
-        result: T = await self._submit(CommitRequest(work, alone=True))
+    async def run(self, work: Callable[[sqlite3.Connection], T], *, durable: bool = True) -> T:
+        """Run `work` in a transaction of its own; not durable: what can be done again."""
+        result: T = await self._submit(CommitRequest(work, alone=True, durable=durable))
         return result
 
     async def close(self) -> None:
@@ -164,6 +169,12 @@ class SqliteWriter:
 
     def _explain(self, error: Exception, _shared: bool) -> Exception:
         return in_use(error, self._path) if isinstance(error, sqlite3.Error) else error
+
+
+def _to_index(write: Write) -> bool:
+    """Whether the index has to look at it: a text that grows is written often, and is no part of it."""
+    record = write.record
+    return isinstance(record, Tombstone) or record.text_length is None or record.status.terminal
 
 
 def _touch(connection: sqlite3.Connection) -> None:

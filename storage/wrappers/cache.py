@@ -24,6 +24,7 @@ from tidings.storage.store import (
     hidden,
 )
 from tidings.storage.wrappers.fair_listing import FairListing
+from tidings.storage.wrappers.pass_through import PassThrough
 
 NEGATIVE_TTL = 2.0
 """Seconds for which the store is not asked again for an id that it does not have."""
@@ -52,7 +53,7 @@ class _Fill:
         self.overtaken = False
 
 
-class CachedStore(PredictionStore):
+class CachedStore(PassThrough):
     """Writes go through after the store has them; reads are answered from memory if it is fresh.
 
     Args:

@@ -18,7 +18,7 @@ from tidings.storage.prediction import Standing
 from tidings.storage.resilience.backoff import Backoff
 from tidings.storage.resilience.circuit_breaker import CircuitBreaker
 from tidings.storage.store import (
-    TIMES,
+    INDEXED,
     Conflict,
     Outcome,
     Ownership,
@@ -28,6 +28,7 @@ from tidings.storage.store import (
     Stored,
     Write,
 )
+from tidings.storage.usage import UsageSums
 
 T = TypeVar("T")
 
@@ -69,7 +70,7 @@ class FallbackStore(PredictionStore):
         self.fallback = fallback
         self.name = store.name
         # The copy has to list by what is asked for, too. Other filters it refuses itself.
-        missing = TIMES - fallback.capabilities.filters
+        missing = INDEXED - fallback.capabilities.filters
         self.capabilities = structs.replace(
             store.capabilities, filters=store.capabilities.filters - missing
         )
@@ -115,6 +116,24 @@ class FallbackStore(PredictionStore):
         """As the first store does; the copy if that is unavailable."""
         counts, _ = await self._read(lambda store: store.count(query, most))
         return counts
+
+    async def find(self, phrase: str, query: Query) -> Page | None:
+        """As the first store does; the copy where that is unavailable, and marked then."""
+        page, degraded = await self._read(lambda store: store.find(phrase, query))
+        return page if page is None or not degraded else structs.replace(page, degraded=True)
+
+    async def unsearchable(self, query: Query) -> int | None:
+        """As the first store does; the copy where that is unavailable."""
+        number, _ = await self._read(lambda store: store.unsearchable(query))
+        return number
+
+    async def usage(self, query: Query, by: Sequence[str]) -> UsageSums | None:
+        """As the first store does, never from the copy: nobody is billed by what may be behind."""
+        return await self.store.usage(query, by)
+
+    async def index(self) -> int:
+        """As both do."""
+        return await self.store.index() + await self.fallback.index()
 
     async def sweep(self, now: int, limit: int) -> int:
         """Sweep both, the first one first."""

@@ -16,10 +16,22 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram
 from tidings.storage.errors import StorageError
 from tidings.storage.loggers import get_logger
 from tidings.storage.store import Outcome, Ownership, Page, PredictionStore, Query, Stored, Write
+from tidings.storage.usage import UsageSums
 
 T = TypeVar("T")
 
-OPERATIONS = ("claim", "positions", "get", "load", "write", "list", "count", "sweep")
+OPERATIONS = (
+    "claim",
+    "positions",
+    "get",
+    "load",
+    "write",
+    "list",
+    "count",
+    "find",
+    "usage",
+    "sweep",
+)
 _LABELS = ("store", "operation", "arm")
 _BUCKETS = (0.00001, 0.00005, 0.0002, 0.001, 0.005, 0.02, 0.1, 0.5, 2.0, 10.0)
 """From a read in this process (10 µs) to the time limit of a call and beyond."""
@@ -120,6 +132,22 @@ class ObservedStore(PredictionStore):
     async def count(self, query: Query, most: int) -> dict[str, int] | None:
         """As the store does."""
         return await self._timed("count", self.store.count(query, most))
+
+    async def find(self, phrase: str, query: Query) -> Page | None:
+        """As the store does."""
+        return await self._timed("find", self.store.find(phrase, query))
+
+    async def unsearchable(self, query: Query) -> int | None:
+        """As the store does."""
+        return await self.store.unsearchable(query)
+
+    async def usage(self, query: Query, by: Sequence[str]) -> UsageSums | None:
+        """As the store does."""
+        return await self._timed("usage", self.store.usage(query, by))
+
+    async def index(self) -> int:
+        """As the store does."""
+        return await self.store.index()
 
     async def sweep(self, now: int, limit: int) -> int:
         """As the store does."""

@@ -175,5 +175,6 @@ def _matches(query: Query, stored: Stored) -> bool:
         return False
     if query.owners is not None and stored.owner not in query.owners:
         return False
-    decoded = (query.model, query.tag, query.created_after, query.created_before)
-    return decoded == (None,) * 4 or matches(query, decode(stored.encoded))
+    times = (query.created_after, query.created_before)
+    decoded = (query.model, query.tag, query.provider, query.error, *times)
+    return decoded == (None,) * 6 or matches(query, decode(stored.encoded))

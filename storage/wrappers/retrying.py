@@ -20,6 +20,7 @@ from tidings.storage.store import (
     Stored,
     Write,
 )
+from tidings.storage.usage import UsageSums
 
 T = TypeVar("T")
 
@@ -85,6 +86,22 @@ class RetryingStore(PredictionStore):
     async def count(self, query: Query, most: int) -> dict[str, int] | None:
         """As the store does."""
         return await self._again(lambda: self.store.count(query, most))
+
+    async def find(self, phrase: str, query: Query) -> Page | None:
+        """As the store does."""
+        return await self._again(lambda: self.store.find(phrase, query))
+
+    async def unsearchable(self, query: Query) -> int | None:
+        """As the store does."""
+        return await self._again(lambda: self.store.unsearchable(query))
+
+    async def usage(self, query: Query, by: Sequence[str]) -> UsageSums | None:
+        """As the store does."""
+        return await self._again(lambda: self.store.usage(query, by))
+
+    async def index(self) -> int:
+        """As the store does."""
+        return await self._again(lambda: self.store.index())
 
     async def sweep(self, now: int, limit: int) -> int:
         """As the store does."""

@@ -27,6 +27,7 @@ from tidings.storage.store import (
     Write,
     distinct_ids,
 )
+from tidings.storage.usage import UsageSums, merged
 
 T = TypeVar("T")
 
@@ -126,17 +127,7 @@ class SplitStore(PredictionStore):
     async def list(self, query: Query) -> Page:
         """The pages of both, merged."""
         pages = await asyncio.gather(*(arm.list(query) for arm in self.arms))
-        items = [(_place(stored), stored) for page in pages for stored in page.items]
-        items.sort(key=lambda item: item[0], reverse=True)
-        shown = items[: query.limit]
-        # Below the end of an arm's page the other's records may be followed by more of that arm.
-        ends = [_place(page.items[-1]) for page in pages if page.cursor is not None and page.items]
-        if ends:
-            shown = [item for item in shown if item[0] >= max(ends)]
-        more = bool(ends) or len(items) > len(shown)
-        return Page(
-            [stored for _, stored in shown], encode_cursor(shown[-1][0]) if more and shown else None
-        )
+        return _merged(pages, query.limit)
 
     async def count(self, query: Query, most: int) -> dict[str, int] | None:
         """The sums of both; None if one of them cannot count."""
@@ -146,6 +137,28 @@ class SplitStore(PredictionStore):
                 return None
             sums.update(counts)
         return dict(sums)
+
+    async def find(self, phrase: str, query: Query) -> Page | None:
+        """The pages of both, merged; None where one of them has to be looked through."""
+        pages = await asyncio.gather(*(arm.find(phrase, query) for arm in self.arms))
+        found = [page for page in pages if page is not None]
+        return _merged(found, query.limit) if len(found) == len(pages) else None
+
+    async def unsearchable(self, query: Query) -> int | None:
+        """The sum of both; None where one of them does not know."""
+        numbers = await asyncio.gather(*(arm.unsearchable(query) for arm in self.arms))
+        known = [number for number in numbers if number is not None]
+        return sum(known) if len(known) == len(numbers) else None
+
+    async def usage(self, query: Query, by: Sequence[str]) -> UsageSums | None:
+        """The sums of both; None where one of them cannot sum."""
+        sums = await asyncio.gather(*(arm.usage(query, by) for arm in self.arms))
+        found = [one for one in sums if one is not None]
+        return merged(found) if len(found) == len(sums) else None
+
+    async def index(self) -> int:
+        """As both do."""
+        return sum([await arm.index() for arm in self.arms])
 
     async def sweep(self, now: int, limit: int) -> int:
         """Sweep both."""
@@ -196,6 +209,20 @@ class SplitStore(PredictionStore):
         for item in items:
             halves[self.arm(key(item))].append(item)
         return halves
+
+
+def _merged(pages: Sequence[Page], limit: int) -> Page:
+    items = [(_place(stored), stored) for page in pages for stored in page.items]
+    items.sort(key=lambda item: item[0], reverse=True)
+    shown = items[:limit]
+    # Below the end of an arm's page the other's records may be followed by more of that arm.
+    ends = [_place(page.items[-1]) for page in pages if page.cursor is not None and page.items]
+    if ends:
+        shown = [item for item in shown if item[0] >= max(ends)]
+    more = bool(ends) or len(items) > len(shown)
+    return Page(
+        [stored for _, stored in shown], encode_cursor(shown[-1][0]) if more and shown else None
+    )
 
 
 def _id(write: Write) -> str:

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from tidings.config.settings import Settings
 from tidings.observability.health import HealthMonitor
 from tidings.runtime.resources import Resources
-from tidings.runtime.upkeep import Start, sweep
+from tidings.runtime.upkeep import Start, index, sweep
 from tidings.storage.errors import StorageError
 from tidings.storage.wrappers.cache import CachedStore
 from tidings.streams.changes.projection import Projection
@@ -70,15 +70,17 @@ async def processor_role(
     health.observe_processor(processor)
     task = start(health.process(processor), "processor")
     sweeper = start(sweep(resources.store), "sweeper")
+    indexer = start(index(resources.store), "indexer")
     try:
         yield processor
     finally:
         sweeper.cancel()
+        indexer.cancel()
         processor.stop()
         if health.source.failure is not None:
             task.cancel()
         try:
-            await asyncio.wait([task, sweeper], timeout=END_LIMIT)
+            await asyncio.wait([task, sweeper, indexer], timeout=END_LIMIT)
         finally:
             with contextlib.suppress(StorageError):
                 await health.source.keep()

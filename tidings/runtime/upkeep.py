@@ -22,6 +22,9 @@ from tidings.streams.rules.reducer import DAY
 SWEEP_EVERY = 60.0
 """Seconds between removals of what is past its time."""
 SWEEP_ROWS = 500
+INDEX_EVERY = 2.0
+"""Seconds between two looks at what is to be indexed."""
+INDEX_SHARE = 30
 READY_SECONDS, READY_EVERY = 30.0, 0.1
 """How long the parts may take until the address is not logged again, and seconds between two looks."""
 
@@ -95,6 +98,26 @@ async def sweep(store: PredictionStore) -> None:
                 pass
         except StorageError as error:
             logger.warning("service.sweep_failed", error=str(error))
+
+
+async def index(store: PredictionStore) -> None:
+    """Keep what records are found and summed by up to date, until canceled.
+
+    While events come faster than it follows, it takes one part in thirty of the time: whoever needs
+    the index meanwhile brings it up to date.
+    """
+    before = 0
+    while True:
+        began = time.monotonic()
+        try:
+            left = await store.index()
+        except StorageError as error:
+            logger.warning("service.index_failed", error=str(error))
+            left = 0
+        took = time.monotonic() - began
+        pause = took if left < before else took * INDEX_SHARE
+        await asyncio.sleep(pause if left else INDEX_EVERY)
+        before = left
 
 
 async def forget_hidden(replica: Replica) -> None:

@@ -296,6 +296,7 @@ export interface PredictionList {
   data: Prediction[];
   cursor: string | null;
   searched?: number;
+  unsearchable?: number;
   counts?: { total?: number; complete?: boolean; byStatus?: Record<string, number>; };
 }
 

@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec import Raw
 
+from tests.contract.stores.findings import Findings
 from tests.support.conditions import eventually
 from tests.support.storage.samples import (
     HOUR,
@@ -23,7 +24,7 @@ from tidings.storage.clock import SYSTEM_CLOCK
 from tidings.storage.errors import AlreadyExists, InvalidTransition
 from tidings.storage.memory import MemoryStore
 from tidings.storage.notes import notes_of
-from tidings.storage.prediction import Prediction, Source, Status, decode
+from tidings.storage.prediction import Prediction, Source, Status, Usage, decode
 from tidings.storage.store import Conflict, Ownership, Page, PredictionStore, Query, Stored, Write
 from tidings.storage.wrappers.cache import CachedStore
 from tidings.streams.manager import PredictionStatusManager
@@ -582,9 +583,14 @@ class LikeTheModel:
                 {"owner": prefix},
                 {"owner": prefix, "tag": "t"},
                 {"owner": prefix, "status": Status.FAILED},
+                {"provider": prefix},
+                {"provider": prefix, "error": "e", "owner": prefix},
             ):
                 if store.capabilities.filters >= query.keys():
                     assert await everything(store, query, 2) == await everything(model, query, 2)
+            by = ("owner", "day")
+            sums = await store.usage(Query(provider=prefix), by)
+            assert sums in (None, await model.usage(Query(provider=prefix), by))
 
 
 def _step(
@@ -607,11 +613,21 @@ def _step(
         created_at=1_764_000_000_000 + at // 3,
         owner=prefix if ahead != 2 else None,
         tags=(tag,) if tag else (),
+        provider=prefix if ahead != 1 else None,
+        error="e" if status is Status.FAILED else None,
+        usage=Usage(images=at, cost=f"0.{at}", currency="USD") if tag else None,
     )
     return writing(record, expected, expires_at=SYSTEM_CLOCK.ms() - 1 if ahead == 4 else None)
 
 
 class StoreContract(
-    ReadsAndWrites, Counts, CompareAndSet, DeletionAndExpiry, Listing, Belonging, LikeTheModel
+    ReadsAndWrites,
+    Counts,
+    CompareAndSet,
+    DeletionAndExpiry,
+    Listing,
+    Findings,
+    Belonging,
+    LikeTheModel,
 ):
     """All of it. A subclass provides the fixtures `store` and `reopen`."""

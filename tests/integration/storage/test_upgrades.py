@@ -19,14 +19,14 @@ from tidings.storage.sqlite import schema as sqlite_schema
 from tidings.storage.sqlite.upgrade import reachable
 
 STEPS = {
-    1: "CREATE TABLE notes (text TEXT);\nINSERT INTO notes VALUES ('one;two');\n",
-    2: "DROP TABLE notes;\n",
+    2: "CREATE TABLE notes (text TEXT);\nINSERT INTO notes VALUES ('one;two');\n",
+    3: "DROP TABLE notes;\n",
 }
 
 
 def later(monkeypatch: pytest.MonkeyPatch, *, steps: dict[int, str] = STEPS) -> None:
-    """This version becomes the one that reads format 3."""
-    monkeypatch.setattr(sqlite_schema, "FORMAT", 3)
+    """This version becomes the one that reads format 4."""
+    monkeypatch.setattr(sqlite_schema, "FORMAT", 4)
     monkeypatch.setattr(sqlite_schema, "STEPS", steps)
 
 
@@ -59,7 +59,7 @@ async def test_an_older_file_is_taken_along(
         store = await open_store(url)
         assert (await store.load(["p1"]))["p1"] == first.stored
         await store.close()
-    assert format_of(tmp_path / "s.db") == 3
+    assert format_of(tmp_path / "s.db") == 4
 
 
 async def test_an_upgrade_that_fails_leaves_the_file(
@@ -70,12 +70,12 @@ async def test_an_upgrade_that_fails_leaves_the_file(
     url = f"sqlite:///{file}"
     await (await open_store(url)).close()
     with monkeypatch.context() as newer:
-        later(newer, steps={1: STEPS[1], 2: "DROP TABLE nothing;\n"})
+        later(newer, steps={2: STEPS[2], 3: "DROP TABLE nothing;\n"})
         with pytest.raises(StoreMisconfigured, match="nothing"):
             await open_store(url)
-        assert format_of(file) == 1
-        later(newer, steps={2: STEPS[2]})
-        with pytest.raises(StoreMisconfigured, match="has format 1, this version reads 3"):
+        assert format_of(file) == 2
+        later(newer, steps={3: STEPS[3]})
+        with pytest.raises(StoreMisconfigured, match="has format 2, this version reads 4"):
             await open_store(url)
         with closing(sqlite3.connect(file)) as connection:
             assert (
@@ -93,7 +93,7 @@ async def test_a_newer_file_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
         await (await open_store(url)).close()
     with pytest.raises(
         StoreMisconfigured,
-        match="has format 3, this version reads 1; use the version that wrote it",
+        match="has format 4, this version reads 2; use the version that wrote it",
     ):
         await open_store(url)
 
@@ -110,21 +110,21 @@ async def test_postgres_is_taken_along(monkeypatch: pytest.MonkeyPatch) -> None:
     await store.write([first])
     await store.close()
     with monkeypatch.context() as newer:
-        newer.setattr(postgres_schema, "FORMAT", 3)
-        with pytest.raises(StoreMisconfigured, match="have format 1, this version reads 3"):
+        newer.setattr(postgres_schema, "FORMAT", 4)
+        with pytest.raises(StoreMisconfigured, match="have format 2, this version reads 4"):
             await open_store(url)
         step = "CREATE TABLE {s}tidings_notes (text text); ALTER TABLE {s}tidings_predictions ADD COLUMN note text"
-        newer.setattr(postgres_schema, "STEPS", {1: step, 2: "DROP TABLE {s}nothing"})
+        newer.setattr(postgres_schema, "STEPS", {2: step, 3: "DROP TABLE {s}nothing"})
         with pytest.raises(StoreMisconfigured, match="nothing"):
             await open_store(url)
-        newer.setattr(postgres_schema, "STEPS", {1: step, 2: "DROP TABLE {s}tidings_notes"})
+        newer.setattr(postgres_schema, "STEPS", {2: step, 3: "DROP TABLE {s}tidings_notes"})
         for _ in range(2):
             store = await open_store(url)
             assert (await store.load(["p1"]))["p1"] == first.stored
             await store.close()
     with pytest.raises(
         StoreMisconfigured,
-        match="have format 3, this version reads 1; use the version that made them",
+        match="have format 4, this version reads 2; use the version that made them",
     ):
         await open_store(url)
     connection = await asyncpg.connect(servers.postgres())

@@ -47,7 +47,7 @@ class SmallService:
 
     def __init__(self, log: Log | None = None, **settings: Any) -> None:
         self.log: Log = log or MemoryLog()
-        self.store = CachedStore(MemoryStore())
+        self.store = CachedStore(settings.pop("records", None) or MemoryStore())
         self.hub = Hub()
         self.expiry = Expiry()
         self.texts = TextHub(self.log, self.hub, self.store, settings.pop("window", 0.0))

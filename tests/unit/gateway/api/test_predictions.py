@@ -5,6 +5,7 @@ import contextlib
 import json
 import time
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -18,8 +19,9 @@ from tidings.gateway.auth.cursor_seal import CursorSeal
 from tidings.gateway.auth.tokens import Hs256Tokens, RequiredClaims
 from tidings.gateway.http.held_bytes import HeldBytes, HeldLimits, Kind
 from tidings.storage.errors import StoreUnavailable
+from tidings.storage.factory import open_store
 from tidings.storage.memory import MemoryStore
-from tidings.storage.prediction import Prediction, encode
+from tidings.storage.prediction import Blob, Prediction, encode
 from tidings.storage.store import Page, Query, Stored
 from tidings.storage.wrappers.fair_listing import FairListing, Lister
 from tidings.storage.wrappers.fallback import FallbackStore, ReplicaWrite, write_replicas
@@ -258,6 +260,41 @@ async def test_words_are_searched_on_the_server() -> None:
             assert listed_ids(answer) == expected, query
         assert answer.json()["searched"] == 3
         assert (await client.get("/api/predictions?text=" + "x" * 201)).status_code == 400
+
+
+async def test_a_store_finds_words_by_its_index(tmp_path: Path) -> None:
+    """What SQLite finds is what looking through finds: in pages, with filters, and it says what it cannot search."""
+    store = await open_store(f"sqlite:///{tmp_path}/s.db")
+    async with serving(records=store) as (service, client):
+        for number in range(120):
+            odd = (
+                {"provider": "fal", "error": "NSFW content", "status": "failed"}
+                if number % 2
+                else {}
+            )
+            await service.put(at(number, prompt=f"a Heron number {number}", **odd))
+        await service.put(at(200, prompt=Blob("sha256-00", 40_000, 40_000)))
+        await service.put(at(201, prompt="a kite"))
+        query: str | None = "text=heron%20NUMBER&error=nsfw&provider=fal&limit=25"
+        found: list[str] = []
+        while query is not None:
+            answer = (await client.get(f"/api/predictions?{query}")).json()
+            found += [record["predictionId"] for record in answer["data"]]
+            cursor = answer["cursor"]
+            query = query.partition("&cursor=")[0] + f"&cursor={cursor}" if cursor else None
+        assert found == [f"p{number:02}" for number in range(119, 0, -2)]
+        answer = (await client.get("/api/predictions?text=kite")).json()
+        assert (len(answer["data"]), answer["searched"], answer["unsearchable"]) == (1, 1, 1)
+        rare = (await client.get("/api/predictions?text=number%207&provider=fal")).json()
+        assert [record["predictionId"] for record in rare["data"]] == [
+            "p79",
+            "p77",
+            "p75",
+            "p73",
+            "p71",
+            "p07",
+        ]
+        assert (await client.get("/api/predictions?error=")).status_code == 400
 
 
 async def test_an_id_is_found_however_old() -> None:

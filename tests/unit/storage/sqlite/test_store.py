@@ -16,8 +16,9 @@ from tidings.storage.errors import StorageError, StoreMisconfigured, StoreUnavai
 from tidings.storage.factory import open_store
 from tidings.storage.prediction import Source, Status
 from tidings.storage.sqlite.interpreter import switch_interval
+from tidings.storage.sqlite.listing import listing
 from tidings.storage.sqlite.schema import FORMAT
-from tidings.storage.sqlite.store import SqliteStore, _listing
+from tidings.storage.sqlite.store import SqliteStore
 from tidings.storage.store import Conflict, Ownership, Query
 
 
@@ -232,7 +233,7 @@ async def test_listings_walk_an_index(tmp_path: Path, query: Query, cursor: str 
     No table is scanned and nothing is sorted.
     """
     store = await opened(tmp_path / "s.db")
-    sql, values = _listing(
+    sql, values = listing(
         Query(
             **{**{name: getattr(query, name) for name in query.__struct_fields__}, "cursor": cursor}
         ),
