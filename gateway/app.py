@@ -10,7 +10,6 @@ from tidings.gateway.api.assets import asset_handler, blob_handler
 from tidings.gateway.api.create import CreateDefaults, Submitter, create_handler
 from tidings.gateway.api.dead_letters import DeadLetters
 from tidings.gateway.api.health import Health
-from tidings.gateway.api.listing import list_handler
 from tidings.gateway.api.mutations import EventWriter, Mutations
 from tidings.gateway.api.predictions import Records, read_handler
 from tidings.gateway.api.raw_reports import raw_reports_handler
@@ -25,6 +24,8 @@ from tidings.gateway.http.problems import Handler, Problem, answering
 from tidings.gateway.lifecycle.answers import answer_handler
 from tidings.gateway.lifecycle.groups import Groups, delete_handler, members_handler
 from tidings.gateway.lifecycle.retries import newest_attempt, retry_handler
+from tidings.gateway.lists.listing import list_handler
+from tidings.gateway.lists.usage import usage_handler
 from tidings.gateway.openapi import asyncapi, openapi
 from tidings.gateway.push.changes_reader import ChangesReader
 from tidings.gateway.push.hub import Hub
@@ -86,6 +87,7 @@ def connect(
     record_max: int = 512 * 1024,
     image_sources: tuple[str, ...] = (),
     public_url: str | None = None,
+    ttl: int = 0,
     tracing: Tracing | None = None,
 ) -> Endpoints:
     """Give each handler the few parts that it uses; what a parameter means is said there."""
@@ -102,6 +104,7 @@ def connect(
         list=members_handler(
             guard, records, follow_ups, list_handler(guard, store, CursorSeal(webhook_key), held)
         ),
+        usage=usage_handler(guard, store, ttl),
         create=create_handler(
             guard,
             store,

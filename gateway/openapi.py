@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tidings.gateway.api.search import MAX_TEXT
+from tidings.gateway.lists.search import MAX_TEXT
 from tidings.gateway.push.protocol import SUBPROTOCOL
 from tidings.gateway.routes import HEALTH_ROUTES, ROUTES, Route
 from tidings.gateway.schemas import Schema, components, reference
@@ -97,6 +97,16 @@ PARAMETERS: dict[str, Schema] = {
         "description": "Created at this time or later: ISO 8601, or ms since the epoch",
     },
     "createdBefore": {"in": "query", "description": "Created before this time"},
+    "groupBy": {
+        "in": "query",
+        "description": "Of owner, model, provider and day (UTC, of the creation), with commas: a sum "
+        "for each. None: one sum",
+    },
+    "from": {
+        "in": "query",
+        "description": "Created at this time or later: ISO 8601, or ms since the epoch",
+    },
+    "to": {"in": "query", "description": "Created before this time"},
     "format": {
         "in": "query",
         "description": "`ndjson`: whole records, one a line. With `limit` a page, whose header "

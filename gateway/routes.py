@@ -28,6 +28,7 @@ class Endpoints(Struct, frozen=True, kw_only=True):
     read: Handler
     raw_reports: Handler
     list: Handler
+    usage: Handler
     create: Handler
     retry: Handler
     answer: Handler
@@ -193,6 +194,12 @@ ROUTES: tuple[Route[Endpoints], ...] = (
         parameters=("kind", "group", "status", "owner", "model", "tag", "provider=", "error", "text", "limit", "cursor", "count", "format",
                     "createdAfter", "createdBefore"),
         answers={200: "PredictionList"}, problems=(400,),
+    ),
+    Route(
+        method="GET", path="/api/usage", handler=lambda api: api.usage,
+        summary="Sum what predictions have used, over the records that are kept",
+        parameters=("groupBy", "from", "to", "owner", "model", "provider="),
+        answers={200: "UsageSums"}, problems=(400, 403),
     ),
     Route(
         method="POST", path="/api/predictions", handler=lambda api: api.create,

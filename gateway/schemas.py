@@ -208,6 +208,29 @@ def _hand_made() -> dict[str, Schema]:
             },
             {"searched": number, "unsearchable": number, "counts": counts},
         ),
+        "UsageSums": _object(
+            {
+                "success": yes,
+                "data": {
+                    "type": "array",
+                    "items": _object(
+                        dict.fromkeys(
+                            ("predictions", "inputTokens", "outputTokens", "images"), number
+                        )
+                        | {
+                            "seconds": {"type": "number"},
+                            "costs": {"type": "object", "additionalProperties": text},
+                        },
+                        {
+                            key: {"type": ["string", "null"]}
+                            for key in ("owner", "model", "provider", "day")
+                        },
+                    ),
+                },
+                "groupBy": {"type": "array", "items": text},
+                "keptSeconds": {"type": ["integer", "null"]},
+            }
+        ),
         "Figures": _object({"success": yes, "data": {"type": "object"}}),
         "DeadLetterList": _object(
             {

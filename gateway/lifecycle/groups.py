@@ -26,13 +26,13 @@ from tidings.gateway.api.create import (
     without_nulls,
 )
 from tidings.gateway.api.deadlines import with_deadline
-from tidings.gateway.api.listed import Listed, list_answer
-from tidings.gateway.api.listing import limit_of
 from tidings.gateway.api.mutations import Mutations
 from tidings.gateway.api.predictions import Records, may_read
 from tidings.gateway.auth.request_guard import RequestGuard
 from tidings.gateway.http.problems import Handler, Problem, bad_request, not_found, unprocessable
 from tidings.gateway.lifecycle.retries import newest_attempt
+from tidings.gateway.lists.listed import Listed, list_answer
+from tidings.gateway.lists.listing import limit_of
 from tidings.storage.prediction import GROUP, Prediction, is_group, valid_id
 from tidings.storage.store import Stored
 from tidings.storage.wrappers.cache import CachedStore

@@ -198,12 +198,40 @@ export interface Filters {
   owner?: string;
   model?: string;
   tag?: string;
+  provider?: string;
+  /** A code, or words of the error. */
+  error?: string;
   /** Words of the id or the prompt. */
   text?: string;
   /** 50 unless said. */
   limit?: number;
   /** Of the page before. */
   cursor?: string | null;
+}
+
+/** What is summed, by which of these; `from` and `to` are ISO 8601 or ms since the epoch. */
+export interface UsageFilters {
+  groupBy?: ("owner" | "model" | "provider" | "day")[];
+  from?: string | number;
+  to?: string | number;
+  owner?: string;
+  model?: string;
+  provider?: string;
+}
+
+/** What some predictions have used; costs are decimal numbers by currency. */
+export interface UsageSum {
+  owner?: string | null;
+  model?: string | null;
+  provider?: string | null;
+  /** Of UTC, such as 2026-01-31. */
+  day?: string | null;
+  predictions: number;
+  inputTokens: number;
+  outputTokens: number;
+  seconds: number;
+  images: number;
+  costs: Record<string, string>;
 }
 
 /** A page of predictions, newest first, and the cursor of the next one; null: this was the last. */
@@ -289,6 +317,8 @@ export class Tidings extends EventTarget {
   ): Promise<Prediction<Output>>;
   /** A page of what the token may see, newest first. */
   list<Output = unknown>(filters?: Filters & { signal?: AbortSignal }): Promise<Page<Output>>;
+  /** What predictions have used, over the records that the service keeps. */
+  usage(filters?: UsageFilters & { signal?: AbortSignal }): Promise<UsageSum[]>;
   /**
    * Order a prediction: it is written down, and submitted to its provider. While the service is behind, its id alone
    * comes back after 5 s.

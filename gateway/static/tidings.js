@@ -185,6 +185,11 @@ export class Tidings extends EventTarget {
     return { data, cursor };
   }
 
+  async usage({ groupBy = [], signal, ...filters } = {}) {
+    const named = Object.entries({ ...filters, groupBy: groupBy.join(",") || null }).filter(([, value]) => value != null);
+    return JSON.parse(await this.#request("GET", `/api/usage?${new URLSearchParams(named)}`, undefined, undefined, signal, 1)).data;
+  }
+
   async create(order, { idempotencyKey, signal } = {}) {
     const headers = { "Content-Type": "application/json", ...(idempotencyKey && { "Idempotency-Key": idempotencyKey }) };
     return (await this.#call("POST", "", { signal }, headers, JSON.stringify(order))).data;

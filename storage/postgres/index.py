@@ -52,8 +52,10 @@ OLDER = "\nINSERT INTO {s}tidings_meta VALUES ('unindexed', '');\n"
 WORDS = "CREATE INDEX tidings_facts_words ON {s}tidings_facts USING gin (words {t}.gin_trgm_ops)"
 """Apart from the others: not everybody may create an extension."""
 
-AT_ONCE = 1000
+AT_ONCE = 500
 """Records of one step, about."""
+DOCS_AT_ONCE = 50
+"""Records in memory: of the largest ones, 25 MiB."""
 ERROR_CHARACTERS = 1000
 """Of an error those that are searched."""
 DIGITS = 12
@@ -188,10 +190,12 @@ async def take(
         return None
     ids = {one for row in await connection.fetch(statements.queue, most) for one in row[0]}
     if ids:
-        docs = [row[0] for row in await connection.fetch(statements.docs, list(ids))]
-        await _file(connection, statements, docs)
+        wanted = list(ids)
+        for start in range(0, len(wanted), DOCS_AT_ONCE):
+            rows = await connection.fetch(statements.docs, wanted[start : start + DOCS_AT_ONCE])
+            await _file(connection, statements, [row[0] for row in rows])
     elif (upto := await connection.fetchval(statements.upto)) is not None:
-        rows = await connection.fetch(statements.older, upto, most)
+        rows = await connection.fetch(statements.older, upto, DOCS_AT_ONCE)
         await _file(connection, statements, [row[1] for row in rows])
         if rows:
             await connection.execute(statements.caught, rows[-1][0])

@@ -12,22 +12,14 @@ import asyncpg
 import msgspec
 
 from tidings.storage.clock import SYSTEM_CLOCK, Clock
-from tidings.storage.cursor import ListingPlace, encode_cursor
 from tidings.storage.errors import StorageError, StoreMisconfigured, StoreUnavailable
 from tidings.storage.postgres.address import PostgresAddress, parse
 from tidings.storage.postgres.connector import Connector
-from tidings.storage.postgres.index import pattern, take
-from tidings.storage.postgres.listing import (
-    apart,
-    counting,
-    listing,
-    matching,
-    summing,
-    sums_only,
-)
+from tidings.storage.postgres.findings import STATUS_OF, Findings
+from tidings.storage.postgres.listing import counting
 from tidings.storage.postgres.pool import Connections
 from tidings.storage.postgres.schema import FORMAT, Statements, prepare
-from tidings.storage.prediction import Status, Tombstone
+from tidings.storage.prediction import Tombstone
 from tidings.storage.store import (
     TIMED,
     Conflict,
@@ -42,14 +34,6 @@ from tidings.storage.store import (
     distinct_ids,
     high_water,
 )
-from tidings.storage.usage import UsageSums, of_rows
-
-CATCH_UP = 2.0
-"""Seconds that a reader of the index waits for it."""
-FEWEST_CHARACTERS = 3
-"""Shorter words are in no group of three."""
-MOST_FOUND = 20_000
-"""Words that more records have are looked for among the newest: sorting the finds would take longer."""
 
 T = TypeVar("T")
 if TYPE_CHECKING:
@@ -58,9 +42,6 @@ if TYPE_CHECKING:
 _DEADLOCKS = 3
 """Attempts of a batch that Postgres gave up to end a deadlock: it is then known not to be
 written."""
-_STATUS: dict[str | None, Status | None] = {None: None} | {
-    status.value: status for status in Status
-}
 _MEND = ("28", "3D", "3F", "42")
 """Classes of SQLSTATE that say what needs fixing: authorization, database, schema, rights and
 tables."""
@@ -70,7 +51,7 @@ system."""
 _READ_ONLY = "{} is read-only; name the primary, or all hosts and ?target_session_attrs=read-write"
 
 
-class PostgresStore(PredictionStore):
+class PostgresStore(Findings, PredictionStore):
     """Opened with `await PostgresStore.open(url)`."""
 
     name = "postgres"
@@ -153,7 +134,7 @@ class PostgresStore(PredictionStore):
         _, version, status, doc, expires_at, owner = row
         if status is None or (expires_at is not None and expires_at <= self._clock.ms()):
             return None
-        return Stored(version, _STATUS[status], doc, expires_at, owner)
+        return Stored(version, STATUS_OF[status], doc, expires_at, owner)
 
     async def load(self, prediction_ids: Sequence[str]) -> dict[str, Stored]:
         """What stands under these ids, tombstones and expired records included."""
@@ -162,7 +143,7 @@ class PostgresStore(PredictionStore):
         rows = await self._run(
             lambda connection: connection.fetch(self._statements.load, prediction_ids)
         )
-        return {row[0]: Stored(row[1], _STATUS[row[2]], row[3], row[4], row[5]) for row in rows}
+        return {row[0]: Stored(row[1], STATUS_OF[row[2]], row[3], row[4], row[5]) for row in rows}
 
     async def write(self, writes: Sequence[Write]) -> list[Outcome]:
         """Apply each compare-and-set in one statement.
@@ -194,84 +175,11 @@ class PostgresStore(PredictionStore):
 
     async def list(self, query: Query) -> Page:
         """A page, newest first."""
-        if query.provider is not None or query.error is not None:
-            await self._need_index()
         return await self._page(query, None)
-
-    async def find(self, phrase: str, query: Query) -> Page | None:
-        """As `list`, by the groups of three characters that the phrase has."""
-        index = self._statements.index
-        if len(phrase) < FEWEST_CHARACTERS or "\0" in phrase:
-            return None
-        if not await self._run(lambda one: one.fetchval(index.has_words, index.words)):
-            return None
-        if not await self._catch_up():
-            return None
-        wanted = pattern(phrase)
-        sql, values = matching(wanted, MOST_FOUND + 1, index.facts)
-        if await self._run(lambda one: one.fetchval(sql, *values)) > MOST_FOUND:
-            return None
-        return await self._page(query, wanted)
-
-    async def unsearchable(self, query: Query) -> int | None:
-        """How many have a prompt that lies apart."""
-        if not await self._catch_up():
-            return None
-        names = (self._statements.table, self._statements.index.facts)
-        sql, values = apart(sums_only(query), query.at(self._clock.ms()), *names)
-        return int(await self._run(lambda one: one.fetchval(sql, *values)))
-
-    async def usage(self, query: Query, by: Sequence[str]) -> UsageSums | None:
-        """The sums, made by the server."""
-        await self._need_index()
-        names = (self._statements.table, self._statements.index.facts)
-        sql, values = summing(sums_only(query), query.at(self._clock.ms()), *names, by)
-        rows = await self._run(lambda one: one.fetch(sql, *values))
-        return of_rows([tuple(row) for row in rows], len(by))
-
-    async def index(self) -> int:
-        """Index about a thousand records; how many are left."""
-        index = self._statements.index
-        left = int(await self._run(lambda one: one.fetchval(index.left)))
-        if left:
-            taken = await self._run(_in_transaction(partial(take, statements=index)))
-            left = left if taken is None else taken
-        return left
-
-    async def _catch_up(self) -> bool:
-        """Wait until what was written before now is in the index; whether it came to that in time."""
-        limit = self._clock.monotonic() + CATCH_UP
-        place = self._statements.index.place
-        [(_, _, last)] = await self._run(lambda one: one.fetch(place))
-        while await self.index():
-            [(older, first, _)] = await self._run(lambda one: one.fetch(place))
-            if not older and (first is None or last is None or first > last):
-                break
-            if self._clock.monotonic() > limit:
-                return False
-            await asyncio.sleep(0.01)  # somebody else may be at it
-        return True
-
-    async def _need_index(self) -> None:
-        if not await self._catch_up():
-            raise StoreUnavailable(
-                f"{self._address.shown}: the index is not up to date yet; ask again in a while"
-            )
-
-    async def _page(self, query: Query, wanted: str | None) -> Page:
-        names = (self._statements.table, self._statements.index.facts)
-        sql, values = listing(query, query.at(self._clock.ms()), *names, wanted)
-        rows = await self._run(lambda connection: connection.fetch(sql, *values))
-        items = [
-            Stored(row[1], _STATUS[row[2]], row[3], row[4], row[5]) for row in rows[: query.limit]
-        ]
-        if len(rows) <= query.limit or not items:
-            return Page(items, None)
-        last = rows[query.limit - 1]
-        return Page(items, encode_cursor(ListingPlace(last[6], last[0])))
 
     async def count(self, query: Query, most: int) -> dict[str, int] | None:
         """How many match, by status."""
+        await self._need_index_for(query)
         sql, values = counting(
             query,
             query.at(self._clock.ms()),

@@ -244,6 +244,8 @@ def at_open(error: sqlite3.Error, path: Path) -> StorageError:
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL}:
         return StoreUnavailable(f"{path}: {error}; another process holds it, or the disk is full")
+    if code == sqlite3.SQLITE_CORRUPT:
+        return in_use(error, path)
     if code == sqlite3.SQLITE_NOTADB:
         return StoreMisconfigured(f"{path} is not a SQLite file; name another file for the store")
     return StoreMisconfigured(f"{path}: {error}; name a file that this user may write to")

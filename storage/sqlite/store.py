@@ -231,16 +231,20 @@ class SqliteStore(PredictionStore):
 
     async def count(self, query: Query, most: int) -> dict[str, int] | None:
         """How many match, by status: one step in C, in the thread of the listings."""
+        if query.provider is not None or query.error is not None:
+            await self._need_index()
         sql, values = counting(query, query.at(self._clock.ms()), most)
         loop = asyncio.get_running_loop()
         text = await loop.run_in_executor(self._listing, self._scan_one, sql, values)
         return msgspec.json.decode(text, type=dict[str, int])
 
     async def sweep(self, now: int, limit: int) -> int:
-        """Remove at most `limit` rows whose `purge_at` is at or before `now`."""
-        return await self._writer.run(
+        """Remove at most `limit` rows whose `purge_at` is at or before `now`, and index a few."""
+        swept = await self._writer.run(
             lambda connection: connection.execute(SWEEP, (now, limit)).rowcount
         )
+        await self.index()  # programs without a service that does it have this alone
+        return swept
 
     async def close(self) -> None:
         """Finish what was submitted and close the file. Idempotent."""

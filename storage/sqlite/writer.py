@@ -14,7 +14,7 @@ import msgspec
 from tidings.storage.errors import StorageError
 from tidings.storage.prediction import Tombstone
 from tidings.storage.sqlite.group_commit import CommitRequest, GroupCommit
-from tidings.storage.sqlite.index import NOTE
+from tidings.storage.sqlite.index import BYTES_AT_ONCE, MOST_NOTES, NOTE, take
 from tidings.storage.sqlite.schema import (
     BUSY_TIMEOUT,
     COLUMNS,
@@ -51,7 +51,7 @@ class _Prepared:
         self.inserts: list[Value] = []
         self.updates: list[Value] = []
         self.tagged: list[str] = []
-        self.touched = [write.record.prediction_id for write in writes if _to_index(write)]
+        self.touched = _notes(writes)
         self.positions = high_water(writes)
         updates, inserts = self.updates, self.inserts
         for write in writes:
@@ -68,15 +68,21 @@ class _Prepared:
         self.inserts += other.inserts
         self.updates += other.updates
         self.tagged += other.tagged
-        self.touched += other.touched
+        for size, ids in other.touched:
+            if self.touched and self.touched[-1][0] + size <= BYTES_AT_ONCE:
+                self.touched[-1] = (self.touched[-1][0] + size, self.touched[-1][1] + ids)
+            else:
+                self.touched.append((size, ids))
         for partition, offset in other.positions.items():
             self.positions[partition] = max(offset, self.positions.get(partition, offset))
 
     def execute(self, connection: sqlite3.Connection) -> bool:
         """Insert and update; whether all of them matched."""
         inserted = _in_chunks(connection, insert_sql, self.inserts, MOST_INSERTED)
-        if self.touched:
-            connection.execute(NOTE, (_to_json(self.touched).decode(), len(self.touched)))
+        for size, ids in self.touched:
+            noted = connection.execute(NOTE, (_to_json(ids).decode(), len(ids), size))
+            if (noted.lastrowid or 1) % MOST_NOTES == 0:
+                _index_some(connection)
         if self.tagged:
             connection.execute(TAGS, (_to_json(self.tagged).decode(),))
         updated, wanted = 0, self.size - len(self.inserts) // COLUMNS
@@ -169,6 +175,32 @@ class SqliteWriter:
 
     def _explain(self, error: Exception, _shared: bool) -> Exception:
         return in_use(error, self._path) if isinstance(error, sqlite3.Error) else error
+
+
+def _notes(writes: Sequence[Write]) -> list[tuple[int, list[str]]]:
+    """The ids that the index has to look at, in portions of so many bytes of records."""
+    touched = [write for write in writes if _to_index(write)]
+    size = sum([len(write.encoded) for write in touched])
+    if size <= BYTES_AT_ONCE:
+        return [(size, [write.record.prediction_id for write in touched])] if touched else []
+    found: list[tuple[int, list[str]]] = []
+    for write in touched:
+        length, one = len(write.encoded), [write.record.prediction_id]
+        if found and found[-1][0] + length <= BYTES_AT_ONCE:
+            found[-1] = (found[-1][0] + length, found[-1][1] + one)
+        else:
+            found.append((length, one))
+    return found
+
+
+def _index_some(connection: sqlite3.Connection) -> None:
+    """Index some of what was noted; where that fails, the write stands all the same."""
+    connection.execute("SAVEPOINT indexing")
+    try:
+        take(connection, 2 * MOST_NOTES)
+    except sqlite3.Error:
+        connection.execute("ROLLBACK TO indexing")
+    connection.execute("RELEASE indexing")
 
 
 def _to_index(write: Write) -> bool:

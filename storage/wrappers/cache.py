@@ -326,10 +326,6 @@ class CachedStore(PassThrough):
         """As the store does."""
         return await self.store.list(query)
 
-    async def count(self, query: Query, most: int) -> dict[str, int] | None:
-        """As the store does."""
-        return await self.store.count(query, most)
-
     async def sweep(self, now: int, limit: int) -> int:
         """As the store does. A purged tombstone may stay here until it ages."""
         return await self.store.sweep(now, limit)

@@ -7,9 +7,13 @@ from tidings.storage.usage import UsageSums
 
 
 class PassThrough(PredictionStore):
-    """Finds and sums as the store behind does."""
+    """Counts, finds and sums as the store behind does."""
 
     store: PredictionStore
+
+    async def count(self, query: Query, most: int) -> dict[str, int] | None:
+        """As the store does."""
+        return await self.store.count(query, most)
 
     async def find(self, phrase: str, query: Query) -> Page | None:
         """As the store does."""

@@ -4,6 +4,7 @@ from collections import Counter
 from time import monotonic, time
 
 from tidings.streams.processing.batch import BatchInFlight
+from tidings.streams.processing.usage_counts import UsageCounts
 from tidings.streams.support.histogram import Histogram
 
 MOST_NAMES = 200
@@ -29,6 +30,7 @@ class Statistics:
         """By provider and field: what did not fit into an event."""
         self.other_resources: Counter[tuple[str, str]] = Counter()
         """By provider and kind: webhooks about something else than a prediction."""
+        self.usage = UsageCounts()
         self.dead_letters: dict[str, int] = {}
         """By code."""
         self.stages = {stage: Histogram() for stage in STAGES}
@@ -66,6 +68,7 @@ class Statistics:
                 self.behind += reduction.behind
                 self.duplicates += reduction.duplicates
                 if reduction.applied:
+                    self.usage.add(entry.before, reduction.record)
                     ages.append(now - reduction.recorded_at / 1000)
         self.to_change.observe_all(ages)
         for stage, spent in zip(STAGES, batch.seconds, strict=True):

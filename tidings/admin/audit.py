@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Struct
 
 from tidings.admin.erasure import ERASURE_SOURCE
-from tidings.storage.prediction import Standing, Tombstone
+from tidings.storage.prediction import Standing, Tombstone, Usage
 from tidings.storage.store import PredictionStore, Query
 from tidings.streams.log.headers import ATTEMPT, DELIVERY_HEADER, PROVIDER_HEADER
 from tidings.streams.log.protocol import CHANGES, EVENTS, Log, Record
@@ -42,6 +42,7 @@ COLUMNS = (
     "position",
     "owner",
     "version",
+    "usage",
 )
 
 _SCHEMA = """
@@ -74,6 +75,8 @@ class AuditLine(
     owner: str | None = None
     version: int | None = None
     """That the record got by it, if that is known: of deletions and repairs."""
+    usage: Usage | None = None
+    """Of a prediction's last step: what it has used."""
 
 
 class AuditFilter(Struct, frozen=True, kw_only=True):
@@ -218,6 +221,7 @@ def _add_steps(trail: AuditTrail, record: Standing) -> None:
             source=one.source,
             position=one.position,
             owner=record.owner,
+            usage=record.usage if step == len(record.transitions) - 1 else None,
         )
         trail.add(line, f"step {step}", step)
 

@@ -18,7 +18,6 @@ from tidings.cli import (
     demo,
     doctor,
     erase,
-    export,
     reconcile,
     replay,
     report,
@@ -28,6 +27,7 @@ from tidings.cli import (
     watch,
     worker,
 )
+from tidings.cli.records import export, listing, usage
 from tidings.cli.support import command, output
 from tidings.config.settings import SettingsError
 from tidings.storage.extras import missing
@@ -42,7 +42,9 @@ COMMANDS = (
     dead_letters,
     audit,
     watch,
+    listing,
     export,
+    usage,
     backup,
     erase,
     doctor,

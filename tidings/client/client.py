@@ -34,7 +34,8 @@ from tidings.client.progress import Deleted, Selection, Update, WatchState
 from tidings.client.questions import QuestionCalls
 from tidings.client.text import Text
 from tidings.client.token import Token, TokenSource
-from tidings.storage.prediction import Prediction, Status
+from tidings.client.usage import UsageCalls
+from tidings.storage.prediction import Prediction
 from tidings.storage.proxies import by_way_of, calls_this_machine
 from tidings.storage.resilience.backoff import Backoff
 from tidings.streams.rules.retries import RetryPolicy
@@ -53,7 +54,7 @@ UNREACHED = Backoff((0.2, 0.4))
 """Before asking again if nobody answered."""
 
 
-class Client(GroupCalls, ExportCalls, QuestionCalls):
+class Client(GroupCalls, ExportCalls, QuestionCalls, UsageCalls):
     """A client of one service.
 
     Args:
@@ -232,27 +233,6 @@ class Client(GroupCalls, ExportCalls, QuestionCalls):
         """
         query = {"latest": "1"} if latest else None
         return self._one(await self._request("GET", path_of(prediction_id), query=query))
-
-    async def list(
-        self,
-        *,
-        status: Status | str | None = None,
-        owner: str | None = None,
-        model: str | None = None,
-        tag: str | None = None,
-        limit: int | None = None,
-        cursor: str | None = None,
-    ) -> PredictionPage:
-        """A page of predictions, newest first, that pass all the filters given.
-
-        By default 50, at most 1,000.
-        """
-        given = {"status": status, "owner": owner, "model": model, "tag": tag}
-        given |= {"limit": None if limit is None else str(limit), "cursor": cursor}
-        query = {name: str(value) for name, value in given.items() if value is not None}
-        answer = await self._request("GET", "/api/predictions", query=query)
-        page = msgspec.json.decode(answer.content, type=PredictionPage)
-        return PredictionPage([absolute(one, self._url) for one in page.data], page.cursor)
 
     async def create(
         self,

@@ -1,12 +1,12 @@
 """What the client does with all records: lines, page by page, so that any number fits into memory."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from tidings.client.answers import camel
-from tidings.storage.prediction import Prediction, decode
+from tidings.client.answers import PredictionPage, absolute, camel
+from tidings.storage.prediction import Prediction, Status, decode
 
 if TYPE_CHECKING:
     import httpx
@@ -25,7 +25,9 @@ class _Counted(msgspec.Struct):
 
 
 class ExportCalls:
-    """The calls about all records, for a class that sends requests."""
+    """The calls about many records, for a class that sends requests."""
+
+    _url: str
 
     async def _request(
         self,
@@ -39,20 +41,46 @@ class ExportCalls:
     ) -> "httpx.Response":
         raise NotImplementedError
 
+    async def list(
+        self,
+        *,
+        status: Status | str | None = None,
+        owner: str | None = None,
+        model: str | None = None,
+        tag: str | None = None,
+        provider: str | None = None,
+        error: str | None = None,
+        text: str | None = None,
+        limit: int | None = None,
+        cursor: str | None = None,
+    ) -> PredictionPage:
+        """A page of predictions, newest first, that pass all the filters given.
+
+        By default 50, at most 1,000. `error` is a code or words of the error, `text` words of the
+        prompt or the id.
+        """
+        given = {"status": status, "owner": owner, "model": model, "tag": tag}
+        given |= {"provider": provider, "error": error, "text": text}
+        given |= {"limit": None if limit is None else str(limit), "cursor": cursor}
+        query = {name: str(value) for name, value in given.items() if value is not None}
+        answer = await self._request("GET", "/api/predictions", query=query)
+        page = msgspec.json.decode(answer.content, type=PredictionPage)
+        return PredictionPage([absolute(one, self._url) for one in page.data], page.cursor)
+
     async def export(self, **filters: str | int | None) -> AsyncIterator[Prediction]:
         """Every prediction that passes the filters, newest first, with its text.
 
         A page is in memory at a time, and one that is lost on the way is asked for again.
 
         Args:
-            **filters: `status`, `owner`, `model`, `tag`, `text` (words of the prompt), `kind`
-                (`group`), `created_after` and `created_before` (ms since the epoch).
+            **filters: `status`, `owner`, `model`, `tag`, `provider`, `error` (a code, or words of
+                the error), `text` (words of the prompt), `kind` (`group`), `created_after` and `created_before` (ms since the epoch).
         """
         async for lines in self.export_lines(**filters):
             for line in lines:
                 yield decode(line)
 
-    async def export_lines(self, **filters: str | int | None) -> AsyncIterator[list[bytes]]:
+    async def export_lines(self, **filters: str | int | None) -> AsyncIterator[Sequence[bytes]]:
         """As `export`, page by page, each record as the JSON that the service holds."""
         query = {camel(name): str(one) for name, one in filters.items() if one is not None}
         query |= {"format": "ndjson", "limit": str(PAGE)}

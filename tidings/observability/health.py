@@ -28,6 +28,7 @@ from tidings.observability.metric_tables import (
 )
 from tidings.observability.metrics import Exposition
 from tidings.observability.traces import OpenTracing
+from tidings.observability.usage_metrics import USAGE
 from tidings.storage.loggers import get_logger
 from tidings.storage.wrappers.cache import CachedStore
 from tidings.streams.archive.worker import Archiver
@@ -80,6 +81,8 @@ class HealthMonitor:
         self.exposition.add(CACHE, cache)
         self.registry.register(self.exposition)
         self.version: str = version("tidings")
+        self.unindexed: int = 0
+        """Records that the store's index lags behind."""
 
     # ---- what is observed ----
 
@@ -88,6 +91,7 @@ class HealthMonitor:
         self._processor = processor
         self._watch.add("events", self._measure_processor)
         self.exposition.add(PROCESSOR, self)
+        self.exposition.add(USAGE, self)
 
     def observe_gateway(self, parts: GatewayParts) -> None:
         """Watch a gateway, and show its figures."""

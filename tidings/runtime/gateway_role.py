@@ -264,6 +264,7 @@ class GatewayRole:
             record_max=resources.policy.record_max,
             image_sources=tuple(f"http://{place}" for place in settings.assets_allow),
             public_url=_outside(settings),
+            ttl=int(settings.ttl),
             tracing=self._tracing,
         )
         return build_app(endpoints, self._guard, frozenset(settings.allowed_origins))

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 from tidings.config.settings import Settings
 from tidings.observability.health import HealthMonitor
@@ -70,7 +71,7 @@ async def processor_role(
     health.observe_processor(processor)
     task = start(health.process(processor), "processor")
     sweeper = start(sweep(resources.store), "sweeper")
-    indexer = start(index(resources.store), "indexer")
+    indexer = start(index(resources.store, partial(setattr, health, "unindexed")), "indexer")
     try:
         yield processor
     finally:

@@ -100,11 +100,15 @@ async def sweep(store: PredictionStore) -> None:
             logger.warning("service.sweep_failed", error=str(error))
 
 
-async def index(store: PredictionStore) -> None:
+async def index(store: PredictionStore, told: Callable[[int], None] = lambda _: None) -> None:
     """Keep what records are found and summed by up to date, until canceled.
 
     While events come faster than it follows, it takes one part in thirty of the time: whoever needs
     the index meanwhile brings it up to date.
+
+    Args:
+        store: Whose index.
+        told: How many records it lags behind, at each look.
     """
     before = 0
     while True:
@@ -115,6 +119,7 @@ async def index(store: PredictionStore) -> None:
             logger.warning("service.index_failed", error=str(error))
             left = 0
         took = time.monotonic() - began
+        told(left)
         pause = took if left < before else took * INDEX_SHARE
         await asyncio.sleep(pause if left else INDEX_EVERY)
         before = left

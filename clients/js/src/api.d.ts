@@ -300,6 +300,13 @@ export interface PredictionList {
   counts?: { total?: number; complete?: boolean; byStatus?: Record<string, number>; };
 }
 
+export interface UsageSums {
+  success: true;
+  data: ({ predictions: number; inputTokens: number; outputTokens: number; images: number; seconds: number; costs: Record<string, string>; owner?: string; model?: string; provider?: string; day?: string; })[];
+  groupBy: string[];
+  keptSeconds: number | null;
+}
+
 export interface Figures {
   success: true;
   data: Record<string, unknown>;

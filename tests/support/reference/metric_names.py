@@ -20,6 +20,7 @@ from tidings.observability.metric_tables import (
     TRACES,
 )
 from tidings.observability.metrics import Family
+from tidings.observability.usage_metrics import USAGE
 from tidings.storage.memory import MemoryStore
 from tidings.storage.wrappers.instrumented import ObservedStore
 
@@ -30,6 +31,7 @@ PARTS: tuple[tuple[str, tuple[Family[Any], ...]], ...] = (
     ("The log", LOG),
     ("The cache", CACHE),
     ("The processor", PROCESSOR),
+    ("Usage and the store's index", USAGE),
     ("The gateway", GATEWAY),
     ("The archiver", ARCHIVER),
     ("The notifier", NOTIFIER),

@@ -84,6 +84,12 @@ COMMANDS: dict[str, list[tuple[str, ...]]] = {
     "report": [("report", EVIL, "processing")],
     "worker": [("worker", "export", f"no-folder/{EVIL}")],
     "export": [("export", "--owner", OWNER), ("export", "--owner", OWNER, "--csv")],
+    "list": [("list",), ("list", "--json"), ("list", "--error", EVIL)],
+    "usage": [
+        ("usage", "--by", "owner,model,provider"),
+        ("usage", "--by", EVIL),
+        ("usage", "--json"),
+    ],
     "openapi": [("openapi",)],
     "asyncapi": [("asyncapi",)],
 }

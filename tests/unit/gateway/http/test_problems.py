@@ -25,6 +25,7 @@ from tidings.gateway.http import request_body
 from tidings.gateway.http.held_bytes import HeldBytes, HeldLimits
 from tidings.storage.errors import StoreUnavailable
 from tidings.storage.prediction import Prediction
+from tidings.storage.usage import TooManyGroups
 from tidings.streams.providers.configuration import Configuration
 from tidings.streams.providers.registry import open_providers
 
@@ -82,6 +83,24 @@ async def raw(service: SmallService, *pieces: bytes) -> httpx.Response:
 @provokes("bad-request", 400)
 async def _(service: SmallService, client: Client) -> httpx.Response:
     return await client.get("/api/predictions?limit=0")
+
+
+@provokes("cannot-sum", 400)
+async def _(service: SmallService, client: Client) -> httpx.Response:
+    async def cannot(*_: object) -> None:
+        return None
+
+    service.store.store.usage = cannot  # type: ignore[method-assign, assignment]
+    return await client.get("/api/usage")
+
+
+@provokes("too-many-sums", 400)
+async def _(service: SmallService, client: Client) -> httpx.Response:
+    async def too_many(*_: object) -> None:
+        raise TooManyGroups
+
+    service.store.store.usage = too_many  # type: ignore[method-assign, assignment]
+    return await client.get("/api/usage?groupBy=owner,day")
 
 
 @provokes("bad-handshake", 426)

@@ -10,9 +10,15 @@ from collections.abc import Awaitable, Callable, Mapping
 import msgspec
 from aiohttp import web
 
-from tidings.gateway.api.listed import Listed, line_headers, lines_answer, lines_of, list_answer
 from tidings.gateway.api.predictions import may_read
-from tidings.gateway.api.search import (
+from tidings.gateway.auth.cursor_seal import CursorSeal
+from tidings.gateway.auth.permissions import Permissions
+from tidings.gateway.auth.request_guard import RequestGuard
+from tidings.gateway.http.fast_response import send_counted
+from tidings.gateway.http.held_bytes import HeldAccount, HeldBytes, Kind
+from tidings.gateway.http.problems import Handler, Problem, bad_request, busy
+from tidings.gateway.lists.listed import Listed, line_headers, lines_answer, lines_of, list_answer
+from tidings.gateway.lists.search import (
     LOOKED_THROUGH,
     SEARCH_SECONDS,
     Search,
@@ -20,12 +26,6 @@ from tidings.gateway.api.search import (
     error_of,
     time_of,
 )
-from tidings.gateway.auth.cursor_seal import CursorSeal
-from tidings.gateway.auth.permissions import Permissions
-from tidings.gateway.auth.request_guard import RequestGuard
-from tidings.gateway.http.fast_response import send_counted
-from tidings.gateway.http.held_bytes import HeldAccount, HeldBytes, Kind
-from tidings.gateway.http.problems import Handler, Problem, bad_request, busy
 from tidings.gateway.push.pages import cursor_behind, persist
 from tidings.storage.clock import SYSTEM_CLOCK
 from tidings.storage.errors import StorageError

@@ -8,12 +8,11 @@ from typing import IO, Any
 import msgspec
 from msgspec import Raw
 
+from tidings.cli.records import listing
 from tidings.cli.support import command, output, service_access
 from tidings.cli.support.progress import ProgressBar
 from tidings.config.settings import Settings
 
-FILTERS = ("status", "owner", "model", "tag", "text", "kind")
-"""Those that are words."""
 COLUMNS = (
     "predictionId",
     "kind",
@@ -33,6 +32,7 @@ COLUMNS = (
     "text",
     "progress",
     "generationTime",
+    "usage",
     "retryOf",
     "retriedAs",
     "group",
@@ -51,21 +51,7 @@ def register(commands: command.Commands) -> None:
     """Add the command."""
     example = "tidings export --owner user-4711 --status failed --out failed.ndjson"
     parser = command.parser(commands, "export", run, ABOUT, example)
-    parser.add_argument("--status", help="those with this status alone")
-    parser.add_argument("--owner", help="of this owner alone")
-    parser.add_argument("--model", help="of this model alone")
-    parser.add_argument("--tag", help="with this tag alone")
-    parser.add_argument("--text", metavar="WORDS", help="with these words in id or prompt")
-    parser.add_argument(
-        "--from",
-        dest="since",
-        metavar="TIME",
-        help="created then or later: 2026-01-31T12:00Z, or ms",
-    )
-    parser.add_argument("--until", metavar="TIME", help="created before then")
-    parser.add_argument(
-        "--groups", dest="kind", action="store_const", const="group", help="groups, not predictions"
-    )
+    listing.add_filters(parser)
     parser.add_argument("--out", metavar="FILE", default="-", help="a new file; -: standard output")
     parser.add_argument(
         "--csv", action="store_true", help="comma-separated, the names in the first line"
@@ -77,15 +63,11 @@ def register(commands: command.Commands) -> None:
 
 def run(arguments: Namespace) -> None:
     """Export."""
-    for name in FILTERS:
-        if getattr(arguments, name) == "":
-            raise command.Failure(
-                f"--{name}: is empty; name one, or leave it out", command.WRONG_USE
-            )
+    filters = listing.filters_of(arguments)
     settings = command.settings(arguments)
     try:
         with output.opened(arguments.out) as out:
-            count = command.run_loop(_export(arguments, settings, out))
+            count = command.run_loop(_export(arguments, settings, filters, out))
     except output.FileThere as error:
         raise command.Failure(f"--out: {error}", command.WRONG_USE) from None
     if arguments.out != "-":
@@ -95,19 +77,14 @@ def run(arguments: Namespace) -> None:
         )
 
 
-async def _export(arguments: Namespace, settings: Settings, out: IO[str]) -> int:
+async def _export(
+    arguments: Namespace, settings: Settings, filters: dict[str, str | None], out: IO[str]
+) -> int:
     from tidings.client.client import Client
     from tidings.client.errors import ClientError
 
     url = arguments.url or service_access.url_of(settings)
     await service_access.check_reachable(url)
-    filters = {name: getattr(arguments, name) for name in FILTERS}
-    for name, flag, given in (
-        ("createdAfter", "--from", arguments.since),
-        ("createdBefore", "--until", arguments.until),
-    ):
-        moment = command.parse_time(flag, given)
-        filters[name] = None if moment is None else str(moment)
     try:
         client = Client(url, service_access.chosen_token(arguments, settings))
     except ValueError as error:
