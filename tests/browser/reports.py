@@ -1,13 +1,12 @@
 """What the tests of the page report about predictions, as signed webhooks."""
 
 import json
-from typing import Any
+from typing import Any, Protocol
 
 import httpx
 import jwt
 
 from tests.support.conditions import eventually
-from tests.support.tidings_process import TidingsProcess
 from tests.support.webhooks import SECRET, signed
 
 SETTINGS = {"TIDINGS_STANDARD_SECRET": SECRET}
@@ -26,8 +25,16 @@ PICTURE = bytes.fromhex(
 """A PNG of one pixel."""
 
 
+class Reached(Protocol):
+    """A service somewhere."""
+
+    @property
+    def url(self) -> str:
+        """Before `/api`."""
+
+
 async def report(
-    service: TidingsProcess, prediction_id: str, status: str | None = None, **fields: Any
+    service: Reached, prediction_id: str, status: str | None = None, **fields: Any
 ) -> None:
     """Report about a prediction, and wait until its status is this one; the fields are those of an event."""
     said = {"predictionId": prediction_id, "status": status, **fields}

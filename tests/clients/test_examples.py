@@ -20,7 +20,6 @@ from tests.support.conditions import eventually
 from tests.support.root import ROOT
 from tests.support.tidings_process import TidingsProcess, serving
 from tests.support.uvicorn_process import uvicorn
-from tests.support.website import website
 from tidings.demo.stand_in import StandIn
 
 EXAMPLES = ROOT / "examples"
@@ -33,35 +32,6 @@ def project(name: str, target: Path) -> Path:
     shutil.copytree(EXAMPLES / name, target)
     (target / "node_modules").symlink_to(node.packages() / "node_modules")
     return target
-
-
-@SESSION
-@pytest.mark.outage  # the service ends before the page does
-async def test_a_vite_and_react_application(page: Page, tmp_path: Path) -> None:
-    """An application of at most 25 lines, on an origin of its own, shows a prediction live."""
-    application = project("react", tmp_path / "application")
-    lines = [
-        line
-        for name in ("index.html", "main.jsx")
-        for line in (application / name).read_text().splitlines()
-    ]
-    assert len(lines) <= 25
-    port = free_port()
-    origin = f"http://127.0.0.1:{port}"
-    async with serving(tmp_path, {**SETTINGS, "TIDINGS_ALLOWED_ORIGINS": origin}) as service:
-        node.run(
-            *(node.tool("vite"), "build", "--logLevel", "warn"),
-            folder=application,
-            VITE_TIDINGS_URL=service.url,
-        )
-        with website(application / "dist", port):
-            await page.goto(f"{origin}/?id=vite-1")
-            await expect(page.locator("p")).to_have_text("waiting for vite-1")
-            await report(service, "vite-1", "processing", progress=0.25)
-            await expect(page.locator("progress")).to_have_js_property("value", 0.25)
-            picture = "https://pictures.example/vite.png"
-            await report(service, "vite-1", "succeeded", imageUrl=picture, prompt="a kite")
-            await expect(page.get_by_alt_text("a kite")).to_have_js_property("naturalWidth", 1)
 
 
 @SESSION

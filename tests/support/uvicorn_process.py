@@ -17,7 +17,12 @@ from tests.support.tidings_process import environment
 
 @asynccontextmanager
 async def uvicorn(
-    application: str, source: Path, folder: Path, settings: Mapping[str, str], *options: str
+    application: str,
+    source: Path,
+    folder: Path,
+    settings: Mapping[str, str],
+    *options: str,
+    python: Path | None = None,
 ) -> AsyncIterator[str]:
     """The address of an application, from when it answers until it has ended by SIGTERM.
 
@@ -27,16 +32,17 @@ async def uvicorn(
         folder: Its working folder.
         settings: Its environment; `{url}` in a value is its address.
         options: More of uvicorn's.
+        python: The interpreter of an environment with Tidings installed; None: this one, with the checkout.
     """
     url = f"http://127.0.0.1:{(port := free_port())}"
     given = {name: value.format(url=url) for name, value in settings.items()}
     output = folder / "uvicorn.txt"
     with output.open("wb") as written:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "uvicorn", application, "--app-dir", str(source)),
+            *(python or sys.executable, "-m", "uvicorn", application, "--app-dir", str(source)),
             *("--port", str(port), *options),
             cwd=folder,
-            env=environment({"PYTHONPATH": str(ROOT), **given}),
+            env=environment(given if python else {"PYTHONPATH": str(ROOT), **given}),
             stdout=written,
             stderr=written,
         )
