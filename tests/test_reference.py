@@ -8,10 +8,12 @@ from typing import Any
 import msgspec
 import pytest
 
+import tidings
 from tests.support.reference import (
     PAGES,
     commands_page,
     http_page,
+    javascript_page,
     llms_text,
     record_page,
     text_of,
@@ -23,7 +25,7 @@ from tidings.cli import main as commands
 from tidings.gateway.routes import HEALTH_ROUTES, ROUTES, Route
 from tidings.storage.prediction import Prediction
 from tidings.streams.log import headers, protocol
-from tidings.streams.log.protocol import CHANGES, DEAD_LETTERS, EVENTS, TEXT
+from tidings.streams.log.protocol import CHANGES, DEAD_LETTERS, DELIVERIES, EVENTS, TEXT
 from tidings.streams.rules.event import Event, EventType
 from tidings.streams.submission.event_publisher import FETCHED_HEADER
 
@@ -143,3 +145,64 @@ def test_every_command_is_described() -> None:
         printed = set(re.findall(r"(--[a-z][a-z-]+)", parser.format_usage())) - {"--help"}
         flags = set(re.findall(r"^\| `(--[a-z-]+)", part(text, f"## {name}"), re.MULTILINE))
         assert flags == printed, name
+
+
+def test_every_name_in_javascript_is_described() -> None:
+    """The page has each name that the packages export, and each call of the client, and no other."""
+    text = written(javascript_page)
+    for package, types in javascript_page.TYPES.items():
+        exported = re.findall(
+            r"^export (?:class|interface|type|function|const) (\w+)",
+            types.read_text(encoding="utf-8"),
+            re.MULTILINE,
+        )
+        assert re.findall(r"^### (\w+)$", part(text, f"## {package}"), re.MULTILINE) == exported
+    code = (ROOT / "gateway" / "static" / "tidings.js").read_text(encoding="utf-8")
+    client = code[code.index("export class Tidings extends") :].partition("\n}\n")[0]
+    calls = set(
+        re.findall(
+            r"^  (?:async )?(?:get )?([a-z]\w*)(?:\(.*\{|(?: = .*)?;)$", client, re.MULTILINE
+        )
+    )
+    described = set(re.findall(r"^- `(?:readonly )?([a-z]\w*)", part(text, "### Tidings"), re.M))
+    inherited = {"addEventListener", "constructor"}
+    assert described - inherited == calls - inherited
+    assert len(calls) > 10
+
+
+def test_every_public_name_in_python_is_described() -> None:
+    """The page on Python shows the package itself: each public name has a docstring to be shown there."""
+    assert "\n::: tidings\n" in (ROOT / "docs/reference/api.md").read_text(encoding="utf-8")
+    silent = [name for name in vars(tidings)["__all__"] if not getattr(tidings, name).__doc__]
+    assert [name for name in silent if name not in ("Token", "Update", "__version__")] == []
+
+
+def test_every_header_of_an_outbound_webhook_is_described() -> None:
+    """The guide's example has each header of Standard Webhooks that is sent, and no other."""
+    sender = (ROOT / "streams" / "notifications" / "sender.py").read_text(encoding="utf-8")
+    sent = set(re.findall(r'"(webhook-[a-z]+)":', sender))
+    guide = (ROOT / "docs" / "howto" / "webhooks.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"^```http\n(.*?)\n\n", guide, re.MULTILINE | re.DOTALL)
+    assert set(re.findall(r"^([\w-]+): ", example, re.MULTILINE)) == sent
+    assert len(sent) == 3
+
+
+def test_deliveries_have_no_headers() -> None:
+    """The page says that the topic of deliveries has none; the code that makes its records gives none."""
+    assert "No headers." in part(written(topics_page), f"## {DELIVERIES}")
+    source = (ROOT / "streams" / "notifications" / "delivery.py").read_text(encoding="utf-8")
+    made = [
+        node
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "NewRecord"
+    ]
+    assert made
+    assert all(ast.unparse(node.args[2]) == "()" for node in made)
+
+
+def test_every_close_code_is_explained() -> None:
+    """The explanation of the codes has each with which the server closes a connection, and no other."""
+    text = (ROOT / "docs" / "explanation" / "push.md").read_text(encoding="utf-8")
+    cells = re.findall(r"^\| ([\d, ]+) \|", part(text, "## Close codes"), re.MULTILINE)
+    explained = {int(code) for cell in cells for code in cell.split(",")}
+    assert set(websocket_page.close_codes().values()) <= explained

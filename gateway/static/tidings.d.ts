@@ -257,8 +257,9 @@ export type Selection = (
 };
 
 /**
- * Why a watch ended or could not begin: `unauthorized` (bring another token), `forbidden` (the token does not cover
- * it), `deleted` and `closed` (from `finished`), a code of the service's, or the number the connection was closed with.
+ * Why a watch ended or could not begin. `code` is `unauthorized` (bring another token), `forbidden` (the token does
+ * not cover it), `deleted` or `closed` (from `finished`). Else it is a code of the service's, or the number that the
+ * connection was closed with.
  */
 export class TidingsError extends Error {
   readonly code: string | number;

@@ -5,13 +5,22 @@ from types import ModuleType
 from tests.support.reference import (
     commands_page,
     http_page,
+    javascript_page,
     llms_text,
     record_page,
     topics_page,
     websocket_page,
 )
 
-PAGES = (record_page, topics_page, http_page, websocket_page, commands_page, llms_text)
+PAGES = (
+    record_page,
+    topics_page,
+    http_page,
+    websocket_page,
+    commands_page,
+    javascript_page,
+    llms_text,
+)
 
 
 def text_of(page: ModuleType) -> str:
