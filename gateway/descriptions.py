@@ -154,7 +154,7 @@ MEMBERS: dict[str, str] = {
     "UsageSums.data.costs": "By currency, decimal numbers as text.",
     "UsageSums.data.day": "Of UTC: 2026-01-31.",
     "UsageSums.groupBy": "What the sums are told apart by.",
-    "UsageSums.keptSeconds": "How long a finished record is kept, and is in the sums; null: for ever.",
+    "UsageSums.keptSeconds": "How long a finished record is kept, and is in the sums; null: forever.",
     "DeadLetterList.data": "The dead letters, newest first.",
     "DeadLetterList.open": "How many are neither tried again nor dismissed.",
     "DeadLetterList.openReasons": "How many of these have each reason.",

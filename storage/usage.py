@@ -97,9 +97,10 @@ def of_record(record: Prediction, by: Sequence[str]) -> tuple[Key, UsageSum]:
 def of_rows(rows: Iterable[Sequence[object]], groups: int) -> UsageSums:
     """The sums in the rows of a database.
 
-    A row has the groups' values, the currency, how many predictions, and the sums of input tokens,
-    output tokens, images (each of the number's upper and of its lower 26 bits), microseconds, and of
-    the costs' whole and fractional parts. So no sum leaves 64 bits, whatever was reported.
+    A row has the groups' values, the currency, how many predictions, and sums. These are of input
+    tokens, output tokens and images (each of the number's upper and of its lower 26 bits), of
+    microseconds, and of the costs' whole and fractional parts. So no sum leaves 64 bits, whatever
+    was reported.
     """
 
     def parts() -> Iterable[UsageSums]:

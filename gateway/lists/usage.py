@@ -25,7 +25,7 @@ def usage_handler(guard: RequestGuard, store: CachedStore, ttl: int = 0) -> Hand
     Args:
         guard: Who may come in.
         store: Whose records are summed.
-        ttl: Seconds that a finished record is kept, which the answer names; 0: for ever.
+        ttl: Seconds that a finished record is kept, which the answer names; 0: forever.
     """
 
     async def usage(request: web.Request) -> web.StreamResponse:
@@ -91,7 +91,7 @@ def parse_usage(parameters: Mapping[str, str]) -> tuple[Query, tuple[str, ...]]:
 
 
 def _owners(permissions: Permissions, owner: str | None) -> tuple[str, ...] | None:
-    """Whose records the caller may sum; None: everybody's. Raises a 403 where there is nobody."""
+    """Whose records the caller may sum; None: everybody's. Raises a 403 if there is nobody."""
     if permissions.may_read_all():
         return None
     own = {permissions.subject} if permissions.subject is not None else set()

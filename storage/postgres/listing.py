@@ -21,7 +21,7 @@ _GROUP = (
 def listing(
     query: Query, now: int, table: str, facts: str, pattern: str | None = None
 ) -> Statement:
-    """The statement of a page, newest first, and its values; of what has the pattern where there is one."""
+    """The statement of a page, newest first, and its values; of what has the pattern if there is one."""
     conditions, values = _filtered(query, now)
     source = _source(query, table, facts, words=pattern is not None)
     if pattern is not None:

@@ -65,7 +65,7 @@ _COLUMNS = (
 
 
 def _text(path: str) -> str:
-    """The text at this place of a record; NULL where there is none, or something else."""
+    """The text at this place of a record; NULL if there is none, or something else."""
     return f"CASE json_type(d, '{path}') WHEN 'text' THEN json_extract(d, '{path}') END"
 
 

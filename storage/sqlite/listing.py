@@ -19,7 +19,7 @@ MATCHING = "SELECT count(*) FROM (SELECT 1 FROM words WHERE words MATCH ? LIMIT 
 
 
 def listing(query: Query, now: int, phrase: str | None = None) -> tuple[str, dict[str, Any]]:
-    """The statement of a listing, of what has the phrase where there is one.
+    """The statement of a listing, of what has the phrase if there is one.
 
     All its rows come as one, so that a scan takes the interpreter's lock once.
     """

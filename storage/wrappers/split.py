@@ -139,19 +139,19 @@ class SplitStore(PredictionStore):
         return dict(sums)
 
     async def find(self, phrase: str, query: Query) -> Page | None:
-        """The pages of both, merged; None where one of them has to be looked through."""
+        """The pages of both, merged; None if one of them has to be looked through."""
         pages = await asyncio.gather(*(arm.find(phrase, query) for arm in self.arms))
         found = [page for page in pages if page is not None]
         return _merged(found, query.limit) if len(found) == len(pages) else None
 
     async def unsearchable(self, query: Query) -> int | None:
-        """The sum of both; None where one of them does not know."""
+        """The sum of both; None if one of them does not know."""
         numbers = await asyncio.gather(*(arm.unsearchable(query) for arm in self.arms))
         known = [number for number in numbers if number is not None]
         return sum(known) if len(known) == len(numbers) else None
 
     async def usage(self, query: Query, by: Sequence[str]) -> UsageSums | None:
-        """The sums of both; None where one of them cannot sum."""
+        """The sums of both; None if one of them cannot sum."""
         sums = await asyncio.gather(*(arm.usage(query, by) for arm in self.arms))
         found = [one for one in sums if one is not None]
         return merged(found) if len(found) == len(sums) else None
