@@ -11,6 +11,7 @@ from tidings.gateway.api.create import CreateDefaults, Submitter, create_handler
 from tidings.gateway.api.dead_letters import DeadLetters
 from tidings.gateway.api.health import Health
 from tidings.gateway.api.mutations import EventWriter, Mutations
+from tidings.gateway.api.outbound_webhooks import Deliveries
 from tidings.gateway.api.predictions import Records, read_handler
 from tidings.gateway.api.raw_reports import raw_reports_handler
 from tidings.gateway.api.sse import EventStreams
@@ -151,6 +152,7 @@ def connect(
             counts=webhook_counts,
         ),
         dead_letters=DeadLetters(guard, log, held, max_body),
+        deliveries=Deliveries(guard, log, configured=addresses is not None),
         health=health,
         page=page_handler(guard, image_sources),
         docs=page_handler(guard, index=DOCS),

@@ -13,6 +13,7 @@ from msgspec import Struct
 from tidings.gateway.api.dead_letters import DeadLetters
 from tidings.gateway.api.health import Health
 from tidings.gateway.api.mutations import Mutations
+from tidings.gateway.api.outbound_webhooks import Deliveries
 from tidings.gateway.api.sse import EventStreams
 from tidings.gateway.api.webhooks import Webhooks
 from tidings.gateway.http.problems import Handler
@@ -41,6 +42,7 @@ class Endpoints(Struct, frozen=True, kw_only=True):
     asset: Handler
     webhooks: Webhooks
     dead_letters: DeadLetters
+    deliveries: Deliveries
     health: Health
     page: Handler
     docs: Handler
@@ -233,6 +235,11 @@ ROUTES: tuple[Route[Endpoints], ...] = (
         handler=lambda api: api.dead_letters.dismiss,
         summary="Say that nothing is to be done about dead letters any more", body="Redrive",
         answers={200: "Figures"}, problems=(403, 415, 422),
+    ),
+    Route(
+        method="GET", path="/api/deliveries", handler=lambda api: api.deliveries.list,
+        summary="See which webhooks to other servers wait", parameters=("prediction", "limit"),
+        answers={200: "DeliveryList"}, problems=(400, 403),
     ),
     Route(
         method="GET", path="/api/stats", handler=lambda api: api.health.stats,

@@ -90,7 +90,9 @@ def components() -> dict[str, Schema]:
         "description": "The server that is told of its steps: its host. In the topics `sealed` stands "
         "beside it, the address encrypted.",
         "type": "object",
-        "properties": {"host": {"type": "string"}},
+        "properties": {
+            "host": {"type": "string", "description": "And the port, if it is not the usual one."}
+        },
         "required": ["host"],
     }
     found["Prediction"]["properties"]["webhookEvents"] = found["NewPrediction"]["properties"][
@@ -180,6 +182,12 @@ def _hand_made() -> dict[str, Schema]:
         "the store cannot count, or the caller may see some records alone",
     }
 
+    delivery = _object(
+        dict.fromkeys(("predictionId", "host", "id", "type"), text)
+        | dict.fromkeys(("attempts", "since", "due"), number)
+        | {"error": {"type": ["string", "null"]}}
+    )
+
     def message(name: str, **members: Schema) -> Schema:
         return _object(
             {"type": {"const": name}, **members}, {"ref": {"type": ["integer", "string"]}}
@@ -240,6 +248,17 @@ def _hand_made() -> dict[str, Schema]:
                 "openReasons": by_status,
             },
             {"count": number, "reasons": by_status},
+        ),
+        "DeliveryList": _object(
+            {
+                "success": yes,
+                "data": {"type": "array", "items": delivery},
+                "waiting": by_status,
+                "switchedOff": {
+                    "type": "array",
+                    "items": _object({"host": text, "at": number, "reason": text}),
+                },
+            }
         ),
         "RawReports": _object(
             {

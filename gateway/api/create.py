@@ -19,8 +19,8 @@ from msgspec import Raw, Struct, structs
 from tidings.gateway.api.deadlines import with_deadline
 from tidings.gateway.api.long_poll import announced
 from tidings.gateway.api.mutations import EventWriter, check_size, read_object
+from tidings.gateway.api.outbound_webhooks import seal_webhook
 from tidings.gateway.api.predictions import answer_with
-from tidings.gateway.api.webhook_address import seal_webhook
 from tidings.gateway.auth.permissions import Permissions
 from tidings.gateway.auth.request_guard import RequestGuard
 from tidings.gateway.http.held_bytes import HeldBytes

@@ -11,10 +11,11 @@ import pytest
 from playwright.async_api import Locator, Page, expect
 
 from tests.browser import samples
-from tests.browser.reports import report
+from tests.browser.reports import SETTINGS, report
 from tests.support.command import tidings
 from tests.support.conditions import eventually
-from tests.support.tidings_process import TidingsProcess
+from tests.support.receiver import SECRET, Receiver
+from tests.support.tidings_process import TidingsProcess, serving
 from tidings.streams.log.factory import open_log
 from tidings.streams.log.protocol import EVENTS, NewRecord
 
@@ -120,10 +121,24 @@ async def test_a_group_and_attempts(page: Page, service: TidingsProcess) -> None
         await expect(status).to_have_text("Processing · 0 of 2")
         await report(service, "flock.1", "succeeded")
         await expect(status).to_have_text("Processing · 1 of 2")
-        await report(service, "flock.0", "failed")
+        card = page.locator('.card a[href="#flock"]')
+        await expect(card.locator(".status")).to_have_text("Processing · 1 of 2")
+        await report(service, "flock.0", "failed", error="no GPU was free")
         await page.goto(f"{service.url}/#flock.0")
-        await expect(page.locator("#detail dl.facts")).to_contain_text("Tried again as")
+        await expect(status).to_have_text("Failed · attempt 1 of 2")
         await expect(page.locator("#detail dl.facts")).to_contain_text("flock")
+        attempts = page.locator("#detail .attempts li")
+        await expect(attempts).to_have_count(2)
+        await expect(attempts.first).to_contain_text("no GPU was free")
+        # The two have one card, which shows the newest; from its panel the former one is reached.
+        await expect(page.locator(".card a", has_text="a heron of many")).to_have_count(2)
+        assert await page.locator('.card a[href="#flock.0"]').count() == 0
+        shown = page.locator(".card a[aria-current]")
+        await expect(shown.locator(".status")).to_contain_text("attempt 2 of 2")
+        await attempts.nth(1).locator("a").click()
+        await expect(status).to_have_text("Starting · attempt 2 of 2")
+        await attempts.first.locator("a").click()
+        await expect(page.locator("#detail .id")).to_have_text("flock.0")
     finally:
         await log.close()
 
@@ -141,6 +156,27 @@ async def test_a_prediction_without_logs(page: Page, service: TidingsProcess) ->
             }""",
             arg=words,
         )
+
+
+@pytest.mark.outage  # the service ends before the page does
+async def test_what_other_servers_are_not_told_yet(page: Page, tmp_path: Path) -> None:
+    """An admin sees which server is told, what it answered, and when it is tried again."""
+    receiver = Receiver()
+    async with receiver.serving():
+        pass  # its port is known now, and nobody listens there
+    settings = {
+        **SETTINGS,
+        "TIDINGS_NOTIFY_SECRET": SECRET,
+        "TIDINGS_NOTIFY": receiver.url,
+        "TIDINGS_NOTIFY_ALLOW": receiver.allowed,
+    }
+    async with serving(tmp_path, settings) as service:
+        await report(service, "told-1", "succeeded", prompt="a heron")
+        await visit(page, service, "#told-1")
+        waiting = page.locator("#detail .deliveries li")
+        await expect(waiting).to_contain_text("prediction.succeeded")
+        await expect(waiting).to_contain_text(f"{receiver.allowed} · 1 try · it cannot be reached")
+        await expect(waiting.locator(".due")).to_contain_text("again in")
 
 
 async def test_the_raw_record_keeps_numbers(page: Page, service: TidingsProcess) -> None:

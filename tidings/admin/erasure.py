@@ -11,13 +11,14 @@ from tidings.storage.store import PredictionStore, Query
 from tidings.streams.changes.codec import parse
 from tidings.streams.log.protocol import (
     CHANGES,
-    DEAD_LETTERS,
     EVENTS,
     TEXT_SECONDS,
     Log,
     NewRecord,
 )
 from tidings.streams.log.read_until_end import read_until_end
+from tidings.streams.notifications.delivery_index import KEPT, DeliveryIndex
+from tidings.streams.processing.dead_letters import read_dead_letters
 from tidings.streams.rules.reducer import DAY
 
 ERASURE_SOURCE = "tidings erase"
@@ -123,16 +124,30 @@ async def erase(log: Log, store: PredictionStore, ids: Sequence[str], within: fl
 
 
 async def count_dead_letters(log: Log, ids: Iterable[str]) -> int:
-    """How many dead letters carry these predictions' keys."""
-    keys = {prediction_id.encode() for prediction_id in ids}
+    """How many dead letters are about these predictions, webhooks that were given up among them."""
+    wanted = frozenset(ids)
     count = 0
-    async for batch in read_until_end(log, DEAD_LETTERS):
-        count += sum(record.key in keys for record in batch)
+    async for letter in read_dead_letters(log):
+        count += letter.prediction_id in wanted
     return count
 
 
+async def count_deliveries(log: Log, ids: Iterable[str]) -> int:
+    """How many webhooks to other servers wait of these predictions; there must be such a topic."""
+    wanted = frozenset(ids)
+    index = DeliveryIndex(log)
+    await index.refresh()
+    return sum(one.prediction_id in wanted for one in index.newest(KEPT))
+
+
 def traces(
-    predictions: int, letters: int, now: int, *, retention: int, cache_ttl: float
+    predictions: int,
+    letters: int,
+    now: int,
+    *,
+    retention: int,
+    cache_ttl: float,
+    deliveries: int | None = None,
 ) -> tuple[Trace, ...]:
     """When each trace is gone.
 
@@ -143,6 +158,7 @@ def traces(
         retention: Of the events, in ms.
         cache_ttl: Seconds for which a cache may believe what it has if it does not follow the
             changes.
+        deliveries: Webhooks of them that wait; None: no other server is told.
     """
     purged = now + retention + DAY
     return (
@@ -176,6 +192,17 @@ def traces(
             predictions,
             "after ten minutes, on Kafka with their segment",
             now + TEXT_KEPT,
+        ),
+        *(
+            ()
+            if deliveries is None
+            else (
+                Trace(
+                    "topic predictions.deliveries: webhooks that wait",
+                    deliveries,
+                    "by the notifier, with the change it reads; when it is compacted, a day later",
+                ),
+            )
         ),
         Trace("topic predictions.dead-letters", letters, "after 14 days", now + DEAD_LETTERS_KEPT),
         Trace("backups made before", predictions, "when you remove them"),

@@ -153,6 +153,8 @@ async def examine(
     ]
     if settings.traces is not None:
         parts.append(("traces", _traces))
+    if settings.notify_secret:
+        parts.append(("notifications", _notifications))
     others = {
         "fallback": settings.store_fallback,
         "split": split[0] if (split := settings.split_arm) else None,
@@ -307,6 +309,35 @@ async def _log(settings: Settings) -> str:
         return f"{log.name}, {await log.identity()}: {len(bounds)} partitions, {kept} records kept"
     finally:
         await log.close()
+
+
+async def _notifications(settings: Settings) -> str:
+    from tidings.runtime.resources import log_of
+    from tidings.streams.log.protocol import TopicMissing
+    from tidings.streams.notifications.delivery_index import DeliveryIndex
+
+    if settings.log.startswith("memory://"):
+        return "in memory: only the service itself knows what waits"
+    if settings.log.startswith("sqlite://") and (says := new_file(settings.log)) is not None:
+        return says
+    try:
+        log = await log_of(settings, create=False)
+    except TopicMissing as missing:
+        raise Warned(str(missing)) from None
+    try:
+        index = DeliveryIndex(log)
+        await index.refresh()
+    finally:
+        await log.close()
+    waiting = ", ".join(f"{count:,} for {host}" for host, count in index.waiting.items())
+    says = f"webhooks that wait: {waiting or 'none'}"
+    if off := index.switched_off:
+        hosts = "; ".join(f"{one.host} ({one.reason})" for one in off[:5])
+        raise Warned(
+            f"{len(off)} addresses are switched off: {hosts}; once they are well, "
+            f"tidings dead-letters redrive --reason webhook-off turns them on; {says}"
+        )
+    return says
 
 
 async def _store(settings: Settings) -> str:

@@ -56,7 +56,14 @@ def run(arguments: Namespace) -> int:
 
 
 async def _erase(settings: "Settings", arguments: Namespace) -> "Erasure":
-    from tidings.admin.erasure import Erasure, count_dead_letters, erase, find, traces
+    from tidings.admin.erasure import (
+        Erasure,
+        count_dead_letters,
+        count_deliveries,
+        erase,
+        find,
+        traces,
+    )
     from tidings.runtime.resources import log_of, whole_store_of
 
     log = await log_of(settings, create=False)
@@ -65,6 +72,7 @@ async def _erase(settings: "Settings", arguments: Namespace) -> "Erasure":
         try:
             ids = await find(log, store, arguments.owner)
             letters = await count_dead_letters(log, ids)
+            told = await count_deliveries(log, ids) if settings.notify_secret else None
             if not arguments.dry_run and ids:
                 consent.require_consent(
                     arguments,
@@ -77,7 +85,12 @@ async def _erase(settings: "Settings", arguments: Namespace) -> "Erasure":
         await log.close()
     now = time.time_ns() // 1_000_000
     left = traces(
-        len(ids), letters, now, retention=settings.retention * 1000, cache_ttl=settings.cache_ttl
+        len(ids),
+        letters,
+        now,
+        retention=settings.retention * 1000,
+        cache_ttl=settings.cache_ttl,
+        deliveries=told,
     )
     return Erasure(arguments.owner, len(ids), deleted, left)
 

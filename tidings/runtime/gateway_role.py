@@ -172,6 +172,7 @@ class GatewayRole:
         health.add_check("store", self._store_ready)
         health.add_check("log", health_monitor.log_ready)
         health.add_statistics("submits", self._submits)
+        health.add_statistics("notifies", lambda: self._addresses is not None)
         health.add_statistics("gateway", self._figures)
         health.add_statistics("lag", health_monitor.lags)
 

@@ -321,6 +321,13 @@ export interface DeadLetterList {
   reasons?: Record<string, number>;
 }
 
+export interface DeliveryList {
+  success: true;
+  data: ({ predictionId: string; host: string; id: string; type: string; attempts: number; since: number; due: number; error: string | null; })[];
+  waiting: Record<string, number>;
+  switchedOff: ({ host: string; at: number; reason: string; })[];
+}
+
 export interface RawReports {
   success: true;
   data: ({ position: string; at: number; provider: string | null; delivery: string | null; bytes: number; body: string; })[];

@@ -1,6 +1,8 @@
 /** One prediction: what came out, its way through the states, its logs as they grow, its record. */
 
+import { attempt, Attempts } from "./attempts.js";
 import { Canceling } from "./canceling.js";
+import { Deliveries } from "./deliveries.js";
 import { byId, element, setText, show } from "./dom.js";
 import { dateAndTime, pretty, statusName, usage } from "./format.js";
 import { Logs } from "./logs.js";
@@ -18,6 +20,8 @@ export class Detail {
   #record = null;
   #id = null;
   #timeline = new Timeline();
+  #attempts;
+  #deliveries = new Deliveries();
   #logs = new Logs();
   #outputs = new Outputs();
   #raw;
@@ -25,8 +29,9 @@ export class Detail {
   #asked = null;
   #failed = null;
 
-  /** `close()` is called when the visitor is done with it. */
-  constructor(close) {
+  /** `close()` is called when the visitor is done with it; `known(id)` gives a record that the page has. */
+  constructor(close, known) {
+    this.#attempts = new Attempts(known);
     this.canceling = new Canceling();
     this.question = new Question();
     this.title = element("h2", { id: "detail-title" });
@@ -55,8 +60,10 @@ export class Detail {
       this.errorText,
       this.error,
       this.promptSection,
+      this.#attempts.node,
       section("Timeline", this.#timeline.node),
       section("Logs", this.#logs.node),
+      this.#deliveries.node,
       section("Facts", this.facts),
       element("section", {}, this.#raw),
     );
@@ -80,6 +87,11 @@ export class Detail {
     this.#logs.admin = may;
   }
 
+  /** Whether the service tells other servers, and this visitor may see what waits. */
+  set notifies(may) {
+    this.#deliveries.shown = may;
+  }
+
   /** Show this prediction; a record of null: it is not there (`gone`: no more). */
   update(id, record, now, gone = false) {
     if (id !== this.#id) this.#begin(id);
@@ -99,7 +111,7 @@ export class Detail {
     show(this.status, true);
     this.status.dataset.status = record.status;
     setText(this.title, title(record));
-    setText(this.status, [statusName(record.status), record.waiting && "Waiting for an answer", counted(record)].filter(Boolean).join(" · "));
+    setText(this.status, [statusName(record.status), record.waiting && "Waiting for an answer", counted(record), attempt(record)].filter(Boolean).join(" · "));
     const done = ended(record) ? null : progress(record);
     show(this.share, done !== null);
     setText(this.share, done === null ? "" : `${Math.round(done * 100)} %`);
@@ -107,6 +119,8 @@ export class Detail {
     this.#wrong(record);
     this.#showPrompt(record);
     this.#logs.update(record);
+    this.#attempts.update(record);
+    this.#deliveries.update(record);
     this.#facts(record);
     this.tick(now);
     this.#readRaw();
@@ -119,6 +133,7 @@ export class Detail {
 
   tick(now) {
     if (this.#record) this.#timeline.update(this.#record, now);
+    this.#deliveries.tick();
   }
 
   focus() {
@@ -130,6 +145,7 @@ export class Detail {
     this.#panel.scrollTop = 0;
     this.#logs.clear();
     this.#outputs.clear();
+    this.#deliveries.clear();
     this.#asked = this.#failed = null;
     this.prompt.replaceChildren();
     this.error.replaceChildren();
@@ -179,8 +195,7 @@ export class Detail {
       Usage: record.usage && usage(record.usage),
       Deadline: record.deadline == null ? null : dateAndTime(record.deadline),
       Group: record.group,
-      Attempt: record.retryCount == null ? null : `${record.retryCount + 1}, after ${record.retryOf}`,
-      "Tried again as": record.retriedAs,
+      Tells: record.webhook?.host,
       "Ended at the provider": record.lateStatus && statusName(record.lateStatus),
       Version: String(record.version),
     };

@@ -1,5 +1,6 @@
 /** The gallery: one card per prediction, kept in place while it changes. */
 
+import { attempt } from "./attempts.js";
 import { byId, element, setText, show } from "./dom.js";
 import { duration, statusName } from "./format.js";
 import { archiveTrouble, blobOf, counted, ended, excerpt, KINDS, outputs, progress, title, until, words } from "./record.js";
@@ -44,7 +45,7 @@ class Card {
     setText(this.title, title(record));
     this.status.dataset.status = record.status;
     const status = record.cancelRequestedAt && !ended(record) ? "Canceling" : record.waiting ? "Waiting for an answer" : statusName(record.status);
-    setText(this.status, [status, counted(record)].filter(Boolean).join(" · "));
+    setText(this.status, [status, counted(record), attempt(record)].filter(Boolean).join(" · "));
     setText(this.by, [record.owner, record.model?.split("/").at(-1)].filter(Boolean).join(" · "));
     this.by.title = [record.owner, record.model].filter(Boolean).join(" · ");
     const inFrame = this.frame.querySelector(".wrong") !== null;

@@ -1,6 +1,7 @@
 /** The page: what is chosen, what is shown, and the connection that feeds it. */
 
 import { Tidings } from "../tidings.js";
+import { folded, newest } from "./attempts.js";
 import { Connection } from "./connection.js";
 import { Detail } from "./detail.js";
 import { byId, setText, show } from "./dom.js";
@@ -19,7 +20,7 @@ const PAUSE_AFTER = 600_000;
 
 class Page {
   #gallery = new Gallery();
-  #detail = new Detail(() => this.choose(null));
+  #detail = new Detail(() => this.choose(null), (id) => this.records.get(id));
   #letters = new Letters((id) => this.choose(id));
   #health = new Health((count) => this.#letters.offer(count));
   #filters = new Filters(() => this.#refilter());
@@ -52,6 +53,7 @@ class Page {
     this.figures = figures;
     if (figures) this.#health.start(figures);
     this.#detail.admin = Boolean(figures);
+    this.#detail.notifies = Boolean(figures?.notifies);
     this.#detail.canceling.submits = figures?.submits ?? [];
     if (figures?.submits?.length) offerForm(figures.submits, () => this.records.all(), (record) => this.choose(record.predictionId));
     this.#refilter();
@@ -70,7 +72,7 @@ class Page {
     this.records.single(id).then(() => this.#draw());
     if (id === null) {
       this.#detail.hide();
-      this.#gallery.focus(before);
+      this.#gallery.focus(this.#standing(before));
     }
     this.#draw();
   }
@@ -123,15 +125,20 @@ class Page {
 
   #drawNow() {
     const { now } = this.connection;
-    const all = this.records.all();
+    const all = folded(this.records.all(), (id) => this.records.get(id));
     const shown = this.#filters.apply(all);
-    this.#gallery.render(shown, this.#dirty, this.#chosen, now);
+    this.#gallery.render(shown, this.#dirty, this.#standing(this.#chosen), now);
     if (this.#chosen !== null) this.#detail.update(this.#chosen, this.records.get(this.#chosen) ?? null, now, this.#gone);
     this.#dirty.clear();
     this.#extent(shown.length, all);
     const running = all.filter((record) => !ended(record)).length;
     const words = running ? `${running} running · Tidings` : "Tidings";
     if (document.title !== words) document.title = words;
+  }
+
+  /** The id of the card that stands for this one: that of its last attempt. */
+  #standing(id) {
+    return newest(this.records.get(id), (other) => this.records.get(other))?.predictionId ?? id;
   }
 
   /** How much of it is here, and the way to the rest. */
@@ -238,7 +245,7 @@ class Page {
   }
 
   #step(by) {
-    const id = this.#gallery.beside(this.#chosen, by);
+    const id = this.#gallery.beside(this.#standing(this.#chosen), by);
     if (id === undefined) return;
     this.choose(id);
     this.#gallery.focus(id);

@@ -295,3 +295,70 @@ async def test_an_outage_of_the_receiver_is_caught_up(tmp_path: Path) -> None:
         await eventually(waiting, 15)
         async with receiver.serving():
             await receiver.reaches("p1", "prediction.succeeded", within=20)
+
+
+@pytest.mark.long
+async def test_operators_see_what_waits_and_who_is_off(tmp_path: Path) -> None:
+    """`/api/deliveries` and `doctor` name hosts, tries and reasons; `erase` takes away what waits."""
+    away = Receiver()
+    async with away.serving():
+        pass  # its port is known now, and nobody listens there
+    async with Receiver().serving() as gone, aiohttp.ClientSession() as session:
+        gone.answers = [410]
+        both = {
+            "TIDINGS_NOTIFY": f"{gone.url},{away.url}",
+            "TIDINGS_NOTIFY_ALLOW": f"{gone.allowed},{away.allowed}",
+            "TIDINGS_STANDARD_SECRET": SECRET,
+        }
+        chosen = settings(gone, **both)
+        async with serving(tmp_path, chosen) as service:
+            for name in ("p1", "p2"):
+                fields = {"predictionId": name, "status": "succeeded", "owner": "ann"}
+                body = json.dumps(fields).encode()
+                async with session.post(
+                    f"{service.url}/api/webhooks/standard", data=body, headers=signed(body)
+                ) as answer:
+                    assert answer.status == 200
+                await reaches(session, service.url, name, "succeeded")
+
+            async def deliveries(query: str = "") -> dict[str, Any]:
+                async with session.get(f"{service.url}/api/deliveries{query}") as answer:
+                    assert answer.status == 200
+                    found: dict[str, Any] = await answer.json()
+                return found
+
+            async def tried() -> bool:
+                found = await deliveries()
+                tries = sum(one["attempts"] > 0 for one in found["data"])
+                return bool(
+                    tries and found["switchedOff"] and found["waiting"] == {away.allowed: 2}
+                )
+
+            await eventually(tried, 20)
+            found = await deliveries("?prediction=p1&limit=1")
+            (one,) = found["data"]
+            assert one["host"] == away.allowed
+            assert one["type"] == "prediction.succeeded"
+            assert "cannot be reached" in one["error"]
+            assert one["due"] > one["since"]
+            (off,) = found["switchedOff"]
+            assert (off["host"], "410" in off["reason"]) == (gone.allowed, True)
+            assert "top-secret" not in json.dumps(found)
+            async with session.get(f"{service.url}/api/deliveries?limit=0") as answer:
+                assert answer.status == 400
+            ended = await tidings(tmp_path, "doctor", "--json", settings=chosen)
+            (part,) = [one for one in ended.json["parts"] if one["part"] == "notifications"]
+            assert part["state"] == "warning"
+            for words in (gone.allowed, "410", "redrive", f"2 for {away.allowed}"):
+                assert words in part["says"]
+            erased = await tidings(
+                tmp_path, "erase", "--owner", "ann", "--yes", "--json", settings=chosen
+            )
+            counts = {one["place"]: one["count"] for one in erased.json["traces"]}
+            assert counts["topic predictions.deliveries: webhooks that wait"] == 2
+            assert counts["topic predictions.dead-letters"] == 2
+
+            async def nothing_waits() -> bool:
+                return not (await deliveries())["waiting"]
+
+            await eventually(nothing_waits, 20)

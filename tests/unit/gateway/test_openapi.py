@@ -171,6 +171,7 @@ async def test_answers_keep_to_the_specification() -> None:
             ("post", "/api/webhooks/{provider}", "/api/webhooks/x", {}),
             ("get", "/api/dead-letters", "/api/dead-letters", None),
             ("post", "/api/dead-letters/redrive", "/api/dead-letters/redrive", {"all": True}),
+            ("get", "/api/deliveries", "/api/deliveries?limit=5", None),
             ("get", "/api/stats", "/api/stats", None),
             ("get", "/healthz", "/healthz", None),
             ("get", "/readyz", "/readyz", None),

@@ -29,6 +29,7 @@ from tidings.streams.log.protocol import (
 from tidings.streams.log.read_until_end import read_until_end
 from tidings.streams.notifications.address import AddressBook, BadAddress, Sealed
 from tidings.streams.notifications.delivery import ENDS, Delivery, parse_key
+from tidings.streams.notifications.delivery_index import DeliveryIndex
 from tidings.streams.notifications.dispatcher import Dispatcher
 from tidings.streams.notifications.notifier import Notifier, Target
 from tidings.streams.notifications.pace import PAUSED_AFTER
@@ -350,6 +351,35 @@ async def test_gone_is_switched_off_and_redriven_when_asked() -> None:
         assert not world.notifier.dispatcher.switched_off
         await world.announce(record("p3", 3, address))
         await receiver.reaches("p3", "prediction.succeeded")
+
+
+async def test_operators_read_what_waits() -> None:
+    """The index names host, tries and reason of what waits, forgets what was taken, and reads on."""
+    log = MemoryLog(partitions=3)
+    receiver = Receiver()
+    async with receiver.serving():
+        pass
+    index = DeliveryIndex(log)
+    async with notifying(receiver, log, schedule=Backoff((0.5,), jitter=0)) as world:
+        address = world.book.seal(receiver.url)
+        await world.announce(record("p.1", 3, address), record("p2", 3, address))
+        await eventually(lambda: world.notifier.dispatcher.failed, 5)
+        await index.refresh()
+        assert index.waiting == {receiver.allowed: 2}
+        (one,) = index.newest(10, "p.1")
+        assert (one.id, one.type) == ("p%2E1:1764000000000:2", "prediction.succeeded")
+        assert one.host == receiver.allowed
+        tried = [one for one in index.newest(10) if one.attempts]
+        assert "cannot be reached" in (tried[0].error or "")
+        assert index.newest(1) == index.newest(10)[:1]
+        async with receiver.serving():
+            await eventually(lambda: world.notifier.dispatcher.waiting == 0, 5)
+            receiver.answers = [410]
+            await world.announce(record("p3", 3, address))
+            await eventually(lambda: world.notifier.dispatcher.switched_off, 5)
+        await index.refresh()
+    assert [off.host for off in index.switched_off] == [receiver.allowed]
+    assert index.newest(10) == []
 
 
 async def test_an_address_in_use_again_stays_so() -> None:
