@@ -4,7 +4,7 @@ The first table: 200 answers at 50 tokens a second, each with a viewer of its ow
 window, through `tidings serve` on SQLite and on Kafka, and through a small aiohttp server that waits with XREAD for each
 viewer; one after the other in the same run. The pieces come from another process. CPU is in microseconds for each
 delivered piece: of the service, of who produces (with SQLite that is where the log is written), and of the server of
-others (Valkey, Kafka's broker). `ours` and `theirs` count all three, but for Kafka's broker.
+others (Valkey, Kafka's broker). `together` counts all three, `without` leaves that server out; cores are without it.
 
 The second table: one answer that 50 read, of whom one stops for a while: what that does to the others, and in how many
 messages it then gets the rest.
@@ -19,7 +19,6 @@ import json
 import os
 import re
 import resource
-import socket
 import sys
 import tempfile
 import time
@@ -46,8 +45,6 @@ TICK = 0.01
 """Seconds between appends: each has what came due."""
 WARM = 1.5
 STAMP = re.compile(rb"(\d{10}\.\d{4})\|")
-PADDING = 600
-"""Bytes of a piece of the answer beside whose readers one stops: buffers of sockets must not hold all it misses."""
 READERS = 50
 
 Send = Callable[[list[tuple[str, str]]], Awaitable[object]]
@@ -61,7 +58,9 @@ class Viewer(asyncio.Protocol):
         self.took: list[tuple[float, float]] = []
         """When each piece was made, and the seconds that it took to come."""
         self.ready = asyncio.Event()
-        self.messages = 0
+        self.pieces: list[tuple[float, int]] = []
+        """Of one that may stop: per message when its last piece was made, and how many it had."""
+        self.noting = False
         self._last, self._rest = b"", b""
 
     def connection_made(self, transport: Any) -> None:
@@ -76,8 +75,11 @@ class Viewer(asyncio.Protocol):
             self.transport.write(PONG)
         if not self.ready.is_set() and b'"synced"' in data:
             self.ready.set()
-        self.messages += data.count(b'"type":"append"')
         data = self._rest + data
+        if self.noting:
+            for message in data.split(b'"type":"append"')[1:]:
+                if times := [float(found[1]) for found in STAMP.finditer(message)]:
+                    self.pieces.append((times[-1], len(times)))
         end = 0
         for found in STAMP.finditer(data):
             end = found.end()
@@ -88,15 +90,10 @@ class Viewer(asyncio.Protocol):
         self._rest = data[max(end, len(data) - 16) :]
 
 
-async def watch(port: int, name: str, *, small: bool = False) -> Viewer:
-    """A viewer that is subscribed; `small`: with as small a buffer as the kernel gives."""
-    plain = socket.socket()
-    if small:
-        plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    plain.setblocking(False)
+async def watch(port: int, name: str) -> Viewer:
+    """A viewer that is subscribed."""
     loop = asyncio.get_running_loop()
-    await loop.sock_connect(plain, ("127.0.0.1", port))
-    _, viewer = await loop.create_connection(lambda: Viewer(name), sock=plain)
+    _, viewer = await loop.create_connection(lambda: Viewer(name), "127.0.0.1", port)
     async with asyncio.timeout(20):
         await viewer.ready.wait()
     return viewer
@@ -138,7 +135,7 @@ def stamp(time_: int) -> str:
     return f"{time_ // 10_000}.{time_ % 10_000:04}|"
 
 
-async def produce(url: str, answers: int, seconds: float, padding: int) -> None:
+async def produce(url: str, answers: int, seconds: float) -> None:
     """Pieces for all answers at the rate, each with the time it was made; prints its CPU."""
     loop = asyncio.get_running_loop()
     async with sending(url) as send:
@@ -151,7 +148,7 @@ async def produce(url: str, answers: int, seconds: float, padding: int) -> None:
                 # In steps of 0.1 ms, so that no two pieces of an answer have the same.
                 last = max(round(time.time() * 10_000), last + (due - sent) // answers + 1)
                 pieces = [
-                    (f"a{n % answers}", stamp(last - (due - 1 - n) // answers) + "x" * padding)
+                    (f"a{n % answers}", stamp(last - (due - 1 - n) // answers))
                     for n in range(sent, due)
                 ]
                 await send(pieces)
@@ -207,9 +204,9 @@ def cpu_of(pid: int | None) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-async def producing(url: str, answers: int, seconds: float, padding: int = 0) -> dict[str, float]:
+async def producing(url: str, answers: int, seconds: float) -> dict[str, float]:
     """Run a producer; what it says at its end."""
-    given = ["--produce", url, str(answers), str(seconds), str(padding)]
+    given = ["--produce", url, str(answers), str(seconds)]
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -258,10 +255,11 @@ async def measure(
     ]
     cuts = quantiles(took, n=100)
     each = [part / len(took) * 1e6 for part in (spent[0], said["cpu"], spent[1])]
-    ours = sum(each) if "Kafka" not in title else each[0] + each[1]
+    without = each[0] + each[1]
     print(
         f"{title:26}{len(took):8,}{cuts[49] * 1e3:8.1f}{cuts[98] * 1e3:8.1f}"
-        f"{(ours * len(took) / 1e6) / seconds:7.2f}{each[0]:9.1f}{each[1]:9.1f}{each[2]:9.1f}{ours:9.1f}",
+        f"{(without * len(took) / 1e6) / seconds:7.2f}{each[0]:9.1f}{each[1]:9.1f}{each[2]:9.1f}"
+        f"{without:9.1f}{sum(each):9.1f}",
         flush=True,
     )
     for viewer in viewers:
@@ -322,8 +320,8 @@ async def stopping(stopped: float) -> None:
     async with tidings({}) as served:
         url = f"sqlite:///{served.folder}/data/log.db"
         readers = [await watch(served.port, "a0") for _ in range(READERS)]
-        slow = await watch(served.port, "a0", small=True)
-        task = asyncio.create_task(producing(url, 1, 2 * around + stopped, PADDING))
+        slow = await watch(served.port, "a0")
+        task = asyncio.create_task(producing(url, 1, 2 * around + stopped))
         while not readers[0].took:  # noqa: ASYNC110 -- an event would cost at each piece
             await asyncio.sleep(0.01)
         edges = [time.time() + WARM]
@@ -332,19 +330,18 @@ async def stopping(stopped: float) -> None:
         slow.transport.pause_reading()
         behind = len(slow.took)
         await asyncio.sleep(edges[2] - time.time())
-        slow.messages, missed = 0, len(readers[0].took) - behind
+        missed = len(readers[0].took) - behind
+        slow.noting = True
         slow.transport.resume_reading()
         await asyncio.sleep(1)
-        messages, caught = slow.messages, len(slow.took) - behind
+        slow.noting = False
         said = await task
         async with asyncio.timeout(10):
             while min(len(one.took) for one in readers) < said["sent"]:  # noqa: ASYNC110 -- as above
                 await asyncio.sleep(0.05)
             while slow.took[-1][0] < readers[0].took[-1][0]:  # noqa: ASYNC110 -- as above
                 await asyncio.sleep(0.05)
-    print(
-        f"\none answer, {RATE} pieces of {PADDING} bytes a second, {READERS} readers and one that stops"
-    )
+    print(f"\none answer, {RATE} pieces a second, {READERS} readers and one that stops")
     print(f"{'the others':26}{'p50 ms':>8}{'p99 ms':>8}{'p99 ratio':>11}")
     rows = []
     for first, last in itertools.pairwise(edges):
@@ -356,8 +353,11 @@ async def stopping(stopped: float) -> None:
         ("all read", "one has stopped", "all read again"), rows, strict=True
     ):
         print(f"{title:26}{p50:8.1f}{p99:8.1f}{p99 / usual:11.2f}")
+    late = [(made, count) for made, count in slow.pieces if made <= edges[2]]
+    most = max([count for _, count in slow.pieces], default=0)
     print(
-        f"the one that stopped missed {missed:,} pieces and had {caught:,} more within 1 s, in {messages} messages"
+        f"the one that stopped missed {missed:,} pieces; on its return it got {most:,} of them in one message, "
+        f"behind {max(0, len(late) - 1)} that were under way when it stopped"
     )
 
 
@@ -368,8 +368,18 @@ async def main(arguments: argparse.Namespace) -> None:
         print(
             f"{arguments.answers} answers at {RATE} tokens/s, {arguments.seconds:.0f} s; us of CPU a piece"
         )
-        heads = ("pieces", "p50 ms", "p99 ms", "cores", "service", "producer", "server", "together")
-        widths = (8, 8, 8, 7, 9, 9, 9, 9)
+        heads = (
+            "pieces",
+            "p50 ms",
+            "p99 ms",
+            "cores",
+            "service",
+            "producer",
+            "server",
+            "without",
+            "together",
+        )
+        widths = (8, 8, 8, 7, 9, 9, 9, 9, 9)
         print(" " * 26 + "".join(f"{h:>{w}}" for h, w in zip(heads, widths, strict=True)))
     for way in wanted:
         await ways[way](arguments.answers, arguments.seconds)
@@ -383,12 +393,12 @@ if __name__ == "__main__":
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--stopped", type=float, default=20.0)
     parser.add_argument("--only", default="redis,sqlite,kafka,stop")
-    parser.add_argument("--produce", nargs=4)
+    parser.add_argument("--produce", nargs=3)
     parser.add_argument("--serve-by-hand", nargs=2)
     parsed = parser.parse_args()
     if parsed.produce:
-        url, answers, seconds, padding = parsed.produce
-        uvloop.run(produce(url, int(answers), float(seconds), int(padding)))
+        url, answers, seconds = parsed.produce
+        uvloop.run(produce(url, int(answers), float(seconds)))
     elif parsed.serve_by_hand:
         uvloop.run(by_hand(*parsed.serve_by_hand))
     else:

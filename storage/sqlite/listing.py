@@ -31,7 +31,9 @@ def listing(query: Query, now: int, phrase: str | None = None) -> tuple[str, dic
         values["created_at"], values["id"] = decode_cursor(query.cursor)
         conditions.append(f"({by}.created_at, {by}.id) < (:created_at, :id)")
     return (
-        "SELECT json_group_array(json_array(id, version, status, expires_at, owner, created_at, length(doc))),"
+        # A person's own SQL may have left text, whose length would be that in characters.
+        "SELECT json_group_array(json_array(id, version, status, expires_at, owner, created_at,"
+        " length(CAST(doc AS BLOB)))),"
         " group_concat(CAST(doc AS TEXT), '') FROM (SELECT p.id, p.version, p.status, p.expires_at, p.owner,"
         f" p.created_at, p.doc FROM {source} WHERE {' AND '.join(conditions)}"
         f" ORDER BY {by}.created_at DESC, {by}.id DESC LIMIT :limit)"

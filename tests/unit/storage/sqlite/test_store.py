@@ -14,7 +14,7 @@ from tests.support.conditions import eventually
 from tests.support.storage.samples import creation, fresh, prediction, writing
 from tidings.storage.errors import StorageError, StoreMisconfigured, StoreUnavailable
 from tidings.storage.factory import open_store
-from tidings.storage.prediction import Source, Status
+from tidings.storage.prediction import Prediction, Source, Status
 from tidings.storage.sqlite.interpreter import switch_interval
 from tidings.storage.sqlite.listing import listing
 from tidings.storage.sqlite.schema import FORMAT
@@ -211,6 +211,25 @@ async def test_cancelled_caller(tmp_path: Path) -> None:
     task.cancel()
     assert await store.write([second]) == [None]
     assert len(await store.load([first.record.prediction_id, second.record.prediction_id])) == 2
+    await store.close()
+
+
+async def test_listings_have_what_somebody_else_has_written(tmp_path: Path) -> None:
+    """A record that a person's own SQL has changed is text in the file, and is listed whole with those around it."""
+    store = await open_store(f"sqlite:///{tmp_path}/store.db")
+    names = ["p1", "p2", "p3"]
+    made = [creation(name, prompt="wörd 🎉") for name in names]
+    assert await store.write(made) == [None] * 3
+    with sqlite3.connect(tmp_path / "store.db") as file:
+        file.execute("UPDATE predictions SET doc = replace(doc, 'wörd', 'bïrd') WHERE id = 'p2'")
+    file.close()
+    page = await store.list(Query(limit=10))
+    found = {one.prediction_id: one for item in page.items if (one := item.standing())}
+    assert {name: one.prompt for name, one in found.items() if isinstance(one, Prediction)} == {
+        "p1": "wörd 🎉",
+        "p2": "bïrd 🎉",
+        "p3": "wörd 🎉",
+    }
     await store.close()
 
 
