@@ -66,8 +66,8 @@ PARAMETERS: dict[str, Schema] = {
     "text": {
         "in": "query",
         "description": "Words of the id or the prompt, whatever their case. A record with exactly "
-        "this id comes first. The answer may be short: `searched` says how many records were "
-        "looked through, and its cursor goes on. A prompt over 32 KiB is not searched: "
+        "this id comes first. Where the store has no index of prompts, the answer may be short: "
+        "`searched` says how many records were looked through, and its cursor goes on. A prompt over 32 KiB is not searched: "
         "`unsearchable` says how many records have one",
         "schema": {"type": "string", "maxLength": MAX_TEXT},
     },

@@ -20,7 +20,7 @@ class Listed(Struct, frozen=True, kw_only=True):
     cursor: str | None
     degraded: bool = False
     searched: int | None = None
-    """Records that were looked through for the words; None: no words were given."""
+    """Records that were looked through for the words; None: no words were given, or an index has all of them."""
     unsearchable: int | None = None
     """Records whose prompt lies apart, and is not searched; None: no words were given."""
     counts: bytes | None = None

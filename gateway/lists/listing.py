@@ -324,7 +324,7 @@ async def _collect(
         items=seen,
         cursor=cursor,
         degraded=degraded,
-        searched=looked,
+        searched=None if finds else looked,
         unsearchable=search.apart if apart is None else apart,
     )
 

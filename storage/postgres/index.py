@@ -32,6 +32,7 @@ CREATE INDEX ON {s}tidings_facts (created_at, id) WHERE apart;
 CREATE FUNCTION {s}tidings_note() RETURNS trigger LANGUAGE plpgsql AS $body$
 BEGIN
     INSERT INTO {s}tidings_unindexed (ids) SELECT array_agg(id) FROM touched HAVING count(*) > 0;
+    DELETE FROM {s}tidings_facts WHERE id IN (SELECT t.id FROM touched AS t WHERE t.created_at IS NULL);
     RETURN NULL;
 END $body$;
 CREATE FUNCTION {s}tidings_forget() RETURNS trigger LANGUAGE plpgsql AS $body$

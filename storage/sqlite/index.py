@@ -38,6 +38,7 @@ END;
 """Apart from the others: FTS5 is an optional part of SQLite, and its trigrams came with 3.34."""
 
 NOTE = "INSERT INTO unindexed (ids, number, bytes) VALUES (?, ?, ?)"
+FORGET = "DELETE FROM facts WHERE id IN (SELECT value FROM json_each(?))"
 MOST_NOTES = 1024
 """Every so many notes some are taken apart, whoever else does that: they must not pile up in a program that only writes."""
 AT_ONCE = 1000

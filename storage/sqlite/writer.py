@@ -14,7 +14,7 @@ import msgspec
 from tidings.storage.errors import StorageError
 from tidings.storage.prediction import Tombstone
 from tidings.storage.sqlite.group_commit import CommitRequest, GroupCommit
-from tidings.storage.sqlite.index import BYTES_AT_ONCE, MOST_NOTES, NOTE, take
+from tidings.storage.sqlite.index import BYTES_AT_ONCE, FORGET, MOST_NOTES, NOTE, take
 from tidings.storage.sqlite.schema import (
     BUSY_TIMEOUT,
     COLUMNS,
@@ -44,7 +44,7 @@ _to_json = msgspec.json.Encoder().encode
 class _Prepared:
     """The values to bind for some writes."""
 
-    __slots__ = ("inserts", "positions", "size", "tagged", "touched", "updates")
+    __slots__ = ("gone", "inserts", "positions", "size", "tagged", "touched", "updates")
 
     def __init__(self, writes: Sequence[Write]) -> None:
         self.size = len(writes)
@@ -52,6 +52,7 @@ class _Prepared:
         self.updates: list[Value] = []
         self.tagged: list[str] = []
         self.touched = _notes(writes)
+        self.gone = [w.record.prediction_id for w in writes if isinstance(w.record, Tombstone)]
         self.positions = high_water(writes)
         updates, inserts = self.updates, self.inserts
         for write in writes:
@@ -68,6 +69,7 @@ class _Prepared:
         self.inserts += other.inserts
         self.updates += other.updates
         self.tagged += other.tagged
+        self.gone += other.gone
         for size, ids in other.touched:
             if self.touched and self.touched[-1][0] + size <= BYTES_AT_ONCE:
                 self.touched[-1] = (self.touched[-1][0] + size, self.touched[-1][1] + ids)
@@ -79,6 +81,8 @@ class _Prepared:
     def execute(self, connection: sqlite3.Connection) -> bool:
         """Insert and update; whether all of them matched."""
         inserted = _in_chunks(connection, insert_sql, self.inserts, MOST_INSERTED)
+        if self.gone:  # words of what is erased must not be found, nor lie there, a moment longer
+            connection.execute(FORGET, (_to_json(self.gone).decode(),))
         for size, ids in self.touched:
             noted = connection.execute(NOTE, (_to_json(ids).decode(), len(ids), size))
             if (noted.lastrowid or 1) % MOST_NOTES == 0:

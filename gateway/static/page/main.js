@@ -143,7 +143,7 @@ class Page {
 
   /** How much of it is here, and the way to the rest. */
   #extent(shown, all) {
-    const { counts, more, cut, searched } = this.records;
+    const { counts, more, cut, searched, unsearchable } = this.records;
     const { status, text } = this.#filters.values;
     const whole = !more && !cut && !status && !text;
     this.#filters.count(whole ? null : counts, all, more);
@@ -152,6 +152,7 @@ class Page {
     if (this.synced && text) words.push(`${shown.toLocaleString()} found`, searched && more ? `in ${searched.toLocaleString()} looked through${counts ? ` of ${counts.total.toLocaleString()}${counts.complete ? "" : "+"}` : ""}` : "");
     else if (this.synced && (more || cut)) words.push(counts ? `${shown.toLocaleString()} of ${Math.max(total, shown).toLocaleString()}${counts.complete ? "" : "+"}` : `${shown.toLocaleString()} shown, there are more`);
     else if (this.synced && shown) words.push(shown === 1 ? "1 prediction" : `${shown.toLocaleString()} predictions`);
+    if (this.synced && text && unsearchable) words.push(`(${unsearchable.toLocaleString()} with prompts too long to search)`);
     setText(byId("extent"), words.filter(Boolean).join(" "));
     const nothing = this.synced && !shown && !more;
     const empty = nothing && !this.#filters.any && !all.length;

@@ -54,6 +54,11 @@ export class Records {
     return this.#list.searched;
   }
 
+  /** How many have a prompt that no words are found in. */
+  get unsearchable() {
+    return this.#list.unsearchable ?? 0;
+  }
+
   /** `{total, complete, byStatus}` of these filters but the status; null: the service cannot count them. */
   get counts() {
     return this.#list.counts ?? null;
@@ -128,6 +133,7 @@ export class Records {
     list.found = page.data.length;
     list.cursor = page.cursor;
     if (page.searched !== undefined) list.searched = (list.searched ?? 0) + page.searched;
+    list.unsearchable = Math.max(list.unsearchable ?? 0, page.unsearchable ?? 0);
     // What the watch tells of beyond the last one fetched waits for its page. Words have no such place: their page may be empty.
     if (!list.filters.text) list.floor = page.cursor ? (page.data.length ? placeOf(page.data.at(-1)) : list.floor) : undefined;
     for (const record of page.data) this.#take(record);

@@ -284,7 +284,7 @@ async def test_a_store_finds_words_by_its_index(tmp_path: Path) -> None:
             query = query.partition("&cursor=")[0] + f"&cursor={cursor}" if cursor else None
         assert found == [f"p{number:02}" for number in range(119, 0, -2)]
         answer = (await client.get("/api/predictions?text=kite")).json()
-        assert (len(answer["data"]), answer["searched"], answer["unsearchable"]) == (1, 1, 1)
+        assert (len(answer["data"]), answer["unsearchable"], "searched" in answer) == (1, 1, False)
         rare = (await client.get("/api/predictions?text=number%207&provider=fal")).json()
         assert [record["predictionId"] for record in rare["data"]] == [
             "p79",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.storage.samples import creation, prediction, writing
+from tests.support.storage.samples import creation, prediction, tombstone, writing
 from tidings.storage.prediction import Usage
 from tidings.storage.sqlite import index, schema
 from tidings.storage.sqlite.store import SqliteStore
@@ -44,6 +44,16 @@ async def test_an_older_file_is_indexed_in_the_background(
     assert page is not None
     assert len(page.items) == 3
     assert (await store.facts())["index"] == "up to date"
+    await store.close()
+
+
+async def test_what_is_deleted_leaves_the_index_at_once(tmp_path: Path) -> None:
+    """An erased prompt is in no table of the index when its tombstone stands, whoever looks after the index."""
+    store = await SqliteStore.open(f"sqlite:///{tmp_path}/s.db")
+    await store.write([creation("p1", prompt="a secret heron"), creation("p2")])
+    assert await store.index() == 0
+    await store.write([writing(tombstone("p1", 2), 1)])
+    assert (count(tmp_path / "s.db", "facts"), count(tmp_path / "s.db", "words_content")) == (1, 1)
     await store.close()
 
 
