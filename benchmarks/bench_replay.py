@@ -31,6 +31,7 @@ async def replay(url: str, prefix: str, target: str) -> dict[str, Any]:
     """Into an empty store."""
     from tidings.observability import gc_tuning
     from tidings.storage.factory import open_store
+    from tidings.storage.sqlite.interpreter import switch_interval
     from tidings.streams.log.factory import open_log
     from tidings.streams.replay.rebuild import Rebuild, span
     from tidings.streams.rules.reducer import StorePolicy
@@ -38,6 +39,7 @@ async def replay(url: str, prefix: str, target: str) -> dict[str, Any]:
     log = await open_log(url, topic_prefix=prefix, partitions=PARTITIONS)
     store = await open_store(target)
     rebuild = Rebuild(log, store, {}, StorePolicy(await log.identity()))
+    switch_interval.allowed = True  # as the command does
     gc_tuning.freeze_startup_objects()
     started, cpu = time.perf_counter(), time.process_time()
     progress = await rebuild.run(await span(log))
@@ -86,6 +88,7 @@ async def restore(url: str, prefix: str, target: str) -> dict[str, Any]:
     """From the changes into an empty store."""
     from tidings.observability import gc_tuning
     from tidings.storage.factory import open_store
+    from tidings.storage.sqlite.interpreter import switch_interval
     from tidings.streams.log.factory import open_log
     from tidings.streams.replay.from_changes import Restoration
     from tidings.streams.replay.rebuild import Progress
@@ -94,6 +97,7 @@ async def restore(url: str, prefix: str, target: str) -> dict[str, Any]:
     store = await open_store(target)
     progress = Progress()
     restoration = Restoration(log, store, await log.identity(), progress)
+    switch_interval.allowed = True  # as the command does
     gc_tuning.freeze_startup_objects()
     started, cpu = time.perf_counter(), time.process_time()
     await restoration.run("nobody")

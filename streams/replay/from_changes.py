@@ -80,6 +80,8 @@ class Restoration:
         self._highest: dict[int, tuple[int, Write]] = {}
         """Per partition the highest offset that the store's records came of, and the newest record of that prediction."""
         self._writing: asyncio.Task[None] | None = None
+        self._refused: dict[str, int] = {}
+        """Predictions whose last write the store has refused, and the version that stands."""
 
     async def run(self, group: str) -> dict[int, int]:
         """Read the changes up to their end as of now, and write; returns per partition where the events go on.
@@ -142,7 +144,6 @@ class Restoration:
     async def _flush(self) -> None:
         """Write what has gathered; that goes on while more is read."""
         pending, self._pending, self._size = self._pending, {}, 0
-        await self._written()
         versions = self._versions
         writes: list[tuple[Write, Position | None]] = []
         for _, record in pending.values():
@@ -158,8 +159,17 @@ class Restoration:
                     versions[change.prediction_id] = change.version
             except (msgspec.DecodeError, ValueError, KeyError):
                 self._progress.poison += 1
+        await self._written()  # what is written meanwhile takes as long as all this
+        if self._refused:
+            writes = [(self._behind_refused(write), at) for write, at in writes]
+            self._refused.clear()
         self._writing = asyncio.create_task(self._put(writes))
         await asyncio.sleep(0)  # lets it begin
+
+    def _behind_refused(self, write: Write) -> Write:
+        """With the version that really stands, if the store has refused the one before."""
+        standing = self._refused.get(write.record.prediction_id)
+        return write if standing is None else replace(write, expected=standing)
 
     def _write(self, change: Change, announced_at: int, expected: int) -> Write:
         if change.deleted:
@@ -215,7 +225,9 @@ class Restoration:
                 raise taken(prediction_id)
             if isinstance(outcome, WriteRefused):
                 self._progress.rejected += 1
-                self._versions[prediction_id] = write.expected
+                self._refused[prediction_id] = write.expected
+                if self._versions[prediction_id] == write.record.version:
+                    self._versions[prediction_id] = write.expected
                 continue
             accepted[prediction_id] = write
             if not write.expected:

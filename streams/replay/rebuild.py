@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from tidings.storage.errors import StorageError
 from tidings.storage.memory import MemoryStore
-from tidings.storage.store import Conflict, PredictionStore, Query, Stored, WriteRefused
+from tidings.storage.store import Conflict, PredictionStore, Query, Stored, Write, WriteRefused
 from tidings.streams.log.protocol import CHANGES, EVENTS, Log, Record, Since
 from tidings.streams.log.read_until_end import read_by_time
 from tidings.streams.processing.batch import BatchEntry, BatchInFlight
@@ -162,6 +162,10 @@ class Rebuild:
         self._only = only
         self.notice = notice
         self._writing: asyncio.Task[None] | None = None
+        self._coming: dict[str, Stored] = {}
+        """What the store has once the write under way has ended."""
+        self._refused: set[str] = set()
+        """Predictions of which it has something else, because it refused that."""
         self.progress = Progress()
         self.unjudged: dict[str, str] = dict(self._letters.unreadable)
         """Per prediction, or `ANYBODY`, what of it cannot be judged here, and why."""
@@ -278,15 +282,29 @@ class Rebuild:
         return kept
 
     async def _apply(self, records: list[Record]) -> None:
-        """Fold a batch; its write goes on while the next one is read and translated (a store works beside us)."""
+        """Fold a batch; its write goes on while the next one is read, translated and judged (a store works beside us).
+
+        Nobody else writes, so what is being written is known here before the store has it.
+        """
         batch = BatchInFlight(records, self._providers, self._only)
         if self._limits is not None:
             _cut(batch, self._limits)
         self._note_unjudged(batch)
-        await self._written()
-        loaded = await self._store.load(list(batch.entries))
+        entries, coming = batch.entries, self._coming
+        loaded = await self._store.load([i for i in entries if i not in coming])
+        loaded |= {i: coming[i] for i in entries.keys() & coming.keys()}
         batch.reduce(loaded, self._policy)
-        self._writing = asyncio.create_task(self._write(batch, len(records)))
+        await self._written()
+        if self._refused:  # some of it was not what came to stand
+            again = list(entries.keys() & self._refused)
+            fresh = await self._store.load(again)
+            for prediction_id in again:
+                entries[prediction_id].reduce(fresh.get(prediction_id), self._policy)
+            self._refused.clear()
+        changed = [entry for entry in entries.values() if entry.changed]
+        writes = [entry.write(self._expiry) for entry in changed]
+        self._coming = {write.record.prediction_id: write.stored for write in writes}
+        self._writing = asyncio.create_task(self._write(batch, len(records), changed, writes))
         await asyncio.sleep(0)  # lets it begin
 
     def _note_unjudged(self, batch: BatchInFlight) -> None:
@@ -302,10 +320,15 @@ class Rebuild:
         if writing is not None:
             await writing
 
-    async def _write(self, batch: BatchInFlight, count: int) -> None:
-        changed = [entry for entry in batch.entries.values() if entry.changed]
+    async def _write(
+        self,
+        batch: BatchInFlight,
+        count: int,
+        changed: Sequence[BatchEntry],
+        writes: Sequence[Write],
+    ) -> None:
         if changed:
-            await self._put(changed)
+            await self._put(changed, writes)
         progress = self.progress
         progress.read += count
         progress.poison += len(batch.poison)
@@ -322,15 +345,16 @@ class Rebuild:
             progress.stale += reduction.stale
             progress.rejected += len(reduction.rejected)
 
-    async def _put(self, entries: Sequence[BatchEntry]) -> None:
+    async def _put(self, entries: Sequence[BatchEntry], writes: Sequence[Write]) -> None:
         """Write; what the store refuses is written by event, as the processor does, and counted here."""
-        outcomes = await self._store.write([entry.write(self._expiry) for entry in entries])
+        outcomes = await self._store.write(writes)
         for entry, outcome in zip(entries, outcomes, strict=True):
             if isinstance(outcome, Conflict):
                 raise taken(entry.events[0][0].prediction_id)
             if not isinstance(outcome, WriteRefused):
                 continue
             entry.reduction = None
+            self._refused.add(entry.events[0][0].prediction_id)
             if len(entry.events) == 1:
                 self.progress.rejected += 1
                 continue
@@ -339,7 +363,7 @@ class Rebuild:
 
     async def _put_changed(self, entry: BatchEntry) -> None:
         if entry.changed:
-            await self._put([entry])
+            await self._put([entry], [entry.write(self._expiry)])
 
 
 async def check_filled(log: Log, store: PredictionStore) -> None:

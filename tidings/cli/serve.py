@@ -72,14 +72,12 @@ def run(arguments: Namespace) -> None:
     from tidings.observability import logging as service_logging
     from tidings.runtime import limits, service
     from tidings.runtime.resources import data_open_to_others, unshared_store
-    from tidings.storage.sqlite.interpreter import switch_interval
 
     settings = with_webhook_key(settings)
     output.hide([settings.webhook_key or ""])
     own = {} if arguments.worker is None else {"worker": arguments.worker, "pid": os.getpid()}
     service_logging.configure(redactor=output.redactor(), always=own)
     limits.raise_open_files()
-    switch_interval.allowed = True
     if (doubt := unshared_store(settings)) is not None and settings.parent is None:
         logger.warning("store.unshared", warning=doubt)
     for place in data_open_to_others(settings) if settings.parent is None else ():

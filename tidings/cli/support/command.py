@@ -134,9 +134,13 @@ def parse_time(flag: str, text: str | None) -> int | None:
 def run_loop(main: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine on uvloop if there is one.
 
-    What is logged goes to standard error, never among the output.
+    What is logged goes to standard error, never among the output. The process is ours, so threads that write to SQLite
+    may ask for the interpreter's lock more often: without that a replay waited 5 ms for it after each statement.
     """
+    from tidings.storage.sqlite.interpreter import switch_interval
+
     _log_quietly()
+    switch_interval.allowed = True
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         return runner.run(main)
 

@@ -72,8 +72,10 @@ async def _fill(
     since: "Since | int",
     until: int | None,
 ) -> int:
+    from tidings.observability import gc_tuning
     from tidings.streams.replay.judgement import read_letters
 
+    gc_tuning.freeze_startup_objects()
     stopped = asyncio.Event()
     whole = since == "beginning" and until is None and arguments.only is None
     letters = await read_letters(log)

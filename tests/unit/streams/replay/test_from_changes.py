@@ -1,5 +1,6 @@
 """Filling a store from the changes topic: the bytes of the running store, whatever came after the last commit."""
 
+import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -172,6 +173,31 @@ async def test_what_the_target_refuses_is_left_out() -> None:
     assert (rebuild.progress.restored, rebuild.progress.rejected) == (1, 1)
     assert set(await everything(live)) == {"p1"}
     assert await live.positions() == {0: 1}
+
+
+async def test_what_follows_a_refused_record_expects_what_stands(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A version that was read while the one before it was written, and refused, is no conflict."""
+
+    class Slow(Fussy):
+        """Writes while the next is read."""
+
+        async def write(self, writes: Sequence[Write]) -> list[Outcome]:
+            for _ in range(20):
+                await asyncio.sleep(0)
+            return await super().write(writes)
+
+    monkeypatch.setattr(memory_log, "_BATCH", 1)
+    monkeypatch.setattr(restore, "BATCH", 1)
+    log, live = MemoryLog(), Slow()
+    async with pipeline(log, MemoryStore()) as running:
+        for event in ({"status": "starting"}, {"output": ["forbidden"]}, {"output": ["fine"]}):
+            await running.send(event)
+            await running.settled()
+    rebuild = await filled(log, live)
+    assert (rebuild.progress.restored, rebuild.progress.rejected) == (1, 1)
+    assert (await live.load(["p1"]))["p1"].version == 3
 
 
 async def test_events_of_one_prediction_in_two_partitions_are_restored(

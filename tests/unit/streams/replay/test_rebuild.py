@@ -44,8 +44,15 @@ async def test_a_rebuilt_store_has_the_same_bytes(log: Log, tmp_path: Path) -> N
         await store.close()
 
 
-async def test_what_a_store_refuses_is_left_out_event_by_event(log: Log) -> None:
-    """Of a prediction that the store will not take as a whole the rest of its events stand, as with the processor."""
+@pytest.mark.parametrize("batch", [replay.BATCH, 1])
+async def test_what_a_store_refuses_is_left_out_event_by_event(
+    log: Log, batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a prediction that the store will not take as a whole the rest of its events stand, as with the processor.
+
+    Those in the next batch too, which was judged while the one before it was written.
+    """
+    monkeypatch.setattr(replay, "BATCH", batch)
     live, store = Fussy(), Fussy()
     async with pipeline(log, live) as running:
         await running.send(
