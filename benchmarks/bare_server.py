@@ -4,7 +4,6 @@ For benchmarks, beside the gateway. It checks no token, keeps no subscription, a
 """
 
 import asyncio
-import gc
 import json
 import sys
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import uvloop
 
 from benchmarks.push_server import cpu, rss
+from tidings.observability.gc_tuning import freeze_startup_objects
 
 ANSWER = (
     b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -54,7 +54,7 @@ async def serve() -> None:
     """Say the port, then answer each line with where things stand."""
     loop = asyncio.get_running_loop()
     server = await loop.create_server(Session, "127.0.0.1", 0, backlog=4096)
-    gc.freeze()
+    freeze_startup_objects()
     sweeping = loop.create_task(sweep())
     lines = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)

@@ -1,18 +1,22 @@
-"""Sessions beside a bare protocol: memory of an idle one, CPU of opening one with token, subscription and snapshot, of
+"""Sessions beside a bare protocol: CPU of opening one, with and without token and snapshot, memory of an idle one, CPU of
 keeping it with pings, and of a change that nobody watches.
 
 python -m benchmarks.bench_sessions [SESSIONS] [SECONDS]
 
-The bare protocol answers the handshake and pings, and does nothing else: no token, no subscription, no snapshot. Of a
-change that nobody watches the bare form looks its key up. SECONDS is how long each of two idle phases lasts.
+The bare protocol answers the handshake and pings, and does nothing else: no token, no subscription, no snapshot. The three
+take turns, a tenth of the sessions each; the ratio is the median of those of each turn. Of a change that nobody watches the
+bare form looks its key up. SECONDS is how long each of two idle phases lasts.
 """
 
 import asyncio
 import sys
 import time
+from functools import partial
+from statistics import median
 
 import jwt
 import uvloop
+from msgspec import Struct
 
 from benchmarks.push_clients import Counter, Server, connect
 
@@ -20,80 +24,94 @@ SECRET = "a secret of the benchmark, thirty-two bytes long"
 FIRST = 100
 """Sessions that pay for what is made once: spare cores, imports, the allocator's arenas."""
 UNWATCHED = 50_000
+TURNS = 10
 
 
-def own(number: int) -> bytes:
-    return b'{"type":"subscribe","ref":1,"predictions":["own-%06d"]}' % number
+def own(number: int, more: bytes = b"") -> bytes:
+    return b'{"type":"subscribe","ref":1,"predictions":["own-%06d"]%b}' % (number, more)
 
 
-async def opened(
-    server: Server, port: int, count: int, tokens: list[str]
-) -> tuple[float, float, float]:
-    """Open so many sessions; µs of CPU and bytes of each, and the seconds that it took."""
-    counter = Counter()
-    await connect(port, FIRST, counter, own, tokens[:FIRST])
-    before = await server("measure")
-    begun = time.perf_counter()
-    await connect(port, count - FIRST, counter, lambda number: own(number + FIRST), tokens[FIRST:])
-    elapsed = time.perf_counter() - begun
-    after = await server("measure")
-    made = after["sessions"] - before["sessions"]
-    return (
-        (after["cpu"] - before["cpu"]) / made * 1e6,
-        (after["rss"] - before["rss"]) / made,
-        elapsed,
-    )
+class Opened(Struct):
+    """A server with sessions, and what they took."""
+
+    server: Server
+    port: int
+    tokens: list[str]
+    more: bytes = b""
+    """What its subscriptions say further."""
+    count: int = 0
+    cpu: list[float] = []
+    """Microseconds of one, in each turn."""
+    rss: float = 0.0
+    """Bytes of all."""
+
+    async def open(self, count: int, counted: bool = True) -> None:
+        """Open so many more."""
+        first, self.count = self.count, self.count + count
+        before = await self.server("measure")
+        tokens = self.tokens[first : self.count]
+        message = partial(self._message, first)
+        await connect(self.port, count, Counter(), message, tokens)
+        after = await self.server("measure")
+        if counted:
+            self.cpu.append((after["cpu"] - before["cpu"]) / count * 1e6)
+            self.rss += after["rss"] - before["rss"]
+
+    def _message(self, first: int, number: int) -> bytes:
+        return own(first + number, self.more)
+
+
+def line(name: str, ours: float, bare: float, ratio: float | None = None) -> None:
+    ratio = ours / bare if ratio is None else ratio
+    print(f"| {name} | {ours:,.2f} | {bare:,.2f} | {ratio:.2f} |")
 
 
 async def main() -> None:
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 10_000
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else 5_000
     idle = float(sys.argv[2]) if len(sys.argv) > 2 else 25.0
     now = int(time.time())
     tokens = [
         jwt.encode({"sub": "someone", "exp": now + 3600, "jti": str(number)}, SECRET)
-        for number in range(count)
+        for number in range(count + FIRST)
     ]
-    server, bare = Server(SECRET), Server(program="bare_server")
+    server, open_server, bare_server = Server(SECRET), Server(), Server(program="bare_server")
     try:
-        port = (await server("start", count=count))["port"]
-        ours_cpu, ours_rss, ours_time = await opened(server, port, count, tokens)
-        bare_cpu, bare_rss, bare_time = await opened(
-            bare, (await bare("measure"))["port"], count, []
-        )
-        before, bare_before = await server("measure"), await bare("measure")
+        full = Opened(server, (await server("start", count=count + FIRST))["port"], tokens)
+        port = (await open_server("start"))["port"]
+        plain = Opened(open_server, port, [], b',"snapshot":false')
+        bare = Opened(bare_server, (await bare_server("measure"))["port"], [])
+        for one in (full, plain, bare):
+            await one.open(FIRST, counted=False)
+        for turn in range(TURNS):
+            for one in (full, bare, plain) if turn % 2 else (plain, bare, full):
+                await one.open(count // TURNS)
+        before = [await one.server("measure") for one in (plain, bare)]
         await asyncio.sleep(idle)
-        after, bare_after = await server("measure"), await bare("measure")
+        after = [await one.server("measure") for one in (plain, bare)]
         await server("watch_stalls")
-        await asyncio.sleep(idle)
+        await asyncio.sleep(idle / 4)
         watched = await server("measure")
         unwatched = await server("unwatched", count=UNWATCHED)
     finally:
-        server.close()
-        bare.close()
-    rows = (
-        ("CPU to open one, µs", ours_cpu, bare_cpu),
-        ("seconds to open all", ours_time, bare_time),
-        ("RSS of an idle one, bytes", ours_rss, bare_rss),
-        (
-            "CPU idle, with pings, % of a core",
-            (after["cpu"] - before["cpu"]) / idle * 100,
-            (bare_after["cpu"] - bare_before["cpu"]) / idle * 100,
-        ),
-        (
-            "a change that nobody watches, µs",
-            unwatched["cpu"] / UNWATCHED * 1e6,
-            unwatched["bare"] / UNWATCHED * 1e6,
-        ),
+        for process in (server, open_server, bare_server):
+            process.close()
+    print(f"| {count:,} sessions | ours | bare | ratio |\n|---|---|---|---|")
+    for name, ours in (("without token and snapshot", plain), ("with both", full)):
+        ratio = median(a / b for a, b in zip(ours.cpu, bare.cpu, strict=True))
+        line(f"CPU to open one, {name}, µs", median(ours.cpu), median(bare.cpu), ratio)
+    line("RSS of an idle one, bytes", full.rss / count, bare.rss / count)
+    pings = [
+        (later["cpu"] - sooner["cpu"]) / idle * 100
+        for sooner, later in zip(before, after, strict=True)
+    ]
+    line("CPU idle, with pings, % of a core", *pings)
+    line(
+        "a change that nobody watches, µs",
+        unwatched["cpu"] / UNWATCHED * 1e6,
+        unwatched["bare"] / UNWATCHED * 1e6,
     )
-    print(f"{f'{count:,} sessions':36}{'ours':>10}{'bare':>10}{'ratio':>8}")
-    for name, ours, least in rows:
-        print(
-            f"{name:36}{ours:10,.2f}{least:10,.2f}{ours / least:8.2f}"
-            if least
-            else f"{name:36}{ours:10,.2f}"
-        )
-    print(f"{'worst stall of the idle loop, ms':36}{watched['stall'] * 1e3:10.1f}")
-    print(f"{'still open':36}{watched['sessions']:10,}")
+    print(f"\nworst stall of the idle loop {watched['stall'] * 1e3:.1f} ms")
+    print(f"still open {watched['sessions']:,}")
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ from tidings.gateway.push.session_registry import SessionRegistry
 from tidings.gateway.push.text_hub import TextHub
 from tidings.gateway.websocket.connection import WebSocketConnection
 from tidings.gateway.websocket.listener import Listener
+from tidings.observability.gc_tuning import freeze_startup_objects
 from tidings.storage.memory import MemoryStore
 from tidings.storage.prediction import Prediction, Status, encode
 from tidings.storage.store import Write
@@ -117,8 +118,7 @@ class Bench:
         await self.reader.start()
         await self.reader.ready()
         port = await self.listener.start()
-        gc.collect()
-        gc.freeze()
+        freeze_startup_objects()  # as the service does
         return {"port": port}
 
     async def start_text(self) -> dict[str, Any]:

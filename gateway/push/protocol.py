@@ -112,8 +112,14 @@ def parse_subscriptions(data: bytes) -> list[Subscribe]:
 
 
 def _check_names_one(message: Subscribe | Unsubscribe) -> None:
-    named = (message.predictions, message.owner, message.tag, message.model, message.all or None)
-    if sum(name is not None for name in named) != 1:
+    named = (
+        (message.predictions is not None)
+        + (message.owner is not None)
+        + (message.tag is not None)
+        + (message.model is not None)
+        + message.all
+    )
+    if named != 1:
         raise Malformed("name exactly one of predictions, owner, tag, model, all")
 
 
@@ -199,6 +205,8 @@ def unknown_message(prediction_id: str) -> bytes:
 
 def synced_message(ref: Ref, more: bool) -> bytes:
     """All snapshots of a subscription have been sent; `more`: its limit left some out."""
+    if type(ref) is int and not more:  # nearly all of them: put together in a tenth of the time
+        return b'{"type":"synced","ref":%d,"more":false}' % ref
     return _encode(
         {"type": "synced", "ref": ref, "more": more}
         if ref is not None
@@ -219,6 +227,8 @@ def welcome_message(session: str, heartbeat: int, *, anonymous: bool = False) ->
 
 def subscribed_message(ref: Ref) -> bytes:
     """The subscription stands; snapshots follow."""
+    if type(ref) is int:
+        return b'{"type":"subscribed","ref":%d}' % ref
     return _encode({"type": "subscribed", **_ref(ref)})
 
 

@@ -8,6 +8,7 @@ import asyncio
 import math
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from time import monotonic
 
 from tidings.gateway.auth.permissions import NOBODY, OPEN, Authenticator, Permissions, TokenRefused
 from tidings.gateway.auth.quotas import OwnerQuotas, SessionLimits
@@ -230,7 +231,7 @@ class Session(CountedSubscriptions):
 
     def spend(self, cost: int) -> bool:
         """See `CountedSubscriptions.overspends`."""
-        return self.overspends(cost, asyncio.get_running_loop().time())
+        return self._usage is not None and self.overspends(cost, monotonic())
 
     def _set_expiry(self, permissions: Permissions) -> None:
         self.expires_at = math.inf if permissions.expires_at is None else permissions.expires_at

@@ -1,71 +1,34 @@
 """A WebSocket connection that costs little: an `asyncio.Protocol` without task, queue or timer.
 
-Incoming frames are read by the sans-I/O parser of the `websockets` library. One is needed only
-while a frame or a fragmented message is incomplete, so connections between frames share a few; what
-goes out are frames built beforehand.
+How incoming frames are read is said in `frames`; what goes out are frames built beforehand.
 """
 
 import asyncio
-import logging
 from collections.abc import Callable
 from time import monotonic
 from typing import cast
 
 from websockets.frames import Close as CloseFrame
 from websockets.frames import Frame, Opcode
-from websockets.protocol import SERVER
 from websockets.protocol import Protocol as FrameParser
 
 from tidings.gateway.auth.permissions import Permissions
 from tidings.gateway.push.protocol import Close
 from tidings.gateway.push.session import Session
 from tidings.gateway.push.session_registry import SessionRegistry
+from tidings.gateway.websocket.frames import (
+    FEED_BYTES,
+    ParserPool,
+    between_frames,
+    forget,
+    whole_text,
+)
 from tidings.gateway.websocket.read_probe import ReadProbe
-
-FEED_BYTES = 4096
-"""Bytes parsed at once: at most 700 frames, so a flood of tiny ones is noticed within 10 ms."""
-
-SPARE_PARSERS = 16
 
 PING = b"\x89\x00"
 
 EMPTY_PONG = b"\x8a\x80"
 """How the usual answer to `PING` begins: four bytes of mask follow, and nothing else."""
-
-logger = logging.getLogger("tidings.websocket")
-
-
-class ParserPool:
-    """Parsers of incoming frames; between frames one holds nothing of a connection."""
-
-    def __init__(self, max_size: int) -> None:
-        self._max_size = max_size
-        self._spare: list[FrameParser] = []
-
-    def take(self) -> FrameParser:
-        """A parser that has read nothing yet."""
-        return (
-            self._spare.pop()
-            if self._spare
-            else FrameParser(SERVER, max_size=self._max_size, logger=logger)
-        )
-
-    def give_back(self, parser: FrameParser) -> None:
-        """Keep a parser that is `between_frames` for another connection."""
-        if len(self._spare) < SPARE_PARSERS:
-            self._spare.append(parser)
-
-
-def forget(parser: FrameParser) -> None:
-    """Release a parser whose connection is gone: its generator, or its error, refers to itself."""
-    parser.parser.close()
-    parser.parser_exc = None
-
-
-def between_frames(parser: FrameParser) -> bool:
-    """Whether it holds no part of a frame or message: its generator waits for a next frame."""
-    waiting = getattr(parser.parser, "gi_yieldfrom", None)
-    return parser.current_size is None and waiting is not None and waiting.__name__ == "at_eof"
 
 
 class WebSocketConnection(asyncio.Protocol):
@@ -183,6 +146,8 @@ class WebSocketConnection(asyncio.Protocol):
                 self._has_read(self._probe)
         elif self._holds or self._backlog:
             self._backlog += data
+        elif self._parser is None and (message := whole_text(data)) is not None:
+            self._take_whole(message)
         else:
             self._feed(data)
 
@@ -237,6 +202,16 @@ class WebSocketConnection(asyncio.Protocol):
             self._parsers.give_back(parser)
         if corked:
             self.uncork()
+
+    def _take_whole(self, message: bytes) -> None:
+        """As `_feed`, of one frame that is whole."""
+        self.heard = True
+        corked = self.cork()
+        cost = self._message(message)
+        if self._closing_since is None:
+            self._spend(1 + cost)
+            if corked:
+                self.uncork()
 
     def _take(self, parser: FrameParser) -> None:
         spent = 0

@@ -17,7 +17,8 @@ from tidings.gateway.auth.permissions import Permissions
 from tidings.gateway.http.problems import Problem
 from tidings.gateway.push.session_registry import SessionRegistry
 from tidings.gateway.websocket import handshake
-from tidings.gateway.websocket.connection import ParserPool, WebSocketConnection
+from tidings.gateway.websocket.connection import WebSocketConnection
+from tidings.gateway.websocket.frames import ParserPool
 from tidings.gateway.websocket.handshake import HandshakeRefused, Refusal, RequestHead
 
 PATH = b"GET /api/ws"
