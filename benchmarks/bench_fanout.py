@@ -1,10 +1,12 @@
 """Fan-out: CPU per delivery of one paced change, and of bursts, beside a bare loop of writes in the same process.
 
-python -m benchmarks.bench_fanout [ROUNDS]
+Both take turns; the ratio is the median of those of each turn.
+
+    python -m benchmarks.bench_fanout [--rounds 7] [--only paced]
 """
 
+import argparse
 import statistics
-import sys
 from typing import Any
 
 import uvloop
@@ -61,16 +63,27 @@ async def shape(
         server.close()
 
 
-async def main() -> None:
-    repeats = int(sys.argv[1]) if len(sys.argv) > 1 else 5
+async def main(repeats: int, only: str) -> None:
     print(
-        f"{'shape':28}{'sessions':>9}{'ours µs':>9}{'bare µs':>9}{'ratio':>7}{'ours/s of CPU':>15}"
+        "| shape | sessions | x bare | ours us | bare us | ours/s of CPU |\n|---|---|---|---|---|---|"
     )
     for name, sessions, burst, rounds, every in SHAPES:
+        if only not in name:
+            continue
         found = await shape(sessions, burst, rounds, every, repeats)
+        ratio = statistics.median(
+            ours / bare for ours, bare in zip(found[False], found[True], strict=True)
+        )
         ours, bare = statistics.median(found[False]), statistics.median(found[True])
-        print(f"{name:28}{sessions:9,}{ours:9.3f}{bare:9.3f}{ours / bare:7.2f}{1e6 / ours:15,.0f}")
+        figures = f"{ratio:.2f} | {ours:.3f} | {bare:.3f} | {1e6 / ours:,.0f}"
+        print(f"| {name} | {sessions:,} | {figures} |", flush=True)
 
 
 if __name__ == "__main__":
-    uvloop.run(main())
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--only", default="", help="shapes whose name has this")
+    options = parser.parse_args()
+    uvloop.run(main(options.rounds, options.only))

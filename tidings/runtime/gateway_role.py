@@ -1,6 +1,7 @@
 """The gateway role: hub, sessions, changes reader and HTTP behind one listening socket."""
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -36,8 +37,12 @@ from tidings.runtime import limits
 from tidings.runtime.authentication import authenticator_of
 from tidings.runtime.notifier_role import address_book_of
 from tidings.runtime.resources import Resources
+from tidings.storage.errors import StorageError
 from tidings.storage.wrappers.cache import CachedStore
+from tidings.streams.changes.recovery import recovered
 from tidings.streams.lifecycle.follow_ups import FollowUps
+from tidings.streams.log.protocol import LogError
+from tidings.streams.processing.processor import GROUP
 from tidings.streams.rules.event import Archive
 from tidings.streams.support.tracing import Tracing
 
@@ -224,7 +229,16 @@ class GatewayRole:
             await self.texts.start()
             await self.reader.start()
             await self.reader.ready()
+            await self._store_recovered()
             yield
+
+    async def _store_recovered(self) -> None:
+        """Open only once a store that does not wait for the disk has what was announced of it."""
+        resources = self._resources
+        if self._settings.store.startswith("sqlite:"):
+            # What does not answer now is no reason not to open: readiness says what is down.
+            with contextlib.suppress(StorageError, LogError):
+                await recovered(resources.log, resources.store, GROUP)
 
     async def farewell(self) -> None:
         """Send every client away that waits for news, ahead of the end."""
