@@ -13,7 +13,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -54,14 +54,12 @@ def main() -> int:
     failed = []
     for name in names:
         print(f"== {name}", flush=True)
-        section = run(name, files[name], options)
-        if section is None:
+        measured = run(name, files[name], options)
+        if measured is None:
             failed.append(name)
             continue
-        sections[name] = section
-        RESULTS.write_text(
-            HEAD + "".join(f"\n{sections[key]}" for key in sorted(sections)), encoding="utf-8"
-        )
+        sections[name] = measured
+        write_sections(sections)
     if failed:
         print(f"did not end well: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
@@ -79,12 +77,25 @@ def run(name: str, file: Path, options: Sequence[str]) -> str | None:
             lines.append(line.rstrip())
     if process.returncode:
         return None
+    return section(name, "\n".join(lines), options, time.monotonic() - start)
+
+
+def section(name: str, printed: str, options: Sequence[str], seconds: float) -> str:
+    """What `RESULTS.md` says of a benchmark that printed this."""
+    file = FOLDER / f"bench_{name}.py"
     about = (ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or "").split("\n\n")[0]
-    table = "\n".join(lines).strip("\n")
+    table = printed.strip("\n")
+    command = " ".join(("python -m", f"benchmarks.bench_{name}", *options))
     return (
         f"## {name}\n\n{' '.join(about.split())}\n\n```\n{table}\n```\n\n"
-        f"`{' '.join(['python', *command[1:]])}`, {time.monotonic() - start:.0f} s, {datetime.now(UTC):%Y-%m-%d}; {machine()}\n"
+        f"`{command}`, {seconds:.0f} s, {datetime.now(UTC):%Y-%m-%d}; {machine()}\n"
     )
+
+
+def write_sections(sections: Mapping[str, str]) -> None:
+    """Put them into `RESULTS.md`, by name."""
+    whole = HEAD + "".join(f"\n{sections[key]}" for key in sorted(sections))
+    RESULTS.write_text(whole, encoding="utf-8")
 
 
 def read_sections() -> dict[str, str]:

@@ -65,7 +65,7 @@ async def shape(
 
 async def main(repeats: int, only: str) -> None:
     print(
-        "| shape | sessions | x bare | ours us | bare us | ours/s of CPU |\n|---|---|---|---|---|---|"
+        "| shape | sessions | x bare | ours µs | bare µs | ours/s of CPU |\n|---|---|---|---|---|---|"
     )
     for name, sessions, burst, rounds, every in SHAPES:
         if only not in name:
