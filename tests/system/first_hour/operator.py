@@ -41,6 +41,29 @@ async def operator(hour: Hour) -> None:
         with hour.step("ask the doctor again, beside the running service"):
             port = {"TIDINGS_PORT": str(service.port)}
             assert (await run_command(folder, commands["doctor",], **port)).code == 0
+        with hour.step("take out and erase what somebody owns: looked at first, then with --yes"):
+            about = ["report", "p9", "--status", "succeeded", "--owner", "user-4711"]
+            assert (await run_command(folder, about, **port)).code == 0
+            (export, erase) = (
+                lines_of(block(document, "sh", having))[0]
+                for document, having in (
+                    ("docs/howto/operations.md", "tidings export --owner"),
+                    ("docs/reference/commands.md", "tidings erase --owner"),
+                )
+            )
+
+            async def taken_out() -> bool:
+                (folder / export[-1]).unlink(missing_ok=True)
+                done = await run_command(folder, export, **port)
+                return done.code == 0 and "p9" in (folder / export[-1]).read_text()
+
+            await eventually(taken_out)
+            assert (await run_command(folder, erase)).code == 0  # --dry-run
+            assert erase[-1] == "--dry-run"
+            refused = await run_command(folder, erase[:-1])
+            assert (refused.code, "--yes" in refused.err) == (2, True), refused.err
+            done = await run_command(folder, [*erase[:-1], "--yes"])
+            assert done.code == 0, done.err
         with hour.step("back up while it runs"):
             assert (await run_command(folder, ["backup", "monday.tar"])).code == 0
     finally:
@@ -48,7 +71,10 @@ async def operator(hour: Hour) -> None:
     with hour.step("restore elsewhere, and compare"):
         new = folder / "restored"
         new.mkdir()
-        done = await run_command(new, ["restore", "../monday.tar", "--yes"])
+        (restore, *_) = lines_of(block("docs/howto/deploying.md", "sh", "tidings restore"))
+        asks = await run_command(new, ["restore", "../monday.tar"])
+        assert (asks.code, "--yes" in asks.err) == (2, True), asks.err
+        done = await run_command(new, ["restore", "../monday.tar", *restore[2:]])
         assert done.code == 0, done.err
         assert (await run_command(new, commands["replay", "--verify"])).code == 0
 

@@ -85,6 +85,16 @@ async def run_python(folder: Path, code: str, address: str) -> str:
     return out.decode()
 
 
+async def shell(folder: Path, code: str) -> str:
+    """Run a line in bash; gives what it printed."""
+    process = await asyncio.create_subprocess_exec(
+        *("bash", "-c", code), cwd=folder, env=environment({}), stdout=asyncio.subprocess.PIPE
+    )
+    out, _ = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == 0, code
+    return out.decode()
+
+
 async def run_command(folder: Path, words: list[str], **settings: str) -> Ended:
     """Run a `tidings` command as it stands in a document."""
     return await tidings(folder, *words, settings=settings)
