@@ -222,6 +222,8 @@ class Mutations:
         stored = await self._records.find(prediction_id, fresh=True)
         draft = self._writer.draft(prediction_id, fields, now)
         if not self._would_apply(stored, draft.event):
+            if draft.event.waiting and stored.status is not None and stored.status.terminal:
+                raise invalid_transition(stored.status, "waiting")
             return self._answer(permissions, prediction_id, stored, HTTPStatus.OK)
         change = await self._writer.write(request, draft)
         if change is None:

@@ -43,6 +43,8 @@ EVERYONE = 45.0
 """Seconds within which every client must have come back: their own waits grow with the length of an outage."""
 LOOK = 1.5
 """Seconds into a fault at which the processes are asked whether they are ready; those that say no are shown."""
+SILENCE = 60.0
+"""Seconds without news after which a prediction is looked up."""
 READY = 20.0
 """Seconds after a fault within which every process must say that it is ready."""
 
@@ -101,7 +103,13 @@ class Suite:
             self.load.stop()
             await asyncio.wait_for(sending, 300)
             await Settlement(
-                self.cluster, self._log, self.ledger, self.watchers, self.report, self.load.life
+                self.cluster,
+                self._log,
+                self.ledger,
+                self.watchers,
+                self.report,
+                self.load.life,
+                self._plan.slack,
             ).run()
         finally:
             for task in [*watching, sending]:
@@ -275,7 +283,9 @@ class Suite:
 
 async def run(folder: Path, plan: Plan, say: Say) -> Report:
     """Start a cluster, harm it as planned, and report."""
-    async with linked(folder) as cluster:
+    # The provider does not know what the load reports of, and says so once it is asked about what is silent.
+    patient = {"TIDINGS_RECONCILE_AFTER": str(SILENCE * plan.slack)}
+    async with linked(folder, patient) as cluster:
         log = await open_log(f"kafka://{cluster.broker.bootstrap}", partitions=PARTITIONS)
         try:
             return await Suite(cluster, log, plan, say).run()

@@ -10,7 +10,7 @@ import stat
 import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from signal import SIGCONT, SIGSTOP
@@ -350,8 +350,10 @@ def _listeners(links: dict[str, tuple[int, int]]) -> tuple[str, int]:
 
 
 @asynccontextmanager
-async def linked(folder: Path) -> AsyncIterator[LinkedCluster]:
-    """A running cluster whose parts can be harmed, ended when the block ends."""
+async def linked(
+    folder: Path, settings: Mapping[str, str] | None = None
+) -> AsyncIterator[LinkedCluster]:
+    """A running cluster whose parts can be harmed, ended when the block ends; `settings` go before the compose file's."""
     with ExitStack() as mounts:
         disks: dict[str, Disk] = {}
         untested = []
@@ -390,6 +392,8 @@ async def linked(folder: Path) -> AsyncIterator[LinkedCluster]:
             broker = Broker(_own(places["broker"] / "broker"), port, properties)
             one = LinkedCluster(folder, disks, broker, Postgres(_open(places["postgres"])))
             one.untested += untested
+            for process in one.processes.values():
+                process.settings |= settings or {}
             one.links |= {("broker", name): proxy for name, proxy in proxies.items()}
             stack.push_async_callback(one.close)
             await one.lead(ports)

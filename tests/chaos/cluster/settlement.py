@@ -23,8 +23,8 @@ from tidings.client.client import Client
 from tidings.storage.prediction import Prediction
 from tidings.streams.log.protocol import DEAD_LETTERS, Log, Record
 
-WITHIN = 60.0
-"""Seconds for everything to come to rest."""
+WITHIN = 90.0
+"""Seconds for everything to come to rest: after the last silence it is looked up."""
 PAGE = 1000
 
 
@@ -38,6 +38,7 @@ class Settlement:
         watchers: Still watching.
         report: Gets what is counted here.
         life: Groups and questions.
+        slack: What the time limit is multiplied by.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Settlement:
         watchers: Sequence[Watcher],
         report: Report,
         life: Life,
+        slack: float = 1.0,
     ) -> None:
         self._cluster = cluster
         self._log = log
@@ -55,6 +57,7 @@ class Settlement:
         self._watchers = watchers
         self._report = report
         self._life = life
+        self._within = WITHIN * max(1.0, slack)
 
     async def run(self) -> None:
         """All of it."""
@@ -80,7 +83,7 @@ class Settlement:
                 )
 
             with contextlib.suppress(AssertionError):
-                await eventually(rested, WITHIN)
+                await eventually(rested, self._within)
             found = await _records(client)
         self._sent_is_there(found)
         self._life.check(found)

@@ -11,7 +11,9 @@ import pytest
 from tests.support.conditions import eventually
 from tests.support.providers.faulty_stand_in import FaultyStandIn
 from tests.support.providers.work import at_work
+from tidings.storage.prediction import Prediction, Status
 from tidings.streams.log.protocol import DEAD_LETTERS, EVENTS, NewRecord
+from tidings.streams.log.read_until_end import read_until_end
 from tidings.streams.submission.reconcile_policy import Timeouts
 
 PATIENT = Timeouts(silence=600_000, unsubmitted=200, unanswered=200, cancel=100)
@@ -95,6 +97,54 @@ async def test_a_deadline_is_moved(tmp_path: Path, stand_in: FaultyStandIn) -> N
         assert record["transitions"][-1]["at"] == later
         past = await work.client.patch(path, json={"deadline": 1_764_000_000_000})
         assert past.status_code == 422
+
+
+@pytest.mark.long
+async def test_ten_thousand_pass_in_one_second(tmp_path: Path, stand_in: FaultyStandIn) -> None:
+    """Among 100,000 that wait each fails at its own deadline, none early by the log's clock and none missed."""
+    async with at_work(tmp_path, stand_in, timeouts=PATIENT) as work:
+        log = work.service.resources.log
+        far = int(time.time() * 1000) + 3_600_000
+        for start in range(0, 100_000, 5_000):
+            waiting = (f"w{number}" for number in range(start, start + 5_000))
+            await log.append(EVENTS, [expecting(name, far) for name in waiting])
+        provider_work = work.service.provider_work
+        assert provider_work is not None
+        deadlines = provider_work.deadlines
+        assert deadlines is not None
+        await eventually(lambda: len(deadlines) == 100_000, 120)
+        first = int(time.time() * 1000) + 20_000
+        due = {f"d{number}": first + number // 10 for number in range(10_000)}
+        await log.append(EVENTS, [expecting(name, at) for name, at in due.items()])
+        await eventually(lambda: len(deadlines) == 110_000, 60)
+        known = first - int(time.time() * 1000)
+        store = work.service.resources.store
+
+        async def all_failed() -> bool:
+            found = await store.load(list(due))
+            return len(found) == len(due) and all(
+                one.status is Status.FAILED for one in found.values()
+            )
+
+        await eventually(all_failed, 60)
+        for name, stored in (await store.load(list(due))).items():
+            record = stored.standing()
+            assert isinstance(record, Prediction)
+            assert (record.error_code, record.transitions[-1].at) == ("deadline", due[name])
+        late = [
+            one.timestamp - due[(one.key or b"").decode()]
+            async for batch in read_until_end(log, EVENTS)
+            for one in batch
+            if b'"type":"deadline"' in (one.value or b"")
+        ]
+        assert min(late) >= 0
+        median = sorted(late)[len(late) // 2]
+        print(f"known {known} ms before; told {median} ms after, at most {max(late)} ms")  # noqa: T201
+
+
+def expecting(name: str, deadline: int) -> NewRecord:
+    said = {"predictionId": name, "status": "processing", "deadline": deadline}
+    return NewRecord(name.encode(), json.dumps(said).encode())
 
 
 async def test_a_late_success_is_kept_apart(tmp_path: Path, stand_in: FaultyStandIn) -> None:

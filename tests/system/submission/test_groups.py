@@ -1,5 +1,6 @@
 """Groups over real ports: made by one request, counted right, canceled, tried again and deleted as one."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ import pytest
 from tests.support.conditions import eventually
 from tests.support.providers.faulty_stand_in import FaultyStandIn
 from tests.support.providers.work import Work, an_order, at_work, creates
+from tidings.client.client import Client
+from tidings.storage.prediction import Prediction
 from tidings.streams.log.protocol import EVENTS, NewRecord
 
 QUICKLY = {"steps": 1, "duration": 0.05}
@@ -146,13 +149,28 @@ async def test_a_crash_right_after_the_groups_event(
     assert sorted(creates(stand_in).values()) == [1] * 5
 
 
+async def until_ended(client: Client, name: str) -> list[int]:
+    """The versions that a watcher is told of, to the end."""
+    versions = []
+    async with client.watch(name) as watch:
+        async for update in watch:
+            versions.append(update.version)
+            if isinstance(update, Prediction) and update.status.terminal:
+                break
+    return versions
+
+
 async def test_a_thousand_members_that_end_within_a_second(
     tmp_path: Path, stand_in: FaultyStandIn
 ) -> None:
-    """The count is right, whatever came together."""
-    async with at_work(tmp_path, stand_in, {"TIDINGS_REPLICATE_RATE": "1"}) as work:
+    """The count is right, whatever came together; who watches gets few states of it, and the last."""
+    async with (
+        at_work(tmp_path, stand_in, {"TIDINGS_REPLICATE_RATE": "1"}) as work,
+        Client(str(work.client.base_url)) as client,
+    ):
         made = await group(work, [{}] * 1000, group="many")
         assert len(made["memberStatus"]) == 1000
+        watching = asyncio.create_task(until_ended(client, "many"))
 
         async def there() -> bool:
             return (await work.client.get("/api/predictions/many.999")).status_code == 200
@@ -170,6 +188,10 @@ async def test_a_thousand_members_that_end_within_a_second(
         found = await work.becomes("many", "failed", "succeeded")
         letters = found["memberStatus"]
         assert {letter: letters.count(letter) for letter in "sfc"} == {"s": 334, "f": 333, "c": 333}
+        versions = await watching
+        assert versions == sorted(set(versions))
+        assert versions[-1] == found["version"] > 1000
+        assert len(versions) < 500
 
 
 @pytest.mark.parametrize(

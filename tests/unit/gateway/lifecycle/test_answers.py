@@ -126,6 +126,7 @@ async def test_an_answer_that_nobody_asked_for_is_refused() -> None:
         await client.patch(PATH, json={"status": "succeeded"})
         ended = await client.post(PATH + "/answer", json={"answer": 1})
         assert (ended.status_code, ended.json()["code"]) == (409, "not-waiting")
+        assert (await ask(client, "And now?")).status_code == 409
         record = (await client.get(PATH)).json()["data"]
         assert "waiting" not in record
         assert "answer" not in record
