@@ -110,8 +110,8 @@ class AnswerDelivery:
             and record.answered_at is not None
             and record.answer_taken_at is None
             and record.cancel_requested_at is None
-            and record.provider_id is not None
             and record.provider in self._apis
+            and _asked_by_provider(record)
         )
 
     async def run(self) -> None:
@@ -191,12 +191,13 @@ class AnswerDelivery:
         question = msgspec.json.decode(reply.question)
         if not isinstance(question, dict):
             question = {"text": question}
-        number = record.question_number
         await self._publisher.publish_event(
             record.prediction_id,
+            type="answerTaken",
+            questionNumber=record.question_number,
+            createdAt=record.created_at,
             waiting=True,
             question={**question, "refused": reason},
-            questionId=f"{record.question_id}:refused-{number}",
         )
         logger.warning("answer.unfit", prediction=record.prediction_id, reason=reason)
 
@@ -208,3 +209,8 @@ class AnswerDelivery:
         if found is None:
             raise Unreadable(f"{blob.hash} of {prediction_id} is not in the object storage")
         return found
+
+
+def _asked_by_provider(record: Prediction) -> bool:
+    """Whether the provider's job asked, and not somebody else about it: the question has the job's id."""
+    return record.provider_id is not None and record.question_id == record.provider_id

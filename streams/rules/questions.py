@@ -52,9 +52,13 @@ def ask(current: Prediction, event: Event, changes: dict[str, Any]) -> None:
             return
         if current.waiting and event.question == current.question:
             return
-    changes |= {
+    changes |= _asked(current, event.question, id_)
+
+
+def _asked(current: Prediction, question: Raw, id_: str | None) -> dict[str, Any]:
+    return {
         "waiting": True,
-        "question": event.question,
+        "question": question,
         "question_id": id_,
         "question_number": (current.question_number or 0) + 1,
         "answer": ABSENT,
@@ -99,7 +103,10 @@ def is_repeat(current: Prediction, event: Event) -> bool:
 def decide_answer_taken(
     current: Standing | None, event: Event, position: Place | None, log: str | None
 ) -> Decision:
-    """The provider has the answer; it may go on with it as another job of its own."""
+    """The provider has the answer; it may go on with it as another job of its own.
+
+    With `waiting` it has refused the answer: the question comes again under its id, with another number.
+    """
     if (
         not isinstance(current, Prediction)
         or current.status.terminal
@@ -110,6 +117,9 @@ def decide_answer_taken(
         or (event.created_at is not None and event.created_at != current.created_at)
     ):
         return STALE
+    if event.waiting:
+        asked = _asked(current, event.question or current.question, current.question_id)
+        return applied(current, asked, event, position, log)
     changes: dict[str, Any] = {"answer_taken_at": event.at}
     if event.provider_id is not None and event.provider_id != current.provider_id:
         changes |= {

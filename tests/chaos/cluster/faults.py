@@ -193,7 +193,8 @@ class Suite:
 
     async def _all_ready(self, fault: Fault) -> None:
         """Every process says in the end that it is ready."""
-        end = time.monotonic() + READY
+        limit = READY * self._plan.slack
+        end = time.monotonic() + limit
         while True:
             asked = await asyncio.gather(
                 *(self._obstacles(name) for name in self.cluster.processes)
@@ -207,7 +208,7 @@ class Suite:
                 return
             if time.monotonic() > end:
                 self.ledger.problem(
-                    Problem.PART, f"{fault}: still not ready after {READY:g} s: {left}"
+                    Problem.PART, f"{fault}: still not ready after {limit:g} s: {left}"
                 )
                 return
             await asyncio.sleep(0.2)

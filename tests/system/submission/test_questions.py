@@ -148,3 +148,20 @@ async def test_what_was_appended_before_asks_nothing(tmp_path: Path, gemini: Int
         record = await asking(work, gemini, b"1")
         assert "waiting" not in record
         assert "question" not in record
+
+
+async def test_somebody_elses_question_is_not_the_providers(
+    tmp_path: Path, gemini: Interactions
+) -> None:
+    """What one's own service asks about a job is answered to it; the provider hears nothing of it."""
+    gemini.stored["i1"]["status"] = "in_progress"
+    async with FaultyStandIn() as stand_in, at_work(tmp_path, stand_in, settings(gemini)) as work:
+        await asking(work, gemini)
+        asked = {"waiting": True, "question": "Go on?"}
+        assert (await work.client.patch("/api/predictions/p1", json=asked)).status_code == 200
+        assert await answer(work, "yes") == 200
+        delivery = work.service.provider_work and work.service.provider_work.answers
+        assert delivery is not None
+        await eventually(lambda: len(delivery) == 0, 20)
+        assert "answerTakenAt" not in await work.get("p1")
+    assert gemini.keys == []

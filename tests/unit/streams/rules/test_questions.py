@@ -125,6 +125,14 @@ def test_the_provider_has_the_answer_once() -> None:
     taken = event(type="answerTaken", question_number=1, provider_id="j2", at=T0 + 7)
     assert isinstance(judge(asked, taken, 9), Stale)
     answered = applied(asked, answer())
+    refused = event(
+        type="answerTaken", question_number=1, waiting=True, question=Raw(b'{"text":"Again"}')
+    )
+    again = applied(answered, refused, 10)
+    assert (again.waiting, again.question_number, again.question_id) == (True, 2, "q1")
+    assert (again.answer, again.answered_at) == (ABSENT, None)
+    assert isinstance(judge(again, question(question_id="q1"), 11), Stale)
+    assert isinstance(judge(again, refused, 11), Stale)
     gone_on = applied(answered, taken, 10)
     assert (gone_on.provider_id, gone_on.asked_as) == ("j2", "j1")
     assert gone_on.answer_taken_at == T0 + 7
