@@ -160,7 +160,8 @@ async def test_somebody_elses_question_is_not_the_providers(
         asked = {"waiting": True, "question": "Go on?"}
         assert (await work.client.patch("/api/predictions/p1", json=asked)).status_code == 200
         assert await answer(work, "yes") == 200
-        delivery = work.service.provider_work and work.service.provider_work.answers
+        assert work.service.provider_work is not None
+        delivery = work.service.provider_work.answers
         assert delivery is not None
         await eventually(lambda: len(delivery) == 0, 20)
         assert "answerTakenAt" not in await work.get("p1")
