@@ -92,8 +92,7 @@ class WebSocketConnection(asyncio.Protocol):
         self._opened = 0.0
         self._progress: tuple[int, float] | None = None
         """Bytes in the transport's buffer, and since when there were as many."""
-        self._probe: ReadProbe | None = None
-        """Whether it reads the pieces of texts that it is sent; None: it was sent none yet."""
+        self._probe: ReadProbe | None = None  # None: it was sent no piece of a text yet
         self.heard = True
         self.session: Session = sessions.new_session(self)
 
@@ -308,14 +307,15 @@ class WebSocketConnection(asyncio.Protocol):
 
     def write_pieces(self, data: bytes) -> None:
         """Send frames of pieces of texts; now and then with a ping that asks whether it reads."""
-        if (probe := self._probe) is None:
-            probe = self._probe = ReadProbe()
-        self.write(data + PING if probe.asks(monotonic()) else data)
+        probe = self._probe = self._probe or ReadProbe()
+        probe.left -= 1
+        self.write(data if probe.left or not probe.asks(monotonic()) else data + PING)
 
     @property
     def takes_pieces(self) -> bool:
         """Whether it reads what it is sent; while it is not listened to nobody knows."""
-        return self._probe is None or bool(self._holds) or self._probe.reads(monotonic())
+        late = None if (probe := self._probe) is None else probe.overdue_at
+        return late is None or bool(self._holds) or monotonic() < late
 
     def cork(self) -> bool:
         """Collect what is written from now on; False if that is done already."""

@@ -260,7 +260,7 @@ async def test_a_reader_that_stops_is_not_sent_what_buffers_would_hold(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A client that reads nothing, and whose buffers have room for minutes, gets the rest in one message once it reads."""
-    monkeypatch.setattr(read_probe, "EVERY", 0.05)
+    monkeypatch.setattr(read_probe, "EVERY", 5)
     monkeypatch.setattr(read_probe, "PATIENCE", 0.05)
     async with (
         pushing() as push,
