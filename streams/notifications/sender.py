@@ -97,7 +97,8 @@ class WebhookSender:
         except (aiohttp.ClientError, OSError, ValueError) as error:
             if (forbidden := forbidden_within(error)) is not None:
                 return Sent(error=str(forbidden), final=True)
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            reason = " ".join(str(error).replace(" ssl:default", "").split())[:200]
+            reason = reason or type(error).__name__
             return Sent(error=f"it cannot be reached: {reason}")
 
     def _proof(self, message_id: str, body: bytes) -> dict[str, str]:

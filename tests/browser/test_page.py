@@ -134,7 +134,7 @@ async def test_a_group_and_attempts(page: Page, service: TidingsProcess) -> None
         await expect(page.locator(".card a", has_text="a heron of many")).to_have_count(2)
         assert await page.locator('.card a[href="#flock.0"]').count() == 0
         shown = page.locator(".card a[aria-current]")
-        await expect(shown.locator(".status")).to_contain_text("attempt 2 of 2")
+        await expect(shown.locator(".howmany")).to_have_text("attempt 2 of 2")
         await attempts.nth(1).locator("a").click()
         await expect(status).to_have_text("Starting · attempt 2 of 2")
         await attempts.first.locator("a").click()

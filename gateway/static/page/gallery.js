@@ -45,7 +45,7 @@ class Card {
     setText(this.title, title(record));
     this.status.dataset.status = record.status;
     const status = record.cancelRequestedAt && !ended(record) ? "Canceling" : record.waiting ? "Waiting for an answer" : statusName(record.status);
-    setText(this.status, [status, counted(record), attempt(record)].filter(Boolean).join(" · "));
+    setText(this.status, [status, counted(record)].filter(Boolean).join(" · "));
     setText(this.by, [record.owner, record.model?.split("/").at(-1)].filter(Boolean).join(" · "));
     this.by.title = [record.owner, record.model].filter(Boolean).join(" · ");
     const inFrame = this.frame.querySelector(".wrong") !== null;
@@ -65,8 +65,9 @@ class Card {
     const all = outputs(record);
     const files = all.filter((item) => item.address);
     const picture = files.find((item) => item.kind === "image")?.address;
-    show(this.several, files.length > 1);
-    setText(this.several, files.length > 1 ? `${files.length} files` : "");
+    const several = [attempt(record), files.length > 1 ? `${files.length} files` : ""].filter(Boolean).join(" · ");
+    show(this.several, Boolean(several));
+    setText(this.several, several);
     const text = picture ? "" : words(record.error) ? words(record.error).slice(0, EXCERPT) : excerpt(record, EXCERPT);
     const kind = all[0]?.kind;
     const key = picture ?? `${record.status}:${kind}:${text}`;
