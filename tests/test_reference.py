@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from aiohttp import web
 
 import tidings
 from tests.support.reference import (
@@ -23,9 +24,27 @@ from tests.support.reference import (
 from tests.support.root import ROOT
 from tidings.cli import main as commands
 from tidings.gateway.routes import HEALTH_ROUTES, ROUTES, Route
-from tidings.storage.prediction import Prediction
+from tidings.storage.prediction import Prediction, Status, Transition
 from tidings.streams.log import headers, protocol
-from tidings.streams.log.protocol import CHANGES, DEAD_LETTERS, DELIVERIES, EVENTS, TEXT
+from tidings.streams.log.protocol import (
+    CHANGES,
+    DEAD_LETTERS,
+    DELIVERIES,
+    EVENTS,
+    TEXT,
+    Position,
+)
+from tidings.streams.notifications.delivery import (
+    Start,
+    SwitchedOff,
+    Told,
+    body,
+    encoded,
+    switched_off_key,
+    told_key,
+)
+from tidings.streams.notifications.sender import WebhookSender
+from tidings.streams.processing.dead_letters import DeadLetter, redriven
 from tidings.streams.rules.event import Event, EventType
 from tidings.streams.submission.event_publisher import FETCHED_HEADER
 
@@ -187,17 +206,55 @@ def test_every_header_of_an_outbound_webhook_is_described() -> None:
     assert len(sent) == 3
 
 
-def test_deliveries_have_no_headers() -> None:
-    """The page says that the topic of deliveries has none; the code that makes its records gives none."""
-    assert "No headers." in part(written(topics_page), f"## {DELIVERIES}")
-    source = (ROOT / "streams" / "notifications" / "delivery.py").read_text(encoding="utf-8")
-    made = [
-        node
-        for node in ast.walk(ast.parse(source))
-        if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "NewRecord"
-    ]
-    assert made
-    assert all(ast.unparse(node.args[2]) == "()" for node in made)
+def test_deliveries_are_described() -> None:
+    """The page has each key of the topic with its value, and the one header, which a redrive adds."""
+    text = part(written(topics_page), f"## {DELIVERIES}")
+    letter = DeadLetter(Position(0, 1), "x", "", 0, 0, 1, DELIVERIES, b"d t 1 2 p", b"{}", ())
+    added = {name for name, _ in redriven(letter).headers}
+    made: dict[bytes, Start | Told | SwitchedOff] = {
+        b"s": Start(1),
+        told_key("t", "p"): Told(1, 2),
+        switched_off_key("t"): SwitchedOff("h", 1, "r"),
+    }
+    assert all(not encoded(key, value, 0).headers for key, value in made.items())
+    keys = {name.split()[0] for name in topics_page.DELIVERY_KEYS}
+    assert keys == {"d", *(key.decode().split()[0] for key in made)}
+    cells = [name for name in first_cells(text) if name]
+    assert set(cells) == added | set(topics_page.DELIVERY_KEYS)
+    for key, value in made.items():
+        (shown,) = re.findall(rf"^\| `{key.decode()[0]}\b[^`]*` \| (.*?) \|", text, re.MULTILINE)
+        assert re.findall(r"`(\w+)`", shown) == list(msgspec.to_builtins(value))
+
+
+async def test_what_is_posted_to_other_servers_is_described() -> None:
+    """The page has each header and each member of a webhook that a real one has, and no other."""
+    heard: dict[str, set[str]] = {}
+
+    async def hear(request: web.Request) -> web.Response:
+        heard["headers"] = {name.lower() for name in request.headers}
+        heard["body"] = set(await request.json())
+        return web.Response()
+
+    app = web.Application()
+    app.router.add_post("/", hear)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        place = f"127.0.0.1:{runner.addresses[0][1]}"
+        sender = WebhookSender([b"a secret"], [place])
+        step = Transition(None, Status.STARTING, 1_764_000_000_000)
+        told = body(b'{"predictionId":"p1","webhook":{"host":"h","sealed":"s"}}', None, step)
+        assert (await sender.send(f"http://{place}/", "p1:1:0", bytes(told))).error is None
+        await sender.close()
+    finally:
+        await runner.cleanup()
+    plain = {"host", "accept", "accept-encoding", "content-length"}
+    assert heard["headers"] - plain == set(topics_page.WEBHOOK_HEADERS)
+    assert heard["body"] == set(topics_page.WEBHOOK_BODY)
+    text = part(written(topics_page), "## What is posted to other servers")
+    assert set(first_cells(text)) == {*topics_page.WEBHOOK_HEADERS, *topics_page.WEBHOOK_BODY}
 
 
 def test_every_close_code_is_explained() -> None:

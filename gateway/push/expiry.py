@@ -5,6 +5,7 @@ snapshots carry.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from heapq import heappop, heappush
 
@@ -73,11 +74,9 @@ class Expiries:
             self._wake.clear()
             left = (self._heap[0][0] - self._clock.ms()) / 1000 if self._heap else None
             if left is None or left > 0:
-                try:
+                with contextlib.suppress(TimeoutError):  # which is when the first one is due
                     async with asyncio.timeout(left):
                         await self._wake.wait()
-                except TimeoutError:
-                    pass
                 continue
             try:
                 await self.once()

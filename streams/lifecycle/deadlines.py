@@ -7,6 +7,7 @@ has not ended by its event is told again.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Collection, Sequence
 from heapq import heapify, heappop, heappush
 
@@ -135,11 +136,9 @@ class Deadlines:
             self._wake.clear()
             left = (self._heap[0][0] - self._clock.ms()) / 1000 if self._heap else None
             if left is None or left > 0:
-                try:
+                with contextlib.suppress(TimeoutError):  # which is when the first one is due
                     async with asyncio.timeout(left):
                         await self._wake.wait()
-                except TimeoutError:
-                    pass
                 continue
             await self.once()
 

@@ -2,8 +2,11 @@
 
 from collections.abc import Iterator
 
+from msgspec import Struct
+
 from tests.support.root import ROOT
 from tidings.streams.log.protocol import CHANGES, DEAD_LETTERS, DELIVERIES, EVENTS, TEXT
+from tidings.streams.notifications.delivery import Delivery, Start, SwitchedOff, Told
 
 PAGE = ROOT / "docs" / "reference" / "topics.md"
 HEAD = """# Topics and their headers
@@ -82,9 +85,38 @@ HEADERS: dict[str, dict[str, str]] = {
         **COMMON,
         "r": "why the event is no part of the text",
     },
-    DELIVERIES: {},
+    DELIVERIES: {
+        "tidings-attempt": "only on one that was redriven: how often it was a dead letter",
+    },
 }
 """Per topic its headers. A dead letter has those of its record too."""
+
+
+DELIVERY_KEYS: dict[str, tuple[str, type[Struct]]] = {
+    "d TARGET CREATED NUMBER ID": (
+        "a webhook that is to be sent; empty: it was taken, or given up",
+        Delivery,
+    ),
+    "t TARGET ID": ("how far an address was told of a prediction; empty: nothing is known", Told),
+    "a TARGET": (
+        "an address that is switched off, in partition 0; empty: it is in use again",
+        SwitchedOff,
+    ),
+    "s": ("where the very first notifier began in this partition of the changes", Start),
+}
+"""Keys of the deliveries: what each is about, and its value. `TARGET` is an address by a short name."""
+WEBHOOK_HEADERS = {
+    "content-type": "`application/json`",
+    "user-agent": "`tidings`",
+    "webhook-id": "the prediction, its `createdAt` and the number of the step, with `:` between; repeats have the same",
+    "webhook-timestamp": "when this try was signed, in seconds since the epoch",
+    "webhook-signature": "`v1,` and the signature in base64, of each secret; spaces between",
+}
+WEBHOOK_BODY = {
+    "type": "`prediction.` or `group.`, and the status that was reached",
+    "timestamp": "when it was reached, in ISO 8601",
+    "data": "the [record](record.md#the-record) without `webhook`",
+}
 
 
 def lines() -> Iterator[str]:
@@ -99,6 +131,15 @@ def lines() -> Iterator[str]:
             continue
         yield from ("| header | |", "|---|---|")
         yield from (f"| `{name}` | {about} |" for name, about in headers.items())
+    yield from ("", "| key | members of the value | |", "|---|---|---|")
+    for name, (about, value) in DELIVERY_KEYS.items():
+        members = ", ".join(f"`{member}`" for member in value.__struct_encode_fields__)
+        yield f"| `{name}` | {members} | {about} |"
+    yield from ("", "## What is posted to other servers", "")
+    yield "A POST, as [Standard Webhooks](https://www.standardwebhooks.com) describes it. How to take it: [webhooks](../howto/webhooks.md)."
+    for kind, rows in (("header", WEBHOOK_HEADERS), ("member of the body", WEBHOOK_BODY)):
+        yield from ("", f"| {kind} | |", "|---|---|")
+        yield from (f"| `{name}` | {about} |" for name, about in rows.items())
 
 
 def anchor(topic: str) -> str:

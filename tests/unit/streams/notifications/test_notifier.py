@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 from msgspec import Raw
+from msgspec.structs import replace
 
 from tests.support.conditions import eventually
 from tests.support.receiver import OLD_SECRET, SECRET, Receiver
@@ -161,6 +162,22 @@ async def test_the_statuses_that_were_asked_for_come_in_order() -> None:
         await world.announce(record("p1", 3, address, wanted))
         await receiver.reaches("p1", *(f"prediction.{one}" for one in wanted))
         assert len({message_id for message_id, _ in receiver.taken}) == 3
+
+
+async def test_a_text_is_told_by_its_steps_alone() -> None:
+    """However often a text grows, each step is told once, with the text as it is by then."""
+    async with Receiver().serving() as receiver, notifying(receiver) as world:
+        address = world.book.seal(receiver.url)
+        wanted = ["processing", "succeeded"]
+        for version, text in enumerate(("", "two", "two grey", "two grey birds"), 2):
+            one = replace(record("p1", 2, address, wanted), version=version, text=text)
+            await world.announce(one)
+        await receiver.reaches("p1", "prediction.processing")
+        done = replace(record("p1", 3, address, wanted), version=6, text="two grey birds")
+        await world.announce(done)
+        await receiver.reaches("p1", "prediction.processing", "prediction.succeeded")
+        assert receiver.taken[-1][1]["data"]["text"] == "two grey birds"
+        assert receiver.seen == 2
 
 
 async def test_the_first_start_is_at_the_end_of_the_changes() -> None:
