@@ -132,8 +132,8 @@ def lines() -> Iterator[str]:
         yield from ("| header | |", "|---|---|")
         yield from (f"| `{name}` | {about} |" for name, about in headers.items())
     yield from ("", "| key | members of the value | |", "|---|---|---|")
-    for name, (about, value) in DELIVERY_KEYS.items():
-        members = ", ".join(f"`{member}`" for member in value.__struct_encode_fields__)
+    for name, (about, kept) in DELIVERY_KEYS.items():
+        members = ", ".join(f"`{member}`" for member in kept.__struct_encode_fields__)
         yield f"| `{name}` | {members} | {about} |"
     yield from ("", "## What is posted to other servers", "")
     yield "A POST, as [Standard Webhooks](https://www.standardwebhooks.com) describes it. How to take it: [webhooks](../howto/webhooks.md)."
