@@ -146,3 +146,22 @@ def test_the_dashboard_can_be_laid_out() -> None:
 def test_the_page_on_metrics_is_up_to_date() -> None:
     """The page lists every metric; `python -m tests.support.reference.metric_names` writes it anew."""
     assert metric_names.PAGE.read_text(encoding="utf-8") == metric_names.page()
+
+
+def test_a_release_stops_before_publishing() -> None:
+    """Distributions, npm packages and image are built, used and attested; what publishes them waits for a variable."""
+    file = ROOT / ".github" / "workflows" / "release.yml"
+    jobs = YAML(typ="safe").load(file.read_text(encoding="utf-8"))["jobs"]
+    publishing = {name for name in jobs if name.startswith("publish")}
+    assert publishing == {"publish", "publish-image", "publish-packages"}
+    for name, job in jobs.items():
+        steps = [str(step) for step in job["steps"]]
+        publishes = any(
+            word in step
+            for step in steps
+            for word in ("pypi-publish", "npm publish", "'push': True")
+        )
+        assert publishes == (name in publishing), name
+        assert (job.get("if") == "vars.PUBLISH == 'true'") == publishes, name
+    for name in ("build", "packages"):
+        assert any("attest-build-provenance" in str(step) for step in jobs[name]["steps"])

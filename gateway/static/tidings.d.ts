@@ -192,8 +192,22 @@ export interface NewPrediction {
   timeout?: number;
 }
 
+/** An order for `create` of up to 1,000 predictions that belong together. */
+export interface NewGroup extends Partial<Omit<NewPrediction, "predictionId" | "webhook">> {
+  /** The group's id; true: the service chooses one. */
+  group?: string | true;
+  /** Of each member what differs from what is said for all. */
+  orders: (Partial<Omit<NewPrediction, "predictionId" | "owner" | "webhook">> & { webhook?: string | null })[];
+  /** Told of the group, and of each member that does not say null. */
+  webhook?: string;
+}
+
 /** What `list` is asked for. */
 export interface Filters {
+  /** The members of this group. */
+  group?: string;
+  /** `group`: groups alone. */
+  kind?: "group";
   status?: Status;
   owner?: string;
   model?: string;
@@ -321,11 +335,11 @@ export class Tidings extends EventTarget {
   /** What predictions have used, over the records that the service keeps. */
   usage(filters?: UsageFilters & { signal?: AbortSignal }): Promise<UsageSum[]>;
   /**
-   * Order a prediction: it is written down, and submitted to its provider. While the service is behind, its id alone
+   * Order a prediction, or a group: it is written down, and submitted to its provider. While the service is behind, its id alone
    * comes back after 5 s.
    */
   create<Output = unknown>(
-    order: NewPrediction,
+    order: NewPrediction | NewGroup,
     options?: {
       /** The same key and owner give the same prediction, so that a repeat orders nothing twice. */
       idempotencyKey?: string;
@@ -336,6 +350,14 @@ export class Tidings extends EventTarget {
   cancel<Output = unknown>(
     id: string,
     options?: { signal?: AbortSignal },
+  ): Promise<Prediction<Output>>;
+  /**
+   * Try again what failed or was canceled, at another provider or with another model if those are named: the record of
+   * the new attempt. What was tried again before gives the attempt that there is.
+   */
+  retry<Output = unknown>(
+    id: string,
+    options?: { provider?: string; model?: string; signal?: AbortSignal },
   ): Promise<Prediction<Output>>;
   /**
    * Answer the question that a prediction waits with. Rejects with `answered` if somebody else was first, with

@@ -200,6 +200,11 @@ export class Tidings extends EventTarget {
     return data ?? this.get(id, options); // taken, and not applied in time
   }
 
+  async retry(id, { provider, model, signal } = {}) {
+    const headers = { "Content-Type": "application/json" };
+    return (await this.#call("POST", `/${encodeURIComponent(id)}/retry`, { signal }, headers, JSON.stringify({ provider, model }))).data;
+  }
+
   async answer(id, answer, { questionNumber, signal } = {}) {
     const headers = { "Content-Type": "application/json" };
     return (await this.#call("POST", `/${encodeURIComponent(id)}/answer`, { signal }, headers, JSON.stringify({ answer, questionNumber }))).data;

@@ -53,6 +53,14 @@ try {
 } catch (error) {
   console.log(error instanceof TidingsError, error.code);
 }
+
+const later = await tidings.retry(slow.predictionId);
+const early = await tidings.retry(made.predictionId).catch((error) => error.code);
+console.log(later.retryOf === slow.predictionId, early);
+const group = await tidings.create({ ...order, orders: [{ prompt: "one" }, { prompt: "two" }] });
+let members = [];
+while (members.length < 2) members = (await tidings.list({ group: group.predictionId })).data;
+console.log(group.kind, members.map((one) => one.prompt).join());
 tidings.close();
 """
 PRINTED = """true true
@@ -62,6 +70,8 @@ succeeded true
 canceled
 true
 true not-found
+true invalid-transition
+group one,two
 """
 
 

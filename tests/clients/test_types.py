@@ -10,7 +10,7 @@ from tests.support.code_blocks import Block, blocks
 from tests.support.reference import browser_types
 
 RIGHT = """
-import { Tidings, TidingsError, type NewPrediction, type Prediction } from "@tidings/client";
+import { Tidings, TidingsError, type NewGroup, type NewPrediction, type Prediction } from "@tidings/client";
 import type * as api from "@tidings/client/api";
 
 type Picture = { url: string; width: number };
@@ -33,6 +33,12 @@ if (asked.waiting) await tidings.answer("p1", { size: 1 }, { questionNumber: ask
 await tidings.cancel("p1").catch((error: unknown) => {
   if (error instanceof TidingsError) console.log(error.code);
 });
+const second = await tidings.retry<Picture>("p1", { provider: "fal" });
+const group: NewGroup = { provider: "fal", model: "a/b", orders: [{ prompt: "a cat" }, { prompt: "a dog" }] };
+const herons = await tidings.create(group);
+const members = await tidings.list<Picture>({ group: herons.predictionId });
+const grouped: api.NewGroup = group;
+console.log(second.output?.url, members.data.length, grouped);
 tidings.addEventListener("state", ({ detail }) => console.log(detail.state));
 
 // What the service says of itself in OpenAPI is what the client hands out and takes. Of some members it says nothing.

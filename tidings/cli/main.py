@@ -27,7 +27,7 @@ from tidings.cli import (
     watch,
     worker,
 )
-from tidings.cli.records import export, listing, usage
+from tidings.cli.records import export, listing, ordering, usage
 from tidings.cli.support import command, output
 from tidings.config.settings import SettingsError
 from tidings.storage.extras import missing
@@ -41,6 +41,7 @@ COMMANDS = (
     report,
     dead_letters,
     audit,
+    ordering,
     watch,
     listing,
     export,

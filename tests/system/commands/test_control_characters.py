@@ -57,6 +57,12 @@ COMMANDS: dict[str, list[tuple[str, ...]]] = {
         ("answer", "p1", EVIL, "--parse"),
         ("answer", EVIL, "x"),
     ],
+    "create": [
+        ("create", "--provider", EVIL, "--model", "m", "--prompt", EVIL),
+        ("create", "--payload", EVIL, "--provider", "p", "--model", "m"),
+        ("create", "--orders", EVIL),
+    ],
+    "retry": [("retry", EVIL), ("retry", "p1", "--provider", EVIL), ("retry", "p2", "--json")],
     "watch": [
         ("watch", "p1", "--finished"),
         ("watch", "p1", "--finished", "--json"),
