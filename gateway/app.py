@@ -12,7 +12,7 @@ from tidings.gateway.api.dead_letters import DeadLetters
 from tidings.gateway.api.health import Health
 from tidings.gateway.api.mutations import EventWriter, Mutations
 from tidings.gateway.api.outbound_webhooks import Deliveries
-from tidings.gateway.api.predictions import Records, read_handler
+from tidings.gateway.api.predictions import PUBLIC_URL, Records, read_handler
 from tidings.gateway.api.raw_reports import raw_reports_handler
 from tidings.gateway.api.sse import EventStreams
 from tidings.gateway.api.static_files import DOCS, document_handler, page_handler
@@ -46,7 +46,7 @@ from tidings.streams.support.tracing import Tracing
 EXPOSED = (
     "ETag, Location, Retry-After, Tidings-Degraded, Stream-Next-Offset, Stream-Up-To-Date, "
     "Stream-Closed, Stream-Cursor, Producer-Epoch, Producer-Seq, Producer-Expected-Seq, "
-    "Producer-Received-Seq, Tidings-Next-Cursor"
+    "Producer-Received-Seq, Tidings-Next-Cursor, Tidings-Public-Url"
 )
 METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE"
 REQUEST_HEADERS = (
@@ -100,7 +100,9 @@ def connect(
         guard, records, writer, held, max_body=max_body, record_max=record_max, strict=strict
     )
     return Endpoints(
-        read=read_handler(guard, records, reader, held, partial(newest_attempt, records)),
+        read=read_handler(
+            guard, records, reader, held, partial(newest_attempt, records), public_url
+        ),
         raw_reports=raw_reports_handler(guard, records, log, held),
         list=members_handler(
             guard, records, follow_ups, list_handler(guard, store, CursorSeal(webhook_key), held)
@@ -163,7 +165,10 @@ def connect(
 
 
 def build_app(
-    endpoints: Endpoints, guard: RequestGuard, allowed_origins: frozenset[str] = frozenset()
+    endpoints: Endpoints,
+    guard: RequestGuard,
+    allowed_origins: frozenset[str] = frozenset(),
+    public_url: str | None = None,
 ) -> web.Application:
     """The whole application.
 
@@ -171,6 +176,7 @@ def build_app(
         endpoints: What serves the routes.
         guard: Who may come in.
         allowed_origins: Whose pages may read answers, beside the gateway's own.
+        public_url: How the service is reached from outside; None: as each caller reaches it.
 
     Returns:
         An application for `gateway.http.server.HttpServer` (or any aiohttp runner without an access
@@ -185,7 +191,9 @@ def build_app(
     app.router.add_route(
         "*", "/{path:(?s:.*)}", answering(_nowhere(app, guard, endpoints.webhooks))
     )
-    app[FAST_LANE] = FastLane(endpoints.read, endpoints.webhooks.receive)
+    app[FAST_LANE] = FastLane(app, endpoints.read, endpoints.webhooks.receive)
+    if public_url is not None:
+        app.on_response_prepare.append(_addressed(public_url))
     if allowed_origins:
         app.on_response_prepare.append(_share(guard.allows_origin))
     app.on_response_prepare.append(_anonymous)
@@ -256,6 +264,20 @@ async def _methods(app: web.Application, request: web.Request) -> set[str]:
 async def _anonymous(request: web.Request, response: web.StreamResponse) -> None:  # noqa: ARG001
     """Tell nobody which server and version this is; aiohttp would."""
     response.headers.popall("Server", None)
+
+
+def _addressed(
+    public_url: str,
+) -> Callable[[web.Request, web.StreamResponse], Awaitable[None]]:
+    async def addressed(request: web.Request, response: web.StreamResponse) -> None:  # noqa: ARG001
+        """Say how the service is reached from outside: what an answer names of ours lies there."""
+        headers = response.headers
+        headers[PUBLIC_URL] = public_url
+        location = headers.get("Location", "")
+        if location.startswith("/"):
+            headers["Location"] = public_url + location
+
+    return addressed
 
 
 def _share(

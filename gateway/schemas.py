@@ -293,7 +293,7 @@ def _hand_made() -> dict[str, Schema]:
         "Synced": message("synced", more={"type": "boolean"}),
         "Welcome": _object(
             {"type": {"const": "welcome"}, "session": text, "heartbeat": number},
-            {"ref": {"type": ["integer", "string"]}, "anonymous": yes},
+            {"ref": {"type": ["integer", "string"]}, "anonymous": yes, "publicUrl": text},
         ),
         "Subscribed": message("subscribed"),
         "Unsubscribed": message("unsubscribed"),

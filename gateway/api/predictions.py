@@ -25,6 +25,8 @@ FIELDS = frozenset(field.encode_name for field in msgspec.structs.fields(Predict
 """Names that `?fields=` may pick."""
 
 DEGRADED = "Tidings-Degraded"
+PUBLIC_URL = "Tidings-Public-Url"
+"""How the service is reached from outside, if it knows; addresses of ours in an answer lie below it."""
 
 _HEAD = b'{"success":true,"data":'
 _fields = msgspec.json.Decoder(dict[str, Raw])
@@ -140,10 +142,14 @@ def read_handler(
     reader: ChangesReader,
     held: HeldBytes,
     newest: Newest,
+    public_url: str | None = None,
 ) -> Handler:
     """The handler of `GET /api/predictions/{id}`; `newest` follows its attempts to the last."""
     peek = records.store.peek
     is_open = guard.open_mode
+    lines = _HEADERS
+    if public_url is not None:
+        lines += f"{PUBLIC_URL}: {public_url}\r\n".replace("%", "%%").encode()
 
     async def read(request: web.Request) -> web.StreamResponse:
         if is_open:
@@ -181,7 +187,7 @@ def read_handler(
             return await send_counted(request, large, account)
         if stored.degraded:
             return answer_with(data, stored.version, degraded=True)
-        return answer(request, _HEADERS % stored.version, b'{"success":true,"data":%b}' % data)
+        return answer(request, lines % stored.version, b'{"success":true,"data":%b}' % data)
 
     return read
 

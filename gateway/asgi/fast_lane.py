@@ -53,6 +53,7 @@ class PlainRequest:
         headers: PlainHeaders,
         match_info: dict[str, str],
         body: ReceivedBody,
+        app: web.Application,
     ) -> None:
         self.method: str = scope["method"]
         self.headers = headers
@@ -61,6 +62,7 @@ class PlainRequest:
         self.content = body
         self._whole: web.Request | None = None
         self._made_of = scope, send, prefix, body
+        self._app = app
 
     @property
     def rel_url(self) -> URL:
@@ -80,6 +82,10 @@ class PlainRequest:
             self._whole[SCOPE] = scope
         return self._whole
 
+    async def _prepare_hook(self, response: web.StreamResponse) -> None:
+        """As aiohttp's request does, which knows the application by its router."""
+        await self._app.on_response_prepare.send(cast("web.Request", self), response)
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self.whole(), name)
 
@@ -88,12 +94,13 @@ class FastLane:
     """Serves what it can of the scopes of a mounted gateway.
 
     Args:
+        app: Whose signals are sent as answers begin.
         read: The handler of `GET /api/predictions/{id}`.
         receive: The handler of both routes of webhooks.
     """
 
-    def __init__(self, read: Handler, receive: Handler) -> None:
-        self._read, self._receive = read, receive
+    def __init__(self, app: web.Application, read: Handler, receive: Handler) -> None:
+        self._app, self._read, self._receive = app, read, receive
 
     async def serve(
         self, scope: Scope, receive: Receive, send: Send, prefix: str, guard: RequestGuard
@@ -110,7 +117,7 @@ class FastLane:
         body = ReceivedBody(receive)
         if scope["method"] == "POST":
             await body.receive_first()
-        request = PlainRequest(scope, send, prefix, headers, match_info, body)
+        request = PlainRequest(scope, send, prefix, headers, match_info, body, self._app)
         response: web.StreamResponse
         try:
             guard.check_peer(request.remote)
@@ -122,7 +129,7 @@ class FastLane:
         if isinstance(response, FastAnswer):
             await _send(response, send)
         else:
-            await carry_out(request.whole(), response)
+            await carry_out(cast("web.Request", request), response)
         return True
 
     def _found(

@@ -214,10 +214,14 @@ def synced_message(ref: Ref, more: bool) -> bytes:
     )
 
 
-def welcome_message(session: str, heartbeat: int, *, anonymous: bool = False) -> bytes:
+def welcome_message(
+    session: str, heartbeat: int, public_url: str | None = None, *, anonymous: bool = False
+) -> bytes:
     """The client is authenticated, or nobody is; a ping comes every `heartbeat` ms."""
     # The session's name is made by us: nothing in it needs an escape.
     more = b',"anonymous":true' if anonymous else b""
+    if public_url is not None:
+        more += b',"publicUrl":%b' % _encode(public_url)
     return b'{"type":"welcome","session":"%b","heartbeat":%d%b}' % (
         session.encode(),
         heartbeat,

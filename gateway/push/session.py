@@ -48,6 +48,7 @@ class SessionContext:
     spawn: Callable[[Coroutine[object, object, None]], None]
     """Runs work of a session in the background."""
     new_name: Callable[[], str]
+    public_url: str | None  # how the service is reached from outside, as clients are told
     granted: Callable[[float], None]  # told when a token that a session was given expires
     new_cursors: Callable[[], TextCursors | None]
     """For a session that asks for pieces of texts."""
@@ -242,7 +243,7 @@ class Session(CountedSubscriptions):
         self._set_expiry(permissions)
         context = self._context
         name, beat, anonymous = context.new_name(), context.limits.heartbeat_ms, permissions is OPEN
-        self.reply(protocol.welcome_message(name, beat, anonymous=anonymous))
+        self.reply(protocol.welcome_message(name, beat, context.public_url, anonymous=anonymous))
 
     def _renew(self, permissions: Permissions) -> None:
         self._set_expiry(permissions)

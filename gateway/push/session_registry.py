@@ -95,6 +95,7 @@ class SessionRegistry:
         owners: OwnerQuotas | None = None,
         held: HeldBytes | None = None,
         texts: Texts | None = None,
+        public_url: str | None = None,
     ) -> None:
         held = HeldBytes() if held is None else held
         self.limits = limits or SessionLimits()
@@ -109,6 +110,7 @@ class SessionRegistry:
             refill=self.snapshots.refill,
             spawn=self.spawn,
             new_name=self._new_name,
+            public_url=public_url,
             granted=self._granted,
             new_cursors=lambda: None if texts is None else TextCursors(texts, "websocket"),
         )

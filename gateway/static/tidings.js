@@ -92,6 +92,7 @@ const triesAgain = ({ status, retries = 0, retryCount = 0, error, errorCode }) =
 
 export class Tidings extends EventTarget {
   #base;
+  #public;
   #token;
   #current; // the token in use
   #renewAt = Infinity;
@@ -284,7 +285,10 @@ export class Tidings extends EventTarget {
       const response = await fetch(this.#base + path, { method, headers: signed, body, signal, cache: "no-store" }).catch((error) => {
         if (attempts === 1) throw error;
       });
-      if (response?.ok) return response.text();
+      if (response?.ok) {
+        this.#public = response.headers.get("Tidings-Public-Url");
+        return response.text();
+      }
       const { status = 503 } = response ?? {};
       if (status === 401 && attempt < 3 && typeof this.#token === "function") this.#current = undefined;
       else if ((status < 500 && status !== 429) || attempt >= attempts) {
@@ -313,10 +317,10 @@ export class Tidings extends EventTarget {
     return answer;
   }
 
-  /** A record names its archived files as the service's own; a page lies elsewhere, or above a prefix. */
+  /** A record names its archived files as the service's own. A browser reaches them as it reaches the service; on a server the address may be an inner one. */
   #whole(record) {
     for (const one of [record, record?.assets].flat()) {
-      for (const name of ["imageUrl", "url"]) if (/^\/assets\//.test(one?.[name])) one[name] = this.#base + one[name];
+      for (const name of ["imageUrl", "url"]) if (/^\/assets\//.test(one?.[name])) one[name] = ((globalThis.document ? null : this.#public) ?? this.#base) + one[name];
     }
     return record;
   }
@@ -493,6 +497,7 @@ export class Tidings extends EventTarget {
       if (status === 401) throw error;
       return this.#refuse(problem.code, error.message, this.#topics.values());
     }
+    this.#public = response.headers.get("Tidings-Public-Url");
     this.#welcome(attempt);
     attempt.again ??= setTimeout(() => {
       if (this.#transport) return;
@@ -522,6 +527,7 @@ export class Tidings extends EventTarget {
     switch (message.type) {
       case "welcome":
         attempt.heartbeat = message.heartbeat;
+        this.#public = message.publicUrl;
         if (message.anonymous && this.#current && !this.#warned) {
           this.#warned = true;
           console.warn(`${this.#base} has no authentication: everybody may do everything there, and the token is not looked at`);

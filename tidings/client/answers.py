@@ -70,12 +70,22 @@ def error_of(answer: "httpx.Response") -> Exception:
     return from_status(answer.status_code, problem.code, message)
 
 
+def outside(answer: "httpx.Response", url: str) -> str:
+    """Where the service is for everybody, as it says; else the address that was asked."""
+    return str(answer.headers.get("Tidings-Public-Url") or url)
+
+
+def record_of(answer: "httpx.Response", url: str) -> Prediction:
+    """The record in an answer. Raises `msgspec.DecodeError` if there is none."""
+    return absolute(msgspec.json.decode(answer.content, type=One).data, outside(answer, url))
+
+
 def absolute(record: Prediction, service: str) -> Prediction:
     """The record with the whole addresses of its archived files: in it they are the service's own.
 
     Args:
         record: As the service tells it.
-        service: The address asked, without a slash at its end.
+        service: Where they lie, without a slash at its end.
     """
     changes: dict[str, Any] = {}
     if record.image_url is not None and record.image_url.startswith(_OWN):

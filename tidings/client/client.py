@@ -18,12 +18,11 @@ from urllib.parse import urlsplit
 import msgspec
 
 from tidings.client.answers import (
-    One,
     PredictionPage,
-    absolute,
     camel,
     error_of,
     path_of,
+    record_of,
     retry_after,
 )
 from tidings.client.attempts import AttemptsWatch, is_last
@@ -363,7 +362,7 @@ class Client(GroupCalls, ExportCalls, QuestionCalls, UsageCalls):
 
     def _one(self, answer: "httpx.Response") -> Prediction:
         try:
-            return absolute(msgspec.json.decode(answer.content, type=One).data, self._url)
+            return record_of(answer, self._url)
         except msgspec.DecodeError as error:
             raise RequestRefused(
                 f"{answer.url} did not answer with a record ({error})", status=answer.status_code
@@ -371,7 +370,7 @@ class Client(GroupCalls, ExportCalls, QuestionCalls, UsageCalls):
 
     async def _one_or_current(self, prediction_id: str, answer: "httpx.Response") -> Prediction:
         try:
-            return absolute(msgspec.json.decode(answer.content, type=One).data, self._url)
+            return record_of(answer, self._url)
         except msgspec.DecodeError:
             return await self.get(prediction_id)
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from tidings.client.answers import PredictionPage, absolute, camel
+from tidings.client.answers import PredictionPage, absolute, camel, outside
 from tidings.storage.prediction import Prediction, Status, decode
 
 if TYPE_CHECKING:
@@ -65,7 +65,8 @@ class ExportCalls:
         query = {name: str(value) for name, value in given.items() if value is not None}
         answer = await self._request("GET", "/api/predictions", query=query)
         page = msgspec.json.decode(answer.content, type=PredictionPage)
-        return PredictionPage([absolute(one, self._url) for one in page.data], page.cursor)
+        service = outside(answer, self._url)
+        return PredictionPage([absolute(one, service) for one in page.data], page.cursor)
 
     async def export(self, **filters: str | int | None) -> AsyncIterator[Prediction]:
         """Every prediction that passes the filters, newest first, with its text.

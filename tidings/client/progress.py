@@ -75,6 +75,7 @@ class Message(Struct, frozen=True):
     reason: str | None = None
     retry_after: float | None = msgspec.field(default=None, name="retryAfter")
     anonymous: bool = False
+    public_url: str | None = msgspec.field(default=None, name="publicUrl")
 
 
 _messages = msgspec.json.Decoder(Message)

@@ -63,6 +63,7 @@ class Watch:
         self._when_closed = when_closed
         self._read_text = read_text
         self._service = url
+        self._outside = url
         self._url = f"ws{url.removeprefix('http')}/api/ws"
         self._tokens = tokens
         self._state = state
@@ -109,7 +110,7 @@ class Watch:
                 update = await self._whole(update)
                 if isinstance(update, Deleted):
                     return update
-                return absolute(update, self._service)
+                return absolute(update, self._outside)
             if self._state.incomplete:
                 self._state.incomplete = False
                 await self._subscribe()
@@ -281,6 +282,7 @@ class Watch:
         """Do what a message that carries no news asks for."""
         if message.type == "welcome":
             self._refusals = 0
+            self._outside = message.public_url or self._service
             if message.anonymous and self._shown is not None and not self._told:
                 self._told = True
                 logger.warning("client.token_ignored", why="the service has no authentication")

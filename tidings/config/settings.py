@@ -155,7 +155,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     providers: Annotated[dict[str, Configuration], Setting(source="loader")] = {}
     """Per provider what is set for it; those that nothing is set for are left out."""
     public_url: Annotated[Url, Section("Predictions that are submitted here")] = None
-    """Where providers reach this service; needed to submit predictions."""
+    """Where providers and everybody else reach this service; needed to submit predictions."""
     reconcile_after: Seconds = 60
     """Without news of a prediction, after which it is looked up at its provider."""
     timeouts: Annotated[tuple[str, ...], Setting(check=validators.timeout)] = ()

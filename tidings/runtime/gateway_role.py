@@ -70,7 +70,7 @@ def request_guard(
 def _outside(settings: Settings) -> str | None:
     """How the service is reached from outside, where that is said whole; port 0 means any."""
     url = settings.public_url
-    return None if url is None or urlsplit(url).port == 0 else url
+    return None if url is None or urlsplit(url).port == 0 else url.rstrip("/")
 
 
 def _own_hosts(settings: Settings) -> frozenset[str]:
@@ -140,6 +140,7 @@ class GatewayRole:
             owners=owners,
             held=self.held,
             texts=self.texts,
+            public_url=_outside(settings),
         )
         projection = resources.projecting is not None
         self.expiries = Expiries(hub, cache.load)
@@ -282,7 +283,12 @@ class GatewayRole:
             ttl=int(settings.ttl),
             tracing=self._tracing,
         )
-        return build_app(endpoints, self._guard, frozenset(settings.allowed_origins))
+        return build_app(
+            endpoints,
+            self._guard,
+            frozenset(settings.allowed_origins),
+            public_url=_outside(settings),
+        )
 
     def _failed(self, subscriber: Subscriber, error: Exception) -> None:
         self.sessions.failed(subscriber, error)

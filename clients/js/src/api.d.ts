@@ -383,6 +383,7 @@ export interface Welcome {
   heartbeat: number;
   ref?: number | string;
   anonymous?: true;
+  publicUrl?: string;
 }
 
 export interface Subscribed {
