@@ -94,6 +94,7 @@ PROPERTIES: dict[str, str] = {
     "offset": "Bytes of the text before this piece.",
     "hash": "`sha256-` and the hash of the content in hexadecimal.",
     "anonymous": "True: the session has no token.",
+    "publicUrl": "How the service is reached from outside; archived files lie below it.",
 }
 """By the member's name, wherever it means the same."""
 

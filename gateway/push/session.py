@@ -45,10 +45,9 @@ class SessionContext:
     """Sends the snapshots of a new subscription."""
     refill: Callable[["Session", ConflationQueue], Awaitable[None]]
     """Reads some of the records of which a queue keeps only ids and versions."""
-    spawn: Callable[[Coroutine[object, object, None]], None]
-    """Runs work of a session in the background."""
+    spawn: Callable[[Coroutine[object, object, None]], None]  # runs work in the background
     new_name: Callable[[], str]
-    public_url: str | None  # how the service is reached from outside, as clients are told
+    public_url: str | None  # where the service is for the outside
     granted: Callable[[float], None]  # told when a token that a session was given expires
     new_cursors: Callable[[], TextCursors | None]
     """For a session that asks for pieces of texts."""
