@@ -3,6 +3,7 @@
 ```
 StorageError
 ├── StoreUnavailable      a retry helps: locked, full, unreachable
+├── IndexBehind           a retry helps later: what it finds and sums by is not up to date yet
 ├── StoreMisconfigured    fix the settings: a bad URL, a missing driver, missing rights
 ├── StoreOwned            the store belongs to another log, or to one at all
 ├── AlreadyExists         the library's door: `initialize` on a standing id
@@ -31,6 +32,19 @@ class StoreUnavailable(StorageError):
 
     def __init__(self, message: str = "") -> None:
         super().__init__(redact(message))
+
+
+class IndexBehind(StorageError):
+    """What the store finds and sums by lacks records; all else is answered.
+
+    No `StoreUnavailable`: nothing is out, and no copy knows more.
+    """
+
+    retryable = True
+
+    def __init__(self, left: int) -> None:
+        super().__init__(f"{left} records are not in the store's index yet; ask again in a while")
+        self.left = left
 
 
 class StoreMisconfigured(StorageError):

@@ -17,6 +17,8 @@ GROUPS = ("owner", "model", "provider", "day")
 """What sums may be told apart by."""
 MOST_GROUPS = 10_000
 """Sums in one answer: 2 MiB."""
+MOST_ROWS = 2 * MOST_GROUPS
+"""Rows that a database is asked for: a group has one for each of its currencies, and one without."""
 DIGITS = 12
 """Behind the point of a cost."""
 
@@ -94,14 +96,19 @@ def of_record(record: Prediction, by: Sequence[str]) -> tuple[Key, UsageSum]:
     )
 
 
-def of_rows(rows: Iterable[Sequence[object]], groups: int) -> UsageSums:
+def of_rows(rows: Sequence[Sequence[object]], groups: int) -> UsageSums:
     """The sums in the rows of a database.
 
     A row has the groups' values, the currency, how many predictions, and sums. These are of input
     tokens, output tokens and images (each of the number's upper and of its lower 26 bits), of
     microseconds, and of the costs' whole and fractional parts. So no sum leaves 64 bits, whatever
     was reported.
+
+    Raises:
+        TooManyGroups: There are too many, or as many rows as the database was asked for.
     """
+    if len(rows) >= MOST_ROWS:
+        raise TooManyGroups
 
     def parts() -> Iterable[UsageSums]:
         for row in rows:

@@ -15,7 +15,7 @@ import msgspec
 from aiohttp import web
 
 from tidings.gateway.http.held_bytes import HeldAccount
-from tidings.storage.errors import StorageError
+from tidings.storage.errors import IndexBehind, StorageError
 from tidings.storage.loggers import get_logger
 from tidings.streams.log.protocol import LogError, RecordTooLarge
 
@@ -171,6 +171,14 @@ def from_failure(error: Exception) -> Problem:
             "too-large",
             "Record too large",
             "The log does not take a record of this size; send less at once.",
+        )
+    if isinstance(error, IndexBehind):
+        return Problem(
+            503,
+            "index-behind",
+            "Index behind",
+            f"{error.left} records are not in the store's index yet; send the same request again in a while.",
+            headers={"Retry-After": RETRY_AFTER},
         )
     if isinstance(error, StorageError):
         logger.warning("http.store_failed", error=str(error), kind=type(error).__name__)

@@ -8,8 +8,7 @@ import asyncpg
 
 from tidings.storage.clock import Clock
 from tidings.storage.cursor import ListingPlace, encode_cursor
-from tidings.storage.errors import StoreUnavailable
-from tidings.storage.postgres.address import PostgresAddress
+from tidings.storage.errors import IndexBehind
 from tidings.storage.postgres.index import pattern, take
 from tidings.storage.postgres.listing import apart, listing, matching, summing, sums_only
 from tidings.storage.postgres.schema import Statements
@@ -35,7 +34,6 @@ if TYPE_CHECKING:
 class Findings:
     """For a class that runs statements."""
 
-    _address: PostgresAddress
     _clock: Clock
     _statements: Statements
 
@@ -107,9 +105,8 @@ class Findings:
 
     async def _need_index(self) -> None:
         if not await self._catch_up():
-            raise StoreUnavailable(
-                f"{self._address.shown}: the index is not up to date yet; ask again in a while"
-            )
+            index = self._statements.index
+            raise IndexBehind(int(await self._run(lambda one: one.fetchval(index.left))))
 
     async def _page(self, query: Query, wanted: str | None) -> Page:
         await self._need_index_for(query)

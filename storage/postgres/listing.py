@@ -7,7 +7,7 @@ import msgspec
 
 from tidings.storage.cursor import decode_cursor
 from tidings.storage.store import Query
-from tidings.storage.usage import DAY, MOST_GROUPS
+from tidings.storage.usage import DAY, MOST_ROWS
 
 Statement = tuple[str, list[Any]]
 
@@ -73,7 +73,7 @@ def summing(query: Query, now: int, table: str, facts: str, by: Sequence[str]) -
         figures += [f"sum(f.{name} >> 26)", f"sum(f.{name} & 67108863)"]
     figures += ["sum(f.micros)", "sum(f.units)", "sum(f.fraction)"]
     conditions, values = _filtered(query, now)
-    values.append(MOST_GROUPS * 2)
+    values.append(MOST_ROWS)
     return (
         f"SELECT {', '.join([*groups, *figures])} FROM {facts} AS f JOIN {table} AS p ON p.id = f.id"
         f" WHERE f.used AND {' AND '.join(conditions)}"

@@ -7,7 +7,7 @@ import msgspec
 
 from tidings.storage.cursor import decode_cursor
 from tidings.storage.store import Query
-from tidings.storage.usage import DAY, MOST_GROUPS
+from tidings.storage.usage import DAY, MOST_ROWS
 
 _to_json = msgspec.json.Encoder().encode
 
@@ -63,16 +63,23 @@ def summing(query: Query, now: int, by: Sequence[str]) -> tuple[str, dict[str, A
     for name in ("input_tokens", "output_tokens", "images"):
         figures += [f"sum(f.{name} >> 26)", f"sum(f.{name} & 67108863)"]
     figures += ["sum(f.micros)", "sum(f.units)", "sum(f.fraction)"]
-    _, _, conditions, values = _filtered(msgspec.structs.replace(query, tag=None), now, sums=True)
-    values["most"] = MOST_GROUPS * 2
+    query = msgspec.structs.replace(query, status=None, tag=None, error=None)
+    _, _, conditions, values = _filtered(query, now, sums=True)
+    values["most"] = MOST_ROWS
     columns = [
         f"{one} AS c{number}" for number, one in enumerate([*groups, "f.currency", *figures])
     ]
+    # Of an owner or a model there are fewer records than used something in all.
+    whose = next((name for name in ("owner", "model") if f"p.{name} = :{name}" in conditions), None)
+    source = (
+        "facts AS f INDEXED BY facts_used CROSS JOIN predictions AS p ON p.id = f.id"
+        if whose is None
+        else f"predictions AS p INDEXED BY predictions_{whose} CROSS JOIN facts AS f ON f.id = p.id"
+    )
     keys = ", ".join(str(number) for number in range(1, len(groups) + 2))
     names = ", ".join(f"c{number}" for number in range(len(columns)))
     return (
-        f"SELECT json_group_array(json_array({names})) FROM (SELECT {', '.join(columns)} FROM facts AS f"
-        " INDEXED BY facts_used CROSS JOIN predictions AS p ON p.id = f.id"
+        f"SELECT json_group_array(json_array({names})) FROM (SELECT {', '.join(columns)} FROM {source}"
         f" WHERE {' AND '.join(conditions)} GROUP BY {keys} LIMIT :most)"
     ), values
 

@@ -9,6 +9,7 @@ import asyncio
 import sqlite3
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import parse_qsl, unquote
@@ -17,7 +18,7 @@ import msgspec
 
 from tidings.storage.clock import SYSTEM_CLOCK, Clock
 from tidings.storage.cursor import ListingPlace, encode_cursor
-from tidings.storage.errors import StorageError, StoreMisconfigured, StoreUnavailable
+from tidings.storage.errors import IndexBehind, StorageError, StoreMisconfigured
 from tidings.storage.prediction import Status
 from tidings.storage.sqlite.index import HAS_WORDS, LEFT, MOST_FOUND, PLACE, take
 from tidings.storage.sqlite.index import phrase as search_of
@@ -181,11 +182,18 @@ class SqliteStore(PredictionStore):
         return int(row[0])
 
     async def usage(self, query: Query, by: Sequence[str]) -> UsageSums | None:
-        """The sums, made in the thread of the listings."""
+        """The sums, made in a thread of their own: of a million records they take seconds."""
         await self._need_index()
         sql, values = summing(query, query.at(self._clock.ms()), by)
-        loop = asyncio.get_running_loop()
-        text = await loop.run_in_executor(self._listing, self._scan_one, sql, values)
+
+        def work() -> bytes:
+            with closing(open_reader(self.path)) as reader:
+                return str(reader.execute(sql, values).fetchone()[0]).encode()
+
+        try:
+            text = await asyncio.to_thread(work)
+        except sqlite3.Error as error:
+            raise in_use(error, self.path) from error
         return of_rows(msgspec.json.decode(text, type=list[list[Any]]), len(by))
 
     async def index(self) -> int:
@@ -208,10 +216,7 @@ class SqliteStore(PredictionStore):
 
     async def _need_index(self) -> None:
         if not await self._catch_up():
-            left = self._read(LEFT, ())[0][0]
-            raise StoreUnavailable(
-                f"{self.path}: {left} records are not in the index yet; ask again in a while"
-            )
+            raise IndexBehind(self._read(LEFT, ())[0][0])
 
     async def _page(self, query: Query, sql: str, values: dict[str, Any]) -> Page:
         loop = asyncio.get_running_loop()

@@ -23,7 +23,7 @@ from tidings.gateway.auth.rate_limits import AddressLimits, TrustedProxies
 from tidings.gateway.auth.tokens import Hs256Tokens, RequiredClaims, TokenAuthenticator
 from tidings.gateway.http import request_body
 from tidings.gateway.http.held_bytes import HeldBytes, HeldLimits
-from tidings.storage.errors import StoreUnavailable
+from tidings.storage.errors import IndexBehind, StoreUnavailable
 from tidings.storage.prediction import Prediction
 from tidings.storage.usage import TooManyGroups
 from tidings.streams.providers.configuration import Configuration
@@ -370,6 +370,15 @@ async def _(service: SmallService, client: Client) -> httpx.Response:
 
     service.store.store.get = broken  # type: ignore[method-assign, assignment]
     return await client.get("/api/predictions/p1")
+
+
+@provokes("index-behind", 503)
+async def _(service: SmallService, client: Client) -> httpx.Response:
+    async def behind(*_: object) -> None:
+        raise IndexBehind(5000)
+
+    service.store.store.usage = behind  # type: ignore[method-assign, assignment]
+    return await client.get("/api/usage")
 
 
 @provokes("unavailable", 503)

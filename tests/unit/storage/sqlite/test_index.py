@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.storage.samples import creation, prediction, tombstone, writing
+from tidings.storage.errors import IndexBehind
 from tidings.storage.prediction import Usage
 from tidings.storage.sqlite import index, schema
 from tidings.storage.sqlite.store import SqliteStore
@@ -37,8 +38,13 @@ async def test_an_older_file_is_indexed_in_the_background(
     assert count(file, "facts") == 0
     await store.write([creation("new", provider="luma")])
     assert await store.index() == 2500
-    assert await store.index() == 1500
-    assert (count(file, "facts"), count(file, "words")) == (1001, 1001)
+    assert await store.index() == 2000
+    assert (count(file, "facts"), count(file, "words")) == (501, 501)
+    with monkeypatch.context() as hurried:
+        hurried.setattr("tidings.storage.sqlite.store.CATCH_UP", -1.0)
+        with pytest.raises(IndexBehind, match="1500 records"):
+            await store.usage(Query(), ())
+        assert (await store.facts())["index"] == "1500 records behind"
     assert sum((await store.count(Query(provider="fal"), 10_000) or {}).values()) == 2500
     page = await store.find("HERON 7", Query(limit=3))
     assert page is not None
