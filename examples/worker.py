@@ -1,6 +1,6 @@
 """A worker of your own that reports: `python worker.py http://127.0.0.1:8080 p1 "a red kite"`.
 
-With Celery the same function is a task: `reported = app.task(work)`.
+celery_tasks.py does the same as a task of Celery.
 """
 
 import asyncio

@@ -92,6 +92,51 @@ async def test_a_worker_reports(tmp_path: Path) -> None:
         assert record.generation_time is not None
 
 
+@pytest.mark.long
+async def test_a_celery_task_reports(tmp_path: Path) -> None:
+    """A real worker of Celery takes tasks from a broker: their steps and both ends reach the records."""
+    installed = packages("celery==5.5.3")
+    queue = tmp_path / "queue"
+    queue.mkdir()
+    broker = "import celery_tasks\ncelery_tasks.app.conf.broker_transport_options = {options!r}\n"
+    folders = {"data_folder_in": str(queue), "data_folder_out": str(queue)}
+    (tmp_path / "configured.py").write_text(
+        f"{broker.format(options=folders)}app = celery_tasks.app\n"
+    )
+    path = os.pathsep.join(map(str, (ROOT, FOLDER, tmp_path, installed)))
+    settings = environment({"PYTHONPATH": path, "CELERY_BROKER": "filesystem://"})
+    async with (
+        serving(tmp_path, {"TIDINGS_STANDARD_SECRET": SECRET}) as service,
+        Client(service.url) as client,
+    ):
+        report = str(FOLDER / "report.py")
+        for name in ("c1", "c2"):
+            await run(report, service.url, name, "starting", folder=tmp_path)
+        worker = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "celery", "-A", "configured", "worker", "--pool", "solo"),
+            cwd=tmp_path,
+            env=settings,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+        try:
+            order = (
+                "import configured, celery_tasks; "
+                f"[celery_tasks.draw.delay({service.url!r}, *one) for one in (('c1', 'a kite'), ('c2', ''))]"
+            )
+            ordering = await asyncio.create_subprocess_exec(
+                sys.executable, "-c", order, cwd=tmp_path, env=settings
+            )
+            assert await ordering.wait() == 0
+            done = await client.finished("c1", timeout=60)
+            assert (done.status.value, done.progress, done.prompt) == ("succeeded", 1.0, "a kite")
+            failed = await client.finished("c2", timeout=60)
+            assert (failed.status.value, failed.error) == ("failed", "there is nothing to draw")
+        finally:
+            worker.terminate()
+            await asyncio.wait_for(worker.wait(), 30)
+
+
 async def test_a_provider_in_a_package(tmp_path: Path) -> None:
     """An installed distribution brings a provider: its signed webhook becomes a record."""
     installed = tmp_path / "installed"
