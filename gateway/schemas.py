@@ -10,8 +10,9 @@ from tidings.gateway.api.dead_letters import Redrive
 from tidings.gateway.api.mutations import EVENT_FIELDS
 from tidings.gateway.descriptions import described
 from tidings.gateway.push.protocol import Auth, Ping, Subscribe, Unsubscribe
-from tidings.storage.prediction import Prediction, Status
+from tidings.storage.prediction import Prediction
 from tidings.streams.notifications.address import MAX_URL
+from tidings.streams.notifications.delivery import EVENTS
 from tidings.streams.rules.event import Event
 from tidings.streams.rules.groups import MAX_MEMBERS
 from tidings.streams.rules.retries import MOST, Elsewhere, RetryPolicy
@@ -81,9 +82,10 @@ def components() -> dict[str, Schema]:
         "maxLength": MAX_URL,
     }
     found["NewPrediction"]["properties"]["webhookEvents"] = {
-        "description": "The statuses that it is told of; the last ones if it is left out.",
+        "description": "The statuses that it is told of; the last ones if it is left out. `waiting`: "
+        "that a person is asked, too.",
         "type": "array",
-        "items": {"enum": [str(status) for status in Status]},
+        "items": {"enum": list(EVENTS)},
         "minItems": 1,
     }
     found["Prediction"]["properties"]["webhook"] = {

@@ -24,7 +24,7 @@ from tests.support.reference import (
 from tests.support.root import ROOT
 from tidings.cli import main as commands
 from tidings.gateway.routes import HEALTH_ROUTES, ROUTES, Route
-from tidings.storage.prediction import Prediction, Status, Transition
+from tidings.storage.prediction import Prediction
 from tidings.streams.log import headers, protocol
 from tidings.streams.log.protocol import (
     CHANGES,
@@ -244,8 +244,9 @@ async def test_what_is_posted_to_other_servers_is_described() -> None:
         await site.start()
         place = f"127.0.0.1:{runner.addresses[0][1]}"
         sender = WebhookSender([b"a secret"], [place])
-        step = Transition(None, Status.STARTING, 1_764_000_000_000)
-        told = body(b'{"predictionId":"p1","webhook":{"host":"h","sealed":"s"}}', None, step)
+        told = body(
+            b'{"predictionId":"p1","webhook":{"host":"h","sealed":"s"}}', None, "starting", 1
+        )
         assert (await sender.send(f"http://{place}/", "p1:1:0", bytes(told))).error is None
         await sender.close()
     finally:

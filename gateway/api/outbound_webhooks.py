@@ -6,9 +6,9 @@ from msgspec import Raw
 
 from tidings.gateway.auth.request_guard import RequestGuard
 from tidings.gateway.http.problems import Problem, bad_request, unprocessable
-from tidings.storage.prediction import Status
 from tidings.streams.log.protocol import Log
 from tidings.streams.notifications.address import AddressBook, BadAddress
+from tidings.streams.notifications.delivery import EVENTS
 from tidings.streams.notifications.delivery_index import DeliveryIndex
 
 DEFAULT_LIMIT = 50
@@ -50,21 +50,21 @@ def seal_webhook(fields: dict[str, Raw], book: AddressBook | None) -> None:
     except BadAddress as error:
         raise unprocessable("Invalid field", f"webhook: {error}.") from None
     if events is not None:
-        fields["webhookEvents"] = Raw(msgspec.json.encode(_statuses(events)))
+        fields["webhookEvents"] = Raw(msgspec.json.encode(_wanted(events)))
 
 
-def _statuses(events: Raw) -> list[Status]:
-    """The statuses, each once and in their own order: the same wish has the same bytes."""
+def _wanted(events: Raw) -> list[str]:
+    """What is wanted, each once and in one order: the same wish has the same bytes."""
     try:
-        named = msgspec.json.decode(events, type=frozenset[Status])
+        named = msgspec.json.decode(events, type=frozenset[str])
     except (msgspec.DecodeError, UnicodeError):
         named = frozenset()
-    if not named:
-        known = ", ".join(Status)
+    if not named or not named <= set(EVENTS):
+        known = ", ".join(EVENTS)
         raise unprocessable(
             "Invalid field", f"webhookEvents must be a list of one or more of {known}."
         )
-    return [status for status in Status if status in named]
+    return [name for name in EVENTS if name in named]
 
 
 class Deliveries:

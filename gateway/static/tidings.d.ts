@@ -113,7 +113,7 @@ export interface Prediction<Output = unknown> {
   /** The host of the server that is told of its steps. */
   webhook?: { host: string };
   /** The statuses that this server is told of; the last ones if it is left out. */
-  webhookEvents?: Status[];
+  webhookEvents?: (Status | "waiting")[];
   logsLength?: number;
   /** Bytes of the text in UTF-8. */
   textLength?: number;
@@ -187,7 +187,7 @@ export interface NewPrediction {
   retries?: number | RetryPolicy;
   stream?: boolean;
   webhook?: string;
-  webhookEvents?: ("starting" | "processing" | "succeeded" | "failed" | "canceled")[];
+  webhookEvents?: ("starting" | "processing" | "succeeded" | "failed" | "canceled" | "waiting")[];
   /** Ms that it may take, instead of a deadline. */
   timeout?: number;
 }

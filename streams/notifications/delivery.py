@@ -13,7 +13,6 @@ changes, so whoever has a partition of the changes has its deliveries. What is a
 in partition 0: the words of several partitions would have no order.
 """
 
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
@@ -28,6 +27,12 @@ from tidings.streams.notifications.address import Sealed
 
 ENDS = frozenset({Status.SUCCEEDED, Status.FAILED, Status.CANCELED})
 """What is told if nobody says which statuses are wanted."""
+WAITING = "waiting"
+"""Wanted beside statuses: that it waits for a person to answer a question."""
+EVENTS = (*(str(status) for status in Status), WAITING)
+"""All that can be wanted."""
+_QUESTIONS = 1_000_000
+"""A question's number: so many times the steps before it, and its own number."""
 
 
 class Told(Struct, frozen=True, gc=False):
@@ -37,6 +42,8 @@ class Told(Struct, frozen=True, gc=False):
     """Of the record, in ms: an id that is used again is another prediction."""
     count: int
     """Transitions, from the first on."""
+    questions: int = 0
+    """Up to this one."""
 
 
 class SwitchedOff(Struct, frozen=True):
@@ -59,7 +66,8 @@ class Delivery(Struct, frozen=True):
     prediction_id: str
     created_at: int
     number: int
-    """Of the transition, from 0: `webhook-id` is made of it, as versions differ after a repair."""
+    """Of the transition, from 0, or of a question: `webhook-id` is made of it, as versions differ
+    after a repair."""
     address: Sealed
     body: Raw
     since: int
@@ -74,7 +82,8 @@ class Delivery(Struct, frozen=True):
     def message_id(self) -> str:
         """`webhook-id`: the same at every try. It has no dot, as what is signed is joined by dots."""
         own = quote(self.prediction_id, safe="~").replace(".", "%2E")
-        return f"{own}:{self.created_at}:{self.number}"
+        question = f"q{self.number % _QUESTIONS}" if self.number >= _QUESTIONS else None
+        return f"{own}:{self.created_at}:{question or self.number}"
 
 
 class Waiting(Struct):
@@ -111,6 +120,18 @@ def waiting_of(
         redriven,
         delivery,
     )
+
+
+def question_number(steps: int, question: int) -> int:
+    """The number of a question's delivery, asked after so many steps."""
+    return steps * _QUESTIONS + question
+
+
+def order_of(number: int) -> tuple[int, int]:
+    """What puts deliveries of one prediction in order: a question follows the step before it."""
+    if number < _QUESTIONS:
+        return number, 0
+    return number // _QUESTIONS - 1, number % _QUESTIONS
 
 
 class Key(Struct, frozen=True):
@@ -164,46 +185,45 @@ def parse_key(key: bytes | None) -> Key | None:
     return None
 
 
-def wanted_statuses(record: Prediction) -> frozenset[Status]:
-    """The statuses that a prediction's own address is told of; unknown ones are left out."""
+def wanted_events(record: Prediction) -> frozenset[str]:
+    """What a prediction's own address is told of; names that are not known are left out."""
     if not record.webhook_events:
         return ENDS
     try:
         named = msgspec.json.decode(record.webhook_events, type=list[str])
     except msgspec.DecodeError:
         return ENDS  # no event brings that (`event_checks`); an end must not stay untold for it
-    return frozenset(status for status in Status if status.value in named)
+    return frozenset(EVENTS) & frozenset(named)
 
 
-def body(value: bytes, kind: str | None, transition: Transition) -> Raw:
+def body(value: bytes, kind: str | None, reached: str, at: int) -> Raw:
     """What is posted: Standard Webhooks' `type`, `timestamp` and `data`, which is the record.
 
     Args:
         value: The record as announced; it holds no reason to decode its numbers.
         kind: `group` of a group's record.
-        transition: The step that is told.
+        reached: The status, or `waiting`.
+        at: When, in ms.
     """
     fields: dict[str, Raw] = msgspec.json.decode(for_readers(value), type=dict[str, Raw])
     fields.pop("webhook", None)
     content: dict[str, Any] = {
-        "type": f"{kind or 'prediction'}.{transition.to}",
-        "timestamp": datetime.fromtimestamp(transition.at / 1000, UTC).isoformat(
-            timespec="milliseconds"
-        ),
+        "type": f"{kind or 'prediction'}.{reached}",
+        "timestamp": datetime.fromtimestamp(at / 1000, UTC).isoformat(timespec="milliseconds"),
         "data": fields,
     }
     return Raw(msgspec.json.encode(content))
 
 
 def due_transitions(
-    record: Prediction, told: Told | None, statuses: frozenset[Status], skip: int
+    record: Prediction, told: Told | None, wanted: frozenset[str], skip: int
 ) -> list[tuple[int, Transition]]:
     """The transitions that a target is to be told of now, with their numbers.
 
     Args:
         record: As announced.
         told: How far the target was told; None: of nothing.
-        statuses: Those that it wants to hear of.
+        wanted: What it wants to hear of.
         skip: So many transitions came by a repair and are told to nobody.
     """
     known = told.count if told is not None and told.created_at == record.created_at else 0
@@ -211,8 +231,22 @@ def due_transitions(
     return [
         (number, transition)
         for number, transition in enumerate(record.transitions[first:], first)
-        if transition.to in statuses
+        if transition.to in wanted
     ]
+
+
+def due_question(
+    record: Prediction, told: Told | None, wanted: frozenset[str], skip: int
+) -> int | None:
+    """The number of the question that a target is to be told of now; None: it knows, or none stands.
+
+    What a repair brings is told to nobody; see `due_transitions` for the arguments.
+    """
+    if not record.waiting or WAITING not in wanted or skip:
+        return None
+    known = told.questions if told is not None and told.created_at == record.created_at else 0
+    number = record.question_number or 0
+    return number if number > known else None
 
 
 def encoded(
@@ -225,8 +259,3 @@ def encoded(
 def may_be_told(value: bytes) -> bool:
     """Whether a record names an address of its own, without decoding it: most name none."""
     return b'"webhook":' in value
-
-
-def statuses_of(names: Sequence[str]) -> frozenset[Status]:
-    """The statuses of a setting; none: the ends."""
-    return frozenset(Status(name) for name in names) or ENDS

@@ -21,7 +21,7 @@ import msgspec
 from msgspec import Struct
 
 from tidings.storage.loggers import get_logger
-from tidings.storage.prediction import Prediction, Status, decode
+from tidings.storage.prediction import Prediction, decode
 from tidings.streams.changes.codec import Change, parse
 from tidings.streams.log.consumer_loop import ConsumerLoop
 from tidings.streams.log.protocol import (
@@ -38,6 +38,7 @@ from tidings.streams.log.read_until_end import read_until_end
 from tidings.streams.notifications.address import AddressBook, Sealed
 from tidings.streams.notifications.delivery import (
     START_KEY,
+    WAITING,
     Delivery,
     Key,
     Start,
@@ -46,13 +47,16 @@ from tidings.streams.notifications.delivery import (
     Waiting,
     body,
     delivery_key,
+    due_question,
     due_transitions,
     encoded,
     may_be_told,
+    order_of,
+    question_number,
     switched_off_record,
     told_key,
     waiting_of,
-    wanted_statuses,
+    wanted_events,
 )
 from tidings.streams.notifications.dispatcher import Dispatcher
 from tidings.streams.notifications.records import key_of, read
@@ -83,7 +87,7 @@ class Target(Struct, frozen=True):
     """An address that is told of every prediction."""
 
     address: Sealed
-    statuses: frozenset[Status]
+    wanted: frozenset[str]
 
 
 class Notifier:
@@ -218,7 +222,7 @@ class Notifier:
             self.dispatcher.switch(target, reason)
         # Of an id that is used again the former prediction's steps come first.
         for key, record in sorted(
-            waiting.values(), key=lambda one: (one[0].created_at, one[0].number)
+            waiting.values(), key=lambda one: (one[0].created_at, order_of(one[0].number))
         ):
             self._add(key, record)
         if waiting:
@@ -304,37 +308,43 @@ class Notifier:
             return
         now = int(time.time() * 1000)
         progress = self._told.get(record.prediction_id)
-        for target, address, statuses in self._who(record):
+        for target, address, wanted in self._who(record):
             known = None if progress is None else progress.targets.get(target)
             skip = change.quiet or 0
-            due = due_transitions(record, known, statuses, skip)
+            due = [
+                (number, step.to.value, step.at)
+                for number, step in due_transitions(record, known, wanted, skip)
+            ]
+            if (question := due_question(record, known, wanted, skip)) is not None:
+                number = question_number(len(record.transitions), question)
+                due.append((number, WAITING, record.updated_at))
             if not due and (not skip or (known is not None and known.count >= skip)):
                 continue
-            for number, transition in due:
+            for number, reached, at in due:
                 delivery = Delivery(
                     record.prediction_id,
                     record.created_at,
                     number,
                     address,
-                    body(change.value, record.kind, transition),
+                    body(change.value, record.kind, reached, at),
                     now,
                 )
                 made.append((len(appended), target, delivery))
                 appended.append(encoded(delivery_key(target, delivery), delivery, partition))
-            count = Told(record.created_at, len(record.transitions))
+            count = Told(record.created_at, len(record.transitions), record.question_number or 0)
             self._remember(partition, target, record.prediction_id, count)
             appended.append(encoded(told_key(target, record.prediction_id), count, partition))
 
-    def _who(self, record: Prediction) -> list[tuple[str, Sealed, frozenset[Status]]]:
+    def _who(self, record: Prediction) -> list[tuple[str, Sealed, frozenset[str]]]:
         """Targets of a record, each once: its own address, and those that are told of everything."""
         found = {}
         if (own := read(bytes(record.webhook), Sealed)) is not None:
             name = self._book.target(own)
-            found[name] = name, own, wanted_statuses(record)
+            found[name] = name, own, wanted_events(record)
         for name, one in self._targets:
             before = found.get(name)
-            statuses = one.statuses if before is None else one.statuses | before[2]
-            found[name] = name, one.address, statuses
+            wanted = one.wanted if before is None else one.wanted | before[2]
+            found[name] = name, one.address, wanted
         return list(found.values())
 
     async def _take(self, waiting: Waiting, delivery: Delivery) -> None:

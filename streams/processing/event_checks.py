@@ -1,12 +1,17 @@
 """What each type of event needs beside what all have."""
 
+from typing import Literal
+
 import msgspec
 from msgspec import Raw, Struct
 
-from tidings.storage.prediction import LARGEST, MAX_ID_BYTES, Status, valid_id
+from tidings.storage.prediction import LARGEST, MAX_ID_BYTES, valid_id
 from tidings.streams.rules.event import Event, EventType, Poison
 from tidings.streams.rules.groups import MAX_MEMBERS, WAITING
 from tidings.streams.rules.questions import question_of
+
+_Wanted = Literal["starting", "processing", "succeeded", "failed", "canceled", "waiting"]
+"""What a webhook may be told of."""
 
 
 class SealedWebhook(Struct, frozen=True, forbid_unknown_fields=True):
@@ -90,12 +95,12 @@ def _check_webhook(event: Event) -> None:
     """An address is sealed before it is appended: a plain one would be shown to every reader."""
     try:
         msgspec.json.decode(event.webhook or b"null", type=SealedWebhook | None)
-        msgspec.json.decode(event.webhook_events or b"[]", type=list[Status])
+        msgspec.json.decode(event.webhook_events or b"[]", type=list[_Wanted])
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         raise Poison(
             "wrong-type",
             "a webhook is an object with host and sealed, as POST /api/predictions makes it, and "
-            "webhookEvents a list of statuses",
+            "webhookEvents a list of statuses, or waiting",
         ) from None
 
 

@@ -127,7 +127,7 @@ CREATED = (
     Field(
         "webhook_events",
         Merge.CREATE,
-        "Status[]",
+        '(Status | "waiting")[]',
         "The statuses that this server is told of; the last ones if it is left out.",
         json=True,
         begins=b"[",

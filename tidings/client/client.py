@@ -267,7 +267,7 @@ class Client(GroupCalls, ExportCalls, QuestionCalls, UsageCalls):
             retries: How often it is tried again if it fails, or a whole policy.
             stream: Read the provider's stream, so that the answer grows as `text`.
             webhook: The https address of a server that is told of its end, signed.
-            webhook_events: The statuses that it is told of instead.
+            webhook_events: The statuses that it is told of instead; `waiting`: of questions, too.
             prediction_id: Its id; None: the service chooses one.
             idempotency_key: The same key gives the same prediction; None: a new one, so that a lost
                 answer can be asked for again without a second prediction.

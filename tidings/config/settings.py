@@ -275,9 +275,9 @@ class Settings(Struct, frozen=True, kw_only=True):
     notify: Annotated[tuple[str, ...], Setting(secret=True, check=validators.http_url)] = ()
     """Addresses that are told of every prediction, beside the one that a prediction names."""
     notify_events: tuple[
-        Literal["starting", "processing", "succeeded", "failed", "canceled"], ...
+        Literal["starting", "processing", "succeeded", "failed", "canceled", "waiting"], ...
     ] = ("succeeded", "failed", "canceled")
-    """The statuses that they are told of."""
+    """The statuses that they are told of; `waiting`: that a person is asked."""
     notify_allow: Annotated[tuple[str, ...], Setting(check=validators.host_port)] = ()
     """`host:port` of servers that may be told although private or http."""
     notify_concurrency: Positive = 8

@@ -11,7 +11,6 @@ from msgspec import Struct
 from tidings.config.settings import Settings, SettingsError
 from tidings.observability.health import HealthMonitor
 from tidings.runtime.resources import Resources
-from tidings.storage.prediction import Status
 from tidings.streams.notifications.address import AddressBook, BadAddress
 from tidings.streams.notifications.dispatcher import Dispatcher
 from tidings.streams.notifications.notifier import Notifier, Target
@@ -67,9 +66,9 @@ async def notifier_role(
     Raises:
         SettingsError: An address of the settings is none that may be told.
     """
-    statuses = frozenset(Status(name) for name in settings.notify_events)
+    wanted = frozenset(settings.notify_events)
     try:
-        targets = [Target(book.seal(url), statuses) for url in settings.notify]
+        targets = [Target(book.seal(url), wanted) for url in settings.notify]
     except BadAddress as error:
         raise SettingsError(
             f"TIDINGS_NOTIFY: {error}; a private or http address is named in TIDINGS_NOTIFY_ALLOW"

@@ -38,7 +38,7 @@ export interface Prediction {
   deadline?: number;
   usage?: Usage;
   webhook?: { host: string; };
-  webhookEvents?: ("starting" | "processing" | "succeeded" | "failed" | "canceled")[];
+  webhookEvents?: ("starting" | "processing" | "succeeded" | "failed" | "canceled" | "waiting")[];
   waiting?: boolean;
   question?: unknown;
   questionId?: string;
@@ -166,7 +166,7 @@ export interface NewPrediction {
   retries?: number | RetryPolicy;
   stream?: boolean;
   webhook?: string;
-  webhookEvents?: ("starting" | "processing" | "succeeded" | "failed" | "canceled")[];
+  webhookEvents?: ("starting" | "processing" | "succeeded" | "failed" | "canceled" | "waiting")[];
   timeout?: number;
 }
 
@@ -240,7 +240,7 @@ export interface Ping {
 }
 
 export interface NewGroup {
-  orders: ({ payload?: unknown; prompt?: string | LargeField; model?: string; provider?: string; tags?: string[]; estimatedTime?: number; deadline?: number; retries?: number | RetryPolicy; stream?: boolean; webhook?: string | null; webhookEvents?: ("starting" | "processing" | "succeeded" | "failed" | "canceled")[]; timeout?: number; })[];
+  orders: ({ payload?: unknown; prompt?: string | LargeField; model?: string; provider?: string; tags?: string[]; estimatedTime?: number; deadline?: number; retries?: number | RetryPolicy; stream?: boolean; webhook?: string | null; webhookEvents?: ("starting" | "processing" | "succeeded" | "failed" | "canceled" | "waiting")[]; timeout?: number; })[];
   payload?: unknown;
   prompt?: string | LargeField;
   model?: string;
@@ -251,7 +251,7 @@ export interface NewGroup {
   retries?: number | RetryPolicy;
   stream?: boolean;
   webhook?: string;
-  webhookEvents?: ("starting" | "processing" | "succeeded" | "failed" | "canceled")[];
+  webhookEvents?: ("starting" | "processing" | "succeeded" | "failed" | "canceled" | "waiting")[];
   timeout?: number;
   owner?: string;
   group?: string | true;

@@ -108,12 +108,12 @@ DELIVERY_KEYS: dict[str, tuple[str, type[Struct]]] = {
 WEBHOOK_HEADERS = {
     "content-type": "`application/json`",
     "user-agent": "`tidings`",
-    "webhook-id": "the prediction, its `createdAt` and the number of the step, with `:` between; repeats have the same",
+    "webhook-id": "the prediction, its `createdAt` and the number of the step (`q1`: the first question), with `:` between; repeats have the same",
     "webhook-timestamp": "when this try was signed, in seconds since the epoch",
     "webhook-signature": "`v1,` and the signature in base64, of each secret; spaces between",
 }
 WEBHOOK_BODY = {
-    "type": "`prediction.` or `group.`, and the status that was reached",
+    "type": "`prediction.` or `group.`, and the status that was reached; `prediction.waiting`: a person is asked",
     "timestamp": "when it was reached, in ISO 8601",
     "data": "the [record](record.md#the-record) without `webhook`",
 }

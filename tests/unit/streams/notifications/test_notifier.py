@@ -180,6 +180,50 @@ async def test_a_text_is_told_by_its_steps_alone() -> None:
         assert receiver.seen == 2
 
 
+async def test_a_question_is_told_once_between_the_steps() -> None:
+    """Who asked for `waiting` is told of each question, after the step before it, and of the end."""
+    log = MemoryLog(partitions=1)
+    async with Receiver().serving() as receiver, notifying(receiver, log) as world:
+        address = world.book.seal(receiver.url)
+        wanted = ["processing", "succeeded", "waiting"]
+        asked = replace(
+            record("p1", 2, address, wanted),
+            waiting=True,
+            question=Raw(b'"Which cat?"'),
+            question_number=1,
+        )
+        receiver.answers = [500]
+        other = replace(asked, prediction_id="p2", webhook_events=ABSENT)
+        await world.announce(asked, other, asked)
+        types = ["prediction.processing", "prediction.waiting"]
+        await receiver.reaches("p1", *types)
+        again = replace(asked, version=5, question=Raw(b'"Which dog?"'), question_number=2)
+        done = replace(record("p1", 3, address, wanted), version=6, question_number=2)
+        await world.announce(again, again, done)
+        await receiver.reaches("p1", *types, "prediction.waiting", "prediction.succeeded")
+        ids = [message_id.rpartition(":")[2] for message_id, _ in receiver.taken]
+        assert ids == ["1", "q1", "q2", "2"]
+        assert receiver.taken[1][1]["data"]["question"] == "Which cat?"
+        assert receiver.of("p2") == []
+
+
+async def test_questions_keep_their_place_over_a_restart() -> None:
+    """What waits of a prediction is sent in the order of its life by the next notifier, too."""
+    log = MemoryLog(partitions=1)
+    receiver = Receiver()
+    async with receiver.serving():
+        pass
+    wanted = ["processing", "succeeded", "waiting"]
+    async with notifying(receiver, log, schedule=Backoff((0.2,), jitter=0)) as world:
+        address = world.book.seal(receiver.url)
+        asked = replace(record("p1", 2, address, wanted), waiting=True, question_number=1)
+        await world.announce(asked, replace(record("p1", 3, address, wanted), version=4))
+        await eventually(lambda: world.notifier.dispatcher.failed, 5)
+    async with receiver.serving(), notifying(receiver, log):
+        names = ("processing", "waiting", "succeeded")
+        await receiver.reaches("p1", *(f"prediction.{name}" for name in names))
+
+
 async def test_the_first_start_is_at_the_end_of_the_changes() -> None:
     """What was announced before the first start is told to nobody; what comes while it is away is."""
     log = MemoryLog(partitions=1)
