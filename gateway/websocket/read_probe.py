@@ -1,7 +1,7 @@
 """Whether a client reads what it is sent.
 
 Pure. The buffers of sockets on both sides hold minutes of a growing text, so a full transport does
-not tell that a reader has stopped: it would get each piece of those minutes one by one. So behind
+not tell that a reader has stopped. It would get each piece of those minutes one by one. So behind
 every so many writes of pieces goes a ping, and its pong says that everything before it was read.
 While the pong is overdue pieces are kept back, and what they come to is sent at once when it is
 there.
