@@ -171,7 +171,7 @@ async def by_hand(url: str, port_file: str) -> None:
         await socket_.send_str('{"type":"synced"}')
         last = b"0"
         while not socket_.closed:
-            found = await client.xread({name: last}, block=5000, count=100)
+            found = await client.xread({name: last}, block=1000, count=100)
             for _, entries in found:
                 for identity, fields in entries:
                     text = fields[b"text"].decode()
