@@ -60,6 +60,13 @@ class _Given:
                 "Answer too large",
                 f"An answer may have {MAX_ANSWER} bytes at most; send less, or the address of it.",
             )
+        try:
+            _any.decode(self.answer)
+        except (msgspec.DecodeError, RecursionError):
+            raise unprocessable(
+                "Invalid field",
+                "The answer is no JSON that can be read: half a character, or too deep.",
+            ) from None
         self.number: int | None = None
         if (number := fields.get("questionNumber")) is not None:
             try:

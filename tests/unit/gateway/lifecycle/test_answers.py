@@ -115,6 +115,19 @@ async def test_what_is_no_answer_to_the_question_is_refused(
         assert good.status_code == 200
 
 
+async def test_an_answer_that_cannot_be_read_is_refused() -> None:
+    """Half a character, and nesting without end: said at once, whatever the question takes."""
+    async with serving() as (service, client):
+        await service.put(prediction("p1"))
+        headers = {"Content-Type": "application/json"}
+        for question in ("Which?", {"text": "Which?", "choices": ["a"]}):
+            await ask(client, question)
+            for bad in (b'"\\ud800"', b"[" * 50_000 + b"]" * 50_000, b"{", b"\xff"):
+                body = b'{"answer":%b}' % bad
+                answer = await client.post(PATH + "/answer", content=body, headers=headers)
+                assert answer.status_code in (400, 422), (bad[:20], answer.text)
+
+
 async def test_an_answer_that_nobody_asked_for_is_refused() -> None:
     """Nothing was asked, or it has ended, or there is no such prediction."""
     async with serving() as (service, client):
