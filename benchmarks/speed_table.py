@@ -54,7 +54,7 @@ ROWS = (
         "a lone webhook through everything, CPU",
         "SQLite <= 1.8 x the least at 100 and 500/s; Kafka <= 2.7 x at 100, 2.2 x at 500",
         "lone_event",
-        options=("--rates", "100,500", "--seconds", "3", "--rounds", "3"),
+        options=("--rates", "100,500", "--seconds", "2"),
         quick=("--rates", "100,500", "--seconds", "2", *ONE),
     ),
     Row(
@@ -118,8 +118,10 @@ def run(source: Path, row: Row, options: Sequence[str]) -> str:
         try:
             printed, _ = process.communicate(timeout=row.seconds)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)  # with the brokers and services that it started
             return f"did not end within {row.seconds:g} s"
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)  # with the brokers and services it started
     return printed if not process.returncode else f"ended with {process.returncode}"
 
 
@@ -146,6 +148,7 @@ def main() -> None:
     parser.add_argument("--only", metavar="WORD", help="rows whose name or benchmark has it")
     parser.add_argument("--quick", action="store_true")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # not without ending what runs
     sections = read_sections()
     with checked_out(arguments.former) as former:
         if former is not None:
