@@ -1,12 +1,14 @@
 """What the client does with usage."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import httpx
 import msgspec
 
 from tidings.client.answers import camel
+
+if TYPE_CHECKING:
+    import httpx
 
 
 class UsageRow(msgspec.Struct, kw_only=True, rename="camel"):
@@ -42,7 +44,7 @@ class UsageCalls:
         body: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
         repeat: bool = True,
-    ) -> httpx.Response:
+    ) -> "httpx.Response":
         raise NotImplementedError
 
     async def usage(
