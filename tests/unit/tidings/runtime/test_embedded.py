@@ -17,7 +17,7 @@ async def test_a_program_runs_the_service_in_its_own_loop(tmp_path: Path) -> Non
         port=0,
         log=f"sqlite:///{tmp_path}/log.db",
         store=f"sqlite:///{tmp_path}/store.db",
-        assets=f"file://{tmp_path}/assets",
+        assets=f"file:///{tmp_path}/assets",
     )
     async with tidings.service(settings) as running:
         assert signal.getsignal(signal.SIGTERM) is handler
