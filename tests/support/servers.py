@@ -76,8 +76,10 @@ class Server:
     def kill(self) -> None:
         """End it and its children on the spot (SIGKILL)."""
         if self._process is not None:
-            self._signal(signal.SIGKILL)
+            ended = self._signal(signal.SIGKILL)
             self._process.wait()
+            # Postgres does not start as long as one of its former processes has its memory.
+            psutil.wait_procs(ended, timeout=10)
         self._process = None
 
     def freeze(self) -> None:
@@ -98,13 +100,16 @@ class Server:
         self.kill()
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _signal(self, number: signal.Signals) -> None:
+    def _signal(self, number: signal.Signals) -> list[psutil.Process]:
+        """Send it to the server and its children; returns the children."""
         if self._process is None or self._process.poll() is not None:
-            return
+            return []
         server = psutil.Process(self._process.pid)
-        for process in [server, *server.children(recursive=True)]:
+        children = server.children(recursive=True)
+        for process in [server, *children]:
             with suppress(psutil.NoSuchProcess):  # a backend that has just ended
                 process.send_signal(number)
+        return children
 
 
 def _package(name: str) -> Path:

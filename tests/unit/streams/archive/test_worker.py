@@ -286,7 +286,7 @@ async def test_an_outage_of_the_object_storage_is_waited_out() -> None:
     async with Site(picture).open() as site, archiving(site.place, objects=Away("memory://")) as at:
         await at.send({"status": "succeeded", "output": f"http://{site.place}/a"})
         assert len(listed((await at.dealt_with()).assets)) == 1
-        assert at.archiver.obstacle is None
+        await eventually(lambda: at.archiver.obstacle is None)
 
 
 async def test_files_go_with_their_prediction() -> None:
