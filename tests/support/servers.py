@@ -105,7 +105,7 @@ class Server:
         if self._process is None or self._process.poll() is not None:
             return []
         server = psutil.Process(self._process.pid)
-        children = server.children(recursive=True)
+        children: list[psutil.Process] = server.children(recursive=True)
         for process in [server, *children]:
             with suppress(psutil.NoSuchProcess):  # a backend that has just ended
                 process.send_signal(number)
