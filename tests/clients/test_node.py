@@ -48,6 +48,9 @@ console.log((await tidings.finished(slow.predictionId)).status);
 const first = await tidings.list({ owner, limit: 1 });
 const second = await tidings.list({ owner, limit: 1, cursor: first.cursor });
 console.log([first, second].map((page) => page.data[0].predictionId).join() === [slow, made].map((one) => one.predictionId).join());
+const [used] = await tidings.usage({ groupBy: ["owner"], owner });
+const kept = await tidings.list({ owner, provider: "replicate", text: "two herons" });
+console.log(used.owner === owner, used.seconds > 0, kept.data.length);
 try {
   await tidings.get("nobody's");
 } catch (error) {
@@ -69,6 +72,7 @@ succeeded true
 1 undefined answered
 canceled
 true
+true true 2
 true not-found
 true invalid-transition
 group one,two

@@ -17,6 +17,7 @@ from tidings.storage.factory import open_store
 from tidings.storage.postgres import schema as postgres_schema
 from tidings.storage.sqlite import schema as sqlite_schema
 from tidings.storage.sqlite.upgrade import reachable
+from tidings.storage.store import Query
 
 STEPS = {
     2: "CREATE TABLE notes (text TEXT);\nINSERT INTO notes VALUES ('one;two');\n",
@@ -132,3 +133,34 @@ async def test_postgres_is_taken_along(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(StoreMisconfigured, match="have format odd"):
         await open_store(url)
     await connection.close()
+
+
+async def test_postgres_indexes_what_was_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables of the format before index appear at the start, and their records come into it step by step."""
+    schema = fresh("t").replace("-", "_")
+    url = f"{servers.postgres()}?schema={schema}&timeout=60"
+    with monkeypatch.context() as before:
+        before.setattr(postgres_schema, "FORMAT", 1)
+        before.setattr(postgres_schema, "INDEX_TABLES", "")
+        before.setattr(postgres_schema, "make_words", _nothing)
+        old = await open_store(url)
+        records = [creation(f"p{n:03}", provider="fal", prompt=f"heron {n}") for n in range(120)]
+        await old.write(records)
+        await old.close()
+    store = await open_store(url)
+    await store.write([creation("new", provider="luma")])
+    left = [await store.index()]
+    while left[-1]:
+        left.append(await store.index())
+    assert len(left) > 3
+    assert len((await store.list(Query(provider="fal", limit=200))).items) == 120
+    page = await store.find("HERON 11", Query())
+    assert page is not None
+    assert len(page.items) == 11
+    await store.close()
+    connection = await asyncpg.connect(servers.postgres())
+    await connection.execute(f"DROP SCHEMA {schema} CASCADE")
+    await connection.close()
+
+
+async def _nothing(*_: object) -> None: ...
