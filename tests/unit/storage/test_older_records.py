@@ -3,11 +3,14 @@
 Nobody gets to see it, and they lose it in time.
 """
 
+from pathlib import Path
+
 import msgspec
 import pytest
 from msgspec import Raw
 
 from tests.support.streams.events import T0, event, judge
+from tidings import open_store
 from tidings.storage.memory import MemoryStore
 from tidings.storage.prediction import Prediction, decode, encode, without_report
 from tidings.storage.store import Stored, Write
@@ -47,12 +50,13 @@ def test_a_member_of_that_name_elsewhere_stays(encoded: bytes) -> None:
     assert without_report(encoded) is encoded
 
 
-async def test_verify_compares_what_is_left() -> None:
+async def test_verify_compares_what_is_left(tmp_path: Path) -> None:
     """A live record of the older format is what a rebuild makes, apart from the body.
 
     Nothing is different.
     """
-    log, live, scratch = MemoryLog(), MemoryStore(), MemoryStore()
+    log, scratch = MemoryLog(), MemoryStore()
+    live = await open_store(f"sqlite:///{tmp_path}/store.db")
     policy = StorePolicy(await log.identity())
     await log.append(EVENTS, [NewRecord(b"p1", b'{"status":"processing","logs":"x"}')])
     rebuild = Rebuild(log, scratch, {}, policy)
@@ -62,6 +66,7 @@ async def test_verify_compares_what_is_left() -> None:
     await live.write([Write(stored.standing(), older, 0)])
     found = await verify(rebuild, scratch, live, log, group="g")
     assert (found.compared, found.equal, found.differences) == (1, 1, [])
+    await live.close()
 
 
 def test_it_is_lost_with_the_first_event_and_changes_no_version() -> None:
