@@ -74,7 +74,13 @@ class Write(Struct, frozen=True, gc=False):
         """What a store holds once this is written."""
         record = self.record
         status = None if isinstance(record, Tombstone) else record.status
-        # Set behind the search for a `report`, which takes as long as all else here: a record has none.
+        return Stored(record.version, status, self.encoded, self.expires_at, record.owner)
+
+    @property
+    def stored_as_encoded(self) -> Stored:
+        """The same of a record that was encoded here, which has no `report` to search for: half as dear."""
+        record = self.record
+        status = None if isinstance(record, Tombstone) else record.status
         stored = Stored(record.version, status, b"", self.expires_at, record.owner)
         force_setattr(stored, "encoded", self.encoded)
         return stored
