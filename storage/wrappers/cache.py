@@ -308,7 +308,7 @@ class CachedStore(PassThrough):
         until = self._clock.monotonic() + self._ttl
         size = self._size
         for write in writes:
-            stored, prediction_id = write.stored, write.record.prediction_id
+            stored, prediction_id = write.stored_as_encoded, write.record.prediction_id
             # Where nothing stood, an entry is a tombstone that the store has purged.
             take = entries.get if write.expected else entries.pop
             entry = take(prediction_id, None)
