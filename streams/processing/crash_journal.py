@@ -80,8 +80,16 @@ class CrashJournal:
 
     @property
     def careful(self) -> bool:
-        """Whether records are taken one by one."""
+        """Whether records of some partition are taken one by one."""
         return any(note.until for note in self._notes.values())
+
+    def divided(self, records: Iterable[Record]) -> tuple[list[Record], list[Record]]:
+        """Those to be taken one by one, as others of their partition may have ended processes, and the rest."""
+        watched = {partition for partition, note in self._notes.items() if note.until}
+        doubtful, calm = list[Record](), list[Record]()
+        for record in records:
+            (doubtful if record.partition in watched else calm).append(record)
+        return doubtful, calm
 
     @property
     def suspicious(self) -> bool:

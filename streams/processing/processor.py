@@ -11,11 +11,10 @@ A batch goes through these steps; the methods below follow in their order, with 
 6. commit the offsets, now and then and in the background, one commit in flight; what the store has not brought to the
    disk yet it brings there first
 
-Three batches may be under way at a time, each in steps of its own and in order. One is written (2
-to 4) while the previous one is announced (5). If the processor is behind, the next one is taken (1)
-meanwhile. A batch that is not full is written where it is taken: a task would only cost time. What
-a batch announces was written before, and nothing is committed whose announcement, or that of a
-batch before it, did not stand.
+Three batches may be under way at a time, each in steps of its own and in order. One is written (2 to 4) while the
+previous one is announced (5). If the processor is behind, the next one is taken (1) meanwhile. A batch that is not full
+is written where it is taken: a task would only cost time. What a batch announces was written before, and nothing is
+committed whose announcement, or that of a batch before it, did not stand.
 
 A crash anywhere redelivers: what was applied is a duplicate by its position, is announced again, and subscribers drop
 the version that they have. A consumer that lost its partitions without noticing fails the compare-and-set, reloads,
@@ -62,12 +61,10 @@ COMMIT_EVERY = 0.2
 what a crash redelivers of so short a time is known as done."""
 
 SHORT = 0.001
-"""Seconds that an announcement took last up to which the next one is waited for; a longer one goes on beside the next
-batch."""
+"""Seconds; an announcement that took up to this is waited for next time, a longer one goes on beside the next batch."""
 
 POLL = 0.5
-"""Seconds between calls of `fetch` while nothing comes, or a batch waits for an outage to end: they keep the group
-membership."""
+"""Seconds between calls of `fetch`, which keep the membership, while nothing comes or a batch waits for an outage."""
 
 T = TypeVar("T")
 
@@ -261,8 +258,11 @@ class Processor:
                 await writing
 
     async def _singly(self, loop: ConsumerLoop, records: Sequence[Record]) -> None:
-        """Each record through all the steps before the next one is begun: one of them may end the process."""
-        for record in records:
+        """Each doubtful record through all steps before the next, as one may end the process; the others go first."""
+        doubtful, calm = self._journal.divided(records)
+        if calm:
+            await self._begin(loop, calm)
+        for record in doubtful:
             await self._drain()
             if self._stopping.is_set() or not loop.current:
                 return  # whoever has them next reads these again

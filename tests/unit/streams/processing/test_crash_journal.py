@@ -152,6 +152,30 @@ async def test_a_second_deadly_record_costs_fewer_ends(store: PredictionStore) -
     assert codes(await read(log, DEAD_LETTERS)) == ["crash", "crash"]
 
 
+async def test_other_partitions_go_on_by_the_batch() -> None:
+    """While records of one partition are taken one by one, those of the others share their writes."""
+
+    class Counting(MemoryStore):
+        most = 0
+
+        async def write(self, writes: Sequence[Write]) -> list[Outcome]:
+            self.most = max(self.most, len(writes))
+            return await super().write(writes)
+
+    log, store = MemoryLog(partitions=2), Counting()
+    deadly = NewRecord(b"bad", DEADLY, partition=0)
+    names = [b"p%d" % number for number in range(20)]
+    await log.append(EVENTS, [deadly])
+    for _ in range(STARTS + 1):
+        assert not await live(log, store)
+    others = [NewRecord(name, b'{"status":"processing"}', partition=1) for name in names]
+    await log.append(EVENTS, others)
+    while not await live(log, store):
+        pass
+    assert store.most == len(names)
+    assert codes(await read(log, DEAD_LETTERS)) == ["crash"]
+
+
 @pytest.mark.parametrize("seed", range(4))
 async def test_no_innocent_record_is_set_aside(seed: int) -> None:
     """Processes that are killed again and again for other reasons, at any moment, lose nothing and blame nobody."""
