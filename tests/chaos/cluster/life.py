@@ -51,14 +51,15 @@ class Life:
         self.answers: dict[str, set[str]] = {}
         """By prediction, the answers of which somebody was told that they count."""
 
-    async def run(self, client: Client) -> None:
-        """Make one after another, until cancelled; what has begun is brought to its end by `finish`."""
+    async def run(self, client: Client, stopping: asyncio.Event) -> None:
+        """Make one after another, until told to stop; the last question is brought to its end, too."""
         number = 0
-        while True:
+        while not stopping.is_set():
             number += 1
             await self._group(client, f"{MADE}group-{number}")
             await self._question(client, f"{MADE}question-{number}")
-            await asyncio.sleep(EVERY)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stopping.wait(), EVERY)
 
     async def _group(self, client: Client, name: str) -> None:
         orders = [dict(one) for one in MEMBERS]

@@ -90,20 +90,21 @@ class Load:
 
     async def run(self) -> None:
         """Send until stopped, then the rest of every prediction."""
-        made = [asyncio.create_task(self._make()), asyncio.create_task(self._live())]
+        made, living = asyncio.create_task(self._make()), asyncio.create_task(self._live())
         due = time.monotonic()
         while not self._stopping.is_set():
             due = max(due + 1 / self._rate, time.monotonic() - 1.0)
             await self._rest(due - time.monotonic())
             if not self._pausing and (line := self._next()) is not None:
                 self._spawn(line)
-        for task in made:
-            task.cancel()
-        await asyncio.wait([*made, *self._tasks])
-        for line in [*self._hot, *self._lines]:
+        made.cancel()
+        await asyncio.wait([made, living, *self._tasks])
+        # The probes too: what is silent for long is looked up, and nobody knows it.
+        lines = [*self._hot, *self._lines, *self.probes]
+        for line in lines:
             line.last = min(line.last, line.tried + 3)
         async with asyncio.TaskGroup() as group:
-            for line in [*self._hot, *self._lines]:
+            for line in lines:
                 group.create_task(self._finish(line))
 
     def _probe(self, name: str) -> Line:
@@ -253,7 +254,7 @@ class Load:
     async def _live(self) -> None:
         """Have groups made, and questions asked."""
         async with self._cluster.client() as client:
-            await self.life.run(client)
+            await self.life.run(client, self._stopping)
 
     async def _say(self, name: str, event: Mapping[str, object]) -> bool:
         body = {"id": f"{name}-{event.get('status')}", **event}

@@ -394,7 +394,7 @@ async def test_postgres_set_up_wrongly() -> None:
     await (await open_store(f"{url}?schema={name}")).close()
     await refused(f"{with_user(url, name, 'secret')}?schema={name}", "permission denied")
     await connection.execute(f"UPDATE {name}.tidings_meta SET value = '99' WHERE key = 'format'")
-    await refused(f"{url}?schema={name}", "format 99", "this version reads 1")
+    await refused(f"{url}?schema={name}", "format 99", "this version reads 2")
     await connection.close()
 
 

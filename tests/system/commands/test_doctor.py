@@ -91,10 +91,10 @@ async def used(folder: Path, settings: Settings) -> None:
 @pytest.mark.parametrize(
     ("kind", "facts"),
     [
-        ("sqlite", ("SQLite 3", "every commit is on the disk", "format 1")),
+        ("sqlite", ("SQLite 3", "every commit is on the disk", "format 2")),
         (
             "postgres",
-            ("PostgreSQL 18", "fsync on", "clock skew (ms)", "round trip (ms)", "format 1"),
+            ("PostgreSQL 18", "fsync on", "clock skew (ms)", "round trip (ms)", "format 2"),
         ),
         (
             "valkey",

@@ -118,7 +118,12 @@ def _print(arguments: Namespace, records: list[Prediction]) -> None:
 def _members(file: str | None) -> list[dict[str, Any]] | None:
     if file is None:
         return None
-    text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
+    try:
+        text = sys.stdin.read() if file == "-" else Path(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeError) as error:
+        raise command.Failure(
+            f"--orders: {file!r} cannot be read as text: {error}", command.WRONG_USE
+        ) from None
     found = []
     for number, line in enumerate(text.splitlines(), 1):
         if line.strip():
