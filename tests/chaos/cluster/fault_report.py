@@ -57,6 +57,8 @@ class Report(Struct, rename="camel"):
     """Predictions that their deadlines have failed."""
     retries: int = 0
     answers: int = 0
+    webhooks: int = 0
+    """Ends that another server was told of."""
     connections: int = 0
     problems: dict[str, int] = {}
     notes: list[str] = []
@@ -119,6 +121,7 @@ def table(report: Report) -> str:
         **{f"  {code}": count for code, count in sorted(report.reasons.items())},
         "groups / deadlines": f"{report.groups} / {report.deadlines}",
         "retries / answers": f"{report.retries} / {report.answers}",
+        "ends told by webhook": report.webhooks,
         "connections of clients": report.connections,
         "flow when all is well": f"{_middle(calm):.2f} s, at most {max(calm, default=0.0):.2f} s",
         "longest silence": f"{max((one.silence for one in report.outcomes), default=0.0):.1f} s",

@@ -30,9 +30,10 @@ from tests.chaos.cluster.ledger import Ledger, Line, Problem
 from tests.chaos.cluster.linked import LinkedCluster, linked
 from tests.chaos.cluster.load import OWNERS, PARTITIONS, Load
 from tests.chaos.cluster.schedule import Fault, Kind, UnknownFault, schedule
-from tests.chaos.cluster.settlement import Settlement
+from tests.chaos.cluster.settlement import ENDS, Settlement
 from tests.chaos.cluster.watchers import Watcher, crowd
 from tests.support.conditions import eventually
+from tests.support.receiver import SECRET, Receiver
 from tidings.client.progress import parse
 from tidings.client.subscription import SUBPROTOCOL
 from tidings.streams.log.factory import open_log
@@ -70,12 +71,16 @@ class Suite:
     Args:
         cluster: Running.
         log: A way to the topics apart from all links.
+        receiver: The server that is told by webhooks.
         plan: What to do.
         say: Where lines for the terminal go.
     """
 
-    def __init__(self, cluster: LinkedCluster, log: Log, plan: Plan, say: Say) -> None:
+    def __init__(
+        self, cluster: LinkedCluster, log: Log, receiver: Receiver, plan: Plan, say: Say
+    ) -> None:
         self.cluster = cluster
+        self.receiver = receiver
         self.ledger = Ledger()
         self.load = Load(cluster, log, self.ledger, plan.rate, plan.seed)
         self.watchers = crowd(cluster, self.ledger, plan.clients, OWNERS)
@@ -87,6 +92,9 @@ class Suite:
 
     async def run(self) -> Report:
         """Everything, to the report."""
+        await eventually(
+            self._ready, 60
+        )  # the notifier's start, too, is noted: from now on all is told
         watching = [asyncio.create_task(one.run(), name=one.name) for one in self.watchers]
         sending = asyncio.create_task(self.load.run())
         began = time.monotonic()
@@ -109,6 +117,7 @@ class Suite:
                 self.watchers,
                 self.report,
                 self.load.life,
+                self.receiver,
                 self._plan.slack,
             ).run()
         finally:
@@ -182,6 +191,10 @@ class Suite:
         return {
             name: parts for name, parts in zip(self.cluster.processes, asked, strict=True) if parts
         }
+
+    async def _ready(self) -> bool:
+        asked = await asyncio.gather(*(self._obstacles(name) for name in self.cluster.processes))
+        return not any(asked)
 
     async def _obstacles(self, name: str) -> list[str]:
         """The parts of a process that are not ready, as it says itself."""
@@ -282,14 +295,27 @@ class Suite:
                 await asyncio.sleep(0.05)
 
 
+def told(receiver: Receiver) -> dict[str, str]:
+    """The settings of processes that tell a server of each prediction's end."""
+    return {
+        "TIDINGS_NOTIFY_SECRET": SECRET,
+        "TIDINGS_NOTIFY": receiver.url,
+        "TIDINGS_NOTIFY_ALLOW": receiver.allowed,
+        "TIDINGS_NOTIFY_EVENTS": ",".join(ENDS),
+    }
+
+
 async def run(folder: Path, plan: Plan, say: Say) -> Report:
     """Start a cluster, harm it as planned, and report."""
     # The provider does not know what the load reports of, and says so once it is asked about what is silent.
     patient = {"TIDINGS_RECONCILE_AFTER": str(SILENCE * plan.slack)}
-    async with linked(folder, patient) as cluster:
+    async with (
+        Receiver().serving() as receiver,
+        linked(folder, patient | told(receiver)) as cluster,
+    ):
         log = await open_log(f"kafka://{cluster.broker.bootstrap}", partitions=PARTITIONS)
         try:
-            return await Suite(cluster, log, plan, say).run()
+            return await Suite(cluster, log, receiver, plan, say).run()
         finally:
             await log.close()
 

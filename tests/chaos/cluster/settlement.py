@@ -17,6 +17,7 @@ from tests.chaos.cluster.life import Life
 from tests.chaos.cluster.linked import LinkedCluster
 from tests.chaos.cluster.watchers import Watcher
 from tests.support.conditions import eventually
+from tests.support.receiver import Receiver
 from tests.support.root import ROOT
 from tests.support.tidings_process import environment
 from tidings.client.client import Client
@@ -26,6 +27,8 @@ from tidings.streams.log.protocol import DEAD_LETTERS, Log, Record
 WITHIN = 90.0
 """Seconds for everything to come to rest: after the last silence it is looked up."""
 PAGE = 1000
+ENDS = ("succeeded", "failed", "canceled")
+"""Of what another server is told."""
 
 
 class Settlement:
@@ -38,6 +41,7 @@ class Settlement:
         watchers: Still watching.
         report: Gets what is counted here.
         life: Groups and questions.
+        receiver: The server that is told of each end.
         slack: What the time limit is multiplied by.
     """
 
@@ -49,6 +53,7 @@ class Settlement:
         watchers: Sequence[Watcher],
         report: Report,
         life: Life,
+        receiver: Receiver,
         slack: float = 1.0,
     ) -> None:
         self._cluster = cluster
@@ -57,6 +62,7 @@ class Settlement:
         self._watchers = watchers
         self._report = report
         self._life = life
+        self._receiver = receiver
         self._within = WITHIN * max(1.0, slack)
 
     async def run(self) -> None:
@@ -80,6 +86,7 @@ class Settlement:
                         if name not in self._ledger.lines
                     )
                     and not self._behind(found)
+                    and not self._untold(found)
                 )
 
             with contextlib.suppress(AssertionError):
@@ -92,6 +99,7 @@ class Settlement:
             self._ledger.problem(
                 Problem.BEHIND, f"{who} has {name} v{has}; the newest is v{version}"
             )
+        self._all_told(found)
         await self._submitted_once()
         await self._dead_letters()
         await self._verify()
@@ -128,6 +136,28 @@ class Settlement:
             for name, one in found.items()
             if watcher.watches(name, one.owner) and watcher.newest.get(name, 0) != one.version
         ]
+
+    def _untold(self, found: dict[str, Prediction]) -> list[str]:
+        """Those that have ended without a webhook that says so."""
+        told = {(body["data"]["predictionId"], body["type"]) for _, body in self._receiver.taken}
+        return [
+            name
+            for name, one in found.items()
+            if one.status.terminal
+            and (name, f"{one.kind or 'prediction'}.{one.status}") not in told
+        ]
+
+    def _all_told(self, found: dict[str, Prediction]) -> None:
+        """Each end was told to the other server, under one id however often."""
+        for name in self._untold(found):
+            self._ledger.problem(Problem.LOST, f"no webhook said that {name} {found[name].status}")
+        ids: dict[tuple[str, str], set[str]] = {}
+        for webhook_id, body in self._receiver.taken:
+            ids.setdefault((body["data"]["predictionId"], body["type"]), set()).add(webhook_id)
+        for (name, type_), known in ids.items():
+            if len(known) > 1:
+                self._ledger.problem(Problem.TWICE, f"{name} {type_} was told as {sorted(known)}")
+        self._report.webhooks = len(ids)
 
     async def _submitted_once(self) -> None:
         """The provider was asked for each prediction once: its list says by the webhook's address for which."""
