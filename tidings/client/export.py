@@ -1,15 +1,12 @@
 """What the client does with all records: lines, page by page, so that any number fits into memory."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncIterator, Sequence
 
 import msgspec
 
 from tidings.client.answers import PredictionPage, absolute, camel, outside
+from tidings.client.requests import SendsRequests
 from tidings.storage.prediction import Prediction, Status, decode
-
-if TYPE_CHECKING:
-    import httpx
 
 PAGE = 500
 """Records that are asked for at a time."""
@@ -24,22 +21,10 @@ class _Counted(msgspec.Struct):
     counts: _Counts | None = None
 
 
-class ExportCalls:
+class ExportCalls(SendsRequests):
     """The calls about many records, for a class that sends requests."""
 
     _url: str
-
-    async def _request(
-        self,
-        method: str,
-        path: str,
-        *,
-        query: Mapping[str, str] | None = None,
-        body: Mapping[str, Any] | None = None,
-        headers: Mapping[str, str] | None = None,
-        repeat: bool = True,
-    ) -> "httpx.Response":
-        raise NotImplementedError
 
     async def list(
         self,

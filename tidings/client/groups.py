@@ -1,33 +1,19 @@
 """What the client does with groups."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
 from tidings.client.answers import PredictionPage, camel
+from tidings.client.requests import SendsRequests
 from tidings.storage.prediction import Prediction
 
-if TYPE_CHECKING:
-    import httpx
 
-
-class GroupCalls:
+class GroupCalls(SendsRequests):
     """The calls about groups, for a class that sends requests."""
 
     async def _created(self, body: Mapping[str, Any], idempotency_key: str | None) -> Prediction:
-        raise NotImplementedError
-
-    async def _request(
-        self,
-        method: str,
-        path: str,
-        *,
-        query: Mapping[str, str] | None = None,
-        body: Mapping[str, Any] | None = None,
-        headers: Mapping[str, str] | None = None,
-        repeat: bool = True,
-    ) -> "httpx.Response":
         raise NotImplementedError
 
     async def create_group(

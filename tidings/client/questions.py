@@ -9,30 +9,18 @@ import msgspec
 from tidings.client.answers import path_of
 from tidings.client.errors import Conflicting, PredictionNotFound, Unreachable
 from tidings.client.progress import Deleted
+from tidings.client.requests import SendsRequests
 from tidings.storage.prediction import Prediction
 from tidings.streams.rules.large_fields import reference
 
 if TYPE_CHECKING:
     import httpx
 
-if TYPE_CHECKING:
     from tidings.client.subscription import Watch
 
 
-class QuestionCalls:
+class QuestionCalls(SendsRequests):
     """The calls about questions, for a class that sends requests and watches."""
-
-    async def _request(
-        self,
-        method: str,
-        path: str,
-        *,
-        query: Mapping[str, str] | None = None,
-        body: Mapping[str, Any] | None = None,
-        headers: Mapping[str, str] | None = None,
-        repeat: bool = True,
-    ) -> "httpx.Response":
-        raise NotImplementedError
 
     async def _one_or_current(self, prediction_id: str, answer: "httpx.Response") -> Prediction:
         raise NotImplementedError

@@ -1,14 +1,11 @@
 """What the client does with usage."""
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
 
 import msgspec
 
 from tidings.client.answers import camel
-
-if TYPE_CHECKING:
-    import httpx
+from tidings.client.requests import SendsRequests
 
 
 class UsageRow(msgspec.Struct, kw_only=True, rename="camel"):
@@ -32,20 +29,8 @@ class _Answer(msgspec.Struct, rename="camel"):
     data: list[UsageRow]
 
 
-class UsageCalls:
+class UsageCalls(SendsRequests):
     """The call about usage, for a class that sends requests."""
-
-    async def _request(
-        self,
-        method: str,
-        path: str,
-        *,
-        query: Mapping[str, str] | None = None,
-        body: Mapping[str, Any] | None = None,
-        headers: Mapping[str, str] | None = None,
-        repeat: bool = True,
-    ) -> "httpx.Response":
-        raise NotImplementedError
 
     async def usage(
         self, by: Sequence[str] = (), *, since: str | int | None = None, until: str | int | None = None,
