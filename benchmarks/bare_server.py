@@ -1,22 +1,41 @@
 """The least that keeps WebSockets open: a bare protocol that answers the handshake, and pings everybody in groups.
 
-For benchmarks, beside the gateway. It checks no token, keeps no subscription, and never closes the silent.
+For benchmarks, beside the gateway. It keeps no subscription, and never closes the silent.
+
+    python -m benchmarks.bare_server [SECRET RECORDS CHECK]
+
+Without arguments it looks at nothing and answers the same bytes to everybody. With them it does what every gateway
+must: it reads the head, answers the client's own key, verifies the token, reads the message, and writes the record
+that it names, in the bytes that ours writes. CHECK is `library` (PyJWT, as most programs verify tokens) or `ours`.
 """
 
 import asyncio
 import json
 import sys
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
+import jwt
+import msgspec
 import uvloop
+from websockets.speedups import apply_mask
+from websockets.utils import accept_key
 
-from benchmarks.push_server import cpu, rss
+from benchmarks.push_server import cpu, record, rss
+from tidings.gateway.auth.tokens import Hs256Tokens, RequiredClaims
+from tidings.gateway.push.protocol import frame
 from tidings.observability.gc_tuning import freeze_startup_objects
+from tidings.storage.prediction import encode
 
 ANSWER = (
     b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b'Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n\x81\x11{"type":"synced"}'
 )
+SWITCHING = (
+    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Accept: %b\r\nSec-WebSocket-Protocol: tidings.v1\r\n\r\n"
+)
+SNAPSHOT = b'{"type":"snapshot","prediction":%b}'
 GROUPS = 100
 HEARTBEAT = 25.0
 
@@ -41,6 +60,42 @@ class Session(asyncio.Protocol):
         self._transport.write(b"\x89\x00")
 
 
+class WithBoth(Session):
+    """One connection that proves itself, and gets the record it names."""
+
+    __slots__ = ()
+    records: ClassVar[dict[str, bytes]] = {}
+    verify: Callable[[str], object]
+
+    def data_received(self, data: bytes) -> None:
+        if not data.startswith(b"GET "):
+            return
+        head, _, sent = data.partition(b"\r\n\r\n")
+        lines = [line.partition(": ") for line in head.decode("latin-1").split("\r\n")[1:]]
+        headers = {name.lower(): value for name, _, value in lines}
+        type(self).verify(headers["authorization"].removeprefix("Bearer "))
+        said = msgspec.json.decode(apply_mask(sent[6:], sent[2:6]))
+        self._transport.write(
+            SWITCHING % accept_key(headers["sec-websocket-key"]).encode()
+            + frame(b'{"type":"welcome","session":"%012x-%x","heartbeat":25000}' % (0, self.made))
+            + frame(b'{"type":"subscribed","ref":%d}' % said["ref"])
+            + frame(SNAPSHOT % self.records[said["predictions"][0]])
+            + frame(b'{"type":"synced","ref":%d,"more":false}' % said["ref"])
+        )
+
+
+def with_both(secret: str, count: int, check: str) -> type[WithBoth]:
+    """Such connections, with so many records."""
+    records = (record(f"own-{number:06}", 1) for number in range(count))
+    WithBoth.records = {one.prediction_id: encode(one) for one in records}
+    tokens = Hs256Tokens(secret.encode(), RequiredClaims())
+    by_library = lambda token: jwt.decode(  # noqa: E731
+        token, secret, algorithms=["HS256"], options={"require": ["exp"]}
+    )
+    WithBoth.verify = staticmethod(tokens.at_once if check == "ours" else by_library)
+    return WithBoth
+
+
 async def sweep() -> None:
     """Ping one group after the other, each once in a heartbeat."""
     while True:
@@ -53,7 +108,8 @@ async def sweep() -> None:
 async def serve() -> None:
     """Say the port, then answer each line with where things stand."""
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(Session, "127.0.0.1", 0, backlog=4096)
+    kind = with_both(sys.argv[1], int(sys.argv[2]), sys.argv[3]) if sys.argv[1:] else Session
+    server = await loop.create_server(kind, "127.0.0.1", 0, backlog=4096)
     freeze_startup_objects()
     sweeping = loop.create_task(sweep())
     lines = asyncio.StreamReader()
