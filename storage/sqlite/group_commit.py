@@ -266,24 +266,31 @@ class GroupCommit(Generic[W]):
     # In the thread
 
     def _work(self) -> None:
-        while (item := self._batches.get()) is not None:
-            batch = item.batch if isinstance(item, _Uncommitted) else item
-            results: Sequence[Any] | Exception
-            try:
-                if isinstance(item, _Uncommitted):
-                    self._commit()
-                    results = item.results
-                else:
-                    results = self._transact(batch, wait=True, commit=True)
-            except Exception as error:
-                # Whatever it is belongs to the callers; the thread must outlive it.
-                results = error
-            if self._between is not None:
-                self._do_between(self._between)
-            self._resume(batch, results)
-            switch_interval.restore()
+        while self._do_next():
+            pass
         if self._connection is not None:
             self._connection.close()
+
+    def _do_next(self) -> bool:
+        """One batch, of which nothing is held while the next one is waited for; whether there was one."""
+        if (item := self._batches.get()) is None:
+            return False
+        batch = item.batch if isinstance(item, _Uncommitted) else item
+        results: Sequence[Any] | Exception
+        try:
+            if isinstance(item, _Uncommitted):
+                self._commit()
+                results = item.results
+            else:
+                results = self._transact(batch, wait=True, commit=True)
+        except Exception as error:
+            # Whatever it is belongs to the callers; the thread must outlive it.
+            results = error
+        if self._between is not None:
+            self._do_between(self._between)
+        self._resume(batch, results)
+        switch_interval.restore()
+        return True
 
     def _do_between(self, work: Callable[[sqlite3.Connection], object]) -> None:
         self._between = None

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from tidings.storage.errors import StorageError
-from tidings.storage.prediction import Tombstone
+from tidings.storage.prediction import Status, Tombstone
 from tidings.storage.sqlite.group_commit import CommitRequest, GroupCommit
 from tidings.storage.sqlite.index import BYTES_AT_ONCE, FORGET, MOST_NOTES, NOTE, take
 from tidings.storage.sqlite.schema import (
@@ -20,6 +20,7 @@ from tidings.storage.sqlite.schema import (
     COLUMNS,
     MOST_INSERTED,
     MOST_UPDATED,
+    NULL,
     POSITIONS,
     TAGS,
     VERSIONS,
@@ -28,11 +29,12 @@ from tidings.storage.sqlite.schema import (
     insert_sql,
     open_writer,
     replace_sql,
+    statement_rows,
 )
 from tidings.storage.store import Conflict, Outcome, Write, distinct_ids, high_water
 
 T = TypeVar("T")
-Value = str | int | bytes | None
+Value = str | int | float | bytearray
 
 _ROW_COST = 3_000
 """A row takes as long as writing so many bytes: sixteen small rows are what the event loop does by
@@ -60,7 +62,7 @@ class _Prepared:
                 updates += _row(write)
             else:
                 inserts += (row := _row(write))
-                if row[8] is not None:
+                if row[8] != NULL:
                     self.tagged.append(write.record.prediction_id)
 
     def add(self, other: "_Prepared") -> None:
@@ -182,18 +184,23 @@ class SqliteWriter:
 
 
 def _notes(writes: Sequence[Write]) -> list[tuple[int, list[str]]]:
-    """The ids that the index has to look at, in portions of so many bytes of records."""
-    touched = [write for write in writes if _to_index(write)]
-    size = sum([len(write.encoded) for write in touched])
-    if size <= BYTES_AT_ONCE:
-        return [(size, [write.record.prediction_id for write in touched])] if touched else []
+    """The ids that the index has to look at, in portions of so many bytes of records.
+
+    A text that grows is written often, and is no part of it.
+    """
     found: list[tuple[int, list[str]]] = []
-    for write in touched:
-        length, one = len(write.encoded), [write.record.prediction_id]
-        if found and found[-1][0] + length <= BYTES_AT_ONCE:
-            found[-1] = (found[-1][0] + length, found[-1][1] + one)
-        else:
-            found.append((length, one))
+    size, ids = 0, list[str]()
+    for write in writes:
+        record = write.record
+        if isinstance(record, Tombstone) or record.text_length is None or record.status.terminal:
+            length = len(write.encoded)
+            if ids and size + length > BYTES_AT_ONCE:
+                found.append((size, ids))
+                size, ids = 0, []
+            size += length
+            ids.append(record.prediction_id)
+    if ids:
+        found.append((size, ids))
     return found
 
 
@@ -205,12 +212,6 @@ def _index_some(connection: sqlite3.Connection) -> None:
     except sqlite3.Error:
         connection.execute("ROLLBACK TO indexing")
     connection.execute("RELEASE indexing")
-
-
-def _to_index(write: Write) -> bool:
-    """Whether the index has to look at it: a text that grows is written often, and is no part of it."""
-    record = write.record
-    return isinstance(record, Tombstone) or record.text_length is None or record.status.terminal
 
 
 def _touch(connection: sqlite3.Connection) -> None:
@@ -263,44 +264,47 @@ def _conflicts(connection: sqlite3.Connection, writes: Sequence[Write]) -> dict[
 def _in_chunks(
     connection: sqlite3.Connection, sql: Callable[[int], str], values: list[Value], most: int
 ) -> int:
-    """Run the statement for all rows, padded to sizes of powers of two so that few statements are ever prepared."""
-    count = 0
-    for start in range(0, len(values), most * COLUMNS):
-        chunk = values[start : start + most * COLUMNS]
-        rows = len(chunk) // COLUMNS
-        size = 1 << (rows - 1).bit_length()
-        chunk += [None] * ((size - rows) * COLUMNS)
-        count += connection.execute(sql(size), chunk).rowcount
+    """Run the statement for all rows, in portions of about the same size."""
+    count, left = 0, len(values) // COLUMNS
+    begin = 0
+    while left:
+        rows = -(-left // -(-left // most))
+        end = begin + rows * COLUMNS
+        chunk = values[begin:end]
+        chunk += [NULL] * ((statement_rows(rows) - rows) * COLUMNS)
+        count += connection.execute(sql(statement_rows(rows)), chunk).rowcount
+        begin, left = end, left - rows
     return count
+
+
+_TEXT = {status: status.value for status in Status}
+"""A plain text for each, which the driver takes as it is."""
 
 
 def _row(write: Write) -> tuple[Value, ...]:
     """The values of a row, in the order of the columns."""
     record = write.record
-    if isinstance(record, Tombstone):
-        return (
-            record.prediction_id,
-            record.version,
-            None,
-            record.owner,
-            None,
-            None,
-            write.expires_at,
-            write.purge_at,
-            None,
-            write.encoded,
-            write.expected,
-        )
+    owner, expires_at, purge_at = record.owner, write.expires_at, write.purge_at
+    status: Value = NULL
+    model: Value = NULL
+    created_at: Value = NULL
+    tags: Value = NULL
+    if not isinstance(record, Tombstone):
+        status, created_at = _TEXT[record.status], record.created_at
+        if record.model is not None:
+            model = record.model
+        if record.tags:
+            tags = _to_json(record.tags).decode()
     return (
         record.prediction_id,
         record.version,
-        record.status,
-        record.owner,
-        record.model,
-        record.created_at,
-        write.expires_at,
-        write.purge_at,
-        _to_json(record.tags).decode() if record.tags else None,
-        write.encoded,
+        status,
+        NULL if owner is None else owner,
+        model,
+        created_at,
+        NULL if expires_at is None else expires_at,
+        NULL if purge_at is None else purge_at,
+        tags,
+        bytearray(write.encoded),
         write.expected,
     )

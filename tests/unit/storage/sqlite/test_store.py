@@ -6,12 +6,13 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from tests.support.conditions import eventually
-from tests.support.storage.samples import creation, fresh, prediction, writing
+from tests.support.storage.samples import creation, fresh, prediction, tombstone, writing
 from tidings.storage.errors import StorageError, StoreMisconfigured, StoreUnavailable
 from tidings.storage.factory import open_store
 from tidings.storage.prediction import Prediction, Source, Status
@@ -306,6 +307,27 @@ async def main():
         print(number, flush=True)
 asyncio.run(main())
 """
+
+
+@pytest.mark.parametrize("number", [1, 3, 33, 129, 257, 513, 1100])
+async def test_rows_of_a_batch(tmp_path: Path, number: int) -> None:
+    """However many rows a batch has, each is written once, and what is not said is NULL in the file."""
+    store = await opened(tmp_path / "s.db")
+    ids = [f"p{at}" for at in range(number)]
+    assert await store.write([creation(one) for one in ids]) == [None] * number
+    finished = [prediction(one, 2, Status.SUCCEEDED, owner="", created_at=5) for one in ids]
+    assert await store.write([writing(one, 1) for one in finished]) == [None] * number
+    gone = [writing(tombstone(one, 3), 2, purge_at=7) for one in ids[: number // 2]]
+    assert await store.write(gone) == [None] * len(gone)
+    await store.close()
+    with closing(sqlite3.connect(tmp_path / "s.db")) as file:
+        rows = file.execute(
+            "SELECT version, status, owner, model, created_at, expires_at, purge_at, tags, typeof(doc), count(*)"
+            " FROM predictions GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9 ORDER BY version"
+        ).fetchall()
+    kept = (2, "succeeded", "", None, 5, None, None, None, "blob", number - len(gone))
+    lost = (3, None, None, None, None, None, 7, None, "blob", len(gone))
+    assert rows == [kept, lost] if gone else rows == [kept]
 
 
 async def test_killed_while_writing(tmp_path: Path) -> None:
