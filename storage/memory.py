@@ -120,17 +120,18 @@ class MemoryStore(PredictionStore):
             else bisect_left(self._places, decode_cursor(query.cursor))
         )
         items: list[Stored] = []
-        last: ListingPlace | None = None
+        places: list[ListingPlace] = []
         for index in range(end - 1, -1, -1):
             place = self._places[index]
             row = self._rows[place.prediction_id]
             if row.record is None or hidden(row.stored, now) or not matches(query, row.record):
                 continue
             if len(items) == query.limit:
-                return Page(items, encode_cursor(last) if last else None)
+                cursor = encode_cursor(places[-1]) if places else None
+                return Page(items, cursor, places)
             items.append(row.stored)
-            last = place
-        return Page(items, None)
+            places.append(place)
+        return Page(items, None, places)
 
     async def count(self, query: Query, most: int) -> dict[str, int] | None:
         """How many match, by status."""

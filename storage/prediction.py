@@ -335,7 +335,10 @@ def without_report(encoded: bytes) -> bytes:
     """
     if b'"report":' not in encoded:
         return encoded
-    members = _members.decode(encoded)
+    try:
+        members = _members.decode(encoded)
+    except msgspec.DecodeError:
+        return b""  # no record: nothing of it is to be seen either
     if members.pop("report", None) is None:  # somebody's payload has a member of this name
         return encoded
     return _encoder.encode(members)

@@ -9,6 +9,7 @@ from typing import Protocol
 from msgspec import Struct
 from msgspec.structs import force_setattr
 
+from tidings.storage.cursor import ListingPlace
 from tidings.storage.prediction import (
     GROUP,
     Prediction,
@@ -147,6 +148,8 @@ class Page(Struct, frozen=True):
 
     items: list[Stored]
     cursor: str | None
+    places: list[ListingPlace]
+    """Where each item lies in the listing, as the store's index says, whatever its bytes hold."""
 
     @property
     def predictions(self) -> list[Prediction]:

@@ -79,9 +79,10 @@ def test_the_unit_is_valid(tmp_path: Path) -> None:
 
 
 def test_it_is_the_whole_topology() -> None:
-    """Two processors, two gateways behind a proxy, archiver, reconciler, log, stores, provider and monitoring are there."""
+    """Two processors, two gateways behind a proxy, a process of each other role, log, stores, provider and monitoring are there."""
     roles = sorted(service["command"][-1] for service in ROLES.values())
-    assert roles == ["archiver", "gateway", "gateway", "processor", "processor", "reconciler"]
+    twice = ["gateway", "gateway", "processor", "processor"]
+    assert roles == ["archiver", *twice[:2], "notifier", *twice[2:], "reconciler"]
     assert {"proxy", "demo", "kafka", "postgres", "valkey", "prometheus", "grafana"} <= set(
         services()
     )

@@ -24,7 +24,7 @@ from tidings.storage.clock import SYSTEM_CLOCK, Clock
 from tidings.storage.prediction import Prediction, decode
 from tidings.storage.store import Stored
 from tidings.streams.rules.decision import Applied
-from tidings.streams.rules.large_fields import reference
+from tidings.streams.rules.large_fields import reference, says
 from tidings.streams.rules.questions import question_of
 from tidings.streams.rules.transitions import decide
 
@@ -106,7 +106,7 @@ class _Given:
                 "It does not wait",
                 f"It is {record.status} and needs no answer any more.",
             )
-        if record.answer != self.answer or record.answered_by != subject:
+        if not says(record.answer, self.answer) or record.answered_by != subject:
             raise Problem(
                 409,
                 "answered",

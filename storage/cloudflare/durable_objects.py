@@ -334,6 +334,7 @@ class DurableObjectsStore(PredictionStore):
         return Page(
             [row.stored for row in answer.rows],
             answer.cursor and encode_cursor(ListingPlace(*answer.cursor)),
+            [ListingPlace(row.created_at or 0, row.id) for row in answer.rows],
         )
 
     async def sweep(self, now: int, limit: int) -> int:

@@ -413,18 +413,25 @@ class CloudflareKvStore(PredictionStore):
             (place for place in places if before is None or place < before), reverse=True
         )
         items: list[Stored] = []
+        shown: list[ListingPlace] = []
         for start in range(0, len(places), query.limit):
             part = places[start : start + query.limit]
             found = await self._look_up([place.prediction_id for place in part], everywhere=True)
             for number, place in enumerate(part, start):
                 stored = found.get(place.prediction_id)
-                if (
-                    stored is None
-                    or hidden(stored, now)
-                    or not matches(query, decode(stored.encoded))
-                ):
+                if stored is None or hidden(stored, now) or not _passes(query, stored):
                     continue
                 items.append(stored)
+                shown.append(place)
                 if len(items) == query.limit:
-                    return Page(items, encode_cursor(place) if number + 1 < len(places) else None)
-        return Page(items, None)
+                    cursor = encode_cursor(place) if number + 1 < len(places) else None
+                    return Page(items, cursor, shown)
+        return Page(items, None, shown)
+
+
+def _passes(query: Query, stored: Stored) -> bool:
+    """Whether the record itself passes the filters; of one that cannot be read its metadata has said so."""
+    try:
+        return matches(query, decode(stored.encoded))
+    except msgspec.DecodeError:
+        return True

@@ -116,7 +116,6 @@ class Findings:
         items = [
             Stored(row[1], STATUS_OF[row[2]], row[3], row[4], row[5]) for row in rows[: query.limit]
         ]
-        if len(rows) <= query.limit or not items:
-            return Page(items, None)
-        last = rows[query.limit - 1]
-        return Page(items, encode_cursor(ListingPlace(last[6], last[0])))
+        places = [ListingPlace(row[6], row[0]) for row in rows[: query.limit]]
+        more = len(rows) > query.limit and places
+        return Page(items, encode_cursor(places[-1]) if more else None, places)

@@ -80,11 +80,11 @@ class Listing:
                 for one, at in zip(found[::2], found[1::2], strict=True)
             ]
 
-    def page(self) -> tuple[list[str], str | None]:
-        """The ids of the page, and the cursor of the next."""
+    def page(self) -> tuple[list[ListingPlace], str | None]:
+        """The places of the page, and the cursor of the next."""
         shown = self._places[: self._query.limit]
         more = len(self._places) > self._query.limit and shown
-        return [place.prediction_id for place in shown], encode_cursor(shown[-1]) if more else None
+        return shown, encode_cursor(shown[-1]) if more else None
 
     def _arguments(self, run: _Run) -> list[Any]:
         query = self._query

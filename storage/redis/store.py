@@ -35,6 +35,7 @@ from tidings.storage.store import (
     Stored,
     Write,
     distinct_ids,
+    hidden,
     high_water,
 )
 
@@ -201,13 +202,15 @@ class RedisStore(PredictionStore):
         listing = Listing(query, self._prefixes, query.at(self._clock.ms()))
         while (calls := listing.wanted()) is not None:
             listing.feed(await self._scripts(_LIST, calls))
-        ids, cursor = listing.page()
-        found = await self.load(ids)
+        places, cursor = listing.page()
+        found = await self.load([place.prediction_id for place in places])
         now = query.at(self._clock.ms())
-        items = [found[one] for one in ids if one in found and found[one].status is not None]
-        return Page(
-            [one for one in items if one.expires_at is None or one.expires_at > now], cursor
-        )
+        shown = [
+            (place, stored)
+            for place in places
+            if (stored := found.get(place.prediction_id)) is not None and not hidden(stored, now)
+        ]
+        return Page([stored for _, stored in shown], cursor, [place for place, _ in shown])
 
     async def sweep(self, now: int, limit: int) -> int:
         """Remove at most `limit` rows whose `purge_at` is at or before `now`."""

@@ -230,9 +230,9 @@ class SqliteStore(PredictionStore):
         items.sort(key=lambda item: item[0], reverse=True)
         more = len(items) > query.limit
         del items[query.limit :]
-        return Page(
-            [stored for _, stored in items], encode_cursor(items[-1][0]) if more and items else None
-        )
+        places = [place for place, _ in items]
+        cursor = encode_cursor(places[-1]) if more and items else None
+        return Page([stored for _, stored in items], cursor, places)
 
     async def count(self, query: Query, most: int) -> dict[str, int] | None:
         """How many match, by status: one step in C, in the thread of the listings."""

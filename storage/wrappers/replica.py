@@ -130,20 +130,21 @@ class Replica(CachedStore):
         now = query.at(self._clock.ms())
         before = None if query.cursor is None else decode_cursor(query.cursor)
         items: list[Stored] = []
-        last: ListingPlace | None = None
+        places: list[ListingPlace] = []
         looked = 0
         while (place := self._below(before)) is not None:
             before = place
             stored = self._records[place.prediction_id]
             if not hidden(stored, now) and _matches(query, stored):
                 if len(items) == query.limit:
-                    return Page(items, encode_cursor(last) if last else None)
+                    cursor = encode_cursor(places[-1]) if places else None
+                    return Page(items, cursor, places)
                 items.append(stored)
-                last = place
+                places.append(place)
             looked += 1
             if looked % STRIDE == 0:
                 await asyncio.sleep(0)
-        return Page(items, None)
+        return Page(items, None, places)
 
     def forget_hidden(self, now: int) -> int:
         """Forget what has expired by now, and old deletions.

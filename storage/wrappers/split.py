@@ -12,9 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Generic, NamedTuple, TypeVar
 
-import msgspec
-
-from tidings.storage.cursor import ListingPlace, encode_cursor
+from tidings.storage.cursor import encode_cursor
 from tidings.storage.store import (
     Capabilities,
     Conflict,
@@ -37,16 +35,6 @@ class Halves(NamedTuple, Generic[T]):
 
     a: list[T]
     b: list[T]
-
-
-class _Placed(msgspec.Struct, rename="camel", gc=False):
-    """What places a record in a listing."""
-
-    created_at: int
-    prediction_id: str
-
-
-_placed = msgspec.json.Decoder(_Placed).decode
 
 
 class SplitStore(PredictionStore):
@@ -212,23 +200,18 @@ class SplitStore(PredictionStore):
 
 
 def _merged(pages: Sequence[Page], limit: int) -> Page:
-    items = [(_place(stored), stored) for page in pages for stored in page.items]
+    items = [item for page in pages for item in zip(page.places, page.items, strict=True)]
     items.sort(key=lambda item: item[0], reverse=True)
     shown = items[:limit]
     # Below the end of an arm's page the other's records may be followed by more of that arm.
-    ends = [_place(page.items[-1]) for page in pages if page.cursor is not None and page.items]
+    ends = [page.places[-1] for page in pages if page.cursor is not None and page.items]
     if ends:
         shown = [item for item in shown if item[0] >= max(ends)]
     more = bool(ends) or len(items) > len(shown)
-    return Page(
-        [stored for _, stored in shown], encode_cursor(shown[-1][0]) if more and shown else None
-    )
+    places = [place for place, _ in shown]
+    cursor = encode_cursor(places[-1]) if more and places else None
+    return Page([stored for _, stored in shown], cursor, places)
 
 
 def _id(write: Write) -> str:
     return write.record.prediction_id
-
-
-def _place(stored: Stored) -> ListingPlace:
-    placed = _placed(stored.encoded)
-    return ListingPlace(placed.created_at, placed.prediction_id)

@@ -3,10 +3,12 @@
 from collections.abc import AsyncIterator, Mapping
 from typing import Literal
 
+import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from tidings.storage.clock import SYSTEM_CLOCK, Clock
-from tidings.storage.prediction import Prediction, Status
+from tidings.storage.prediction import Prediction, Standing, Status
 from tidings.storage.store import PredictionStore, Query, Stored, hidden
 from tidings.streams.log.protocol import EVENTS, Log
 from tidings.streams.replay.judgement import ANYBODY
@@ -30,6 +32,11 @@ class Difference(Struct, frozen=True, gc=False):
     kind: Kind
     live: Stored | None
     rebuilt: Stored | None
+
+    @property
+    def unreadable(self) -> bool:
+        """Whether what the live store has is no record at all."""
+        return self.live is not None and _standing(self.live) is None
 
 
 class Verification(Struct, gc=False):
@@ -110,9 +117,11 @@ async def verify(
             kind = "behind" if _same(folded.get(prediction_id), theirs) else "different"
         elif kind in FAULTS and _moves(theirs, rebuild.next):
             kind = "behind"
-        if kind in FAULTS and not rebuild.unjudged.keys().isdisjoint({prediction_id, ANYBODY}):
-            kind = "unjudged"
-        result.differences.append(Difference(prediction_id, kind, theirs, mine))
+        difference = Difference(prediction_id, kind, theirs, mine)
+        unjudged = not rebuild.unjudged.keys().isdisjoint({prediction_id, ANYBODY})
+        if kind in FAULTS and unjudged and not difference.unreadable:
+            difference = replace(difference, kind="unjudged")
+        result.differences.append(difference)
     result.upto = {partition: offset - 1 for partition, offset in rebuild.next.items()}
     return result
 
@@ -124,7 +133,8 @@ async def _listed(scratch: PredictionStore, live: PredictionStore) -> AsyncItera
         cursor: str | None = None
         while True:
             page = await store.list(Query(limit=1000, cursor=cursor))
-            fresh = [i for stored in page.items if (i := _id(stored)) not in seen]
+            fresh = [place.prediction_id for place in page.places]
+            fresh = [one for one in fresh if one not in seen]
             seen.update(fresh)
             yield fresh
             cursor = page.cursor
@@ -201,6 +211,8 @@ def _kind(
     first: Mapping[int, int],
     committed: Mapping[int, int],
 ) -> Kind:
+    if theirs is not None and _standing(theirs) is None:
+        return "extra" if mine is None else "different"
     if theirs is not None and _begun_before(theirs, first):
         return "truncated"
     offsets = _offsets(mine) if mine is not None else {}
@@ -226,7 +238,7 @@ def _growing(stored: Stored) -> bool:
     """Whether its text is growing, so that its record lies behind what was judged."""
     if stored.status is not Status.PROCESSING:
         return False
-    standing = stored.standing()
+    standing = _standing(stored)
     return isinstance(standing, Prediction) and standing.text_length is not None
 
 
@@ -268,13 +280,15 @@ def _begun_before(stored: Stored, first: Mapping[int, int]) -> bool:
 
 
 def _offsets(stored: Stored) -> dict[int, int]:
-    source = stored.standing().source
-    return (
-        {int(partition): offset for partition, offset in source.offsets.items()}
-        if source is not None
-        else {}
-    )
+    standing = _standing(stored)
+    if standing is None or standing.source is None:
+        return {}
+    return {int(partition): offset for partition, offset in standing.source.offsets.items()}
 
 
-def _id(stored: Stored) -> str:
-    return stored.standing().prediction_id
+def _standing(stored: Stored) -> Standing | None:
+    """The record or tombstone; None: these bytes are neither."""
+    try:
+        return stored.standing()
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None

@@ -92,6 +92,12 @@ def reference(field: Raw | str | Blob | None) -> Blob | None:
     return blob if valid_hash(blob.hash) else None
 
 
+def says(field: Raw, content: Raw) -> bool:
+    """Whether a record's field is this JSON, be it only by reference."""
+    blob = reference(field)
+    return field == content if blob is None else blob.hash == _hash_of(bytes(content))
+
+
 def references(record: Prediction) -> list[str]:
     """The hashes of all that a record refers to instead of saying it: large fields, and parts of its text."""
     fields = [getattr(record, name) for name in (*_JSON_FIELDS, *_TEXT_FIELDS)]
@@ -121,7 +127,11 @@ def path(prediction_id: str, hash_: str) -> str:
 
 def _blob(content: bytes) -> Blob:
     kind, length = _measure(content)
-    return Blob(f"{PREFIX}{hashlib.sha256(content).hexdigest()}", len(content), length, kind)
+    return Blob(_hash_of(content), len(content), length, kind)
+
+
+def _hash_of(content: bytes) -> str:
+    return f"{PREFIX}{hashlib.sha256(content).hexdigest()}"
 
 
 def _measure(content: bytes) -> tuple[_Kind, int]:

@@ -27,7 +27,7 @@ def filled(value: str, given: Mapping[str, str]) -> str:
 
     def fill(match: re.Match[str]) -> str:
         name, operator, text = match.groups()
-        return given.get(name) or (text if operator == ":-" else "x" * 64)
+        return given.get(name) or (text if operator == ":-" else "whsec_" + "x" * 64)
 
     return re.sub(r"\$\{(\w+)(:[-?])([^}]*)\}", fill, value)
 

@@ -27,7 +27,10 @@ from tidings.cli.support.service_access import sign
 from tidings.client.client import Client
 from tidings.config.loader import load_settings
 
-ROLES = ("processor-1", "processor-2", "gateway-1", "gateway-2", "archiver", "reconciler")
+ROLES = (
+    *("processor-1", "processor-2", "gateway-1", "gateway-2"),
+    *("archiver", "reconciler", "notifier"),
+)
 
 
 class HAProxy(Server):
@@ -103,9 +106,8 @@ class Cluster:
                 "POSTGRES_PASSWORD",
             )
         }
-        self.secrets["TIDINGS_REPLICATE_SECRET"] = (
-            "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
-        )
+        for name in ("TIDINGS_REPLICATE_SECRET", "TIDINGS_NOTIFY_SECRET"):
+            self.secrets[name] = "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
         services = compose.services()
         self.demo = Demo(compose.environment(services["demo"], self.secrets))
         self.proxy_port = 0

@@ -394,12 +394,6 @@ async def linked(
             one.untested += untested
             for process in one.processes.values():
                 process.settings |= settings or {}
-            own = one.processes["reconciler"].settings
-            if "TIDINGS_NOTIFY_SECRET" in own:
-                # The compose file has no notifier: it shares the reconciler's process, and faults.
-                one.processes["reconciler"] = TidingsProcess(
-                    folder / "reconciler", own, ("serve", "--role", "reconciler,notifier")
-                )
             one.links |= {("broker", name): proxy for name, proxy in proxies.items()}
             stack.push_async_callback(one.close)
             await one.lead(ports)

@@ -83,6 +83,7 @@ CATALOG: dict[str, tuple[Kind, ...]] = {
     "proxy": _LINKED,
     "archiver": _LINKED,
     "reconciler": _LINKED,
+    "notifier": _LINKED,
     "assets": (Kind.FULL,),
     "load": (Kind.POISON, Kind.FLOOD),
 }

@@ -27,7 +27,13 @@ from tidings.storage.notes import notes_of
 from tidings.storage.prediction import Prediction, Source, Status, Usage, decode
 from tidings.storage.store import Conflict, Ownership, Page, PredictionStore, Query, Stored, Write
 from tidings.storage.wrappers.cache import CachedStore
+from tidings.streams.log.memory import MemoryLog
+from tidings.streams.log.protocol import EVENTS, NewRecord
 from tidings.streams.manager import PredictionStatusManager
+from tidings.streams.processing.processor import GROUP
+from tidings.streams.replay.rebuild import Rebuild, span
+from tidings.streams.replay.verify import verify
+from tidings.streams.rules.reducer import StorePolicy
 
 
 class Reopen(Protocol):
@@ -115,6 +121,36 @@ class ReadsAndWrites:
         assert await store.write(updates) == [None] * 2000
         found = await store.load(ids)
         assert [found[one].version for one in ids] == [2] * 2000
+
+
+class Unreadable:
+    async def test_a_record_that_is_none_is_compared_as_different(
+        self, store: PredictionStore
+    ) -> None:
+        """What somebody has put in a record's place is listed by its id, and a comparison with the log names it."""
+        known, unknown, whole = fresh(), fresh(), fresh()
+        for one in (known, unknown):
+            planted = prediction(one, 1, Status.PROCESSING, owner=one)
+            assert await store.write([Write(planted, b'{"predictionId":"other"', 0)]) == [None]
+        assert await store.write([creation(whole)]) == [None]
+        assert (await store.load([known]))[known].encoded == b'{"predictionId":"other"'
+        if not store.capabilities.lists:
+            pytest.skip("this store lists nothing")
+        page = await store.list(Query(limit=1000))
+        assert {place.prediction_id for place in page.places} == {known, unknown, whole}
+        assert page.places == sorted(page.places, reverse=True)
+        log, scratch = MemoryLog(), MemoryStore()
+        [at] = await log.append(EVENTS, [NewRecord(known.encode(), b'{"status":"processing"}')])
+        rebuild = Rebuild(log, scratch, {}, StorePolicy(await log.identity()))
+        await rebuild.run(await span(log))
+        await log.consume(EVENTS, GROUP).commit({at.partition: at.offset + 1})
+        found = await verify(rebuild, scratch, store, log, group=GROUP)
+        kinds = {one.prediction_id: (one.kind, one.unreadable) for one in found.differences}
+        assert kinds == {
+            known: ("different", True),
+            unknown: ("extra", True),
+            whole: ("extra", False),
+        }
 
 
 class Counts:
@@ -622,6 +658,7 @@ def _step(
 
 class StoreContract(
     ReadsAndWrites,
+    Unreadable,
     Counts,
     CompareAndSet,
     DeletionAndExpiry,

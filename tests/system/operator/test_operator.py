@@ -294,3 +294,31 @@ async def test_two_processors_of_one_embedded_log_are_refused(tmp_path: Path) ->
                     return response.status == 200
 
             await eventually(ready)
+
+
+async def test_a_record_that_is_none_is_named_in_one_line(
+    service: TidingsProcess, tmp_path: Path, settings: dict[str, str]
+) -> None:
+    """`--verify` counts it as different; `--repair` leaves it, and brings it back once the row is gone."""
+    await some_predictions(service, 3)
+    file = tmp_path / "data" / "store.db"
+    before = documents(file)
+    with closing(sqlite3.connect(file)) as store, store:
+        store.execute("UPDATE predictions SET doc = 'no record' WHERE id = 'p1'")
+    found = await tidings(tmp_path, "replay", "--verify", settings=settings)
+    assert (found.code, found.err.count("Traceback")) == (1, 0), found.err
+    assert "different: p1 (store: version 2, which is no record; log: version 2)" in found.out
+    left = await tidings(tmp_path, "replay", "--repair", settings=settings)
+    assert (left.code, "p1: is no record; remove its row" in left.out) == (3, True), left.out
+    with closing(sqlite3.connect(file)) as store, store:
+        store.execute("DELETE FROM predictions WHERE id = 'p1'")
+    done = await tidings(tmp_path, "replay", "--repair", settings=settings)
+    assert done.code == 0, done.out + done.err
+
+    async def back() -> bool:
+        return "p1" in documents(file)
+
+    await eventually(back, 20)
+    after = await tidings(tmp_path, "replay", "--verify", settings=settings)
+    assert after.code == 0, after.out
+    assert documents(file).keys() == before.keys()

@@ -111,7 +111,8 @@ def plan(
     """
     from tidings.streams.replay.verify import ends_otherwise, grows
 
-    left = [one for one in found.faults if ends_otherwise(one) or grows(one)]
+    # The processor cannot read what it would have to judge the repair by.
+    left = [one for one in found.faults if one.unreadable or ends_otherwise(one) or grows(one)]
     repairs = [repair(one, found.upto, notify=notify) for one in found.faults if one not in left]
     return repairs, left
 
@@ -259,21 +260,20 @@ def _report(
     output.print_table(title, summary)
     for one in examples:
         live, rebuilt = one["liveVersion"], one["rebuiltVersion"]
+        what = f"version {live}" + (", which is no record" if one.get("unreadable") else "")
         output.print_line(
-            f"  {one['kind']}: {one['predictionId']} (store: version {live}, log: version "
-            f"{rebuilt})"
+            f"  {one['kind']}: {one['predictionId']} (store: {what}; log: version {rebuilt})"
         )
     if len(found.differences) > EXAMPLES:
         output.print_line(f"  ... and {len(found.differences) - EXAMPLES:,} more; --json names all")
     for prediction_id, reason in list(found.unjudged.items())[:EXAMPLES]:
         output.print_line(f"  cannot be judged here: {prediction_id or 'any prediction'}: {reason}")
     for difference in refused[:EXAMPLES] if arguments.repair else ():
-        growing = difference.live is not None and difference.live.status == "processing"
-        reason = (
-            "its text is growing; repair it once it has ended"
-            if growing
-            else "has ended, and the log says otherwise"
-        )
+        reason = "has ended, and the log says otherwise"
+        if difference.unreadable:
+            reason = "is no record; remove its row from the store, and repair again"
+        elif difference.live is not None and difference.live.status == "processing":
+            reason = "its text is growing; repair it once it has ended"
         output.print_line(f"  left as it is: {difference.prediction_id}: {reason}")
     if found.faults and not arguments.repair:
         output.print_line("tidings replay --repair fixes the faults while the service runs")
@@ -282,7 +282,8 @@ def _report(
 def example(difference: "Difference") -> dict[str, Any]:
     """A difference in a few words."""
     live, rebuilt = difference.live, difference.rebuilt
-    return {
+    unreadable = {"unreadable": True} if difference.unreadable else {}
+    return unreadable | {
         "predictionId": difference.prediction_id,
         "kind": difference.kind,
         "liveVersion": live.version if live is not None else None,

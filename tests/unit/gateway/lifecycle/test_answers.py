@@ -69,6 +69,19 @@ async def test_the_same_answer_again_is_no_news_and_another_one_is_late() -> Non
         assert (late.status_code, late.json()["code"]) == (409, "answered")
 
 
+async def test_a_large_answer_again_is_no_news() -> None:
+    """The record has a large answer by reference alone; the same one is known by that, another one is late."""
+    async with serving() as (service, client):
+        await service.put(prediction("p1"))
+        await ask(client)
+        first = await client.post(PATH + "/answer", json={"answer": "x" * 40_000})
+        assert (first.status_code, "$blob" in first.text) == (200, True), first.text
+        again = await client.post(PATH + "/answer", json={"answer": "x" * 40_000})
+        assert (again.status_code, again.content) == (200, first.content)
+        late = await client.post(PATH + "/answer", json={"answer": "x" * 39_999 + "y"})
+        assert (late.status_code, late.json()["code"]) == (409, "answered")
+
+
 async def test_of_two_answers_at_once_one_counts() -> None:
     """Each caller is told at once whose it was: one 200, the rest 409, and the record has the winner's."""
     async with serving() as (service, client):
