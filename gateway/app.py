@@ -16,12 +16,14 @@ from tidings.gateway.api.predictions import PUBLIC_URL, Records, read_handler
 from tidings.gateway.api.raw_reports import raw_reports_handler
 from tidings.gateway.api.sse import EventStreams
 from tidings.gateway.api.static_files import DOCS, document_handler, page_handler
-from tidings.gateway.api.webhooks import WebhookCounts, Webhooks
+from tidings.gateway.api.webhook_counts import WebhookCounts
+from tidings.gateway.api.webhooks import Webhooks
 from tidings.gateway.asgi.fast_lane import FAST_LANE, FastLane
 from tidings.gateway.auth.cursor_seal import CursorSeal
 from tidings.gateway.auth.request_guard import RequestGuard
 from tidings.gateway.http.held_bytes import HeldBytes
 from tidings.gateway.http.problems import Handler, Problem, answering
+from tidings.gateway.http.server import TAKER
 from tidings.gateway.lifecycle.answers import answer_handler
 from tidings.gateway.lifecycle.groups import Groups, delete_handler, members_handler
 from tidings.gateway.lifecycle.retries import newest_attempt, retry_handler
@@ -191,6 +193,7 @@ def build_app(
     app.router.add_route(
         "*", "/{path:(?s:.*)}", answering(_nowhere(app, guard, endpoints.webhooks))
     )
+    app[TAKER] = endpoints.webhooks.take
     app[FAST_LANE] = FastLane(app, endpoints.read, endpoints.webhooks.receive)
     if public_url is not None:
         app.on_response_prepare.append(_addressed(public_url))

@@ -6,16 +6,17 @@ mapping that is fixed later fixes the records by a replay.
 
 import base64
 import hmac
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
 
 from aiohttp import web
 
+from tidings.gateway.api.webhook_counts import RefusalLog, WebhookCounts
 from tidings.gateway.auth.request_guard import RequestGuard
-from tidings.gateway.http.fast_response import answer
+from tidings.gateway.http.fast_response import answer, whole_answer, whole_problem
 from tidings.gateway.http.held_bytes import HeldAccount, HeldBytes, Kind
-from tidings.gateway.http.problems import Problem, unavailable
+from tidings.gateway.http.problems import Problem, from_failure, unavailable
 from tidings.gateway.http.request_body import (
     check_encoding,
     check_length,
@@ -38,7 +39,15 @@ from tidings.streams.log.headers import (
     TRACE_HEADER,
 )
 from tidings.streams.log.log_fields import fields
-from tidings.streams.log.protocol import EVENTS, Log, LogError, NewRecord, RecordTooLarge
+from tidings.streams.log.protocol import (
+    EVENTS,
+    Log,
+    LogError,
+    NewRecord,
+    Position,
+    RecordTooLarge,
+    submit_of,
+)
 from tidings.streams.providers.protocol import (
     USAGE_STAMP,
     BadSignature,
@@ -49,7 +58,7 @@ from tidings.streams.providers.protocol import (
 from tidings.streams.providers.registry import built_in, manifest
 from tidings.streams.providers.signatures.hmac_signatures import ProvenByAddress
 from tidings.streams.rules.event import Archive
-from tidings.streams.support.histogram import Histogram
+from tidings.streams.support import compression
 from tidings.streams.support.tracing import Tracing
 
 MOST_INFLATED = 100
@@ -59,74 +68,7 @@ _SPAN = "POST /api/webhooks/{provider}"
 _HEADERS = b"Content-Type: application/json\r\nX-Content-Type-Options: nosniff\r\n"
 _ACCEPTED = b'{"success":true}'
 
-REFUSAL_EVERY = 1.0
-"""Seconds between two lines about one provider's refusals; the next says how many were left out."""
-
 logger = get_logger(__name__)
-
-
-class WebhookCounts:
-    """Webhooks since the start; plain numbers that metrics read."""
-
-    __slots__ = ("answers", "refusals", "seconds")
-
-    def __init__(self) -> None:
-        self.answers: dict[tuple[str, int], int] = {}
-        """By provider (none of the configured ones: an empty name) and status of the answer."""
-        self.refusals: dict[tuple[str, str], int] = {}
-        """By provider and the problem's code."""
-        self.seconds = Histogram()
-        """From a webhook's last byte to its record being durable."""
-
-    def refused(self, provider: str, status: int, code: str) -> None:
-        """Count an answer that is a refusal."""
-        self.answered(provider, status)
-        key = (provider, code)
-        self.refusals[key] = self.refusals.get(key, 0) + 1
-
-    def answered(self, provider: str, status: int) -> None:
-        """Count an answer."""
-        key = (provider, status)
-        self.answers[key] = self.answers.get(key, 0) + 1
-
-
-class RefusalLog:
-    """Logs refused webhooks: enough to find the cause, and bounded under a flood from strangers.
-
-    Args:
-        clock: Tells the time.
-    """
-
-    def __init__(self, clock: Clock = SYSTEM_CLOCK) -> None:
-        self._clock = clock
-        self._last: dict[str, float] = {}
-        self._left_out: dict[str, int] = {}
-
-    def note(self, request: web.Request, provider: str, refused: Problem) -> None:
-        """A webhook was refused.
-
-        Args:
-            request: Of it; its body and its proof are not repeated.
-            provider: The configured one, or an empty name.
-            refused: What it is answered.
-        """
-        now = self._clock.monotonic()
-        if now - self._last.get(provider, -REFUSAL_EVERY) < REFUSAL_EVERY:
-            self._left_out[provider] = self._left_out.get(provider, 0) + 1
-            return
-        self._last[provider] = now
-        named = request.match_info.get("id", "")
-        about = fields(named if valid_id(named) else None, request.headers.get(TRACE_HEADER))
-        left_out = self._left_out.pop(provider, 0)
-        more = {"left_out": left_out} if left_out else {}
-        logger.warning(
-            "webhook.refused",
-            provider=provider or "unknown",
-            status=refused.status,
-            code=refused.code,
-            **about,
-            **more,
-        )
 
 
 def url_token(key: bytes, prediction_id: str) -> str:
@@ -175,6 +117,8 @@ class Webhooks:
     ) -> None:
         self._guard = guard
         self._log = log
+        # Who traces has the spans of the whole way.
+        self._submit = submit_of(log) if tracing is None else None
         self._providers = providers
         self._held = held
         self._webhook_key = webhook_key
@@ -205,9 +149,61 @@ class Webhooks:
 
     def refuse(self, request: web.Request, name: str, refused: Problem) -> None:
         """Count and log a webhook that was refused, or whose address no route serves."""
+        self._refuse(request.match_info.get("id", ""), request.headers, name, refused)
+
+    def _refuse(self, named: str, headers: Mapping[str, str], name: str, refused: Problem) -> None:
         known = name if name in self._providers else ""
         self._counts.refused(known, refused.status, refused.code)
-        self._refusals.note(request, known, refused)
+        self._refusals.note(named, headers, known, refused)
+
+    def take(
+        self,
+        name: str,
+        headers: Mapping[str, str],
+        body: bytes,
+        answer: Callable[[bytes, bool], None],
+    ) -> bool:
+        """Take an ordinary webhook that came whole, in the call that received it: see `Taker`.
+
+        Whatever is unusual about one, above all its proof, is for `receive` to find and to say.
+        """
+        submit, provider = self._submit, self._providers.get(name)
+        if (
+            submit is None
+            or provider is None
+            or name in self._by_address
+            or "Content-Encoding" in headers
+            or "Origin" in headers
+            or len(body) > self._max_body
+            or compression.is_compressed(body, None)
+        ):
+            return False
+        clock, counts = self._clock, self._counts
+        began, received = clock.monotonic(), clock.ms()
+        try:
+            delivery = provider.verify(headers, body, received / 1000)
+        except Exception:
+            return False
+        _, carried = begun(None, _SPAN, None, headers.get(TRACE_HEADER), 0)
+        prediction_id = _told_id(provider, body)
+        record = self._record(name, prediction_id, body, received, delivery, carried)
+
+        def told(result: Sequence[Position] | LogError) -> None:
+            if isinstance(result, LogError):
+                problem = from_failure(_not_taken(result, name, prediction_id, None))
+                self._refuse("", headers, name, problem)
+                goes_on = not problem.ends_connection
+                answer(whole_problem(problem, goes_on=goes_on), goes_on)
+                return
+            counts.seconds.observe(clock.monotonic() - began)
+            counts.answered(name, 200)
+            answer(whole_answer(_HEADERS, _ACCEPTED), True)
+
+        try:
+            submit(EVENTS, (record,), told)
+        except LogError:
+            return False
+        return True
 
     async def _take(self, request: web.Request, name: str) -> web.StreamResponse:
         provider = self._providers.get(name)
@@ -245,6 +241,34 @@ class Webhooks:
             account.change(Kind.UNPROVEN, Kind.BODIES)
         if prediction_id is None:
             prediction_id = _told_id(provider, body)
+        trace, carried = begun(
+            self._tracing,
+            _SPAN,
+            prediction_id,
+            request.headers.get(TRACE_HEADER),
+            now,
+            provider=name,
+        )
+        record = self._record(name, prediction_id, body, received, delivery, carried)
+        try:
+            await self._log.append(EVENTS, (record,))
+        except LogError as error:
+            raise _not_taken(error, name, prediction_id, trace) from None
+        if trace is not None:
+            trace.end()
+        self._counts.seconds.observe(clock.monotonic() - began)
+        return answer(request, _HEADERS, _ACCEPTED)
+
+    def _record(
+        self,
+        name: str,
+        prediction_id: str | None,
+        body: bytes,
+        received: int,
+        delivery: str | None,
+        carried: bytes | None,
+    ) -> NewRecord:
+        """What is appended: the body as it came, and what the processor must know beside it."""
         key = prediction_id.encode() if prediction_id and valid_id(prediction_id) else None
         stamps = [
             self._names[name],
@@ -254,24 +278,9 @@ class Webhooks:
         ]
         if delivery:
             stamps.append((DELIVERY_HEADER, delivery.encode("utf-8", "replace")))
-        trace, carried = begun(
-            self._tracing,
-            _SPAN,
-            prediction_id,
-            request.headers.get(TRACE_HEADER),
-            now,
-            provider=name,
-        )
         if carried is not None:
             stamps.append((TRACE_HEADER, carried))
-        try:
-            await self._log.append(EVENTS, (NewRecord(key, body, stamps),))
-        except LogError as error:
-            raise _not_taken(error, name, prediction_id, trace) from None
-        if trace is not None:
-            trace.end()
-        self._counts.seconds.observe(clock.monotonic() - began)
-        return answer(request, _HEADERS, _ACCEPTED)
+        return NewRecord(key, body, stamps)
 
     async def _verify_headers(self, name: str, provider: Provider, request: web.Request) -> None:
         """Refuse what its headers alone show to be unproven, without holding its body."""

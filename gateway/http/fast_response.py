@@ -38,6 +38,16 @@ class _Date:
 _date = _Date()
 
 
+def whole_answer(lines: bytes, body: bytes) -> bytes:
+    """All bytes of a 200: lines of a header, each with its line end, without length and date; a body."""
+    return b"HTTP/1.1 200 OK\r\n%bContent-Length: %d\r\n%b%b" % (
+        lines,
+        len(body),
+        _date.line(),
+        body,
+    )
+
+
 class FastAnswer(web.StreamResponse):
     """A 200 as lines of a header and a body; as much of a response as the server asks for.
 
@@ -58,10 +68,7 @@ class FastAnswer(web.StreamResponse):
     async def prepare(self, request: web.BaseRequest) -> Any:
         """Write all of it."""
         writer = self._written = request.writer
-        await writer.write(
-            b"HTTP/1.1 200 OK\r\n%bContent-Length: %d\r\n%b%b"
-            % (self.lines, len(self.body), _date.line(), self.body)
-        )
+        await writer.write(whole_answer(self.lines, self.body))
         return writer
 
     async def write_eof(self, data: bytes = b"") -> None:  # noqa: ARG002 - the server's signature
@@ -124,11 +131,20 @@ async def send_counted(
 
 def problem_response(problem: Problem) -> web.StreamResponse:
     """A problem as the last answer of a connection, if no application is there to make one."""
+    return _Last(whole_problem(problem, goes_on=False))
+
+
+def whole_problem(problem: Problem, *, goes_on: bool) -> bytes:
+    """All bytes of an answer that is a problem; `goes_on`: the connection does, behind it."""
     body = problem.body()
     lines = {"Content-Type": CONTENT_TYPE, "Cache-Control": "no-store", **problem.headers}
     headers = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
     first = f"HTTP/1.1 {problem.status} {HTTPStatus(problem.status).phrase}\r\n"
-    return _Last(
-        b"%b%bX-Content-Type-Options: nosniff\r\nConnection: close\r\nContent-Length: %d\r\n%b%b"
-        % (first.encode(), headers.encode(), len(body), _date.line(), body)
+    return b"%b%bX-Content-Type-Options: nosniff\r\n%bContent-Length: %d\r\n%b%b" % (
+        first.encode(),
+        headers.encode(),
+        b"" if goes_on else b"Connection: close\r\n",
+        len(body),
+        _date.line(),
+        body,
     )

@@ -84,15 +84,19 @@ class Problem(Exception):
         response = web.Response(
             status=self.status, body=self.body(), headers=headers, content_type=CONTENT_TYPE
         )
-        if self.status in {
+        if self.ends_connection:
+            response.force_close()
+        return response
+
+    @property
+    def ends_connection(self) -> bool:
+        """Whether its connection's state is in doubt: what is left of the body is not worth reading."""
+        return self.status in {
             HTTPStatus.BAD_REQUEST,
             HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
             HTTPStatus.REQUEST_TIMEOUT,
             HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
-        }:
-            # What is left of the body is not worth reading on a connection whose state is in doubt.
-            response.force_close()
-        return response
+        }
 
 
 def not_found(headers: Mapping[str, str] | None = None) -> Problem:

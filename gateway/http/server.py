@@ -8,7 +8,7 @@ not lost. A webhook that comes whole takes the short way (`Connection._take_shor
 import asyncio
 import socket
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Protocol, cast, runtime_checkable
 
@@ -39,6 +39,15 @@ SWEEP_EVERY = 5.0
 MOST_SHORT_WAYS = 64
 """Addresses that are remembered: of each webhook one, and some of its other spellings."""
 
+Taker = Callable[[str, Mapping[str, str], bytes, Callable[[bytes, bool], None]], bool]
+"""Takes a provider's webhook by its headers and its body, or returns False and leaves it alone.
+
+Whoever took it calls the last argument once: with all bytes of the answer, and whether the
+connection goes on.
+"""
+
+TAKER: web.AppKey[Taker] = web.AppKey("TAKER")
+
 logger = get_logger(__name__)
 
 
@@ -62,6 +71,7 @@ class Connection(web.RequestHandler):  # type: ignore[type-arg,unused-ignore]
         "_short",
         "_short_ways",
         "_stuck_since",
+        "_taker",
         "_unsent",
         "_when_lost",
         "_wire",
@@ -72,15 +82,17 @@ class Connection(web.RequestHandler):  # type: ignore[type-arg,unused-ignore]
         manager: web.Server,
         connections: "set[Connection]",
         short_ways: dict[str, web.UrlMappingMatchInfo],
+        taker: Taker | None,
         **settings: Any,
     ) -> None:
         super().__init__(manager, **settings)
+        self._taker = taker
         self._connections = connections
         """All of the server, this one as long as it lasts."""
         self._short_ways = short_ways
         """Of the server: where a POST to an address goes, as the router said before."""
-        self._short: asyncio.Task[None] | None = None
-        """The request that is answered on the short way."""
+        self._short: asyncio.Task[None] | Taker | None = None
+        """Who answers the request that is on the short way."""
         self._unsent = 0
         self._stuck_since = 0.0
         self._when_lost: Callable[[], None] | None = None
@@ -180,12 +192,41 @@ class Connection(web.RequestHandler):  # type: ignore[type-arg,unused-ignore]
         self._manager.requests_count += 1
         loop = self._loop
         self._next_keepalive_close_time = loop.time() + KEEPALIVE
+        if self._taken(str(way["provider"]), message, payload):
+            return True
         writer = StreamWriter(self, loop)
         task = cast("asyncio.Task[None]", self._task_handler)
         request = cast("web.Request", self._request_factory(message, payload, self, writer, task))
         request._match_info = way  # noqa: SLF001 - what the router would set
         self._short = loop.create_task(self._answer_shortly(request, way.handler))
         return True
+
+    def _taken(self, provider: str, message: Any, payload: Any) -> bool:
+        """Let the webhook be taken in this very call, without a request object and a task.
+
+        Both take a quarter of what is left of HTTP then. False: it is not ordinary, and untouched.
+        """
+        pieces: Sequence[bytes] = getattr(payload, "_buffer", ())
+        if self._taker is None or len(pieces) != 1 or self._reading_paused:
+            return False
+        self._short, self._request_in_progress = self._taker, True  # the answer may come at once
+        if self._taker(provider, message.headers, pieces[0], self._answer_taken):
+            return True
+        self._short, self._request_in_progress = None, False
+        return False
+
+    def _answer_taken(self, answer: bytes, goes_on: bool) -> None:
+        """Send the answer to what was taken, and go on with what came behind."""
+        self._short, self._request_in_progress = None, False
+        self._answered += 1
+        transport = self.transport
+        if transport is not None and not transport.is_closing():
+            transport.write(answer)
+        if (waiter := self._handler_waiter) is not None and not waiter.done():
+            waiter.set_result(None)  # the end of the service waited for this one
+        if self._close or not goes_on or (self._half_closed and not self._messages):
+            self.force_close()
+        self._wake()
 
     async def _answer_shortly(self, request: web.Request, handler: Any) -> None:
         """Answer, then go on with what came behind; a former answer must not be overtaken."""
@@ -297,6 +338,7 @@ class HttpServer:
         self._runner = web.AppRunner(app, shutdown_timeout=shutdown_timeout)
         self._connections: set[Connection] = set()
         self._short_ways: dict[str, web.UrlMappingMatchInfo] = {}
+        self._taker = app.get(TAKER)
         self._sweeper: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -328,6 +370,7 @@ class HttpServer:
             server,
             self._connections,
             self._short_ways,
+            self._taker,
             loop=asyncio.get_running_loop(),
             # None is kept: it costs a quarter of a request.
             access_log=None,

@@ -27,6 +27,7 @@ import asyncio
 import sqlite3
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Lock, Thread
@@ -66,7 +67,8 @@ class CommitRequest(Struct, Generic[W], eq=False):
     alone: bool = False
     """Whether it has a transaction of its own."""
     loop: asyncio.AbstractEventLoop = field(default_factory=asyncio.get_running_loop)
-    done: asyncio.Future[Any] = field(default_factory=asyncio.Future)
+    told: Callable[[Any], None] | None = None
+    """Called once, in its loop, with the result or the error; it must not raise."""
 
 
 class _Uncommitted(Struct, Generic[W], eq=False):
@@ -141,6 +143,13 @@ class GroupCommit(Generic[W]):
 
         A caller that is cancelled meanwhile harms nobody: its work is done all the same.
         """
+        done: asyncio.Future[Any] = job.loop.create_future()
+        job.told = partial(settle, done)
+        self.put(job)
+        return done
+
+    def put(self, job: CommitRequest[W]) -> None:
+        """As `submit`, for a caller that needs no future: `told` is called instead."""
         with self._state:
             self._waiting.append(job)
             lost = self._resuming is not None and self._resuming.is_closed()
@@ -156,7 +165,6 @@ class GroupCommit(Generic[W]):
             # What need not wait for the disk takes less time than a turn of the loop, and the thread
             # need not wait for a busy one to come round.
             self._hand_over()
-        return job.done
 
     def between_transactions(self, work: Callable[[sqlite3.Connection], object]) -> None:
         """Let the thread do this once and soon, while nobody writes.
@@ -256,10 +264,10 @@ class GroupCommit(Generic[W]):
                 else results[number]
             )
             if job.loop is loop:
-                _resolve(job, result)
+                tell(job, result)
             else:
                 with suppress(RuntimeError):  # that loop is closed: nobody waits any more
-                    job.loop.call_soon_threadsafe(_resolve, job, result)
+                    job.loop.call_soon_threadsafe(tell, job, result)
         if self.on_finished is not None:
             self.on_finished(batch)
 
@@ -365,10 +373,18 @@ class GroupCommit(Generic[W]):
             connection.close()
 
 
-def _resolve(job: CommitRequest[Any], result: Any) -> None:
-    if job.done.done():
-        return  # the caller was cancelled, or has given up
+def tell(job: CommitRequest[Any], result: Any) -> None:
+    """Give a caller its result or its error, unless it was told before."""
+    if (told := job.told) is not None:
+        job.told = None
+        told(result)
+
+
+def settle(done: asyncio.Future[Any], result: Any) -> None:
+    """Give a future its result or its error."""
+    if done.done():
+        return  # the caller was cancelled
     if isinstance(result, Exception):
-        job.done.set_exception(result)
+        done.set_exception(result)
     else:
-        job.done.set_result(result)
+        done.set_result(result)

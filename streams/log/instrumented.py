@@ -13,6 +13,8 @@ from tidings.streams.log.protocol import (
     LogError,
     NewRecord,
     Position,
+    Told,
+    submit_of,
 )
 from tidings.streams.support.histogram import Histogram
 
@@ -55,6 +57,8 @@ class ObservedLog:
         self.read_at = log.read_at
         self.obstacle = log.obstacle
         self.close = log.close
+        self._submit = submit_of(log)
+        self.submit = None if self._submit is None else self._observed_submit
 
     async def append(self, topic: str, records: Sequence[NewRecord]) -> list[Position]:
         """See `Log.append`."""
@@ -69,3 +73,20 @@ class ObservedLog:
         appends.records += len(records)
         appends.seconds.observe(perf_counter() - started)
         return positions
+
+    def _observed_submit(self, topic: str, records: Sequence[NewRecord], told: Told) -> None:
+        """See `Submit`."""
+        assert self._submit is not None
+        appends = self.appends[topic]
+        started = perf_counter()
+
+        def observed(result: Sequence[Position] | LogError) -> None:
+            if isinstance(result, LogError):
+                appends.failed += 1
+            else:
+                appends.records += len(records)
+                appends.seconds.observe(perf_counter() - started)
+            told(result)
+
+        appends.calls += 1
+        self._submit(topic, records, observed)

@@ -166,6 +166,22 @@ class Consumer(Protocol):
         """Leave the group. Idempotent."""
 
 
+Told = Callable[[Sequence[Position] | LogError], None]
+"""Called once with the positions or the error, in the loop of the call and maybe within it; it must not raise."""
+
+Submit = Callable[[str, Sequence[NewRecord], Told], None]
+"""As `Log.append`, for a caller that has no task: it is told instead of waiting.
+
+What it raises, a `LogError`, was refused at once: then nothing is appended, and nobody is told.
+"""
+
+
+def submit_of(log: "Log") -> Submit | None:
+    """The log's `submit`; None: it has none."""
+    found: Submit | None = getattr(log, "submit", None)
+    return found
+
+
 class Log(Protocol):
     """Topics of records. `topic` is the name without prefix: `predictions.events`."""
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tidings.gateway.api.webhooks import WebhookCounts
+from tidings.gateway.api.webhook_counts import WebhookCounts
 from tidings.gateway.http.held_bytes import HeldBytes
 from tidings.gateway.push.changes_reader import ChangesReader
 from tidings.gateway.push.hub import Hub

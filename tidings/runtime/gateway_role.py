@@ -14,7 +14,7 @@ from tidings.config.settings import Settings
 from tidings.gateway.api.create import CreateDefaults, Submitter
 from tidings.gateway.api.health import Health
 from tidings.gateway.api.sse import EventStreams
-from tidings.gateway.api.webhooks import WebhookCounts
+from tidings.gateway.api.webhook_counts import WebhookCounts
 from tidings.gateway.app import build_app, build_health_app, connect
 from tidings.gateway.asgi.application import AsgiGateway, not_upgraded
 from tidings.gateway.auth.permissions import Authenticator, NoTokens

@@ -1,15 +1,17 @@
 """The embedded log: one SQLite file, one partition, any number of processes that append and read."""
 
 import asyncio
-import functools
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
+from functools import partial
 from operator import methodcaller
 from pathlib import Path
+from typing import Any
 from urllib.parse import SplitResult, unquote
 
 from tidings.storage.loggers import get_logger
+from tidings.storage.sqlite.group_commit import settle
 from tidings.streams.log.factory import LogOptions
 from tidings.streams.log.notifier import Notifier
 from tidings.streams.log.protocol import (
@@ -26,6 +28,7 @@ from tidings.streams.log.protocol import (
     Record,
     Since,
     StoredRecord,
+    Told,
 )
 from tidings.streams.log.size_limits import measure
 from tidings.streams.log.sqlite.consumer import BATCH, SqliteConsumer
@@ -102,7 +105,7 @@ class SqliteLog:
         Raises `LogMisconfigured` for a foreign file and `LogUnavailable` if it is locked for too long.
         """
         connection, identity = await asyncio.to_thread(
-            functools.partial(open_file, path, create=options.create)
+            partial(open_file, path, create=options.create)
         )
         return cls(path, connection, identity, options)
 
@@ -114,26 +117,36 @@ class SqliteLog:
         """See `Log.append`."""
         if not records:
             return []
+        done: asyncio.Future[Sequence[Position]] = asyncio.get_running_loop().create_future()
+        self.submit(topic, records, partial(settle, done))
+        return list(await done)
+
+    def submit(self, topic: str, records: Sequence[NewRecord], told: Told) -> None:
+        """See `Submit`."""
         size = measure(records, self._max_body)
         for record in records:
             if record.partition:
                 raise LogError("an SQLite log has partition 0 alone; leave the partition out")
         number = self._numbers.get(topic) or self._known(topic)
         self._appending[topic] = self._appending.get(topic, 0) + 1
-        try:
-            first, now = await self._writer.submit(
-                # Without a number the topic is made by the same transaction: two might take twice
-                # the limit.
-                methodcaller("append", topic if number is None else number, records),
-                durable=topic not in _REPEATABLE,
-                size=size + 100 * len(records),
-                quick=True,
-            )
-        except BaseException:
+        self._writer.put(
+            # Without a number the topic is made by the same transaction: two might take twice the
+            # limit.
+            methodcaller("append", topic if number is None else number, records),
+            partial(self._appended, topic, records, told),
+            durable=topic not in _REPEATABLE,
+            size=size + 100 * len(records),
+            quick=True,
+        )
+
+    def _appended(self, topic: str, records: Sequence[NewRecord], told: Told, result: Any) -> None:
+        """The writer has committed these records, or failed."""
+        self._appending[topic] -= 1
+        if isinstance(result, LogError):
             self._data_version = _UNKNOWN  # nobody knows what became of it: the next look will tell
-            raise
-        finally:
-            self._appending[topic] -= 1
+            told(result)
+            return
+        first, now = result
         end = first + len(records)
         if end > self._ends.get(topic, 0):
             self._ends[topic] = end
@@ -143,7 +156,7 @@ class SqliteLog:
         recent.extend(first, now, records)
         if (notifier := self._notifiers.get(topic)) is not None:
             notifier.notify()
-        return [Position(0, offset) for offset in range(first, end)]
+        told([Position(0, offset) for offset in range(first, end)])
 
     async def remember(self, topic: str, group: str, offset: int) -> None:
         """Keep the next offset that a group will read."""

@@ -4,10 +4,11 @@ import asyncio
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tidings.storage.sqlite.group_commit import CommitRequest, GroupCommit
+from tidings.storage.sqlite.group_commit import CommitRequest, GroupCommit, settle, tell
 from tidings.streams.log.protocol import APPEND_SECONDS, LogError, LogUnavailable, NewRecord
 from tidings.streams.log.sqlite.schema import (
     BUSY_SECONDS,
@@ -105,7 +106,7 @@ class LogWriter:
     def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
         self._path = path
         self._loop = asyncio.get_running_loop()
-        self._until: dict[asyncio.Future[Any], float] = {}
+        self._until: dict[CommitRequest[Step], float] = {}
         """When each write under way is given up, on the loop's clock."""
         self._timer: asyncio.TimerHandle | None = None
         self._unchecked = 0
@@ -141,29 +142,43 @@ class LogWriter:
 
         Raises `LogUnavailable` after `APPEND_SECONDS`; the outcome is then unknown.
         """
+        done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.put(step, partial(settle, done), durable=durable, size=size, quick=quick)
+        return done
+
+    def put(
+        self,
+        step: Step,
+        told: Callable[[Any], None],
+        *,
+        durable: bool,
+        size: int,
+        quick: bool = False,
+    ) -> None:
+        """As `submit`; `told` is called once, with the result or the error, maybe before this returns."""
         if self._commits.closing:
             raise LogUnavailable(f"the log {self._path} is closed; open it again")
-        done = self._commits.submit(CommitRequest(step, size, quick, durable))
-        if done.done():
-            return done
+        job = CommitRequest(step, size, quick, durable, told=told)
+        self._commits.put(job)
+        if job.told is None:
+            return
         # One timer for all: one for each would cost more than the rest of this call.
-        self._until[done] = until = self._loop.time() + APPEND_SECONDS
+        self._until[job] = until = self._loop.time() + APPEND_SECONDS
         if self._timer is None:
             self._timer = self._loop.call_at(until, self._give_up)
-        return done
 
     def _give_up(self) -> None:
         """Fail those who have waited for too long, and look again when the next one has."""
         self._timer = None
         now = self._loop.time()
-        for done, until in self._until.items():  # who came first is first
+        for job, until in tuple(self._until.items()):  # who came first is first
             if until > now:
                 self._timer = self._loop.call_at(until, self._give_up)
                 return
-            if not done.done():
-                done.set_exception(
-                    LogUnavailable(f"{self._path} did not take a write in time; is the disk stuck?")
-                )
+            tell(
+                job,
+                LogUnavailable(f"{self._path} did not take a write in time; is the disk stuck?"),
+            )
 
     def _explain(self, error: Exception, shared: bool) -> Exception:
         if isinstance(error, sqlite3.Error):
@@ -179,7 +194,7 @@ class LogWriter:
     def _count(self, batch: Sequence[CommitRequest[Step]]) -> None:
         """These are done; copy the write-ahead log into the database whenever so much was written."""
         for job in batch:
-            self._until.pop(job.done, None)
+            self._until.pop(job, None)
             self._unchecked += job.size + _PAGE
         if (
             self._unchecked > _CHECKPOINT_BYTES

@@ -12,7 +12,7 @@ from aiohttp import web
 from tests.support.gateway.doors import Front, websocket_handler
 from tidings.gateway.api.health import Health
 from tidings.gateway.api.sse import EventStreams
-from tidings.gateway.api.webhooks import WebhookCounts
+from tidings.gateway.api.webhook_counts import WebhookCounts
 from tidings.gateway.app import build_app, connect
 from tidings.gateway.auth.quotas import OwnerQuotas
 from tidings.gateway.auth.rate_limits import AddressConnections
