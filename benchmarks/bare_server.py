@@ -59,6 +59,9 @@ class Session(asyncio.Protocol):
     def ping(self) -> None:
         self._transport.write(b"\x89\x00")
 
+    def write(self, data: bytes) -> None:
+        self._transport.write(data)
+
 
 class WithBoth(Session):
     """One connection that proves itself, and gets the record it names."""
@@ -106,7 +109,7 @@ async def sweep() -> None:
 
 
 async def serve() -> None:
-    """Say the port, then answer each line with where things stand."""
+    """Do what each line says, `write` as many bytes to everybody or nothing, and answer with where things stand."""
     loop = asyncio.get_running_loop()
     kind = with_both(sys.argv[1], int(sys.argv[2]), sys.argv[3]) if sys.argv[1:] else Session
     server = await loop.create_server(kind, "127.0.0.1", 0, backlog=4096)
@@ -114,7 +117,12 @@ async def serve() -> None:
     sweeping = loop.create_task(sweep())
     lines = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
-    while await lines.readline():
+    while line := await lines.readline():
+        name, arguments = json.loads(line)
+        if name == "write":
+            data = frame(b"x" * (arguments["bytes"] - 4))
+            for session in [one for group in Session.groups for one in group]:
+                session.write(data)
         port = server.sockets[0].getsockname()[1]
         print(
             json.dumps({"port": port, "cpu": cpu(), "rss": rss(), "sessions": Session.made}),

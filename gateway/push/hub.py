@@ -124,6 +124,8 @@ class Hub:
         self._on_error = on_error
         self.expect_expiry: Callable[[str, int], None] = lambda _prediction_id, _expires_at: None
         """Called when somebody is shown a record that will be hidden, with the time (ms)."""
+        self._left = 0
+        """How many subscriptions have ended: who leaves during a fan-out gets nothing more of it."""
         self.deliveries = 0
         """Changes delivered so far, counted once for each subscriber that got it."""
 
@@ -141,6 +143,7 @@ class Hub:
 
     def unsubscribe(self, key: str, subscriber: Subscriber) -> None:
         """Undo `subscribe`. Idempotent."""
+        self._left += 1
         there = self._subscribers.get(key)
         if type(there) is set:
             there.discard(subscriber)
@@ -211,27 +214,31 @@ class Hub:
         by_key = self._route(changes)
         if not by_key:
             return
-        deliveries: dict[str | tuple[str, ...], Delivery] = {}
+        left, delivered, written = self._left, 0, 0
         try:
-            for count, (subscriber, matched) in enumerate(list(self._match(by_key)), 1):
-                keys = self._still_matching(subscriber, matched) if self._under_way else matched
-                if not keys:
-                    continue
-                delivery = deliveries.get(keys)
-                if delivery is None:
-                    items = by_key[keys] if isinstance(keys, str) else _merged(by_key, keys)
-                    delivery = deliveries[keys] = Delivery(items)
-                try:
-                    subscriber.deliver(delivery)
-                except Exception as error:
-                    self._take_out(subscriber)
-                    self._on_error(subscriber, error)
-                else:
-                    self.deliveries += len(delivery.items)
-                if count % slice == 0:
-                    self._under_way = self._under_way or _named(by_key)
-                    yield
+            for matched, subscribers in self._match(by_key):
+                delivery = shared = _delivery(by_key, matched)
+                for subscriber in subscribers:
+                    if left != self._left:  # somebody has left, during a pause or just now
+                        keys = self._still_matching(subscriber, matched)
+                        if not keys:
+                            continue
+                        delivery = shared if keys == matched else _delivery(by_key, keys)
+                    try:
+                        subscriber.deliver(delivery)
+                    except Exception as error:
+                        self._take_out(subscriber)
+                        self._on_error(subscriber, error)
+                    else:
+                        delivered += len(delivery.items)
+                    written += 1
+                    if written == slice:
+                        self._under_way = self._under_way or _named(by_key)
+                        self.deliveries += delivered
+                        delivered = written = 0
+                        yield
         finally:
+            self.deliveries += delivered
             self._under_way = frozenset()
 
     def fan_out_texts(self, texts: Sequence[GrowingText], slice: int = SLICE) -> Iterator[None]:
@@ -242,26 +249,23 @@ class Hub:
             for key in self._keys(text):
                 if key in self._subscribers:
                     by_key.setdefault(key, []).append(routed)
-        deliveries: dict[tuple[str, ...], list[RoutedText]] = {}
-        for count, (subscriber, keys) in enumerate(list(self._match(by_key)), 1):
-            if isinstance(keys, str):
-                grown = by_key[keys]
-            elif (joined := deliveries.get(keys)) is not None:
-                grown = joined
-            else:
-                grown = deliveries[keys] = _merged(by_key, keys)
-            taker = self._appended_to.get(subscriber)
-            if taker is None:
-                continue
-            try:
-                taker.deliver_texts(grown)
-            except Exception as error:
-                self._take_out(subscriber)
-                self._on_error(subscriber, error)
-            else:
-                self.deliveries += len(grown)
-            if count % slice == 0:
-                yield
+        count = 0
+        for matched, subscribers in self._match(by_key):
+            grown = by_key[matched] if isinstance(matched, str) else _merged(by_key, matched)
+            for subscriber in subscribers:
+                taker = self._appended_to.get(subscriber)
+                if taker is None:
+                    continue
+                try:
+                    taker.deliver_texts(grown)
+                except Exception as error:
+                    self._take_out(subscriber)
+                    self._on_error(subscriber, error)
+                else:
+                    self.deliveries += len(grown)
+                count += 1
+                if count % slice == 0:
+                    yield
 
     def watches(self, text: GrowingText) -> bool:
         """Whether anybody watches the prediction of this text."""
@@ -306,12 +310,11 @@ class Hub:
 
     def _match(
         self, by_key: Mapping[str, Sequence[RoutedChange | RoutedText]]
-    ) -> Iterable[tuple[Subscriber, str | tuple[str, ...]]]:
-        """Each subscriber once, with the key or keys through which it matches."""
+    ) -> Iterable[tuple[str | tuple[str, ...], Sequence[Subscriber]]]:
+        """Each subscriber once, with all that match through the same key or keys."""
         if len(by_key) == 1:
             (key,) = by_key
-            one = self._subscribers[key]
-            return [(each, key) for each in one] if isinstance(one, set) else [(one, key)]
+            return [(key, tuple(self._at(key)))]
         matched: dict[Subscriber, str | list[str]] = {}
         for key in by_key:
             for subscriber in self._at(key):
@@ -322,10 +325,15 @@ class Hub:
                     there.append(key)
                 else:
                     matched[subscriber] = [there, key]
-        return [
-            (subscriber, keys if isinstance(keys, str) else tuple(keys))
-            for subscriber, keys in matched.items()
-        ]
+        alike: dict[str | tuple[str, ...], list[Subscriber]] = {}
+        for subscriber, keys in matched.items():
+            through = keys if isinstance(keys, str) else tuple(keys)
+            found = alike.get(through)
+            if found is None:
+                alike[through] = [subscriber]
+            else:
+                found.append(subscriber)
+        return alike.items()
 
     def _at(self, key: str) -> Iterable[Subscriber]:
         there = self._subscribers.get(key)
@@ -350,6 +358,13 @@ class Hub:
 
 def _kind(key: str) -> str:
     return key.partition(":")[0]
+
+
+def _delivery(
+    by_key: Mapping[str, Sequence[RoutedChange]], keys: str | tuple[str, ...]
+) -> Delivery:
+    """What all get that match through these keys."""
+    return Delivery(by_key[keys] if isinstance(keys, str) else _merged(by_key, keys))
 
 
 def _named(by_key: dict[str, list[RoutedChange]]) -> frozenset[str]:

@@ -6,7 +6,7 @@ from typing import Protocol
 class Output(Protocol):
     """The transport of a session."""
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes, /) -> None:
         """Send whole frames; dropped if the connection is going away."""
 
     def write_pieces(self, data: bytes) -> None:
