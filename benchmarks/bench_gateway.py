@@ -2,25 +2,32 @@
 its own, with all clients in another.
 
 CPU is what the kernel counts for all threads of the server's process: following the log, timers and collections included.
-Changes are appended to a SQLite log by the benchmark's process, or told to the bare server by a line. Both take turns; the
-ratio is the median of those of each turn.
+Changes are appended to the log by the benchmark's process, or told to the bare server by a line. Both take turns; the
+ratio is the median of those of each turn. What the log alone costs shows in the same changes while nobody watches.
 
-    python -m benchmarks.bench_gateway [--rounds 5] [--only fan-out] [--sessions 1000] [--idle 10]
+    python -m benchmarks.bench_gateway [--log sqlite|kafka] [--rounds 5] [--only fan-out] [--sessions 1000] [--idle 10]
 """
 
 import argparse
 import asyncio
 import gc
+import logging
 import tempfile
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any
 
+import structlog
 import uvloop
 
+from benchmarks.bench_changes_to_frame import PARTITIONS
 from benchmarks.bench_fanout import FRAME, everything
 from benchmarks.push_clients import Client, Counter, Server, connect
 from benchmarks.push_server import record
+from tests.support.broker import Broker
 from tests.support.tidings_process import TidingsProcess
 from tidings.storage.prediction import encode
 from tidings.streams.changes.codec import announcement
@@ -31,13 +38,20 @@ EVERY = 0.05
 """Seconds between two changes."""
 CHANGES_A_ROUND = 30
 UNWATCHED = 20_000
-IDLE_SESSIONS = 10_000
+BATCH = 500
 
 
 def cpu_of(pid: int) -> float:
     """CPU seconds of all threads of a process, to the nanosecond (Documentation/scheduler/sched-stats)."""
     tasks = Path(f"/proc/{pid}/task").iterdir()
     return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e9
+
+
+Subscribe = Callable[[int], bytes]
+
+
+def last(_: int) -> bytes:
+    return b'{"type":"subscribe","predictions":["the-last"],"snapshot":false}'
 
 
 class Bare:
@@ -67,8 +81,8 @@ class Ours:
         self.clients: list[Client] = []
         self.versions = 0
 
-    async def open(self, sessions: int) -> None:
-        self.clients += await connect(self.service.port, sessions, self.counter, everything)
+    async def open(self, sessions: int, subscribe: Subscribe = everything) -> None:
+        self.clients += await connect(self.service.port, sessions, self.counter, subscribe)
 
     async def change(self, names: tuple[str, ...] = ("the-one",)) -> None:
         new = []
@@ -78,6 +92,18 @@ class Ours:
             position = Position(0, self.versions)
             new.append(announcement(one, encode(one), position=position))
         await self.log.append(CHANGES, new)
+
+
+async def unwatched(one: Ours, every: float, count: int, batch: int) -> float:
+    """Microseconds of CPU a change that nobody watches; behind them goes one that a client awaits."""
+    begun = cpu_of(one.pid)
+    for _ in range(0, count, batch):
+        await one.change(("nobody",) * batch)
+        await asyncio.sleep(every)
+    wanted = one.counter.bytes + 1
+    await one.change(("the-last",))
+    await one.counter.until("bytes", wanted)
+    return (cpu_of(one.pid) - begun) / count * 1e6
 
 
 async def fan_out(one: Ours | Bare) -> float:
@@ -106,6 +132,11 @@ def line(name: str, ours: list[float], bare: list[float]) -> None:
 
 async def measured(ours: Ours, bare: Bare, options: Any) -> None:
     both = (ours, bare)
+    await ours.open(1, last)
+    await unwatched(ours, 0, BATCH, BATCH)
+    paced = [await unwatched(ours, EVERY, CHANGES_A_ROUND, 1) for _ in range(options.rounds)]
+    crowd = [await unwatched(ours, 0, UNWATCHED, BATCH) for _ in range(options.rounds)]
+    ours.clients.clear()
     for one in both:
         await one.open(options.sessions)
         await fan_out(one)
@@ -121,34 +152,48 @@ async def measured(ours: Ours, bare: Bare, options: Any) -> None:
     if options.only in "idle":
         quiet = [await asyncio.gather(*(idle(one, options.idle) for one in both))]
         line(f"{options.sessions:,} idle, with pings, % of a core", [quiet[0][0]], [quiet[0][1]])
+    print(f"| a change that nobody watches, paced 50 ms, µs | | {median(paced):,.0f} | |")
+    print(f"| a change that nobody watches, {BATCH} at once, µs | | {median(crowd):.2f} | |")
+
+
+@asynccontextmanager
+async def log_of(kind: str, folder: str) -> AsyncIterator[tuple[Log, dict[str, str]]]:
+    """A log, and the settings of a gateway that follows it."""
+    broker, prefix = Broker(), f"g{uuid.uuid4().hex[:8]}."
+    try:
+        url = f"sqlite:///{folder}/log.db"
+        if kind == "kafka":
+            await asyncio.to_thread(broker.start)
+            url = f"kafka://{broker.bootstrap}"
+        log = await open_log(url, topic_prefix=prefix, partitions=PARTITIONS)
+        try:
+            yield log, {"TIDINGS_LOG": url, "TIDINGS_TOPIC_PREFIX": prefix}
+        finally:
+            await log.close()
+    finally:
+        broker.close()
 
 
 async def main(options: Any) -> None:
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
     with tempfile.TemporaryDirectory() as folder:
-        url = f"sqlite:///{folder}/log.db"
-        settings = {
-            "TIDINGS_LOG": url,
-            "TIDINGS_STORE": "memory://",
-            "TIDINGS_WEBHOOK_KEY": "00" * 32,
-        }
-        service = TidingsProcess(Path(folder), settings, arguments=("serve", "--role", "gateway"))
-        bare = Bare()
-        try:
-            await service.start()
-            log = await open_log(url)
+        async with log_of(options.log, folder) as (log, settings):
+            settings |= {"TIDINGS_STORE": "memory://", "TIDINGS_WEBHOOK_KEY": "00" * 32}
+            arguments = ("serve", "--role", "gateway")
+            service, bare = TidingsProcess(Path(folder), settings, arguments=arguments), Bare()
             try:
+                await service.start()
                 await measured(Ours(service, log), bare, options)
             finally:
-                await log.close()
-        finally:
-            await service.stop()
-            bare.server.close()
+                await service.stop()
+                bare.server.close()
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--log", choices=("sqlite", "kafka"), default="sqlite")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", default="", help="fan-out, idle")
     parser.add_argument("--sessions", type=int, default=1_000)
