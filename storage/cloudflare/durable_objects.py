@@ -37,6 +37,7 @@ from tidings.storage.store import (
     Stored,
     Write,
     WriteRefused,
+    as_read,
     distinct_ids,
     hidden,
 )
@@ -93,7 +94,7 @@ class _Row(Struct, frozen=True, gc=False, array_like=True):
 
     @property
     def stored(self) -> Stored:
-        return Stored(
+        return as_read(
             int(self.version), self.status, self.doc.encode(), self.expires_at, self.owner
         )
 

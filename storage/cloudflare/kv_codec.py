@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from tidings.storage.cloudflare.kv_client import Metadata, Pair, Value
 from tidings.storage.prediction import Prediction, Status, decode
-from tidings.storage.store import Query, Stored, Write, WriteRefused
+from tidings.storage.store import Query, Stored, Write, WriteRefused, as_read
 
 PREDICTION, POSITION, OWNERSHIP = "prediction:", "position:", "ownership"
 """What keys begin with."""
@@ -68,9 +68,9 @@ def stored_in(value: Value) -> Stored:
     encoded, meta = value.value.encode(), value.metadata
     if meta is None:
         record = decode(encoded)
-        return Stored(record.version, record.status, encoded, None, record.owner)
+        return as_read(record.version, record.status, encoded, None, record.owner)
     status = None if meta.s is None else Status(meta.s)
-    found = Stored(
+    found = as_read(
         int(meta.v), status, encoded, meta.x, None if meta.o is None else unquote(meta.o)
     )
     return msgspec.structs.replace(found, owner=found.standing().owner) if meta.cut else found

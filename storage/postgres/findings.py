@@ -13,7 +13,7 @@ from tidings.storage.postgres.index import pattern, take
 from tidings.storage.postgres.listing import apart, listing, matching, summing, sums_only
 from tidings.storage.postgres.schema import Statements
 from tidings.storage.prediction import Status
-from tidings.storage.store import Page, Query, Stored
+from tidings.storage.store import Page, Query, as_read
 from tidings.storage.usage import UsageSums, of_rows
 
 CATCH_UP = 2.0
@@ -114,7 +114,8 @@ class Findings:
         sql, values = listing(query, query.at(self._clock.ms()), *names, wanted)
         rows = await self._run(lambda connection: connection.fetch(sql, *values))
         items = [
-            Stored(row[1], STATUS_OF[row[2]], row[3], row[4], row[5]) for row in rows[: query.limit]
+            as_read(row[1], STATUS_OF[row[2]], row[3], row[4], row[5])
+            for row in rows[: query.limit]
         ]
         places = [ListingPlace(row[6], row[0]) for row in rows[: query.limit]]
         more = len(rows) > query.limit and places

@@ -31,6 +31,7 @@ from tidings.storage.store import (
     Stored,
     Write,
     WriteRefused,
+    as_read,
     distinct_ids,
     high_water,
 )
@@ -134,7 +135,7 @@ class PostgresStore(Findings, PredictionStore):
         _, version, status, doc, expires_at, owner = row
         if status is None or (expires_at is not None and expires_at <= self._clock.ms()):
             return None
-        return Stored(version, STATUS_OF[status], doc, expires_at, owner)
+        return as_read(version, STATUS_OF[status], doc, expires_at, owner)
 
     async def load(self, prediction_ids: Sequence[str]) -> dict[str, Stored]:
         """What stands under these ids, tombstones and expired records included."""
@@ -143,7 +144,7 @@ class PostgresStore(Findings, PredictionStore):
         rows = await self._run(
             lambda connection: connection.fetch(self._statements.load, prediction_ids)
         )
-        return {row[0]: Stored(row[1], STATUS_OF[row[2]], row[3], row[4], row[5]) for row in rows}
+        return {row[0]: as_read(row[1], STATUS_OF[row[2]], row[3], row[4], row[5]) for row in rows}
 
     async def write(self, writes: Sequence[Write]) -> list[Outcome]:
         """Apply each compare-and-set in one statement.

@@ -34,6 +34,7 @@ from tidings.storage.store import (
     Query,
     Stored,
     Write,
+    as_read,
     distinct_ids,
     hidden,
     high_water,
@@ -398,7 +399,7 @@ def _stored(row: Fields) -> Stored | None:
     version, status, expires_at, facts, encoded = row
     if version is None or status is None or facts is None or encoded is None:
         return None
-    return Stored(
+    return as_read(
         int(version),
         _STATUS[status],
         encoded,

@@ -34,6 +34,7 @@ from tidings.storage.store import (
     Query,
     Stored,
     Write,
+    as_read,
 )
 from tidings.storage.usage import UsageSums, of_rows
 
@@ -133,12 +134,12 @@ class SqliteStore(PredictionStore):
         version, status, doc, expires_at, owner = rows[0]
         if status is None or (expires_at is not None and expires_at <= self._clock.ms()):
             return None
-        return Stored(version, _STATUS[status], doc, expires_at, owner)
+        return as_read(version, _STATUS[status], doc, expires_at, owner)
 
     async def load(self, prediction_ids: Sequence[str]) -> dict[str, Stored]:
         """What stands under these ids, tombstones and expired records included."""
         rows = self._read(LOAD, (_to_json(prediction_ids).decode(),))
-        return {row[0]: Stored(row[1], _STATUS[row[2]], row[3], row[4], row[5]) for row in rows}
+        return {row[0]: as_read(row[1], _STATUS[row[2]], row[3], row[4], row[5]) for row in rows}
 
     async def write(self, writes: Sequence[Write]) -> list[Outcome]:
         """Apply each compare-and-set in one transaction.
@@ -224,7 +225,7 @@ class SqliteStore(PredictionStore):
         items: list[tuple[ListingPlace, Stored]] = []
         start = 0
         for prediction_id, version, status, expires_at, owner, created_at, size in rows:
-            stored = Stored(version, Status(status), docs[start : start + size], expires_at, owner)
+            stored = as_read(version, Status(status), docs[start : start + size], expires_at, owner)
             items.append((ListingPlace(created_at, prediction_id), stored))
             start += size
         items.sort(key=lambda item: item[0], reverse=True)

@@ -12,6 +12,7 @@ from itertools import islice
 from msgspec import Struct
 
 from tidings.storage.clock import SYSTEM_CLOCK, Clock
+from tidings.storage.prediction import Tombstone
 from tidings.storage.store import (
     Conflict,
     Outcome,
@@ -308,7 +309,11 @@ class CachedStore(PassThrough):
         until = self._clock.monotonic() + self._ttl
         size = self._size
         for write in writes:
-            stored, prediction_id = write.stored_as_encoded, write.record.prediction_id
+            record = write.record
+            prediction_id = record.prediction_id
+            status = None if isinstance(record, Tombstone) else record.status
+            # It was encoded here, so nothing of older formats is to be looked for.
+            stored = Stored(record.version, status, write.encoded, write.expires_at, record.owner)
             # Where nothing stood, an entry is a tombstone that the store has purged.
             take = entries.get if write.expected else entries.pop
             entry = take(prediction_id, None)

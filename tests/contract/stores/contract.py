@@ -4,6 +4,7 @@ import asyncio
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -24,7 +25,7 @@ from tidings.storage.clock import SYSTEM_CLOCK
 from tidings.storage.errors import AlreadyExists, InvalidTransition
 from tidings.storage.memory import MemoryStore
 from tidings.storage.notes import notes_of
-from tidings.storage.prediction import Prediction, Source, Status, Usage, decode
+from tidings.storage.prediction import Prediction, Source, Status, Usage, decode, encode
 from tidings.storage.store import Conflict, Ownership, Page, PredictionStore, Query, Stored, Write
 from tidings.storage.wrappers.cache import CachedStore
 from tidings.streams.log.memory import MemoryLog
@@ -87,6 +88,22 @@ class ReadsAndWrites:
         assert (await store.load([one]))[one].standing() == write.record
         if store.capabilities.lists:
             assert expected in (await store.list(Query(limit=1000))).items
+
+    async def test_a_record_of_an_older_format(self, store: PredictionStore) -> None:
+        """The provider's body, which older records hold as `report`, is in nothing that is read: by get, load or list."""
+        record = prediction(fresh())
+        older = msgspec.json.encode(
+            msgspec.json.decode(encode(record)) | {"report": {"a": "secret"}}
+        )
+        one = record.prediction_id
+        assert await store.write([Write(record, older, 0)]) == [None]
+        store.clear()  # what is written here is encoded here, and kept as it is
+        found = [await store.get(one), *(await store.load([one])).values()]
+        if store.capabilities.lists:
+            page = await store.list(Query(limit=1000))
+            found += [item for item in page.items if decode(item.encoded).prediction_id == one]
+        assert len(found) == 2 + store.capabilities.lists
+        assert {item.encoded for item in found if item is not None} == {encode(record)}
 
     @pytest.mark.parametrize(
         "odd", ["a", "x" * 256, "ünï/☃?#%2F&=+", "'\";--{}[]:*", "..", "\u200d\ue000😀"]
