@@ -249,23 +249,28 @@ class Hub:
             for key in self._keys(text):
                 if key in self._subscribers:
                     by_key.setdefault(key, []).append(routed)
-        count = 0
-        for matched, subscribers in self._match(by_key):
-            grown = by_key[matched] if isinstance(matched, str) else _merged(by_key, matched)
-            for subscriber in subscribers:
-                taker = self._appended_to.get(subscriber)
-                if taker is None:
-                    continue
-                try:
-                    taker.deliver_texts(grown)
-                except Exception as error:
-                    self._take_out(subscriber)
-                    self._on_error(subscriber, error)
-                else:
-                    self.deliveries += len(grown)
-                count += 1
-                if count % slice == 0:
-                    yield
+        appended_to, delivered, written = self._appended_to, 0, 0
+        try:
+            for matched, subscribers in self._match(by_key):
+                grown = by_key[matched] if isinstance(matched, str) else _merged(by_key, matched)
+                for subscriber in subscribers:
+                    taker = appended_to.get(subscriber)
+                    if taker is None:
+                        continue
+                    try:
+                        taker.deliver_texts(grown)
+                    except Exception as error:
+                        self._take_out(subscriber)
+                        self._on_error(subscriber, error)
+                    else:
+                        delivered += len(grown)
+                    written += 1
+                    if written == slice:
+                        self.deliveries += delivered
+                        delivered = written = 0
+                        yield
+        finally:
+            self.deliveries += delivered
 
     def watches(self, text: GrowingText) -> bool:
         """Whether anybody watches the prediction of this text."""

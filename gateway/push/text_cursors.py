@@ -155,21 +155,27 @@ class TextCursors:
         if len(self._reached) > MOST:
             self.forget(next(iter(self._reached)))
 
+    def advance(self, text: GrowingText, write: Callable[[bytes], bool]) -> bool:
+        """Write one step of a text to a client that is in step and reads; False: it is not, or does not.
+
+        As `step`, without its calls: most pieces go this way.
+        """
+        name, reached = text.prediction_id, self._reached
+        message, framed = text.step
+        if reached.get(name) is not text.before or not write(framed):
+            return False
+        reached[name] = text.told
+        audience = self._audience
+        audience.pieces += 1
+        audience.bytes += len(message)
+        return True
+
     def deliver(self, session: "TextSession", grown: Sequence[RoutedText]) -> None:
         """Send one step of these texts; what does not fit now is sent by `catch_up`."""
         if not session.takes_texts:
             for item in grown:
                 self.lag(item.text)
             return
-        if len(grown) == 1:
-            text = grown[0].text
-            if self._reached.get(text.prediction_id) is text.before:  # as `step`, for the most part
-                self._reached[text.prediction_id] = text.told
-                audience, (message, framed) = self._audience, text.step
-                audience.pieces += 1
-                audience.bytes += len(message)
-                session.send_pieces(framed)
-                return
         frames = [item.text.step[1] for item in grown if self.step(item.text)]
         if frames:
             session.send_pieces(frames[0] if len(frames) == 1 else b"".join(frames))

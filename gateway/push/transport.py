@@ -9,8 +9,8 @@ class Output(Protocol):
     def write(self, data: bytes, /) -> None:
         """Send whole frames; dropped if the connection is going away."""
 
-    def write_pieces(self, data: bytes) -> None:
-        """Send whole frames of pieces of texts; dropped if the connection is going away."""
+    def write_pieces(self, data: bytes, /) -> bool:
+        """As `write`, of pieces of texts; False, and nothing is sent, unless it `takes_pieces`."""
 
     @property
     def takes_pieces(self) -> bool:
@@ -45,7 +45,9 @@ class ClosedOutput:
     def write(self, data: bytes) -> None:
         """Nobody is there."""
 
-    write_pieces = write
+    def write_pieces(self, data: bytes) -> bool:  # noqa: ARG002 - as of any output
+        """Nobody reads."""
+        return False
 
     def close(self, code: int, reason: str = "") -> None:
         """It is closed."""

@@ -307,11 +307,15 @@ class WebSocketConnection(asyncio.Protocol):
 
     # What goes out
 
-    def write_pieces(self, data: bytes) -> None:
-        """Send frames of pieces of texts; now and then with a ping that asks whether it reads."""
-        probe = self._probe = self._probe or ReadProbe()
+    def write_pieces(self, data: bytes) -> bool:
+        """Send frames of pieces of texts if it reads; now and then with a ping that asks whether it does."""
+        if (probe := self._probe) is None:
+            probe = self._probe = ReadProbe()
+        elif probe.overdue_at is not None and not self.takes_pieces:
+            return False
         probe.left -= 1
         self.write(data if probe.left or not probe.asks(monotonic()) else data + PING)
+        return True
 
     @property
     def takes_pieces(self) -> bool:
