@@ -17,7 +17,7 @@ from tests.support.gateway.pushing import (
 )
 from tidings.gateway.auth.permissions import Permissions
 from tidings.gateway.websocket import read_probe
-from tidings.storage.prediction import Prediction
+from tidings.storage.prediction import Prediction, Status
 
 
 async def begun(push: Push, text: str = "The quick", **fields: Any) -> Prediction:
@@ -91,7 +91,7 @@ async def test_a_record_that_says_more_than_its_text_comes_whole() -> None:
         assert (await hear(client))["prediction"]["progress"] == 0.5
         await push.grow(record, "The quick brown fox", 15)
         assert (await hear(client))["text"] == " fox"
-        await push.write_text(record, "The quick brown fox.", alone=False, status="succeeded")
+        await push.write_text(record, "The quick brown fox.", alone=False, status=Status.SUCCEEDED)
         assert (await hear(client))["prediction"]["text"] == "The quick brown fox."
         await eventually(lambda: len(push.texts) == 0)
 
