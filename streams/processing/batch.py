@@ -19,8 +19,8 @@ from tidings.streams.processing.decoder import decode_event, name_prediction
 from tidings.streams.processing.held_text import HeldText
 from tidings.streams.providers.protocol import Provider
 from tidings.streams.rules.event import Event, EventType, OtherResource, Poison
-from tidings.streams.rules.large_fields import note, path, settle, settles
-from tidings.streams.rules.reducer import Expiry, Reduction, StorePolicy, reduce
+from tidings.streams.rules.large_fields import FIELD_MAX, note, path, settle, settles
+from tidings.streams.rules.reducer import NO_CONTENTS, Expiry, Reduction, StorePolicy, reduce
 
 _NAMES, _NAME = 20, 64
 """Unknown fields of one event that are counted by name, and characters of a name."""
@@ -83,13 +83,16 @@ class BatchEntry(Struct, eq=False, gc=False):
     """Whether a repair is among them."""
     before: Stored | None = None
     reduction: Reduction | None = None
+    changed: bool = False
+    """Whether there is something to write and to announce."""
     unusual: bool = False
-    """Whether some of the events were not simply applied: then it is looked at more closely."""
+    """Whether more is to be looked at than what is written: events that were not applied, a text, usage. Of the others
+    every event was applied."""
     set_aside: Sequence[SetAside] = ()
     """Made again if the events are judged again."""
     encoded: bytes = b""
     expires_at: int | None = None
-    contents: dict[str, bytes] = {}
+    contents: Mapping[str, bytes] = NO_CONTENTS
     """What the events' large fields say, and parts of the text, by hash."""
     held: HeldText | None = None
     """What batches before this one have held back."""
@@ -107,7 +110,7 @@ class BatchEntry(Struct, eq=False, gc=False):
     @classmethod
     def of(cls, event: Event, record: Record) -> "BatchEntry":
         """With the first event of this prediction."""
-        return cls([(event, record)], _size(record), event.type is _REPAIR)
+        return cls([(event, record)], _size(record), not event.brief and event.type is _REPAIR)
 
     def add(self, event: Event, record: Record) -> None:
         """Append a further one."""
@@ -115,14 +118,6 @@ class BatchEntry(Struct, eq=False, gc=False):
         self.size += _size(record)
         if event.type is _REPAIR:
             self.repaired = True
-
-    @property
-    def changed(self) -> bool:
-        """Whether there is something to write and to announce."""
-        reduction = self.reduction
-        return (
-            reduction is not None and (reduction.applied > 0 or self.resumed) and not self.holding
-        )
 
     @property
     def all_events(self) -> list[tuple[Event, Record]]:
@@ -142,10 +137,9 @@ class BatchEntry(Struct, eq=False, gc=False):
             policy: Of the log and the store.
             holds: Whether what becomes of them is not written yet; None: everything is.
         """
-        if before is not self.before:
-            self.before = before
-        if self.holding:
-            self.holding = False
+        if self.reduction is not None:
+            self._forget()
+        self.before = before
         events, size, held = self.events, self.size, self.held
         current: Standing | None = None
         if held is not None:
@@ -153,7 +147,7 @@ class BatchEntry(Struct, eq=False, gc=False):
             current = held.record if self.resumed else None
             events = self.events if self.resumed else self.all_events  # another one was faster
             size += held.size
-        largest = _PLENTY * size + _margin(events)
+        largest = _PLENTY * size + (_MARGIN if len(events) == 1 else _margin(events))
         if before is not None:
             largest += len(before.encoded)
             if current is None:
@@ -162,32 +156,56 @@ class BatchEntry(Struct, eq=False, gc=False):
             current, events, policy, None if largest <= policy.record_max else _fitting(policy)
         )
         self.reduction = reduction
-        unusual = bool(reduction.rejected or reduction.dropped or reduction.duplicates)
-        if unusual is not self.unusual:
-            self.unusual = unusual
-        if held is not None and self.resumed:
-            held.complete(reduction)
-        if self.length_before or self.grown_from is not None:  # judged before
-            self.length_before, self.grown_from = 0, None
+        record = reduction.record
+        if (
+            held is None
+            and reduction.applied == len(events)
+            and not reduction.rejected
+            and type(record) is Prediction
+            and record.text_length is None
+            and record.usage is None
+            and (record.source is None or len(record.source.offsets) == 1)
+        ):
+            self.changed = True
+            self.encoded = encode(record)
+        else:
+            self.unusual = True
+            self._look_closer(current, events, reduction, holds)
+
+    def refuse(self) -> None:
+        """The store will never take what has become of the events."""
+        self.reduction, self.changed, self.unusual = None, False, True
+
+    def _forget(self) -> None:
+        """What was judged before: another processor has written meanwhile."""
+        self.changed = self.unusual = self.holding = self.resumed = False
+        self.length_before, self.grown_from, self.set_aside = 0, None, ()
+
+    def _look_closer(
+        self,
+        current: Standing | None,
+        events: Sequence[tuple[Event, Record]],
+        reduction: Reduction,
+        holds: Callable[["BatchEntry"], bool] | None,
+    ) -> None:
+        if self.held is not None and self.resumed:
+            self.held.complete(reduction)
         if isinstance(current, Prediction) and (
             self.resumed or reduction.grown or current.text_length
         ):
             self._note_growth(current)
-        self._conclude(reduction, holds)
-        if reduction.rejected or self.set_aside:
-            self.set_aside = [
-                SetAside(events[index][1], r.code, r.reason) for index, r in reduction.rejected
-            ]
-
-    def _conclude(self, reduction: Reduction, holds: Callable[["BatchEntry"], bool] | None) -> None:
         if self.resumed or reduction.applied:
             if holds is not None and holds(self):
                 self.holding = True
             else:
                 assert reduction.record is not None
+                self.changed = True
                 self.encoded = encode(reduction.record)
                 if reduction.contents:
                     self.contents = {**self.contents, **reduction.contents}
+        self.set_aside = [
+            SetAside(events[index][1], r.code, r.reason) for index, r in reduction.rejected
+        ]
 
     def _note_growth(self, current: Prediction) -> None:
         """Note how long the text was, and whether nothing else changes against the version that stands."""
@@ -234,33 +252,37 @@ class BatchEntry(Struct, eq=False, gc=False):
         reduction, before = self.reduction, self.before
         assert reduction is not None
         assert reduction.record is not None
-        expires_at = before.expires_at if before is not None else None
-        self.expires_at, purge_at = expiry.of(
+        version, expires_at = (0, None) if before is None else (before.version, before.expires_at)
+        expires_at, purge_at = expiry.of(
             reduction, expires_at, SYSTEM_CLOCK.ms() if now is None else now
         )
-        return Write(
-            reduction.record,
-            self.encoded,
-            before.version if before is not None else 0,
-            self.expires_at,
-            purge_at,
-        )
+        self.expires_at = expires_at
+        return Write(reduction.record, self.encoded, version, expires_at, purge_at)
 
     def announcement(self) -> NewRecord | None:
         """The change to announce; None if nothing was applied."""
         reduction = self.reduction
-        if reduction is None or reduction.position is None or not self.changed:
+        if not self.changed or reduction is None or reduction.position is None:
             return None
-        assert reduction.record is not None
+        record = reduction.record
+        assert record is not None
+        if self.unusual or self.repaired:
+            return announcement(
+                record,
+                self.encoded,
+                position=reduction.position,
+                expires_at=self.expires_at,
+                traceparent=reduction.traceparent,
+                grown_from=self.grown_from,
+                refusals=reduction.refusals,
+                quiet=self._quiet(record) if self.repaired else 0,
+            )
         return announcement(
-            reduction.record,
+            record,
             self.encoded,
             position=reduction.position,
             expires_at=self.expires_at,
             traceparent=reduction.traceparent,
-            grown_from=self.grown_from,
-            refusals=reduction.refusals,
-            quiet=self._quiet(reduction.record) if self.repaired else 0,
         )
 
     def repeated_announcement(self, stored: Stored) -> NewRecord:
@@ -341,8 +363,6 @@ def _size(record: Record) -> int:
 
 def _margin(events: Sequence[tuple[Event, Record]]) -> int:
     """Bytes by which events make a record larger, beside what they say."""
-    if len(events) == 1:
-        return _MARGIN
     return sum([_PIECE_MARGIN if event.type is _APPEND else _MARGIN for event, _ in events])
 
 
@@ -364,6 +384,7 @@ class BatchInFlight:
 
     __slots__ = (
         "entries",
+        "events",
         "kept",
         "left_out",
         "other_resources",
@@ -371,6 +392,7 @@ class BatchInFlight:
         "records",
         "seconds",
         "unknown_fields",
+        "unusual",
     )
 
     def __init__(
@@ -379,6 +401,10 @@ class BatchInFlight:
         started = perf_counter()
         self.records = records
         self.entries: dict[str, BatchEntry] = {}
+        self.unusual: dict[str, BatchEntry] = {}
+        """Those that more is to be looked at of (see `BatchEntry.unusual`)."""
+        self.events = 0
+        """In all entries."""
         self.poison: list[SetAside] = []
         self.kept: set[tuple[int, int]] = set()
         """Positions of the records that are dead letters by now."""
@@ -410,13 +436,18 @@ class BatchInFlight:
         return batch
 
     def _add(self, event: Event, record: Record) -> None:
+        self.events += 1
         entry = self.entries.get(event.prediction_id)
         if entry is None:
             entry = self.entries[event.prediction_id] = BatchEntry.of(event, record)
         else:
             entry.add(event, record)
+        if not event.brief or len(record.value or b"") > FIELD_MAX:
+            self._look_closer(event, record, entry)
+
+    def _look_closer(self, event: Event, record: Record, entry: BatchEntry) -> None:
         if settles(event, len(record.value or b"")) and (contents := settle(event)):
-            entry.contents |= contents
+            entry.contents = {**entry.contents, **contents}
         if event.unknown:
             self.unknown_fields += len(event.unknown)
             # A webhook's event says whose it is; of others the source is whatever the sender wrote.
@@ -433,13 +464,22 @@ class BatchInFlight:
         holds: Callable[[BatchEntry], bool] | None = None,
     ) -> None:
         """Judge every prediction's events by what stands; see `BatchEntry.reduce`."""
+        get, unusual = loaded.get, self.unusual
         for prediction_id, entry in self.entries.items():
             held = entry.held
-            entry.reduce(loaded.get(prediction_id) if held is None else held.base, policy, holds)
+            entry.reduce(get(prediction_id) if held is None else held.base, policy, holds)
+            if entry.unusual:
+                unusual[prediction_id] = entry
+
+    def look_again(self, prediction_id: str) -> None:
+        """The prediction's events were judged again, or written one by one: it may be unusual now."""
+        entry = self.entries[prediction_id]
+        if entry.unusual:
+            self.unusual[prediction_id] = entry
 
     def scattered(self) -> dict[str, object] | None:
         """A prediction whose events lie in several partitions, with what to do; None: there is none."""
-        for prediction_id, entry in self.entries.items():
+        for prediction_id, entry in self.unusual.items():
             reduction = entry.reduction
             if reduction is None or reduction.record is None or not reduction.applied:
                 continue

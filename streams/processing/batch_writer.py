@@ -94,6 +94,7 @@ class BatchWriter:
         fresh = await self._retry(self._load_fresh, [i for i, _ in lost])
         for prediction_id, entry in lost:
             entry.reduce(fresh.get(prediction_id), self._policy)
+            batch.look_again(prediction_id)
         # Others may be rejected now than before; they are kept before the record moves past them.
         await self.keep(batch, set_aside(entry for _, entry in lost))
         return [(i, e) for i, e in lost if e.changed]
@@ -103,7 +104,8 @@ class BatchWriter:
     ) -> None:
         """The store will never take this record: write event by event, and keep those that it refuses."""
         if len(entry.all_events) == 1:
-            entry.reduction = None
+            entry.refuse()
+            batch.look_again(prediction_id)
             entry.set_aside = [SetAside(entry.all_events[0][1], "refused", refused.reason)]
             await self.keep(batch, entry.set_aside)
             return
@@ -115,9 +117,11 @@ class BatchWriter:
         singles = await entry.event_by_event(self._policy, self._expiry, attempt)
         written = next((single for single in reversed(singles) if single.changed), None)
         entry.set_aside = set_aside(singles)
-        entry.reduction = written.reduction if written is not None else None
+        entry.refuse()
         if written is not None:
+            entry.reduction, entry.changed = written.reduction, True
             entry.encoded, entry.expires_at = written.encoded, written.expires_at
+        batch.look_again(prediction_id)
 
 
 async def put_contents(

@@ -18,6 +18,7 @@ import re
 from codecs import BOM_UTF8
 from collections.abc import Mapping
 from operator import attrgetter
+from typing import cast
 
 import msgspec
 from msgspec import Raw, Struct, field
@@ -48,6 +49,7 @@ from tidings.streams.rules.event import (
     HALF_CHARACTER,
     LATEST,
     Archive,
+    BriefEvent,
     Event,
     EventType,
     OtherResource,
@@ -68,14 +70,18 @@ _ODD_BEGINNINGS = frozenset({b"\0", b"\xef"})
 """First bytes of a schema registry's frame and of a byte-order mark; no JSON begins with one."""
 _trace = re.compile(rb"[\x21-\x7e]{1,128}")
 
-_REPORT = EventType.REPORT
+_REPORT, _AFTER = EventType.REPORT, Archive.AFTER
 _TYPES = frozenset(kind.value for kind in EventType)
 _STATUSES = frozenset(status.value for status in Status)
 _event = msgspec.json.Decoder(Event)
+_brief = cast("msgspec.json.Decoder[Event]", msgspec.json.Decoder(BriefEvent))
 _object = msgspec.json.Decoder(dict[str, Raw])
 _TYPED_JSON = tuple(one for one in FIELDS if one.begins)
-_json = attrgetter(*(one.name for one in FIELDS if one.json))
-_NO_JSON = _json(Event())
+_STAMPS = tuple(f.name for f in msgspec.structs.fields(Event) if "/" in f.encode_name)
+"""What the decoder alone may say."""
+_rare = attrgetter(*_STAMPS, *(one.name for one in FIELDS if one.json))
+_NOTHING_RARE = _rare(Event())
+_NO_STAMPS = _NOTHING_RARE[: len(_STAMPS)]
 _NO_HEADERS: dict[str, bytes] = {}
 _KNOWN = frozenset(
     one.encode_name for one in msgspec.structs.fields(Event) if "/" not in one.encode_name
@@ -177,6 +183,12 @@ def _complete(event: Event, record: Record, headers: Mapping[str, bytes]) -> Eve
     if headers and PROVIDER_HEADER not in headers:
         force_setattr(event, "traceparent", _traceparent(headers))
         force_setattr(event, "archive", _archive(headers))
+    if not event.brief:
+        _check_more(event)
+    return event
+
+
+def _check_more(event: Event) -> None:
     if event.tags or event.model is not None or event.owner is not None:
         _check_names(event)
     if event.waiting is not None:
@@ -185,7 +197,6 @@ def _complete(event: Event, record: Record, headers: Mapping[str, bytes]) -> Eve
         _settle_usage(event)
     if event.type is not _REPORT:
         check_type(event)
-    return event
 
 
 def _settle_usage(event: Event) -> None:
@@ -264,18 +275,30 @@ def _archive(headers: Mapping[str, bytes]) -> Archive:
 
 def _decode(value: bytes) -> Event:
     try:
-        event = _decode_leniently(value) if b"tidings/" in value else _event.decode(value)
+        event = _brief.decode(value)
+    except (msgspec.DecodeError, RecursionError):
+        return _decode_whole(value)  # it says more, or is odd
+    if event.recorded_at or event.traceparent is not None or event.archive is not _AFTER:
+        return _decode_leniently(value)  # the decoder alone may say these
+    return event
+
+
+def _decode_whole(value: bytes) -> Event:
+    try:
+        event = _event.decode(value)
+        if (rare := _rare(event)) == _NOTHING_RARE:
+            return event
+        if rare[: len(_STAMPS)] != _NO_STAMPS:
+            event = _decode_leniently(value)
     except msgspec.ValidationError:
         event = _decode_leniently(value)
     except (msgspec.DecodeError, RecursionError) as error:
         # Other languages write NaN, half a surrogate pair, or a line break in a string.
         if (fixed := repaired(value)) != value:
-            event = _decode(fixed)
+            event = _decode_whole(fixed)
             _check_surrogates(event, value)
             return event
         raise Poison("not-json", f"{error}; an event is a JSON object") from None
-    if _json(event) == _NO_JSON:
-        return event
     if b"null" in value:
         _drop_nulls(event)
     for one in _TYPED_JSON:
@@ -332,7 +355,7 @@ def _from_cloudevent(envelope: CloudEvent, data: bytes) -> Event:
         raise Poison(
             "bad-cloudevent", f"specversion {envelope.specversion!r} is not known; send 1.0"
         )
-    event = _decode(data)
+    event = _decode_whole(data)  # the envelope may say any type
     if event.id is None:
         force_setattr(event, "id", envelope.id)
     if event.source is None:

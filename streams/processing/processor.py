@@ -36,7 +36,7 @@ from tidings.storage.object_storage import ObjectStorage
 from tidings.storage.store import PredictionStore, Stored
 from tidings.streams.log.consumer_loop import Claim, ConsumerLoop
 from tidings.streams.log.protocol import CHANGES, EVENTS, TEXT, Consumer, Log, Record
-from tidings.streams.processing.batch import BatchEntry, BatchInFlight, SetAside, set_aside
+from tidings.streams.processing.batch import BatchInFlight, SetAside, set_aside
 from tidings.streams.processing.batch_writer import BatchWriter
 from tidings.streams.processing.crash_journal import CRASH, ENDS, SPAN, CrashJournal
 from tidings.streams.processing.outages import Abandoned, Outages
@@ -280,7 +280,9 @@ class Processor:
         started = perf_counter()
         # ---- 2: load, by a cache only what this processor wrote or read itself ----
         self.texts.join(entries)
-        unknown = [i for i, e in entries.items() if e.held is None]
+        unknown = (
+            [i for i, e in entries.items() if e.held is None] if self.texts.held else list(entries)
+        )
         loaded = await self._retry(self._load, unknown) if unknown else {}
         if self._reached is not None:
             self._reached(Step.LOADED)
@@ -289,17 +291,17 @@ class Processor:
         # ---- 3: reduce ----
         # One that may end the process is written with all that it changes before the next is begun.
         batch.reduce(loaded, self._policy, None if self._journal.careful else self.texts.holds)
-        await self._judge_doubtful(entries)
+        await self._judge_doubtful(batch)
         if self._reached is not None:
             self._reached(Step.REDUCED)
         reduced_at = perf_counter()
 
         # ---- 4: dead letters, contents, store ----
-        if rejected := [*batch.poison, *set_aside(entries.values())]:
+        if rejected := [*batch.poison, *set_aside(batch.unusual.values())]:
             await self._writer.keep(batch, rejected)
         await self._writer.write(batch, entries)
         assert self._loop is not None
-        said = self.texts.settle(entries, self._loop)
+        said = self.texts.settle(batch.unusual, self._loop)
         if self._reached is not None:
             self._reached(Step.WRITTEN)
         batch.seconds += (loaded_at - started, reduced_at - loaded_at, perf_counter() - reduced_at)
@@ -315,9 +317,9 @@ class Processor:
 
     # ---- 3: reduce ----
 
-    async def _judge_doubtful(self, entries: Mapping[str, BatchEntry]) -> None:
+    async def _judge_doubtful(self, batch: BatchInFlight) -> None:
         """Events that are about to be dropped for good are judged by what the store has, not by a copy of it."""
-        doubtful = [(i, e) for i, e in entries.items() if e.unusual and e.doubtful]
+        doubtful = [(i, e) for i, e in batch.unusual.items() if e.doubtful]
         if not doubtful or self._load_fresh == self._store.load:
             return
         fresh = await self._retry(self._load_fresh, [i for i, _ in doubtful])
@@ -325,6 +327,7 @@ class Processor:
             stored = fresh.get(prediction_id)
             if stored is None or entry.before is None or stored.version != entry.before.version:
                 entry.reduce(stored, self._policy)
+                batch.look_again(prediction_id)
 
     # ---- 5: announce ----
 
@@ -333,7 +336,7 @@ class Processor:
         started = perf_counter()
         entries = batch.entries
         changes = [change for e in entries.values() if (change := e.announcement()) is not None]
-        if repeated := [i for i, e in entries.items() if e.unusual and e.repeated]:
+        if repeated := [i for i, e in batch.unusual.items() if e.repeated]:
             # A crash may have swallowed the announcement of what these events had changed.
             fresh: dict[str, Stored] = await self._retry(self._load_fresh, repeated)
             changes += [entries[i].repeated_announcement(stored) for i, stored in fresh.items()]

@@ -58,10 +58,10 @@ class Statistics:
             _add_named(self.left_out, batch.left_out)
         if batch.other_resources:
             _add_named(self.other_resources, batch.other_resources)
-        now = time()
-        ages = []
-        for entry in batch.entries.values():
+        self.applied += batch.events
+        for entry in batch.unusual.values():
             reduction = entry.reduction
+            self.applied -= len(entry.events)
             if reduction is not None:
                 self.applied += reduction.applied
                 self.stale += reduction.stale
@@ -69,8 +69,14 @@ class Statistics:
                 self.duplicates += reduction.duplicates
                 if reduction.applied:
                     self.usage.add(entry.before, reduction.record)
-                    ages.append(now - reduction.recorded_at / 1000)
-        self.to_change.observe_all(ages)
+        now = time()
+        self.to_change.observe_all(
+            [
+                now - reduction.recorded_at / 1000
+                for entry in batch.entries.values()
+                if (reduction := entry.reduction) is not None and reduction.applied
+            ]
+        )
         for stage, spent in zip(STAGES, batch.seconds, strict=True):
             self.stages[stage].observe(spent)
         self.last_alive = monotonic()

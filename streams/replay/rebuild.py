@@ -353,7 +353,7 @@ class Rebuild:
                 raise taken(entry.events[0][0].prediction_id)
             if not isinstance(outcome, WriteRefused):
                 continue
-            entry.reduction = None
+            entry.refuse()
             self._refused.add(entry.events[0][0].prediction_id)
             if len(entry.events) == 1:
                 self.progress.rejected += 1

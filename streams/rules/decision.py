@@ -164,11 +164,12 @@ def stepped(
     if step:
         where = f"{position.partition}:{position.offset}" if position is not None else None
         last = None if new else before
-        steps = []
+        transitions = current.transitions
         for status in STEPS.get((last, wanted), (wanted,)):
-            steps.append(Transition(last, status, event.at, event.id, event.source, where))
+            next_step = Transition(last, status, event.at, event.id, event.source, where)
+            transitions = (*transitions, next_step)
             last = status
-        changes["transitions"] = (*current.transitions, *steps)
+        changes["transitions"] = transitions
         changes["status"] = wanted
     changes["version"] = current.version + 1
     if event.at > current.updated_at:

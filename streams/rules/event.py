@@ -4,7 +4,7 @@ Pure. `streams/processing/decoder.py` makes events out of log records; `streams/
 """
 
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import msgspec
 from msgspec import Meta, Raw, Struct
@@ -171,6 +171,40 @@ class Event(
     """What the output says, if its provider's form of it is text and nothing else."""
     notice: bool = False
     """From a webhook that names a result and does not bring it: it begins no record. What is fetched says which prediction it is about."""
+
+    brief: ClassVar[bool] = False
+    """Whether it is known to say nothing but what a `BriefEvent` can."""
+
+
+class BriefEvent(
+    Struct,
+    frozen=True,
+    gc=False,
+    rename=_wire_name,
+    forbid_unknown_fields=True,
+    kw_only=True,
+):
+    """A report of a status alone: an `Event` in all but its type, for who reads it.
+
+    Most events are such. What it cannot say stands in its class as an `Event` has it that does not say it, so it is read,
+    judged and let go of without 50 fields that hold nothing.
+    """
+
+    prediction_id: str = ""
+    at: int = 0
+    id: str | None = None
+    source: str | None = None
+    status: Status | None = None
+    prompt: str | Blob | None = None
+    recorded_at: int = 0
+    archive: Archive = Archive.AFTER
+    traceparent: bytes | None = None
+    brief: ClassVar[bool] = True
+
+
+for _field in msgspec.structs.fields(Event):
+    if _field.name not in BriefEvent.__struct_fields__:
+        setattr(BriefEvent, _field.name, _field.default)
 
 
 def check_types(event: Event) -> None:

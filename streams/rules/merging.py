@@ -4,7 +4,8 @@ Each function adds to `changes` (field name -> new value) what differs from the 
 means no news.
 """
 
-from operator import attrgetter
+from itertools import compress
+from operator import attrgetter, is_not
 from typing import Any
 
 import msgspec
@@ -45,15 +46,16 @@ _ONCE_NAMES = (*_ONCE, *_ONCE_JSON, *_IDENTITY)
 
 def set_once(current: Prediction, event: Event, changes: dict[str, Any], *, override: bool) -> None:
     """Fill what says who and what it is; the first create also replaces what reports had filled."""
+    if event.brief:
+        if event.prompt is not None and current.prompt is None:
+            changes["prompt"] = event.prompt
+        return
     said = _said_once(event)
     if said == _NOTHING_ONCE:
         return
-    news = [
-        (name, value, nothing)
-        for name, value, nothing in zip(_ONCE_NAMES, said, _NOTHING_ONCE, strict=True)
-        if value is not nothing
-    ]
-    for name, value, nothing in news:
+    for name, value, nothing in compress(
+        zip(_ONCE_NAMES, said, _NOTHING_ONCE, strict=True), map(is_not, said, _NOTHING_ONCE)
+    ):
         old = getattr(current, name)
         if value != nothing and (
             old == nothing or (override and old != value and name not in _IDENTITY)
@@ -88,6 +90,8 @@ def add_usage(current: Prediction, event: Event, changes: dict[str, Any]) -> Non
 
 def merge(current: Prediction, event: Event, changes: dict[str, Any]) -> None:
     """The same status, not terminal: what grows, grows; of the rest the later counts."""
+    if event.brief:
+        return
     _monotone(current, event, changes)
     _later(current, event, changes)
     if (
@@ -100,6 +104,8 @@ def merge(current: Prediction, event: Event, changes: dict[str, Any]) -> None:
 
 def advance(current: Prediction, event: Event, changes: dict[str, Any]) -> None:
     """A step forward: its fields replace, except what only grows."""
+    if event.brief:
+        return
     _monotone(current, event, changes)
     _later(current, event, changes)
     if event.output and event.output != current.output:
@@ -124,6 +130,8 @@ def fill(current: Prediction, event: Event, changes: dict[str, Any]) -> None:
 
     Without the growth, two reports of one end in the other order would leave another record.
     """
+    if event.brief:
+        return
     _monotone(current, event, changes)
     for name in _FILLED:
         value = getattr(event, name)

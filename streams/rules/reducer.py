@@ -1,6 +1,7 @@
 """The events of one prediction within a batch, applied in order: one write and one announcement come of them. Pure."""
 
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 from msgspec import Struct
 
@@ -18,6 +19,7 @@ from tidings.streams.rules.event import Event, EventType
 from tidings.streams.rules.transitions import decide
 
 DAY = 86_400_000
+NO_CONTENTS: Mapping[str, bytes] = MappingProxyType({})
 _REPORT, _APPEND = EventType.REPORT, EventType.APPEND
 
 
@@ -56,13 +58,16 @@ class Expiry(Struct, frozen=True, gc=False):
             now: In ms.
         """
         record = reduction.record
-        recorded_at = min(reduction.recorded_at, now)
+        recorded_at = reduction.recorded_at
+        if recorded_at > now:
+            recorded_at = now
         if isinstance(record, Tombstone) or record is None:
             return None, recorded_at + self.retention + DAY
         if not record.status.terminal:
             expires = recorded_at + self.ttl_running if self.ttl_running else None
         elif reduction.stepped_at is not None:
-            expires = min(reduction.stepped_at, now) + self.ttl if self.ttl else None
+            stepped_at = reduction.stepped_at
+            expires = (stepped_at if stepped_at < now else now) + self.ttl if self.ttl else None
         else:
             expires = expires_at
         return expires, None if expires is None else expires + self.retention + DAY
@@ -102,9 +107,9 @@ class Reduction(Struct, gc=False):
     """Of those applied the ones that made the text grow, and changed nothing else."""
     refusals: tuple[Refusal, ...] = ()
     """Pieces that did not become part of the text, in order."""
-    added: list[bytes] = []
+    added: tuple[bytes, ...] = ()
     """What pieces have added at the end of the text."""
-    contents: Mapping[str, bytes] = {}
+    contents: Mapping[str, bytes] = NO_CONTENTS
     """Parts of the text that lie in object storage, by hash."""
 
     @property
@@ -118,7 +123,7 @@ class Reduction(Struct, gc=False):
         self.applied += 1
         self.grown += decision.growth
         if decision.added:
-            self.added.append(decision.added)
+            self.added = (*self.added, decision.added)
         if decision.contents:
             self.contents = {**self.contents, **decision.contents}
         if decision.letter is not None:
@@ -194,7 +199,7 @@ def _first(decision: Applied, event: Event, position: Place) -> Reduction:
         stepped_at=event.recorded_at if decision.step else None,
         traceparent=event.traceparent,
         rejected=() if letter is None else ((0, letter),),
-        contents=decision.contents or {},
+        contents=decision.contents or NO_CONTENTS,
     )
 
 

@@ -42,7 +42,7 @@ from tidings.streams.rules.requests import DEADLINE_ERROR, REQUESTS
 from tidings.streams.rules.text import append, report_text, with_whole
 
 # Looking a member up on its class costs as much as a comparison; these are used for every event.
-_STARTING = Status.STARTING
+_STARTING, _CANCELED = Status.STARTING, Status.CANCELED
 _REPORT, _CREATE, _APPEND = EventType.REPORT, EventType.CREATE, EventType.APPEND
 
 
@@ -101,7 +101,7 @@ def _report(
                 "owner", f"the deleted prediction belonged to another owner than {event.owner!r}"
             )
         return _begin(current, event, position, log, strict)
-    if (other := _about_another(current, event)) is not None:
+    if not event.brief and (other := _about_another(current, event)) is not None:
         return other
     if current.kind is not None and event.type is not _CREATE:
         return Rejected("group", "how a group stands follows from its members")
@@ -149,10 +149,11 @@ def _step_forward(
     position: Place | None,
     log: str | None,
 ) -> Decision:
-    advance(current, event, changes)
-    if event.waiting is not None and not wanted.terminal:
-        ask(current, event, changes)
-    if wanted is Status.CANCELED and _overdue(current, event):
+    if not event.brief:
+        advance(current, event, changes)
+        if event.waiting is not None and not wanted.terminal:
+            ask(current, event, changes)
+    if wanted is _CANCELED and _overdue(current, event):
         # Its provider has canceled it by the deadline that it was given: the word that it has passed came too late.
         changes |= {
             "error": DEADLINE_ERROR,
@@ -160,6 +161,8 @@ def _step_forward(
             "late_status": Status.CANCELED,
         }
         wanted, event = Status.FAILED, replace(event, at=current.deadline)
+    if event.brief:
+        return stepped(current, wanted, changes, event, position, log)
     whole = report_text(current, event, changes, final=wanted.terminal)
     return with_whole(stepped(current, wanted, changes, event, position, log), whole)
 
@@ -233,6 +236,8 @@ def _begin(
         source=deleted.source if deleted else None,
     )
     set_once(blank, event, changes, override=True)
+    if event.brief:
+        return stepped(blank, wanted, changes, event, position, log, new=True)
     advance(blank, event, changes)
     if event.waiting is not None and not wanted.terminal:
         ask(blank, event, changes)
