@@ -7,12 +7,8 @@ from tidings.storage.clock import SYSTEM_CLOCK
 from tidings.storage.object_storage import ObjectStorage
 from tidings.storage.store import Conflict, PredictionStore, WriteRefused
 from tidings.streams.log.protocol import DEAD_LETTERS, Log
-from tidings.streams.processing.batch import (
-    BatchEntry,
-    BatchInFlight,
-    SetAside,
-    set_aside,
-)
+from tidings.streams.processing.batch import BatchInFlight
+from tidings.streams.processing.batch_entry import BatchEntry, SetAside, set_aside
 from tidings.streams.processing.dead_letters import append_all
 from tidings.streams.processing.outages import Outages
 from tidings.streams.processing.statistics import Statistics

@@ -36,7 +36,8 @@ from tidings.storage.object_storage import ObjectStorage
 from tidings.storage.store import PredictionStore, Stored
 from tidings.streams.log.consumer_loop import Claim, ConsumerLoop
 from tidings.streams.log.protocol import CHANGES, EVENTS, TEXT, Consumer, Log, Record
-from tidings.streams.processing.batch import BatchInFlight, SetAside, set_aside
+from tidings.streams.processing.batch import BatchInFlight
+from tidings.streams.processing.batch_entry import SetAside, set_aside
 from tidings.streams.processing.batch_writer import BatchWriter
 from tidings.streams.processing.crash_journal import CRASH, ENDS, SPAN, CrashJournal
 from tidings.streams.processing.outages import Abandoned, Outages
@@ -279,10 +280,7 @@ class Processor:
         entries = batch.entries
         started = perf_counter()
         # ---- 2: load, by a cache only what this processor wrote or read itself ----
-        self.texts.join(entries)
-        unknown = (
-            [i for i, e in entries.items() if e.held is None] if self.texts.held else list(entries)
-        )
+        unknown = self.texts.join(entries)
         loaded = await self._retry(self._load, unknown) if unknown else {}
         if self._reached is not None:
             self._reached(Step.LOADED)
@@ -314,8 +312,6 @@ class Processor:
             await announcing
         else:
             self._announcing = asyncio.create_task(announcing)
-
-    # ---- 3: reduce ----
 
     async def _judge_doubtful(self, batch: BatchInFlight) -> None:
         """Events that are about to be dropped for good are judged by what the store has, not by a copy of it."""

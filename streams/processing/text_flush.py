@@ -25,7 +25,7 @@ from tidings.storage.prediction import Prediction
 from tidings.streams.changes.text_codec import piece, refused
 from tidings.streams.log.consumer_loop import Claim, ConsumerLoop
 from tidings.streams.log.protocol import NewRecord
-from tidings.streams.processing.batch import BatchEntry
+from tidings.streams.processing.batch_entry import BatchEntry
 from tidings.streams.processing.held_text import HeldText, first_place
 
 FLUSH = 0.5
@@ -92,17 +92,22 @@ class TextFlush:
 
     # ---- 2: what joins a batch ----
 
-    def join(self, entries: dict[str, BatchEntry]) -> None:
-        """Let what is held back of these predictions go on in their batch, and what is due join it."""
+    def join(self, entries: dict[str, BatchEntry]) -> list[str]:
+        """Let what is held back of these predictions go on in their batch, and what is due join it.
+
+        Returns:
+            Those of which nothing is held back: what stands of them is to be loaded.
+        """
         if not self.held:
             self._queue.clear()
-            return
+            return list(entries)
         for prediction_id in entries.keys() & self.held.keys():
             entries[prediction_id].held = self.held[prediction_id]
         for prediction_id in self._due():
             if (entry := entries.get(prediction_id)) is None:
                 entry = entries[prediction_id] = BatchEntry()
                 entry.held = self.held[prediction_id]
+        return [i for i, entry in entries.items() if entry.held is None]
 
     def _due(self) -> list[str]:
         if self.everything:

@@ -14,7 +14,8 @@ from tidings.storage.memory import MemoryStore
 from tidings.storage.store import Conflict, PredictionStore, Query, Stored, Write, WriteRefused
 from tidings.streams.log.protocol import CHANGES, EVENTS, Log, Record, Since
 from tidings.streams.log.read_until_end import read_by_time
-from tidings.streams.processing.batch import BatchEntry, BatchInFlight
+from tidings.streams.processing.batch import BatchInFlight
+from tidings.streams.processing.batch_entry import BatchEntry
 from tidings.streams.providers.protocol import Provider
 from tidings.streams.replay.judgement import UNKNOWN_PROVIDER, Letters, named, prediction_of
 from tidings.streams.rules.reducer import Expiry, StorePolicy

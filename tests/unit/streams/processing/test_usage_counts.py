@@ -5,7 +5,7 @@ from typing import Any
 from tests.support.storage.samples import prediction
 from tidings.storage.prediction import Status, Usage, encode
 from tidings.storage.store import Stored
-from tidings.streams.processing.usage_counts import MOST_NAMES, UsageCounts
+from tidings.streams.processing.statistics import MOST_NAMES, UsageCounts
 
 
 def stored(**fields: Any) -> Stored:
