@@ -20,7 +20,8 @@ import uvloop
 from msgspec import structs
 
 from tidings.gateway.auth.quotas import OwnerLimits, OwnerQuotas, SessionLimits
-from tidings.gateway.auth.tokens import Hs256Tokens, RequiredClaims
+from tidings.gateway.auth.request_guard import RequestGuard
+from tidings.gateway.auth.tokens import Hs256Tokens, RequiredClaims, TokenAuthenticator
 from tidings.gateway.push.changes_reader import ChangesReader
 from tidings.gateway.push.hub import Hub
 from tidings.gateway.push.protocol import append_message, change_frame, frame
@@ -73,8 +74,11 @@ class Bench:
         self.store = CachedStore(self.memory)
         self.hub = Hub()
         authenticator = (
-            Hs256Tokens(sys.argv[1].encode(), RequiredClaims()) if len(sys.argv) > 1 else None
-        )
+            TokenAuthenticator([Hs256Tokens(sys.argv[1].encode(), RequiredClaims())])
+            if len(sys.argv) > 1
+            else None
+        )  # and a guard in front, as the service has both
+        guard = RequestGuard(authenticator=authenticator)
         owners = OwnerQuotas(
             OwnerLimits(connections=10**6, subscriptions=10**6, messages_per_second=10**6)
         )  # the tokens differ, but are all one subject's
@@ -83,7 +87,7 @@ class Bench:
             self.hub, self.store, authenticator, SessionLimits(), owners=owners, texts=self.texts
         )
         self.reader = ChangesReader(self.log, self.hub, self.store, texts=self.texts)
-        self.listener = Listener(self.sessions, self._no_http)
+        self.listener = Listener(self.sessions, self._no_http, guard.admit_websocket)
         self.versions = 0
         self.grown = 0
         """Bytes of the text."""
