@@ -107,3 +107,18 @@ async def test_nobody_watches() -> None:
     bench = Bench()
     bench.change("p", 3, T0 + 1_000)
     assert len(bench.expiries) == 0
+
+
+async def test_what_is_left_out_is_not_kept_until_its_hour() -> None:
+    """However many predictions come, memory is bounded, and those that are remembered are told."""
+    bench = Bench()
+    bench.expiries = Expiries(bench.hub, bench.load, bench.clock, remembered=10)
+    everything = bench.listen("all")
+    for number in range(100):
+        bench.change(f"p{number}", 1, T0 + 100_000 - number)
+    assert len(bench.expiries) == 10
+    assert len(bench.expiries._heap) <= 20
+    everything.got.clear()
+    bench.clock.now_ms += 100_000
+    await bench.expiries.once()
+    assert len(everything.got) == 10

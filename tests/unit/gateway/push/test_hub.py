@@ -92,6 +92,29 @@ def test_nobody_is_remembered_who_left() -> None:
     assert not hub._subscribers
 
 
+def test_who_leaves_while_a_change_goes_out_gets_nothing_of_it() -> None:
+    """Whoever is taken out by what another one does gets nothing more, and the rest get theirs."""
+    hub = Hub()
+    rest = [Kept() for _ in range(20)]
+
+    class Takes(Kept):
+        """Ends the subscription of all others of its kind as soon as it gets something."""
+
+        def deliver(self, delivery: Delivery) -> None:
+            super().deliver(delivery)
+            for one in takers:
+                if one is not self:
+                    hub.unsubscribe("all", one)
+
+    takers = [Takes() for _ in range(20)]
+    for one in (*rest, *takers):
+        hub.subscribe("all", one)
+    hub.publish([change("a"), change("b")])
+    assert sum(bool(one.got) for one in takers) == 1
+    assert [one.got for one in rest] == [[("a", 1), ("b", 1)]] * 20
+    assert hub.deliveries == 42
+
+
 def test_a_fan_out_pauses_and_respects_who_left_meanwhile() -> None:
     """A long fan-out yields; whoever unsubscribes during the pause gets nothing of what it left."""
     hub = Hub()

@@ -28,6 +28,7 @@ from tidings.gateway.auth.permissions import Permissions
 from tidings.gateway.auth.quotas import SessionLimits
 from tidings.gateway.auth.tokens import Hs256Tokens, RequiredClaims, TokenAuthenticator
 from tidings.gateway.http.problems import Problem, forbidden
+from tidings.gateway.websocket.connection import WebSocketConnection
 from tidings.storage.prediction import Status
 
 SECRET = b"a secret of more than thirty-two bytes"
@@ -609,3 +610,18 @@ async def test_another_subprotocol_is_refused() -> None:
         assert caught.value.response.status_code == 400
         async with push.client(subprotocols=None) as client:
             assert (await hear(client))["type"] == "welcome"
+
+
+async def test_what_comes_after_the_end_is_dropped() -> None:
+    """Once a client has ended its side, or is closed, changes go nowhere, and nothing fails."""
+    async with pushing() as push, push.client() as client, push.client() as other:
+        for one in (client, other):
+            await subscribe(one, all=True, snapshot=False)
+        groups = push.sessions._groups
+        both = [one for group in groups for one in group if isinstance(one, WebSocketConnection)]
+        into = [one._transport.write for one in both if one._transport is not None]
+        assert [one.write for one in both] == into
+        both[0].eof_received()
+        both[1].close(1012)
+        await push.change("p1", 1)
+        assert not any(one.write in into for one in both)
