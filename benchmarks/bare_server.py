@@ -2,11 +2,12 @@
 
 For benchmarks, beside the gateway. It keeps no subscription, and never closes the silent.
 
-    python -m benchmarks.bare_server [SECRET RECORDS CHECK]
+    python -m benchmarks.bare_server [SECRET RECORDS CHECK | follow LOG PREFIX PARTITIONS]
 
 Without arguments it looks at nothing and answers the same bytes to everybody. With them it does what every gateway
 must: it reads the head, answers the client's own key, verifies the token, reads the message, and writes the record
 that it names, in the bytes that ours writes. CHECK is `library` (PyJWT, as most programs verify tokens) or `ours`.
+With `follow` it reads the changes from the same log as ours, and writes each to everybody.
 """
 
 import asyncio
@@ -26,6 +27,8 @@ from tidings.gateway.auth.tokens import Hs256Tokens, RequiredClaims
 from tidings.gateway.push.protocol import frame
 from tidings.observability.gc_tuning import freeze_startup_objects
 from tidings.storage.prediction import encode
+from tidings.streams.log.factory import open_log
+from tidings.streams.log.protocol import CHANGES
 
 ANSWER = (
     b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -108,27 +111,45 @@ async def sweep() -> None:
             await asyncio.sleep(HEARTBEAT / GROUPS)
 
 
+def write_to_all(data: bytes) -> None:
+    for session in [one for group in Session.groups for one in group]:
+        session.write(data)
+
+
+async def follow(url: str, prefix: str, partitions: str) -> None:
+    """Write every change of this log from now on to everybody, knowing nothing of who wants what."""
+    log = await open_log(url, topic_prefix=prefix, partitions=int(partitions))
+    bounds = await log.bounds(CHANGES)
+    async for batch in log.follow(CHANGES, {number: end for number, (_, end) in bounds.items()}):
+        for one in batch:
+            value = one.value or b""
+            write_to_all(frame(b'{"type":"change","prediction":%b}' % value))
+
+
 async def serve() -> None:
     """Do what each line says, `write` as many bytes to everybody or nothing, and answer with where things stand."""
     loop = asyncio.get_running_loop()
-    kind = with_both(sys.argv[1], int(sys.argv[2]), sys.argv[3]) if sys.argv[1:] else Session
+    kind, follows = Session, sys.argv[1:2] == ["follow"]
+    if sys.argv[1:] and not follows:
+        kind = with_both(sys.argv[1], int(sys.argv[2]), sys.argv[3])
     server = await loop.create_server(kind, "127.0.0.1", 0, backlog=4096)
     freeze_startup_objects()
-    sweeping = loop.create_task(sweep())
+    working = [loop.create_task(sweep())]
+    if follows:
+        working.append(loop.create_task(follow(*sys.argv[2:])))
     lines = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin)
     while line := await lines.readline():
         name, arguments = json.loads(line)
         if name == "write":
-            data = frame(b"x" * (arguments["bytes"] - 4))
-            for session in [one for group in Session.groups for one in group]:
-                session.write(data)
+            write_to_all(frame(b"x" * (arguments["bytes"] - 4)))
         port = server.sockets[0].getsockname()[1]
         print(
             json.dumps({"port": port, "cpu": cpu(), "rss": rss(), "sessions": Session.made}),
             flush=True,
         )
-    sweeping.cancel()
+    for task in working:
+        task.cancel()
 
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 its own, with all clients in another.
 
 CPU is what the kernel counts for all threads of the server's process: following the log, timers and collections included.
-Changes are appended to the log by the benchmark's process, or told to the bare server by a line. Both take turns; the
-ratio is the median of those of each turn. What the log alone costs shows in the same changes while nobody watches.
+Changes are appended to the log by the benchmark's process. One bare server is told of each by a line and writes it in a
+loop; another one follows the same log, as any gateway must, and writes each change to everybody. All take turns; the ratio
+is the median of those of each turn. What the log alone costs shows in the same changes while nobody watches.
 
     python -m benchmarks.bench_gateway [--log sqlite|kafka] [--rounds 5] [--only fan-out] [--sessions 1000] [--idle 10]
 """
@@ -13,9 +14,8 @@ import asyncio
 import gc
 import logging
 import tempfile
-import uuid
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -32,7 +32,7 @@ from tests.support.tidings_process import TidingsProcess
 from tidings.storage.prediction import encode
 from tidings.streams.changes.codec import announcement
 from tidings.streams.log.factory import open_log
-from tidings.streams.log.protocol import CHANGES, Log, Position
+from tidings.streams.log.protocol import CHANGES, Log, NewRecord, Position
 
 EVERY = 0.05
 """Seconds between two changes."""
@@ -57,8 +57,8 @@ def last(_: int) -> bytes:
 class Bare:
     """The bare server, its clients, and how it is told to write."""
 
-    def __init__(self) -> None:
-        self.server = Server(program="bare_server")
+    def __init__(self, *arguments: str) -> None:
+        self.server = Server(*arguments, program="bare_server")
         self.pid = self.server.process.pid
         self.counter = Counter()
         self.clients: list[Client] = []
@@ -69,6 +69,24 @@ class Bare:
 
     async def change(self) -> None:
         await self.server("write", bytes=FRAME)
+
+
+class Following(Bare):
+    """A bare server that follows a log."""
+
+    def __init__(self, log: Log, url: str, prefix: str) -> None:
+        super().__init__("follow", url, prefix, str(PARTITIONS))
+        self.log = log
+        self.versions = 0
+
+    async def change(self) -> None:
+        self.versions += 1
+        await self.log.append(CHANGES, [changed("the-one", self.versions)])
+
+
+def changed(name: str, version: int) -> NewRecord:
+    one = record(name, version)
+    return announcement(one, encode(one), position=Position(0, version))
 
 
 class Ours:
@@ -88,9 +106,7 @@ class Ours:
         new = []
         for name in names:
             self.versions += 1
-            one = record(name, self.versions)
-            position = Position(0, self.versions)
-            new.append(announcement(one, encode(one), position=position))
+            new.append(changed(name, self.versions))
         await self.log.append(CHANGES, new)
 
 
@@ -130,14 +146,14 @@ def line(name: str, ours: list[float], bare: list[float]) -> None:
     print(f"| {name} | {ratio:.2f} | {median(ours):.3f} | {median(bare):.3f} |", flush=True)
 
 
-async def measured(ours: Ours, bare: Bare, options: Any) -> None:
-    both = (ours, bare)
+async def measured(ours: Ours, peers: dict[str, Bare], options: Any) -> None:
     await ours.open(1, last)
     await unwatched(ours, 0, BATCH, BATCH)
     paced = [await unwatched(ours, EVERY, CHANGES_A_ROUND, 1) for _ in range(options.rounds)]
     crowd = [await unwatched(ours, 0, UNWATCHED, BATCH) for _ in range(options.rounds)]
     ours.clients.clear()
-    for one in both:
+    servers: list[Ours | Bare] = [ours, *peers.values()]
+    for one in servers:
         await one.open(options.sessions)
         if options.only in "fan-out":
             await fan_out(one)
@@ -145,49 +161,64 @@ async def measured(ours: Ours, bare: Bare, options: Any) -> None:
     gc.freeze()
     print("| seen from outside | x bare | ours | bare |\n|---|---|---|---|")
     if options.only in "fan-out":
-        found: dict[Any, list[float]] = {one: [] for one in both}
+        found: list[list[float]] = [[] for _ in servers]
         for turn in range(options.rounds):
-            for one in both if turn % 2 else reversed(both):
-                found[one].append(await fan_out(one))
-        line(f"one change to {options.sessions:,}, paced 50 ms, µs a delivery", *found.values())
+            for number in sorted(range(len(servers)), reverse=turn % 2 == 1):
+                found[number].append(await fan_out(servers[number]))
+        for name, bare in zip(peers, found[1:], strict=True):
+            line(
+                f"one change to {options.sessions:,}, paced 50 ms, µs a delivery; {name}",
+                found[0],
+                bare,
+            )
     if options.only in "idle":
-        quiet = [await asyncio.gather(*(idle(one, options.idle) for one in both))]
-        line(f"{options.sessions:,} idle, with pings, % of a core", [quiet[0][0]], [quiet[0][1]])
+        quiet = await asyncio.gather(*(idle(one, options.idle) for one in servers))
+        for name, share in zip(peers, quiet[1:], strict=True):
+            line(f"{options.sessions:,} idle, with pings, % of a core; {name}", [quiet[0]], [share])
     print(f"| a change that nobody watches, paced 50 ms, µs | | {median(paced):,.0f} | |")
     print(f"| a change that nobody watches, {BATCH} at once, µs | | {median(crowd):.2f} | |")
 
 
 @asynccontextmanager
-async def log_of(kind: str, folder: str) -> AsyncIterator[tuple[Log, dict[str, str]]]:
-    """A log, and the settings of a gateway that follows it."""
-    broker, prefix = Broker(), f"g{uuid.uuid4().hex[:8]}."
+async def address_of(kind: str, folder: str) -> AsyncIterator[str]:
+    """Where logs are; each has a prefix of its own."""
+    if kind == "sqlite":
+        yield f"sqlite:///{folder}/{{prefix}}log.db"
+        return
+    broker = Broker()
     try:
-        url = f"sqlite:///{folder}/log.db"
-        if kind == "kafka":
-            await asyncio.to_thread(broker.start)
-            url = f"kafka://{broker.bootstrap}"
-        log = await open_log(url, topic_prefix=prefix, partitions=PARTITIONS)
-        try:
-            yield log, {"TIDINGS_LOG": url, "TIDINGS_TOPIC_PREFIX": prefix}
-        finally:
-            await log.close()
+        await asyncio.to_thread(broker.start)
+        yield f"kafka://{broker.bootstrap}"
     finally:
         broker.close()
 
 
 async def main(options: Any) -> None:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.WARNING))
-    with tempfile.TemporaryDirectory() as folder:
-        async with log_of(options.log, folder) as (log, settings):
-            settings |= {"TIDINGS_STORE": "memory://", "TIDINGS_WEBHOOK_KEY": "00" * 32}
-            arguments = ("serve", "--role", "gateway")
-            service, bare = TidingsProcess(Path(folder), settings, arguments=arguments), Bare()
-            try:
-                await service.start()
-                await measured(Ours(service, log), bare, options)
-            finally:
-                await service.stop()
-                bare.server.close()
+    async with AsyncExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        address = await stack.enter_async_context(address_of(options.log, folder))
+
+        async def log_of(prefix: str) -> tuple[str, Log]:
+            url = address.format(prefix=prefix)
+            log = await open_log(url, topic_prefix=prefix, partitions=PARTITIONS)
+            stack.push_async_callback(log.close)
+            return url, log
+
+        url, log = await log_of("ours.")
+        settings = {"TIDINGS_LOG": url, "TIDINGS_TOPIC_PREFIX": "ours."}
+        settings |= {"TIDINGS_STORE": "memory://", "TIDINGS_WEBHOOK_KEY": "00" * 32}
+        arguments = ("serve", "--role", "gateway")
+        service = TidingsProcess(Path(folder), settings, arguments=arguments)
+        await service.start()
+        stack.push_async_callback(service.stop)
+        peers = {"a loop that is told": Bare()}
+        stack.callback(peers["a loop that is told"].server.close)
+        beside, log_beside = await log_of("bare.")
+        following = Following(log_beside, beside, "bare.")
+        stack.callback(following.server.close)
+        peers["a loop that follows the same log"] = following
+        await measured(Ours(service, log), peers, options)
 
 
 if __name__ == "__main__":
