@@ -5,9 +5,11 @@ Standard Webhooks specification, "Signature scheme" and "Verifying signatures".
 """
 
 import binascii
+import hashlib
 import hmac
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 from msgspec import Struct
 
@@ -27,6 +29,9 @@ MAX_TIMESTAMP_DIGITS = 12
 
 MIN_SECRET = 24
 """Bytes of a secret at least (Standard Webhooks, "Signature scheme": between 24 and 64)."""
+
+_BLOCK = 64
+"""Bytes of a block of SHA-256."""
 
 _SECRET = "whsec_"  # noqa: S105 - the prefix of a secret
 _PUBLIC = "whpk_"
@@ -105,7 +110,21 @@ class StandardWebhooks(Struct, frozen=True):
 
 def sign(secret: bytes, signed: bytes) -> bytes:
     """The `v1` signature in base64, without its version."""
-    return binascii.b2a_base64(hmac.digest(secret, signed, "sha256"), newline=False)
+    inner, outer = (begun.copy() for begun in _begun(secret))
+    inner.update(signed)
+    outer.update(inner.digest())
+    return binascii.b2a_base64(outer.digest(), newline=False)
+
+
+@lru_cache(maxsize=64)
+def _begun(secret: bytes) -> tuple["hashlib._Hash", "hashlib._Hash"]:
+    """Both hashes of an HMAC with the key in them (RFC 2104).
+
+    To begin them for each webhook takes as long again as all the rest, and 20 us if caches are cold.
+    """
+    key = (hashlib.sha256(secret).digest() if len(secret) > _BLOCK else secret).ljust(_BLOCK, b"\0")
+    inner, outer = bytes(one ^ 0x36 for one in key), bytes(one ^ 0x5C for one in key)
+    return hashlib.sha256(inner), hashlib.sha256(outer)
 
 
 def signed_headers(
