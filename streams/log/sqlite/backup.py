@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tidings.streams.log.protocol import TEXT, LogMisconfigured
 from tidings.streams.log.sqlite.schema import APPLICATION_ID, Translating, table
-from tidings.streams.log.sqlite.writer import end_offset
+from tidings.streams.log.sqlite.transaction import end_offset
 
 Committed = Sequence[tuple[str, str, int]]
 """Topic, group and the next offset that it will read."""

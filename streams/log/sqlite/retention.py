@@ -3,7 +3,7 @@
 import asyncio
 import functools
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from tidings.streams.log.factory import LogOptions
@@ -16,7 +16,8 @@ from tidings.streams.log.protocol import (
     TEXT_SECONDS,
 )
 from tidings.streams.log.sqlite.schema import connect, table
-from tidings.streams.log.sqlite.writer import LogWriter, Transaction, end_offset
+from tidings.streams.log.sqlite.transaction import Transaction, end_offset
+from tidings.streams.log.sqlite.writer import LogWriter
 
 _STEP = 1000
 """Records removed in one transaction: a few milliseconds."""
@@ -44,6 +45,17 @@ class Retention:
             TEXT: TEXT_SECONDS,
             DELIVERIES: options.deliveries_retention,
         }
+
+    async def run(self, known: Callable[[str], int | None], now: int) -> int:
+        """Do everything there is to do at this time (ms), by the topics' numbers; how many records went."""
+        removed = 0
+        for topic in self._seconds:
+            if (number := known(topic)) is not None:
+                removed += await self.trim(topic, number, now)
+        for topic in (CHANGES, DELIVERIES):
+            if (number := known(topic)) is not None:
+                removed += await self.compact(number, now)
+        return removed
 
     async def trim(self, topic: str, number: int, now: int) -> int:
         """Remove a topic's oldest records up to the first that is young enough; how many."""

@@ -2,23 +2,19 @@
 
 import asyncio
 import sqlite3
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tidings.storage.sqlite.group_commit import CommitRequest, GroupCommit, settle, tell
-from tidings.streams.log.protocol import APPEND_SECONDS, LogError, LogUnavailable, NewRecord
+from tidings.streams.log.protocol import APPEND_SECONDS, LogError, LogUnavailable
 from tidings.streams.log.sqlite.schema import (
     BUSY_SECONDS,
-    Row,
     connect,
-    encode_headers,
-    make_topic,
-    table,
     translate,
 )
+from tidings.streams.log.sqlite.transaction import Step, Transaction
 
 _CLOSE_SECONDS = 5.0
 """What closing waits at most for appends under way: a disk that is stuck must not keep the service
@@ -31,68 +27,6 @@ the writer, on a connection of their own: within it, appends would wait 30 ms fo
 _LONGEST_WAL_PAGES = 16_384
 """64 MiB; beyond that the writer itself makes a copy, for only when nothing is written meanwhile
 can the file be cut."""
-
-_CHUNKS = (256, 64, 16, 4, 1)
-"""Rows per INSERT. Each statement gives up the interpreter's lock once and must wait for it again,
-up to 5 ms beside a busy event loop. So many rows go into one statement, and few lengths keep the
-statements cached."""
-
-
-class Transaction:
-    """What a job may do within the transaction it shares."""
-
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self.connection = connection
-        self.now = time.time_ns() // 1_000_000
-        self._rows: dict[int, list[Row]] = {}
-        self._next: dict[int, int] = {}
-
-    def append(self, topic: int | str, records: Sequence[NewRecord]) -> tuple[int, int]:
-        """Add records to a topic, which is made if only its name is given.
-
-        Returns the offset of the first, and the time of all.
-        """
-        if isinstance(topic, str):
-            topic = make_topic(self.connection, topic)
-        rows = self._rows.get(topic)
-        if rows is None:
-            rows = self._rows[topic] = []
-            self._next[topic] = end_offset(self.connection, topic)
-        first = offset = self._next[topic]
-        now = self.now
-        for record in records:
-            rows.append((offset, now, record.key, encode_headers(record.headers), record.value))
-            offset += 1
-        self._next[topic] = offset
-        return first, now
-
-    def flush(self) -> None:
-        """Write what was appended."""
-        for topic, rows in self._rows.items():
-            start = 0
-            for length in _CHUNKS:
-                if len(rows) - start < length:
-                    continue
-                places = ",".join(["(?,?,?,?,?)"] * length)
-                statement = f"INSERT INTO {table(topic)} VALUES {places}"  # noqa: S608 - a number makes the name
-                while len(rows) - start >= length:
-                    flat = [field for row in rows[start : start + length] for field in row]
-                    self.connection.execute(statement, flat)
-                    start += length
-
-
-def end_offset(connection: sqlite3.Connection, topic: int) -> int:
-    """The offset that the next record of a topic will get.
-
-    Trimmed records' offsets are not used again.
-    """
-    statement = f"SELECT max((SELECT floor FROM topics WHERE number = ?), coalesce((SELECT max(offset) + 1 FROM {table(topic)}), 0))"  # noqa: S608 - a number makes the name
-    row = connection.execute(statement, (topic,)).fetchone()
-    return int(row[0])
-
-
-Step = Callable[[Transaction], Any]
-"""What a caller does within the transaction that it shares."""
 
 
 class LogWriter:
