@@ -36,6 +36,7 @@ from typing import Any, Generic, TypeVar
 
 from msgspec import Struct, field
 
+from tidings.storage.resilience.futures import settle
 from tidings.storage.sqlite.interpreter import switch_interval
 
 W = TypeVar("W")
@@ -378,13 +379,3 @@ def tell(job: CommitRequest[Any], result: Any) -> None:
     if (told := job.told) is not None:
         job.told = None
         told(result)
-
-
-def settle(done: asyncio.Future[Any], result: Any) -> None:
-    """Give a future its result or its error."""
-    if done.done():
-        return  # the caller was cancelled
-    if isinstance(result, Exception):
-        done.set_exception(result)
-    else:
-        done.set_result(result)

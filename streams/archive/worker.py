@@ -27,6 +27,8 @@ MAX_WAITING = 10_000
 """Predictions that wait for their turn or their next try; the log keeps the rest."""
 FETCH = 500
 COMMIT_EVERY = 1.0
+FETCH_GATHER = 0.2
+"""Seconds that a broker lets changes gather: a fetch costs as much as what it brings, and a download takes longer."""
 GATHER = 0.05
 """Seconds in which changes gather: most need no archiving, and to be woken for each costs 4% of what an event costs."""
 
@@ -86,7 +88,7 @@ class Archiver:
 
     async def run(self) -> None:
         """Archive until `stop`. Outages are waited out; anything else is raised."""
-        loop = ConsumerLoop(self._log, CHANGES, GROUP)
+        loop = ConsumerLoop(self._log, CHANGES, GROUP, gather=FETCH_GATHER)
         self._loop = loop
         try:
             while not self._stopping.is_set():

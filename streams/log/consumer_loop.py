@@ -51,6 +51,7 @@ class ConsumerLoop:
         group: The consumer group.
         committed: Called after each commit that stood.
         persist: Awaited before each commit: what was done must last before nobody reads it again.
+        gather: See `Log.consume`.
     """
 
     def __init__(
@@ -61,8 +62,9 @@ class ConsumerLoop:
         *,
         committed: Callable[[], None] | None = None,
         persist: Callable[[], Awaitable[None]] | None = None,
+        gather: float = 0.0,
     ) -> None:
-        self.consumer: Consumer = log.consume(topic, group)
+        self.consumer: Consumer = log.consume(topic, group, gather)
         self._group = group
         self._on_commit = committed
         self._persist = persist

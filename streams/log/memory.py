@@ -213,7 +213,7 @@ class MemoryLog:
         await asyncio.sleep(0)
         return positions
 
-    def consume(self, topic: str, group: str) -> MemoryConsumer:
+    def consume(self, topic: str, group: str, gather: float = 0.0) -> MemoryConsumer:  # noqa: ARG002 - it costs nothing to be woken
         """See `Log.consume`."""
         members = self._groups.setdefault((topic, group), _Group())
         return MemoryConsumer(self, self._topic(topic), members)

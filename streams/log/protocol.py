@@ -197,8 +197,14 @@ class Log(Protocol):
         Raises `LogUnavailable` (after `APPEND_SECONDS` at most; the outcome is then unknown) and `RecordTooLarge`.
         """
 
-    def consume(self, topic: str, group: str) -> Consumer:
-        """Join a group; reading starts where the group has committed, or at the beginning."""
+    def consume(self, topic: str, group: str, gather: float = 0.0) -> Consumer:
+        """Join a group; reading starts where the group has committed, or at the beginning.
+
+        Args:
+            topic: What is read.
+            group: The consumer group.
+            gather: Seconds that records may wait for others, so that fewer fetches bring them.
+        """
 
     def follow(
         self, topic: str, since: Since, until: Mapping[int, int] | None = None

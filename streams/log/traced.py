@@ -78,9 +78,9 @@ class TracedLog:
         elif step is Step.WRITTEN:
             self._written_at = time_ns()
 
-    def consume(self, topic: str, group: str) -> Consumer:
+    def consume(self, topic: str, group: str, gather: float = 0.0) -> Consumer:
         """See `Log.consume`."""
-        return _TracedConsumer(self._log.consume(topic, group), self)
+        return _TracedConsumer(self._log.consume(topic, group, gather), self)
 
     async def append(self, topic: str, records: Sequence[NewRecord]) -> list[Position]:
         """See `Log.append`."""

@@ -34,6 +34,9 @@ _UNASSIGNED_SECONDS = 20.0
 _REJOIN = Backoff.doubling(0.2, 2.0)
 """Before joining the group again after it could not be joined."""
 
+_GATHER_BYTES = 65_536
+"""What a broker waits for at most, for a reader that lets records gather."""
+
 METADATA_SECONDS = 10
 """After so long added partitions are known to every client."""
 
@@ -73,6 +76,7 @@ class KafkaConsumer:
         topic: with its prefix.
         group: with its prefix.
         ends: the topic's end offsets, asked on another connection than the consumer's own.
+        gather: See `Log.consume`.
     """
 
     def __init__(
@@ -81,11 +85,17 @@ class KafkaConsumer:
         topic: str,
         group: str,
         ends: Callable[[], Awaitable[Mapping[int, int]]],
+        gather: float = 0.0,
     ) -> None:
         self._arguments = arguments
         self._topic = topic
         self._group = group
         self._ends = ends
+        self._gathering = (
+            {"fetch_min_bytes": _GATHER_BYTES, "fetch_max_wait_ms": int(gather * 1000)}
+            if gather
+            else {}
+        )
         self._consumer: AIOKafkaConsumer | None = None
         self._assigned: frozenset[int] = frozenset()
         self._generation = 0
@@ -304,6 +314,7 @@ class KafkaConsumer:
             consumer = AIOKafkaConsumer(
                 **self._arguments,
                 **FETCHING,
+                **self._gathering,
                 group_id=self._group,
                 session_timeout_ms=SESSION_SECONDS * 1000,
                 heartbeat_interval_ms=1000,

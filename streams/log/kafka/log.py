@@ -17,7 +17,7 @@ from tidings.streams.log.kafka.producer import KafkaAppender
 from tidings.streams.log.kafka.settings import parse_address
 from tidings.streams.log.kafka.topic_watch import TopicWatch
 from tidings.streams.log.kafka.topics import Cluster, prepare
-from tidings.streams.log.protocol import EVENTS, LogError, NewRecord, Position, Record, Since
+from tidings.streams.log.protocol import EVENTS, LogError, NewRecord, Position, Record, Since, Told
 from tidings.streams.log.size_limits import HEADROOM, measure
 
 logger = get_logger(__name__)
@@ -93,14 +93,28 @@ class KafkaLog:
         each = {number: iter(found) for number, found in offsets.items()}
         return [Position(number, next(each[number])) for number in numbers]
 
-    def consume(self, topic: str, group: str) -> KafkaConsumer:
+    def submit(self, topic: str, records: Sequence[NewRecord], told: Told) -> None:
+        """See `Submit`; of one record, whose key says where it goes."""
+        if len(records) != 1 or records[0].partition is not None:
+            raise LogError("this takes one record without a partition; append() takes the others")
+        size = measure(records, self._options.max_body)
+        known = list(self._numbers(topic))
+        number: int = self._partitioner(records[0].key, known, known)
+
+        def appended(result: list[int] | LogError) -> None:
+            told(result if isinstance(result, LogError) else [Position(number, result[0])])
+
+        partition = TopicPartition(self._topic(topic), number)
+        self._appender.submit(partition, records, size, appended)
+
+    def consume(self, topic: str, group: str, gather: float = 0.0) -> KafkaConsumer:
         """See `Log.consume`."""
 
         async def ends() -> dict[int, int]:
             return await self._offsets.ends(self._partitions(topic))
 
         consumer = KafkaConsumer(
-            self._arguments, self._topic(topic), self._options.topic_prefix + group, ends
+            self._arguments, self._topic(topic), self._options.topic_prefix + group, ends, gather
         )
         self._consumers.append(consumer)
         return consumer

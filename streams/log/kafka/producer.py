@@ -3,7 +3,9 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import Coroutine, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 from aiokafka import AIOKafkaProducer, TopicPartition
@@ -18,6 +20,7 @@ from aiokafka.errors import (
 from msgspec import Struct
 
 from tidings.storage.loggers import get_logger
+from tidings.storage.resilience.futures import settle
 from tidings.streams.log.kafka.consumer import METADATA_SECONDS
 from tidings.streams.log.kafka.errors import STOP_SECONDS, bounded, stop
 from tidings.streams.log.protocol import (
@@ -45,10 +48,18 @@ class _Job(Struct, eq=False):
     partition: TopicPartition
     records: Sequence[NewRecord]
     size: int
-    done: asyncio.Future[list[int]]
-    """Each record's offset."""
+    told: Callable[[list[int] | LogError], None] | None
+    """Called once, with each record's offset or the error; None: it was."""
     offsets: list[int]
     """Those known already, if the records lie in several batches."""
+    until: float
+    """When it is given up, on the loop's clock."""
+
+    def tell(self, result: list[int] | LogError) -> None:
+        """Tell the caller, unless it was told before."""
+        if (told := self.told) is not None:
+            self.told = None
+            told(result)
 
 
 class _Part(Struct, eq=False):
@@ -71,8 +82,8 @@ class _Batch(Struct, eq=False):
         for part in self.parts:
             job = part.job
             job.offsets.extend(range(first + part.index, first + part.index + part.count))
-            if len(job.offsets) == len(job.records) and not job.done.done():
-                job.done.set_result(job.offsets)
+            if len(job.offsets) == len(job.records):
+                job.tell(job.offsets)
 
 
 class _LeaderQueue:
@@ -104,6 +115,9 @@ class KafkaAppender:
         self._starting = asyncio.Lock()
         self._queues: dict[int, _LeaderQueue] = {}
         self._tasks: set[asyncio.Task[None]] = set()
+        self._waiting: deque[_Job] = deque()
+        """Those that may not have been told yet, in their order."""
+        self._timer: asyncio.TimerHandle | None = None
         self._failing = False
         self._closed = False
 
@@ -128,21 +142,50 @@ class KafkaAppender:
             raise LogUnavailable("the log is closed; open it again")
         loop = asyncio.get_running_loop()
         share = size // len(parts)
-        jobs = [
-            _Job(TopicPartition(topic, number), records, share, loop.create_future(), [])
-            for number, records in parts.items()
-        ]
-        for job in jobs:
-            self._enqueue(job)
-        timer = loop.call_later(APPEND_SECONDS, _give_up, jobs)
+        waiting: dict[int, asyncio.Future[list[int]]] = {}
+        for number, records in parts.items():
+            waiting[number] = done = loop.create_future()
+            self.submit(TopicPartition(topic, number), records, share, partial(settle, done))
         try:
-            return {job.partition.partition: await job.done for job in jobs}
+            return {number: await done for number, done in waiting.items()}
         finally:
-            timer.cancel()
-            for job in jobs:  # if the first failed, it speaks for all
-                if not job.done.done():
-                    job.done.cancel()
-                _seen(job.done)
+            for done in waiting.values():  # if the first failed, it speaks for all
+                if not done.done():
+                    done.cancel()
+                _seen(done)
+
+    def submit(
+        self,
+        partition: TopicPartition,
+        records: Sequence[NewRecord],
+        size: int,
+        told: Callable[[list[int] | LogError], None],
+    ) -> None:
+        """As `append`, of one partition; `told` is called once with the offsets or the error."""
+        if self._closed:
+            raise LogUnavailable("the log is closed; open it again")
+        loop = asyncio.get_running_loop()
+        until = loop.time() + APPEND_SECONDS
+        job = _Job(partition, records, size, told, [], until)
+        waiting = self._waiting
+        while waiting and waiting[0].told is None:
+            waiting.popleft()
+        waiting.append(job)
+        if self._timer is None:  # one for all: one for each took a tenth of an append
+            self._timer = loop.call_at(until, self._give_up)
+        self._enqueue(job)
+
+    def _give_up(self) -> None:
+        """Fail those who have waited for too long, and look again when the next one has."""
+        self._timer = None
+        loop = asyncio.get_running_loop()
+        now, waiting = loop.time(), self._waiting
+        while waiting and (waiting[0].told is None or waiting[0].until <= now):
+            waiting.popleft().tell(
+                LogUnavailable(f"Kafka did not acknowledge an append within {APPEND_SECONDS:.1f} s")
+            )
+        if waiting:
+            self._timer = loop.call_at(waiting[0].until, self._give_up)
 
     def _enqueue(self, job: _Job) -> None:
         queue = self._queues.setdefault(self._leader(job.partition), _LeaderQueue())
@@ -172,7 +215,7 @@ class KafkaAppender:
                         break
                     count += 1
                 jobs, queue.jobs = queue.jobs[:count], queue.jobs[count:]
-                jobs = [job for job in jobs if not job.done.done()]
+                jobs = [job for job in jobs if job.told is not None]
                 if jobs:
                     await self._send_round(jobs)
         finally:
@@ -183,7 +226,7 @@ class KafkaAppender:
         singly: list[_Job] = []
         try:
             async with bounded(APPEND_SECONDS, "Kafka did not take an append"):
-                producer = await self._current()
+                producer = self._producer or await self._current()
                 for batch in await _hand_over(producer, jobs):
                     try:
                         await batch.settle()
@@ -200,7 +243,7 @@ class KafkaAppender:
         # One of them, or all together, are more than the topic takes at once: only the one that is
         # too large by itself may fail. What was taken before is taken twice, which the rules allow.
         for job in singly:
-            if not job.done.done():
+            if job.told is not None:
                 job.offsets.clear()
                 await self._send_round([job])
 
@@ -246,6 +289,8 @@ class KafkaAppender:
         while any(queue.busy for queue in self._queues.values()):
             await asyncio.wait(self._tasks)
         self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
         if self._producer is not None:
             self._spawn(abandon(self._producer))
             self._producer = None
@@ -319,14 +364,7 @@ def _seen(future: asyncio.Future[Any]) -> None:
 
 def _fail(jobs: list[_Job], failure: LogError) -> None:
     for job in jobs:
-        if not job.done.done():
-            job.done.set_exception(type(failure)(*failure.args))
-
-
-def _give_up(jobs: list[_Job]) -> None:
-    _fail(
-        jobs, LogUnavailable(f"Kafka did not acknowledge an append within {APPEND_SECONDS:.1f} s")
-    )
+        job.tell(type(failure)(*failure.args))
 
 
 def _failure(error: KafkaError) -> LogError:

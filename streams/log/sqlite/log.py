@@ -13,7 +13,7 @@ from urllib.parse import SplitResult, unquote
 
 from tidings.storage.errors import StorageError
 from tidings.storage.loggers import get_logger
-from tidings.storage.sqlite.group_commit import settle
+from tidings.storage.resilience.futures import settle
 from tidings.streams.log.factory import LogOptions
 from tidings.streams.log.notifier import Notifier
 from tidings.streams.log.protocol import (
@@ -185,7 +185,7 @@ class SqliteLog:
 
         await self._writer.submit(write, durable=False, size=100, quick=True)
 
-    def consume(self, topic: str, group: str) -> SqliteConsumer:
+    def consume(self, topic: str, group: str, gather: float = 0.0) -> SqliteConsumer:  # noqa: ARG002 - it costs nothing to be woken
         """See `Log.consume`. Raises `LogMisconfigured` if the group is being consumed already, by whomever."""
         if self._closed:
             raise LogUnavailable(f"the log {self._path} is closed; open it again")

@@ -7,7 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tidings.storage.sqlite.group_commit import CommitRequest, GroupCommit, settle, tell
+from tidings.storage.resilience.futures import settle
+from tidings.storage.sqlite.group_commit import CommitRequest, GroupCommit, tell
 from tidings.streams.log.protocol import APPEND_SECONDS, LogError, LogUnavailable
 from tidings.streams.log.sqlite.schema import (
     BUSY_SECONDS,

@@ -79,7 +79,7 @@ class OneMember(MemoryLog):
         super().__init__()
         self.member = member
 
-    def consume(self, topic: str, group: str) -> Member:  # type: ignore[override]
+    def consume(self, topic: str, group: str, gather: float = 0.0) -> Member:  # type: ignore[override]
         """As the log does."""
         return self.member
 

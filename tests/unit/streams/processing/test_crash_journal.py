@@ -117,7 +117,7 @@ async def test_a_deadly_record_is_set_aside_and_the_rest_goes_on(store: Predicti
 class Slow(MemoryLog):
     """The first fetch of each member gives nothing, as where a broker takes its time."""
 
-    def consume(self, topic: str, group: str) -> MemoryConsumer:
+    def consume(self, topic: str, group: str, gather: float = 0.0) -> MemoryConsumer:
         """A member of the group."""
         consumer = super().consume(topic, group)
         fetch, fetched = consumer.fetch, list[int]()

@@ -69,7 +69,7 @@ class UnsteadyLog(MemoryLog):
         self._chances = chances
         self.unsteady = True
 
-    def consume(self, topic: str, group: str) -> SlowConsumer:
+    def consume(self, topic: str, group: str, gather: float = 0.0) -> SlowConsumer:
         """As the log does."""
         return SlowConsumer(
             self, self._topic(topic), self._groups.setdefault((topic, group), _Group())
@@ -243,7 +243,7 @@ async def test_records_that_come_again_are_asked_about_first() -> None:
             return records
 
     class BackLog(MemoryLog):
-        def consume(self, topic: str, group: str) -> MemoryConsumer:
+        def consume(self, topic: str, group: str, gather: float = 0.0) -> MemoryConsumer:
             return Back(self, self._topic(topic), self._groups.setdefault((topic, group), _Group()))
 
     asked: list[int] = []
