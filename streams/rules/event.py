@@ -186,8 +186,8 @@ class BriefEvent(
 ):
     """A report of a status alone: an `Event` in all but its type, for who reads it.
 
-    Most events are such. What it cannot say stands in its class as an `Event` has it that does not say it, so it is read,
-    judged and let go of without 50 fields that hold nothing.
+    Most events are such. What it cannot say stands in its class, with the value of an `Event` that does not say it.
+    So it is read, judged and let go of without 50 empty fields.
     """
 
     prediction_id: str = ""

@@ -2,8 +2,8 @@
 
 While a piece of work runs, nothing else does: no frame leaves, no webhook is answered. A beat is
 due every `BEAT` seconds; by how much it comes late is how long the loop was held up, within one
-beat. A loop with little to do is looked at every `IDLE_BEAT`: what holds it up for longer than that
-is seen for certain, and it has nearly nobody who would wait.
+beat. A loop with little to do is looked at every `IDLE_BEAT`. What holds it up for longer than that
+is seen for certain, and hardly anybody waits for it.
 """
 
 import asyncio
