@@ -33,7 +33,7 @@ from tests.support.broker import Broker
 from tests.support.gateway.doors import uvicorn_serving
 from tidings.gateway.api.health import Health
 from tidings.gateway.api.sse import EventStreams
-from tidings.gateway.app import build_app, connect
+from tidings.gateway.app import Parts, build_app, connect
 from tidings.gateway.asgi.application import AsgiGateway
 from tidings.gateway.asgi.scope import Receive, Scope, Send
 from tidings.gateway.auth.request_guard import RequestGuard
@@ -191,14 +191,16 @@ def application(log: Log, store: CachedStore) -> tuple[web.Application, RequestG
 
     endpoints = connect(
         guard,
-        log=log,
-        store=store,
-        reader=ChangesReader(log, hub, store),
-        health=Health(guard, registry=CollectorRegistry()),
-        event_streams=EventStreams(guard, store, hub, HeldBytes()),
-        websocket=nowhere,
-        providers=open_providers({"standard": Configuration(secret=(f"whsec_{SECRET}",))}),
-        held=HeldBytes(),
+        Parts(
+            log=log,
+            store=store,
+            reader=ChangesReader(log, hub, store),
+            health=Health(guard, registry=CollectorRegistry()),
+            event_streams=EventStreams(guard, store, hub, HeldBytes()),
+            websocket=nowhere,
+            providers=open_providers({"standard": Configuration(secret=(f"whsec_{SECRET}",))}),
+            held=HeldBytes(),
+        ),
     )
     return build_app(endpoints, guard), guard
 

@@ -1,6 +1,7 @@
 """The HTTP application: its routes, and what is answered elsewhere."""
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
@@ -64,70 +65,62 @@ WEBHOOKS_WITH_SLASHES = (
 Served = TypeVar("Served")
 
 
-def connect(
-    guard: RequestGuard,
-    *,
-    log: Log,
-    store: CachedStore,
-    reader: ChangesReader,
-    health: Health,
-    event_streams: EventStreams,
-    websocket: Handler,
-    texts: TextHub | None = None,
-    providers: Mapping[str, Provider],
-    held: HeldBytes,
-    webhook_counts: WebhookCounts | None = None,
-    webhook_key: bytes | None = None,
-    submitter: Submitter | None = None,
-    create_defaults: CreateDefaults | None = None,
-    follow_ups: FollowUps | None = None,
-    addresses: AddressBook | None = None,
-    archive: Archive = Archive.AFTER,
-    objects: ObjectStorage | None = None,
-    strict: bool = False,
-    degraded: Callable[[], bool] = bool,
-    max_body: int = 10 * 1024 * 1024,
-    record_max: int = 512 * 1024,
-    image_sources: tuple[str, ...] = (),
-    public_url: str | None = None,
-    ttl: int = 0,
-    tracing: Tracing | None = None,
-) -> Endpoints:
-    """Give each handler the few parts that it uses; what a parameter means is said there."""
-    records = Records(store, degraded)
-    if texts is None:
-        texts = TextHub(log, Hub(), store)
-    writer = EventWriter(log, reader, archive, tracing)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Parts:
+    """What handlers are made of; what one means is said at the handlers that use it."""
+
+    log: Log
+    store: CachedStore
+    reader: ChangesReader
+    health: Health
+    event_streams: EventStreams
+    websocket: Handler
+    texts: TextHub | None = None
+    """None: nothing here tells of them."""
+    providers: Mapping[str, Provider]
+    held: HeldBytes
+    webhook_counts: WebhookCounts | None = None
+    webhook_key: bytes | None = None
+    submitter: Submitter | None = None
+    create_defaults: CreateDefaults | None = None
+    follow_ups: FollowUps | None = None
+    addresses: AddressBook | None = None
+    archive: Archive = Archive.AFTER
+    objects: ObjectStorage | None = None
+    strict: bool = False
+    degraded: Callable[[], bool] = bool
+    max_body: int = 10 * 1024 * 1024
+    record_max: int = 512 * 1024
+    image_sources: tuple[str, ...] = ()
+    public_url: str | None = None
+    ttl: int = 0
+    tracing: Tracing | None = None
+
+
+def connect(guard: RequestGuard, parts: Parts) -> Endpoints:
+    """Give each handler the few parts that it uses."""
+    log, store, reader, held = parts.log, parts.store, parts.reader, parts.held
+    health, objects, public_url = parts.health, parts.objects, parts.public_url
+    texts = TextHub(log, Hub(), store) if parts.texts is None else parts.texts
+    records = Records(store, parts.degraded)
+    writer = EventWriter(log, reader, parts.archive, parts.tracing)
+    max_body, record_max = parts.max_body, parts.record_max
     mutations = Mutations(
-        guard, records, writer, held, max_body=max_body, record_max=record_max, strict=strict
+        guard, records, writer, held, max_body=max_body, record_max=record_max, strict=parts.strict
     )
+    lists = list_handler(guard, store, CursorSeal(parts.webhook_key), held)
     return Endpoints(
         read=read_handler(
             guard, records, reader, held, partial(newest_attempt, records), public_url
         ),
         raw_reports=raw_reports_handler(guard, records, log, held),
-        list=members_handler(
-            guard, records, follow_ups, list_handler(guard, store, CursorSeal(webhook_key), held)
-        ),
-        usage=usage_handler(guard, store, ttl),
-        create=create_handler(
-            guard,
-            store,
-            writer,
-            held,
-            max_body=max_body,
-            strict=strict,
-            record_max=record_max,
-            key=webhook_key or b"",
-            submitter=submitter,
-            defaults=create_defaults,
-            groups=Groups(store, submitter, create_defaults),
-            addresses=addresses,
-        ),
+        list=members_handler(guard, records, parts.follow_ups, lists),
+        usage=usage_handler(guard, store, parts.ttl),
+        create=_creation(guard, parts, writer),
         mutations=mutations,
-        text_reads=TextReads(guard, records, texts, event_streams, objects),
+        text_reads=TextReads(guard, records, texts, parts.event_streams, objects),
         text_writes=TextWrites(guard, records, writer, texts, mutations, held, public_url),
-        delete=delete_handler(mutations, records, follow_ups),
+        delete=delete_handler(mutations, records, parts.follow_ups),
         retry=retry_handler(
             guard,
             records,
@@ -135,34 +128,55 @@ def connect(
             reader,
             held,
             max_body=max_body,
-            key=webhook_key or b"",
-            submitter=submitter,
+            key=parts.webhook_key or b"",
+            submitter=parts.submitter,
         ),
         answer=answer_handler(
             guard, records, writer, reader, held, max_body=max_body, record_max=record_max
         ),
-        event_streams=event_streams,
+        event_streams=parts.event_streams,
         blob=blob_handler(guard, records, objects),
         asset=asset_handler(guard, objects),
-        webhooks=Webhooks(
-            guard,
-            log,
-            providers,
-            held,
-            webhook_key=webhook_key,
-            max_body=max_body,
-            archive=archive,
-            tracing=tracing,
-            counts=webhook_counts,
-        ),
+        webhooks=_reception(guard, parts),
         dead_letters=DeadLetters(guard, log, held, max_body),
-        deliveries=Deliveries(guard, log, configured=addresses is not None),
+        deliveries=Deliveries(guard, log, configured=parts.addresses is not None),
         health=health,
-        page=page_handler(guard, image_sources),
+        page=page_handler(guard, parts.image_sources),
         docs=page_handler(guard, index=DOCS),
         openapi=document_handler(guard, partial(openapi, health.version)),
         asyncapi=document_handler(guard, partial(asyncapi, health.version)),
-        websocket=websocket,
+        websocket=parts.websocket,
+    )
+
+
+def _creation(guard: RequestGuard, parts: Parts, writer: EventWriter) -> Handler:
+    return create_handler(
+        guard,
+        parts.store,
+        writer,
+        parts.held,
+        max_body=parts.max_body,
+        strict=parts.strict,
+        record_max=parts.record_max,
+        key=parts.webhook_key or b"",
+        submitter=parts.submitter,
+        defaults=parts.create_defaults,
+        groups=Groups(parts.store, parts.submitter, parts.create_defaults),
+        addresses=parts.addresses,
+    )
+
+
+def _reception(guard: RequestGuard, parts: Parts) -> Webhooks:
+    return Webhooks(
+        guard,
+        parts.log,
+        parts.providers,
+        parts.held,
+        webhook_key=parts.webhook_key,
+        max_body=parts.max_body,
+        archive=parts.archive,
+        tracing=parts.tracing,
+        counts=parts.webhook_counts,
     )
 
 

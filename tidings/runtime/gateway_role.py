@@ -15,7 +15,7 @@ from tidings.gateway.api.create import CreateDefaults, Submitter
 from tidings.gateway.api.health import Health
 from tidings.gateway.api.sse import EventStreams
 from tidings.gateway.api.webhook_counts import WebhookCounts
-from tidings.gateway.app import build_app, build_health_app, connect
+from tidings.gateway.app import Parts, build_app, build_health_app, connect
 from tidings.gateway.asgi.application import AsgiGateway, not_upgraded
 from tidings.gateway.auth.permissions import Authenticator, NoTokens
 from tidings.gateway.auth.quotas import OwnerQuotas
@@ -157,18 +157,26 @@ class GatewayRole:
             tracing=tracing,
         )
         self._health_monitor = health_monitor
+        self._observed_by(health_monitor)
+        self.health = self._health()
+
+    def _observed_by(self, health_monitor: HealthMonitor) -> None:
         health_monitor.observe_gateway(
             GatewayParts(
                 sessions=self.sessions,
                 reader=self.reader,
-                hub=hub,
+                hub=self.hub,
                 webhooks=self.webhook_counts,
                 event_streams=self.event_streams.__len__,
                 texts=self.texts,
                 held=self.held,
             )
         )
-        health = self.health = Health(
+
+    def _health(self) -> Health:
+        """What `/healthz`, `/readyz`, the metrics and the statistics say."""
+        health_monitor = self._health_monitor
+        health = Health(
             self._guard,
             version=version("tidings"),
             alive=health_monitor.alive,
@@ -181,6 +189,7 @@ class GatewayRole:
         health.add_statistics("notifies", lambda: self._addresses is not None)
         health.add_statistics("gateway", self._figures)
         health.add_statistics("lag", health_monitor.lags)
+        return health
 
     def submit_by(
         self, submitter: Submitter, defaults: CreateDefaults, follow_ups: FollowUps
@@ -257,31 +266,33 @@ class GatewayRole:
         fallback = resources.fallback
         endpoints = connect(
             self._guard,
-            log=resources.log,
-            store=self._cache,
-            reader=self.reader,
-            health=self.health,
-            event_streams=self.event_streams,
-            websocket=websocket,
-            texts=self.texts,
-            providers=resources.providers,
-            held=self.held,
-            webhook_counts=self.webhook_counts,
-            webhook_key=settings.webhook_key.encode() if settings.webhook_key else None,
-            submitter=self._submitter,
-            create_defaults=self._create_defaults,
-            follow_ups=self._follow_ups,
-            addresses=self._addresses,
-            archive=Archive(settings.archive),
-            objects=resources.objects,
-            strict=resources.policy.strict,
-            degraded=bool if fallback is None else lambda: fallback.degraded,
-            max_body=settings.max_body,
-            record_max=resources.policy.record_max,
-            image_sources=tuple(f"http://{place}" for place in settings.assets_allow),
-            public_url=_outside(settings),
-            ttl=int(settings.ttl),
-            tracing=self._tracing,
+            Parts(
+                log=resources.log,
+                store=self._cache,
+                reader=self.reader,
+                health=self.health,
+                event_streams=self.event_streams,
+                websocket=websocket,
+                texts=self.texts,
+                providers=resources.providers,
+                held=self.held,
+                webhook_counts=self.webhook_counts,
+                webhook_key=settings.webhook_key.encode() if settings.webhook_key else None,
+                submitter=self._submitter,
+                create_defaults=self._create_defaults,
+                follow_ups=self._follow_ups,
+                addresses=self._addresses,
+                archive=Archive(settings.archive),
+                objects=resources.objects,
+                strict=resources.policy.strict,
+                degraded=bool if fallback is None else lambda: fallback.degraded,
+                max_body=settings.max_body,
+                record_max=resources.policy.record_max,
+                image_sources=tuple(f"http://{place}" for place in settings.assets_allow),
+                public_url=_outside(settings),
+                ttl=int(settings.ttl),
+                tracing=self._tracing,
+            ),
         )
         return build_app(
             endpoints,

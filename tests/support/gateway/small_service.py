@@ -13,7 +13,7 @@ from tests.support.gateway.doors import Front, websocket_handler
 from tidings.gateway.api.health import Health
 from tidings.gateway.api.sse import EventStreams
 from tidings.gateway.api.webhook_counts import WebhookCounts
-from tidings.gateway.app import build_app, connect
+from tidings.gateway.app import Parts, build_app, connect
 from tidings.gateway.auth.quotas import OwnerQuotas
 from tidings.gateway.auth.rate_limits import AddressConnections
 from tidings.gateway.auth.request_guard import RequestGuard
@@ -95,16 +95,18 @@ class SmallService:
         """The application; `websocket` serves `/api/ws`."""
         endpoints = connect(
             self.guard,
-            log=self.log,
-            store=self.store,
-            reader=self.reader,
-            health=self.health,
-            event_streams=self.event_streams,
-            websocket=websocket,
-            texts=self.texts,
-            held=self.held,
-            webhook_counts=self.webhook_counts,
-            **self._settings,
+            Parts(
+                log=self.log,
+                store=self.store,
+                reader=self.reader,
+                health=self.health,
+                event_streams=self.event_streams,
+                websocket=websocket,
+                texts=self.texts,
+                held=self.held,
+                webhook_counts=self.webhook_counts,
+                **self._settings,
+            ),
         )
         return build_app(endpoints, self.guard, self.allowed_origins)
 

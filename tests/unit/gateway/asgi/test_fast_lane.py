@@ -14,7 +14,7 @@ from tests.support.storage.samples import creation
 from tests.support.webhooks import SECRET, signed
 from tidings.gateway.api.health import Health
 from tidings.gateway.api.sse import EventStreams
-from tidings.gateway.app import build_app, connect
+from tidings.gateway.app import Parts, build_app, connect
 from tidings.gateway.asgi import fast_lane
 from tidings.gateway.asgi.application import AsgiGateway
 from tidings.gateway.asgi.fast_lane import FAST_LANE
@@ -94,15 +94,17 @@ async def gateways() -> AsyncIterator[tuple[AsgiGateway, AsgiGateway]]:
 
     endpoints = connect(
         guard,
-        log=log,
-        store=store,
-        reader=ChangesReader(log, hub, store),
-        health=Health(guard, registry=CollectorRegistry()),
-        event_streams=EventStreams(guard, store, hub, HeldBytes()),
-        websocket=nowhere,
-        providers=open_providers({"standard": Configuration(secret=(SECRET,))}),
-        held=HeldBytes(),
-        webhook_key=b"a key of some length",
+        Parts(
+            log=log,
+            store=store,
+            reader=ChangesReader(log, hub, store),
+            health=Health(guard, registry=CollectorRegistry()),
+            event_streams=EventStreams(guard, store, hub, HeldBytes()),
+            websocket=nowhere,
+            providers=open_providers({"standard": Configuration(secret=(SECRET,))}),
+            held=HeldBytes(),
+            webhook_key=b"a key of some length",
+        ),
     )
     app, slow_app = build_app(endpoints, guard), build_app(endpoints, guard)
     del slow_app[FAST_LANE]
