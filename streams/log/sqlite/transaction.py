@@ -6,12 +6,15 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from tidings.streams.log.protocol import NewRecord
-from tidings.streams.log.sqlite.schema import Row, encode_headers, make_topic, table
+from tidings.streams.log.sqlite.schema import encode_headers, make_topic, table
 
 _CHUNKS = (256, 64, 16, 4, 1)
 """Rows per INSERT. Each statement gives up the interpreter's lock once and must wait for it again,
 up to 5 ms beside a busy event loop. So many rows go into one statement, and few lengths keep the
 statements cached."""
+
+
+_Row = tuple[int, int, bytearray | None, bytearray | None, bytearray | None]
 
 
 class Transaction:
@@ -20,7 +23,7 @@ class Transaction:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.connection = connection
         self.now = time.time_ns() // 1_000_000
-        self._rows: dict[int, list[Row]] = {}
+        self._rows: dict[int, list[_Row]] = {}
         self._next: dict[int, int] = {}
 
     def append(
@@ -46,7 +49,8 @@ class Transaction:
         if now is None:
             now = self.now
         for record in records:
-            rows.append((offset, now, record.key, encode_headers(record.headers), record.value))
+            headers = encode_headers(record.headers)
+            rows.append((offset, now, _bound(record.key), _bound(headers), _bound(record.value)))
             offset += 1
         self._next[topic] = offset
         return first, now
@@ -64,6 +68,11 @@ class Transaction:
                     flat = [field for row in rows[start : start + length] for field in row]
                     self.connection.execute(statement, flat)
                     start += length
+
+
+def _bound(value: bytes | None) -> bytearray | None:
+    """As the driver takes it without a look for an adapter, which takes 0.3 us for each bytes."""
+    return None if value is None else bytearray(value)
 
 
 def end_offset(connection: sqlite3.Connection, topic: int) -> int:
