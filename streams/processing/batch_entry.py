@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
+import msgspec
 from msgspec import Struct
 
 from tidings.storage.clock import SYSTEM_CLOCK
@@ -25,6 +26,8 @@ times, the audit trail). The bytes are the body itself, the fields taken from it
 out of those once more: prompt, image URL."""
 _PIECE_MARGIN = 256
 """A piece leaves no trace but its text, its writer's number and its position."""
+
+_NO_RECORD = "what the store has of it is no record: remove its row, and repair"
 
 logger = get_logger(__name__)
 
@@ -52,6 +55,14 @@ class SetAside(Struct, frozen=True, gc=False):
             **about,
         )
         return dead_letter(self.record, self.code, self.reason, self.prediction_id)
+
+
+def _standing(stored: Stored) -> Standing | None:
+    """The record or tombstone; None if somebody has put something else there: nothing can be judged by that."""
+    try:
+        return stored.standing()
+    except msgspec.DecodeError:
+        return None
 
 
 class BatchEntry(Struct, eq=False, gc=False):
@@ -136,8 +147,10 @@ class BatchEntry(Struct, eq=False, gc=False):
         largest = _PLENTY * size + (_MARGIN if len(events) == 1 else _margin(events))
         if before is not None:
             largest += len(before.encoded)
-            if current is None:
-                current = before.standing()
+            if current is None and (current := _standing(before)) is None:
+                self.refuse()
+                self.set_aside = [SetAside(at, "refused", _NO_RECORD) for _, at in self.all_events]
+                return
         reduction = reduce(
             current, events, policy, None if largest <= policy.record_max else _fitting(policy)
         )

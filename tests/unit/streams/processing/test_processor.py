@@ -584,3 +584,20 @@ async def test_a_flood_of_poison_is_held_back_until_it_is_over(
     await eventually(lambda: guard.reason is None, 20)
     processor.stop()
     await asyncio.wait_for(task, 20)
+
+
+async def test_what_stands_but_is_no_record_ends_nothing() -> None:
+    """What somebody has put in a record's place costs its own events alone, which are set aside with what to do."""
+    log, store = MemoryLog(), MemoryStore()
+    planted = Prediction(
+        prediction_id="p1", status=Status.PROCESSING, version=1, created_at=1, updated_at=1
+    )
+    assert await store.write([Write(planted, b"no record", 0)]) == [None]
+    async with pipeline(log, store, cached=False) as running:
+        events = [NewRecord(name, b'{"status":"succeeded"}') for name in (b"p1", b"p1", b"p2")]
+        await log.append(EVENTS, events)
+        await running.settled()
+        loaded = await store.load(["p1", "p2"])
+        assert (loaded["p1"].encoded, loaded["p2"].status) == (b"no record", Status.SUCCEEDED)
+        letters = await running.letters()
+        assert codes(letters) == ["refused", "refused"]
