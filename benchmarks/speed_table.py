@@ -86,6 +86,13 @@ ROWS = (
         quick=("--only", "paced", "--rounds", "3"),
     ),
     Row(
+        "paced fan-out to 1,000, the gateway seen from outside",
+        "<= 1.08 x a bare loop",
+        "gateway",
+        r"x bare|one change",
+        quick=("--only", "fan-out", "--rounds", "3"),
+    ),
+    Row(
         "replay against the bare driver",
         ">= 0.9 SQLite, 0.85 Kafka, 0.9 from the changes",
         "replay",
