@@ -144,9 +144,9 @@ class SqliteLog:
         )
 
     def parks(self) -> bool:
-        """Whether changes may wait now: this process knows the end, as it has appended the last ones."""
-        recent = self._recent.get(CHANGES)
-        return recent is not None and recent.end == self._ends[CHANGES]
+        """Whether this process knows the end of the changes: it appended the last, and none is under way."""
+        recent, under_way = self._recent.get(CHANGES), self._appending.get(CHANGES)
+        return not under_way and recent is not None and recent.end == self._ends[CHANGES]
 
     def _appended(
         self,
