@@ -33,7 +33,7 @@ from tidings.runtime.process.signals import cancelled_by, stop_signals
 from tidings.runtime.process.supervisor import parent_exit
 from tidings.runtime.processor_role import processor_role
 from tidings.runtime.reconciler_role import ProviderWork
-from tidings.runtime.resources import Resources, cache_of, gathered, open_resources
+from tidings.runtime.resources import Resources, cache_of, open_resources
 from tidings.runtime.upkeep import forget_hidden, keep_keys_fresh, mirroring, say_ready
 from tidings.storage.loggers import get_logger
 from tidings.storage.prediction import Prediction
@@ -259,7 +259,7 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> Service:
     traces = await stack.enter_async_context(tracing(settings))
     registry = process_registry()
     opened = await stack.enter_async_context(open_resources(settings, registry))
-    opened = structs.replace(opened, store=gathered(settings, opened), log=ObservedLog(opened.log))
+    opened = structs.replace(opened, log=ObservedLog(opened.log))
     stack.push_async_callback(opened.store.close)
     cache = cache_of(settings, opened)
     health = HealthMonitor(opened.log, cache, registry=registry)
