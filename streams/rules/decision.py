@@ -165,14 +165,15 @@ def stepped(
         where = f"{position.partition}:{position.offset}" if position is not None else None
         last = None if new else before
         transitions = current.transitions
-        for status in STEPS.get((last, wanted), (wanted,)):
-            next_step = Transition(last, status, event.at, event.id, event.source, where)
-            transitions = (*transitions, next_step)
+        at, event_id, source = event.at, event.id, event.source
+        for status in STEPS.get((last, wanted)) or (wanted,):
+            transitions = (*transitions, Transition(last, status, at, event_id, source, where))
             last = status
         changes["transitions"] = transitions
         changes["status"] = wanted
     changes["version"] = current.version + 1
-    if event.at > current.updated_at:
-        changes["updated_at"] = event.at
+    at = event.at
+    if at > current.updated_at:
+        changes["updated_at"] = at
     changes["source"] = source_after(current.source, position, log)
     return Applied(replace(current, **changes), step)
