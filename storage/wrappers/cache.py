@@ -30,8 +30,9 @@ from tidings.storage.wrappers.pass_through import PassThrough
 NEGATIVE_TTL = 2.0
 """Seconds for which the store is not asked again for an id that it does not have."""
 
-_OVERHEAD = 300
-"""Bytes an entry takes beside its encoding and its id (measured: `benchmarks/bench_cache.py`)."""
+_OVERHEAD = 600
+"""Bytes an entry takes beside its encoding and its id: 300 of objects (`benchmarks/bench_cache.py`). Holes that
+records leave in the heap as they grow take as much again, in a processor."""
 
 
 class _Entry(Struct, gc=False):
@@ -39,7 +40,7 @@ class _Entry(Struct, gc=False):
     until: float
     """On the monotonic clock, in seconds."""
     used: bool = False
-    """Read since the last time that it was spared an eviction."""
+    """Read since the last time that it was spared an eviction, or still to be written."""
     told: bool = False
     """Put by somebody who heard of it, maybe long ago: the store may have something newer."""
 
@@ -73,7 +74,7 @@ class CachedStore(PassThrough):
         *,
         ttl: float = 30.0,
         records: int = 100_000,
-        bytes_: int = 134_217_728,
+        bytes_: int = 67_108_864,
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
         self.store = store
@@ -304,7 +305,7 @@ class CachedStore(PassThrough):
         return outcomes
 
     def _keep_written(self, writes: Sequence[Write]) -> None:
-        """Keep what the store has taken, in one pass."""
+        """Keep what the store has taken, in one pass; it was encoded here, and has nothing of older formats."""
         entries = self._entries
         until = self._clock.monotonic() + self._ttl
         size = self._size
@@ -312,7 +313,6 @@ class CachedStore(PassThrough):
             record = write.record
             prediction_id = record.prediction_id
             status = None if isinstance(record, Tombstone) else record.status
-            # It was encoded here, so nothing of older formats is to be looked for.
             stored = Stored(record.version, status, write.encoded, write.expires_at, record.owner)
             # Where nothing stood, an entry is a tombstone that the store has purged.
             take = entries.get if write.expected else entries.pop
@@ -321,7 +321,8 @@ class CachedStore(PassThrough):
                 if write.expected and entry.stored.version > stored.version:
                     continue  # another processor's, announced meanwhile
                 size -= len(entry.stored.encoded) + len(prediction_id) + _OVERHEAD
-            entries[prediction_id] = _Entry(stored, until, write.expected > 0)
+            # What has ended is rarely read again: it goes before what more events are coming for.
+            entries[prediction_id] = _Entry(stored, until, not (status is None or status.terminal))
             size += len(stored.encoded) + len(prediction_id) + _OVERHEAD
         self._size = size
         if size > self._most_bytes or len(entries) > self._most_records:
@@ -419,7 +420,7 @@ class CachedStore(PassThrough):
             entry.told = told and (entry.told or stored.version != entry.stored.version)
             entry.stored = stored
             entry.until = until
-            entry.used = True
+            entry.used = not (stored.status is None or stored.status.terminal)
         else:
             entries[prediction_id] = _Entry(stored, until, told=told)
             self._size += len(stored.encoded) + len(prediction_id) + _OVERHEAD

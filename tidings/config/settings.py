@@ -150,7 +150,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     """Seconds that a record is served from memory while changes are not followed closely."""
     cache_records: Count = 100000
     """Records in memory, at most."""
-    cache_bytes: Count = 134217728
+    cache_bytes: Count = 67108864
     """About how much memory they may take."""
     providers: Annotated[dict[str, Configuration], Setting(source="loader")] = {}
     """Per provider what is set for it; those that nothing is set for are left out."""

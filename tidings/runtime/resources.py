@@ -20,8 +20,6 @@ from tidings.storage.store import Ownership, PredictionStore
 from tidings.storage.wrappers.cache import CachedStore
 from tidings.storage.wrappers.compose import open_composed
 from tidings.storage.wrappers.fallback import FallbackStore
-from tidings.storage.wrappers.gathering import GatheringStore
-from tidings.storage.wrappers.instrumented import ObservedStore
 from tidings.storage.wrappers.replica import Replica
 from tidings.storage.wrappers.split import SplitStore
 from tidings.streams.changes.projecting import Projecting
@@ -29,7 +27,6 @@ from tidings.streams.changes.split_projection import deciding, projecting
 from tidings.streams.log.continuity import check_source
 from tidings.streams.log.factory import open_log
 from tidings.streams.log.protocol import Log
-from tidings.streams.log.sqlite.log import SqliteLog
 from tidings.streams.processing.processor import GROUP
 from tidings.streams.providers.configuration import BadConfiguration
 from tidings.streams.providers.protocol import Provider
@@ -184,27 +181,6 @@ async def composed_store_of(
         options=options,
         log_success=settings.log_operations,
     )
-
-
-def gathered(settings: Settings, opened: Resources) -> PredictionStore:
-    """The store; if this process alone takes, applies and serves events, it gathers lone writes.
-
-    That takes a log whose one processor it is, and SQLite behind both: what a crash takes from the
-    store and from the changes comes again from the events.
-    """
-    log, store = opened.log, opened.store
-    if (
-        not isinstance(log, SqliteLog)
-        or store.name != "sqlite"
-        or not settings.roles >= {"gateway", "processor"}
-        or settings.workers != 1
-        or settings.parent is not None
-        or not isinstance(store, ObservedStore)
-    ):
-        return store
-    gathering = GatheringStore(store, log.parks, log.parked.write)
-    log.parked.wait_for(lambda: gathering.gathering, gathering.flush)
-    return gathering
 
 
 def cache_of(settings: Settings, opened: Resources) -> CachedStore:

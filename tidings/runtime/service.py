@@ -260,7 +260,6 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> Service:
     registry = process_registry()
     opened = await stack.enter_async_context(open_resources(settings, registry))
     opened = structs.replace(opened, log=ObservedLog(opened.log))
-    stack.push_async_callback(opened.store.close)
     cache = cache_of(settings, opened)
     health = HealthMonitor(opened.log, cache, registry=registry)
     stack.callback(health.close)

@@ -4,14 +4,12 @@ import asyncio
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import closing, suppress
 from functools import partial
 from operator import methodcaller
 from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, unquote
 
-from tidings.storage.errors import StorageError
 from tidings.storage.loggers import get_logger
 from tidings.storage.resilience.futures import settle
 from tidings.streams.log.factory import LogOptions
@@ -31,7 +29,6 @@ from tidings.streams.log.protocol import (
 )
 from tidings.streams.log.size_limits import measure
 from tidings.streams.log.sqlite.consumer import BATCH, SqliteConsumer
-from tidings.streams.log.sqlite.parked import ParkedChanges
 from tidings.streams.log.sqlite.recent import RecentRecords
 from tidings.streams.log.sqlite.retention import Retention
 from tidings.streams.log.sqlite.schema import (
@@ -39,7 +36,7 @@ from tidings.streams.log.sqlite.schema import (
     Translating,
     connect,
     open_file,
-    read_records,
+    stored,
     table,
     translate,
 )
@@ -51,7 +48,10 @@ logger = get_logger(__name__)
 _REPEATABLE = frozenset({CHANGES, TEXT})
 """Topics whose newest records the processor announces again if a power cut has taken them."""
 _TRIM_SECONDS = 60.0
-_UNKNOWN = -1  # no version of the file: the next look finds it changed
+_BATCH_BYTES = 1_048_576
+"""Bytes after which a read ends early."""
+_UNKNOWN = -1
+"""No version of the file: the next look finds it changed."""
 _POLL_FASTEST, _POLL_SLOWEST = 0.002, 0.025
 """Seconds between looks at the file for what other processes wrote: just after a change, and at rest."""
 _POLL_ALONE, _COMPANY_SECONDS = 0.1, 3600.0
@@ -79,7 +79,6 @@ class SqliteLog:
         self._translating = Translating(path)
         self._reading = connect(path)
         self._writer = LogWriter(writing, path)
-        self.parked = ParkedChanges(self._writer)
         self._numbers: dict[str, int] = {}
         self._notifiers: dict[str, Notifier] = {}
         self._ends: dict[str, int] = {}
@@ -128,34 +127,18 @@ class SqliteLog:
                 raise LogError("an SQLite log has partition 0 alone; leave the partition out")
         number = self._numbers.get(topic) or self._known(topic)
         self._appending[topic] = self._appending.get(topic, 0) + 1
-        size += 100 * len(records)
-        if topic == CHANGES and number is not None and self.parked.waits:
-            given = self._ends[topic], self.parked.add(number, self._ends[topic], records, size)
-            self._appended(topic, records, told, given)
-            return
         self._writer.put(
             # Without a number the topic is made by the same transaction: two might take twice the
             # limit.
             methodcaller("append", topic if number is None else number, records),
             partial(self._appended, topic, records, told),
             durable=topic not in _REPEATABLE,
-            size=size,
+            size=size + 100 * len(records),
             quick=True,
         )
 
-    def parks(self) -> bool:
-        """Whether this process knows the end of the changes: it appended the last, and none is under way."""
-        recent, under_way = self._recent.get(CHANGES), self._appending.get(CHANGES)
-        return not under_way and recent is not None and recent.end == self._ends[CHANGES]
-
-    def _appended(
-        self,
-        topic: str,
-        records: Sequence[NewRecord],
-        told: Told,
-        result: Any,
-    ) -> None:
-        """These records are committed, or were parked, or failed."""
+    def _appended(self, topic: str, records: Sequence[NewRecord], told: Told, result: Any) -> None:
+        """The writer has committed these records, or failed."""
         self._appending[topic] -= 1
         if isinstance(result, LogError):
             self._data_version = _UNKNOWN  # nobody knows what became of it: the next look will tell
@@ -168,15 +151,13 @@ class SqliteLog:
         recent = self._recent.get(topic)
         if recent is None:
             recent = self._recent[topic] = RecentRecords(topic)
-        recent.extend(first, now, records, keep=self.parked.unwritten)
+        recent.extend(first, now, records)
         if (notifier := self._notifiers.get(topic)) is not None:
             notifier.notify()
         told([Position(0, offset) for offset in range(first, end)])
 
     async def remember(self, topic: str, group: str, offset: int) -> None:
         """Keep the next offset that a group will read."""
-        # A group may have read what is not in the file: nobody may go on behind that.
-        await self._settled()
 
         def write(transaction: Transaction) -> None:
             transaction.connection.execute(
@@ -219,7 +200,6 @@ class SqliteLog:
 
         In small transactions, so that appends hardly wait. Raises `LogUnavailable`.
         """
-        await self._settled()
         with self._translating:
             return await Retention(self._path, self._writer, self._options).run(self._known, now)
 
@@ -233,8 +213,6 @@ class SqliteLog:
         else:
             position = 0 if since == "beginning" else since.get(0, 0)
         notifier = self.notifier(topic)
-        if end is not None:
-            await self._settled()
         while end is None or position < end:
             seen = notifier.sequence
             if end is None:
@@ -266,21 +244,21 @@ class SqliteLog:
         with self._translating:
             end = end_offset(self._reading, number)
             (first,) = self._reading.execute(f"SELECT min(offset) FROM {table(number)}").fetchone()  # noqa: S608
-        if self.parked.unwritten:
-            end = max(end, self._ends.get(topic, 0))
         return {0: (end if first is None else first, end)}
 
     async def offsets_at(self, topic: str, timestamp: int) -> dict[int, int]:
         """See `Log.offsets_at`."""
-        await self._settled()
         end = (await self.bounds(topic))[0][1]
         number = self._known(topic)
 
         def find() -> int:
-            with closing(connect(self._path)) as connection:
+            connection = connect(self._path)
+            try:
                 statement = f"SELECT offset FROM {table(number or 0)} WHERE timestamp >= ? ORDER BY offset LIMIT 1"  # noqa: S608
                 row = connection.execute(statement, (timestamp,)).fetchone()
                 return int(row[0]) if row else end
+            finally:
+                connection.close()
 
         if number is None:
             return {0: 0}
@@ -318,11 +296,20 @@ class SqliteLog:
         number = self._numbers.get(topic) or self._known(topic)
         if number is None:
             return [], False
+        records: list[StoredRecord] = []
+        size = 0
         try:
-            records, cut = read_records(self._reading, number, topic, position, limit)
+            statement = f"SELECT * FROM {table(number)} WHERE offset >= ? ORDER BY offset LIMIT ?"  # noqa: S608
+            rows = self._reading.execute(statement, (position, limit))
+            for row in rows:
+                records.append(stored(topic, row))
+                size += len(row[4] or b"")
+                if size > _BATCH_BYTES:
+                    rows.close()  # ends the read transaction
+                    return records, True
         except sqlite3.Error as error:
             raise translate(error, self._path) from error
-        return records, cut or len(records) == limit
+        return records, len(records) == limit
 
     async def changed(self, notifier: Notifier, seen: int, seconds: float | None) -> None:
         """Wait until somebody, in whatever process, may have appended; at most `seconds`.
@@ -344,14 +331,9 @@ class SqliteLog:
             notifier = self._notifiers[topic] = Notifier()
         return notifier
 
-    async def _settled(self) -> None:
-        """Wait until what was parked is in the file. Raises `LogUnavailable`."""
-        try:
-            await self.parked.settle()
-        except StorageError as error:
-            raise LogUnavailable(
-                f"what the changes tell of is not in the store: {error}"
-            ) from error
+    def _notify_all(self) -> None:
+        for notifier in self._notifiers.values():
+            notifier.notify()
 
     def _poll(self) -> None:
         """Look whether another process appended; goes on for as long as somebody waits."""
@@ -385,8 +367,7 @@ class SqliteLog:
             number = self._known(topic)
             end = 0 if number is None else end_offset(self._reading, number)
             # One that is being appended to notifies in a moment.
-            parked = topic == CHANGES and self.parked.unwritten
-            if end != self._ends.get(topic, 0) and not self._appending.get(topic) and not parked:
+            if end != self._ends.get(topic, 0) and not self._appending.get(topic):
                 self._ends[topic] = end
                 notifier.notify()
                 grown = True
@@ -412,7 +393,6 @@ class SqliteLog:
         """See `Log.read_at`."""
         if (offset := offsets.get(0)) is None:
             return {}
-        await self._settled()
         records, _ = self.read(topic, offset, 1)
         return {0: records[0]} if records and records[0].offset == offset else {}
 
@@ -429,14 +409,11 @@ class SqliteLog:
         if self._maintenance is not None:
             self._maintenance.cancel()
             await asyncio.wait([self._maintenance])
-        with suppress(LogError):  # they are announced again
-            await self.parked.write()
         await self._writer.close()
         self._closed = True
         if self._poll_timer is not None:
             self._poll_timer.cancel()
-        for notifier in self._notifiers.values():
-            notifier.notify()
+        self._notify_all()
         self._reading.close()
 
 

@@ -28,16 +28,14 @@ class RecentRecords:
         """The offset behind the last one; 0: there is none."""
         return self._first + len(self._records)
 
-    def extend(
-        self, first: int, timestamp: int, records: Sequence[NewRecord], *, keep: bool = False
-    ) -> None:
-        """These were appended, from this offset on; `keep` what is here, as the file lacks some of it."""
+    def extend(self, first: int, timestamp: int, records: Sequence[NewRecord]) -> None:
+        """These were appended, from this offset on."""
         size = sum([len(new.value or b"") for new in records])
         full = self._size + size > MOST_BYTES or len(self._records) + len(records) > MOST_RECORDS
-        if (full and not keep) or first != self.end:
+        if full or first != self.end:
             self._records, self._size = [], 0
             self._first = first
-        if (size > MOST_BYTES or len(records) > MOST_RECORDS) and not keep:
+        if size > MOST_BYTES or len(records) > MOST_RECORDS:
             self._first = first + len(records)
             return
         self._size += size

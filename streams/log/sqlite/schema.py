@@ -57,27 +57,6 @@ def stored(topic: str, row: Row) -> StoredRecord:
     )
 
 
-_BATCH_BYTES = 1_048_576
-"""Bytes after which a read ends early."""
-
-
-def read_records(
-    connection: sqlite3.Connection, number: int, topic: str, position: int, limit: int
-) -> tuple[list[StoredRecord], bool]:
-    """At most `limit` records of a topic from `position` on, and whether the read ended early."""
-    records: list[StoredRecord] = []
-    size = 0
-    statement = f"SELECT * FROM {table(number)} WHERE offset >= ? ORDER BY offset LIMIT ?"  # noqa: S608
-    rows = connection.execute(statement, (position, limit))
-    for row in rows:
-        records.append(stored(topic, row))
-        size += len(row[4] or b"")
-        if size > _BATCH_BYTES:
-            rows.close()  # ends the read transaction
-            return records, True
-    return records, False
-
-
 def table(number: int) -> str:
     """The table that holds a topic's records."""
     return f"records_{number}"

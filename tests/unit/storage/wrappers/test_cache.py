@@ -394,6 +394,21 @@ async def test_bounded_in_records(store: Gate, clock: ManualClock) -> None:
     assert cache.peek("500") is None
 
 
+async def test_what_has_ended_goes_first(store: Gate, clock: ManualClock) -> None:
+    """Of what a processor has written, ended records make room before those that more events are coming for."""
+    cache = CachedStore(store, records=1000, clock=clock)
+    ended = [prediction(f"e{number}", 2, Status.SUCCEEDED) for number in range(490)]
+    await cache.write([creation(f"r{number}") for number in range(500)])
+    await cache.write([creation(one.prediction_id) for one in ended])
+    await cache.write([writing(one, 1) for one in ended])
+    await cache.write([creation(f"s{number}") for number in range(450)])
+    running = [
+        f"{word}{number}" for word, most in (("r", 500), ("s", 450)) for number in range(most)
+    ]
+    assert all(cache.peek(one) is not None for one in running)
+    assert len(cache) <= 1000
+
+
 async def test_bounded_in_bytes(store: Gate) -> None:
     """The bytes of all entries stay within the bound as they come, grow and go."""
     cache = CachedStore(store, bytes_=1_000_000)

@@ -49,7 +49,7 @@ def test_defaults() -> None:
     assert (settings.cache_ttl, settings.cache_records, settings.cache_bytes) == (
         30,
         100000,
-        134217728,
+        67108864,
     )
     assert (settings.assets, settings.archive, settings.assets_ttl) == (
         "file:///data/assets",
