@@ -11,7 +11,7 @@ from tidings.streams.processing.batch_entry import BatchEntry, SetAside
 from tidings.streams.processing.decoder import decode_event, name_prediction
 from tidings.streams.providers.protocol import Provider
 from tidings.streams.rules.event import Event, OtherResource, Poison
-from tidings.streams.rules.large_fields import FIELD_MAX, settle, settles
+from tidings.streams.rules.large_fields import settle, settles
 from tidings.streams.rules.reducer import StorePolicy
 
 _NAMES, _NAME = 20, 64
@@ -92,7 +92,7 @@ class BatchInFlight:
             entry = self.entries[event.prediction_id] = BatchEntry.of(event, record)
         else:
             entry.add(event, record)
-        if not event.brief or len(record.value or b"") > FIELD_MAX:
+        if not event.brief:
             self._look_closer(event, record, entry)
 
     def _look_closer(self, event: Event, record: Record, entry: BatchEntry) -> None:

@@ -56,6 +56,7 @@ from tidings.streams.rules.event import (
     Poison,
 )
 from tidings.streams.rules.fields import FIELDS, JSON_NAMES
+from tidings.streams.rules.large_fields import FIELD_MAX
 from tidings.streams.rules.usage import checked
 from tidings.streams.support.json_text import has_half_characters, nested_over, repaired
 
@@ -274,12 +275,16 @@ def _archive(headers: Mapping[str, bytes]) -> Archive:
 
 
 def _decode(value: bytes) -> Event:
+    if len(value) > FIELD_MAX:
+        return _decode_whole(value)  # it may have to say where its output lies
     try:
         event = _brief.decode(value)
     except (msgspec.DecodeError, RecursionError):
         return _decode_whole(value)  # it says more, or is odd
     if event.recorded_at or event.traceparent is not None or event.archive is not _AFTER:
         return _decode_leniently(value)  # the decoder alone may say these
+    if event.output and bytes(event.output) == b"null":
+        return _decode_whole(value)  # which says nothing
     return event
 
 

@@ -184,7 +184,7 @@ class BriefEvent(
     forbid_unknown_fields=True,
     kw_only=True,
 ):
-    """A report of a status alone: an `Event` in all but its type, for who reads it.
+    """A report of a status, perhaps with an output: an `Event` in all but its type, for who reads it.
 
     Most events are such. What it cannot say stands in its class, with the value of an `Event` that does not say it.
     So it is read, judged and let go of without 50 empty fields.
@@ -196,6 +196,7 @@ class BriefEvent(
     source: str | None = None
     status: Status | None = None
     prompt: str | Blob | None = None
+    output: Raw = ABSENT
     recorded_at: int = 0
     archive: Archive = Archive.AFTER
     traceparent: bytes | None = None

@@ -90,10 +90,9 @@ def add_usage(current: Prediction, event: Event, changes: dict[str, Any]) -> Non
 
 def merge(current: Prediction, event: Event, changes: dict[str, Any]) -> None:
     """The same status, not terminal: what grows, grows; of the rest the later counts."""
-    if event.brief:
-        return
-    _monotone(current, event, changes)
-    _later(current, event, changes)
+    if not event.brief:
+        _monotone(current, event, changes)
+        _later(current, event, changes)
     if (
         event.output
         and event.output != current.output
@@ -104,10 +103,9 @@ def merge(current: Prediction, event: Event, changes: dict[str, Any]) -> None:
 
 def advance(current: Prediction, event: Event, changes: dict[str, Any]) -> None:
     """A step forward: its fields replace, except what only grows."""
-    if event.brief:
-        return
-    _monotone(current, event, changes)
-    _later(current, event, changes)
+    if not event.brief:
+        _monotone(current, event, changes)
+        _later(current, event, changes)
     if event.output and event.output != current.output:
         changes["output"] = event.output
 
@@ -131,6 +129,8 @@ def fill(current: Prediction, event: Event, changes: dict[str, Any]) -> None:
     Without the growth, two reports of one end in the other order would leave another record.
     """
     if event.brief:
+        if event.output and not current.output:
+            changes["output"] = event.output
         return
     _monotone(current, event, changes)
     for name in _FILLED:

@@ -149,7 +149,8 @@ def _step_forward(
     position: Place | None,
     log: str | None,
 ) -> Decision:
-    if not event.brief:
+    plain = event.brief and not event.output
+    if not plain:
         advance(current, event, changes)
         if event.waiting is not None and not wanted.terminal:
             ask(current, event, changes)
@@ -161,7 +162,7 @@ def _step_forward(
             "late_status": Status.CANCELED,
         }
         wanted, event = Status.FAILED, replace(event, at=current.deadline)
-    if event.brief:
+    if plain:  # says nothing of a text, either
         return stepped(current, wanted, changes, event, position, log)
     whole = report_text(current, event, changes, final=wanted.terminal)
     return with_whole(stepped(current, wanted, changes, event, position, log), whole)
@@ -236,7 +237,7 @@ def _begin(
         source=deleted.source if deleted else None,
     )
     set_once(blank, event, changes, override=True)
-    if event.brief:
+    if event.brief and not event.output:
         return stepped(blank, wanted, changes, event, position, log, new=True)
     advance(blank, event, changes)
     if event.waiting is not None and not wanted.terminal:

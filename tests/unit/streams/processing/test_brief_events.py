@@ -1,4 +1,4 @@
-"""A report of a status alone is read and judged by a shorter way; what comes of it is the same."""
+"""A report of a status, perhaps with an output, is read and judged by a shorter way; what comes of it is the same."""
 
 import json
 from typing import Any
@@ -16,7 +16,7 @@ from tidings.streams.rules.event import BriefEvent, Event
 from tidings.streams.rules.transitions import decide
 
 NOW = 1_764_000_000_000
-_SAID = {"predictionId", "at", "id", "source", "status", "prompt"}
+_SAID = {"predictionId", "at", "id", "source", "status", "prompt", "output"}
 _STATUSES = ("starting", "processing", "succeeded", "failed", "canceled")
 
 briefly = st.fixed_dictionaries(
@@ -27,6 +27,7 @@ briefly = st.fixed_dictionaries(
         "source": st.just("s"),
         "at": st.integers(NOW - 5, NOW + 5),
         "prompt": st.sampled_from(("x", "y")),
+        "output": st.sampled_from(("te", "text", ["a"], ["a", "b"], ["a", "c"], {"a": 1})),
     },
 )
 fully = st.fixed_dictionaries(
@@ -88,6 +89,16 @@ def test_what_it_cannot_say_reads_as_nothing() -> None:
     for field in msgspec.structs.fields(Event):
         if field.name not in BriefEvent.__struct_fields__:
             assert getattr(brief, field.name) == getattr(event, field.name), field.name
+
+
+def test_no_output_is_none() -> None:
+    """An output of `null` says nothing, in a brief event too; a large one lies elsewhere."""
+    event = read({"status": "succeeded", "output": None}, 0)
+    assert event is not None
+    assert not event.output
+    large = read({"status": "succeeded", "output": "x" * 40_000}, 0)
+    assert large is not None
+    assert not large.brief
 
 
 def test_nobody_brings_what_the_decoder_says() -> None:
