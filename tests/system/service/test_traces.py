@@ -81,8 +81,13 @@ async def test_a_webhooks_way_is_one_trace(tmp_path: Path, settings: dict[str, s
                 assert await post(session, service, webhooks.report("p1")) == 200
                 await watcher.version("p1", "succeeded")
             spans = await collector.named(*WAY)
-            async with session.get(f"{service.url}/metrics") as response:
-                assert f'tidings_spans_total{{result="sent"}} {len(WAY)}.0' in await response.text()
+
+            async def counted() -> bool:  # once the collector's answer is read
+                async with session.get(f"{service.url}/metrics") as response:
+                    sent = f'tidings_spans_total{{result="sent"}} {len(WAY)}.0'
+                    return sent in await response.text()
+
+            await eventually(counted)
         parents_are_right(spans)
         assert all(span.failed is None for span in collector.spans)
         assert len(collector.spans) == len(WAY)
