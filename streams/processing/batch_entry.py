@@ -265,23 +265,15 @@ class BatchEntry(Struct, eq=False, gc=False):
             return None
         record = reduction.record
         assert record is not None
-        if self.unusual or self.repaired:
-            return announcement(
-                record,
-                self.encoded,
-                position=reduction.position,
-                expires_at=self.expires_at,
-                traceparent=reduction.traceparent,
-                grown_from=self.grown_from,
-                refusals=reduction.refusals,
-                quiet=self._quiet(record) if self.repaired else 0,
-            )
         return announcement(
             record,
             self.encoded,
             position=reduction.position,
             expires_at=self.expires_at,
             traceparent=reduction.traceparent,
+            grown_from=self.grown_from,
+            refusals=reduction.refusals,
+            quiet=self._quiet(record) if self.repaired else 0,
         )
 
     def repeated_announcement(self, stored: Stored) -> NewRecord:

@@ -78,7 +78,7 @@ class HeldText:
         """Hold these back too; `complete` was called with what became of them."""
         self.events += events
         self.size += size
-        self.reduction = replace(reduction, rejected=(), refusals=(), added=())
+        self.reduction = replace(reduction, rejected=(), refusals=(), added=None)
 
 
 def first_place(events: Sequence[tuple[Event, Record]]) -> Place:

@@ -197,7 +197,7 @@ class TextFlush:
             held.due_at = entry.due_at
             heapq.heappush(self._queue, (entry.due_at, prediction_id))
         if reduction.applied:
-            text = b"".join(reduction.added)
+            text = b"".join(reduction.added or ())
             assert reduction.record is not None
             assert reduction.position is not None
             new = piece(

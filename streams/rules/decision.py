@@ -172,8 +172,7 @@ def stepped(
         changes["transitions"] = transitions
         changes["status"] = wanted
     changes["version"] = current.version + 1
-    at = event.at
-    if at > current.updated_at:
-        changes["updated_at"] = at
+    if event.at > current.updated_at:
+        changes["updated_at"] = event.at
     changes["source"] = source_after(current.source, position, log)
     return Applied(replace(current, **changes), step)

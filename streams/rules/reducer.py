@@ -58,16 +58,13 @@ class Expiry(Struct, frozen=True, gc=False):
             now: In ms.
         """
         record = reduction.record
-        recorded_at = reduction.recorded_at
-        if recorded_at > now:
-            recorded_at = now
+        recorded_at = min(reduction.recorded_at, now)
         if isinstance(record, Tombstone) or record is None:
             return None, recorded_at + self.retention + DAY
         if not record.status.terminal:
             expires = recorded_at + self.ttl_running if self.ttl_running else None
         elif reduction.stepped_at is not None:
-            stepped_at = reduction.stepped_at
-            expires = (stepped_at if stepped_at < now else now) + self.ttl if self.ttl else None
+            expires = min(reduction.stepped_at, now) + self.ttl if self.ttl else None
         else:
             expires = expires_at
         return expires, None if expires is None else expires + self.retention + DAY
@@ -107,8 +104,8 @@ class Reduction(Struct, gc=False):
     """Of those applied the ones that made the text grow, and changed nothing else."""
     refusals: tuple[Refusal, ...] = ()
     """Pieces that did not become part of the text, in order."""
-    added: tuple[bytes, ...] = ()
-    """What pieces have added at the end of the text."""
+    added: list[bytes] | None = None
+    """What pieces have added at the end of the text; None: nothing."""
     contents: Mapping[str, bytes] = NO_CONTENTS
     """Parts of the text that lie in object storage, by hash."""
 
@@ -123,7 +120,9 @@ class Reduction(Struct, gc=False):
         self.applied += 1
         self.grown += decision.growth
         if decision.added:
-            self.added = (*self.added, decision.added)
+            if self.added is None:
+                self.added = []
+            self.added.append(decision.added)
         if decision.contents:
             self.contents = {**self.contents, **decision.contents}
         if decision.letter is not None:
